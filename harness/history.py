@@ -1,0 +1,272 @@
+"""The history: everything the clients asked, and were told.
+
+Knows nothing of servers, nor of the time of day: whoever writes a journal brings the clock. A
+run's file holds one or more *episodes*, each the history of one target from its birth to its end.
+
+An invocation is written before the call goes out and its completion after, so a crash of the
+harness leaves evidence; an invocation without a completion is read back as *info*: it may have
+happened, and may yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from harness.errors import HistoryDamagedError
+
+
+class Outcome(StrEnum):
+    """What is known of a call after it came back, or did not."""
+
+    OK = "ok"  # it happened
+    FAIL = "fail"  # it did not happen, and will not
+    INFO = "info"  # nobody knows
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One question of one logical client, and its answer.
+
+    `process` does one thing at a time; after a lost reply it gets a new number. Times are
+    monotonic nanoseconds on the run's one clock; `completed_ns` is None while nobody knows.
+    `result` belongs to an *ok*, `error` (one line, the exception's type first) to the others.
+    """
+
+    process: int
+    function: str
+    argument: Any
+    outcome: Outcome
+    invoked_ns: int
+    completed_ns: int | None
+    result: Any = None
+    error: str = ""
+
+    def precedes(self, other: Operation) -> bool:
+        """Whether this was over before `other` began (real-time order)."""
+        return self.completed_ns is not None and self.completed_ns < other.invoked_ns
+
+    def __str__(self) -> str:
+        said = {
+            Outcome.OK: f"-> {json.dumps(self.result)}",
+            Outcome.FAIL: f"failed: {self.error}",
+            Outcome.INFO: f"unknown: {self.error or 'no reply'}",
+        }[self.outcome]
+        return f"{call(self.function, self.argument)} {said}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Render as a JSON object; `from_json` reads it back."""
+        return {
+            "process": self.process,
+            "function": self.function,
+            "argument": self.argument,
+            "outcome": str(self.outcome),
+            "invoked_ns": self.invoked_ns,
+            "completed_ns": self.completed_ns,
+            "result": self.result,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Operation:
+        """Read what `to_json` wrote."""
+        return cls(**{**data, "outcome": Outcome(data["outcome"])})
+
+
+def call(function: str, argument: Any) -> str:
+    """Render a call as a person would write it: `append(session='s1', text='x')`."""
+    if isinstance(argument, Mapping):
+        inside = ", ".join(f"{name}={value!r}" for name, value in argument.items())
+    else:
+        inside = "" if argument is None else repr(argument)
+    return f"{function}({inside})"
+
+
+@dataclass(frozen=True, slots=True)
+class FaultInterval:
+    """While this lasted, that was broken. `healed_ns` is None for what was never undone."""
+
+    name: str
+    began_ns: int
+    healed_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One reading of one gauge, at one time."""
+
+    name: str
+    at_ns: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """One episode: operations in order of invocation, and the faults that roamed meanwhile."""
+
+    operations: tuple[Operation, ...] = ()
+    faults: tuple[FaultInterval, ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Operation]:
+        return iter(self.operations)
+
+    def __len__(self) -> int:
+        return len(self.operations)
+
+
+def digest(histories: Iterable[History]) -> str:
+    """Fingerprint what was asked and answered, without the times: same seed, same digest."""
+    sha = hashlib.sha256()
+    for history in histories:
+        for op in history:
+            row = (op.process, op.function, op.argument, str(op.outcome), op.result)
+            sha.update(json.dumps(row, sort_keys=True, default=str).encode())
+        sha.update(b"\n")
+    return sha.hexdigest()[:16]
+
+
+class Journal:
+    """Writes a history as it happens, one JSON line an event, each with a single `write`.
+
+    A line goes to the operating system at once: it survives a kill of this process. It is not
+    synced, so it need not survive a power loss. Safe for threads as far as single appends are.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], int]) -> None:
+        """Append to the file at `path`; `clock` gives monotonic nanoseconds."""
+        self._clock = clock
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._ids = iter(range(1 << 62))
+
+    def episode(self, **notes: Any) -> None:
+        """Begin a new episode: a fresh target, about which the notes say what a judge needs."""
+        self._write({"episode": notes})
+
+    def invoke(self, process: int, function: str, argument: Any) -> int:
+        """Note a call that is about to go out; returns the number by which to complete it."""
+        number = next(self._ids)
+        row = {"id": number, "process": process, "function": function, "argument": argument}
+        self._write({"invoke": row, "at": self._clock()})
+        return number
+
+    def complete(self, number: int, outcome: Outcome, result: Any = None, error: str = "") -> None:
+        """Note what came back."""
+        row = {"id": number, "outcome": str(outcome), "result": result, "error": error}
+        self._write({"complete": row, "at": self._clock()})
+
+    def fault(self, name: str) -> None:
+        """Note that something was broken on purpose."""
+        self._write({"fault": name, "at": self._clock()})
+
+    def heal(self, name: str) -> None:
+        """Note that it was undone."""
+        self._write({"heal": name, "at": self._clock()})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        os.write(self._fd, json.dumps(event, separators=(",", ":")).encode() + b"\n")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read(path: Path) -> tuple[History, ...]:
+    """Read every episode of a journal.
+
+    A kill can tear the last line; the journal before it is still good, so only that line goes.
+    Raises HistoryDamagedError, naming file and line, for anything else that cannot be read.
+    """
+    lines = path.read_bytes().split(b"\n")
+    torn = lines.pop()  # what follows the last newline: empty, or a line cut short by a kill
+    episodes: list[_Episode] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            _replay(json.loads(line), episodes)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise HistoryDamagedError(f"{path}:{number}: {error!r}") from error
+    if torn and not lines:
+        raise HistoryDamagedError(f"{path}:1: no whole line in it")
+    return tuple(episode.history() for episode in episodes)
+
+
+@dataclass
+class _Episode:
+    """An episode while it is being read."""
+
+    notes: Mapping[str, Any]
+    invoked: dict[int, Operation] = field(default_factory=dict)
+    faults: list[FaultInterval] = field(default_factory=list)
+
+    def history(self) -> History:
+        return History(tuple(self.invoked.values()), tuple(self.faults), self.notes)
+
+
+def _replay(event: Mapping[str, Any], episodes: list[_Episode]) -> None:
+    match event:
+        case {"episode": notes}:
+            episodes.append(_Episode(dict(notes)))
+        case {"invoke": row, "at": at}:
+            asked = (row["process"], row["function"], row["argument"])
+            operation = Operation(*asked, Outcome.INFO, invoked_ns=int(at), completed_ns=None)
+            _current(episodes).invoked[row["id"]] = operation
+        case {"complete": row, "at": at}:
+            _complete(_current(episodes).invoked, row, int(at))
+        case {"fault": name, "at": at}:
+            _current(episodes).faults.append(FaultInterval(str(name), int(at)))
+        case {"heal": name, "at": at}:
+            _heal(_current(episodes).faults, str(name), int(at))
+        case _:
+            raise ValueError(f"no such event: {sorted(event)}")
+
+
+def _current(episodes: list[_Episode]) -> _Episode:
+    if not episodes:
+        episodes.append(_Episode({}))
+    return episodes[-1]
+
+
+def _complete(invoked: dict[int, Operation], row: Mapping[str, Any], at_ns: int) -> None:
+    asked = invoked[row["id"]]
+    outcome = Outcome(row["outcome"])
+    invoked[row["id"]] = Operation(
+        asked.process,
+        asked.function,
+        asked.argument,
+        outcome,
+        asked.invoked_ns,
+        None if outcome is Outcome.INFO else at_ns,
+        row["result"],
+        row["error"],
+    )
+
+
+def _heal(faults: list[FaultInterval], name: str, at_ns: int) -> None:
+    for index in reversed(range(len(faults))):
+        if faults[index].name == name and faults[index].healed_ns is None:
+            faults[index] = FaultInterval(name, faults[index].began_ns, at_ns)
+            return
+    raise ValueError(f"{name!r} was healed, but nobody broke it")
+
+
+def count(histories: Sequence[History]) -> int:
+    """Number of operations in all episodes."""
+    return sum(len(history) for history in histories)
