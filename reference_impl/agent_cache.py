@@ -1,0 +1,134 @@
+"""Idle agents, kept for the next turn: bounded, and never closed under a live run.
+
+An agent holds a database handle and a memory provider's uncommitted turns, so it cannot just be
+dropped: an eviction commits first, then closes. Victims are chosen under the cache's lock, and
+committed and closed outside it; who is live is asked before that lock is taken, and once more
+after it, never inside. That is enough for a run that registers as live *before* it asks for its
+agent: either the second look sees the run, or the run no longer finds the agent.
+
+An agent that cannot be closed yet, because its provider failed or a run still uses it, is *kept
+aside* and closed by a later eviction, once its session is clean and idle.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Protocol
+
+from reference_impl.config import env_int
+from reference_impl.lifecycle import Lifecycle, MemoryAgent
+
+CAP_DEFAULT = 25
+COMMIT_PATIENCE_S = 30.0
+
+
+class CachedAgent(MemoryAgent, Protocol):
+    """What the cache needs of an agent."""
+
+    def close(self) -> None:
+        """Close the agent's database handle."""
+        ...
+
+
+Victim = tuple[str, CachedAgent]  # a session, and the agent that it loses
+
+
+class AgentCache:
+    """At most `cap` idle agents, one a session; the least recently used goes first."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        live_sessions: Callable[[], AbstractSet[str]],
+        *,
+        cap: int | None = None,
+    ) -> None:
+        """`live_sessions` names the sessions with a run now; it may take locks of its own.
+
+        `cap` defaults to HERMES_WEBUI_AGENT_CACHE_MAX, and that to 25.
+        """
+        self.cap = env_int("HERMES_WEBUI_AGENT_CACHE_MAX", CAP_DEFAULT) if cap is None else cap
+        self._lifecycle = lifecycle
+        self._live_sessions = live_sessions
+        self._agents: OrderedDict[str, CachedAgent] = OrderedDict()
+        self._aside: list[Victim] = []
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Number of agents kept for a next turn."""
+        return len(self._agents)
+
+    def get(self, sid: str) -> CachedAgent | None:
+        """The session's agent, now the most recently used; None if there is none."""
+        with self._lock:
+            agent = self._agents.get(sid)
+            if agent is not None:
+                self._agents.move_to_end(sid)
+            return agent
+
+    def put(self, sid: str, agent: CachedAgent) -> None:
+        """Keep the session's agent, and evict whoever no longer fits, a predecessor included."""
+        with self._lock:
+            replaced = self._agents.get(sid)
+            self._agents[sid] = agent
+            self._agents.move_to_end(sid)
+            self._aside = [(kept_sid, kept) for kept_sid, kept in self._aside if kept is not agent]
+            self._lifecycle.register_agent(sid, agent)
+        if replaced is not None and replaced is not agent:
+            self._retire([(sid, replaced)])
+        self.shrink()
+
+    def shrink(self) -> None:
+        """Evict idle agents until the cap is kept; live ones stay, and leave later."""
+        live = self._live_sessions()
+        with self._lock:
+            excess = max(0, len(self._agents) - self.cap)
+            idle = [sid for sid in self._agents if sid not in live]
+            victims = [(sid, self._agents.pop(sid)) for sid in idle[:excess]]
+            aside, self._aside = self._aside, []
+        self._retire(victims)
+        self._close(aside)
+
+    def evict(self, sid: str) -> None:
+        """Let the session's agent go: at once if it is idle, else when its run is over."""
+        with self._lock:
+            agent = self._agents.pop(sid, None)
+        if agent is not None:
+            self._retire([(sid, agent)])
+
+    def _retire(self, victims: Sequence[Victim]) -> None:
+        """Commit and close agents that have just left the cache."""
+        live = self._live_sessions()
+        for sid, _ in victims:
+            if sid not in live:
+                self._commit(sid)
+        self._close(victims)
+
+    def _commit(self, sid: str) -> None:
+        """Flush all that the session has, waiting for a commit in flight."""
+        while self._lifecycle.commit_session_memory(sid, wait=True, timeout=COMMIT_PATIENCE_S):
+            pass
+
+    def _close(self, victims: Sequence[Victim]) -> None:
+        """Close the agents of clean and idle sessions, and set the others aside."""
+        live = self._live_sessions() if victims else frozenset()
+        for sid, agent in victims:
+            if sid in live or self._lifecycle.has_uncommitted_work(sid):
+                self._set_aside(sid, agent)
+            else:
+                self._forget(sid)
+                agent.close()
+
+    def _set_aside(self, sid: str, agent: CachedAgent) -> None:
+        with self._lock:
+            self._aside.append((sid, agent))
+
+    def _forget(self, sid: str) -> None:
+        """Drop the lifecycle's entry, unless the session has a new agent by now."""
+        with self._lock:
+            if sid not in self._agents:
+                self._lifecycle.unregister_agent(sid)
+                self._lifecycle.discard_session(sid)

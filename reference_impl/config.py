@@ -1,0 +1,14 @@
+"""Settings from the environment: a sound value, or the default; garbage never stops the server."""
+
+from __future__ import annotations
+
+import os
+
+
+def env_int(name: str, default: int, *, minimum: int = 1) -> int:
+    """Read a whole number from the environment; anything else, or too small, is the default."""
+    try:
+        value = int(os.environ.get(name, ""))
+    except ValueError:
+        return default
+    return value if value >= minimum else default
