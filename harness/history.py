@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -145,6 +145,7 @@ class Journal:
         self._clock = clock
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._ids = iter(range(1 << 62))
+        self._pending: dict[int, Operation] = {}
 
     def episode(self, **notes: Any) -> None:
         """Begin a new episode: a fresh target, about which the notes say what a judge needs."""
@@ -154,13 +155,19 @@ class Journal:
         """Note a call that is about to go out; returns the number by which to complete it."""
         number = next(self._ids)
         row = {"id": number, "process": process, "function": function, "argument": argument}
-        self._write({"invoke": row, "at": self._clock()})
+        at_ns = self._clock()
+        self._pending[number] = Operation(process, function, argument, Outcome.INFO, at_ns, None)
+        self._write({"invoke": row, "at": at_ns})
         return number
 
-    def complete(self, number: int, outcome: Outcome, result: Any = None, error: str = "") -> None:
-        """Note what came back."""
+    def complete(
+        self, number: int, outcome: Outcome, result: Any = None, error: str = ""
+    ) -> Operation:
+        """Note what came back, and return the whole operation."""
         row = {"id": number, "outcome": str(outcome), "result": result, "error": error}
-        self._write({"complete": row, "at": self._clock()})
+        at_ns = self._clock()
+        self._write({"complete": row, "at": at_ns})
+        return _completed(self._pending.pop(number), row, at_ns)
 
     def fault(self, name: str) -> None:
         """Note that something was broken on purpose."""
@@ -229,7 +236,8 @@ def _replay(event: Mapping[str, Any], episodes: list[_Episode]) -> None:
             operation = Operation(*asked, Outcome.INFO, invoked_ns=int(at), completed_ns=None)
             _current(episodes).invoked[row["id"]] = operation
         case {"complete": row, "at": at}:
-            _complete(_current(episodes).invoked, row, int(at))
+            invoked = _current(episodes).invoked
+            invoked[row["id"]] = _completed(invoked[row["id"]], row, int(at))
         case {"fault": name, "at": at}:
             _current(episodes).faults.append(FaultInterval(str(name), int(at)))
         case {"heal": name, "at": at}:
@@ -244,18 +252,14 @@ def _current(episodes: list[_Episode]) -> _Episode:
     return episodes[-1]
 
 
-def _complete(invoked: dict[int, Operation], row: Mapping[str, Any], at_ns: int) -> None:
-    asked = invoked[row["id"]]
+def _completed(asked: Operation, row: Mapping[str, Any], at_ns: int) -> Operation:
     outcome = Outcome(row["outcome"])
-    invoked[row["id"]] = Operation(
-        asked.process,
-        asked.function,
-        asked.argument,
-        outcome,
-        asked.invoked_ns,
-        None if outcome is Outcome.INFO else at_ns,
-        row["result"],
-        row["error"],
+    return replace(
+        asked,
+        outcome=outcome,
+        completed_ns=None if outcome is Outcome.INFO else at_ns,
+        result=row["result"],
+        error=row["error"],
     )
 
 

@@ -1,0 +1,77 @@
+"""Rule-based machines: Hypothesis draws the questions, a model judges each answer as it comes.
+
+Hypothesis enables a random subset of the rules for each example (swarm testing, Groce et al.,
+ISSTA 2012) and shrinks what fails to the shortest program it can find. Nothing is decided here
+that the journal does not show: the stored history, judged again, tells the same story.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import hypothesis
+from hypothesis.errors import Flaky
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+from harness.checkers.conformance import Fold
+from harness.history import Operation
+from harness.models.model import Model
+from harness.stage import Stage, Workload
+from harness.verdict import Anomaly
+
+STEPS_MAX = 30
+
+
+class PromiseBrokenError(AssertionError):
+    """Tells Hypothesis that an example failed, so that it shrinks it. Nobody else sees it."""
+
+    def __init__(self, anomaly: Anomaly) -> None:
+        super().__init__(f"{anomaly.promise.name}: {anomaly.message}")
+
+
+class Machine(RuleBasedStateMachine):
+    """A rule-based machine that asks one fresh instance. Subclasses give `model` and rules."""
+
+    model: ClassVar[Model[Any]]
+    stage: ClassVar[Stage]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._episode = self.stage.open()
+        self._fold = Fold(self.model)
+
+    def ask(self, function: str, **argument: Any) -> Operation:
+        """Ask the target, and stop the example if the model refuses the answer."""
+        operation = self._episode.client.ask(function, argument)
+        if anomaly := self._fold.step(operation):
+            raise PromiseBrokenError(anomaly)
+        return operation
+
+    def teardown(self) -> None:
+        """Close the instance."""
+        self.stage.close(self._episode)
+
+
+def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
+    """Make the workload that runs the machine for the stage's number of examples."""
+
+    def workload(stage: Stage) -> None:
+        staged = type(machine.__name__, (machine,), {"stage": stage})
+        hypothesis.seed(stage.seed)(staged)
+        settings = hypothesis.settings(
+            max_examples=stage.examples,
+            stateful_step_count=steps,
+            database=None,
+            deadline=None,
+            print_blob=False,
+            report_multiple_bugs=False,
+            phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+            suppress_health_check=list(hypothesis.HealthCheck),
+            verbosity=hypothesis.Verbosity.quiet,
+        )
+        try:
+            run_state_machine_as_test(staged, settings=settings)  # type: ignore[no-untyped-call]
+        except (PromiseBrokenError, Flaky):
+            return  # the journal holds every failing example, the shortest among them
+
+    return workload
