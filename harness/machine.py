@@ -39,17 +39,26 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self._episode = self.stage.open()
         self._fold = Fold(self.model)
+        self._is_broken = False
 
     def ask(self, function: str, **argument: Any) -> Operation:
         """Ask the target, and stop the example if the model refuses the answer."""
         operation = self._episode.client.ask(function, argument)
         if anomaly := self._fold.step(operation):
+            self._is_broken = True
             raise PromiseBrokenError(anomaly)
         return operation
 
+    def finish(self) -> None:
+        """Ask once more, when all is quiet. Nothing, unless a machine says what."""
+
     def teardown(self) -> None:
-        """Close the instance."""
-        self.stage.close(self._episode)
+        """Ask once more, unless the example has failed already, and close the instance."""
+        try:
+            if not self._is_broken:
+                self.finish()
+        finally:
+            self.stage.close(self._episode)
 
 
 def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
@@ -70,7 +79,7 @@ def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
             verbosity=hypothesis.Verbosity.quiet,
         )
         try:
-            run_state_machine_as_test(staged, settings=settings)  # type: ignore[no-untyped-call]
+            run_state_machine_as_test(staged, settings=settings)
         except (PromiseBrokenError, Flaky):
             return  # the journal holds every failing example, the shortest among them
 

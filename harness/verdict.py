@@ -33,9 +33,10 @@ class Validity(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Anomaly:
-    """One proven violation of one promise, with the operations that prove it.
+    """One proven violation of a promise, with the operations that prove it.
 
-    `name` is the field's word for the kind of violation ("lost-write"), where there is one.
+    Where the same evidence breaks the sentence of a further promise, `also` names it. `name` is
+    the field's word for the kind of violation ("lost-write"), where there is one.
     `accepted` lists every result that the last operation of the evidence could have had under the
     promise, where the checker knows them: a stand-alone test asserts one of these.
     """
@@ -45,11 +46,18 @@ class Anomaly:
     evidence: tuple[Operation, ...] = ()
     name: str = ""
     accepted: tuple[Any, ...] = ()
+    also: tuple[Promise, ...] = ()
+
+    @property
+    def promises(self) -> frozenset[Promise]:
+        """Every promise that the evidence breaks."""
+        return frozenset((self.promise, *self.also))
 
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object; `from_json` reads it back."""
         return {
             "promise": self.promise.name,
+            "also": [promise.name for promise in self.also],
             "name": self.name,
             "message": self.message,
             "evidence": [operation.to_json() for operation in self.evidence],
@@ -65,6 +73,7 @@ class Anomaly:
             evidence=tuple(Operation.from_json(row) for row in data["evidence"]),
             name=data.get("name", ""),
             accepted=tuple(data.get("accepted", ())),
+            also=tuple(promise(name) for name in data.get("also", ())),
         )
 
 
@@ -104,9 +113,14 @@ class Verdict:
         """Invalid if anything is proven, else unknown if anything is missing, else valid."""
         if self.anomalies:
             return Validity.INVALID
-        if self.unknowns or not all(assumption.is_met for assumption in self.assumptions):
+        if self.unknowns or self.unmet:
             return Validity.UNKNOWN
         return Validity.VALID
+
+    @property
+    def unmet(self) -> tuple[Assumption, ...]:
+        """Assumptions that did not hold."""
+        return tuple(assumption for assumption in self.assumptions if not assumption.is_met)
 
     @property
     def is_valid(self) -> bool:

@@ -1,27 +1,89 @@
-"""How scenarios are run under pytest: `--target`, `--seed`, `--effort`, and the judge."""
+"""How scenarios are run under pytest: the options, and the judge that each test asks.
+
+`pytest scenarios` works by itself; the `harness` command adds a run folder, workers and a
+lifeline, so that no test outlives the command that asked for it.
+"""
 
 from __future__ import annotations
-from collections.abc import Callable
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
 import pytest
+
+from harness import lifeline
+from harness.report import judgement
+from harness.report.folder import BROKEN
 from harness.runner import run
 from harness.scenario import Scenario
+from harness.target import Target
+from harness.targets.catalog import find_target
 from harness.verdict import Verdict
-from harness.targets.reference import ReferenceTarget
 
 Judge = Callable[[Scenario], Verdict]
 
+_line = lifeline.grasp()
+if _line is not None:
+    _line.watch()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of a trial."""
+    group = parser.getgroup("harness", "scenarios on trial")
+    group.addoption("--target", default="reference", help="what is on trial (default: reference)")
+    group.addoption("--seed", type=int, default=1, help="where all chance comes from (default: 1)")
+    group.addoption("--effort", type=float, default=1.0, help="1 is about a minute's gate")
+    group.addoption("--scenario", action="append", default=[], help="only this one; repeatable")
+    group.addoption("--run-folder", type=Path, help="where the evidence goes (default: temporary)")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Tell the command at the other end of the lifeline how each test went."""
+    if _line is not None and (report.when == "call" or report.failed or report.skipped):
+        error = report.longreprtext if report.failed else ""
+        _line.tell({"test": report.nodeid, "outcome": report.outcome, "error": error})
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Leave a note of what broke the harness, where a verdict would have been."""
+    try:
+        yield
+    except BaseException:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / BROKEN).write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+
+
+@pytest.fixture(scope="session")
+def target(request: pytest.FixtureRequest) -> Target:
+    """The target on trial, ready to open."""
+    found = find_target(request.config.getoption("--target"))
+    found.prepare()
+    return found
+
 
 @pytest.fixture
-def judge(tmp_path: Path) -> Judge:
-    def j(s: Scenario) -> Verdict:
-        t = ReferenceTarget()
-        t.prepare()
-        r = run(s, t, 1, 1.0, tmp_path)
-        print(r.episodes, r.operations, r.verdict.assumptions, r.digest)
-        for a in r.verdict.anomalies:
-            print(a.promise, a.message)
-            [print("   ", o) for o in a.evidence]
-        return r.verdict
+def judge(request: pytest.FixtureRequest, target: Target, tmp_path: Path) -> Judge:
+    """Ask for a verdict on one scenario; its evidence goes into the run folder."""
+    option = request.config.getoption
 
-    return j
+    def ask(scenario: Scenario) -> Verdict:
+        if option("--scenario") and scenario.name not in option("--scenario"):
+            pytest.skip("not asked for")
+        if scenario.ability not in target.abilities:
+            pytest.skip(f"{target.name} has no ability {scenario.ability!r}")
+        folder = (option("--run-folder") or tmp_path) / scenario.name
+        began = time.monotonic()
+        with explained(folder):
+            judged = run(scenario, target, option("--seed"), option("--effort"), folder)
+        seconds = time.monotonic() - began
+        record = judgement.store(judged, target, option("--seed"), seconds, folder)
+        sys.stdout.write(record.summary() + "\n")
+        return judged.verdict
+
+    return ask

@@ -49,6 +49,7 @@ class Fold(Generic[State]):
             evidence=tuple(self.past),
             name=f"not-{self.model.name}",
             accepted=tuple(accepted),
+            also=blamed.also,
         )
 
 

@@ -1,9 +1,9 @@
 """The lifecycle as a sequential specification: whose turns a commit takes, and when it must not.
 
-Operations are those of the *lifecycle* ability (`harness.target`). Each names the one promise that
-its outcome broke; where several could be blamed, the one whose story the history tells: a segment
-remembers whether it failed before (L3), came while a commit was in flight (L2), survived a
-provider's exit (L13) or was adopted (L8).
+Operations are those of the *lifecycle* ability (`harness.target`). Each refusal names the promise
+that its outcome broke, and those that the same evidence breaks as well: a segment remembers
+whether it failed before (L3), came while a commit was in flight (L2), survived a provider's exit
+(L13) or was adopted (L8).
 """
 
 from __future__ import annotations
@@ -72,49 +72,51 @@ class LifecycleModel:
     def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
         """The state after the operation, or the promise it broke."""
         argument = operation.argument or {}
-        session = argument.get("session")
         if operation.outcome is not Outcome.OK:
             return Refusal(_blame(operation), f"{operation}")
-        result = operation.result
-        if result.get("blocked"):
+        if operation.result.get("blocked"):
             message = "a lock was held while the provider ran: another thread could not ask"
-            return Refusal(Promise.L14, message, ({**result, "blocked": False},))
-        if "session" in argument and not session:
+            return Refusal(Promise.L14, message, ({**operation.result, "blocked": False},))
+        if "session" in argument and not argument["session"]:
             return self._falsy(state, operation)
-        entry = state.get(session) or Entry() if session else Entry()
         match operation.function:
-            case "register":
-                return (state.put(session, replace(entry, agent=argument["agent"])),)
-            case "unregister":
-                if state.get(session) is None:
-                    return (state,)
-                return (state.put(session, replace(entry, agent=None)),)
-            case "complete_turn":
-                return self._complete_turn(state, session, entry, operation)
-            case "discard":
-                return self._discard(state, session, entry, operation)
-            case "dirty":
-                return self._dirty(state, entry, operation)
-            case "commit" | "begin_commit":
-                return self._commit(state, session, entry, operation)
-            case "finish_commit":
-                return self._finish_commit(state, session, entry, operation)
             case "entries":
-                return _expect(
-                    state, operation, {"entries": len(state.entries)}, Promise.L9, "entries remain"
-                )
+                expected = {"entries": len(state.entries)}
+                return _expect(state, operation, expected, Promise.L9, "entries remain")
             case "drain":
                 return self._drain(state, operation)
-        raise ValueError(f"the lifecycle has no operation {operation.function!r}")
+        session = argument["session"]
+        return self._of_session(state, session, state.get(session) or Entry(), operation)
+
+    def _of_session(
+        self, state: State, session: str, entry: Entry, operation: Operation
+    ) -> tuple[State] | Refusal:
+        match operation.function:
+            case "register":
+                after = replace(entry, agent=operation.argument["agent"])
+                return (state.put(session, after),)
+            case "unregister":
+                known = state.get(session) is not None
+                return (state.put(session, replace(entry, agent=None)) if known else state,)
+        judge = {
+            "complete_turn": self._complete_turn,
+            "discard": self._discard,
+            "dirty": self._dirty,
+            "commit": self._commit,
+            "begin_commit": self._commit,
+            "finish_commit": self._finish_commit,
+        }[operation.function]
+        return judge(state, session, entry, operation)
 
     def _falsy(self, state: State, operation: Operation) -> tuple[State] | Refusal:
-        nothing: dict[str, Any] = {
+        nothing: dict[str, dict[str, Any]] = {
             "complete_turn": {"generation": 0, "called": []},
             "discard": {"gone": False},
             "dirty": {"dirty": False},
             "commit": {"committed": False, "called": [], "blocked": False},
-        }.get(operation.function, {})
-        return _expect(state, operation, nothing, Promise.L10, "a falsy id is no no-op")
+        }
+        expected = nothing.get(operation.function, {})
+        return _expect(state, operation, expected, Promise.L10, "a falsy id is no no-op")
 
     def _complete_turn(
         self, state: State, session: str, entry: Entry, operation: Operation
@@ -142,12 +144,15 @@ class LifecycleModel:
         after = state.put(session, None) if gone else state
         return _expect(after, operation, {"gone": gone}, Promise.L9, story)
 
-    def _dirty(self, state: State, entry: Entry, operation: Operation) -> tuple[State] | Refusal:
+    def _dirty(
+        self, state: State, _: str, entry: Entry, operation: Operation
+    ) -> tuple[State] | Refusal:
         expected = {"dirty": bool(entry.segments)}
-        broken, story = Promise.L7, "committed turns count as dirty"
-        if entry.segments:
-            broken, story = _story(entry.segments[0])
-        return _expect(state, operation, expected, broken, story)
+        if operation.result == expected:
+            return (state,)
+        if not entry.segments:
+            return Refusal(Promise.L7, "committed turns count as dirty", (expected,))
+        return _blame_silence(entry.segments[0], "it is not dirty", (expected,), Promise.L7)
 
     def _commit(
         self, state: State, session: str, entry: Entry, operation: Operation
@@ -173,7 +178,7 @@ class LifecycleModel:
             "blocked": False,
         }
         if result != expected:
-            return Refusal(*_blame_commit(segment, expected, result), (expected,))
+            return _blame_commit(segment, expected, result)
         if hangs:
             return (state.put(session, replace(entry, captured=segment.end)),)
         settle = _settled if succeeds else _failed
@@ -192,23 +197,21 @@ class LifecycleModel:
         return _expect(state.put(session, after), operation, expected, broken, story)
 
     def _drain(self, state: State, operation: Operation) -> tuple[State] | Refusal:
-        provider = operation.argument["provider"]
+        """Judge a shutdown. While a commit hangs it may leave others undone, but must come back."""
+        provider, result = operation.argument["provider"], operation.result
         expected: list[Call] = []
         after = state
         for session, entry in state.entries:
-            if entry.captured:
-                continue
-            calls, drained = _drained(session, entry, provider)
-            expected += calls
-            after = after.put(session, drained)
-        called = sorted(operation.result["called"])
-        if called == sorted(expected) and operation.result["returned"]:
+            if not entry.captured:
+                calls, drained = _drained(session, entry, provider)
+                expected += calls
+                after = after.put(session, drained)
+        if any(entry.captured for _, entry in state.entries):
+            accepted = {"returned": True, "called": result["called"]}
+            return _expect(state, operation, accepted, Promise.L11, "a provider hangs")
+        if result == {"returned": True, "called": sorted(expected)}:
             return (after,)
-        accepted = {**operation.result, "called": expected, "returned": True}
-        message = f"shutdown called {called}, and should have called {sorted(expected)}"
-        if not operation.result["returned"]:
-            message = "shutdown did not end by its deadline"
-        return Refusal(Promise.L11, message, (accepted,))
+        return _blame_drain(state, expected, result)
 
 
 def _drained(session: str, entry: Entry, provider: str) -> tuple[list[Call], Entry]:
@@ -251,36 +254,55 @@ def _expect(
     return Refusal(broken, f"{story}, yet {operation}", (expected,))
 
 
-def _story(segment: Segment) -> tuple[Promise, str]:
-    """Which promise keeps this segment dirty, and why."""
-    if segment.exited:
-        return Promise.L13, "the provider's exit wedged the session"
-    if segment.failed:
-        return Promise.L3, "a failed commit was forgotten"
-    if segment.late:
-        return Promise.L2, "a turn completed during a commit was taken for committed"
-    if segment.adopted:
-        return Promise.L8, "the turns had adopted their owner"
-    return Promise.L7, "completed turns wait for their owner"
+def _stories(segment: Segment) -> dict[Promise, str]:
+    """Which promises keep this segment with its owner, the most telling first, and why."""
+    told = {
+        Promise.L13: (segment.exited, "the provider's exit wedged the session"),
+        Promise.L3: (segment.failed, "a failed commit was forgotten"),
+        Promise.L2: (segment.late, "a turn completed during a commit was taken for committed"),
+        Promise.L8: (segment.adopted, "the turns had adopted their owner"),
+    }
+    return {promise: story for promise, (holds, story) in told.items() if holds}
 
 
-def _blame_commit(
-    segment: Segment, expected: dict[str, Any], result: dict[str, Any]
-) -> tuple[Promise, str]:
+def _blame_commit(segment: Segment, expected: dict[str, Any], result: dict[str, Any]) -> Refusal:
     """Whose promise a commit broke that should have called the segment's owner once."""
     called, owner = result["called"], expected["called"][0]
-    message = f"expected {expected}, saw {result}"
+    seen, accepted = f"expected {expected}, saw {result}", (expected,)
     if len(called) > 1:
-        return Promise.L7, f"one commit, several calls: {message}"
+        return Refusal(Promise.L7, f"one commit, several calls: {seen}", accepted)
     if called and called != [owner]:
-        broken, _ = _story(segment)
-        stolen = broken if broken in (Promise.L3, Promise.L8) else Promise.L4
-        return stolen, f"{called[0][1]!r} committed what {owner[1]!r} owns: {message}"
+        message = f"{called[0][1]!r} committed what {owner[1]!r} owns: {seen}"
+        return Refusal(Promise.L4, message, accepted, tuple(_stories(segment)))
     if not called:
-        broken, story = _story(segment)
-        return broken, f"{story}, and its owner was not called: {message}"
+        return _blame_silence(segment, seen, accepted, Promise.L7)
     broken = Promise.L7 if expected["committed"] else Promise.L3
-    return broken, f"the provider's answer was not passed on: {message}"
+    return Refusal(broken, f"the provider's answer was not passed on: {seen}", accepted)
+
+
+def _blame_silence(
+    segment: Segment, seen: str, accepted: tuple[Any, ...], otherwise: Promise
+) -> Refusal:
+    """Whose promise it is that the segment's owner be asked, when nobody was."""
+    stories = _stories(segment) or {otherwise: "completed turns wait for their owner"}
+    broken, *also = stories
+    return Refusal(broken, f"{stories[broken]}: {seen}", accepted, tuple(also))
+
+
+def _blame_drain(state: State, expected: list[Call], result: dict[str, Any]) -> Refusal:
+    """Whose promise a shutdown broke that should have made the expected calls."""
+    accepted = ({"returned": True, "called": sorted(expected)},)
+    if not result["returned"]:
+        return Refusal(Promise.L11, "shutdown did not end by its deadline", accepted)
+    seen = f"shutdown called {result['called']}, and should have called {sorted(expected)}"
+    stories: dict[Promise, str] = {}
+    for session, _ in [call for call in expected if call not in result["called"]]:
+        entry = state.get(session)
+        for segment in entry.segments if entry else ():
+            stories |= _stories(segment)
+    if any(call not in expected for call in result["called"]):
+        return Refusal(Promise.L4, f"a stranger committed: {seen}", accepted, tuple(stories))
+    return Refusal(Promise.L11, seen, accepted, tuple(stories))
 
 
 def _blame(operation: Operation) -> Promise:

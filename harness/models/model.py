@@ -21,12 +21,14 @@ State = TypeVar("State", bound=Hashable)
 class Refusal:
     """Why no state can follow: the promise that the operation broke, and how.
 
-    `accepted` lists the results that the promise would have allowed, where they can be listed.
+    `accepted` lists the results that the promise would have allowed, where they can be listed;
+    `also` names further promises that the very same outcome breaks.
     """
 
     promise: Promise
     message: str
     accepted: tuple[Any, ...] = ()
+    also: tuple[Promise, ...] = ()
 
 
 class Model(Protocol[State]):

@@ -47,7 +47,10 @@ class ReferenceTarget:
 
     def standalone(self, ability: str) -> str:
         """Name the adapter; it lives here, with the package that it adapts."""
-        return f"from {__name__} import {_ADAPTERS[ability].__name__} as open_adapter"
+        here = f"from {__name__} import {_ADAPTERS[ability].__name__} as open_adapter"
+        if self._folder is None:
+            return here
+        return f"import sys\n\nsys.path.insert(0, {str(self._folder)!r})\n\n{here}"
 
 
 def _room(name: str) -> ModuleType:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 PATIENCE_S = 10.0  # how long a healthy target may take for anything; more is called hung
-GLANCE_S = 2.0  # how long another thread may wait for a lock that nobody should hold
+GLANCE_S = 5.0  # how long another thread may wait for a lock that nobody should hold
 MOMENT_S = 0.02  # how long a caller waits who expects to be refused
 
 

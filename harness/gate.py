@@ -1,0 +1,188 @@
+"""The gate: all scenarios against one target, within a budget, and one conclusion.
+
+Inside every gate a *canary* runs for each mode: a known bug that must be caught. If one survives,
+the judge cannot be trusted today, and the run says *untrustworthy*, never *valid*.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.catalog import choose
+from harness.errors import HarnessError
+from harness.known_bugs import CANARIES, KnownBug, find_bugs, plant
+from harness.report import folder, junit, summary
+from harness.report.judgement import Record
+from harness.scenario import Mode, Scenario
+from harness.session import Progress, Results, Session, collect, run_session
+from harness.targets.catalog import find_target
+from harness.verdict import Validity, Verdict, merge
+
+EFFORT_SECONDS = 120.0  # a budget of this many seconds is effort 1
+CANARY_EFFORT = 0.25
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a gate came to."""
+
+    target: str
+    seed: int
+    run: Path
+    seconds: float
+    records: Sequence[Record]
+    skipped: Sequence[str] = ()
+    unfinished: Sequence[str] = ()
+    broken: dict[str, str] = field(default_factory=dict)
+    canaries: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """All verdicts in one; a scenario that did not finish is a reason to know nothing."""
+        late = tuple(f"{name}: not finished within the budget" for name in self.unfinished)
+        nothing = () if self.records else ("no scenario came to a verdict",)
+        return merge(
+            [*(record.verdict for record in self.records), Verdict(unknowns=late + nothing)]
+        )
+
+    @property
+    def is_trustworthy(self) -> bool:
+        """Whether the judge itself works: nothing of it broke, and every canary was caught."""
+        return not self.broken and all(self.canaries.values())
+
+    @property
+    def word(self) -> str:
+        """The conclusion in one word. A proof of a broken promise stands by itself."""
+        validity = self.verdict.validity
+        if validity is not Validity.INVALID and not self.is_trustworthy:
+            return "untrustworthy"
+        return str(validity)
+
+    @property
+    def exit_code(self) -> int:
+        """0 valid, 1 invalid, 2 unknown, 255 untrustworthy."""
+        if self.word == "untrustworthy":
+            return HarnessError.exit_code
+        return self.verdict.validity.exit_code
+
+    def to_json(self) -> dict[str, Any]:
+        """Render as one JSON document."""
+        return {
+            "conclusion": self.word,
+            "exit_code": self.exit_code,
+            "target": self.target,
+            "seed": self.seed,
+            "run": str(self.run),
+            "seconds": round(self.seconds, 1),
+            "scenarios": [record.to_json() for record in self.records],
+            "skipped": list(self.skipped),
+            "unfinished": list(self.unfinished),
+            "broken": self.broken,
+            "canaries": {
+                name: "caught" if ok else "SURVIVED" for name, ok in self.canaries.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What is asked of a gate."""
+
+    target: str
+    seed: int
+    budget_s: float
+    reports: Path
+    workers: int
+    scenarios: tuple[str, ...] = ()
+    keep: int = 20
+
+    def run(self, progress: Progress) -> Conclusion:
+        """Run the scenarios and the canaries, and write everything down."""
+        began = time.monotonic()
+        target = find_target(self.target)
+        target.prepare()
+        chosen = choose(self.scenarios)
+        able = {name: one for name, one in chosen.items() if one.ability in target.abilities}
+        effort = self.budget_s / EFFORT_SECONDS
+        plan = {"target": self.target, "effort": effort, "scenarios": list(able)}
+        plan["skipped"] = [name for name in chosen if name not in able]
+        run = folder.create(self.reports, "gate", self.seed, plan)
+        session = Session(list(able), self.target, self.seed, effort, self.workers)
+        results = run_session(session, run, self.budget_s, progress) if able else Results()
+        left_s = max(10.0, self.budget_s - (time.monotonic() - began))
+        canaries = self._release_canaries(able.values(), left_s, progress)
+        conclusion = conclude(run, results, canaries, time.monotonic() - began)
+        store(conclusion)
+        folder.retain(self.reports, self.keep)
+        return conclusion
+
+    def _release_canaries(
+        self, scenarios: Iterable[Scenario], budget_s: float, progress: Progress
+    ) -> dict[str, bool]:
+        modes = {scenario.mode for scenario in scenarios}
+        bugs = find_bugs(name for mode, name in CANARIES.items() if mode in modes)
+        canaries = {}
+        for bug in bugs.values():
+            progress(f"canary {bug.name}")
+            canaries[bug.name] = is_caught(bug, self.seed, budget_s)
+        return canaries
+
+
+def is_caught(bug: KnownBug, seed: int, budget_s: float) -> bool:
+    """Whether the scenarios that try the bug's promise, in its mode, judge it invalid by it."""
+    names = trials_of(bug)
+    with tempfile.TemporaryDirectory(prefix="harness-canary-") as place:
+        planted = plant(bug, Path(place) / "planted")
+        run = Path(place) / "run"
+        run.mkdir()
+        session = Session(names, f"reference@{planted}", seed, CANARY_EFFORT)
+        results = run_session(session, run, budget_s)
+    return any(
+        bug.promise in anomaly.promises
+        for record in results.records.values()
+        for anomaly in record.verdict.anomalies
+    )
+
+
+def trials_of(bug: KnownBug) -> list[str]:
+    """Names of the scenarios in which the bug should show."""
+    return [
+        scenario.name
+        for scenario in choose(()).values()
+        if scenario.mode is Mode(bug.mode) and bug.promise in scenario.promises
+    ]
+
+
+def conclude(run: Path, results: Results, canaries: dict[str, bool], seconds: float) -> Conclusion:
+    """Put together what a run's folder says of itself and what its session found."""
+    plan = folder.read_json(run / folder.PLAN)
+    return Conclusion(
+        plan["target"],
+        plan["seed"],
+        run,
+        seconds,
+        list(results.records.values()),
+        plan["skipped"],
+        results.unfinished,
+        results.broken,
+        canaries,
+    )
+
+
+def read(run: Path) -> Conclusion:
+    """Read a stored gate again, also one that was killed on its way."""
+    plan = folder.read_json(run / folder.PLAN)
+    return conclude(run, collect(plan["scenarios"], run), {}, 0.0)
+
+
+def store(conclusion: Conclusion) -> None:
+    """Write the run's verdict, summary and JUnit file."""
+    run = conclusion.run
+    folder.write_json(run / folder.VERDICT, conclusion.to_json())
+    folder.write_text(run / "summary.md", summary.markdown(conclusion.to_json()))
+    folder.write_text(run / "junit.xml", junit.render(conclusion.to_json()))

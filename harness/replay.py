@@ -1,0 +1,69 @@
+"""A failure asked again: the same questions to a fresh target, judged by the same checker."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import history
+from harness.catalog import choose
+from harness.errors import UsageError
+from harness.history import History, Journal
+from harness.report import folder
+from harness.scenario import Scenario
+from harness.stage import Stage
+from harness.targets.catalog import find_target
+from harness.verdict import Anomaly, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What was found: on which target, by which scenario, and the operations that prove it."""
+
+    scenario: Scenario
+    target: str
+    seed: int
+    anomaly: Anomaly
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What came of asking again."""
+
+    history: History
+    verdict: Verdict
+
+    def to_json(self) -> dict[str, Any]:
+        """Render as one JSON document."""
+        operations = [operation.to_json() for operation in self.history]
+        return {**self.verdict.to_json(), "operations": operations}
+
+
+def read(failure: Path) -> Failure:
+    """Read a failure, or the one in a scenario's folder. Raises UsageError where there is none."""
+    path = failure / folder.FAILURE if failure.is_dir() else failure
+    told = folder.read_json(path)
+    try:
+        (scenario,) = choose([told["scenario"]]).values()
+        anomaly = Anomaly.from_json(told["anomaly"])
+        return Failure(scenario, str(told["target"]), int(told["seed"]), anomaly)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path}: damaged: {error!r}") from error
+
+
+def run(failure: Failure, target_name: str) -> Replayed:
+    """Ask the failure's questions again, one after another."""
+    target = find_target(target_name)
+    target.prepare()
+    with tempfile.TemporaryDirectory(prefix="harness-replay-") as place:
+        path = Path(place) / "history.jsonl"
+        with Journal(path, time.monotonic_ns) as journal:
+            stage = Stage(target, failure.scenario.ability, f"{failure.seed}/replay", 1, journal)
+            with stage.episode() as episode:
+                for operation in failure.anomaly.evidence:
+                    episode.client.ask(operation.function, operation.argument)
+        (replayed,) = history.read(path)
+    return Replayed(replayed, failure.scenario.checker(replayed))

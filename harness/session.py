@@ -1,0 +1,97 @@
+"""A session: scenarios run in pytest workers of their own, and their records collected.
+
+The gate and the proof both stand on it. Everything it needs to know it reads from the run folder,
+so a worker that dies, or a budget that ends, costs only the scenarios that were under way.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.catalog import scenarios_folder
+from harness.lifeline import Child
+from harness.report import folder
+from harness.report.judgement import Record
+
+LOG = "pytest.log"
+# Settings of our own, so that those of whatever project we stand in do not count.
+SETTINGS = "[pytest]\nconsole_output_style = classic\n"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What to run: these scenarios, on this target, with this seed and effort."""
+
+    scenarios: Sequence[str]
+    target: str
+    seed: int
+    effort: float
+    workers: int = 1
+
+
+@dataclass
+class Results:
+    """What came of it: records by scenario, and what did not come to a verdict, with the reason."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+    unfinished: list[str] = field(default_factory=list)
+
+
+def run_session(
+    session: Session, run: Path, budget_s: float, progress: Progress = lambda _: None
+) -> Results:
+    """Run the scenarios, at most `budget_s` seconds long, and read their records."""
+    folder.write_text(run / "pytest.ini", SETTINGS)
+    ends_at = time.monotonic() + budget_s
+    with (run / LOG).open("wb") as log:
+        child = Child(_command(session, run), _environment(run), log, run)
+        try:
+            for event in child.events(ends_at):
+                if event["outcome"] != "skipped":
+                    progress(event["test"])
+            exit_code = child.wait()
+        except TimeoutError:
+            exit_code = 0  # the budget is over; what is unfinished says so in the results
+        finally:
+            child.end()
+    return collect(session.scenarios, run, exit_code)
+
+
+def collect(scenarios: Iterable[str], run: Path, exit_code: int = 0) -> Results:
+    """Read what a session left in its run folder, whether or not it came to its end."""
+    results = Results()
+    for name in scenarios:
+        verdict, broken = run / name / folder.VERDICT, run / name / folder.BROKEN
+        if verdict.exists():
+            results.records[name] = Record.from_json(folder.read_json(verdict))
+        elif broken.exists():
+            results.broken[name] = broken.read_text(encoding="utf-8")
+        else:
+            results.unfinished.append(name)
+    if exit_code not in (0, 1):
+        log = (run / LOG).read_text(encoding="utf-8", errors="replace")
+        results.broken["pytest"] = f"it ended with {exit_code}: {log[-2000:]}"
+    return results
+
+
+def _command(session: Session, run: Path) -> list[str]:
+    workers = ["-n", str(session.workers), "--dist", "worksteal"] if session.workers > 1 else []
+    chosen = [f"--scenario={name}" for name in session.scenarios]
+    return [
+        *(sys.executable, "-m", "pytest", "-c", str(run / "pytest.ini")),
+        *("-p", "no:cacheprovider", "-q", *workers),
+        *(f"--target={session.target}", f"--seed={session.seed}", f"--effort={session.effort}"),
+        *(f"--run-folder={run}", *chosen, str(scenarios_folder())),
+    ]
+
+
+def _environment(run: Path) -> Mapping[str, str]:
+    """The caller's environment; Hypothesis keeps its files in the run folder."""
+    return {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(run / ".hypothesis")}

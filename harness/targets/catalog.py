@@ -1,0 +1,28 @@
+"""Which targets there are, and how each is named on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.target import Target
+from harness.targets.reference import ReferenceTarget
+
+
+def find_target(spec: str) -> Target:
+    """Find a target by its name. Raises UsageError, listing what there is, for an unknown one."""
+    kind, _, place = spec.partition("@")
+    if kind == "reference":
+        return ReferenceTarget(Path(place).resolve() if place else None)
+    raise UsageError(f"no target is called {spec!r}; there are reference, reference@FOLDER")
+
+
+def list_targets() -> list[dict[str, object]]:
+    """Every kind of target: how it is named, what it can do, what it is."""
+    return [
+        {
+            "target": "reference",
+            "abilities": sorted(ReferenceTarget.abilities),
+            "what": "the reference implementation; reference@FOLDER is a copy elsewhere",
+        },
+    ]
