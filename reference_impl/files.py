@@ -1,0 +1,194 @@
+"""Files that are whole or absent, and locks that hold among threads and processes.
+
+Knows nothing of what the files say. Every call goes through the `os` module by name, at the time
+of the call, so that a simulated disk can stand below. Files are private to their owner.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_CHUNK_BYTES = 4096
+_POLL_S = 0.001
+
+
+class LockBusyError(Exception):
+    """Somebody else kept the lock for longer than we had patience."""
+
+
+def read_whole(path: Path) -> bytes:
+    """Read a file. Raises OSError."""
+    return _read(path, b"", 1 << 16)
+
+
+def read_until(path: Path, marker: bytes) -> bytes:
+    """Read a file up to the marker, or all of it where there is none. Raises OSError."""
+    return _read(path, marker, _CHUNK_BYTES).partition(marker)[0]
+
+
+def _read(path: Path, marker: bytes, chunk_bytes: int) -> bytes:
+    data = bytearray()
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        while chunk := os.read(fd, chunk_bytes):
+            seen = max(0, len(data) - len(marker))  # a chunk's edge may cut the marker in two
+            data += chunk
+            if marker and data.find(marker, seen) >= 0:
+                break
+    finally:
+        os.close(fd)
+    return bytes(data)
+
+
+def put(path: Path, data: bytes) -> None:
+    """Make `data` the file's content, for good: when this returns, a power loss keeps it.
+
+    At any moment the file is the old or the new one, never a mixture: a temporary file beside it
+    is written, synced and renamed over it, and then the folder is synced (Pillai et al., "All File
+    Systems Are Not Created Equal", OSDI 2014). Raises OSError; then it is the old one, unless
+    the last step failed, and then it is either.
+    """
+    temporary = _temporary(path)
+    try:
+        _write(temporary, data)
+        os.replace(temporary, path)
+    except BaseException:
+        _discard(temporary)
+        raise
+    sync_folder(path.parent)
+
+
+def _write(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        _write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def put_lightly(path: Path, data: bytes) -> None:
+    """Make `data` the file's content, whole or not at all, but not proof against a power loss.
+
+    For what can be derived again. Raises OSError; then the file is the old one. The kernel's clock
+    for files ticks in milliseconds, in which a file can be replaced twice and get its old inode
+    back; so we stamp the time ourselves, and `signature` tells any two apart.
+    """
+    temporary = _temporary(path)
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            _write_all(fd, data)
+            os.utime(fd, ns=(now_ns := time.time_ns(), now_ns))
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+def signature(path: Path) -> tuple[int, int, int] | None:
+    """What changes whenever the file does; None where there is no file. Raises OSError."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _temporary(path: Path) -> Path:
+    """Name a file beside `path` that nobody else writes now: `<stem>.tmp.<pid>.<tid>`."""
+    stem = path.name.partition(".")[0]
+    return path.with_name(f"{stem}.tmp.{os.getpid()}.{threading.get_ident()}")
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):
+        os.unlink(path)
+
+
+def remove(path: Path) -> bool:
+    """Remove a file; whether there was one. Lasts once the folder is synced. Raises OSError."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def names(folder: Path) -> list[str]:
+    """Names of what is in a folder, in any order. Raises OSError."""
+    return os.listdir(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed, made and removed in a folder last. Raises OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, for good. Raises OSError."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    with suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    sync_folder(folder.parent)
+
+
+class SharedLock:
+    """A lock among the threads of all processes: a mutex here, and `flock` on a file beside.
+
+    Not reentrant. The kernel drops a dead process's lock at once.
+    """
+
+    def __init__(self, path: Path, patience_s: float) -> None:
+        """Name the side file, and how long to wait before LockBusyError."""
+        self._path = path
+        self._patience_s = patience_s
+        self._mutex = threading.Lock()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it for a while. Raises LockBusyError, or OSError where there is no side file."""
+        deadline_s = time.monotonic() + self._patience_s
+        if not self._mutex.acquire(timeout=self._patience_s):
+            raise LockBusyError(f"{self._path}: another thread held it for {self._patience_s} s")
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                self._wait(fd, deadline_s)
+                yield
+            finally:
+                fcntl.flock(fd, fcntl.LOCK_UN)  # a forked child may have the file open too
+                os.close(fd)
+        finally:
+            self._mutex.release()
+
+    def _wait(self, fd: int, deadline_s: float) -> None:
+        # `flock` cannot wait with a deadline, and threads of one process never meet here.
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            if time.monotonic() >= deadline_s:
+                waited = f"{self._patience_s} s"
+                raise LockBusyError(f"{self._path}: another process held it for {waited}")
+            time.sleep(_POLL_S)

@@ -1,0 +1,196 @@
+"""A session as a value, and as the text of its sidecar file.
+
+Values are immutable: whoever changes a session makes a new value of it, and says in the value
+whether the user asked for a shrink. Knows no folder, no lock and no clock.
+
+The text is one JSON object, one key a line, metadata first and then `messages`, one message a
+line: a reader who wants the metadata stops at the line that begins the messages.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+Message = Mapping[str, Any]
+
+MESSAGES_MARKER = b'\n  "messages": ['
+UNTITLED = "Untitled"
+
+
+class SessionError(Exception):
+    """What the session store refuses to do; the message is one sentence with the evidence."""
+
+
+class SidecarDamagedError(SessionError):
+    """A sidecar exists, but what it says is not a session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """What is known of a session without its messages. It has none, so it can never be saved.
+
+    `version` counts the saves; 0 was never saved. Times are seconds since the epoch.
+
+    `intentional_shrink_generation` counts the shrinks that the user asked for. A backup of an
+    older generation holds what the user removed since, so it is never restored over a live file.
+    `truncation_watermark`, in a backup, is how many of its messages the user kept when he shrank.
+    `shrunk_at`, in a live file, is how many messages an *unasked* shrink left: those after it came
+    later, and no backup has them.
+
+    `extra` holds any other metadata, by name.
+    """
+
+    session_id: str
+    version: int = 0
+    title: str = UNTITLED
+    created_at: float = 0.0
+    updated_at: float = 0.0
+    active_stream_id: str | None = None
+    pending_user_message: str | None = None
+    pending_started_at: float | None = None
+    intentional_shrink_generation: int = 0
+    truncation_watermark: int | None = None
+    shrunk_at: int | None = None
+    message_count: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a turn is under way, or about to be."""
+        return self.active_stream_id is not None or self.pending_user_message is not None
+
+    def row(self) -> dict[str, Any]:
+        """What the index tells of it: all but the pending text, which may be long."""
+        row = _plain(self)
+        row["has_pending_user_message"] = row.pop("pending_user_message") is not None
+        return row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session(Metadata):
+    """A whole session. Its messages are values too: nobody changes one in place."""
+
+    messages: tuple[Message, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message_count", len(self.messages))
+
+    def metadata(self) -> Metadata:
+        """The same without the messages."""
+        return Metadata(**{name: getattr(self, name) for name in _KINDS}, extra=self.extra)
+
+    def appended(self, *messages: Message) -> Session:
+        """The same with more messages at its end."""
+        return replace(self, messages=self.messages + messages)
+
+    def cut(self, keep: int) -> Session:
+        """What the user wants: the first `keep` messages, and no recovery of the others, ever."""
+        return replace(
+            self,
+            messages=self.messages[:keep],
+            intentional_shrink_generation=self.intentional_shrink_generation + 1,
+            shrunk_at=None,
+        )
+
+    def completed(self, backup: Session | None) -> Session:
+        """The whole history: the backup's, and what came since an unasked shrink.
+
+        The very same where the backup has nothing to add, or only what the user removed.
+        """
+        if backup is None or _generation(backup) != _generation(self):
+            return self
+        came_since = () if self.shrunk_at is None else self.messages[self.shrunk_at :]
+        messages = backup.messages + came_since
+        if len(messages) <= len(self.messages):
+            return self
+        return replace(self, messages=messages, shrunk_at=None)
+
+    def salvaged(self) -> Session:
+        """What a backup may give back where the live file is gone: never what the user removed."""
+        if self.truncation_watermark is None:
+            return self
+        return replace(self.cut(self.truncation_watermark), truncation_watermark=None)
+
+
+def _generation(session: Session) -> int:
+    return session.intentional_shrink_generation
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "session_id": (str,),
+    "version": (int,),
+    "title": (str,),
+    "created_at": (int, float),
+    "updated_at": (int, float),
+    "active_stream_id": (str, type(None)),
+    "pending_user_message": (str, type(None)),
+    "pending_started_at": (int, float, type(None)),
+    "intentional_shrink_generation": (int,),
+    "truncation_watermark": (int, type(None)),
+    "shrunk_at": (int, type(None)),
+    "message_count": (int,),
+}
+
+assert [*_KINDS, "extra"] == [each.name for each in fields(Metadata)]
+
+
+def _plain(metadata: Metadata) -> dict[str, Any]:
+    clash = metadata.extra.keys() & {*_KINDS, "messages"}
+    if clash:
+        raise SessionError(f"{sorted(clash)} are the store's own, and cannot be extra")
+    return {**{name: getattr(metadata, name) for name in _KINDS}, **metadata.extra}
+
+
+def encode(session: Session) -> bytes:
+    """Write a session as its sidecar's text. Raises TypeError or ValueError for what is no JSON."""
+    head = ",\n".join(f"  {_json(name)}: {_json(value)}" for name, value in _plain(session).items())
+    messages = ",\n".join(f"    {_json(message)}" for message in session.messages)
+    return f'{{\n{head},\n  "messages": [\n{messages}\n  ]\n}}\n'.encode()
+
+
+_json = json.JSONEncoder(allow_nan=False).encode
+
+
+def decode(data: bytes, session_id: str) -> Session:
+    """Read a sidecar's text. Raises SidecarDamagedError, also for another session's text."""
+    plain = _object(data, session_id)
+    messages = plain.pop("messages", None)
+    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
+        raise SidecarDamagedError(f"{session_id}: its messages are no list of objects")
+    return Session(**_known(plain, session_id), messages=tuple(messages))
+
+
+def decode_head(head: bytes, session_id: str) -> Metadata:
+    """Read what stands before the messages. Raises SidecarDamagedError."""
+    plain = _object(head.rstrip(b", \n") + b"}", session_id)
+    if "message_count" not in plain:
+        raise SidecarDamagedError(f"{session_id}: its metadata does not count the messages")
+    return Metadata(**_known(plain, session_id))
+
+
+def _object(data: bytes, session_id: str) -> dict[str, Any]:
+    try:
+        plain = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SidecarDamagedError(f"{session_id}: {error}") from error
+    if not isinstance(plain, dict):
+        raise SidecarDamagedError(f"{session_id}: a {type(plain).__name__}, not an object")
+    if plain.get("session_id") != session_id:
+        raise SidecarDamagedError(f"{session_id}: it says it is {plain.get('session_id')!r}")
+    return plain
+
+
+def _known(plain: dict[str, Any], session_id: str) -> dict[str, Any]:
+    """Sort the object's keys into the fields that we know, and the extra ones."""
+    known = {name: plain.pop(name) for name in _KINDS if name in plain}
+    known.setdefault("version", 1)  # it was saved, by somebody who does not count
+    for name, value in known.items():
+        if isinstance(value, bool) or not isinstance(value, _KINDS[name]):
+            raise SidecarDamagedError(f"{session_id}: {name} is {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SidecarDamagedError(f"{session_id}: {name} is {value!r}")
+    return {**known, "extra": plain}
