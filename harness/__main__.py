@@ -199,7 +199,7 @@ def judge_command(*, run: Path, wants_json: bool) -> int:
     people.print(_table(summary.HEAD, summary.rows(rejudged)))
     for record in rejudged:
         if not record.verdict.is_valid:
-            people.print(escape(record.summary()))
+            people.print(escape(record.summary()), soft_wrap=True)
     people.print(f"[bold]{validity}[/bold]")
     return validity.exit_code
 
@@ -215,9 +215,11 @@ def replay_command(*, failure: Path, target: str | None, wants_json: bool) -> in
     if wants_json:
         click.echo(json.dumps(replayed.to_json(), indent=2))
     for number, operation in enumerate(replayed.history, start=1):
-        people.print(escape(f"{number:3}. {operation}"))
+        people.print(escape(f"{number:3}. {operation}"), soft_wrap=True)
     for anomaly in replayed.verdict.anomalies:
-        people.print(f"[bold]{anomaly.promise.name} broken:[/bold] {escape(anomaly.message)}")
+        people.print(
+            f"[bold]{anomaly.promise.name} broken:[/bold] {escape(anomaly.message)}", soft_wrap=True
+        )
     people.print(f"[bold]{replayed.verdict.validity}[/bold]")
     return replayed.verdict.validity.exit_code
 
@@ -314,7 +316,7 @@ def _show(conclusion: gate.Conclusion, *, wants_json: bool) -> None:
         click.echo(json.dumps(conclusion.to_json(), indent=2))
     for record in conclusion.records:
         if not record.verdict.is_valid:
-            people.print(escape(record.summary()))
+            people.print(escape(record.summary()), soft_wrap=True)
     for name, error in conclusion.broken.items():
         people.print(escape(f"the harness broke in {name}: {error}"))
     for name in conclusion.skipped:

@@ -41,7 +41,7 @@ class Script:
         """Be the provider: note the call, look whether a lock is held, then act as told."""
         self.called.append([session, agent])
         behaviour = self.behaviour
-        if not _comes_back(self._glance, GLANCE_S):
+        if not comes_back(self._glance, GLANCE_S):
             self.blocked = True
         if behaviour == "hang":
             self.entered.put(("hangs", None))
@@ -160,9 +160,7 @@ class LifecycleAdapter:
     def drain(self, provider: str, deadline_s: float) -> dict[str, Any]:
         """Shut down; tells who was called, and whether it came back."""
         self._script.behaviour = provider
-        returned = _comes_back(
-            lambda: self._lifecycle.drain_all_on_shutdown(deadline_s), PATIENCE_S
-        )
+        returned = comes_back(lambda: self._lifecycle.drain_all_on_shutdown(deadline_s), PATIENCE_S)
         return {"returned": returned, "called": sorted(self._script.take()["called"])}
 
     def entries(self) -> dict[str, Any]:
@@ -184,7 +182,7 @@ class LifecycleAdapter:
         return self._agents[key]
 
 
-def _comes_back(ask: Callable[[], object], within_s: float) -> bool:
+def comes_back(ask: Callable[[], object], within_s: float) -> bool:
     """Whether `ask`, on a thread of its own, returns in time."""
     asker = threading.Thread(target=ask, daemon=True)
     asker.start()
