@@ -1,0 +1,257 @@
+"""The one primitive: a lock that is cooperative under control and native elsewhere.
+
+CPython's own Condition, Event, Semaphore, Barrier, Queue, Timer and pools are written in Python
+over a lock, a thread start and a clock; they run on these unchanged. The truth about a lock is
+always its native one, so that it means the same to a task and to a thread outside.
+"""
+
+from __future__ import annotations
+
+import _thread
+import linecache
+import re
+import sys
+from collections.abc import Callable
+from itertools import islice
+from types import CodeType, FrameType, TracebackType
+
+from harness.schedule.control import in_charge, scheduler
+from harness.schedule.scheduler import Task
+
+_allocate = _thread.allocate_lock
+_get_ident = _thread.get_ident
+_MAKERS = frozenset({"threading", "queue", "concurrent.futures.thread", "concurrent.futures._base"})
+_BINDING = re.compile(r"(\w+)\s*(?::[^=]+)?=(?!=)")
+
+
+class Lock:
+    """`threading.Lock`, in both worlds. `owner` is the task that took it, if one did."""
+
+    __slots__ = ("__weakref__", "_name", "_native", "_site", "key", "locked", "owner")
+
+    def __init__(self) -> None:
+        """Note where it is made: that is its label, until it is given another."""
+        self._native = _allocate()
+        self.locked: Callable[[], bool] = self._native.locked
+        self.owner: Task | None = None
+        self.key = birth_key(self)
+        self._name: str | None = None
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the caller is its name
+        while frame is not None and frame.f_globals.get("__name__") in _MAKERS:
+            frame = frame.f_back
+        self._site = (frame.f_code, frame.f_lasti) if frame is not None else None
+
+    @property
+    def label(self) -> str:
+        """Its name: given, or else the class or module and the attribute it was made for."""
+        if self._name is None:
+            self._name = _told(*self._site) if self._site is not None else "a lock"
+        return self._name
+
+    @label.setter
+    def label(self, name: str) -> None:
+        self._name = name
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - the signature of threading.Lock
+        """As `threading.Lock.acquire`; `timeout` in seconds, of virtual time under control."""
+        if not in_charge or (run := in_charge[0]).current.ident != _get_ident():
+            return self._native.acquire(blocking, timeout)
+        if not blocking:
+            if timeout != -1:
+                raise ValueError("can't specify a timeout for a non-blocking call")
+            run.point("try", self)
+        elif timeout == -1:
+            run.wait("acquire", self)
+        elif timeout < 0:
+            raise ValueError("timeout value must be a non-negative number")
+        elif not run.wait("acquire", self, int(timeout * 1e9)):
+            return False
+        if run.footprint is not None:
+            run.footprint.touch(self, write=True)
+        if not self._native.acquire(False):  # noqa: FBT003 - its signature
+            return False
+        self.owner = task = run.current
+        task.held[self] = None
+        return True
+
+    __enter__ = acquire
+
+    def release(self) -> None:
+        """As `threading.Lock.release`."""
+        if not in_charge or (run := in_charge[0]).current.ident != _get_ident():
+            self._native.release()
+            return
+        self._native.release()
+        if self.owner is not None:
+            self.owner.held.pop(self, None)
+            self.owner = None
+        if run.footprint is not None:
+            run.footprint.touch(self, write=True)
+        if not run.unwinding:
+            run.point("release", self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def reset(self) -> None:
+        """Let go, whoever holds it: the schedule in which it was taken is over."""
+        self.owner = None
+        if self._native.locked():
+            self._native.release()
+
+    def _at_fork_reinit(self) -> None:
+        self._native = _allocate()
+        self.locked = self._native.locked
+        self.owner = None
+
+    def __repr__(self) -> str:
+        return f"<{'locked' if self.locked() else 'unlocked'} lock {self.label}>"
+
+
+class RLock(Lock):
+    """`threading.RLock`, in both worlds."""
+
+    __slots__ = ("_count", "_holder")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._holder: int | None = None
+        self._count = 0
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - the signature of threading.RLock
+        """As `threading.RLock.acquire`."""
+        me = _get_ident()
+        if self._holder == me:
+            self._count += 1
+            return True
+        if not Lock.acquire(self, blocking, timeout):
+            return False
+        self._holder = me
+        self._count = 1
+        return True
+
+    __enter__ = acquire
+
+    def release(self) -> None:
+        """As `threading.RLock.release`."""
+        if self._holder != _get_ident():
+            raise RuntimeError("cannot release un-acquired lock")
+        self._count -= 1
+        if not self._count:
+            self._holder = None
+            Lock.release(self)
+
+    def reset(self) -> None:
+        """Let go, whoever holds it: the schedule in which it was taken is over."""
+        self._holder = None
+        self._count = 0
+        super().reset()
+
+    # What threading.Condition asks of a lock that is re-entrant.
+
+    def _release_save(self) -> tuple[int, int | None]:
+        if self._holder != _get_ident():
+            raise RuntimeError("cannot release un-acquired lock")
+        state = (self._count, self._holder)
+        self._count = 0
+        self._holder = None
+        Lock.release(self)
+        return state
+
+    def _acquire_restore(self, state: tuple[int, int | None]) -> None:
+        Lock.acquire(self)
+        self._count, self._holder = state
+
+    def _is_owned(self) -> bool:
+        return self._holder == _get_ident()
+
+    def _recursion_count(self) -> int:
+        return self._count if self._is_owned() else 0
+
+    def _at_fork_reinit(self) -> None:
+        super()._at_fork_reinit()
+        self._holder = None
+        self._count = 0
+
+
+class Signal:
+    """A lock that one takes at once, and another gives back to wake whoever waits for it.
+
+    `threading.Condition` makes one for each waiter, and a thread's end is one. Nobody else can know
+    it when it is first taken, and giving it back decides nothing until the waiter acts, so neither
+    is a point at which schedules could differ.
+    """
+
+    __slots__ = ("__weakref__", "_native", "key", "label", "locked")
+
+    def __init__(self, label: str = "a notification") -> None:
+        self._native = _allocate()
+        self.locked: Callable[[], bool] = self._native.locked
+        self.key = birth_key(self)
+        self.label = label
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - the signature of threading.Lock
+        """As `threading.Lock.acquire`."""
+        run = scheduler()
+        if run is not None and run.footprint is not None:
+            run.footprint.touch(self, write=True)
+        if self._native.acquire(False):  # noqa: FBT003 - its signature
+            return True
+        if run is None or not blocking:
+            return self._native.acquire(blocking, timeout)
+        if not run.wait("wait", self, None if timeout < 0 else int(timeout * 1e9)):
+            return False
+        return self._native.acquire(False)  # noqa: FBT003 - its signature
+
+    __enter__ = acquire
+
+    def release(self) -> None:
+        """Wake the one who waits."""
+        self._native.release()
+        run = scheduler()
+        if run is not None and run.footprint is not None:
+            run.footprint.touch(self, write=True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def fire(self) -> None:
+        """Release it if it is taken."""
+        if self._native.locked():
+            self.release()
+
+    def _at_fork_reinit(self) -> None:
+        self._native = _allocate()
+        self.locked = self._native.locked
+
+
+def birth_key(thing: object) -> int:
+    """A name that is the same in every schedule: who made it, and how many that task made before.
+
+    What was made before the schedule, and outlives it, is named by its identity.
+    """
+    if not in_charge or (task := in_charge[0].current).ident != _get_ident():
+        return id(thing)
+    task.born += 1
+    return task.number << 32 | task.born
+
+
+def _told(code: CodeType, instruction: int) -> str:
+    """Read a lock's name off the line that made it: `Counter._lock`, `agents.CACHE_LOCK`."""
+    positions = next(islice(code.co_positions(), instruction // 2, None), (None,) * 4)
+    number = positions[0] or code.co_firstlineno
+    before = linecache.getline(code.co_filename, number)[: positions[2]]
+    names = _BINDING.findall(before)
+    owner = code.co_qualname.rpartition(".")[0].removesuffix(".<locals>")
+    module = code.co_filename.rpartition("/")[2].removesuffix(".py")
+    return f"{owner or module}.{names[-1] if names else f'line {number}'}"

@@ -1,0 +1,95 @@
+"""Shrinking: the same failure with fewer switches, and then as few choices as it needs.
+
+A schedule is a list of turns: this task for so many choices, then that one. Each turn is left out
+in turn, and the rest played as far as it can be; what still fails alike, with fewer preemptions or
+as many and fewer switches, is kept. Greedy, and so only locally minimal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from harness.schedule.arena import Play
+from harness.schedule.scheduler import Task
+from harness.schedule.strategies import stay
+
+Turn = tuple[int, int]
+Cost = tuple[int, int, int]
+
+
+class Turns:
+    """Plays a list of turns, skipping what cannot be; then stays with whoever acts."""
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self._turns = list(turns)
+        self._index = 0
+        self._left = turns[0][1] if turns else 0
+        self.preemptions = 0
+        self.switches = 0
+
+    def choose(self, enabled: list[Task], current: Task) -> Task:
+        """The task whose turn it is, if it can act; else the next one's."""
+        chosen = self._wanted(enabled, current)
+        if chosen is not current:
+            self.switches += 1
+            self.preemptions += current in enabled
+        return chosen
+
+    def _wanted(self, enabled: list[Task], current: Task) -> Task:
+        while self._index < len(self._turns):
+            number = self._turns[self._index][0]
+            if self._left > 0:
+                for task in enabled:
+                    if task.number == number:
+                        self._left -= 1
+                        return task
+            self._index += 1
+            if self._index < len(self._turns):
+                self._left = self._turns[self._index][1]
+        return stay(enabled, current)
+
+    def cost(self, play: Play) -> Cost:
+        """What is to be made small."""
+        return (self.preemptions, self.switches, play.steps)
+
+
+def shrink(
+    choices: Sequence[int],
+    play: Callable[[Turns], Play],
+    fails_alike: Callable[[Play], bool],
+    attempts: int,
+) -> tuple[int, ...]:
+    """The choices of a smaller schedule that fails alike; the given ones if there is none."""
+    first = Turns(_turns(choices))
+    played = play(first)
+    if not fails_alike(played):
+        return tuple(choices)
+    best, least = played.choices, first.cost(played)
+    improved = True
+    while improved and attempts > 0:
+        improved = False
+        for candidate in _smaller(_turns(best)):
+            attempts -= 1
+            if attempts < 0:
+                break
+            chooser = Turns(candidate)
+            played = play(chooser)
+            cost = chooser.cost(played)
+            if fails_alike(played) and cost < least:
+                best, least, improved = played.choices, cost, True
+                break
+    return best
+
+
+def _turns(choices: Sequence[int]) -> list[Turn]:
+    return [(number, len(list(group))) for number, group in groupby(choices)]
+
+
+def _smaller(turns: list[Turn]) -> list[list[Turn]]:
+    """Without each turn; with each turn lasting as long as it can; without the tail."""
+    shorter = [turns[:i] + turns[i + 1 :] for i in range(len(turns))]
+    longer = [
+        [*turns[:i], (number, 1 << 30), *turns[i + 1 :]] for i, (number, _) in enumerate(turns)
+    ]
+    return [turns[: len(turns) // 2], *reversed(shorter), *longer]
