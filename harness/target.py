@@ -12,7 +12,9 @@ The abilities and their functions (arguments are keywords):
 - `sessions`: new, append, messages, rename, clear, truncate, undo, delete, list, row, save_stub,
   save_stale, cleanup, corrupt, shrink, restart, backup, hostile
 - `state_db`: create, end, reopen, set_title, set_system_prompt, add_tokens, set_tokens, append,
-  replace, clear, get, list, messages, search, delete, prune, reopen_file, counters
+  replace, clear, get, list, messages, search, delete, prune, advance, reopen_file, counters, probe
+- `state_db_crash`: those of `state_db`, and faulty, beside_a_writer (`harness.targets.sql_faults`),
+  in a process that may be killed
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any, Protocol
 
 from harness.errors import UsageError
 
-ABILITIES = ("lifecycle", "agent_cache", "sessions", "state_db")
+ABILITIES = ("lifecycle", "agent_cache", "sessions", "state_db", "state_db_crash")
 
 
 class Instance(Protocol):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.target import Target
+from harness.targets.hermes_agent import HermesAgentTarget
 from harness.targets.reference import ReferenceTarget
 
 
@@ -14,7 +15,11 @@ def find_target(spec: str) -> Target:
     kind, _, place = spec.partition("@")
     if kind == "reference":
         return ReferenceTarget(Path(place).resolve() if place else None)
-    raise UsageError(f"no target is called {spec!r}; there are reference, reference@FOLDER")
+    package, _, version = spec.partition("==")
+    if package == "hermes-agent":
+        return HermesAgentTarget(version)
+    there_are = ", ".join(str(row["target"]) for row in list_targets())
+    raise UsageError(f"no target is called {spec!r}; there are {there_are}")
 
 
 def list_targets() -> list[dict[str, object]]:
@@ -24,5 +29,10 @@ def list_targets() -> list[dict[str, object]]:
             "target": "reference",
             "abilities": sorted(ReferenceTarget.abilities),
             "what": "the reference implementation; reference@FOLDER is a copy elsewhere",
+        },
+        {
+            "target": "hermes-agent==VERSION",
+            "abilities": sorted(HermesAgentTarget.abilities),
+            "what": "the released package, in a process of its own",
         },
     ]

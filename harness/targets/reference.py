@@ -15,20 +15,26 @@ from typing import Any
 
 from harness.errors import TargetUnavailableError
 from harness.target import AdapterInstance, Instance
+from harness.targets import sql_faults, state_db_adapter
+from harness.targets.agent_cache_adapter import AgentCacheAdapter
+from harness.targets.process import ProcessInstance, Stable
 from harness.targets.scripted import LifecycleAdapter
+from harness.targets.standalone import in_a_process
 
 PACKAGE = "reference_impl"
 
 
 class ReferenceTarget:
-    """Every ability, in this process."""
+    """Every ability, in this process; those that crash it, in processes of their own."""
 
-    abilities = frozenset({"lifecycle"})
+    abilities = frozenset({"lifecycle", "agent_cache", "state_db", "state_db_crash"})
 
     def __init__(self, folder: Path | None = None) -> None:
         """`folder` holds the package `reference_impl`; None means the installed one."""
         self.name = "reference" if folder is None else f"reference@{folder}"
         self._folder = folder
+        path = {"PYTHONPATH": str(folder or Path(__file__).parents[2])}
+        self._stables = {ability: Stable(files, path) for ability, files in _CRASHING.items()}
 
     def prepare(self) -> None:
         """Put the wanted copy first on the path. Raises TargetUnavailableError where it is not."""
@@ -43,10 +49,15 @@ class ReferenceTarget:
 
     def open(self, ability: str, folder: Path) -> Instance:
         """A fresh room behind its adapter."""
+        if stable := self._stables.get(ability):
+            return ProcessInstance(stable, folder)
         return AdapterInstance(_ADAPTERS[ability](folder))
 
     def standalone(self, ability: str) -> str:
         """Name the adapter; it lives here, with the package that it adapts."""
+        if files := _CRASHING.get(ability):
+            adapter, *wrappers = [file.read_text(encoding="utf-8") for file in files]
+            return in_a_process(adapter, wrappers)
         here = f"from {__name__} import {_ADAPTERS[ability].__name__} as open_adapter"
         if self._folder is None:
             return here
@@ -62,4 +73,24 @@ def open_lifecycle(folder: Path) -> Any:  # noqa: ARG001  (the lifecycle keeps n
     return LifecycleAdapter(_room("lifecycle").Lifecycle())
 
 
-_ADAPTERS = {"lifecycle": open_lifecycle}
+def open_agent_cache(folder: Path) -> Any:  # noqa: ARG001  (the cache keeps no files)
+    """The agent cache, with a lifecycle behind it."""
+
+    def make(live_sessions: Any, cap: int) -> tuple[Any, Any]:
+        lifecycle = _room("lifecycle").Lifecycle()
+        return _room("agent_cache").AgentCache(lifecycle, live_sessions, cap=cap), lifecycle
+
+    return AgentCacheAdapter(make)
+
+
+def open_state_db(folder: Path) -> Any:
+    """The database room, with its file in `folder`."""
+    return state_db_adapter.open_adapter(folder)
+
+
+_ADAPTERS = {
+    "lifecycle": open_lifecycle,
+    "agent_cache": open_agent_cache,
+    "state_db": open_state_db,
+}
+_CRASHING = {"state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__))}
