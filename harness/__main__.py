@@ -8,6 +8,7 @@ the harness itself broke.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import signal
@@ -369,6 +370,7 @@ def _seed(seed: int | None) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command, and exit with the code that its end deserves."""
+    logging.getLogger().addHandler(logging.NullHandler())  # what a target logs is not ours to say
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(HarnessError.exit_code))
     sys.exit(_run(arguments))
 

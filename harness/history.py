@@ -10,6 +10,7 @@ happened, and may yet.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -138,12 +139,15 @@ class Journal:
 
     A line goes to the operating system at once: it survives a kill of this process. It is not
     synced, so it need not survive a power loss. Safe for threads as far as single appends are.
+    Every method that writes raises OSError where that fails, on a full disk say.
     """
 
     def __init__(self, path: Path, clock: Callable[[], int]) -> None:
         """Append to the file at `path`; `clock` gives monotonic nanoseconds."""
+        self._path = path
         self._clock = clock
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._is_torn = False
         self._ids = iter(range(1 << 62))
         self._pending: dict[int, Operation] = {}
 
@@ -169,6 +173,26 @@ class Journal:
         self._write({"complete": row, "at": at_ns})
         return _completed(self._pending.pop(number), row, at_ns)
 
+    def record(self, operation: Operation) -> None:
+        """Note a whole operation that was seen on a clock of its own, a virtual one say."""
+        number = next(self._ids)
+        process, function = operation.process, operation.function
+        asked = {
+            "id": number,
+            "process": process,
+            "function": function,
+            "argument": operation.argument,
+        }
+        told = {
+            "id": number,
+            "outcome": str(operation.outcome),
+            "result": operation.result,
+            "error": operation.error,
+        }
+        self._write({"invoke": asked, "at": operation.invoked_ns})
+        if operation.completed_ns is not None:
+            self._write({"complete": told, "at": operation.completed_ns})
+
     def fault(self, name: str) -> None:
         """Note that something was broken on purpose."""
         self._write({"fault": name, "at": self._clock()})
@@ -178,7 +202,11 @@ class Journal:
         self._write({"heal": name, "at": self._clock()})
 
     def _write(self, event: dict[str, Any]) -> None:
-        os.write(self._fd, json.dumps(event, separators=(",", ":")).encode() + b"\n")
+        line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
+        # A full disk takes what fits. Nothing may follow a torn line, or it would be lost as well.
+        if self._is_torn or os.write(self._fd, line) < len(line):
+            self._is_torn = True
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def close(self) -> None:
         """Let go of the file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from harness.report import folder
 from harness.scenario import Scenario
 from harness.stage import Stage
 from harness.targets.catalog import find_target
-from harness.verdict import Anomaly, Verdict
+from harness.verdict import Anomaly, Verdict, merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,12 @@ class Failure:
     target: str
     seed: int
     anomaly: Anomaly
+    notes: Mapping[str, Any]
+
+    @property
+    def history(self) -> History:
+        """The operations that prove it, with the notes of their episode."""
+        return History(self.anomaly.evidence, notes=self.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +56,21 @@ def read(failure: Path) -> Failure:
     try:
         (scenario,) = choose([told["scenario"]]).values()
         anomaly = Anomaly.from_json(told["anomaly"])
-        return Failure(scenario, str(told["target"]), int(told["seed"]), anomaly)
+        return Failure(scenario, str(told["target"]), int(told["seed"]), anomaly, told["notes"])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: damaged: {error!r}") from error
 
 
 def run(failure: Failure, target_name: str) -> Replayed:
     """Ask the failure's questions again, one after another."""
+    scenario = failure.scenario
     target = find_target(target_name)
     target.prepare()
     with tempfile.TemporaryDirectory(prefix="harness-replay-") as place:
         path = Path(place) / "history.jsonl"
         with Journal(path, time.monotonic_ns) as journal:
-            stage = Stage(target, failure.scenario.ability, f"{failure.seed}/replay", 1, journal)
-            with stage.episode() as episode:
-                for operation in failure.anomaly.evidence:
-                    episode.client.ask(operation.function, operation.argument)
-        (replayed,) = history.read(path)
-    return Replayed(replayed, failure.scenario.checker(replayed))
+            name = f"{failure.seed}/replay"
+            scenario.replay(Stage(target, scenario.ability, name, 1, journal), failure.history)
+        episodes = history.read(path)
+    verdict = merge(scenario.checker(episode) for episode in episodes)
+    return Replayed(episodes[-1], verdict)

@@ -7,15 +7,17 @@ again months later.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from harness import history
 from harness.history import History, Journal
 from harness.scenario import Scenario
 from harness.stage import Stage
 from harness.target import Target
-from harness.verdict import Anomaly, Assumption, Verdict, merge
+from harness.verdict import Assumption, Verdict, merge
 
 HISTORY = "history.jsonl"
 
@@ -29,6 +31,7 @@ class Judgement:
     episodes: int
     operations: int
     digest: str
+    notes: Mapping[str, Any] = field(default_factory=dict)  # of the episode that failed
 
 
 def run(scenario: Scenario, target: Target, seed: int, effort: float, folder: Path) -> Judgement:
@@ -45,20 +48,30 @@ def judge(scenario: Scenario, folder: Path) -> Judgement:
     """Judge a stored run. Raises HistoryDamagedError where it cannot be read."""
     histories = history.read(folder / HISTORY)
     verdicts = [scenario.checker(episode) for episode in histories]
+    failed = _shortest(verdicts)
     verdict = Verdict(
-        anomalies=_shortest(verdicts),
+        anomalies=() if failed is None else verdicts[failed].anomalies[:1],
         assumptions=_assumptions(scenario, histories),
         unknowns=merge(verdicts).unknowns,
     )
     return Judgement(
-        scenario, verdict, len(histories), history.count(histories), history.digest(histories)
+        scenario,
+        verdict,
+        len(histories),
+        history.count(histories),
+        history.digest(histories),
+        {} if failed is None else histories[failed].notes,
     )
 
 
-def _shortest(verdicts: list[Verdict]) -> tuple[Anomaly, ...]:
-    """The anomaly with the least evidence: the others are the same bug on its way there."""
-    anomalies = [anomaly for verdict in verdicts for anomaly in verdict.anomalies]
-    return tuple(sorted(anomalies, key=lambda anomaly: len(anomaly.evidence))[:1])
+def _shortest(verdicts: Sequence[Verdict]) -> int | None:
+    """The failed episode with the least evidence: the others are the same bug on its way there."""
+    evidence = {
+        number: len(verdict.anomalies[0].evidence)
+        for number, verdict in enumerate(verdicts)
+        if verdict.anomalies
+    }
+    return min(evidence, key=lambda number: evidence[number], default=None)
 
 
 def _assumptions(scenario: Scenario, histories: tuple[History, ...]) -> tuple[Assumption, ...]:

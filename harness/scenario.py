@@ -12,7 +12,7 @@ from enum import StrEnum
 from harness.checkers.checker import Checker
 from harness.history import History
 from harness.promises import Promise
-from harness.stage import Workload
+from harness.stage import Replay, Workload, ask_again
 
 
 class Mode(StrEnum):
@@ -40,7 +40,8 @@ class Expectation:
 class Scenario:
     """A family of promises on trial.
 
-    `examples` is how many episodes the workload explores at effort 1, about a minute's gate.
+    `examples` is how many episodes the workload explores at effort 1, about a minute's gate;
+    `replay` is how a failure that it found is seen again.
     """
 
     name: str
@@ -51,3 +52,4 @@ class Scenario:
     checker: Checker
     expectations: tuple[Expectation, ...] = ()
     examples: int = 100
+    replay: Replay = ask_again

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.client import RecordingClient
-from harness.history import Journal
+from harness.history import History, Journal
 from harness.target import Instance, Target
 
 
@@ -70,3 +70,11 @@ class Stage:
 
 
 Workload = Callable[[Stage], None]
+Replay = Callable[[Stage, History], None]
+
+
+def ask_again(stage: Stage, failed: History) -> None:
+    """Replay a failure by asking its questions again, one after another."""
+    with stage.episode(**failed.notes) as episode:
+        for operation in failed:
+            episode.client.ask(operation.function, operation.argument)

@@ -107,6 +107,7 @@ def _store_failure(
         "target": target.name,
         "seed": seed,
         "anomaly": anomaly.to_json(),
+        "notes": dict(judgement.notes),
     }
     folder.write_json(failure, told)
     file = f"test_{scenario.name.replace('-', '_')}_{anomaly.promise.name.lower()}.py"
