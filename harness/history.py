@@ -236,7 +236,7 @@ def read(path: Path) -> tuple[History, ...]:
     for number, line in enumerate(lines, start=1):
         try:
             _replay(json.loads(line), episodes)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             raise HistoryDamagedError(f"{path}:{number}: {error!r}") from error
     if torn and not lines:
         raise HistoryDamagedError(f"{path}:1: no whole line in it")
