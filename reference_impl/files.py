@@ -120,6 +120,12 @@ def _discard(path: Path) -> None:
         os.unlink(path)
 
 
+def rename(path: Path, target: Path) -> None:
+    """Give a file another name, for good. Raises OSError."""
+    os.replace(path, target)
+    sync_folder(path.parent)
+
+
 def remove(path: Path) -> bool:
     """Remove a file; whether there was one. Lasts once the folder is synced. Raises OSError."""
     try:

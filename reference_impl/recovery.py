@@ -81,6 +81,7 @@ def recover_all(store: SessionStore) -> Recovery:
     for sid in sorted(suspects):
         try:
             with store.files.locked(sid):
+                store.files.finish_removal(sid)
                 finding, remedy = _diagnose(store.files, sid, rows.get(sid))
                 if remedy is not None:
                     _restore(store.files, remedy)

@@ -6,6 +6,7 @@ reading needs none, because files are only ever replaced whole.
     <sid>.json              the sidecar
     <sid>.json.bak          the backup: what an unasked shrink took away
     <sid>.json.damaged      a sidecar that could not be read when it was replaced
+    <sid>.json.deleted      a session whose removal has begun
     <sid>.tmp.<pid>.<tid>   a file being written; a leftover where nobody holds the lock
     _*                      no session's: the index, the locks, the journals of others
 """
@@ -80,8 +81,9 @@ class SessionFiles:
         return {sid for sid, kind in self._names() if kind == "json.bak"}
 
     def unfinished_ids(self) -> set[str]:
-        """Ids of the sessions of which a file is being written, or was when its writer died."""
-        return {sid for sid, kind in self._names() if kind.startswith("tmp.")}
+        """Ids of the sessions that are being written or removed, or were when somebody died."""
+        kinds = ("tmp.", "json.deleted")
+        return {sid for sid, kind in self._names() if kind.startswith(kinds)}
 
     def _names(self) -> Iterator[tuple[str, str]]:
         for name in files.names(self.folder):
@@ -137,22 +139,27 @@ class SessionFiles:
         files.put(self._path(session_id, "json.damaged"), self._read(session_id))
 
     def remove(self, session_id: str) -> bool:
-        """Remove all that a session has; whether there was a sidecar. Raises OSError.
+        """Remove all that a session has, at once and for good; whether it had anything.
 
-        The sidecar goes last, after the others are surely gone: a backup that outlived it would
-        be taken for a session to recover.
+        Without its backup the sidecar may be short of messages, and without the sidecar the backup
+        would be recovered. So the sidecar is renamed first: that is the moment. Raises OSError.
         """
-        self.sweep(session_id)
-        self.remove_backup(session_id)
-        existed = files.remove(self._path(session_id))
-        files.sync_folder(self.folder)
-        return existed
+        for kind in ("json", "json.bak", "json.damaged"):
+            if self.has(session_id, kind):
+                files.rename(self._path(session_id, kind), self._path(session_id, "json.deleted"))
+                break
+        return self.finish_removal(session_id)
 
-    def remove_backup(self, session_id: str) -> None:
-        """Remove what is kept beside the sidecar, for good. Raises OSError."""
-        files.remove(self._path(session_id, "json.bak"))
-        files.remove(self._path(session_id, "json.damaged"))
+    def finish_removal(self, session_id: str) -> bool:
+        """Remove what is left of a session whose removal began; whether one had. Raises OSError."""
+        if not self.has(session_id, "json.deleted"):
+            return False
+        for kind in ("json.bak", "json.damaged"):
+            files.remove(self._path(session_id, kind))
         files.sync_folder(self.folder)
+        files.remove(self._path(session_id, "json.deleted"))
+        files.sync_folder(self.folder)
+        return True
 
     def sweep(self, session_id: str) -> None:
         """Remove what dead writers left half written; a live one would hold the lock we hold."""

@@ -217,6 +217,7 @@ class SessionStore:
     def _write(self, previous: Session | None, session: Session) -> Session:
         """Replace what is on disk. The caller holds the session's lock and knows it is fresh."""
         if previous is None:
+            self.files.finish_removal(session.session_id)  # of one that had this id before
             saved = replace(session, version=1)
         else:
             _check_is_no_accident(session, previous)
@@ -229,19 +230,23 @@ class SessionStore:
         return saved
 
     def _backed_up(self, previous: Session, session: Session) -> Session:
-        """Keep what the shrink would lose, and note in the new value how it was shrunk."""
+        """Keep what a shrink would lose, and note in the new value where its own messages begin."""
+        asked = _is_asked(session, previous)
+        shrinks = session.message_count < previous.message_count
+        if not asked and not shrinks and previous.shrunk_at is None:
+            return session
         backup = self.files.backup(session.session_id)
         whole = previous.completed(backup)
-        if _is_asked(session, previous):
+        if asked:
             if backup is not None and backup.message_count > whole.message_count:
                 whole = backup
             kept = _common_prefix(whole.messages, session.messages)
             self.files.put_backup(replace(whole, truncation_watermark=kept))
             return session
-        if session.message_count < previous.message_count:
+        if shrinks:
             self.files.put_backup(replace(whole, truncation_watermark=None))
             return replace(session, shrunk_at=session.message_count)
-        return session
+        return replace(session, shrunk_at=previous.unknown_from(backup))
 
     def _existing(self, session_id: str) -> Session:
         previous = self._previous(session_id)

@@ -39,7 +39,7 @@ class Metadata:
     older generation holds what the user removed since, so it is never restored over a live file.
     `truncation_watermark`, in a backup, is how many of its messages the user kept when he shrank.
     `shrunk_at`, in a live file, is how many messages an *unasked* shrink left: those after it came
-    later, and no backup has them.
+    later, and are in no backup that was taken of an older version.
 
     `extra` holds any other metadata, by name.
     """
@@ -101,13 +101,21 @@ class Session(Metadata):
 
         The very same where the backup has nothing to add, or only what the user removed.
         """
-        if backup is None or _generation(backup) != _generation(self):
+        if backup is None or _lineage(backup) != _lineage(self):
             return self
-        came_since = () if self.shrunk_at is None else self.messages[self.shrunk_at :]
-        messages = backup.messages + came_since
+        messages = backup.messages + self.messages[self.unknown_from(backup) :]
         if len(messages) <= len(self.messages):
             return self
         return replace(self, messages=messages, shrunk_at=None)
+
+    def unknown_from(self, backup: Session | None) -> int:
+        """Where the messages begin that came after the backup, and after the shrink that it undoes.
+
+        A backup of this very version, which a crash left before the shrink, has them all.
+        """
+        if self.shrunk_at is None or backup is None or backup.version >= self.version:
+            return len(self.messages)
+        return self.shrunk_at
 
     def salvaged(self) -> Session:
         """What a backup may give back where the live file is gone: never what the user removed."""
@@ -116,8 +124,9 @@ class Session(Metadata):
         return replace(self.cut(self.truncation_watermark), truncation_watermark=None)
 
 
-def _generation(session: Session) -> int:
-    return session.intentional_shrink_generation
+def _lineage(session: Session) -> tuple[float, int]:
+    """What two versions of a session share if the user removed nothing between them."""
+    return session.created_at, session.intentional_shrink_generation
 
 
 _KINDS: Mapping[str, tuple[type, ...]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -9,12 +10,22 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.disk import (
+    Fault,
+    Image,
+    every_crash_point,
+    every_failure,
+    fail_from,
+    fail_once,
+    shorten,
+)
 from reference_impl import files
 from reference_impl.files import LockBusyError, SharedLock
 from reference_impl.recovery import Kind, audit, recover_all
@@ -808,3 +819,119 @@ def test_a_busy_lock_changes_nothing(tmp_path: Path) -> None:
 
     assert texts(store.load("s1")) == ["one", "two"]
     assert store.rows()[0]["message_count"] == 2
+
+
+# The disk
+
+
+def lose_twice(store: SessionStore) -> None:
+    shrink(store, "s1", 2)
+    store.append("s1", *said("x"))
+    shrink(store, "s1", 1)
+
+
+ACTS: dict[str, Callable[[SessionStore], object]] = {
+    "new": lambda store: with_messages(store, "s2"),
+    "append": lambda store: store.append("s1", *said("x")),
+    "rename": lambda store: store.rename("s1", "newer"),
+    "clear": lambda store: store.clear("s1"),
+    "truncate": lambda store: store.truncate("s1", 2),
+    "shrink": lambda store: shrink(store, "s1", 1),
+    "delete": lambda store: store.delete("s1"),
+    "recover": recover_all,
+}
+View = dict[str, tuple[str, list[str]]]
+
+
+def view(folder: Path) -> View:
+    """What a user sees after a restart."""
+    store = SessionStore(folder)
+    recover_all(store)
+    rows = store.rows()
+    sessions = [store.load(row["session_id"]) for row in rows]
+    assert [row["message_count"] for row in rows] == [len(each.messages) for each in sessions]
+    assert not [*folder.glob("*.tmp.*"), *folder.glob("*.deleted")]
+    return {each.session_id: (each.title, texts(each)) for each in sessions}
+
+
+@pytest.fixture(params=["whole", "shrunk"])
+def started(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder with one session, which may have lost messages already."""
+    folder = tmp_path / "sessions"
+    store = SessionStore(folder)
+    with_messages(store, "s1", *"abcd")
+    if request.param == "shrunk":
+        shrink(store, "s1", 2)
+        store.append("s1", *said("e"))
+    return folder
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_crash_anywhere_leaves_the_old_or_the_new(act: str, started: Path) -> None:
+    """S1, S2, S5, S6: killed or without power, at every call, and recovered: whole or absent."""
+    copy = started.with_name("copy")
+    start = Image.of(started)
+    start.put_into(copy)
+    old = view(copy)
+    start.put_into(copy)
+    ACTS[act](SessionStore(copy))
+    new = view(copy)
+
+    for crash in every_crash_point(started, lambda: ACTS[act](SessionStore(started))):
+        accepted = [new] if crash.call is None else [old, new]
+        for image in crash.aftermaths(Random(1), 16):
+            image.put_into(copy)
+            assert view(copy) in accepted, f"{crash.call}: {sorted(image.files)}"
+
+
+def test_a_crash_among_several_losses_loses_and_doubles_nothing(started: Path) -> None:
+    """S2, S5: a backup without its shrink, or a shrink with a newer backup, is told apart."""
+    copy = started.with_name("copy")
+    Image.of(started).put_into(copy)
+    old = view(copy)["s1"][1]
+
+    for crash in every_crash_point(started, lambda: lose_twice(SessionStore(started))):
+        for image in crash.aftermaths(Random(1), 4):
+            image.put_into(copy)
+            assert view(copy)["s1"][1] in (
+                [[*old, "x"]] if crash.call is None else [old, [*old, "x"]]
+            )
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize(
+    "fault_at",
+    [
+        fail_once(errno.ENOSPC),
+        fail_from(errno.ENOSPC),
+        fail_once(errno.EIO),
+        fail_from(errno.EIO),
+        shorten,
+    ],
+    ids=["once full", "full", "once broken", "broken", "short"],
+)
+def test_a_failure_anywhere_is_told_or_harmless(
+    act: str, fault_at: Callable[[int], Fault], started: Path
+) -> None:
+    """S1, S2, S10: what raised left the old or the new; what did not, did it; and life goes on."""
+    copy = started.with_name("copy")
+    start = Image.of(started)
+    start.put_into(copy)
+    old = view(copy)
+    start.put_into(copy)
+    ACTS[act](SessionStore(copy))
+    new = view(copy)
+    stores: list[SessionStore] = []
+
+    def operation() -> None:
+        stores.append(SessionStore(started))
+        ACTS[act](stores[-1])
+
+    for failure in every_failure(started, operation, fault_at):
+        healed = stores[-1]
+        rows = [(row["session_id"], row["title"], row["message_count"]) for row in healed.rows()]
+        loaded = {sid: healed.load(sid) for sid, _, _ in rows}
+        assert rows == [(sid, each.title, each.message_count) for sid, each in loaded.items()]
+        for image in (Image.of(started), *failure.disk.power_losses(Random(1), 4)):
+            image.put_into(copy)
+            assert view(copy) in ([new] if failure.raised is None else [old, new]), failure.call
