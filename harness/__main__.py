@@ -319,7 +319,8 @@ def _show(conclusion: gate.Conclusion, *, wants_json: bool) -> None:
         if not record.verdict.is_valid:
             people.print(escape(record.summary()), soft_wrap=True)
     for name, error in conclusion.broken.items():
-        people.print(escape(f"the harness broke in {name}: {error}"))
+        told = error.splitlines()[0]
+        people.print(escape(f"the harness broke in {name}: {told}"), soft_wrap=True)
     for name in conclusion.skipped:
         people.print(f"skipped: {escape(conclusion.target)} cannot do {name}")
     for name in conclusion.unfinished:

@@ -25,6 +25,7 @@ from harness.verdict import Validity, Verdict, merge
 
 EFFORT_SECONDS = 120.0  # a budget of this many seconds is effort 1
 CANARY_EFFORT = 0.25
+CANARY_PATIENCE_S = 60.0  # whatever the budget: a canary that had no time to be caught says nothing
 
 
 @dataclass(frozen=True)
@@ -109,32 +110,37 @@ class Gate:
         chosen = choose(self.scenarios)
         able = {name: one for name, one in chosen.items() if one.ability in target.abilities}
         effort = self.budget_s / EFFORT_SECONDS
-        plan = {"target": self.target, "effort": effort, "scenarios": list(able)}
+        plan = {"target": target.name, "effort": effort, "scenarios": list(able)}
         plan["skipped"] = [name for name in chosen if name not in able]
         run = folder.create(self.reports, "gate", self.seed, plan)
-        session = Session(list(able), self.target, self.seed, effort, self.workers)
+        session = Session(list(able), target.name, self.seed, effort, self.workers)
         results = run_session(session, run, self.budget_s, progress) if able else Results()
-        left_s = max(10.0, self.budget_s - (time.monotonic() - began))
-        canaries = self._release_canaries(able.values(), left_s, progress)
+        canaries = self._release_canaries(able.values(), results, progress)
         conclusion = conclude(run, results, canaries, time.monotonic() - began)
         store(conclusion)
         folder.retain(self.reports, self.keep)
         return conclusion
 
     def _release_canaries(
-        self, scenarios: Iterable[Scenario], budget_s: float, progress: Progress
+        self, scenarios: Iterable[Scenario], results: Results, progress: Progress
     ) -> dict[str, bool]:
+        """Which were caught. One that could not be released at all is our own failure."""
         modes = {scenario.mode for scenario in scenarios}
-        bugs = find_bugs(name for mode, name in CANARIES.items() if mode in modes)
         canaries = {}
-        for bug in bugs.values():
-            progress(f"canary {bug.name}")
-            canaries[bug.name] = is_caught(bug, self.seed, budget_s)
+        for name in [name for mode, name in CANARIES.items() if mode in modes]:
+            progress(f"canary {name}")
+            try:
+                canaries[name] = is_caught(find_bugs([name])[name], self.seed, CANARY_PATIENCE_S)
+            except HarnessError as error:
+                results.broken[f"canary {name}"] = str(error)
         return canaries
 
 
 def is_caught(bug: KnownBug, seed: int, budget_s: float) -> bool:
-    """Whether the scenarios that try the bug's promise, in its mode, judge it invalid by it."""
+    """Whether the scenarios that try the bug's promise, in its mode, judge it invalid by it.
+
+    Raises HarnessError where it could not be planted, or the session broke.
+    """
     names = trials_of(bug)
     with tempfile.TemporaryDirectory(prefix="harness-canary-") as place:
         planted = plant(bug, Path(place) / "planted")
@@ -142,6 +148,8 @@ def is_caught(bug: KnownBug, seed: int, budget_s: float) -> bool:
         run.mkdir()
         session = Session(names, f"reference@{planted}", seed, CANARY_EFFORT)
         results = run_session(session, run, budget_s)
+    if results.broken:
+        raise HarnessError("; ".join(results.broken.values()))
     return any(
         bug.promise in anomaly.promises
         for record in results.records.values()

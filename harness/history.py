@@ -50,9 +50,18 @@ class Operation:
     result: Any = None
     error: str = ""
 
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether whoever asked was gone before anything came back, not even a lost reply."""
+        return self.outcome is Outcome.INFO and not self.error
+
     def precedes(self, other: Operation) -> bool:
         """Whether this was over before `other` began (real-time order)."""
         return self.completed_ns is not None and self.completed_ns < other.invoked_ns
+
+    def meets(self, other: Operation) -> bool:
+        """Whether the two surely overlap in time: for a moment, both were under way."""
+        return _began_within(self, other) and _began_within(other, self)
 
     def __str__(self) -> str:
         said = {
@@ -79,6 +88,10 @@ class Operation:
     def from_json(cls, data: Mapping[str, Any]) -> Operation:
         """Read what `to_json` wrote."""
         return cls(**{**data, "outcome": Outcome(data["outcome"])})
+
+
+def _began_within(one: Operation, other: Operation) -> bool:
+    return other.completed_ns is None or one.invoked_ns < other.completed_ns
 
 
 def call(function: str, argument: Any) -> str:

@@ -7,7 +7,6 @@ to a copy; the reference itself is never touched.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.catalog import scenarios_folder
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, UnknownPromiseError, UsageError
 from harness.promises import Promise, promise
 from harness.scenario import Mode
 
@@ -61,11 +60,9 @@ def plant(bug: KnownBug, folder: Path) -> Path:
 
     Raises HarnessError where the patch no longer fits the reference.
     """
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        raise HarnessError(f"{PACKAGE} is not installed, so no bug can be planted in it")
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(Path(spec.origin).parent, folder / PACKAGE, ignore=ignored)
+    # The copy that the patches came with, not one that is on trial and first on the path.
+    original = scenarios_folder().parent / PACKAGE
+    shutil.copytree(original, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
     command = ["git", "apply", "-p1", "--whitespace=nowarn", str(bug.patch.resolve())]
     # Inside a checkout git would apply relative to its top, and skip what lies outside.
     environment = {"GIT_CEILING_DIRECTORIES": str(folder.parent), "PATH": _path()}
@@ -86,9 +83,8 @@ def _path() -> str:
 
 def _read(patch: Path) -> KnownBug:
     lines = patch.read_text(encoding="utf-8").splitlines()
-    header = dict(
-        line.removeprefix("# ").split(": ", maxsplit=1) for line in lines if line.startswith("# ")
-    )
+    said = [line.removeprefix("# ").partition(": ") for line in lines if line.startswith("# ")]
+    header = {key: value for key, _, value in said}
     try:
         return KnownBug(
             patch.stem,
@@ -99,5 +95,5 @@ def _read(patch: Path) -> KnownBug:
             patch,
             tuple(promise(name) for name in header.get("also", "").split()),
         )
-    except (KeyError, ValueError) as error:
-        raise HarnessError(f"{patch.name}: its header lacks {error}") from error
+    except (KeyError, ValueError, UnknownPromiseError) as error:
+        raise HarnessError(f"{patch.name}: its header is not right: {error!r}") from error

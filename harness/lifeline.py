@@ -47,7 +47,7 @@ class Child:
             while True:
                 self._ours.settimeout(max(0.001, ends_at - time.monotonic()))
                 line = lines.readline()
-                if not line:
+                if not line.endswith(b"\n"):  # the end, which can tear the last line
                     return
                 yield json.loads(line)
 

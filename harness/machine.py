@@ -34,6 +34,7 @@ class Machine(RuleBasedStateMachine):
 
     model: ClassVar[Model[Any]]
     stage: ClassVar[Stage]
+    was_refused: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +46,7 @@ class Machine(RuleBasedStateMachine):
         """Ask the target, and stop the example if the model refuses the answer."""
         operation = self._episode.client.ask(function, argument)
         if anomaly := self._fold.step(operation):
-            self._is_broken = True
+            self._is_broken = type(self).was_refused = True
             raise PromiseBrokenError(anomaly)
         return operation
 
@@ -65,7 +66,7 @@ def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
     """Make the workload that runs the machine for the stage's number of examples."""
 
     def workload(stage: Stage) -> None:
-        staged = type(machine.__name__, (machine,), {"stage": stage})
+        staged: type[Machine] = type(machine.__name__, (machine,), {"stage": stage})
         hypothesis.seed(stage.seed)(staged)
         settings = hypothesis.settings(
             max_examples=stage.examples,
@@ -80,7 +81,10 @@ def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
         )
         try:
             run_state_machine_as_test(staged, settings=settings)
-        except (PromiseBrokenError, Flaky):
-            return  # the journal holds every failing example, the shortest among them
+        except (PromiseBrokenError, Flaky) as error:
+            # The journal holds every failing example, the shortest among them. Where it holds none,
+            # it is we who failed, and for Hypothesis a full disk, say, only looks flaky.
+            if not staged.was_refused:
+                raise (error.__context__ or error) from None
 
     return workload

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from harness.report.judgement import Record
 LOG = "pytest.log"
 # Settings of our own, so that those of whatever project we stand in do not count.
 SETTINGS = "[pytest]\nconsole_output_style = classic\n"
+NOT_OURS = {"PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"}
 Progress = Callable[[str], None]
 
 
@@ -50,22 +52,26 @@ def run_session(
     """Run the scenarios, at most `budget_s` seconds long, and read their records."""
     folder.write_text(run / "pytest.ini", SETTINGS)
     ends_at = time.monotonic() + budget_s
-    with (run / LOG).open("wb") as log:
-        child = Child(_command(session, run), _environment(run), log, run)
+    place = tempfile.TemporaryDirectory(prefix="harness-", ignore_cleanup_errors=True)
+    with (run / LOG).open("wb") as log, place as scratch:
+        child = Child(_command(session, run), _environment(run, scratch), log, run)
         try:
             for event in child.events(ends_at):
                 if event["outcome"] != "skipped":
                     progress(event["test"])
-            exit_code = child.wait()
+            exit_code: int | None = child.wait()
         except TimeoutError:
-            exit_code = 0  # the budget is over; what is unfinished says so in the results
+            exit_code = None  # the budget is over; what is unfinished says so in the results
         finally:
             child.end()
     return collect(session.scenarios, run, exit_code)
 
 
-def collect(scenarios: Iterable[str], run: Path, exit_code: int = 0) -> Results:
-    """Read what a session left in its run folder, whether or not it came to its end."""
+def collect(scenarios: Iterable[str], run: Path, exit_code: int | None = None) -> Results:
+    """Read what a session left in its run folder; no exit code means that it was cut short.
+
+    If pytest came to its end without a verdict on every scenario, it is pytest that broke.
+    """
     results = Results()
     for name in scenarios:
         verdict, broken = run / name / folder.VERDICT, run / name / folder.BROKEN
@@ -75,9 +81,11 @@ def collect(scenarios: Iterable[str], run: Path, exit_code: int = 0) -> Results:
             results.broken[name] = broken.read_text(encoding="utf-8")
         else:
             results.unfinished.append(name)
-    if exit_code not in (0, 1):
-        log = (run / LOG).read_text(encoding="utf-8", errors="replace")
-        results.broken["pytest"] = f"it ended with {exit_code}: {log[-2000:]}"
+    if exit_code is not None and (results.unfinished or exit_code not in (0, 1)):
+        missing, results.unfinished = ", ".join(results.unfinished) or "none", []
+        log = (run / LOG).read_text(encoding="utf-8", errors="replace")[-2000:]
+        told = f"it ended with {exit_code}, without a verdict: {missing} (more in {run / LOG})"
+        results.broken["pytest"] = f"{told}\n\n{log}"
     return results
 
 
@@ -92,6 +100,7 @@ def _command(session: Session, run: Path) -> list[str]:
     ]
 
 
-def _environment(run: Path) -> Mapping[str, str]:
-    """The caller's environment; Hypothesis keeps its files in the run folder."""
-    return {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(run / ".hypothesis")}
+def _environment(run: Path, scratch: str) -> Mapping[str, str]:
+    """The caller's environment, without what it tells pytest; all that is scratch in one place."""
+    ours = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
+    return {**ours, "HYPOTHESIS_STORAGE_DIRECTORY": str(run / ".hypothesis"), "TMPDIR": scratch}

@@ -53,9 +53,10 @@ def explained(folder: Path) -> Iterator[None]:
     """Leave a note of what broke the harness, where a verdict would have been."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / BROKEN).write_text(traceback.format_exc(), encoding="utf-8")
+        told = f"{type(error).__name__}: {error} (more in {folder / BROKEN})"
+        (folder / BROKEN).write_text(f"{told}\n\n{traceback.format_exc()}", encoding="utf-8")
         raise
 
 
@@ -81,8 +82,8 @@ def judge(request: pytest.FixtureRequest, target: Target, tmp_path: Path) -> Jud
         began = time.monotonic()
         with explained(folder):
             judged = run(scenario, target, option("--seed"), option("--effort"), folder)
-        seconds = time.monotonic() - began
-        record = judgement.store(judged, target, option("--seed"), seconds, folder)
+            seconds = time.monotonic() - began
+            record = judgement.store(judged, target, option("--seed"), seconds, folder)
         sys.stdout.write(record.summary() + "\n")
         return judged.verdict
 

@@ -54,11 +54,16 @@ class Fold(Generic[State]):
 
 
 def conforms(model: Model[State]) -> Checker:
-    """Make the checker that says where a sequential history leaves the model."""
+    """Make the checker that says where a sequential history leaves the model.
+
+    Where whoever asked was gone before the answer, a killed run say, the rest is unknown.
+    """
 
     def check(history: History) -> Verdict:
         fold = Fold(model)
         for operation in history:
+            if operation.is_unanswered:
+                return Verdict(unknowns=(f"cut short: {operation}",))
             if anomaly := fold.step(operation):
                 return Verdict(anomalies=(anomaly,))
         return VALID
