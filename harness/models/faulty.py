@@ -9,7 +9,8 @@ open broke D9, and what a kill took along was D1's to keep.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 
@@ -42,10 +43,15 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Shaken(Generic[State]):
-    """A state of the inner model, and the last fault before it."""
+    """States of the inner model that may hold, and the last fault before them.
 
-    state: State
+    After a kill there are those in which the write happened and those in which it did not. Once
+    an answer has ruled some of them out, it `shows` which, and has to stay so.
+    """
+
+    states: tuple[State, ...]
     fault: Fault | None = None
+    shows: bool = False
 
 
 class FaultyModel(Generic[State]):
@@ -57,92 +63,96 @@ class FaultyModel(Generic[State]):
 
     def initial(self) -> Shaken[State]:
         """The inner model's, unshaken."""
-        return Shaken(self._inner.initial())
+        return Shaken((self._inner.initial(),))
 
-    def step(
-        self, shaken: Shaken[State], operation: Operation
-    ) -> tuple[Shaken[State], ...] | Refusal:
-        """The states after the operation, or the promise it broke."""
+    def step(self, shaken: Shaken[State], operation: Operation) -> tuple[Shaken[State]] | Refusal:
+        """What may hold after the operation, or the promise it broke."""
         match operation.function:
             case "faulty":
-                return self._faulty(shaken, operation)
+                after = self._faulty(shaken, operation)
             case "beside_a_writer":
-                return self._beside_a_writer(shaken, operation)
+                after = self._beside_a_writer(shaken, operation)
             case "probe":
-                return _probe(shaken, operation)
+                after = _probe(shaken, operation)
             case _:
-                return self._plain(shaken, operation)
+                after = self._plain(shaken, operation)
+        return after if isinstance(after, Refusal) else (after,)
 
-    def _plain(
-        self, shaken: Shaken[State], operation: Operation
-    ) -> tuple[Shaken[State], ...] | Refusal:
-        step = self._inner.step(shaken.state, operation)
-        if not isinstance(step, Refusal):
-            return tuple(replace(shaken, state=state) for state in step)
-        fault = shaken.fault
-        if fault is None:
-            return step
-        message = f"after {fault}: {step.message}"
-        return replace(step, promise=_blame(fault, operation, step), message=message)
+    def _plain(self, shaken: Shaken[State], operation: Operation) -> Shaken[State] | Refusal:
+        steps = [self._inner.step(state, operation) for state in shaken.states]
+        refusals = [step for step in steps if isinstance(step, Refusal)]
+        if len(refusals) < len(steps):
+            states = _all(step for step in steps if not isinstance(step, Refusal))
+            return replace(shaken, states=states, shows=shaken.shows or bool(refusals))
+        accepted = tuple(result for refusal in refusals for result in refusal.accepted)
+        refusal = replace(refusals[0], accepted=accepted)
+        return refusal if shaken.fault is None else _blamed(shaken, operation, refusal)
 
-    def _faulty(
-        self, shaken: Shaken[State], operation: Operation
-    ) -> tuple[Shaken[State], ...] | Refusal:
+    def _faulty(self, shaken: Shaken[State], operation: Operation) -> Shaken[State] | Refusal:
         asked = _unwrapped(operation)
         session = asked.argument.get("session")
         inside = call(asked.function, asked.argument)
         fault = Fault(operation.argument["fault"], inside, session)
-        if operation.outcome is Outcome.OK:
-            step = self._plain(shaken, asked)
-            if isinstance(step, Refusal):
-                return _wrapped(step, operation)
-            completed = operation.result["completed"]
-            return step if completed else tuple(replace(after, fault=fault) for after in step)
-        if operation.outcome is Outcome.INFO:
-            return self._lost(shaken, asked, fault)
-        return self._raised(shaken, asked, fault)
+        match operation.outcome:
+            case Outcome.OK:
+                return self._withstood(shaken, operation, fault)
+            case Outcome.INFO:
+                return self._lost(shaken, asked, fault)
+            case Outcome.FAIL:
+                return self._raised(shaken, asked, fault)
+
+    def _withstood(
+        self, shaken: Shaken[State], operation: Operation, fault: Fault
+    ) -> Shaken[State] | Refusal:
+        after = self._plain(shaken, _unwrapped(operation))
+        if isinstance(after, Refusal):
+            return _wrapped(after, operation)
+        return after if operation.result["completed"] else Shaken(after.states, fault)
 
     def _lost(
         self, shaken: Shaken[State], asked: Operation, fault: Fault
-    ) -> tuple[Shaken[State], ...] | Refusal:
+    ) -> Shaken[State] | Refusal:
         if not fault.is_kill:
             broken = Promise.D10 if fault.is_full else Promise.D9
             return Refusal(broken, f"{fault}: the process was lost of it, or hung: {asked.error}")
-        return self._shaken_by(fault, shaken, asked)
+        return self._in_doubt(shaken, asked, fault)
 
     def _raised(
         self, shaken: Shaken[State], asked: Operation, fault: Fault
-    ) -> tuple[Shaken[State], ...] | Refusal:
-        by_itself = self._inner.step(shaken.state, asked)
-        if not isinstance(by_itself, Refusal):  # it would have failed without a fault
-            return tuple(Shaken(state, fault) for state in by_itself)
+    ) -> Shaken[State] | Refusal:
+        if fault.name == "late-interrupt" and asked.error.startswith(KeyboardInterrupt.__name__):
+            # It came between two statements: after the commit, or before it. Nobody can tell.
+            return self._in_doubt(shaken, asked, fault)
+        by_itself = self._plain(shaken, asked)
+        if not isinstance(by_itself, Refusal):  # it may have failed without a fault
+            return Shaken(shaken.states, fault)
         if fault.is_kill:  # nobody was killed, and yet it failed
-            return self._plain(shaken, asked)
+            return by_itself
         if fault.is_full and "full" not in asked.error.lower():
             return Refusal(Promise.D10, f"{fault}: its error does not say so: {asked.error}")
-        if fault.name == "late-interrupt":
-            # It came between two statements: after the commit, or before it. Nobody can tell.
-            return self._shaken_by(fault, shaken, replace(asked, outcome=Outcome.INFO))
-        return (Shaken(shaken.state, fault),)
+        return Shaken(shaken.states, fault)
 
-    def _shaken_by(
-        self, fault: Fault, shaken: Shaken[State], asked: Operation
-    ) -> tuple[Shaken[State], ...] | Refusal:
-        step = self._inner.step(shaken.state, asked)
-        if isinstance(step, Refusal):
-            return step
-        return tuple(Shaken(state, fault) for state in step)
+    def _in_doubt(
+        self, shaken: Shaken[State], asked: Operation, fault: Fault
+    ) -> Shaken[State] | Refusal:
+        after = self._plain(shaken, replace(asked, outcome=Outcome.INFO))
+        return after if isinstance(after, Refusal) else Shaken(after.states, fault)
 
     def _beside_a_writer(
         self, shaken: Shaken[State], operation: Operation
-    ) -> tuple[Shaken[State], ...] | Refusal:
+    ) -> Shaken[State] | Refusal:
+        if operation.outcome is Outcome.OK and not operation.result["refused"]:
+            after = self._plain(shaken, _unwrapped(operation))
+            return _wrapped(after, operation) if isinstance(after, Refusal) else after
         asked = _unwrapped(operation)
         inside = call(asked.function, asked.argument)
-        if operation.outcome is Outcome.OK and not operation.result["refused"]:
-            step = self._plain(shaken, asked)
-            return _wrapped(step, operation) if isinstance(step, Refusal) else step
         message = f"{inside} asked for the write lock while another had it: {operation}"
         return Refusal(Promise.D8, message)
+
+
+def _all(steps: Iterable[tuple[State, ...]]) -> tuple[State, ...]:
+    """Every state of every step, once."""
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(steps)))
 
 
 def _unwrapped(operation: Operation) -> Operation:
@@ -160,19 +170,26 @@ def _wrapped(refusal: Refusal, operation: Operation) -> Refusal:
     return replace(refusal, accepted=accepted)
 
 
-def _blame(fault: Fault, operation: Operation, refusal: Refusal) -> Promise:
-    """Whose promise it was that this operation would go well after the fault."""
-    drifted = refusal.promise is Promise.D2
+def _blamed(shaken: Shaken[State], operation: Operation, refusal: Refusal) -> Refusal:
+    """The refusal, with the promise whose it was that this would go well after the fault."""
+    fault = shaken.fault
+    assert fault is not None
     touched = fault.session is None or operation.argument.get("session") in (None, fault.session)
+    broken, story = refusal.promise, ""
     if operation.outcome is not Outcome.OK:
-        return Promise.D1 if fault.is_kill else Promise.D9
-    return Promise.D2 if drifted or touched else Promise.D1
+        broken = Promise.D1 if fault.is_kill else Promise.D9
+    elif shaken.shows:
+        broken, story = Promise.D2, "part of the write is there, and part is not: "
+    elif touched and not fault.is_kill:
+        broken = Promise.D2
+    also = tuple({*refusal.also, refusal.promise} & {Promise.D1} - {broken})
+    return Refusal(broken, f"after {fault}: {story}{refusal.message}", refusal.accepted, also)
 
 
-def _probe(shaken: Shaken[State], operation: Operation) -> tuple[Shaken[State], ...] | Refusal:
+def _probe(shaken: Shaken[State], operation: Operation) -> Shaken[State] | Refusal:
     sound = {"locked": False, "integrity": "ok"}
     if operation.result == sound:
-        return (shaken,)
+        return shaken
     fault = shaken.fault
     where = "" if fault is None else f"after {fault}: "
     if operation.outcome is Outcome.OK and operation.result["locked"]:

@@ -56,14 +56,14 @@ class ProcessInstance:
     def __init__(self, stable: Stable, folder: Path) -> None:
         self._stable = stable
         self._folder = folder
-        self._child: Remote | None = None
+        self._child = stable.take()
+        self._is_open = False
         self._opening = threading.Lock()
 
     @property
-    def pid(self) -> int | None:
-        """The child's process id; None while there is no child."""
-        child = self._child
-        return None if child is None else child.pid
+    def pid(self) -> int:
+        """The child's process id. A child that was lost is followed by another."""
+        return self._child.pid
 
     def call(self, function: str, argument: Mapping[str, Any]) -> Any:
         """Ask the child. Raises TargetLostError if it went away, or hung, before it answered."""
@@ -78,37 +78,26 @@ class ProcessInstance:
 
     def _opened(self) -> Remote:
         with self._opening:
-            if self._child is not None and self._child.is_lost:
+            if self._child.is_lost:
                 self._child.close()
-                self._child = None
-            if self._child is None:
-                child = self._stable.take()
-                try:
-                    child.open(self._folder)
-                except BaseException:
-                    self._stable.give_back(child)
-                    raise
-                self._child = child
+                self._child = self._stable.take()
+                self._is_open = False
+            if not self._is_open:
+                self._child.open(self._folder)
+                self._is_open = True
             return self._child
 
     def kill(self) -> None:
         """Kill the child with kill -9, wherever it is. The next call starts another."""
-        child = self._child
-        if child is not None:
-            child.kill()
+        self._child.kill()
 
     def close(self) -> None:
         """Close the adapter and let the child go."""
         with self._opening:
-            child, self._child = self._child, None
-        if child is not None:
-            self._close(child)
-
-    def _close(self, child: Remote) -> None:
-        try:
-            if not child.is_lost:
-                child.ask("close", {})
-        except (LostError, RefusedError):
-            child.kill()  # what it has open goes with it
-        finally:
-            self._stable.give_back(child)
+            try:
+                if self._is_open and not self._child.is_lost:
+                    self._child.ask("close", {})
+            except (LostError, RefusedError):
+                self._child.kill()  # what it has open goes with it
+            finally:
+                self._stable.give_back(self._child)

@@ -58,7 +58,7 @@ class Remote:
         self._lanes: dict[int, int] = {}
         self._waiting: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}
         self._asking = threading.Lock()
-        self._lost = False
+        self._lost = ""  # how it was lost, if it was
         self._hung = False
         self._listener = threading.Thread(target=self._listen, daemon=True, name="answers")
         self._listener.start()
@@ -85,7 +85,7 @@ class Remote:
     @property
     def is_lost(self) -> bool:
         """Whether it can no longer answer."""
-        return self._lost
+        return bool(self._lost)
 
     def open(self, folder: Path) -> None:
         """Have it close what it has open, and open a fresh adapter in `folder`."""
@@ -104,11 +104,12 @@ class Remote:
     def close(self) -> None:
         """End it, reap it and let go of its pipes."""
         self.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
-        self._said.close()
+        with self._asking:
+            for pipe in (self._process.stdin, self._process.stdout):
+                assert pipe is not None
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+            self._said.close()
 
     def _exchange(self, question: dict[str, Any]) -> Any:
         answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -116,10 +117,10 @@ class Remote:
         pipe = self._process.stdin
         assert pipe is not None
         with self._asking:
+            if self._lost:
+                raise LostError(f"{self._lost}, before it was asked")
             lane = self._lanes.setdefault(threading.get_ident(), len(self._lanes))
             self._waiting[number] = answers
-            if self._lost:
-                answers.put(None)
             with contextlib.suppress(OSError):  # it is gone, and whoever listens will say so
                 pipe.write(json.dumps({**question, "id": number, "lane": lane}).encode() + b"\n")
                 pipe.flush()
@@ -131,7 +132,7 @@ class Remote:
             answer = None
         self._waiting.pop(number, None)
         if answer is None:
-            raise LostError(f"{self._end()}; asked {question}")
+            raise LostError(self._lost)
         if "error" in answer:
             raise refusal(*answer["error"])
         return answer["result"]
@@ -145,16 +146,16 @@ class Remote:
                 if waiting := self._waiting.get(answer["id"]):
                     waiting.put(answer)
         with self._asking:
-            self._lost = True
+            self._lost = self._epitaph()
             for waiting in self._waiting.values():
                 waiting.put(None)
 
-    def _end(self) -> str:
+    def _epitaph(self) -> str:
         """How it ended, and the last it said."""
         try:
             code = self._process.wait(timeout=self._patience_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        except subprocess.TimeoutExpired:  # it only closed its output
+            self._process.kill()
             code = self._process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
         if self._hung:
