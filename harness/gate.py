@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness import runner
 from harness.catalog import choose
 from harness.errors import HarnessError
 from harness.known_bugs import CANARIES, KnownBug, find_bugs, plant
-from harness.report import folder, junit, summary
+from harness.report import folder, judgement, junit, summary
 from harness.report.judgement import Record
 from harness.scenario import Mode, Scenario
-from harness.session import Progress, Results, Session, collect, run_session
+from harness.session import Progress, Results, Session, run_session
+from harness.target import Target
 from harness.targets.catalog import find_target
 from harness.verdict import Validity, Verdict, merge
 
@@ -115,11 +117,23 @@ class Gate:
         run = folder.create(self.reports, "gate", self.seed, plan)
         session = Session(list(able), target.name, self.seed, effort, self.workers)
         results = run_session(session, run, self.budget_s, progress) if able else Results()
+        self._salvage(results, able, target, run)
         canaries = self._release_canaries(able.values(), results, progress)
         conclusion = conclude(run, results, canaries, time.monotonic() - began)
         store(conclusion)
         folder.retain(self.reports, self.keep)
         return conclusion
+
+    def _salvage(
+        self, results: Results, scenarios: Mapping[str, Scenario], target: Target, run: Path
+    ) -> None:
+        """A proof that was found before the budget ended stands, however long it still is."""
+        for name in [name for name in results.unfinished if (run / name / runner.HISTORY).exists()]:
+            judged = runner.judge(scenarios[name], run / name)
+            if judged.verdict.anomalies:
+                record = judgement.store(judged, target, self.seed, self.budget_s, run / name)
+                results.records[name] = record
+                results.unfinished.remove(name)
 
     def _release_canaries(
         self, scenarios: Iterable[Scenario], results: Results, progress: Progress
@@ -180,12 +194,6 @@ def conclude(run: Path, results: Results, canaries: dict[str, bool], seconds: fl
         results.broken,
         canaries,
     )
-
-
-def read(run: Path) -> Conclusion:
-    """Read a stored gate again, also one that was killed on its way."""
-    plan = folder.read_json(run / folder.PLAN)
-    return conclude(run, collect(plan["scenarios"], run), {}, 0.0)
 
 
 def store(conclusion: Conclusion) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.target import Target
 from harness.targets.hermes_agent import HermesAgentTarget
+from harness.targets.hermes_webui import HermesWebuiTarget
 from harness.targets.reference import ReferenceTarget
 
 
@@ -15,6 +16,8 @@ def find_target(spec: str) -> Target:
     kind, _, place = spec.partition("@")
     if kind == "reference":
         return ReferenceTarget(Path(place).resolve() if place else None)
+    if kind == "hermes-webui" and place:
+        return HermesWebuiTarget(Path(place).resolve())
     package, _, version = spec.partition("==")
     if package == "hermes-agent":
         return HermesAgentTarget(version)
@@ -34,5 +37,10 @@ def list_targets() -> list[dict[str, object]]:
             "target": "hermes-agent==VERSION",
             "abilities": sorted(HermesAgentTarget.abilities),
             "what": "the released package, in a process of its own",
+        },
+        {
+            "target": "hermes-webui@FOLDER",
+            "abilities": sorted(HermesWebuiTarget.abilities),
+            "what": "the modules of a checkout that stand alone",
         },
     ]
