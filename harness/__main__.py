@@ -15,28 +15,32 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import gate, prove, replay, runner
+from harness import gate, lifeline, prove, replay, runner
 from harness.catalog import choose, find_scenarios, tried_by
 from harness.errors import HarnessError, UsageError
 from harness.known_bugs import find_bugs
 from harness.promises import Promise
-from harness.report import judgement, summary
+from harness.report import folder, judgement, summary
 from harness.report.judgement import Record
-from harness.scenario import Mode
+from harness.scenario import Mode, Scenario
 from harness.targets.catalog import list_targets
-from harness.verdict import Validity
+from harness.verdict import Validity, Verdict, merge
 
 people = Console(stderr=True, highlight=False)
 WORKERS = max(1, os.cpu_count() or 1)
+WORKERS_HELP = "Worker processes; one a core, if not given."
 SEED_MAX = 1 << 31
+RESULT_WIDTH_MAX = 160
 
 
 class Budget(click.ParamType[float]):
@@ -61,6 +65,12 @@ class Budget(click.ParamType[float]):
         return seconds
 
 
+class Seed(click.IntRange):
+    """A whole number in a range."""
+
+    name = "seed"
+
+
 as_json = click.option("--json", "wants_json", is_flag=True, help="One JSON document on stdout.")
 reports_option = click.option(
     "--reports",
@@ -71,7 +81,7 @@ reports_option = click.option(
 )
 seed_option = click.option(
     "--seed",
-    type=click.IntRange(0, SEED_MAX),
+    type=Seed(0, SEED_MAX),
     help="Where all chance comes from; drawn, and printed, if not given.",
 )
 
@@ -79,7 +89,7 @@ seed_option = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hermes-harness")
 def cli() -> None:
-    r"""Judge a session server of long-running agents.
+    """Judge a session server of long-running agents.
 
     \b
     harness gate                                the reference, in about a minute
@@ -90,7 +100,7 @@ def cli() -> None:
     harness list                                scenarios, promises, targets, bugs
 
     Exit codes: 0 valid, 1 invalid, 2 unknown, 254 wrong question, 255 harness broke.
-    """
+    """  # noqa: D301  click wants the very character: it keeps the lines below as they are
 
 
 @cli.command("gate")
@@ -99,7 +109,7 @@ def cli() -> None:
     "--budget", type=Budget(), default="120s", show_default=True, help="Time it may take."
 )
 @click.option("--scenario", multiple=True, help="Only this scenario; may be repeated.")
-@click.option("--workers", type=click.IntRange(1, 64), default=WORKERS, help="Worker processes.")
+@click.option("--workers", type=click.IntRange(1, 64), default=WORKERS, help=WORKERS_HELP)
 @click.option("--keep", type=click.IntRange(1), default=20, show_default=True, help="Runs to keep.")
 @seed_option
 @reports_option
@@ -131,10 +141,28 @@ def gate_command(  # noqa: PLR0913  one parameter an option
 
 @cli.command("prove")
 @click.argument("bugs", nargs=-1)
-@click.option("--by", "modes", multiple=True, type=click.Choice([str(mode) for mode in Mode]))
-@click.option("--tries", type=click.IntRange(1, 1000), default=1, show_default=True, help="Seeds.")
-@click.option("--effort", type=click.FloatRange(0.01, 100), default=1.0, show_default=True)
-@click.option("--workers", type=click.IntRange(1, 64), default=WORKERS, help="Worker processes.")
+@click.option(
+    "--by",
+    "modes",
+    multiple=True,
+    type=click.Choice([str(mode) for mode in Mode]),
+    help="Only bugs that this mode is to catch; may be repeated.",
+)
+@click.option(
+    "--tries",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Seeds on which each bug is judged.",
+)
+@click.option(
+    "--effort",
+    type=click.FloatRange(0.01, 100),
+    default=1.0,
+    show_default=True,
+    help="How much is asked; 1 is as much as a gate of two minutes.",
+)
+@click.option("--workers", type=click.IntRange(1, 64), default=WORKERS, help=WORKERS_HELP)
 @seed_option
 @reports_option
 @as_json
@@ -149,15 +177,16 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     reports: Path,
     wants_json: bool,
 ) -> int:
-    """Plant known bugs in the reference, and see whether each is caught by its own promise.
+    """Plant known bugs, and see whether each is caught.
 
-    Exits 0 only if every bug asked for is, and the clean reference is valid on the same seeds.
+    Exits 0 only if every bug asked for is caught by its own promise in a copy of the reference, and
+    the clean reference is valid on the same seeds.
     """
     first = _seed(seed)
     chosen = [bug for bug in find_bugs(bugs).values() if not modes or str(bug.mode) in modes]
     if not chosen:
         raise UsageError(f"no known bug is to be caught by {' or '.join(modes)}")
-    people.print(f"prove · {len(chosen)} known bugs · seed {first} · {tries} tries each")
+    people.print(f"prove · {len(chosen)} known bugs · seed {first} · tries {tries}")
     seeds = range(first, first + tries)
     asked = prove.Proof(chosen, seeds, effort, reports.resolve(), workers)
     with _progress() as step:
@@ -178,7 +207,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
         )
         for kill in rows
     ]
-    people.print(_table(head, table))
+    _tell(_table(head, table))
     killed = sum(kill.is_killed for kill in kills)
     people.print(f"{killed} of {len(kills)} killed by their own promise")
     return 0 if killed == len(kills) else 1
@@ -197,7 +226,7 @@ def judge_command(*, run: Path, wants_json: bool) -> int:
     if wants_json:
         rows = [record.to_json() for record in rejudged]
         click.echo(json.dumps({"conclusion": str(validity), "scenarios": rows}, indent=2))
-    people.print(_table(summary.HEAD, summary.rows(rejudged)))
+    _tell(_table(summary.HEAD, summary.rows(rejudged)))
     for record in rejudged:
         if not record.verdict.is_valid:
             people.print(escape(record.summary()), soft_wrap=True)
@@ -229,7 +258,10 @@ def replay_command(*, failure: Path, target: str | None, wants_json: bool) -> in
 @click.argument("what", type=click.Choice(["scenarios", "promises", "targets", "bugs"]), nargs=-1)
 @as_json
 def list_command(*, what: tuple[str, ...], wants_json: bool) -> int:
-    """Show scenarios, promises (and who tries each), targets, known bugs."""
+    """Show scenarios, promises, targets, known bugs.
+
+    A promise is shown with the scenarios that try it; some have none yet.
+    """
     listings = {name: _LISTINGS[name]() for name in what or tuple(_LISTINGS)}
     if wants_json:
         click.echo(json.dumps(listings, indent=2))
@@ -242,21 +274,31 @@ def list_command(*, what: tuple[str, ...], wants_json: bool) -> int:
 
 
 def rejudge(run: Path) -> list[Record]:
-    """Judge every scenario of a run folder from its history."""
+    """Judge every scenario of a run folder from its history; what the run did not finish says so.
+
+    Raises UsageError for a folder that holds no run, or a damaged one.
+    """
     if not run.is_dir():
         raise UsageError(f"{run}: there is no such run folder")
+    plan = folder.read_json(run / folder.PLAN) if (run / folder.PLAN).exists() else {}
+    planned = {name: run / name for name in plan.get("scenarios", [])}
     histories = sorted({*run.glob(runner.HISTORY), *run.glob(f"*/{runner.HISTORY}")})
-    if not histories:
-        raise UsageError(f"{run}: there is no {runner.HISTORY} in it")
-    scenarios = find_scenarios()
-    records = []
-    for path in histories:
-        scenario = scenarios.get(path.parent.resolve().name)
-        if scenario is None:
-            raise UsageError(f"{path}: no scenario is called {path.parent.resolve().name!r}")
-        judged = runner.judge(scenario, path.parent)
-        records.append(judgement.record(judged, 0.0))
-    return records
+    places = planned | {path.parent.resolve().name: path.parent for path in histories}
+    if not places:
+        raise UsageError(f"{run}: there is no scenario's {runner.HISTORY} in it")
+    return [_rejudged(scenario, places[name]) for name, scenario in choose(places).items()]
+
+
+def _rejudged(scenario: Scenario, place: Path) -> Record:
+    if not (place / runner.HISTORY).exists():
+        never = Verdict(unknowns=("the run ended before it began",))
+        return judgement.record(runner.Judgement(scenario, never, 0, 0, ""), 0.0)
+    judged = runner.judge(scenario, place)
+    if not (place / folder.VERDICT).exists():
+        cut_short = Verdict(unknowns=("the run ended before it did",))
+        judged = replace(judged, verdict=merge([judged.verdict, cut_short]))
+    failure = place / folder.FAILURE
+    return judgement.record(judged, 0.0, f"harness replay {failure}" if failure.exists() else "")
 
 
 def _list_scenarios() -> list[dict[str, Any]]:
@@ -327,7 +369,7 @@ def _show(conclusion: gate.Conclusion, *, wants_json: bool) -> None:
         people.print(f"not finished within the budget: {name}")
     for name, caught in conclusion.canaries.items():
         people.print(f"canary {name}: {'caught' if caught else 'SURVIVED'}")
-    people.print(_table(summary.HEAD, summary.rows(conclusion.records)))
+    _tell(_table(summary.HEAD, summary.rows(conclusion.records)))
     people.print(
         f"[bold]{conclusion.word}[/bold] · {conclusion.seconds:.0f} s · seed {conclusion.seed}"
         f" · {escape(str(conclusion.run))}",
@@ -336,10 +378,20 @@ def _show(conclusion: gate.Conclusion, *, wants_json: bool) -> None:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
-    table = Table(*head, title=title, title_justify="left", title_style="bold")
-    for row in rows:
+    """A table that is Markdown where no cell is wrapped; names in it are never cut."""
+    cells = list(rows)
+    table = Table(box=box.MARKDOWN, title=title, title_justify="left", title_style="bold")
+    for number, name in enumerate(head):
+        is_name = number == 0 or not any(" " in row[number] for row in cells)
+        table.add_column(name, no_wrap=is_name, overflow="fold")
+    for row in cells:
         table.add_row(*(escape(cell) for cell in row))
     return table
+
+
+def _tell(table: Table) -> None:
+    """Print a result as wide as it is, so that it can be pasted; a narrow terminal wraps it."""
+    people.print(table, width=RESULT_WIDTH_MAX, crop=False)
 
 
 class _progress:  # noqa: N801  reads as a verb where it is used
@@ -372,8 +424,15 @@ def _seed(seed: int | None) -> int:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command, and exit with the code that its end deserves."""
     logging.getLogger().addHandler(logging.NullHandler())  # what a target logs is not ours to say
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(HarnessError.exit_code))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
     sys.exit(_run(arguments))
+
+
+def _leave(*_: object) -> None:
+    """Let go of the children first: threads that wait for them would hold us up."""
+    lifeline.leave()
+    raise KeyboardInterrupt
 
 
 def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911  one a way to end
@@ -381,8 +440,11 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911  one a way to
         code = cli.main(arguments, prog_name="harness", standalone_mode=False)
     except click.exceptions.Exit as done:
         return done.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return UsageError.exit_code
+    except click.ClickException as error:
+        people.print(escape(f"harness: {error.format_message()}"), soft_wrap=True)
         return UsageError.exit_code
     except HarnessError as error:
         people.print(escape(f"harness: {error}"), soft_wrap=True)

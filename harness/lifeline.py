@@ -3,6 +3,7 @@
 Parent and child hold the two ends of a socket. The child tells the parent what happens over it,
 a JSON line an event; and when its own reads reach the end, the parent is gone, and the child ends
 its whole process group. No signal and no clean-up of the parent's is needed, so kill -9 is fine.
+A parent that is told to leave, and has threads that wait for children, lets go of all at once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from pathlib import Path
 from typing import IO, Any
 
 VARIABLE = "HARNESS_LIFELINE"
+
+_living: set[Child] = set()
+_leaving = threading.Event()
 
 
 class Child:
@@ -40,6 +44,10 @@ class Child:
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
+        _living.add(self)
+        if _leaving.is_set():
+            self.end()
+            raise InterruptedError("no child begins while its parent leaves")
 
     def events(self, ends_at: float) -> Iterator[dict[str, Any]]:
         """What the child tells, until it ends. Raises TimeoutError at `ends_at` (monotonic)."""
@@ -55,12 +63,24 @@ class Child:
         """Wait for the child's end; its exit code."""
         return self._process.wait()
 
+    def kill(self) -> None:
+        """Kill the child's whole group. Whoever waits for its events or its end waits no longer."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone, or a zombie
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def end(self) -> None:
         """Kill the child's whole group, and reap the child."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.kill()
         self._process.wait()
         self._ours.close()
+        _living.discard(self)
+
+
+def leave() -> None:
+    """Kill every child, and let no other begin: this process is on its way out."""
+    _leaving.set()
+    for child in tuple(_living):
+        child.kill()
 
 
 class Lifeline:

@@ -67,7 +67,7 @@ def run_session(
     return collect(session.scenarios, run, exit_code)
 
 
-def collect(scenarios: Iterable[str], run: Path, exit_code: int | None = None) -> Results:
+def collect(scenarios: Iterable[str], run: Path, exit_code: int | None) -> Results:
     """Read what a session left in its run folder; no exit code means that it was cut short.
 
     If pytest came to its end without a verdict on every scenario, it is pytest that broke.

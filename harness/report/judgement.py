@@ -46,10 +46,11 @@ class Record:
         lines = [f"{self.scenario}: {verdict.validity} · {self.operations} operations"]
         for anomaly in verdict.anomalies:
             lines.append(f"{anomaly.promise.name}: {anomaly.promise.value}")
+            lines += [f"  also {broken.name}: {broken.value}" for broken in anomaly.also]
             lines.append(f"  {anomaly.message}")
             steps = enumerate(anomaly.evidence, start=1)
             lines += [f"  {number:3}. {operation}" for number, operation in steps]
-            lines.append(f"  see it again: {self.reproduce}")
+            lines += [f"  see it again: {self.reproduce}"] if self.reproduce else []
         lines += [f"  assumption not met: {met.name}" for met in verdict.unmet]
         lines += [f"  unknown: {reason}" for reason in verdict.unknowns]
         return "\n".join(lines)

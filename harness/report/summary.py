@@ -25,7 +25,7 @@ def rows(records: Iterable[Record]) -> list[tuple[str, str, str, str, str]]:
         met = sum(assumption.is_met for assumption in assumptions)
         table.append(
             (
-                f"{letter} · {title}",
+                f"{letter} · {title.partition(':')[0]}",
                 f"{sum(record.operations for record in tried):,}",
                 f"{sum(record.episodes for record in tried):,}",
                 f"{met} of {len(assumptions)}",
