@@ -20,6 +20,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
@@ -141,14 +142,14 @@ def _stages(operations: Sequence[Operation], model: Model[Any]) -> list[_Stage]:
             ends.append(operation.completed_ns)
     shapes: dict[str, dict[Any, tuple[Any, ...]]] = {}
     calls: list[_Call] = []
+    fresh = (1 << place for place in count())
     free: list[int] = []
     stages: list[_Stage] = []
-    number = bits = doubts = 0
+    number = doubts = 0
     for end_ns in sorted(ends):
         while number < len(begun) and begun[number][0].invoked_ns <= end_ns:
             operation, doubtful, looks = begun[number]
-            bit = free.pop() if free else 1 << bits
-            bits += bit == 1 << bits
+            bit = free.pop() if free else next(fresh)
             doubts |= bit if doubtful else 0
             end = inf if operation.completed_ns is None else operation.completed_ns
             successors = shapes.setdefault(_shape(operation), {})
@@ -242,7 +243,7 @@ def _explore(operations: Sequence[Operation], model: Model[Any], budget: Budget)
             done &= ~stage.returned
             past += 1
         else:
-            return _Search(True, steps, entries, [])  # noqa: FBT003, the field's name says it
+            return _Search(linearizable=True, steps=steps, entries=entries, stuck=[])
         deepest = max(deepest, past)
         happened = done & stage.doubtful
         alike = met[past].setdefault((state, done ^ happened), [])
@@ -251,13 +252,14 @@ def _explore(operations: Sequence[Operation], model: Model[Any], budget: Budget)
         alike.append(happened)
         entries += 1
         if steps > budget.steps or entries + len(todo) > budget.entries:
-            return _Search(None, steps, entries, [])
+            return _Search(linearizable=None, steps=steps, entries=entries, stuck=[])
         for bit, twin, after in changes:
             if not done & bit and done & twin == twin:
                 todo += [(past, other, done | bit) for other in after]
         if stage.returned & stage.doubtful:
             todo.append((past + 1, state, done))
-    return _Search(False, steps, entries, stages[: deepest + 1])  # noqa: FBT003, as above
+    stuck = stages[: deepest + 1]
+    return _Search(linearizable=False, steps=steps, entries=entries, stuck=stuck)
 
 
 def _anomaly(
