@@ -332,7 +332,7 @@ class TurnJournal:
 
     def turns(self) -> list[Turn]:
         """Every turn that is remembered."""
-        return [_turn(value) for _, value in self._ledger.items()]
+        return [_turn(value) for value in self._ledger.copy().values()]
 
     def in_flight(self) -> list[Turn]:
         """Turns that were submitted and have not ended."""

@@ -52,10 +52,10 @@ class Ledger:
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
-    def items(self) -> tuple[tuple[str, Value], ...]:
+    def copy(self) -> dict[str, Value]:
         """All that is kept now."""
         with self._lock:
-            return tuple(self._values.items())
+            return dict(self._values)
 
     def get(self, key: str) -> Value | None:
         """What is kept under the key."""
