@@ -1,20 +1,35 @@
 """Controlled schedules: a sound, fast explorer of thread interleavings with a virtual clock."""
 
+from harness.schedule.causality import Causality, causality
 from harness.schedule.explorer import Budget, Result, explore
 from harness.schedule.finding import Finding
+from harness.schedule.locks import LockRules, calling
+from harness.schedule.operations import Call, Operations, fewer, small_scope
 from harness.schedule.patches import adopt, install, uninstall
 from harness.schedule.program import Cell, Run
+from harness.schedule.replay import as_pytest, replay, reproduced
 from harness.schedule.trace import Level
 
 __all__ = [
     "Budget",
+    "Call",
+    "Causality",
     "Cell",
     "Finding",
     "Level",
+    "LockRules",
+    "Operations",
     "Result",
     "Run",
     "adopt",
+    "as_pytest",
+    "calling",
+    "causality",
     "explore",
+    "fewer",
     "install",
+    "replay",
+    "reproduced",
+    "small_scope",
     "uninstall",
 ]

@@ -22,10 +22,12 @@ from harness.errors import HarnessError
 from harness.schedule.control import in_charge
 from harness.schedule.escapes import Audit, Watch
 from harness.schedule.exhaustive import PRUNED
+from harness.schedule.locks import LockRules
+from harness.schedule.monitor import Monitor
 from harness.schedule.patches import Patches, adopt, number_threads_anew
 from harness.schedule.program import Body, Run
 from harness.schedule.scheduler import Chooser, Ending, Observer, Scheduler, Task
-from harness.schedule.trace import Level, Tracer
+from harness.schedule.trace import Level, Settrace, Tracer
 
 T = TypeVar("T")
 _BETWEEN_COLLECTIONS = 256  # schedules
@@ -42,7 +44,7 @@ class Setting:
     level: Level = Level.SYNC
     modules: tuple[str, ...] = ()  # whose lines or opcodes are points, and whose locks are adopted
     steps: int = 20_000  # more than this in one schedule is a livelock
-    rules: Callable[[Scheduler], Observer] | None = None
+    rules: LockRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +73,19 @@ class Arena:
         self.meetings: Counter[str] = Counter()
         self.stopping = False
         self._plays = 0
-        self._tracer: Tracer | Audit | None = None
+        self._tracer: Tracer | None = None
+        self._audit: Audit | None = None
         if setting.level is not Level.SYNC:
-            self._tracer = Tracer(self.scheduler, setting.level, setting.modules)
-        self._rules = setting.rules(self.scheduler) if setting.rules else None
+            tracing = Monitor if sys.version_info >= (3, 12) else Settrace
+            self._tracer = tracing(self.scheduler, setting.level, setting.modules)
 
     def play(self, chooser: Chooser, observer: Observer | None = None) -> Play:
         """Play one schedule. Called on the arena's own thread, by what `perform` was given."""
         run = self.scheduler
         program = Run(run, self.meetings)
         body = self.body
-        run.observer = _both(self._rules, observer)
+        rules = self.setting.rules
+        run.observer = _both(rules.watch(run) if rules else None, observer)
         number_threads_anew()
         in_charge.append(run)
         try:
@@ -98,22 +102,25 @@ class Arena:
 
     def audit(self, chooser: Chooser) -> tuple[str, ...]:
         """Play one schedule, and tell what it does where no schedule can see it."""
-        tracer, self._tracer = self._tracer, Audit()
+        audit = self._audit = Audit()
         try:
-            audit = self._tracer
             self.play(chooser)
         finally:
-            self._tracer = tracer
+            self._audit = None
         return tuple(audit.found)
 
     def _enter(self, task: Task) -> None:
         if task.number:
             task.worker.introduce(task.name)
-        if self._tracer is not None:
+        if self._audit is not None:
+            self._audit.enter()
+        elif self._tracer is not None:
             self._tracer.enter()
 
     def _leave(self, task: Task) -> None:
-        if self._tracer is not None:
+        if self._audit is not None:
+            self._audit.leave()
+        elif self._tracer is not None:
             self._tracer.leave()
         if task.number:
             task.worker.withdraw()
@@ -132,8 +139,12 @@ class Arena:
             gc.freeze()
             gc.disable()
             try:
+                if self._tracer is not None:
+                    self._tracer.begin()
                 return self._watched(act)
             finally:
+                if self._tracer is not None:
+                    self._tracer.end()
                 in_charge.clear()
                 gc.unfreeze()
                 if collecting:

@@ -6,10 +6,16 @@ are read from the machine once, so that a file's age still makes sense to code u
 
 from __future__ import annotations
 
+import math
 from time import monotonic_ns, time_ns
 
 PATIENCE = 1_000  # reads of the clock in a row, before we take the reader for a spinning one
 SPIN_NS = 1_000_000
+
+
+def nanoseconds(seconds: float) -> int:
+    """A duration, rounded up: who waits for less than one must still see time pass."""
+    return math.ceil(seconds * 1e9)
 
 
 class Clock:

@@ -74,6 +74,18 @@ class PatientConnection(sqlite3.Connection):
         """As `sqlite3.Connection.cursor`."""
         return super().cursor(factory)
 
+    def execute(self, sql: str, parameters: Any = (), /) -> Any:
+        """As `sqlite3.Connection.execute`."""
+        return self.cursor().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> Any:
+        """As `sqlite3.Connection.executemany`."""
+        return self.cursor().executemany(sql, parameters)
+
+    def executescript(self, script: str, /) -> Any:
+        """As `sqlite3.Connection.executescript`."""
+        return self.cursor().executescript(script)
+
     def commit(self) -> None:
         """As `sqlite3.Connection.commit`."""
         self.patiently("COMMIT", super().commit)

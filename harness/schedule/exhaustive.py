@@ -22,11 +22,10 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from harness.schedule.scheduler import Ending, Scheduler, Task
+from harness.schedule.scheduler import LIBRARY, Ending, NondeterministicError, Scheduler, Task
 from harness.schedule.strategies import stay
 
 PENDING = 200_000  # prefixes that wait to be tried; beyond this a search is not exhaustive
-LIBRARY = frozenset({"threading", "queue", "concurrent.futures.thread", "concurrent.futures._base"})
 
 
 class Bounded:
@@ -103,10 +102,6 @@ class Bounded:
             if self._overflowed == self.level:
                 break
             self.level += 1
-
-
-class NondeterministicError(Exception):
-    """The program did not repeat itself under the same choices, so no search of it can be whole."""
 
 
 @dataclass(slots=True)

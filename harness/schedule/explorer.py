@@ -10,17 +10,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from harness.errors import UsageError
 from harness.schedule.arena import Arena, Play, Setting
 from harness.schedule.distinct import Distinct
-from harness.schedule.exhaustive import Bounded, NondeterministicError, Reduced
+from harness.schedule.exhaustive import Bounded, Reduced
 from harness.schedule.finding import Finding, signature, traced
+from harness.schedule.locks import LockRules
 from harness.schedule.program import Body
-from harness.schedule.scheduler import ESCAPED, Ending, LostError, Observer, Scheduler
+from harness.schedule.scheduler import (
+    ESCAPED,
+    NONDETERMINISTIC,
+    Ending,
+    LostError,
+    Scheduler,
+)
 from harness.schedule.shrink import shrink
 from harness.schedule.story import Recorder
 from harness.schedule.strategies import PCT, POS, Replay, Sticky, Strategy, Uniform
@@ -108,7 +115,7 @@ def explore(  # noqa: PLR0913 - all but the body have defaults that suit
     strategies: Sequence[str] = PORTFOLIO,
     level: Level = Level.SYNC,
     modules: Sequence[str] = (),
-    rules: Callable[[Scheduler], Observer] | None = None,
+    rules: LockRules | None = None,
 ) -> Result:
     """Run `body` under many schedules, and return what was found.
 
@@ -155,11 +162,12 @@ class _Search:
     def run(self) -> None:
         """Search until something is found, nothing is left, or the budget is spent."""
         self._began_s = _monotonic()
-        try:
-            self.escapes += self._arena.audit(Replay(()))
+        self.escapes += self._arena.audit(_replay(()))
+        first, again = (self._arena.play(_replay(())) for _ in range(2))
+        if (first.choices, first.tasks) == (again.choices, again.tasks):
             self._rounds()
-        except NondeterministicError as error:
-            self.escapes.append(f"the program does not repeat itself: {error}")
+        else:
+            self.escapes.append("the program does not repeat itself: its first schedule differs")
         self._ended_s = _monotonic()
 
     def _rounds(self) -> None:
@@ -193,6 +201,8 @@ class _Search:
             return False
         if play.ending.kind == ESCAPED:
             self.escapes.append(play.ending.message)
+        elif play.ending.kind == NONDETERMINISTIC:
+            self.escapes.append(f"the program does not repeat itself: {play.ending.message}")
         else:
             self._found(lane, play, play.ending)
         return True
@@ -214,7 +224,7 @@ class _Search:
             message=told.message,
             task=told.task,
             choices=choices,
-            steps=tuple(recorder.steps),
+            steps=recorder.steps,
             level=setting.level,
             modules=setting.modules,
             feasible=recorder.feasible,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import _thread
 import concurrent.futures.thread
 import itertools
+import logging
 import queue
 import sys
 import threading
@@ -21,18 +22,21 @@ from collections.abc import Callable, Iterable
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-from harness.schedule import databases, files, threads
+from harness.schedule import databases, files, network, threads
+from harness.schedule.clock import nanoseconds
 from harness.schedule.control import scheduler
 from harness.schedule.primitives import Lock, RLock, Signal
+from harness.schedule.scheduler import Unwound
 
 _LOCK = type(_thread.allocate_lock())
 _RLOCK = type(_thread.RLock())
-_UNTOUCHED = ("_", "importlib", "posix", "harness.schedule")
+_UNTOUCHED = ("_", "importlib", "posix", "linecache", "tokenize", "harness.schedule")
 _CONDITION = ("acquire", "release", "_release_save", "_acquire_restore", "_is_owned")
 _sleep = time.sleep
 _excepthook = threading.excepthook
 _simple_queue = queue.SimpleQueue
 _counter = threading._counter  # type: ignore[attr-defined]  # noqa: SLF001 - numbers its threads
+_pools = logging.getLogger("concurrent.futures")
 _clocks: dict[str, Callable[[], Any]] = {
     name: getattr(time, name)
     for name in ("monotonic", "monotonic_ns", "time", "time_ns", "perf_counter", "perf_counter_ns")
@@ -47,7 +51,7 @@ def sleep(seconds: float) -> None:
     elif seconds < 0:
         raise ValueError("sleep length must be non-negative")
     else:
-        run.sleep(int(seconds * 1e9))
+        run.sleep(nanoseconds(seconds))
 
 
 def _clock(name: str) -> Callable[[], Any]:
@@ -65,6 +69,21 @@ def _clock(name: str) -> Callable[[], Any]:
 
     read.__name__ = read.__qualname__ = name
     return read
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a pool's log record tells of more than the end of a schedule."""
+    return not record.exc_info or record.exc_info[0] is not Unwound
+
+
+def _unraised(native: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """A finalizer that was unwound cannot raise; its thread is told again when it next waits."""
+
+    def hook(unraisable: Any) -> None:
+        if unraisable.exc_type is not Unwound:
+            native(unraisable)
+
+    return hook
 
 
 def _excepted(args: Any) -> None:
@@ -110,6 +129,9 @@ class Patches:
         self._put(vars(threading), "_allocate_lock", Signal)
         self._put(vars(_thread), "start_new_thread", threads.start_new_thread)
         adopt(concurrent.futures.thread)
+        self._put(vars(sys), "unraisablehook", _unraised(sys.unraisablehook))
+        _pools.addFilter(_is_news)
+        self._connect = network.patch()
         return self
 
     def _put(self, names: dict[str, Any], name: str, value: Any) -> None:
@@ -122,6 +144,8 @@ class Patches:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._connect()
+        _pools.removeFilter(_is_news)
         while self._undo:
             names, name, original = self._undo.pop()
             names[name] = original

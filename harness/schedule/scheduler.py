@@ -18,7 +18,7 @@ from _thread import get_ident, get_native_id
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from harness.errors import HarnessError
 from harness.schedule.clock import Clock
@@ -27,11 +27,20 @@ from harness.schedule.workers import Pool, Worker, allocate_baton
 if TYPE_CHECKING:
     from harness.schedule.primitives import Lock
 
-SWALLOWS = 1_000  # how often a task may swallow its unwinding before we leave it parked for ever
+REFUSALS = 1_000  # how often a task may go on, unwound, before we leave it parked for ever
+_FRUITLESS = 1_000  # polls in a row, with nobody else acting, before they count as a deadlock
 _FOREVER: Callable[[], bool] = lambda: True  # noqa: E731 - a gate's question, not a function
 
 
+LIBRARY = frozenset({"threading", "queue", "concurrent.futures.thread", "concurrent.futures._base"})
 ESCAPED = "escaped"
+
+
+NONDETERMINISTIC = "nondeterministic"
+
+
+class NondeterministicError(HarnessError):
+    """The program did not repeat itself under the same choices, so no search of it can be whole."""
 
 
 class LostError(HarnessError):
@@ -74,8 +83,8 @@ class Task:
         "name",
         "number",
         "polls",
+        "refusals",
         "started",
-        "swallowed",
         "target",
         "timed_out",
         "worker",
@@ -100,7 +109,7 @@ class Task:
         self.kind = "start"
         self.target: Any = None
         self.held: dict[Lock, None] = {}
-        self.swallowed = 0
+        self.refusals = 0
         self.born = 0  # how many locks it has made
 
     def __repr__(self) -> str:
@@ -157,11 +166,13 @@ class _Others:
 class Pause:
     """The gate of a sleeper: only time opens it."""
 
-    label = "time"
     locked = staticmethod(_FOREVER)
 
+    def __init__(self, label: str) -> None:
+        self.label = label
 
-PAUSE = Pause()
+
+PAUSE = Pause("time")
 
 
 class Scheduler:
@@ -249,7 +260,7 @@ class Scheduler:
         """An exception left the current task, by way of `threading.excepthook`."""
         self.end(_escaped(error, self.current))
 
-    def fail(self, ending: Ending) -> None:
+    def fail(self, ending: Ending) -> NoReturn:
         """End the schedule now, from within a task. Does not return."""
         if not self.unwinding:
             self.ending = ending
@@ -261,15 +272,35 @@ class Scheduler:
     def point(self, kind: str, target: Any) -> None:
         """The current task is about to do something others may see: who is next?"""
         task = self.current
+        if self.unwinding:
+            self._count_refusal(task)
+            return
         task.kind = kind
         task.target = target
         self._dispatch(task)
         if self.observer is not None:
             self.observer.sees(task, kind, target)
 
+    def passed(self, kind: str, target: Any) -> None:
+        """The current task has just done something others may see: who is next?"""
+        task = self.current
+        if self.unwinding:
+            self._count_refusal(task)
+            return
+        if self.observer is not None:
+            self.observer.sees(task, kind, target)
+        task.kind = kind
+        task.target = target
+        self._dispatch(task)
+
     def wait(self, kind: str, gate: Any, timeout_ns: int | None = None) -> bool:
         """The current task waits until the gate opens, and acts then; False if time ran out."""
         task = self.current
+        if self.unwinding:
+            self._count_refusal(task)
+            if gate.locked():
+                raise Unwound
+            return True
         task.kind = kind
         task.target = gate
         task.gate = gate
@@ -292,7 +323,7 @@ class Scheduler:
         else:
             self.wait("sleep", PAUSE, duration_ns)
 
-    def poll(self, what: Any) -> None:
+    def poll(self, what: str) -> None:
         """The current task was refused by something we cannot see into: it tries again later.
 
         Later is a virtual millisecond, when nobody else can act. If nobody else ever acts again,
@@ -300,7 +331,7 @@ class Scheduler:
         """
         self.current.polls = True
         try:
-            self.wait("poll", what, 1_000_000)
+            self.wait("poll", Pause(what), 1_000_000)
         finally:
             self.current.polls = False
 
@@ -341,8 +372,6 @@ class Scheduler:
     # -- passing the baton ----------------------------------------------------------------------
 
     def _dispatch(self, task: Task) -> None:
-        if self.unwinding:
-            self._refuse(task)
         self.steps += 1
         self.heartbeat += 1
         self.clock.reads = 0
@@ -367,7 +396,10 @@ class Scheduler:
             footprint.step(task, enabled)
         if len(enabled) == 1:
             return enabled[0]
-        chosen = self._ask(enabled, task)
+        try:
+            chosen = self._ask(enabled, task)
+        except NondeterministicError as error:
+            self.fail(Ending(NONDETERMINISTIC, str(error), task.name))
         self.choices.append(chosen.number)
         return chosen
 
@@ -378,7 +410,7 @@ class Scheduler:
             waiting = [t for t in waiting if not t.daemon]
         if waiting and all(t.polls for t in waiting):
             self._idle_polls += 1
-            if self._idle_polls > SWALLOWS:
+            if self._idle_polls > _FRUITLESS:
                 waiting = []
         if not waiting:
             self._stuck(task)
@@ -439,6 +471,7 @@ class Scheduler:
         if self.unwinding:
             self._hand_to_body()
             return
+        task.kind, task.target = "end", None
         try:
             chosen = self._next_after(task)
         except Unwound:
@@ -466,9 +499,12 @@ class Scheduler:
         self.current = self.body
         self.body.baton.release()
 
-    def _refuse(self, task: Task) -> None:
-        task.swallowed += 1
-        if task.swallowed > SWALLOWS and task is not self.body:
+    def _count_refusal(self, task: Task) -> None:
+        """A task goes on though its schedule is over: cleaning up, let us hope."""
+        task.refusals += 1
+        if task.refusals < REFUSALS:
+            return
+        if task.refusals > 2 * REFUSALS and task is not self.body:
             # It catches everything and goes on. It keeps its thread, parked, and we say so.
             self.parked_for_ever.append(task.name)
             self.alive.remove(task)

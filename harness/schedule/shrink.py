@@ -1,8 +1,9 @@
 """Shrinking: the same failure with fewer switches, and then as few choices as it needs.
 
 A schedule is a list of turns: this task for so many choices, then that one. Each turn is left out
-in turn, and the rest played as far as it can be; what still fails alike, with fewer preemptions or
-as many and fewer switches, is kept. Greedy, and so only locally minimal.
+in turn, made longer and made shorter, and the rest played as far as it can be. What still fails
+alike is kept if it is simpler: fewer switches that a stock CPython cannot make, then fewer
+preemptions, then fewer switches. Greedy, and so only locally minimal.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from itertools import groupby
 from harness.schedule.arena import Play
 from harness.schedule.scheduler import Task
 from harness.schedule.strategies import stay
+from harness.schedule.trace import Place
 
+_FOR_EVER = 1 << 30
 Turn = tuple[int, int]
-Cost = tuple[int, int, int]
+Cost = tuple[int, int, int, int]
 
 
 class Turns:
@@ -25,15 +28,19 @@ class Turns:
         self._turns = list(turns)
         self._index = 0
         self._left = turns[0][1] if turns else 0
-        self.preemptions = 0
-        self.switches = 0
+        self._impossible = 0
+        self._preemptions = 0
+        self._switches = 0
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
         """The task whose turn it is, if it can act; else the next one's."""
         chosen = self._wanted(enabled, current)
         if chosen is not current:
-            self.switches += 1
-            self.preemptions += current in enabled
+            self._switches += 1
+            if current in enabled:
+                self._preemptions += 1
+                place = current.target
+                self._impossible += isinstance(place, Place) and not place.feasible
         return chosen
 
     def _wanted(self, enabled: list[Task], current: Task) -> Task:
@@ -51,7 +58,7 @@ class Turns:
 
     def cost(self, play: Play) -> Cost:
         """What is to be made small."""
-        return (self.preemptions, self.switches, play.steps)
+        return (self._impossible, self._preemptions, self._switches, play.steps)
 
 
 def shrink(
@@ -87,9 +94,11 @@ def _turns(choices: Sequence[int]) -> list[Turn]:
 
 
 def _smaller(turns: list[Turn]) -> list[list[Turn]]:
-    """Without each turn; with each turn lasting as long as it can; without the tail."""
-    shorter = [turns[:i] + turns[i + 1 :] for i in range(len(turns))]
-    longer = [
-        [*turns[:i], (number, 1 << 30), *turns[i + 1 :]] for i, (number, _) in enumerate(turns)
+    """Without the second half; without each turn; with each turn longer, or shorter, than it is."""
+    without = [turns[:i] + turns[i + 1 :] for i in range(len(turns))]
+    other = [
+        [*turns[:i], (number, length), *turns[i + 1 :]]
+        for i, (number, now) in enumerate(turns)
+        for length in (_FOR_EVER, now + 1, now - 1)
     ]
-    return [turns[: len(turns) // 2], *reversed(shorter), *longer]
+    return [turns[: len(turns) // 2], *reversed(without), *other]

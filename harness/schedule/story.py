@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from types import FrameType
 from typing import Any
 
-from harness.schedule.exhaustive import LIBRARY
-from harness.schedule.scheduler import Scheduler, Task
+from harness.schedule.scheduler import LIBRARY, Scheduler, Task
 from harness.schedule.trace import Place
 
 _WIDTH = 110
@@ -32,6 +31,7 @@ class Step:
     place: str  # file:line function, of the code under test
     source: str
     at_ns: int
+    choices: int  # how many were made before it happened
     preempted: bool = False
     feasible: bool = True  # whether CPython with its global lock can switch just before
     baked: bool = False  # whether causality found that the failure was decided here
@@ -42,20 +42,20 @@ class Step:
 
 
 class Recorder:
-    """Writes the steps down as they happen."""
+    """Notes the steps as they happen. What they are called is looked up afterwards, by `steps`."""
 
     def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
+        self._run = scheduler
         self._last: Task | None = None
         self._suspended: set[Task] = set()
-        self.steps: list[Step] = []
+        self._noted: list[tuple[Any, ...]] = []
         self.feasible = True
 
     def sees(self, task: Task, kind: str, target: Any) -> None:
         """Note one operation; called on the thread that is about to do it."""
         last = self._last
-        switched = last is not None and last is not task
-        preempted = switched and last is not None and last.gate is None and last.kind != "end"
+        preempted = last is not None and last is not task and last.gate is None
+        preempted = preempted and last is not None and last.kind != "end"
         if preempted and last is not None:
             self._suspended.add(last)
         feasible = not isinstance(target, Place) or target.feasible
@@ -63,11 +63,24 @@ class Recorder:
             self._suspended.discard(task)
             self.feasible = self.feasible and feasible
         self._last = task
-        place, source = _where()
-        act = kind if target is None else f"{kind} {label(target)}"
-        number = len(self.steps) + 1
-        now_ns = self._scheduler.clock.now_ns
-        self.steps.append(Step(number, task.name, act, place, source, now_ns, preempted, feasible))
+        frame = _under_test()
+        line = frame.f_lineno if frame is not None else 0
+        when = (self._run.clock.now_ns, len(self._run.choices))
+        self._noted.append((task, kind, target, frame, line, *when, preempted, feasible))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What was noted, in words."""
+        steps: list[Step] = []
+        for task, kind, target, frame, line, *rest in self._noted:
+            act = kind if target is None else f"{kind} {label(target)}"
+            place = source = ""
+            if frame is not None:
+                file = frame.f_code.co_filename
+                place = f"{file.rpartition('/')[2]}:{line} {frame.f_code.co_name}"
+                source = linecache.getline(file, line).strip()
+            steps.append(Step(len(steps) + 1, task.name, act, place, source, *rest))
+        return tuple(steps)
 
 
 def label(target: Any) -> str:
@@ -75,18 +88,15 @@ def label(target: Any) -> str:
     return target if isinstance(target, str) else str(target.label)
 
 
-def _where() -> tuple[str, str]:
-    """The nearest line of code under test, and its text."""
+def _under_test() -> FrameType | None:
+    """The innermost frame of code under test."""
     frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - there is no other way to see a stack
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name not in LIBRARY and not name.startswith("harness.schedule"):
-            code = frame.f_code
-            file = code.co_filename
-            text = linecache.getline(file, frame.f_lineno).strip()
-            return f"{file.rpartition('/')[2]}:{frame.f_lineno} {code.co_name}", text
+            return frame
         frame = frame.f_back
-    return "", ""
+    return None
 
 
 def tell(steps: Sequence[Step]) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from harness.schedule.scheduler import Scheduler
 
@@ -64,16 +64,38 @@ class Place:
         return f"{self.act} in `{source}`" if self.act else f"`{source}`"
 
 
-class Tracer:
+class Tracer(Protocol):
     """Makes the lines or opcodes of the named modules into points."""
+
+    def begin(self) -> None:
+        """Schedules are about to be played."""
+        ...
+
+    def enter(self) -> None:
+        """A task begins, on the calling thread."""
+        ...
+
+    def leave(self) -> None:
+        """It ends."""
+        ...
+
+    def end(self) -> None:
+        """No more schedules."""
+        ...
+
+
+class Settrace:
+    """By `sys.settrace`, for 3.11."""
 
     def __init__(self, scheduler: Scheduler, level: Level, modules: Iterable[str]) -> None:
         self._scheduler = scheduler
         self._modules = frozenset(modules)
         self._places: dict[CodeType, dict[int, Place]] = {}
-        self._kind = level.value
-        self._of = _lines if level is Level.LINE else _opcodes
+        self._level = level
         self._local = self._at_line if level is Level.LINE else self._at_opcode
+
+    def begin(self) -> None:
+        """Nothing to prepare: a trace function belongs to a thread."""
 
     def enter(self) -> None:
         """Trace the calling thread."""
@@ -83,45 +105,50 @@ class Tracer:
         """Trace it no more."""
         sys.settrace(None)
 
+    def end(self) -> None:
+        """Nothing is left."""
+
     def _called(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:  # noqa: ARG002 - the signature of a trace function
         if frame.f_globals.get("__name__") not in self._modules:
             return None
         code = frame.f_code
         if code not in self._places:
-            self._places[code] = self._of(code)
-        if self._kind == Level.OPCODE:
+            self._places[code] = places(code, self._level)
+        if self._level is Level.OPCODE:
             frame.f_trace_opcodes = True
             frame.f_trace_lines = False
         return self._local
 
     def _at_line(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any]:  # noqa: ARG002
         if event == "line":
-            places = self._places[frame.f_code]
-            self._stop(places.get(frame.f_lasti) or places[-frame.f_lineno])
+            stop(self._scheduler, self._level, self._places[frame.f_code][-frame.f_lineno])
         return self._at_line
 
     def _at_opcode(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any]:  # noqa: ARG002
         if event == "opcode":
             place = self._places[frame.f_code].get(frame.f_lasti)
             if place is not None:
-                self._stop(place)
+                stop(self._scheduler, self._level, place)
         return self._at_opcode
 
-    def _stop(self, place: Place) -> None:
-        run = self._scheduler
-        if not run.unwinding:
-            run.point(self._kind, place)
+
+def stop(run: Scheduler, level: Level, place: Place) -> None:
+    """The current task is about to execute this."""
+    if not run.unwinding:
+        run.point(level.value, place)
+
+
+def places(code: CodeType, level: Level) -> dict[int, Place]:
+    """The points of a code object: by offset for opcodes, by line under minus its number."""
+    return _lines(code) if level is Level.LINE else _opcodes(code)
 
 
 def _lines(code: CodeType) -> dict[int, Place]:
-    """Each offset at which a line begins, and under minus its number each line."""
     places: dict[int, Place] = {}
     for instruction, feasible in _walk(code):
         line = instruction.positions.lineno if instruction.positions else None
         if line is not None:
-            place = Place(code.co_filename, line, "", feasible)
-            places[instruction.offset] = place
-            places.setdefault(-line, place)
+            places.setdefault(-line, Place(code.co_filename, line, "", feasible))
     return places
 
 
@@ -147,9 +174,13 @@ def _act(instruction: dis.Instruction) -> str:
 def _walk(code: CodeType) -> Iterable[tuple[dis.Instruction, bool]]:
     """Each instruction, and whether CPython may hand its global lock over just before it."""
     instructions = list(dis.get_instructions(code))
-    heads = {i.argval for i in instructions if i.opname.startswith("JUMP_BACKWARD")}
-    heads |= {i.argval for i in instructions if "JUMP_BACKWARD" in i.opname}
-    looked = False
+    heads = {i.argval for i in instructions if "JUMP_BACKWARD" in i.opname}
+    looks = True  # on entering the function
     for instruction in instructions:
-        yield instruction, looked or instruction.offset in heads
-        looked = instruction.opname == "RESUME" or instruction.opname in _CALLS
+        name = instruction.opname
+        looks = looks or instruction.offset in heads
+        yield instruction, looks
+        if name in _CALLS:
+            looks = True
+        elif _act(instruction):
+            looks = False  # what touches only the stack in between makes no difference
