@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 
@@ -12,3 +13,12 @@ def env_int(name: str, default: int, *, minimum: int = 1) -> int:
     except ValueError:
         return default
     return value if value >= minimum else default
+
+
+def env_seconds(name: str, default: float) -> float:
+    """Read a time span from the environment; anything that is no positive number is the default."""
+    try:
+        value = float(os.environ.get(name, ""))
+    except ValueError:
+        return default
+    return value if 0 < value < math.inf else default
