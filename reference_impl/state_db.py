@@ -20,7 +20,7 @@ import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -204,14 +204,15 @@ class StateDb:
 
         Raises TitleTakenError if another session has that title.
         """
+        name = title or None
 
         def act(connection: sqlite3.Connection) -> bool:
             others = "SELECT id FROM sessions WHERE title = ? AND id <> ?"
-            taken = connection.execute(others, (title, session)).fetchone()
+            taken = connection.execute(others, (name, session)).fetchone()
             if taken is not None:
-                raise TitleTakenError(f"{self._path}: session {taken[0]} is called {title!r}")
+                raise TitleTakenError(f"{self._path}: session {taken[0]} is called {name!r}")
             set_title = "UPDATE sessions SET title = ? WHERE id = ?"
-            return connection.execute(set_title, (title, session)).rowcount > 0
+            return connection.execute(set_title, (name, session)).rowcount > 0
 
         return self._write(act)
 
@@ -330,7 +331,7 @@ class StateDb:
 
     @property
     def is_fair(self) -> bool:
-        """Whether processes are served in order of arrival here, which needs `flock`."""
+        """Whether processes are served in order of arrival, which not every system can."""
         return self._writers.is_fair
 
     def close(self) -> None:
@@ -406,10 +407,12 @@ def _connect_to_write(path: Path) -> sqlite3.Connection:
         "PRAGMA wal_autocheckpoint = 0",
         f"PRAGMA journal_size_limit = {LIMIT_BYTES}",
     )
-    mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
-    if mode != "wal":
-        connection.close()
-        raise DatabaseFailedError(f"{path}: no write-ahead log can be kept here, only {mode}")
+    with ExitStack() as on_error:
+        on_error.callback(connection.close)
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        if mode != "wal":
+            raise DatabaseFailedError(f"{path}: no write-ahead log can be kept here, only {mode}")
+        on_error.pop_all()
     return connection
 
 
@@ -417,12 +420,11 @@ def _connect(path: Path, timeout_s: float, *pragmas: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=timeout_s, isolation_level=None, check_same_thread=False
     )
-    try:
+    with ExitStack() as on_error:
+        on_error.callback(connection.close)
         for pragma in pragmas:
             connection.execute(pragma)
-    except BaseException:
-        connection.close()
-        raise
+        on_error.pop_all()
     return connection
 
 

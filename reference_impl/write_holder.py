@@ -17,7 +17,7 @@ _WRITE_LOCK_BYTE = 120  # of the -shm, which SQLite locks to write: sqlite.org/w
 
 def describe_holder(path: Path, line: WriteLine | None) -> str:
     """Name the process that has the write lock, or else the one that keeps the line waiting."""
-    stander = line.blocker() if line else None
+    stander = line.first() if line else None
     pid = _lock_holder(path)
     if stander is not None and stander.pid == pid:
         return _describe_stander(stander)

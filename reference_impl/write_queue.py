@@ -7,8 +7,8 @@ Callers leave their writes in the queue and wait. A thread of the queue's own, t
 in line for them (`write_line`), and when its turn comes commits all that is waiting as one
 transaction. That is how callers get a deadline although the line has none, how the threads of a
 process are served in order, and how one turn carries many writes. What it does in its turn is
-short: it begins with the write lock (BEGIN IMMEDIATE), and syncing, waking callers and copying the
-log come after it left.
+short: it begins with the write lock (BEGIN IMMEDIATE), and syncing and waking callers come after it
+left.
 
 * A write that raises is rolled back with all its batch. It alone gets the error; its neighbours go
   back to the head of the queue, each to be tried in a transaction of its own.
@@ -85,15 +85,15 @@ class WriteQueue:
         self._closed = False
         self._desk = threading.RLock()  # guards the connection
         self._connection: sqlite3.Connection | None = None
-        self._log = WriteLog(self._path, self._connect, self._sync)
+        self._log = WriteLog(self._path, self._sync)
         self._line: WriteLine | None = WriteLine(self._path)
-        self._mark = b""  # of the line, when last looked at
+        self._mark = 0  # of the line, when last looked at
         self._moved_s = time.monotonic()  # when the mark was first seen
         self._is_stuck = False
 
     @property
     def is_fair(self) -> bool:
-        """Whether processes stand in line here. Without `flock` they poll, and it was logged."""
+        """Whether processes stand in line here; where they cannot they poll, and it was logged."""
         return self._line is not None
 
     # What callers do -------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class WriteQueue:
             return True
 
     def _look_at_the_line(self) -> None:
-        mark = self._line.mark() if self._line else b""
+        mark = self._line.mark() if self._line else 0
         now_s = time.monotonic()
         if mark != self._mark:
             self._mark, self._moved_s = mark, now_s
@@ -195,7 +195,6 @@ class WriteQueue:
             if line is not None:
                 line.leave()
             _announce(settled or [])
-        self._log.tend()
 
     def _stand_in_line(self) -> WriteLine | None:
         line = self._line
@@ -230,7 +229,8 @@ class WriteQueue:
             number = self._log.note_commit()
             for write in writes:
                 write.commit = number
-            self._log.finish(connection)
+            with suppress(BaseException):  # the writes are committed, whatever happens now
+                self._log.keep_short(connection)
             return writes
 
     def _begin(self) -> sqlite3.Connection:
@@ -311,14 +311,12 @@ class WriteQueue:
 
     def pause(self) -> None:
         """Finish what has begun, and have no connection open until `resume`: a fork comes."""
-        self._log.pause()
         self._desk.acquire()
         self._close_connection()
 
     def resume(self) -> None:
         """Go on, in the process that forked."""
         self._desk.release()
-        self._log.resume()
 
     def restart(self) -> None:
         """Begin anew in the child of a fork: the clerk and those who waited are not there."""

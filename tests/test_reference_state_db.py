@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sqlite3
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from reference_impl.state_db_errors import (
     SessionUnknownError,
     TitleTakenError,
 )
+from reference_impl.write_line import WriteLine
 from reference_impl.write_log import LIMIT_BYTES
 
 DAY_S = 86_400.0
@@ -514,19 +514,90 @@ def test_a_dead_holder_is_succeeded_and_leaves_no_trace(db: StateDb, path: Path)
     assert_consistent(path)
 
 
-@pytest.mark.parametrize("file", ["state.db.gate", "state.db.line"])
 def test_a_stuck_line_is_gone_round(
-    db: StateDb, path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+    db: StateDb, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D3: one who stands in line and hangs, but holds no lock of SQLite's, refuses nobody."""
     monkeypatch.setattr(write_queue, "GRACE_S", 0.05)
     db.append_message("s", "user", "before")
-    with path.with_name(file).open("rb") as stuck:
-        fcntl.flock(stuck, fcntl.LOCK_EX)
-        for text in ("a", "b"):
-            db.append_message("s", "user", text)
+    hanging = WriteLine(path)
+    hanging.stand()
+    for text in ("a", "b"):
+        db.append_message("s", "user", text)
+    hanging.leave()
+    hanging.close()
     db.append_message("s", "user", "after")
     assert texts(db) == ["before", "a", "b", "after"]
+
+
+STAND_IN_LINE = """
+import pathlib, sys
+from reference_impl.write_line import WriteLine
+line = WriteLine(pathlib.Path(sys.argv[1]))
+print("coming", flush=True)
+line.stand()
+print("first", flush=True)
+sys.stdin.readline()
+line.leave()
+print("left", flush=True)
+"""
+
+
+def in_line(path: Path) -> int:
+    """How many tickets were drawn."""
+    return int.from_bytes(path.with_name("state.db.line").read_bytes()[:8], sys.byteorder)
+
+
+def test_processes_are_served_in_the_order_in_which_they_came(path: Path) -> None:
+    """D4: none is overtaken, however fast the others are.
+
+    line: |--- 1 ---|--- 2 ---|--- 3 ---|
+    """
+    with ExitStack() as stack:
+        line = WriteLine(path)
+        line.stand()
+        waiting = []
+        for number in range(3):
+            waiting.append(stack.enter_context(child(STAND_IN_LINE, path)))
+            assert waiting[-1].hears() == "coming"
+            while in_line(path) < number + 2:
+                pass
+        line.leave()
+        for number, process in enumerate(waiting):
+            assert process.hears() == "first"
+            first = line.first()
+            assert first is not None
+            assert first.pid == process.process.pid
+            assert line.mark() == number + 2
+            process.tell()
+        line.close()
+
+
+def test_one_who_died_in_line_is_not_waited_for(path: Path) -> None:
+    """D5: neither at its head nor in the middle of it, and whoever it waited for is still first.
+
+    line: |--- 1 ------------|
+             |--- 2 ---X            dies waiting
+             |--- 3 ---------|--- first
+    """
+    line = WriteLine(path)
+    line.stand()
+    with child(STAND_IN_LINE, path) as dying, child(STAND_IN_LINE, path) as waiting:
+        assert dying.hears() == "coming"
+        while in_line(path) < 2:
+            pass
+        assert waiting.hears() == "coming"
+        while in_line(path) < 3:
+            pass
+        dying.process.kill()
+        dying.process.wait()
+        first = line.first()
+        assert first is not None
+        assert first.pid == os.getpid()
+        assert line.mark() == 1
+        line.leave()
+        assert waiting.hears() == "first"
+    line.close()
 
 
 def test_an_interrupted_writer_withdraws(db: StateDb, path: Path) -> None:
@@ -548,10 +619,10 @@ def test_an_interrupted_writer_withdraws(db: StateDb, path: Path) -> None:
     assert texts(db) == ["after"]
 
 
-def test_without_flock_writers_poll_and_say_so(
+def test_without_a_line_writers_poll_and_say_so(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """D3: where the system has no `flock` only fairness is lost, and it is logged."""
+    """D3: where the system has no such locks only fairness is lost, and it is logged."""
     monkeypatch.setattr(write_line, "fcntl", None)
     with StateDb(path) as db:
         db.create_session("s", "cli")
@@ -564,27 +635,29 @@ def test_without_flock_writers_poll_and_say_so(
 # D6: the log -------------------------------------------------------------------------------------
 
 
-def test_the_log_stays_short_while_writers_and_readers_come_and_go(db: StateDb, path: Path) -> None:
-    """D6: much more is written than the log may hold."""
-    assert longest_log_bytes(db, path) <= 16 << 20
-
-
-def test_writers_wait_for_a_disk_that_copies_too_slowly(
-    db: StateDb, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """D6: where nobody copies beside the writers, the log is bounded all the same."""
-    monkeypatch.setattr(db._writers._log, "tend", lambda: None)
-    assert longest_log_bytes(db, path) <= 16 << 20
-
-
-def longest_log_bytes(db: StateDb, path: Path) -> int:
+def write_much(db: StateDb, path: Path, much_bytes: int) -> list[int]:
+    """Write so much, and read in between; returns how long the log was each time."""
     log = path.with_name("state.db-wal")
-    text, longest_bytes = "words " * 5_000, 0
-    for _ in range(10 * LIMIT_BYTES // len(text)):
+    text, lengths = "words " * 5_000, []
+    for _ in range(much_bytes // len(text)):
         db.append_message("s", "user", text)
         db.search("absent")
-        longest_bytes = max(longest_bytes, log.stat().st_size)
-    return longest_bytes
+        lengths.append(log.stat().st_size)
+    return lengths
+
+
+def test_the_log_stays_short_while_writers_and_readers_come_and_go(db: StateDb, path: Path) -> None:
+    """D6: much more is written than the log may hold."""
+    assert max(write_much(db, path, 5 * LIMIT_BYTES)) <= 16 << 20
+
+
+def test_the_log_is_short_again_after_a_long_read(db: StateDb, path: Path) -> None:
+    """D6: a reader that stays keeps the log growing, and nothing else does."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM sessions").fetchall()
+        assert max(write_much(db, path, 3 * LIMIT_BYTES)) > 16 << 20
+    assert min(write_much(db, path, LIMIT_BYTES)) <= LIMIT_BYTES
 
 
 # D7, D8, D11: opening and closing ----------------------------------------------------------------
