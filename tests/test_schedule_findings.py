@@ -76,7 +76,9 @@ def test_every_strategy_finds_it(strategy: str) -> None:
 
 
 def test_a_finding_shrinks_to_the_one_switch_it_needs() -> None:
-    """a: [read]                 [write]
+    """A random schedule switches often; one preemption is enough for this.
+
+    a: [read]                 [write]
     b:        [read] [write]
     """
     finding = found(counter, strategies=["random"])
@@ -162,7 +164,9 @@ def test_a_lock_that_its_thread_took_to_the_grave_is_a_deadlock() -> None:
 
 
 def test_a_lost_wakeup_is_a_deadlock() -> None:
-    """a: sees no item .................... waits for ever
+    """Who looks before it locks may wait for ever.
+
+    a: sees no item .................... waits
     b:                 [adds, notifies]
     """
 

@@ -153,8 +153,10 @@ def test_a_socket_used_under_a_lock_is_found() -> None:
 
 
 def test_a_check_before_a_rename_is_interleaved_at_the_files(tmp_path: Path) -> None:
-    """a: [exists?]              [replace]
-    b:          [exists?] [replace]
+    """Both believe that they came first.
+
+    a: [exists?]                     [replace]
+    b:           [exists?] [replace]
     """
 
     def body(run: Run) -> None:

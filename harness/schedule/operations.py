@@ -23,10 +23,10 @@ _REMEMBERED = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a method, with its keyword arguments."""
+    """One call of a method. A mapping is passed by keyword, None not at all."""
 
     function: str
-    argument: Mapping[str, Any] = field(default_factory=dict)
+    argument: Any = None
 
     def __str__(self) -> str:
         return call(self.function, self.argument)
@@ -44,7 +44,14 @@ class PromiseBrokenError(AssertionError):
 
 def ask(subject: Any, asked: Call) -> Any:
     """Call the subject's method of that name."""
-    return getattr(subject, asked.function)(**asked.argument)
+    method = getattr(subject, asked.function)
+    match asked.argument:
+        case None:
+            return method()
+        case Mapping() as keywords:
+            return method(**keywords)
+        case argument:
+            return method(argument)
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ class _Telling:
                 Operation(
                     process,
                     asked.function,
-                    dict(asked.argument),
+                    asked.argument,
                     outcome,
                     invoked,
                     completed,

@@ -36,7 +36,7 @@ _sleep = time.sleep
 _excepthook = threading.excepthook
 _simple_queue = queue.SimpleQueue
 _counter = threading._counter  # type: ignore[attr-defined]  # noqa: SLF001 - numbers its threads
-_pools = logging.getLogger("concurrent.futures")
+_handle_native = logging.Logger.handle
 _clocks: dict[str, Callable[[], Any]] = {
     name: getattr(time, name)
     for name in ("monotonic", "monotonic_ns", "time", "time_ns", "perf_counter", "perf_counter_ns")
@@ -71,9 +71,10 @@ def _clock(name: str) -> Callable[[], Any]:
     return read
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a pool's log record tells of more than the end of a schedule."""
-    return not record.exc_info or record.exc_info[0] is not Unwound
+def _handle(logger: logging.Logger, record: logging.LogRecord) -> None:
+    """`logging.Logger.handle`; code that logs whatever it catches need not tell of its unwinding."""
+    if not record.exc_info or record.exc_info[0] is not Unwound:
+        _handle_native(logger, record)
 
 
 def _unraised(native: Callable[[Any], Any]) -> Callable[[Any], None]:
@@ -130,7 +131,7 @@ class Patches:
         self._put(vars(_thread), "start_new_thread", threads.start_new_thread)
         adopt(concurrent.futures.thread)
         self._put(vars(sys), "unraisablehook", _unraised(sys.unraisablehook))
-        _pools.addFilter(_is_news)
+        logging.Logger.handle = _handle  # type: ignore[method-assign]
         self._connect = network.patch()
         return self
 
@@ -145,7 +146,7 @@ class Patches:
         trace: TracebackType | None,
     ) -> None:
         self._connect()
-        _pools.removeFilter(_is_news)
+        logging.Logger.handle = _handle_native  # type: ignore[method-assign]
         while self._undo:
             names, name, original = self._undo.pop()
             names[name] = original
