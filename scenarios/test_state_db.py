@@ -73,6 +73,12 @@ class StateDbMachine(Machine):
     def set_title(self, session: str, title: str | None) -> None:
         self.ask("set_title", session=session, title=title)
 
+    @rule(title=st.sampled_from(["plans", "notes"]))
+    def quarrel(self, title: str) -> None:
+        for session in ("s1", "s2"):
+            self.create(session, "cli")
+            self.set_title(session, title)
+
     @rule(session=SESSIONS, word=WORDS)
     def set_system_prompt(self, session: str, word: str) -> None:
         self.ask("set_system_prompt", session=session, text=word)
@@ -102,7 +108,8 @@ class StateDbMachine(Machine):
         self.ask("prune", days=5)
 
     @rule(session=SESSIONS)
-    def end_long_ago_and_prune(self, session: str) -> None:
+    def outlive(self, session: str) -> None:
+        self.create(session, "cli")
         self.end(session, "done")
         self.ask("advance", days=10)
         self.prune()
@@ -162,7 +169,7 @@ STATE_DB_MODEL = Scenario(
         Expectation("an old session was pruned", _pruned),
         _asked("the file was opened again", "reopen_file"),
     ),
-    examples=120,
+    examples=80,
 )
 
 
