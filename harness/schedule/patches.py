@@ -72,7 +72,7 @@ def _clock(name: str) -> Callable[[], Any]:
 
 
 def _handle(logger: logging.Logger, record: logging.LogRecord) -> None:
-    """`logging.Logger.handle`; code that logs whatever it catches need not tell of its unwinding."""
+    """`logging.Logger.handle`; who logs all it catches need not tell of its unwinding."""
     if not record.exc_info or record.exc_info[0] is not Unwound:
         _handle_native(logger, record)
 
@@ -131,7 +131,7 @@ class Patches:
         self._put(vars(_thread), "start_new_thread", threads.start_new_thread)
         adopt(concurrent.futures.thread)
         self._put(vars(sys), "unraisablehook", _unraised(sys.unraisablehook))
-        logging.Logger.handle = _handle  # type: ignore[method-assign]
+        logging.Logger.handle = _handle  # type: ignore[method-assign,assignment]
         self._connect = network.patch()
         return self
 

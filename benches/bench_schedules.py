@@ -1,0 +1,205 @@
+"""How fast races are found: this explorer, a neighbour, and threads that run free.
+
+    python benches/bench_schedules.py [--seconds 5] [--seeds 20] [--frontrun PYTHON]
+
+The subject is the reference's session lifecycle, with three threads: two commits and a turn that
+completes meanwhile. The broken one is the same with one line changed: a late commit clears up to
+the current generation, not the one it captured. Arms run in turn in one go; ratios mean something,
+the figures are only a scale.
+
+`--frontrun` names the interpreter of a virtual environment with `pip install frontrun==0.7.0`;
+without it that arm is left out.
+"""
+
+# A script, not a package, and it speaks to the terminal:
+# ruff: noqa: INP001, T201
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from reference_impl import lifecycle  # noqa: E402 - the path comes first
+
+SESSION = "s"
+TURNS = 2
+
+
+class Subject:
+    """One lifecycle with a turn to commit, and what its provider was given."""
+
+    def __init__(self) -> None:
+        """Complete the first turn."""
+        self.lifecycle = lifecycle.Lifecycle()
+        self.given: list[int] = []
+        self.lifecycle.mark_turn_completed(SESSION, agent=self)
+
+    def commit_memory_session(self) -> None:
+        """Be the provider: note up to which turn this commit goes."""
+        self.given.append(self.lifecycle._entries[SESSION].segments[0].end)  # noqa: SLF001
+
+    def commit(self) -> None:
+        """Reach a boundary."""
+        self.lifecycle.commit_session_memory(SESSION)
+
+    def commit_patiently(self) -> None:
+        """Reach a boundary, and wait for a commit in flight."""
+        self.lifecycle.commit_session_memory(SESSION, wait=True, timeout=5.0)
+
+    def turn(self) -> None:
+        """Complete a turn."""
+        self.lifecycle.mark_turn_completed(SESSION, agent=self)
+
+    def is_whole(self) -> bool:
+        """Flush; whether every turn was given to the provider."""
+        while self.lifecycle.has_uncommitted_work(SESSION):
+            self.lifecycle.commit_session_memory(SESSION)
+        return max(self.given) == TURNS
+
+
+THREADS: tuple[Callable[[Subject], None], ...] = (
+    Subject.commit,
+    Subject.turn,
+    Subject.commit_patiently,
+)
+
+
+Sound = lifecycle.Entry
+
+
+class Careless(Sound):
+    """Clears whatever there is when a commit comes back."""
+
+    __slots__ = ()
+
+    def settle(self, end: int) -> None:  # noqa: ARG002 - that is the bug
+        """Forget too much."""
+        Sound.settle(self, self.generation)
+
+
+@contextmanager
+def broken() -> Iterator[None]:
+    """Plant the bug."""
+    lifecycle.Entry = Careless  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        lifecycle.Entry = Sound  # type: ignore[misc]
+
+
+def ours(seconds: float, seeds: int) -> None:
+    """Rates of every strategy on the sound one, then times to find the broken one."""
+    from harness.schedule import Budget, Run, explore, reproduced  # noqa: PLC0415
+
+    def body(run: Run) -> None:
+        subject = Subject()
+        for act in THREADS:
+            run.thread(act, subject, name=act.__name__)
+        run.join()
+        assert subject.is_whole()
+
+    for name in ("random", "sticky", "pct-2", "pct-3", "pos", "bounded", "reduced", "guarded"):
+        result = explore(body, budget=Budget(10**9, seconds), strategies=[name])
+        print(f"{name:10} {result.schedules / result.seconds:8.0f} schedules/s   {result}")
+        assert result.finding is None, result.story
+    bounded = explore(body, budget=Budget(10**6, seconds * 4), strategies=["bounded-2"])
+    print(f"bounded-2: {bounded.schedules} schedules in {bounded.seconds:.2f} s")
+    times, counts, replays = [], [], []
+    with broken():
+        for seed in range(seeds):
+            began = time.perf_counter()
+            result = explore(body, budget=Budget(10**6, 60.0), seed=seed)
+            times.append(time.perf_counter() - began)
+            counts.append(result.schedules)
+            assert result.finding is not None
+            replays.append(reproduced(body, result.finding, times=100))
+    print(
+        f"portfolio: found in {statistics.median(times) * 1e3:.1f} ms (median of {seeds} seeds,"
+        f" shrinking included), {statistics.median(counts)} schedules,"
+        f" at most {max(counts)}; replays {min(replays)} of 100"
+    )
+
+
+def free(seconds: float) -> None:
+    """Plain threads, on the broken one."""
+    runs = lost = 0
+    ends = time.perf_counter() + seconds
+    with broken():
+        while time.perf_counter() < ends:
+            subject = Subject()
+            threads = [threading.Thread(target=act, args=(subject,)) for act in THREADS]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            runs += 1
+            lost += not subject.is_whole()
+    print(f"free-running: {runs / seconds:.0f} runs/s, found {lost} in {runs}")
+
+
+def neighbour(seconds: float) -> None:
+    """frontrun, on the sound one for its rate, and on the broken one."""
+    import frontrun  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    def explore(**options: Any) -> tuple[Any, float]:
+        began = time.perf_counter()
+        result = frontrun.explore(
+            setup=Subject,
+            workers=list(THREADS),
+            invariant=Subject.is_whole,
+            total_timeout=seconds,
+            **options,
+        )
+        return result, time.perf_counter() - began
+
+    said = {True: "holds", False: "refuted", None: "inconclusive"}
+    for name, options in (
+        ("dpor", {"strategy": "dpor"}),
+        ("random", {"strategy": "random", "max_attempts": 10**6}),
+    ):
+        for subject, planted in (("sound", nullcontext), ("broken", broken)):
+            with planted():
+                result, spent = explore(clock="virtual", **options)
+            print(
+                f"frontrun {name}: the {subject} one {said[result.property_holds]} after"
+                f" {result.num_explored} schedules, {spent:.1f} s,"
+                f" {result.num_explored / spent:.0f} schedules/s"
+            )
+
+
+def main() -> None:
+    """Run the arms in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--frontrun", type=Path)
+    parser.add_argument("--arm", choices=["frontrun"])
+    asked = parser.parse_args()
+    logging.disable()
+    if asked.arm:
+        neighbour(asked.seconds)
+        return
+    ours(asked.seconds, asked.seeds)
+    free(asked.seconds)
+    if asked.frontrun is None:
+        print("frontrun: left out, no --frontrun given")
+        return
+    wrapper = asked.frontrun.parent / "frontrun"
+    arm = [asked.frontrun, __file__, "--arm", "frontrun", "--seconds", str(asked.seconds)]
+    subprocess.run([wrapper, *arm], check=False, cwd=ROOT)  # noqa: S603 - what the caller named
+
+
+if __name__ == "__main__":
+    main()
