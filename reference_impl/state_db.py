@@ -47,6 +47,7 @@ _SCHEMA = (
         id TEXT PRIMARY KEY NOT NULL,
         source TEXT NOT NULL,
         system_prompt TEXT,
+        parent_session_id TEXT, -- not ours: the released package wants to find it
         started_at REAL NOT NULL,
         ended_at REAL,
         end_reason TEXT,

@@ -41,7 +41,7 @@ from reference_impl.write_log import WriteLog
 Result = TypeVar("Result")
 Act = Callable[[sqlite3.Connection], Result]
 
-GRACE_S = 1.0
+GRACE_S = 0.5
 """A line that did not move for so long is gone round."""
 
 _BATCH = 64  # writes a transaction: a turn stays short whatever is waiting
@@ -87,9 +87,7 @@ class WriteQueue:
         self._connection: sqlite3.Connection | None = None
         self._log = WriteLog(self._path, self._sync)
         self._line: WriteLine | None = WriteLine(self._path)
-        self._mark = 0  # of the line, when last looked at
-        self._moved_s = time.monotonic()  # when the mark was first seen
-        self._is_stuck = False
+        self._stuck_mark = -1  # of the line, where it was last found not to move
 
     @property
     def is_fair(self) -> bool:
@@ -127,9 +125,11 @@ class WriteQueue:
 
     def _wait(self, write: _Write, patience_s: float) -> None:
         deadline_s = time.monotonic() + patience_s
+        mark = self._look_at_the_line()
         while True:
             left_s = max(deadline_s - time.monotonic(), 0.0)
-            look_s = _ROUND_POLL_S if self._is_stuck or self._clerk is None else GRACE_S
+            goes_round = self._clerk is None or mark == self._stuck_mark
+            look_s = _ROUND_POLL_S if goes_round else GRACE_S
             if write.settled.wait(min(look_s, left_s)):
                 return
             if left_s == 0.0:
@@ -141,9 +141,14 @@ class WriteQueue:
                     f"{self._path}: no turn in {patience_s:g} s; {holder}"
                 )
                 return
-            self._look_at_the_line()
-            if self._is_stuck or self._clerk is None:
+            before, mark = mark, self._look_at_the_line()
+            if mark == before and not goes_round:
+                self._stuck_mark = mark
+            if self._clerk is None or mark == self._stuck_mark:
                 _announce(self._attempt() or [])
+
+    def _look_at_the_line(self) -> int:
+        return self._line.mark() if self._line is not None else 0
 
     def _withdraw(self, write: _Write) -> bool:
         with self._changed:
@@ -151,13 +156,6 @@ class WriteQueue:
                 return False
             self._waiting.remove(write)
             return True
-
-    def _look_at_the_line(self) -> None:
-        mark = self._line.mark() if self._line else 0
-        now_s = time.monotonic()
-        if mark != self._mark:
-            self._mark, self._moved_s = mark, now_s
-        self._is_stuck = self._line is not None and now_s - self._moved_s >= GRACE_S
 
     def _call_the_clerk(self) -> None:
         if self._clerk is not None:

@@ -638,7 +638,7 @@ def test_without_a_line_writers_poll_and_say_so(
 def write_much(db: StateDb, path: Path, much_bytes: int) -> list[int]:
     """Write so much, and read in between; returns how long the log was each time."""
     log = path.with_name("state.db-wal")
-    text, lengths = "words " * 5_000, []
+    text, lengths = "." * 30_000, []
     for _ in range(much_bytes // len(text)):
         db.append_message("s", "user", text)
         db.search("absent")
