@@ -93,6 +93,7 @@ class RunWriter:
         self._lock = threading.Lock()
         self._seq = 0
         self._is_sealed = False
+        self._is_finished = False
 
     @property
     def size_bytes(self) -> int:
@@ -125,12 +126,14 @@ class RunWriter:
             self._is_sealed = True
 
     def finish(self, state: str, events: Sequence[tuple[str, Payload]]) -> None:
-        """Write and show the terminal rows, durably, and let go of the file.
+        """Write and show the terminal rows, durably, and let go of the file; the first time only.
 
         Raises OSError where the disk refuses; the run is over all the same.
         """
         with self._lock:
-            self._is_sealed = True
+            if self._is_finished:
+                return
+            self._is_sealed = self._is_finished = True
             try:
                 for event, payload in events:
                     row = self._row(event, payload, terminal_state=state)
@@ -329,6 +332,11 @@ class TurnJournal:
 
     def _put(self, turn: Turn) -> None:
         self._ledger.put(turn.turn_id, asdict(turn))
+
+    def get(self, turn_id: str) -> Turn | None:
+        """What is remembered of a turn."""
+        value = self._ledger.get(turn_id)
+        return None if value is None else _turn(value)
 
     def turns(self) -> list[Turn]:
         """Every turn that is remembered."""
