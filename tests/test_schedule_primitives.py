@@ -323,3 +323,18 @@ def test_everything_is_as_it_was_afterwards() -> None:
     assert time.sleep is sleep
     assert open is connect
     assert threading.active_count() == count
+
+
+def test_install_may_be_in_force_while_exploring() -> None:
+    """What was installed before stays so afterwards, until it is undone."""
+    from harness.schedule import install, uninstall  # noqa: PLC0415 - where it is used
+
+    sleep = time.sleep
+    install()
+    try:
+        assert time.sleep is not sleep
+        clean(lambda run: time.sleep(60.0))
+        assert time.sleep is not sleep
+    finally:
+        uninstall()
+    assert time.sleep is sleep

@@ -112,10 +112,10 @@ _REPLACEMENTS: list[tuple[Any, Any]] = [
 
 
 class Patches:
-    """What was replaced, and where. A context manager."""
+    """What was replaced, and where. A context manager; inside another, it only adds what is new."""
 
     def __init__(self) -> None:
-        self._undo: list[tuple[dict[str, Any], str, Any]] = []
+        self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
         by_identity = {id(original): replacement for original, replacement in _REPLACEMENTS}
@@ -125,19 +125,22 @@ class Patches:
             names = vars(module)
             for name, value in list(names.items()):
                 if (replacement := by_identity.get(id(value))) is not None:
-                    self._put(names, name, replacement)
-        # Condition makes one of these for each waiter: they are signals, not locks.
-        self._put(vars(threading), "_allocate_lock", Signal)
-        self._put(vars(_thread), "start_new_thread", threads.start_new_thread)
-        adopt(concurrent.futures.thread)
-        self._put(vars(sys), "unraisablehook", _unraised(sys.unraisablehook))
-        logging.Logger.handle = _handle  # type: ignore[method-assign,assignment]
-        self._connect = network.patch()
+                    self._put(module, name, replacement)
+        if not _entered:
+            # Condition makes one of these for each waiter: they are signals, not locks.
+            self._put(threading, "_allocate_lock", Signal)
+            self._put(_thread, "start_new_thread", threads.start_new_thread)
+            self._put(sys, "unraisablehook", _unraised(sys.unraisablehook))
+            self._put(logging.Logger, "handle", _handle)
+            self._undo.append(network.patch())
+            adopt(concurrent.futures.thread)
+        _entered.append(self)
         return self
 
-    def _put(self, names: dict[str, Any], name: str, value: Any) -> None:
-        self._undo.append((names, name, names[name]))
-        names[name] = value
+    def _put(self, owner: Any, name: str, value: Any) -> None:
+        original = vars(owner)[name]
+        self._undo.append(lambda: setattr(owner, name, original))
+        setattr(owner, name, value)
 
     def __exit__(
         self,
@@ -145,12 +148,13 @@ class Patches:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._connect()
-        logging.Logger.handle = _handle_native  # type: ignore[method-assign]
+        _entered.remove(self)
         while self._undo:
-            names, name, original = self._undo.pop()
-            names[name] = original
+            self._undo.pop()()
         threading._counter = _counter  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+_entered: list[Patches] = []
 
 
 def number_threads_anew() -> None:
