@@ -173,6 +173,7 @@ _ROOT = 0
 class _Naming:
     """A change of names: what each entry means afterwards, None for nothing. All or nothing."""
 
+    number: int
     entries: Mapping[_Entry, int | None]
     unsynced: set[int]  # the folders that would have to be synced to make it sure
     is_doomed: bool = False
@@ -190,7 +191,7 @@ class _Naming:
 class _Content:
     """A change of a file's content: bytes at an offset, or (`data` is None) a new size."""
 
-    node: int
+    number: int
     offset: int
     data: bytes | None
     is_sure: bool = False
@@ -210,6 +211,7 @@ class _Content:
             content[self.offset : self.offset + len(data)] = data
 
 
+_Change = _Naming | _Content
 _DROPPED, _KEPT, _TORN = 0, 1, 2
 
 
@@ -220,66 +222,75 @@ class _Platter:
     contents: dict[int, bytes] = field(default_factory=dict)  # of files, by node
     folders: set[int] = field(default_factory=lambda: {_ROOT})
     entries: dict[_Entry, int] = field(default_factory=dict)
-    log: list[_Naming | _Content] = field(default_factory=list)
+    namings: list[_Naming] = field(default_factory=list)
+    writings: dict[int, list[_Content]] = field(default_factory=dict)  # by node
+    changes: int = 0
 
-    def undecided(self) -> list[_Naming | _Content]:
-        """The changes that a power loss may drop, if anything in the folder can show it."""
-        named = set(self.entries.values())
-        for change in self.log:
-            if isinstance(change, _Naming):
-                named |= {node for node in change.entries.values() if node is not None}
-        return [
-            change
-            for change in self.log
-            if not change.is_sure and (isinstance(change, _Naming) or change.node in named)
-        ]
+    def name(self, entries: Mapping[_Entry, int | None]) -> None:
+        """These entries change together."""
+        self.changes += 1
+        folders = {folder for folder, _ in entries}
+        self.namings.append(_Naming(self.changes, dict(entries), folders))
 
-    def sync_file(self, node: int) -> None:
-        for change in self.log:
-            if isinstance(change, _Content) and change.node == node and not change.is_doomed:
-                change.is_sure = True
-        self._settle()
+    def write(self, node: int, offset: int, data: bytes | None) -> None:
+        """A file's content changes."""
+        self.changes += 1
+        self.writings.setdefault(node, []).append(_Content(self.changes, offset, data))
 
-    def sync_folder(self, node: int) -> None:
-        for change in self.log:
-            if isinstance(change, _Naming) and not change.is_doomed:
-                change.unsynced.discard(node)
-        self._settle()
+    def undecided(self) -> list[_Change]:
+        """The changes that a power loss may drop, in order."""
+        changes: list[_Change] = [*self.namings]
+        for writings in self.writings.values():
+            changes += writings
+        unsure = (change for change in changes if not change.is_sure)
+        return sorted(unsure, key=lambda change: change.number)
+
+    def sync(self, node: int) -> None:
+        """What was changed in a file or folder is sure, unless a sync has failed to write it."""
+        for naming in self.namings:
+            if not naming.is_doomed:
+                naming.unsynced.discard(node)
+        for content in self.writings.get(node, ()):
+            content.is_sure |= not content.is_doomed
+        self._settle(node)
 
     def doom(self, node: int) -> None:
         """A sync failed: the system forgets that these were to be written."""
-        for change in self.log:
-            if isinstance(change, _Content):
-                change.is_doomed |= change.node == node
-            else:
-                change.is_doomed |= node in change.unsynced
+        for naming in self.namings:
+            naming.is_doomed |= node in naming.unsynced
+        for content in self.writings.get(node, ()):
+            content.is_doomed = True
 
-    def _settle(self) -> None:
-        """What is sure, and has nothing unsure before it, need not be remembered as a change."""
-        while self.log and self.log[0].is_sure:
-            change = self.log.pop(0)
-            if isinstance(change, _Naming):
-                _rename(self.entries, change)
-            else:
-                content = bytearray(self.contents[change.node])
-                change.apply(content, _KEPT)
-                self.contents[change.node] = bytes(content)
+    def _settle(self, node: int) -> None:
+        """What is sure, and follows nothing unsure, need not be remembered as a change."""
+        while self.namings and self.namings[0].is_sure:
+            _rename(self.entries, self.namings.pop(0))
+        writings = self.writings.get(node, [])
+        while writings and writings[0].is_sure:
+            content = bytearray(self.contents[node])
+            writings.pop(0).apply(content, _KEPT)
+            self.contents[node] = bytes(content)
+        named = {*self.entries.values()}.union(*(each.entries.values() for each in self.namings))
+        for forgotten in self.writings.keys() - named:
+            del self.writings[forgotten]
 
     def image(self, fates: Mapping[int, int]) -> Image:
-        """What the folder holds if each undecided change, by `id`, meets this fate."""
-        contents = {node: bytearray(content) for node, content in self.contents.items()}
+        """What the folder holds if each undecided change, by number, meets this fate."""
         entries = dict(self.entries)
-        for change in self.log:
-            fate = _KEPT if change.is_sure else fates.get(id(change), _DROPPED)
-            if fate == _DROPPED:
-                continue
-            if isinstance(change, _Naming):
-                _rename(entries, change)
-            else:
-                change.apply(contents[change.node], fate)
+        for naming in self.namings:
+            if naming.is_sure or fates[naming.number] != _DROPPED:
+                _rename(entries, naming)
+        contents = dict(self.contents)
+        for node, writings in self.writings.items():
+            content = bytearray(contents[node])
+            for writing in writings:
+                fate = _KEPT if writing.is_sure else fates[writing.number]
+                if fate != _DROPPED:
+                    writing.apply(content, fate)
+            contents[node] = bytes(content)
         return self._walk(entries, contents)
 
-    def _walk(self, entries: Mapping[_Entry, int], contents: Mapping[int, bytearray]) -> Image:
+    def _walk(self, entries: Mapping[_Entry, int], contents: Mapping[int, bytes]) -> Image:
         files: dict[str, bytes] = {}
         folders: set[str] = set()
         inside: dict[int, list[tuple[str, int]]] = {}
@@ -293,7 +304,7 @@ class _Platter:
                     folders.add(path + name)
                     todo.append((node, f"{path}{name}/"))
                 else:
-                    files[path + name] = bytes(contents[node])
+                    files[path + name] = contents[node]
         return Image(files, frozenset(folders))
 
 
@@ -305,9 +316,7 @@ def _rename(entries: dict[_Entry, int], change: _Naming) -> None:
             entries[entry] = node
 
 
-def _choices(
-    changes: Sequence[_Naming | _Content], chance: Random, count: int
-) -> Iterator[Sequence[int]]:
+def _choices(changes: Sequence[_Change], chance: Random, count: int) -> Iterator[Sequence[int]]:
     """Fates of the changes: all combinations if those are at most `count`, else without end."""
     ranges = [range(change.fates) for change in changes]
     if math.prod(map(len, ranges)) <= count:
@@ -351,8 +360,8 @@ class SimulatedDisk:
 
     def process_crash(self) -> Image:
         """What a killed process leaves: every call that was done."""
-        fates = {id(change): _KEPT for change in self._platter.log}
-        return self._platter.image(fates)
+        kept = {change.number: _KEPT for change in self._platter.undecided()}
+        return self._platter.image(kept)
 
     def power_losses(self, chance: Random, count: int) -> Iterator[Image]:
         """What a power loss may leave now: at most `count` images, each different.
@@ -360,10 +369,11 @@ class SimulatedDisk:
         All of them where there are few; else the extremes first and then `chance` draws.
         """
         undecided = self._platter.undecided()
+        numbers = [change.number for change in undecided]
         seen: set[Image] = set()
         fruitless = 0
         for fates in _choices(undecided, chance, count):
-            image = self._platter.image(dict(zip(map(id, undecided), fates, strict=True)))
+            image = self._platter.image(dict(zip(numbers, fates, strict=True)))
             fruitless += 1
             if image not in seen:
                 seen.add(image)
@@ -452,10 +462,6 @@ class SimulatedDisk:
                 raise strike.error
         return strike
 
-    def _name(self, entries: Mapping[_Entry, int | None]) -> None:
-        folders = {folder for folder, _ in entries}
-        self._platter.log.append(_Naming(dict(entries), folders))
-
     # The functions of `os`, in our hands
 
     def _open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
@@ -470,11 +476,11 @@ class SimulatedDisk:
                 fd = int(original(path, flags, mode, dir_fd=dir_fd))
                 node = self._new_node(os.fstat(fd), entry[1])
                 self._platter.contents[node] = b""
-                self._name({entry: node})
+                self._platter.name({entry: node})
                 return fd
             if node is not None and flags & os.O_TRUNC:
                 self._strike(Kind.TRUNCATE, entry[1])
-                self._platter.log.append(_Content(node, 0, None))
+                self._platter.write(node, 0, None)
             return int(original(path, flags, mode, dir_fd=dir_fd))
 
     def _write(self, fd: int, data: Any) -> int:
@@ -486,7 +492,7 @@ class SimulatedDisk:
             kept = data if strike is None else data[: strike.kept]
             written = int(self._original("write")(fd, kept))
             offset = os.lseek(fd, 0, os.SEEK_CUR) - written  # where it was, also when appending
-            self._platter.log.append(_Content(node, offset, kept[:written]))
+            self._platter.write(node, offset, kept[:written])
             if strike is not None and strike.error is not None:
                 raise strike.error
             return written
@@ -516,16 +522,14 @@ class SimulatedDisk:
         if (node := self._open_node(fd)) is None:
             self._original("fsync")(fd)
             return
-        is_folder = node in self._platter.folders
+        kind = Kind.SYNC_FOLDER if node in self._platter.folders else Kind.SYNC
         with self._lock:
             try:
-                self._strike(
-                    Kind.SYNC_FOLDER if is_folder else Kind.SYNC, self._names.get(node, ".")
-                )
+                self._strike(kind, self._names.get(node, "."))
             except OSError:
                 self._platter.doom(node)
                 raise
-            (self._platter.sync_folder if is_folder else self._platter.sync_file)(node)
+            self._platter.sync(node)
 
     _fdatasync = _fsync
 
@@ -548,7 +552,7 @@ class SimulatedDisk:
         with self._lock:
             self._strike(Kind.TRUNCATE, self._names[node])
             self._original("ftruncate")(fd, length)
-            self._platter.log.append(_Content(node, length, None))
+            self._platter.write(node, length, None)
 
     def _replace(
         self, src: Any, dst: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None
@@ -566,7 +570,7 @@ class SimulatedDisk:
             self._strike(Kind.RENAME, f"{source[1]} -> {target[1]}")
             original(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
             if node is not None and self._node(src, src_dir_fd) is None:
-                self._name({source: None, target: node})
+                self._platter.name({source: None, target: node})
 
     _rename = _replace
 
@@ -581,7 +585,7 @@ class SimulatedDisk:
                 raise OSError(errno.EXDEV, "the simulated disk ends at its folder", os.fspath(src))
             self._strike(Kind.LINK, target[1])
             self._original("link")(src, dst, **options)
-            self._name({target: node})
+            self._platter.name({target: node})
 
     def _unlink(self, path: Any, *, dir_fd: int | None = None) -> None:
         self._take_away("unlink", Kind.UNLINK, path, dir_fd)
@@ -599,7 +603,7 @@ class SimulatedDisk:
         with self._lock:
             self._strike(kind, entry[1])
             self._original(name)(path, dir_fd=dir_fd)
-            self._name({entry: None})
+            self._platter.name({entry: None})
 
     def _mkdir(self, path: Any, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
         entry = self._entry(path, dir_fd)
@@ -611,7 +615,7 @@ class SimulatedDisk:
             self._original("mkdir")(path, mode, dir_fd=dir_fd)
             node = self._new_node(os.stat(path, dir_fd=dir_fd), entry[1])
             self._platter.folders.add(node)
-            self._name({entry: node})
+            self._platter.name({entry: node})
 
     # `open`
 

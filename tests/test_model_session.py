@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -573,8 +574,9 @@ class Reference:
         self.store.clean_stale_stream(session, lambda _: False)
 
     def corrupt(self, session: str) -> None:
-        path = self.folder / f"{session}.json"
-        path.write_bytes(path.read_bytes()[:-9])
+        with (self.folder / f"{session}.json").open("r+b") as file:
+            file.truncate(len(file.read()) - 9)
+            os.fsync(file.fileno())  # so that no power loss undoes it
 
     def restart(self) -> None:
         self.store = SessionStore(self.folder)
