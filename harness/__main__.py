@@ -72,6 +72,9 @@ class Seed(click.IntRange):
 
 
 as_json = click.option("--json", "wants_json", is_flag=True, help="One JSON document on stdout.")
+keep_option = click.option(
+    "--keep", type=click.IntRange(1), default=20, show_default=True, help="Runs to keep."
+)
 reports_option = click.option(
     "--reports",
     type=click.Path(file_okay=False, path_type=Path),
@@ -110,7 +113,7 @@ def cli() -> None:
 )
 @click.option("--scenario", multiple=True, help="Only this scenario; may be repeated.")
 @click.option("--workers", type=click.IntRange(1, 64), default=WORKERS, help=WORKERS_HELP)
-@click.option("--keep", type=click.IntRange(1), default=20, show_default=True, help="Runs to keep.")
+@keep_option
 @seed_option
 @reports_option
 @as_json
@@ -163,6 +166,7 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     help="How much is asked; 1 is as much as a gate of two minutes.",
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=WORKERS, help=WORKERS_HELP)
+@keep_option
 @seed_option
 @reports_option
 @as_json
@@ -173,6 +177,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     tries: int,
     effort: float,
     workers: int,
+    keep: int,
     seed: int | None,
     reports: Path,
     wants_json: bool,
@@ -188,7 +193,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
         raise UsageError(f"no known bug is to be caught by {' or '.join(modes)}")
     people.print(f"prove · {len(chosen)} known bugs · seed {first} · tries {tries}")
     seeds = range(first, first + tries)
-    asked = prove.Proof(chosen, seeds, effort, reports.resolve(), workers)
+    asked = prove.Proof(chosen, seeds, effort, reports.resolve(), workers, keep)
     with _progress() as step:
         run, kills = asked.run(step)
     rows = [kill.to_json() for kill in kills]

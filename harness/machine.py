@@ -20,6 +20,7 @@ from harness.stage import Stage, Workload
 from harness.verdict import Anomaly
 
 STEPS_MAX = 30
+SHRINKS_MAX = 250  # examples tried after the first that failed; counted, so that seeds decide
 
 
 class PromiseBrokenError(AssertionError):
@@ -34,19 +35,25 @@ class Machine(RuleBasedStateMachine):
 
     model: ClassVar[Model[Any]]
     stage: ClassVar[Stage]
-    was_refused: ClassVar[bool] = False
+    refusals: ClassVar[int] = 0
+    tries: ClassVar[int] = 0  # since the first refusal
 
     def __init__(self) -> None:
         super().__init__()
+        machine = type(self)
+        machine.tries += bool(machine.refusals)
+        if machine.tries > SHRINKS_MAX:
+            hypothesis.reject()
         self._episode = self.stage.open()
         self._fold = Fold(self.model)
         self._is_broken = False
 
-    def ask(self, function: str, **argument: Any) -> Operation:
+    def ask(self, function: str, /, **argument: Any) -> Operation:
         """Ask the target, and stop the example if the model refuses the answer."""
         operation = self._episode.client.ask(function, argument)
         if anomaly := self._fold.step(operation):
-            self._is_broken = type(self).was_refused = True
+            self._is_broken = True
+            type(self).refusals += 1
             raise PromiseBrokenError(anomaly)
         return operation
 
@@ -84,7 +91,7 @@ def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
         except (PromiseBrokenError, Flaky) as error:
             # The journal holds every failing example, the shortest among them. Where it holds none,
             # it is we who failed, and for Hypothesis a full disk, say, only looks flaky.
-            if not staged.was_refused:
+            if not staged.refusals:
                 raise (error.__context__ or error) from None
 
     return workload

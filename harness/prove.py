@@ -64,6 +64,7 @@ class Proof:
     effort: float
     reports: Path
     workers: int
+    keep: int = 20
     timeout_s: float = 120.0
 
     def run(self, progress: Progress) -> tuple[Path, list[Kill]]:
@@ -75,6 +76,7 @@ class Proof:
             kills = list(pool.map(lambda bug: self._judge(bug, run, clean, progress), self.bugs))
         document = {"kills": [kill.to_json() for kill in kills]}
         folder.write_json(run / folder.VERDICT, document)
+        folder.retain(self.reports, self.keep)
         return run, kills
 
     def _judge_clean(

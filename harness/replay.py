@@ -52,13 +52,17 @@ class Replayed:
 def read(failure: Path) -> Failure:
     """Read a failure, or the one in a scenario's folder. Raises UsageError where there is none."""
     path = failure / folder.FAILURE if failure.is_dir() else failure
-    told = folder.read_json(path)
     try:
-        (scenario,) = choose([told["scenario"]]).values()
-        anomaly = Anomaly.from_json(told["anomaly"])
-        return Failure(scenario, str(told["target"]), int(told["seed"]), anomaly, told["notes"])
+        return failure_of(folder.read_json(path))
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: damaged: {error!r}") from error
+
+
+def failure_of(told: Mapping[str, Any]) -> Failure:
+    """The failure that was written so. Raises UsageError for a scenario that is no more."""
+    (scenario,) = choose([told["scenario"]]).values()
+    anomaly = Anomaly.from_json(told["anomaly"])
+    return Failure(scenario, str(told["target"]), int(told["seed"]), anomaly, told["notes"])
 
 
 def run(failure: Failure, target_name: str) -> Replayed:

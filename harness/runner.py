@@ -57,8 +57,8 @@ def judge(scenario: Scenario, folder: Path) -> Judgement:
     return Judgement(
         scenario,
         verdict,
-        len(histories),
-        history.count(histories),
+        sum(episode.notes.get("schedules", 1) for episode in histories),
+        sum(episode.notes.get("operations", len(episode)) for episode in histories),
         history.digest(histories),
         {} if failed is None else histories[failed].notes,
     )

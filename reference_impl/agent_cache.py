@@ -118,17 +118,19 @@ class AgentCache:
         for sid, agent in victims:
             if sid in live or self._lifecycle.has_uncommitted_work(sid):
                 self._set_aside(sid, agent)
-            else:
-                self._forget(sid)
+            elif self._let_go(sid, agent):
                 agent.close()
 
     def _set_aside(self, sid: str, agent: CachedAgent) -> None:
         with self._lock:
-            self._aside.append((sid, agent))
+            if self._agents.get(sid) is not agent:  # else its run has put it back meanwhile
+                self._aside.append((sid, agent))
 
-    def _forget(self, sid: str) -> None:
-        """Drop the lifecycle's entry, unless the session has a new agent by now."""
+    def _let_go(self, sid: str, agent: CachedAgent) -> bool:
+        """Drop the lifecycle's entry, unless the session has an agent; False if it is this one."""
         with self._lock:
-            if sid not in self._agents:
+            current = self._agents.get(sid)
+            if current is None:
                 self._lifecycle.unregister_agent(sid)
                 self._lifecycle.discard_session(sid)
+            return current is not agent

@@ -537,7 +537,7 @@ STATE_DB_CREATED_TOGETHER = Scenario(
     replay=TOGETHER.again,
     checker=acknowledged_appends_stay,
     expectations=(Expectation("the file was opened by two at the same time", _openings, 10),),
-    examples=10,
+    examples=20,
 )
 
 

@@ -141,13 +141,16 @@ class FaultyModel(Generic[State]):
     def _beside_a_writer(
         self, shaken: Shaken[State], operation: Operation
     ) -> Shaken[State] | Refusal:
-        if operation.outcome is Outcome.OK and not operation.result["refused"]:
-            after = self._plain(shaken, _unwrapped(operation))
-            return _wrapped(after, operation) if isinstance(after, Refusal) else after
         asked = _unwrapped(operation)
+        if operation.outcome is Outcome.OK and not operation.result["refused"]:
+            after = self._plain(shaken, asked)
+            return _wrapped(after, operation) if isinstance(after, Refusal) else after
         inside = call(asked.function, asked.argument)
         message = f"{inside} asked for the write lock while another had it: {operation}"
-        return Refusal(Promise.D8, message)
+        answered = operation.outcome is Outcome.OK
+        return Refusal(
+            Promise.D8, message, ({**operation.result, "refused": 0},) if answered else ()
+        )
 
 
 def _all(steps: Iterable[tuple[State, ...]]) -> tuple[State, ...]:

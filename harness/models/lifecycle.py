@@ -8,6 +8,7 @@ whether it failed before (L3), came while a commit was in flight (L2), survived 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +29,7 @@ class Segment:
     failed: bool = False  # a commit of it was tried, and the provider failed
     exited: bool = False  # ... with something that is no Exception
     adopted: bool = False  # it had no owner at first
-    late: bool = False  # it began while a commit was in flight
+    late: bool = False  # a commit of older turns was in flight meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,9 @@ class LifecycleModel:
         generation = entry.generation + 1
         expected = {"generation": generation, "called": []}
         if operation.result != expected:
-            broken = Promise.L12 if operation.result["called"] else Promise.L1
+            # A count that goes on, where it should begin, is that of an entry that should be gone.
+            counted = Promise.L1 if entry.generation else Promise.L9
+            broken = Promise.L12 if operation.result["called"] else counted
             return Refusal(broken, f"completing a turn: {operation.result}", (expected,))
         *older, last = entry.segments or (None,)
         if last is not None and last.owner == agent and not entry.captured:
@@ -142,7 +145,10 @@ class LifecycleModel:
         gone = not entry.segments and not entry.captured
         story = "a clean entry was kept" if gone else "work waits in the entry"
         after = state.put(session, None) if gone else state
-        return _expect(after, operation, {"gone": gone}, Promise.L9, story)
+        step = _expect(after, operation, {"gone": gone}, Promise.L9, story)
+        if isinstance(step, Refusal) and entry.segments:
+            return replace(step, also=tuple(_stories(entry.segments[0])))
+        return step
 
     def _dirty(
         self, state: State, _: str, entry: Entry, operation: Operation
@@ -232,7 +238,7 @@ def _drained(session: str, entry: Entry, provider: str) -> tuple[list[Call], Ent
 
 
 def _settled(entry: Entry, end: int, provider: str) -> Entry:  # noqa: ARG001  (one shape for both)
-    left = tuple(segment for segment in entry.segments if segment.end > end)
+    left = tuple(replace(segment, late=True) for segment in entry.segments if segment.end > end)
     return replace(entry, segments=left)
 
 
@@ -259,7 +265,7 @@ def _stories(segment: Segment) -> dict[Promise, str]:
     told = {
         Promise.L13: (segment.exited, "the provider's exit wedged the session"),
         Promise.L3: (segment.failed, "a failed commit was forgotten"),
-        Promise.L2: (segment.late, "a turn completed during a commit was taken for committed"),
+        Promise.L2: (segment.late, "a commit cleared more than it had captured"),
         Promise.L8: (segment.adopted, "the turns had adopted their owner"),
     }
     return {promise: story for promise, (holds, story) in told.items() if holds}
@@ -295,14 +301,28 @@ def _blame_drain(state: State, expected: list[Call], result: dict[str, Any]) -> 
     if not result["returned"]:
         return Refusal(Promise.L11, "shutdown did not end by its deadline", accepted)
     seen = f"shutdown called {result['called']}, and should have called {sorted(expected)}"
+    missing, extra = (
+        _difference(expected, result["called"]),
+        _difference(result["called"], expected),
+    )
     stories: dict[Promise, str] = {}
-    for session, _ in [call for call in expected if call not in result["called"]]:
+    for session, _ in missing:
         entry = state.get(session)
         for segment in entry.segments if entry else ():
             stories |= _stories(segment)
-    if any(call not in expected for call in result["called"]):
+    if any(session in dict(missing) for session, _ in extra):
         return Refusal(Promise.L4, f"a stranger committed: {seen}", accepted, tuple(stories))
+    if extra:
+        return Refusal(Promise.L7, f"more calls than segments: {seen}", accepted, tuple(stories))
+    if any(session in dict(result["called"]) for session, _ in missing):
+        stories.setdefault(Promise.L2, "a commit cleared more than it had captured")
     return Refusal(Promise.L11, seen, accepted, tuple(stories))
+
+
+def _difference(some: list[Call], others: list[Call]) -> list[tuple[str, Agent]]:
+    """Calls of `some` that are not in `others`, each as often as it is one too many."""
+    pairs = Counter((session, agent) for session, agent in some)
+    return sorted((pairs - Counter((session, agent) for session, agent in others)).elements())
 
 
 def _blame(operation: Operation) -> Promise:
@@ -310,6 +330,8 @@ def _blame(operation: Operation) -> Promise:
     session = operation.argument.get("session", "-")
     if not session:
         return Promise.L10
+    if operation.argument.get("provider") == "exit":
+        return Promise.L13
     return {
         "commit": Promise.L13,
         "begin_commit": Promise.L13,

@@ -42,11 +42,12 @@ def create(reports: Path, what: str, seed: int, plan: Mapping[str, Any]) -> Path
 
 
 def retain(reports: Path, keep: int) -> None:
-    """Drop all but the newest `keep` run folders."""
+    """Drop all but the newest `keep` run folders. What holds no plan is no run, and is not ours."""
     runs = reports / "runs"
-    folders = sorted(path for path in runs.iterdir() if path.is_dir() and not path.is_symlink())
-    for folder in folders[: max(0, len(folders) - keep)]:
-        shutil.rmtree(folder, ignore_errors=True)
+    plans = [plan for plan in runs.glob(f"*/{PLAN}") if plan.parent.name != LATEST]
+    plans.sort(key=lambda plan: plan.stat().st_mtime_ns)  # written once, as the run begins
+    for plan in plans[: max(0, len(plans) - keep)]:
+        shutil.rmtree(plan.parent, ignore_errors=True)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -55,9 +56,9 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Put a text file in place, whole."""
+    """Put a text file in place, whole. A character that no file can hold is put as its escape."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     temporary.replace(path)
 
 

@@ -112,13 +112,17 @@ def _store_failure(
     }
     folder.write_json(failure, told)
     file = f"test_{scenario.name.replace('-', '_')}_{anomaly.promise.name.lower()}.py"
-    text = standalone.render(
-        anomaly,
-        adapter=target.standalone(scenario.ability),
-        target=target.name,
-        scenario=scenario.name,
-        seed=seed,
-        file=file,
-    )
+    if judgement.notes.get("finding"):
+        text = standalone.render_schedule(told, anomaly, file)
+        folder.write_text(where / "story.txt", judgement.notes["story"])
+    else:
+        text = standalone.render(
+            anomaly,
+            adapter=target.standalone(scenario.ability),
+            target=target.name,
+            scenario=scenario.name,
+            seed=seed,
+            file=file,
+        )
     folder.write_text(where / file, text)
     return f"harness replay {failure}"

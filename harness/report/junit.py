@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from harness.report.judgement import Record
 from harness.verdict import Validity
+
+# Characters that XML 1.0 cannot hold, not even escaped.
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render(conclusion: Mapping[str, Any]) -> str:
@@ -32,7 +36,8 @@ def render(conclusion: Mapping[str, Any]) -> str:
     suite.set("failures", str(len(suite.findall("./testcase/failure"))))
     suite.set("errors", str(len(suite.findall("./testcase/error"))))
     ET.indent(suite)
-    return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+    text = ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+    return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _case(suite: ET.Element, name: str, seconds: float) -> ET.Element:

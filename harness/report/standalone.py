@@ -6,7 +6,7 @@ Where the target is an outside one the file imports nothing of ours: the adapter
 from __future__ import annotations
 
 import pprint
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from string import Template
 from typing import Any
 
@@ -45,6 +45,45 @@ def test_$name(tmp_path):
         adapter.close()
     $assertion
 ''')
+
+
+_SCHEDULE = Template('''\
+"""$promise: $sentence
+
+$message
+
+Found on $target by the scenario $scenario, seed $seed. It fails for as long as the promise is
+broken: run it with `pytest $file`. It needs hermes-harness, whose scheduler plays it again.
+"""
+
+from harness.replay import failure_of, run
+
+$story
+
+FAILURE = $failure
+
+
+def test_$name():
+    replayed = run(failure_of(FAILURE), FAILURE["target"])
+    assert not replayed.verdict.anomalies
+''')
+
+
+def render_schedule(failure: Mapping[str, Any], anomaly: Anomaly, file: str) -> str:
+    """Render a failing schedule; `failure` is what `harness replay` would read."""
+    story = failure["notes"]["story"].splitlines()
+    return _SCHEDULE.substitute(
+        promise=anomaly.promise.name,
+        sentence=anomaly.promise.value,
+        message=_prose(anomaly.message),
+        target=failure["target"],
+        scenario=failure["scenario"],
+        seed=failure["seed"],
+        file=file,
+        story="\n".join(f"# {line}".rstrip() for line in story),
+        failure=pprint.pformat(failure, width=96, sort_dicts=False),
+        name=anomaly.promise.name.lower(),
+    )
 
 
 def render(  # noqa: PLR0913  the facts of one failure

@@ -4,7 +4,13 @@ from harness.schedule.causality import Causality, causality
 from harness.schedule.explorer import Budget, Result, explore
 from harness.schedule.finding import Finding
 from harness.schedule.locks import LockRules, calling
-from harness.schedule.operations import Call, Operations, fewer, small_scope
+from harness.schedule.operations import (
+    Call,
+    Operations,
+    PromiseBrokenError,
+    fewer,
+    small_scope,
+)
 from harness.schedule.patches import adopt, install, uninstall
 from harness.schedule.program import Cell, Run
 from harness.schedule.replay import as_pytest, replay, reproduced
@@ -19,6 +25,7 @@ __all__ = [
     "Level",
     "LockRules",
     "Operations",
+    "PromiseBrokenError",
     "Result",
     "Run",
     "adopt",

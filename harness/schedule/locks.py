@@ -80,7 +80,7 @@ class LockWatch:
         if not task.held:
             return
         if kind in ("acquire", "try") and isinstance(target, Lock):
-            self._nests(task, target)
+            self._nests(task, target, waits=kind == "acquire")
             return
         for call, locks in self._rules.free_during:
             if _matches(_called(kind, target), call):
@@ -89,13 +89,14 @@ class LockWatch:
                         what = f"{lock.label} is held during {_called(kind, target)}"
                         self._run.fail(Ending("held", what, task.name, stacks=self._run.stacks()))
 
-    def _nests(self, task: Task, inner: Lock) -> None:
+    def _nests(self, task: Task, inner: Lock, *, waits: bool) -> None:
+        """One lock inside another; only one that waits for it can be part of a deadlock."""
         for outer in task.held:
             for first, second in self._rules.never_nested:
                 if _matches(outer.label, first) and _matches(inner.label, second):
                     what = f"{inner.label} is taken while {outer.label} is held"
                     self._run.fail(Ending("nested", what, task.name, stacks=self._run.stacks()))
-        if self._rules.ordered and len(self._run.alive) > 1:
+        if waits and self._rules.ordered and len(self._run.alive) > 1:
             held = frozenset(task.held)
             for outer in task.held:
                 self._order(_Nesting(outer, inner, task, held - {outer}))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations_with_replacement, count
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from harness.checkers.checker import Checker
 from harness.history import History, Operation, Outcome, call
@@ -54,9 +54,20 @@ def ask(subject: Any, asked: Call) -> Any:
             return method(argument)
 
 
+@runtime_checkable
+class Telltale(Protocol):
+    """A subject that tells what happens inside its calls, a provider asked say."""
+
+    def watch(self, tick: Callable[[], int], see: Callable[[str, Any, int], None]) -> None:
+        """From now on tell `see` what happened, what about, and the `tick` at which it began."""
+        ...
+
+
 @dataclass(frozen=True)
 class Operations:
     """A body: `before` in the main thread, `threads` side by side, `after` in the main thread.
+
+    What a `Telltale` subject tells joins the history, as operations of process 0.
 
     `refusals` are the exceptions that mean a call did not happen and will not; after any other
     nobody knows, and the thread goes on as a new process.
@@ -103,10 +114,21 @@ class _Telling:
 
     def __init__(self, program: Operations) -> None:
         self._program = program
-        self._subject = program.make()
         self._now = count(1)
         self._strangers = count(len(program.threads) + 1)
         self.operations: list[Operation] = []
+        self._subject = program.make()
+        if isinstance(self._subject, Telltale):
+            self._subject.watch(self.tick, self.see)
+
+    def tick(self) -> int:
+        """The next moment of the history."""
+        return next(self._now)
+
+    def see(self, function: str, argument: Any, begun: int) -> None:
+        """Something inside a call, which began at that moment, has ended."""
+        seen = Operation(0, function, argument, Outcome.OK, begun, next(self._now))
+        self.operations.append(seen)
 
     def do(self, process: int, calls: Sequence[Call]) -> None:
         """Make these calls, one after the other, as this process."""

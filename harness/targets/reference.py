@@ -19,7 +19,9 @@ from harness.targets import sql_faults, state_db_adapter
 from harness.targets.agent_cache_adapter import AgentCacheAdapter
 from harness.targets.process import ProcessInstance, Stable
 from harness.targets.scripted import LifecycleAdapter
+from harness.targets.sessions_adapter import SessionsAdapter
 from harness.targets.standalone import in_a_process
+from harness.targets.threaded_adapters import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
 
 PACKAGE = "reference_impl"
 
@@ -27,7 +29,12 @@ PACKAGE = "reference_impl"
 class ReferenceTarget:
     """Every ability, in this process; those that crash it, in processes of their own."""
 
-    abilities = frozenset({"lifecycle", "agent_cache", "state_db", "state_db_crash"})
+    abilities = frozenset(
+        {
+            *("lifecycle", "lifecycle_threads", "agent_cache", "agent_cache_threads"),
+            *("sessions", "state_db", "state_db_crash"),
+        }
+    )
 
     def __init__(self, folder: Path | None = None) -> None:
         """`folder` holds the package `reference_impl`; None means the installed one."""
@@ -75,12 +82,27 @@ def open_lifecycle(folder: Path) -> Any:  # noqa: ARG001  (the lifecycle keeps n
 
 def open_agent_cache(folder: Path) -> Any:  # noqa: ARG001  (the cache keeps no files)
     """The agent cache, with a lifecycle behind it."""
+    return AgentCacheAdapter(_make_agent_cache)
 
-    def make(live_sessions: Any, cap: int) -> tuple[Any, Any]:
-        lifecycle = _room("lifecycle").Lifecycle()
-        return _room("agent_cache").AgentCache(lifecycle, live_sessions, cap=cap), lifecycle
 
-    return AgentCacheAdapter(make)
+def open_lifecycle_threads(folder: Path) -> Any:  # noqa: ARG001  (the lifecycle keeps no files)
+    """The lifecycle room, for threads."""
+    return LifecycleThreadsAdapter(_room("lifecycle").Lifecycle())
+
+
+def open_agent_cache_threads(folder: Path) -> Any:  # noqa: ARG001  (the cache keeps no files)
+    """The agent cache, for threads."""
+    return AgentCacheThreadsAdapter(_make_agent_cache)
+
+
+def _make_agent_cache(live_sessions: Any, cap: int) -> tuple[Any, Any]:
+    lifecycle = _room("lifecycle").Lifecycle()
+    return _room("agent_cache").AgentCache(lifecycle, live_sessions, cap=cap), lifecycle
+
+
+def open_sessions(folder: Path) -> Any:
+    """The session store, with its files in `folder`."""
+    return SessionsAdapter(folder, _room)
 
 
 def open_state_db(folder: Path) -> Any:
@@ -90,7 +112,10 @@ def open_state_db(folder: Path) -> Any:
 
 _ADAPTERS = {
     "lifecycle": open_lifecycle,
+    "lifecycle_threads": open_lifecycle_threads,
     "agent_cache": open_agent_cache,
+    "agent_cache_threads": open_agent_cache_threads,
+    "sessions": open_sessions,
     "state_db": open_state_db,
 }
 _CRASHING = {"state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__))}

@@ -18,6 +18,7 @@ and thread, while the call lasts. A rollback is none: it is what the fault shoul
 
 import contextlib
 import os
+import re
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -65,14 +66,19 @@ class Trap:
         raise KeyboardInterrupt(f"{self._fault} at a statement")
 
 
+# These wait until nobody writes; a PASSIVE one does not.
+_WAITING_CHECKPOINT = re.compile(r"wal_checkpoint\s*\(\s*(FULL|RESTART|TRUNCATE)", re.IGNORECASE)
+
+
 class Witness:
-    """Counts the statements of one call that met a lock."""
+    """Counts the statements of one call that met a lock, or waited for one and said nothing."""
 
     def __init__(self) -> None:
         self.refused = 0
 
     def around(self, connection: sqlite3.Connection, sql: str, run: Callable[[], Any]) -> Any:  # noqa: ARG002  as a trap's
         """Run the statement, and look how it ended."""
+        self.refused += bool(_WAITING_CHECKPOINT.search(sql))
         try:
             return run()
         except sqlite3.OperationalError as error:

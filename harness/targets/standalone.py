@@ -26,6 +26,7 @@ class ChildAdapter:
         for name, source in FILES.items():
             self._sources.append(folder / name)
             self._sources[-1].write_text(source)
+        self._opened()
 
     def __getattr__(self, function):
         return lambda **argument: self._opened().ask(function, argument)
