@@ -306,7 +306,7 @@ def _blame_drain(state: State, expected: list[Call], result: dict[str, Any]) -> 
         _difference(result["called"], expected),
     )
     stories: dict[Promise, str] = {}
-    for session, _ in missing:
+    for session, _ in (*missing, *extra):
         entry = state.get(session)
         for segment in entry.segments if entry else ():
             stories |= _stories(segment)
