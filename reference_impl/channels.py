@@ -180,23 +180,28 @@ class Channels:
         return reader
 
     def subscribe_run(
-        self, stream_id: str, wake: Callable[[], None], after: int = 0
+        self, stream_id: str, wake: Callable[[], None], after: Cursor | None = None
     ) -> Subscription | None:
-        """Read a run after a number, 0 for all of it; None if neither we nor its journal know it.
+        """Read a run, from its start or after a cursor; None if nobody knows it.
 
         May read the journal: for what the feed keeps no more, and for a run that is over.
         """
         run = self._runs.get(stream_id)
-        if run is not None:
-            return self._read(run, wake, after)
-        session_id = self._journal.owner(stream_id)
+        session_id = run.session_id if run is not None else self._journal.owner(stream_id)
         if session_id is None:
             return None
-        cursor = Cursor(stream_id, after)
-        replay = self._journal.read(session_id, str(cursor))
+        greeting = []
+        if after is None or after.stream_id != stream_id:
+            greeting = [] if after is None else [snapshot(session_id, "cursor_run_mismatch")]
+            after = Cursor(stream_id, 0)
+        if run is not None:
+            return self._read(run, wake, after.seq, *greeting)
+        replay = self._journal.read(session_id, str(after))
         if replay.status is ReplayStatus.CURSOR_RUN_MISSING:
             return None
-        return _ended(wake, _frames(replay) or [snapshot(session_id, replay.status, cursor)])
+        if replay.status is not ReplayStatus.OK:
+            greeting = [snapshot(session_id, replay.status, after)]
+        return _ended(wake, [*greeting, *_frames(replay)])
 
     def subscribe_events(
         self, session_id: str, wake: Callable[[], None], after: Cursor | None = None

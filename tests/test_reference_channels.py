@@ -392,7 +392,7 @@ def test_a_cursor_continues_exactly_there(
     for number in range(rows):
         run.emit("token", {"text": str(number)})
 
-    reader = journalled.channels.subscribe_run("run", sleep_on, seen)
+    reader = journalled.channels.subscribe_run("run", sleep_on, Cursor("run", seen))
     assert reader is not None
     got = all_of(reader)
     run.emit("token", {"text": "more"})
@@ -419,6 +419,25 @@ def test_a_run_that_is_over_is_read_from_its_journal(journalled: Journalled) -> 
     assert events(all_of(reader)) == ["token", "done", "stream_end"]
     assert reader.is_over
     assert journalled.channels.subscribe_run("nobody-knows", sleep_on) is None
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+def test_a_runs_foreign_cursor_is_answered_with_a_snapshot_and_all_of_it(
+    journalled: Journalled, *, is_over: bool
+) -> None:
+    """C4: the cursor of another run, as it comes in when a client moves on to the next."""
+    run = journalled.begin("a", "run")
+    run.emit("token", {"text": "x"})
+    if is_over:
+        run.finish("done", [])
+        journalled.channels.close_run("run")
+
+    reader = journalled.channels.subscribe_run("run", sleep_on, Cursor("before", 3))
+
+    assert reader is not None
+    assert events(all_of(reader)) == ["session_snapshot", "token"]
+    if not is_over:
+        run.finish("done", [])
 
 
 def test_a_sessions_events_follow_the_cursor_or_the_present_run(journalled: Journalled) -> None:
