@@ -515,7 +515,7 @@ def _read_at_last(episode: Episode, sessions: int) -> None:
             episode.client.ask(function, {"session": f"s{number}"})
 
 
-TOGETHER = Crowd(processes=4, threads=1, messages=2)
+TOGETHER = Crowd(processes=8, threads=1, messages=2)
 KILLED = Crowd(processes=2, threads=2, messages=12, kills=2)
 
 

@@ -559,6 +559,18 @@ def test_every_way_to_run_a_statement_is_counted_and_no_rollback() -> None:
     db.close()
 
 
+@pytest.mark.parametrize(
+    ("mode", "refused"), [("PASSIVE", 0), ("FULL", 1), ("restart", 1), ("TRUNCATE", 1)]
+)
+def test_a_checkpoint_that_waits_for_writers_asks_for_their_lock(mode: str, refused: int) -> None:
+    witness = sql_faults.Witness()
+    db = sqlite3.connect(":memory:", factory=sql_faults.FaultyConnection)
+    with sql_faults._invited(witness):
+        db.execute(f"PRAGMA wal_checkpoint({mode})")
+    db.close()
+    assert witness.refused == refused
+
+
 def test_a_fault_that_is_none_is_told_which_there_are(
     faulty: Callable[[str], Open], tmp_path: Path
 ) -> None:
