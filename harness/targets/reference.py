@@ -62,13 +62,13 @@ class ReferenceTarget:
 
     def standalone(self, ability: str) -> str:
         """Name the adapter; it lives here, with the package that it adapts."""
+        place = self._folder or Path(__file__).parents[2]
+        path = f"import sys\n\nsys.path.insert(0, {str(place)!r})\n\n"
         if files := _CRASHING.get(ability):
             adapter, *wrappers = [file.read_text(encoding="utf-8") for file in files]
-            return in_a_process(adapter, wrappers)
+            return path + in_a_process(adapter, wrappers)
         here = f"from {__name__} import {_ADAPTERS[ability].__name__} as open_adapter"
-        if self._folder is None:
-            return here
-        return f"import sys\n\nsys.path.insert(0, {str(self._folder)!r})\n\n{here}"
+        return here if self._folder is None else path + here
 
 
 def _room(name: str) -> ModuleType:
