@@ -15,11 +15,16 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
+from harness.schedule.clock import nanoseconds
 from harness.schedule.control import scheduler
 from harness.schedule.files import note
 
 _connect = sqlite3.connect
 _PATIENCE = re.compile(r"\s*PRAGMA\s+busy_timeout\s*[=(]\s*(\d+)", re.IGNORECASE)
+_OPTIONS = (
+    *("timeout", "detect_types", "isolation_level", "check_same_thread"),
+    *("factory", "cached_statements", "uri"),
+)
 _SHOWN = 40  # characters of a statement that a story quotes
 T = TypeVar("T")
 
@@ -128,20 +133,18 @@ class PatientConnection(sqlite3.Connection):
                 return result
 
 
-def connect(database: Any, timeout: float = 5.0, *args: Any, **kwargs: Any) -> Any:
+def connect(database: Any, *args: Any, **kwargs: Any) -> Any:
     """`sqlite3.connect`; under control, of a connection that waits in virtual time."""
     if scheduler() is None:
-        return _connect(database, timeout, *args, **kwargs)
-    position = 3  # of `factory`, after detect_types, isolation_level and check_same_thread
-    wanted = args[position] if len(args) > position else kwargs.pop("factory", sqlite3.Connection)
-    patient: type[PatientConnection] = PatientConnection
+        return _connect(database, *args, **kwargs)
+    options = dict(zip(_OPTIONS, args, strict=False)) | kwargs
+    wanted = options.get("factory", sqlite3.Connection)
+    options["factory"] = PatientConnection
     if wanted is not sqlite3.Connection:
-        patient = type(wanted.__name__, (PatientConnection, wanted), {})
-    args = (*args[:position], patient, *args[position + 1 :]) if len(args) > position else args
-    if len(args) <= position:
-        kwargs["factory"] = patient
-    connection = _connect(database, 0.0, *args, **kwargs)
-    connection.patience_ns = int(timeout * 1e9)
+        options["factory"] = type(wanted.__name__, (PatientConnection, wanted), {})
+    patience_s = options.pop("timeout", 5.0)
+    connection = _connect(database, timeout=0.0, **options)
+    connection.patience_ns = nanoseconds(patience_s)
     return connection
 
 
