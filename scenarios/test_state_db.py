@@ -475,7 +475,8 @@ class Kills:
     ) -> None:
         self._instances = instances
         self._journal = stage.journal
-        moments = sorted(rng.sample(range(1, crowd.writers * crowd.messages), crowd.kills))
+        last = crowd.writers * crowd.messages * 3 // 4  # so that somebody still writes
+        moments = sorted(rng.sample(range(1, last), crowd.kills))
         self._plan = [(moment, rng.randrange(crowd.processes)) for moment in moments]
         self._answers = 0
         self._counted = threading.Condition()
@@ -516,7 +517,7 @@ def _read_at_last(episode: Episode, sessions: int) -> None:
 
 
 TOGETHER = Crowd(processes=8, threads=1, messages=2)
-KILLED = Crowd(processes=2, threads=2, messages=12, kills=2)
+KILLED = Crowd(processes=2, threads=2, messages=12, kills=3)
 
 
 def _openings(history: History) -> int:
@@ -570,7 +571,7 @@ STATE_DB_KILLED = Scenario(
         Expectation("a write was killed", _killed_writes),
         Expectation("an append was acknowledged before a kill", _acknowledged_before_a_kill),
     ),
-    examples=8,
+    examples=12,
 )
 
 
