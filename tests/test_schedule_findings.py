@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,6 +19,7 @@ from harness.schedule import (
     Finding,
     Level,
     Run,
+    adopt,
     as_pytest,
     causality,
     explore,
@@ -277,6 +279,34 @@ def test_an_adopted_lock_is_under_control() -> None:
 
 _ADOPTED = threading.Lock()
 _home = sys.modules[__name__]
+
+
+def test_adoption_reaches_classes_containers_and_conditions() -> None:
+    """Wherever a module's globals lead, one native lock gets one twin, and a held one stays."""
+    module = ModuleType("adopted")
+    held, shared = threading.Lock(), threading.Lock()
+    holder = type("Holder", (), {"guard": threading.RLock(), "__module__": "adopted"})
+    condition = threading.Condition(shared)
+    vars(module).update(
+        held=held,
+        by_key={"s": [shared]},
+        holder=holder,
+        condition=condition,
+        done=threading.Event(),
+    )
+    with held:
+        names = adopt(module)
+    assert set(names) == {
+        "adopted.by_key.s[0]",
+        "adopted.holder.guard",
+        "adopted.done._cond._lock",
+    }
+    assert module.held is held
+    assert module.by_key["s"][0] is condition._lock  # type: ignore[attr-defined]
+    with condition:
+        assert module.by_key["s"][0].locked()
+    module.done.set()
+    assert module.done.wait(timeout=0.0)
 
 
 def test_a_program_that_does_not_repeat_itself_is_no_proof() -> None:

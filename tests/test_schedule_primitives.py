@@ -333,7 +333,7 @@ def test_install_may_be_in_force_while_exploring() -> None:
     install()
     try:
         assert time.sleep is not sleep
-        clean(lambda run: time.sleep(60.0))
+        clean(lambda run: run.join(run.thread(time.sleep, 60.0)))
         assert time.sleep is not sleep
     finally:
         uninstall()

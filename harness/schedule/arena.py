@@ -135,8 +135,7 @@ class Arena:
         collecting = gc.isenabled()
         with Patches():
             adopt(*_loaded(self.setting.modules))
-            gc.collect()
-            gc.freeze()
+            gc.freeze()  # what is there already need not be looked at again and again
             gc.disable()
             try:
                 if self._tracer is not None:

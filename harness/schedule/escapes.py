@@ -12,6 +12,7 @@ import _thread
 import select
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +21,7 @@ from harness.schedule.control import in_charge
 from harness.schedule.scheduler import Scheduler, Task
 
 _LOCKS = (type(_thread.allocate_lock()), type(_thread.RLock()))
+_STANDING_ON_LOCKS = ("threading", "queue")
 _CALLS = {id(time.sleep): "time.sleep", id(select.select): "select.select"}
 _METHODS = {
     "lock": {"acquire", "__enter__", "acquire_lock"},
@@ -42,7 +44,7 @@ class Audit:
 
     def __init__(self) -> None:
         self.found: dict[str, None] = {}
-        self._known: set[int] = set()
+        self._known: dict[int, Any] = {}  # kept, so that no other gets its identity
 
     def enter(self) -> None:
         """Listen on the calling thread."""
@@ -62,19 +64,27 @@ class Audit:
                 code = frame.f_code
                 self.found[f"{what} at {code.co_filename}:{frame.f_lineno} {code.co_name}"] = None
         elif event == "call":
-            self._looks_at(frame.f_globals, module)
+            self._looks_at(module, frame.f_globals, module.rpartition(".")[2])
             subject = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
             if subject is not None and type(subject).__module__ == module:
-                self._looks_at(getattr(subject, "__dict__", {}), type(subject).__qualname__)
+                kind = type(subject)
+                self._looks_at(kind, vars(kind), kind.__qualname__)
+                self._looks_at(subject, getattr(subject, "__dict__", {}), kind.__qualname__)
 
-    def _looks_at(self, names: dict[str, Any], owner: str) -> None:
-        if id(names) in self._known:
+    def _looks_at(self, thing: Any, names: Mapping[str, Any], owner: str) -> None:
+        if id(thing) in self._known:
             return
-        self._known.add(id(names))
+        self._known[id(thing)] = thing
         for name, value in list(names.items()):
-            inner = getattr(value, "_lock", None) if type(value).__name__ == "Condition" else value
-            if isinstance(inner, _LOCKS):
-                self.found[f"a native lock, {owner}.{name}, that nobody controls"] = None
+            if _holds_a_native_lock(value):
+                self.found[f"a native lock, in {owner}.{name}, that nobody controls"] = None
+
+
+def _holds_a_native_lock(value: Any) -> bool:
+    """Whether it is one, or an Event, Condition, Queue or the like that stands on one."""
+    if type(value).__module__ in _STANDING_ON_LOCKS and hasattr(value, "__dict__"):
+        return any(_holds_a_native_lock(inner) for inner in vars(value).values())
+    return isinstance(value, _LOCKS)
 
 
 def _real_wait(function: Any) -> str:

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
@@ -181,14 +182,14 @@ def uninstall() -> None:
 def adopt(*modules: ModuleType) -> tuple[str, ...]:
     """Replace the native locks that these modules' globals lead to; returns their names.
 
-    Followed are dicts, lists, and objects whose class is one of these modules' or of `threading`
-    and `queue`. A lock that is held now stays as it is, and so does one that only a closure, a
-    default argument or a slot knows.
+    Followed are dicts, lists, classes of these modules, and objects whose class is one of them or
+    of `threading` and `queue`. A lock that is held now stays as it is, and so does one that only a
+    closure, a default argument or a slot knows.
     """
     adoption = _Adoption({module.__name__ for module in modules} | {"threading", "queue"})
     for module in modules:
-        names = [(key, value) for key, value in vars(module).items() if key[:2] != "__"]
-        adoption.visit(vars(module), names, module.__name__.rpartition(".")[2])
+        own = [(key, value) for key, value in vars(module).items() if key[:2] != "__"]
+        adoption.visit(own, vars(module).__setitem__, module.__name__.rpartition(".")[2])
     return tuple(adoption.names)
 
 
@@ -201,24 +202,29 @@ class _Adoption:
         self._twins: dict[int, Any] = {}
         self._seen: dict[int, Any] = {}  # kept, so that no other object gets its identity
 
-    def visit(self, holder: Any, items: Iterable[tuple[Any, Any]], path: str) -> None:
-        """Replace the locks among these items of `holder`, and go on to what they lead to."""
-        for key, value in items:
+    def visit(
+        self, items: Iterable[tuple[Any, Any]], put: Callable[[Any, Any], None], path: str
+    ) -> None:
+        """Replace the locks among these items, by `put`, and go on to what they lead to."""
+        for key, value in list(items):
             name = f"{path}.{key}" if isinstance(key, str) else f"{path}[{key!r}]"
             if isinstance(value, _LOCK | _RLOCK | _simple_queue):
                 if (twin := self._twin(value, name)) is not None:
-                    holder[key] = twin
+                    put(key, twin)
             elif id(value) not in self._seen:
                 self._seen[id(value)] = value
                 self._enter(value, name)
 
     def _enter(self, value: Any, name: str) -> None:
         if isinstance(value, dict):
-            self.visit(value, list(value.items()), name)
+            self.visit(value.items(), value.__setitem__, name)
         elif isinstance(value, list):
-            self.visit(value, list(enumerate(value)), name)
+            self.visit(enumerate(value), value.__setitem__, name)
+        elif isinstance(value, type):
+            if value.__module__ in self._homes - {"threading", "queue"}:
+                self.visit(vars(value).items(), partial(setattr, value), name)
         elif type(value).__module__ in self._homes and hasattr(value, "__dict__"):
-            self.visit(vars(value), list(vars(value).items()), name)
+            self.visit(vars(value).items(), vars(value).__setitem__, name)
             if isinstance(value, threading.Condition):
                 _rebind(value)
 

@@ -73,10 +73,9 @@ class Pool:
     def __init__(self) -> None:
         """Look up the thread-locals that exist already; later ones die with their schedule."""
         own = getattr(threading, "_thread_local_info", None)  # 3.13 keeps the thread itself there
+        kinds = {threading.local, *_descendants(threading.local)}
         self._locals = [
-            thing
-            for thing in gc.get_objects()
-            if issubclass(type(thing), threading.local) and thing is not own
+            thing for thing in gc.get_objects() if type(thing) in kinds and thing is not own
         ]
         self._parked: list[Worker] = []
         self._retired: list[Worker] = []
@@ -107,3 +106,8 @@ class Pool:
         self._retired += self._parked
         self._parked.clear()
         self.sweep()
+
+
+def _descendants(kind: type) -> set[type]:
+    children: list[type] = kind.__subclasses__()
+    return set(children).union(*(_descendants(child) for child in children))
