@@ -20,7 +20,11 @@ from harness.promises import Promise, promise
 from harness.scenario import Mode
 
 PACKAGE = "reference_impl"
-CANARIES = {Mode.MODEL: "commit-every-turn"}
+CANARIES = {
+    Mode.MODEL: "commit-every-turn",
+    Mode.SCHEDULE: "late-commit-clears-new-turn",
+    Mode.CRASH: "counter-outside-transaction",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,9 +164,11 @@ class DamagedSessionsMachine(SessionsMachine):
     def corrupt(self, session: str) -> None:
         self.ask("corrupt", session=session)
 
-    @rule(session=SESSIONS, keep=KEEPS)
-    def shrink(self, session: str, keep: int) -> None:
-        self.ask("shrink", session=session, keep=keep)
+    @rule(session=SESSIONS, keeps=st.lists(KEEPS, min_size=1, max_size=3))
+    def shrink(self, session: str, keeps: list[int]) -> None:
+        for keep in keeps:
+            self.ask("shrink", session=session, keep=keep)
+        self.ask("backup", session=session)
 
     @rule(session=SESSIONS)
     def backup(self, session: str) -> None:

@@ -17,11 +17,13 @@ from harness.errors import TargetUnavailableError
 from harness.target import AdapterInstance, Instance
 from harness.targets import sql_faults, state_db_adapter
 from harness.targets.agent_cache_adapter import AgentCacheAdapter
+from harness.targets.catalog_adapter import CatalogAdapter
 from harness.targets.process import ProcessInstance, Stable
 from harness.targets.scripted import LifecycleAdapter
 from harness.targets.sessions_adapter import SessionsAdapter
 from harness.targets.standalone import in_a_process
 from harness.targets.threaded_adapters import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
+from harness.targets.watcher_adapter import WatcherAdapter
 
 PACKAGE = "reference_impl"
 
@@ -32,7 +34,7 @@ class ReferenceTarget:
     abilities = frozenset(
         {
             *("lifecycle", "lifecycle_threads", "agent_cache", "agent_cache_threads"),
-            *("sessions", "state_db", "state_db_crash"),
+            *("sessions", "state_db", "state_db_crash", "watcher", "catalog"),
         }
     )
 
@@ -105,6 +107,16 @@ def open_sessions(folder: Path) -> Any:
     return SessionsAdapter(folder, _room)
 
 
+def open_watcher(folder: Path) -> Any:
+    """A watcher, with the database that it watches in `folder`."""
+    return WatcherAdapter(folder, _room)
+
+
+def open_catalog(folder: Path) -> Any:
+    """A model catalog, with its sources in `folder`."""
+    return CatalogAdapter(folder, _room)
+
+
 def open_state_db(folder: Path) -> Any:
     """The database room, with its file in `folder`."""
     return state_db_adapter.open_adapter(folder)
@@ -116,6 +128,8 @@ _ADAPTERS = {
     "agent_cache": open_agent_cache,
     "agent_cache_threads": open_agent_cache_threads,
     "sessions": open_sessions,
+    "watcher": open_watcher,
+    "catalog": open_catalog,
     "state_db": open_state_db,
 }
 _CRASHING = {"state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__))}
