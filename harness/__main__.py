@@ -37,6 +37,8 @@ from harness.targets.catalog import list_targets
 from harness.verdict import Validity, Verdict, merge
 
 people = Console(stderr=True, highlight=False)
+if not people.is_terminal:
+    people.width = 120  # a log is not folded to a terminal's width
 WORKERS = max(1, os.cpu_count() or 1)
 WORKERS_HELP = "Worker processes; one a core, if not given."
 SEED_MAX = 1 << 31
