@@ -135,9 +135,12 @@ class RunWriter:
                 return
             self._is_sealed = self._is_finished = True
             try:
-                for event, payload in events:
+                for number, (event, payload) in enumerate(events, start=1):
                     row = self._row(event, payload, terminal_state=state)
-                    self._file.append_durably(row)
+                    if number < len(events):
+                        self._file.append(row)  # the last one's sync is this one's too
+                    else:
+                        self._file.append_durably(row)
                     self._seq += 1
                     self._show(row)
             finally:

@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.disk import (
+    Call,
     SimulatedDisk,
+    Strike,
     every_crash_point,
     every_failure,
     fail_from,
@@ -113,6 +115,26 @@ def test_an_append_that_failed_is_absent(fault_at: Any, tmp_path: Path) -> None:
         assert rows[: len(acknowledged)] == acknowledged
         if fault_at is not fail_from(errno.EIO):
             assert len(rows) - len(acknowledged) in (0, 1)
+
+
+def test_a_torn_row_that_could_not_be_cut_off_is_cut_off_before_the_next(tmp_path: Path) -> None:
+    """T5: the disk refused even that; the next append mends first."""
+    log = JsonLog(tmp_path / "log")
+    log.append({"n": 1})
+
+    def fault(call: Call) -> Strike | None:
+        error = OSError(errno.EIO, "Input/output error", call.name)
+        if call.number <= 2:
+            return Strike(error, kept=call.length // 2 if call.kind == "write" else 0)
+        return None
+
+    with SimulatedDisk(tmp_path, fault):
+        with pytest.raises(OSError, match="error"):
+            log.append({"n": 2})
+        log.append({"n": 3})
+    log.close()
+
+    assert parsed(tmp_path / "log") == [{"n": 1}, {"n": 3}]
 
 
 CHANGES = st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.integers(0, 9)), max_size=12)

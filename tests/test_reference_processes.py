@@ -373,6 +373,22 @@ def test_what_was_not_consumed_is_told_again_in_order(tmp_path: Path) -> None:
     again.registry.close()
 
 
+def test_after_a_restart_the_order_is_still_that_of_completion(tmp_path: Path) -> None:
+    """W3, W4: not that of the spawns."""
+    desk, gate = Desk(tmp_path / "processes"), fifo(tmp_path)
+    slow = desk.registry.spawn(f"read x < {gate}")
+    quick = desk.registry.spawn("true")
+    desk.next_event()
+    open_gate(gate)
+    desk.next_event()
+    desk.registry.close()
+
+    again = Desk(tmp_path / "processes")
+
+    assert [again.next_event().process_id for _ in range(2)] == [quick, slow]
+    again.registry.close()
+
+
 def test_a_promise_that_cannot_be_kept_is_not_made(desk: Desk, tmp_path: Path) -> None:
     """W12: on a full disk nothing is started."""
     with (

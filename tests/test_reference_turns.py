@@ -492,6 +492,42 @@ def test_a_run_that_never_unwinds_is_reclaimed(tmp_path: Path) -> None:
         assert [text for role, text in home.messages("s1") if role == "user"] == ["hello", "again"]
 
 
+def test_a_run_that_unwinds_quickly_waits_for_whoever_cancels_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    T1, T4: client: cancel |-- save ......................--|
+            worker:     returns   waits for the conclusion   leaves: only now may a turn begin
+    """  # noqa: D212, D205, D415 - a drawing
+    worker_waits = Gate()
+
+    class Concluded(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            worker_waits.open()
+            return super().wait(timeout)
+
+    def act(_: str, stage: Stage) -> str:
+        assert stage.cancelled.wait(LONG_S)
+        return ""
+
+    with house(tmp_path, act) as home:
+        home.store.new("s1")
+        run = home.turns.start("s1", "hello")
+        run.concluded = Concluded()
+        real = home.store.change
+
+        def slow(*args: Any) -> Session:
+            worker_waits.wait()
+            return real(*args)
+
+        monkeypatch.setattr(home.store, "change", slow)
+        home.turns.cancel(run.stream_id)
+        home.watcher.until("ended", run)
+
+        assert home.watcher.of(run)[-2:] == ["cancel", "ended"]
+        assert home.messages("s1") == [("user", "hello")]
+
+
 MOMENTS = ["change", "complete", "_decide", "mark_turn_completed"]
 
 

@@ -401,6 +401,29 @@ class Played:
             self.wakeups.ended(run)
 
 
+def test_a_line_has_one_who_serves_it() -> None:
+    """
+    W1: drain:   |-- start ......... --| marks
+        another:      comes by, leaves it alone
+    """  # noqa: D212, D205, D415 - a drawing
+    played = Played()
+    starts: list[str] = []
+
+    def start(session_id: str, message: str, source: Source, **more: Any) -> Run:
+        starts.append(more["wakeup_id"])
+        if len(starts) == 1:
+            played.registry.tell(event(1))
+            played.wakeups.drain()
+            played.wakeups.ended(Run(session_id, "", Source.USER, None, 0.0))
+        return played.start(session_id, message, source, **more)
+
+    played.wakeups._start = start
+    played.registry.tell(event(1))
+    played.wakeups.drain()
+
+    assert starts == ["p1"]
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("tell"), st.integers(0, 9)),
