@@ -209,6 +209,48 @@ def test_a_livelock_is_found_after_its_steps() -> None:
     assert result.finding.kind == "livelock"
 
 
+@pytest.mark.parametrize("strategy", ["pct-2", "bounded", "sticky"])
+def test_a_spin_that_ends_when_others_act_is_no_livelock(strategy: str) -> None:
+    """However long a strategy keeps the other thread waiting, in the end it is fair."""
+
+    def body(run: Run) -> None:
+        ready: list[int] = []
+
+        def spin() -> None:
+            while not ready:
+                time.sleep(0)
+
+        run.thread(spin)
+        run.thread(ready.append, 1)
+        run.join()
+
+    budget = Budget(schedules=20, seconds=20.0, steps=1_000)
+    result = explore(body, budget=budget, strategies=[strategy])
+    assert result.validity is Validity.VALID, result.story
+    assert not result.exhausted
+
+
+def test_a_thread_that_catches_its_unwinding_is_told_of() -> None:
+    def body(run: Run) -> None:
+        lock = threading.Lock()
+
+        def stubborn() -> None:
+            while True:
+                try:
+                    time.sleep(1.0)
+                    lock.acquire(timeout=1.0)
+                except BaseException:  # noqa: BLE001, S110 - that is what is wrong with it
+                    pass
+
+        run.thread(stubborn, name="mule")
+        time.sleep(60.0)
+        raise KeyError("over")
+
+    result = explore(body, budget=FEW)
+    assert result.validity is Validity.UNKNOWN
+    assert any(escape.startswith("mule caught") for escape in result.escapes)
+
+
 def test_an_exception_that_escapes_a_thread_is_a_finding() -> None:
     def body(run: Run) -> None:  # noqa: ARG001 - it starts its thread by itself
         thread = threading.Thread(target=lambda: dict[str, int]()["missing"])

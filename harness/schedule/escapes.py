@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from harness.schedule.control import in_charge
@@ -44,7 +44,7 @@ class Audit:
 
     def __init__(self) -> None:
         self.found: dict[str, None] = {}
-        self._known: dict[int, Any] = {}  # kept, so that no other gets its identity
+        self._heard: set[CodeType] = set()
 
     def enter(self) -> None:
         """Listen on the calling thread."""
@@ -63,20 +63,18 @@ class Audit:
             if what:
                 code = frame.f_code
                 self.found[f"{what} at {code.co_filename}:{frame.f_lineno} {code.co_name}"] = None
-        elif event == "call":
-            self._looks_at(module, frame.f_globals, module.rpartition(".")[2])
+        elif event == "call" and frame.f_code not in self._heard:
+            self._heard.add(frame.f_code)
+            self._looks_at(frame.f_globals, frame.f_code, module.rpartition(".")[2])
             subject = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
             if subject is not None and type(subject).__module__ == module:
-                kind = type(subject)
-                self._looks_at(kind, vars(kind), kind.__qualname__)
-                self._looks_at(subject, getattr(subject, "__dict__", {}), kind.__qualname__)
+                names = {**vars(type(subject)), **getattr(subject, "__dict__", {})}
+                self._looks_at(names, frame.f_code, type(subject).__qualname__)
 
-    def _looks_at(self, thing: Any, names: Mapping[str, Any], owner: str) -> None:
-        if id(thing) in self._known:
-            return
-        self._known[id(thing)] = thing
-        for name, value in list(names.items()):
-            if _holds_a_native_lock(value):
+    def _looks_at(self, names: Mapping[str, Any], code: CodeType, owner: str) -> None:
+        """Note the native locks among those names that this code uses."""
+        for name in code.co_names:
+            if _holds_a_native_lock(names.get(name)):
                 self.found[f"a native lock, in {owner}.{name}, that nobody controls"] = None
 
 

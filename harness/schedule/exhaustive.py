@@ -97,7 +97,8 @@ class Bounded:
             self._pending += 1
 
     def ended(self, choices: int, tasks: int) -> None:  # noqa: ARG002 - a strategy's signature
-        """A new level may be complete."""
+        """A new level may be complete; a schedule that had to be made fair hides others."""
+        self._cut = self._cut or choices > len(self._made)
         while self.level < len(self._levels) and not self._levels[self.level]:
             if self._overflowed == self.level:
                 break
@@ -150,11 +151,12 @@ class Reduced:
         self._guarded = guarded
         self._stack: list[_Item] = [_Item(b"", None)]
         self.exhausted = False
+        self._cut = False
 
     def begin(self) -> bool:
         """Take the deepest branch that is left."""
-        self.exhausted = not self._stack
-        if self.exhausted:
+        if not self._stack:
+            self.exhausted = not self._cut
             self._scheduler.footprint = None
             return False
         self._item = self._stack.pop()
@@ -222,8 +224,9 @@ class Reduced:
         self._scheduler.fail(Ending(PRUNED, "an equivalent schedule was run before", ""))
 
     def ended(self, choices: int, tasks: int) -> None:  # noqa: ARG002 - a strategy's signature
-        """Forget the frames that told us which calls were still the same."""
+        """Forget the frames that told which calls were the same; a fair schedule hides others."""
         self._calls.clear()
+        self._cut = self._cut or choices > len(self._made)
 
 
 PRUNED = "pruned"

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from random import Random
 
 from harness.errors import UsageError
@@ -43,7 +44,10 @@ _monotonic = time.monotonic
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much to spend: schedules, seconds of the real clock, and steps in one schedule."""
+    """How much to spend: schedules, seconds of the real clock, and steps in one schedule.
+
+    Shrinking a finding may take as many seconds again.
+    """
 
     schedules: int = 10_000
     seconds: float = 10.0
@@ -164,10 +168,12 @@ class _Search:
         self._began_s = _monotonic()
         self.escapes += self._arena.audit(_replay(()))
         first, again = (self._arena.play(_replay(())) for _ in range(2))
-        if (first.choices, first.tasks) == (again.choices, again.tasks):
-            self._rounds()
-        else:
+        if (first.choices, first.tasks) != (again.choices, again.tasks):
             self.escapes.append("the program does not repeat itself: its first schedule differs")
+        elif not self._arena.scheduler.parked_for_ever:
+            self._rounds()
+        for name in dict.fromkeys(self._arena.scheduler.parked_for_ever):
+            self.escapes.append(f"{name} caught its own unwinding and went on; its thread is lost")
         self._ended_s = _monotonic()
 
     def _rounds(self) -> None:
@@ -214,8 +220,17 @@ class _Search:
         def alike(other: Play) -> bool:
             return other.ending is not None and signature(other.ending) == wanted
 
-        choices = shrink(play.choices, self._arena.play, alike, _SHRINKS)
-        replayed = sum(alike(self._arena.play(_replay(choices))) for _ in range(_REPLAYS))
+        attempts = count()
+        end_s = _monotonic() + self._budget.seconds
+
+        lost = self._arena.scheduler.parked_for_ever
+
+        def is_spent() -> bool:
+            return next(attempts) >= _SHRINKS or _monotonic() >= end_s or bool(lost)
+
+        choices = shrink(play.choices, self._arena.play, alike, is_spent)
+        replays = 0 if lost else _REPLAYS  # each would lose another thread
+        replayed = sum(alike(self._arena.play(_replay(choices))) for _ in range(replays))
         recorder = Recorder(self._arena.scheduler)
         told = self._arena.play(_replay(choices), recorder).ending or ending
         setting = self._arena.setting
@@ -232,7 +247,7 @@ class _Search:
             schedule=self._schedules,
             seed=self._seed,
             replayed=replayed,
-            replays=_REPLAYS,
+            replays=replays,
             stacks=told.stacks,
             trace=traced(told),
         )

@@ -65,21 +65,23 @@ def shrink(
     choices: Sequence[int],
     play: Callable[[Turns], Play],
     fails_alike: Callable[[Play], bool],
-    attempts: int,
+    is_spent: Callable[[], bool],
 ) -> tuple[int, ...]:
-    """The choices of a smaller schedule that fails alike; the given ones if there is none."""
+    """The choices of a smaller schedule that fails alike; the given ones if there is none.
+
+    `is_spent` is asked before each attempt.
+    """
     first = Turns(_turns(choices))
     played = play(first)
     if not fails_alike(played):
         return tuple(choices)
     best, least = played.choices, first.cost(played)
     improved = True
-    while improved and attempts > 0:
+    while improved:
         improved = False
         for candidate in _smaller(_turns(best)):
-            attempts -= 1
-            if attempts < 0:
-                break
+            if is_spent():
+                return best
             chooser = Turns(candidate)
             played = play(chooser)
             cost = chooser.cost(played)
