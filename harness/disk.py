@@ -145,15 +145,17 @@ class Image:
     def put_into(self, folder: Path) -> None:
         """Make a real folder hold this, and nothing else."""
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        there = Image.of(folder)
+        for name in sorted(there.folders - self.folders):
+            shutil.rmtree(folder / name, ignore_errors=True)  # perhaps gone with another
+        for name in there.files.keys() - self.files.keys():
+            (folder / name).unlink(missing_ok=True)
         for name in sorted(self.folders):
-            (folder / name).mkdir()
+            (folder / name).mkdir(exist_ok=True)
         for name, content in self.files.items():
-            (folder / name).write_bytes(content)
+            if there.files.get(name) != content:
+                (folder / name).unlink(missing_ok=True)  # it may have another name, too
+                (folder / name).write_bytes(content)
 
     def __hash__(self) -> int:
         return hash((frozenset(self.files.items()), self.folders))

@@ -126,6 +126,10 @@ class SessionFiles:
         """Whether the session has such a file: "json.bak", "json.damaged"."""
         return self._path(session_id, kind).exists()
 
+    def signature(self, session_id: str) -> tuple[int, int, int] | None:
+        """What changes whenever the sidecar does; None where there is none. Raises OSError."""
+        return files.signature(self._path(session_id))
+
     def put(self, session: Session) -> None:
         """Replace the sidecar. Raises OSError; then it is the old one, or it is the new one."""
         files.put(self._path(session.session_id), encode(session))

@@ -8,13 +8,14 @@ whether a stream is alive is asked of whoever knows.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reference_impl.config import env_int
@@ -69,7 +70,7 @@ class SessionStore:
         self.index = SessionIndex(self.files)
         self._clock = clock
         self.cap = env_int("HERMES_WEBUI_SESSIONS_MAX", CAP_DEFAULT) if cap is None else cap
-        self._held: OrderedDict[str, Session] = OrderedDict()
+        self._held: OrderedDict[str, _Held] = OrderedDict()
         self._held_lock = threading.Lock()
 
     # Reading
@@ -82,8 +83,8 @@ class SessionStore:
         checked_id(session_id)
         held = self._held.get(session_id)
         try:
-            if held is not None and self.files.head(session_id) == held.metadata():
-                session = held
+            if held is not None and self.files.head(session_id) == held.session.metadata():
+                session = held.session
             else:
                 session = self.files.live(session_id)
         except SidecarDamagedError as damage:
@@ -272,9 +273,9 @@ class SessionStore:
         """The copy in memory of a damaged sidecar; raises the damage if it is not the latest."""
         held = self._held.get(session_id)
         row = self.index.row(session_id)
-        if held is None or row is None or row.get("version") != held.version:
+        if held is None or row is None or row.get("version") != held.session.version:
             raise damage
-        return held
+        return held.session
 
     def _now(self) -> float:
         return max(self._clock(), self.index.newest_at + _TICK_S)
@@ -282,29 +283,37 @@ class SessionStore:
     # What is held in memory
 
     def _hold(self, session: Session) -> None:
+        held = _Held(session, self.files.signature(session.session_id))
         with self._held_lock:
-            self._held[session.session_id] = session
+            self._held[session.session_id] = held
             self._held.move_to_end(session.session_id)
-            surplus = max(0, len(self._held) - self.cap)
-            candidates = (
-                [held for held in self._held.values() if not held.is_busy] if surplus else []
-            )
-        for held in candidates:
-            if surplus and self._is_proven(held):
-                surplus -= 1
-                with self._held_lock:
-                    if self._held.get(held.session_id) is held:
-                        del self._held[held.session_id]
+            surplus = len(self._held) - self.cap
+            idle = [each for each in self._held.values() if not each.session.is_busy]
+        proven = (each for each in idle if self._is_proven(each))
+        for each in itertools.islice(proven, max(0, surplus)):
+            with self._held_lock:
+                if self._held.get(each.session.session_id) is each:
+                    del self._held[each.session.session_id]
 
-    def _is_proven(self, session: Session) -> bool:
+    def _is_proven(self, held: _Held) -> bool:
         """Whether memory holds nothing that the disk does not: a deleted session counts as that."""
+        sid = held.session.session_id
         try:
-            self.files.live(session.session_id)
+            if self.files.signature(sid) != held.signature:
+                self.files.live(sid)
         except UnknownSessionError:
             return True
         except (SidecarDamagedError, OSError):
             return False
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A session in memory, and by what to know its sidecar again."""
+
+    session: Session
+    signature: tuple[int, int, int] | None
 
 
 def _check_is_fresh(session: Session, previous: Session | None) -> None:

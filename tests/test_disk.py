@@ -395,8 +395,7 @@ def test_an_image_put_into_a_folder_is_there(files: dict[str, bytes], folders: s
     image = Image({**files, **inner}, frozenset(folders))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "left").mkdir()
-        (folder / "left" / "over").write_text("x")
+        Image({"left/over": b"x", "a": b"", "d": b"x"}, frozenset({"left", "b"})).put_into(folder)
         image.put_into(folder)
         assert Image.of(folder) == image
 

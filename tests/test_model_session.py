@@ -24,6 +24,7 @@ from harness.models.session import SessionModel
 from harness.promises import Promise
 from harness.verdict import Anomaly
 from reference_impl.recovery import recover_all
+from reference_impl.session_files import UnknownSessionError
 from reference_impl.sessions import SessionStore
 from reference_impl.sidecar import Session
 
@@ -483,10 +484,9 @@ class Reference:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.clock = itertools.count(1.0).__next__
         self.dies_at = 0
-        self.disk = SimulatedDisk(folder, self._fault)
-        self.disk.__enter__()
-        self.store = SessionStore(folder)
+        self._start()
 
     def _fault(self, call: Call) -> Strike | None:
         if call.number != self.dies_at:
@@ -508,9 +508,12 @@ class Reference:
     def _start_again(self, left: Image) -> None:
         self.close()
         left.put_into(self.folder)
+        self._start()
+
+    def _start(self) -> None:
         self.disk = SimulatedDisk(self.folder, self._fault)
         self.disk.__enter__()
-        self.store = SessionStore(self.folder)
+        self.store = SessionStore(self.folder, clock=self.clock)
 
     def close(self) -> None:
         self.disk.__exit__()
@@ -541,9 +544,10 @@ class Reference:
         self.store.delete(session)
 
     def messages(self, session: str) -> list[str] | None:
-        if session not in self.list():
+        try:
+            return [message["content"] for message in self.store.load(session).messages]
+        except UnknownSessionError:
             return None
-        return [message["content"] for message in self.store.load(session).messages]
 
     def list(self) -> list[str]:
         return [row["session_id"] for row in self.store.rows()]
@@ -564,7 +568,15 @@ class Reference:
         self.store.save(stale.appended({"role": "user", "content": text}))
 
     def save_refused(self, session: str) -> None:
-        self.store.save(replace(self.store.load(session), extra={"messages": []}))
+        waiting = self.store.maintain(
+            session, lambda found: replace(found, pending_user_message="waiting")
+        )
+        accident = replace(waiting, messages=())
+        try:
+            # One that is empty already cannot be emptied, so save something else that nobody may.
+            self.store.save(accident if waiting.messages else replace(accident, version=99))
+        finally:
+            self.store.maintain(session, lambda found: replace(found, pending_user_message=None))
 
     def cleanup(self, session: str) -> None:
         def begin(found: Session) -> Session:
@@ -579,7 +591,7 @@ class Reference:
             os.fsync(file.fileno())  # so that no power loss undoes it
 
     def restart(self) -> None:
-        self.store = SessionStore(self.folder)
+        self.store = SessionStore(self.folder, clock=self.clock)
         self.recover()
 
     def recover(self) -> None:
