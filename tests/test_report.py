@@ -18,15 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.catalog import scenarios_folder
+from harness import replay
+from harness.catalog import choose, scenarios_folder
 from harness.errors import UsageError
 from harness.gate import trials_of
 from harness.history import Operation, Outcome
 from harness.known_bugs import find_bugs, plant
 from harness.promises import FAMILIES, Promise
-from harness.report import folder, junit, standalone, summary
+from harness.report import folder, judgement, junit, standalone, summary
 from harness.report.judgement import Record
+from harness.runner import Judgement
 from harness.session import Session, run_session
+from harness.targets.reference import ReferenceTarget
 from harness.verdict import VALID, Anomaly, Assumption, Verdict
 
 APPEND = Operation(0, "append", {"text": "x"}, Outcome.OK, 1, 2, result=[1])
@@ -300,6 +303,20 @@ def test_a_refusal_can_be_what_is_wrong() -> None:
 
     with pytest.raises(AssertionError):
         stand_alone(Anomaly(Promise.D1, "raised", (refused,)), "[1]")
+
+
+def test_what_asking_again_cannot_show_is_played_again_by_the_harness(tmp_path: Path) -> None:
+    """A race has no script; its file says how it went, and that it needs the harness."""
+    race = choose(["lifecycle-threads"])["lifecycle-threads"]
+    notes = {"story": "a takes the lock\nb does not wait", "finding": {}}
+    judged = Judgement(race, Verdict((LOST,)), 1, 1, "digest", notes)
+    record = judgement.store(judged, ReferenceTarget(), 7, 1.0, tmp_path)
+
+    text = (tmp_path / "test_lifecycle_threads_d1.py").read_text(encoding="utf-8")
+    assert "It needs hermes-harness" in text
+    assert "# a takes the lock\n# b does not wait\n" in text
+    assert record.reproduce == f"harness replay {tmp_path / 'failure.json'}"
+    assert replay.read(tmp_path).anomaly == LOST
 
 
 def run_pytest(file: Path) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.report import folder, standalone
 from harness.runner import Judgement
+from harness.stage import ask_again
 from harness.target import Target
 from harness.verdict import Anomaly, Verdict
 
@@ -112,9 +113,10 @@ def _store_failure(
     }
     folder.write_json(failure, told)
     file = f"test_{scenario.name.replace('-', '_')}_{anomaly.promise.name.lower()}.py"
-    if judgement.notes.get("finding"):
-        text = standalone.render_schedule(told, anomaly, file)
-        folder.write_text(where / "story.txt", judgement.notes["story"])
+    if story := judgement.notes.get("story"):
+        folder.write_text(where / "story.txt", story)
+    if scenario.replay is not ask_again:
+        text = standalone.render_replay(told, anomaly, file)
     else:
         text = standalone.render(
             anomaly,

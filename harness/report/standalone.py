@@ -1,6 +1,8 @@
 """A failure as a pytest file that stands alone: run it anywhere, and it fails on its first run.
 
 Where the target is an outside one the file imports nothing of ours: the adapter's source is in it.
+Only what one client's questions cannot show, threads that meet and processes that are killed, needs
+the harness to play it again.
 """
 
 from __future__ import annotations
@@ -63,13 +65,13 @@ def test_$name(tmp_path):
     pytest.skip("its answers led elsewhere each time, and nothing wrong was seen there")
 ''')
 
-_SCHEDULE = Template('''\
+_REPLAY = Template('''\
 """$promise: $sentence
 
 $message
 
 Found on $target by the scenario $scenario, seed $seed. It fails for as long as the promise is
-broken: run it with `pytest $file`. It needs hermes-harness, whose scheduler plays it again.
+broken: run it with `pytest $file`. It needs hermes-harness, which plays it again.
 """
 
 from harness.replay import failure_of, run
@@ -85,10 +87,10 @@ def test_$name():
 ''')
 
 
-def render_schedule(failure: Mapping[str, Any], anomaly: Anomaly, file: str) -> str:
-    """Render a failing schedule; `failure` is what `harness replay` would read."""
-    story = failure["notes"]["story"].splitlines()
-    return _SCHEDULE.substitute(
+def render_replay(failure: Mapping[str, Any], anomaly: Anomaly, file: str) -> str:
+    """Render a failure that asking again does not show; `failure` is what `replay` reads."""
+    story = failure["notes"].get("story", "").splitlines()
+    return _REPLAY.substitute(
         promise=anomaly.promise.name,
         sentence=anomaly.promise.value,
         message=_prose(anomaly.message),
