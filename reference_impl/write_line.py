@@ -38,11 +38,10 @@ _COMMAND = " ".join(" ".join(sys.orig_argv).split())
 
 _FLOCK = struct.Struct("@hhqqi")  # `struct flock`: kind, whence, start, length, pid
 
-# The file: the number of the last ticket drawn, that of the last one served, and notes on who drew
-# them, the latest in place of the oldest. The locks are beyond all that.
+# The file: the number of the last ticket drawn, and notes on who drew them, the latest in place of
+# the oldest. The locks are beyond all that.
 _NUMBER = struct.Struct("=q")
-_DRAWN_AT, _SERVED_AT, _NOTES_AT = 0, 8, 256
-_NOTE_BYTES, _NOTES = 256, 256
+_NOTES_AT, _NOTE_BYTES, _NOTES = 256, 256, 256
 _DRAWING = 1 << 40  # locked while one draws a ticket
 _TICKETS = _DRAWING + 1  # the byte of ticket 0, which nobody draws
 
@@ -66,22 +65,21 @@ class WriteLine:
 
     def stand(self) -> None:
         """Wait until all who came before have left. Raises OSError where there is no line."""
-        if fcntl is None:
-            raise OSError(errno.ENOSYS, "this system has no open file description locks")
-        if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         ticket = self._draw()
         self._lock(F_RDLCK, _TICKETS + ticket - 1)
         if ticket > 1:  # the one before may have died in line, with others before it
             self._lock(F_RDLCK, _TICKETS, ticket - 1)
-        self._write(_SERVED_AT, _NUMBER.pack(ticket))
 
     def _draw(self) -> int:
+        if fcntl is None:
+            raise OSError(errno.ENOSYS, "this system has no open file description locks")
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._lock(F_WRLCK, _DRAWING)
         try:
-            ticket = self._number(_DRAWN_AT) + 1
+            ticket = _last_drawn(self._fd) + 1
             self._lock(F_WRLCK, _TICKETS + ticket)
-            self._write(_DRAWN_AT, _NUMBER.pack(ticket))
+            self._write(0, _NUMBER.pack(ticket))
             note = f"{os.getpid()} {time.time():.6f} {_COMMAND}".encode(errors="replace")
             self._write(_note_at(ticket), note[:_NOTE_BYTES].ljust(_NOTE_BYTES))
         finally:
@@ -93,18 +91,18 @@ class WriteLine:
         self._lock(F_UNLCK, 0, 0)
 
     def mark(self) -> int:
-        """Read something that changes whenever the line moves."""
-        return self._number(_SERVED_AT) if self._fd >= 0 else 0
+        """Find something that changes whenever the line moves: the first ticket of the others."""
+        return _first_ticket(self._fd) if self._fd >= 0 else 0
 
     def first(self) -> Stander | None:
         """Find who is at the head of the line, or stopped on the way there."""
-        # Asking through a descriptor of its own: a handle's own locks are not in its way.
+        # Asking through a descriptor of its own: a handle does not see its own locks.
         try:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         try:
-            return _find_first(fd)
+            return _signed(fd, _first_ticket(fd))
         finally:
             os.close(fd)
 
@@ -117,33 +115,33 @@ class WriteLine:
     def _lock(self, kind: int, start: int, length: int = 1) -> None:
         fcntl(self._fd, F_OFD_SETLKW, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
 
-    def _number(self, at: int) -> int:
-        return _read_number(self._fd, at)
-
     def _write(self, at: int, data: bytes) -> None:
         with suppress(OSError):  # a full disk spoils the order, not more
             os.pwrite(self._fd, data, at)
 
 
-def _find_first(fd: int) -> Stander | None:
-    """Look for the lowest ticket that is still locked: each answer may not be the lowest yet."""
-    ticket, end = 0, _TICKETS + _read_number(fd, _DRAWN_AT) + 1
-    while True:
+def _last_drawn(fd: int) -> int:
+    data = os.pread(fd, _NUMBER.size, 0)
+    return int(_NUMBER.unpack(data)[0]) if len(data) == _NUMBER.size else 0
+
+
+def _first_ticket(fd: int) -> int:
+    """Look for the lowest ticket that another handle has locked; 0 if there is none."""
+    ticket, end = 0, _TICKETS + _last_drawn(fd) + 1
+    while True:  # the system names a lock in the way, which need not be the lowest
         question = _FLOCK.pack(F_RDLCK, os.SEEK_SET, _TICKETS, end - _TICKETS, 0)
         kind, _, start, _, _ = _FLOCK.unpack_from(fcntl(fd, F_OFD_GETLK, question))
         if kind == F_UNLCK:
-            break
+            return ticket
         ticket, end = start - _TICKETS, start
+
+
+def _signed(fd: int, ticket: int) -> Stander | None:
     match os.pread(fd, _NOTE_BYTES, _note_at(ticket)).decode(errors="replace").split(" ", 2):
         case [pid, since_s, command] if ticket:
             return Stander(int(pid), float(since_s), command.strip())
         case _:  # nobody is in line, or one who has not signed yet
             return None
-
-
-def _read_number(fd: int, at: int) -> int:
-    data = os.pread(fd, _NUMBER.size, at)
-    return int(_NUMBER.unpack(data)[0]) if len(data) == _NUMBER.size else 0
 
 
 def _note_at(ticket: int) -> int:

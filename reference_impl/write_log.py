@@ -97,18 +97,21 @@ class WriteLog:
             if fd >= 0:
                 os.close(fd)
 
-    def keep_short(self, connection: sqlite3.Connection) -> None:
-        """Copy the log into the database, if it is long.
+    def is_long(self) -> bool:
+        """Whether it is time to copy the log."""
+        size_bytes = self._path.stat().st_size
+        if size_bytes <= LIMIT_BYTES:
+            self._due_bytes = LIMIT_BYTES
+        return size_bytes > self._due_bytes
+
+    def copy(self, connection: sqlite3.Connection) -> None:
+        """Copy the log into the database, as far as readers allow.
 
         For one who stands at the head of the line and has committed: whatever goes wrong here is
         no concern of the writes, and the next one tries again.
         """
-        size_bytes = self._path.stat().st_size
-        if size_bytes <= LIMIT_BYTES:
-            self._due_bytes = LIMIT_BYTES
-        if size_bytes > self._due_bytes:
-            self._due_bytes = size_bytes + _STEP_BYTES
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._due_bytes = self._path.stat().st_size + _STEP_BYTES
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
 def sync_data(fd: int) -> None:

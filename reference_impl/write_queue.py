@@ -11,14 +11,14 @@ short: it begins with the write lock (BEGIN IMMEDIATE), and syncing and waking c
 left.
 
 * A write that raises is rolled back with all its batch. It alone gets the error; its neighbours go
-  back to the head of the queue, each to be tried in a transaction of its own.
+  back to the head of the queue. A batch that cannot be committed is tried again, one by one.
 * A write can be withdrawn until it begins, and not after. So one that lost its patience, or was
   interrupted, did nothing; and one that began has the write lock already and is waited for.
 * Writers that do not stand in line meet us at SQLite's lock. The one at the head of the line asks
   for it every millisecond, so strangers see at most one of us.
-* A line that has not moved for `GRACE_S` may have a head that was stopped while it held no lock
-  that matters. Then callers go round the line: SQLite's lock still excludes, only order is lost.
-  Where there is no line at all, the clerk asks for SQLite's lock as it would at the head.
+* A line that does not move may have a head that was stopped while it held no lock that matters.
+  After two looks, `GRACE_S` apart, callers then go round it: SQLite's lock still excludes, and only
+  order is lost. Where there is no line, the clerk asks for that lock as it would at the head.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 Act = Callable[[sqlite3.Connection], Result]
 
 GRACE_S = 0.5
-"""A line that did not move for so long is gone round."""
+"""How often one who waits looks at the line; if it did not move in between, he goes round it."""
 
 _BATCH = 64  # writes a transaction: a turn stays short whatever is waiting
 _LINGER_S = 1.0  # an idle clerk ends after this
@@ -59,7 +59,7 @@ class _Write:
 
     def __init__(self, act: Act[Any]) -> None:
         self.act = act
-        self.alone = False  # a neighbour failed its batch: it goes by itself next time
+        self.alone = False  # its batch could not be committed: it goes by itself next time
         self.begun = False
         self.settled = threading.Event()
         self.result: Any = None
@@ -87,7 +87,7 @@ class WriteQueue:
         self._connection: sqlite3.Connection | None = None
         self._log = WriteLog(self._path, self._sync)
         self._line: WriteLine | None = WriteLine(self._path)
-        self._stuck_mark = -1  # of the line, where it was last found not to move
+        self._stuck_mark: int | None = None  # of the line, if it was found not to move
 
     @property
     def is_fair(self) -> bool:
@@ -125,27 +125,30 @@ class WriteQueue:
 
     def _wait(self, write: _Write, patience_s: float) -> None:
         deadline_s = time.monotonic() + patience_s
-        mark = self._look_at_the_line()
+        mark: int | None = None
         while True:
+            goes_round = self._clerk is None or self._line_is_stuck()
             left_s = max(deadline_s - time.monotonic(), 0.0)
-            goes_round = self._clerk is None or mark == self._stuck_mark
-            look_s = _ROUND_POLL_S if goes_round else GRACE_S
-            if write.settled.wait(min(look_s, left_s)):
+            if write.settled.wait(min(_ROUND_POLL_S if goes_round else GRACE_S, left_s)):
                 return
             if left_s == 0.0:
-                if not self._withdraw(write):
-                    write.settled.wait()
-                    return
-                holder = describe_holder(self._path, self._line)
-                write.error = OutOfPatienceError(
-                    f"{self._path}: no turn in {patience_s:g} s; {holder}"
-                )
-                return
-            before, mark = mark, self._look_at_the_line()
-            if mark == before and not goes_round:
-                self._stuck_mark = mark
-            if self._clerk is None or mark == self._stuck_mark:
+                break
+            if goes_round:
                 _announce(self._attempt() or [])
+                continue
+            before, mark = mark, self._look_at_the_line()
+            if mark == before:
+                self._stuck_mark = mark
+        if not self._withdraw(write):
+            write.settled.wait()
+            return
+        holder = describe_holder(self._path, self._line)
+        write.error = OutOfPatienceError(f"{self._path}: no turn in {patience_s:g} s; {holder}")
+
+    def _line_is_stuck(self) -> bool:
+        if self._stuck_mark is not None and self._stuck_mark != self._look_at_the_line():
+            self._stuck_mark = None
+        return self._stuck_mark is not None
 
     def _look_at_the_line(self) -> int:
         return self._line.mark() if self._line is not None else 0
@@ -228,7 +231,8 @@ class WriteQueue:
             for write in writes:
                 write.commit = number
             with suppress(BaseException):  # the writes are committed, whatever happens now
-                self._log.keep_short(connection)
+                if self._log.is_long():
+                    self._log.copy(connection)
             return writes
 
     def _begin(self) -> sqlite3.Connection:
@@ -249,13 +253,14 @@ class WriteQueue:
 
     def _sort_out(
         self, writes: list[_Write], culprit: _Write | None, error: BaseException, *, was_open: bool
-    ) -> list[_Write] | None:
+    ) -> list[_Write]:
         """Decide after a rollback who hears of the error, and who tries again."""
         if culprit is not None:
-            neighbours = [write for write in writes if write is not culprit]
-            self._put_back(neighbours)
+            self._put_back([write for write in writes if write is not culprit])
             return _blame([culprit], error)
         if len(writes) > 1 and was_open:  # committing failed, and any of them may be why
+            for write in writes:
+                write.alone = True
             self._put_back(writes)
             return []
         return _blame(writes, error)
@@ -275,7 +280,7 @@ class WriteQueue:
     def _put_back(self, writes: list[_Write]) -> None:
         with self._changed:
             for write in reversed(writes):
-                write.begun, write.alone = False, True
+                write.begun = False
                 self._waiting.appendleft(write)
 
     # Coming and going ------------------------------------------------------------------------

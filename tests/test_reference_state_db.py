@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -140,30 +140,36 @@ for number in range(int(sys.argv[2])):
 
 
 class Faulty(sqlite3.Connection):
-    """A connection that raises `fault` instead of a statement that begins like `prefix`, once."""
+    """A connection that raises `fault` instead of a statement that begins like `prefix`."""
 
     prefix = ""
-    fault: BaseException | None = None
+    fault: BaseException = Exception()
+    times = 0
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         """Execute the statement, or raise the fault."""
-        fault = Faulty.fault
-        if fault is not None and statement.startswith(Faulty.prefix):
-            Faulty.fault = None
-            raise fault
+        if Faulty.times and statement.startswith(Faulty.prefix):
+            Faulty.times -= 1
+            raise Faulty.fault
         return super().execute(statement, *values)
 
 
+class Arm(Protocol):
+    """Lets the next statements that begin like this fail."""
+
+    def __call__(self, prefix: str, fault: BaseException, times: int = 1) -> None: ...
+
+
 @pytest.fixture
-def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, BaseException], None]]:
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arm]:
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=Faulty))
 
-    def arm(prefix: str, fault: BaseException) -> None:
-        Faulty.prefix, Faulty.fault = prefix, fault
+    def arm(prefix: str, fault: BaseException, times: int = 1) -> None:
+        Faulty.prefix, Faulty.fault, Faulty.times = prefix, fault, times
 
     yield arm
-    Faulty.fault = None
+    Faulty.times = 0
 
 
 # What a session is -------------------------------------------------------------------------------
@@ -344,7 +350,7 @@ def test_a_write_about_an_unknown_session_does_nothing(
     ids=["full", "interrupt", "exit"],
 )
 def test_a_write_that_raised_did_nothing(
-    faulty: Callable[[str, BaseException], None], path: Path, prefix: str, fault: BaseException
+    faulty: Arm, path: Path, prefix: str, fault: BaseException
 ) -> None:
     """D2, D9, D10: whatever is raised, and wherever, nothing stays: no row, no count, no lock."""
     with StateDb(path) as db:
@@ -361,9 +367,7 @@ def test_a_write_that_raised_did_nothing(
     assert_consistent(path)
 
 
-def test_a_connection_that_cannot_roll_back_is_closed(
-    faulty: Callable[[str, BaseException], None], path: Path
-) -> None:
+def test_a_connection_that_cannot_roll_back_is_closed(faulty: Arm, path: Path) -> None:
     """D9: closing rolls back whatever refused to be rolled back."""
     with StateDb(path) as db:
         db.create_session("s", "cli")
@@ -420,22 +424,20 @@ def test_a_poisoned_write_fails_alone(db: StateDb, path: Path) -> None:
     assert_consistent(path)
 
 
-def test_a_commit_that_failed_is_tried_by_each_alone(
-    faulty: Callable[[str, BaseException], None], path: Path
-) -> None:
-    """D2: a fault in the common commit fails nobody who succeeds alone."""
+def test_a_commit_that_failed_is_tried_by_each_alone(faulty: Arm, path: Path) -> None:
+    """D2: a common commit that fails fails nobody who succeeds alone."""
     with StateDb(path) as db:
         db.create_session("s", "cli")
-        faulty("COMMIT", sqlite3.OperationalError("disk I/O error"))
-        in_one_batch(
-            db,
-            path,
-            [
-                lambda: db.append_message("s", "user", "a"),
-                lambda: db.append_message("s", "user", "b"),
-            ],
+        faulty("COMMIT", sqlite3.OperationalError("disk I/O error"), times=2)
+        outcomes = in_one_batch(
+            db, path, [partial(db.append_message, "s", "user", text) for text in ("a", "b", "c")]
         )
-        assert texts(db) == ["a", "b"]
+        assert [isinstance(outcome, DatabaseFailedError) for outcome in outcomes] == [
+            True,
+            False,
+            False,
+        ]
+        assert texts(db) == ["b", "c"]
     assert_consistent(path)
 
 
@@ -568,36 +570,42 @@ def test_processes_are_served_in_the_order_in_which_they_came(path: Path) -> Non
             first = line.first()
             assert first is not None
             assert first.pid == process.process.pid
-            assert line.mark() == number + 2
+            assert line.mark() == number + 2  # its ticket: the first was ours
             process.tell()
         line.close()
 
 
 def test_one_who_died_in_line_is_not_waited_for(path: Path) -> None:
-    """D5: neither at its head nor in the middle of it, and whoever it waited for is still first.
+    """D5: but those that it waited for still are.
 
     line: |--- 1 ------------|
              |--- 2 ---X            dies waiting
              |--- 3 ---------|--- first
     """
-    line = WriteLine(path)
-    line.stand()
-    with child(STAND_IN_LINE, path) as dying, child(STAND_IN_LINE, path) as waiting:
-        assert dying.hears() == "coming"
-        while in_line(path) < 2:
-            pass
-        assert waiting.hears() == "coming"
-        while in_line(path) < 3:
-            pass
-        dying.process.kill()
-        dying.process.wait()
-        first = line.first()
-        assert first is not None
-        assert first.pid == os.getpid()
-        assert line.mark() == 1
-        line.leave()
-        assert waiting.hears() == "first"
-    line.close()
+    first, dying, waiting = WriteLine(path), WriteLine(path), WriteLine(path)
+    first.stand()
+    dying._draw()
+    third = threading.Thread(target=waiting.stand)
+    third.start()
+    while asked_for(third) != "the one before":
+        pass
+    dying.close()  # the system does the same for one who dies
+    while asked_for(third) != "all before":
+        assert third.is_alive(), "it did not wait for the first"
+    first.leave()
+    third.join()
+    for line in (first, waiting):
+        line.close()
+
+
+def asked_for(standing: threading.Thread) -> str:
+    """Which lock a thread in line is waiting for."""
+    frame = sys._current_frames().get(standing.ident or 0)
+    while frame is not None and frame.f_code.co_name != "_lock":
+        frame = frame.f_back
+    if frame is None or frame.f_back is None or frame.f_back.f_code.co_name != "stand":
+        return ""
+    return "the one before" if frame.f_locals["length"] == 1 else "all before"
 
 
 def test_an_interrupted_writer_withdraws(db: StateDb, path: Path) -> None:
@@ -758,6 +766,8 @@ from reference_impl.state_db import StateDb
 db = StateDb(sys.argv[1])
 db.create_session("s", "cli")
 child = os.fork()
+if child == 0:
+    assert db._writers._connection is None and not db._readers._idle
 for number in range(50):
     db.append_message("s", "user", "parent" if child else "child")
 if child == 0:
@@ -787,7 +797,7 @@ def test_a_path_that_cannot_be_is_a_clear_error(path: Path) -> None:
 
 
 def test_what_was_acknowledged_stays_readable_when_the_disk_is_full(
-    faulty: Callable[[str, BaseException], None], path: Path
+    faulty: Arm, path: Path
 ) -> None:
     with StateDb(path) as db:
         db.create_session("s", "cli")
