@@ -23,6 +23,7 @@ from harness.targets.scripted import LifecycleAdapter
 from harness.targets.sessions_adapter import SessionsAdapter
 from harness.targets.standalone import in_a_process
 from harness.targets.threaded_adapters import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
+from harness.targets.wakeups_adapter import WakeupsAdapter
 from harness.targets.watcher_adapter import WatcherAdapter
 
 PACKAGE = "reference_impl"
@@ -34,7 +35,7 @@ class ReferenceTarget:
     abilities = frozenset(
         {
             *("lifecycle", "lifecycle_threads", "agent_cache", "agent_cache_threads"),
-            *("sessions", "state_db", "state_db_crash", "watcher", "catalog"),
+            *("sessions", "state_db", "state_db_crash", "watcher", "catalog", "wakeups"),
         }
     )
 
@@ -117,6 +118,11 @@ def open_catalog(folder: Path) -> Any:
     return CatalogAdapter(folder, _room)
 
 
+def open_wakeups(folder: Path) -> Any:  # noqa: ARG001  (here they keep no files)
+    """Wakeups between a registry and turns that follow the script."""
+    return WakeupsAdapter(_room)
+
+
 def open_state_db(folder: Path) -> Any:
     """The database room, with its file in `folder`."""
     return state_db_adapter.open_adapter(folder)
@@ -130,6 +136,7 @@ _ADAPTERS = {
     "sessions": open_sessions,
     "watcher": open_watcher,
     "catalog": open_catalog,
+    "wakeups": open_wakeups,
     "state_db": open_state_db,
 }
 _CRASHING = {"state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__))}
