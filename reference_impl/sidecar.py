@@ -155,7 +155,14 @@ def _plain(metadata: Metadata) -> dict[str, Any]:
 
 
 def encode(session: Session) -> bytes:
-    """Write a session as its sidecar's text. Raises TypeError or ValueError for what is no JSON."""
+    """Write a session as its sidecar's text.
+
+    Raises TypeError or ValueError for what is no JSON, or what `decode` would not take.
+    """
+    if strange := [name for name in _KINDS if not _fits(name, getattr(session, name))]:
+        raise TypeError(f"{session.session_id}: {strange[0]} is {getattr(session, strange[0])!r}")
+    if not all(isinstance(message, dict) for message in session.messages):
+        raise TypeError(f"{session.session_id}: its messages are no objects")
     head = ",\n".join(f"  {_json(name)}: {_json(value)}" for name, value in _plain(session).items())
     messages = ",\n".join(f"    {_json(message)}" for message in session.messages)
     return f'{{\n{head},\n  "messages": [\n{messages}\n  ]\n}}\n'.encode()
@@ -198,8 +205,13 @@ def _known(plain: dict[str, Any], session_id: str) -> dict[str, Any]:
     known = {name: plain.pop(name) for name in _KINDS if name in plain}
     known.setdefault("version", 1)  # it was saved, by somebody who does not count
     for name, value in known.items():
-        if isinstance(value, bool) or not isinstance(value, _KINDS[name]):
-            raise SidecarDamagedError(f"{session_id}: {name} is {value!r}")
-        if isinstance(value, float) and not math.isfinite(value):
+        if not _fits(name, value):
             raise SidecarDamagedError(f"{session_id}: {name} is {value!r}")
     return {**known, "extra": plain}
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a field may have this value."""
+    if isinstance(value, bool) or not isinstance(value, _KINDS[name]):
+        return False
+    return not isinstance(value, float) or math.isfinite(value)

@@ -250,6 +250,15 @@ def test_what_is_no_json_is_refused_before_anything_is_written(store: SessionSto
     for content in (object(), float("nan")):
         with pytest.raises((TypeError, ValueError)):
             store.append("s1", {"role": "user", "content": content})
+    strange: Any = 7
+    acts: list[Callable[[], object]] = [
+        lambda: store.rename("s1", strange),
+        lambda: store.append("s1", strange),
+        lambda: store.change("s1", lambda session: replace(session, active_stream_id=strange)),
+    ]
+    for act in acts:
+        with pytest.raises(TypeError):
+            act()
     with pytest.raises(SessionError):
         store.change("s1", lambda session: replace(session, extra={"messages": []}))
 
