@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,7 @@ def test_an_adapter_that_cannot_be_opened_is_the_first_calls_answer(tmp_path: Pa
     file = tmp_path / "closed.py"
     file.write_text("def open_adapter(folder):\n    raise PermissionError('not today')\n")
     instance = ProcessInstance(Stable([file], {}), tmp_path)
-    with pytest.raises(Exception, match="not today") as refused:
+    with pytest.raises(Exception, match=r"^while opening: not today$") as refused:
         instance.call("where", {})
     assert type(refused.value).__name__ == "PermissionError"
     instance.close()
@@ -674,10 +675,12 @@ def test_what_a_kill_may_not_leave_is_named(
 
 
 def test_a_refusal_beside_others_is_an_anomaly() -> None:
-    opened = _op(0, "list", Outcome.FAIL)
+    read = _op(0, "list", Outcome.FAIL)
     append = _op(2, "append", Outcome.FAIL, session="s", text="a")
-    verdict = acknowledged_appends_stay(History((opened, append)))
-    assert [anomaly.promise for anomaly in verdict.anomalies] == [Promise.D8, Promise.D3]
+    opened = replace(append, error="OperationalError: while opening: database is locked")
+    verdict = acknowledged_appends_stay(History((read, append, opened)))
+    broken = [anomaly.promise for anomaly in verdict.anomalies]
+    assert broken == [Promise.D8, Promise.D3, Promise.D8]
 
 
 def test_a_lock_that_outlives_its_holder_is_an_anomaly() -> None:

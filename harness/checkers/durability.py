@@ -20,7 +20,7 @@ SOUND = {"locked": False, "integrity": "ok"}
 def acknowledged_appends_stay(history: History) -> Verdict:
     """Judge `append`s by the last `messages`, `counters` and `probe`, and that all were served.
 
-    `list` is how a client opens the file: it may be refused at no time.
+    Opening the file and reading may be refused at no time (D8), writing not while all is well (D3).
     """
     anomalies = [*_refusals(history)]
     for session, read in _last(history, "messages").items():
@@ -51,7 +51,8 @@ def _refusals(history: History) -> Iterator[Anomaly]:
     for op in history:
         if op.outcome is not Outcome.FAIL:
             continue
-        broken = Promise.D8 if op.function in ("list", "probe", "messages") else Promise.D3
+        writes = op.function in ("create", "append") and "while opening" not in op.error
+        broken = Promise.D3 if writes else Promise.D8
         yield Anomaly(broken, f"refused beside others: {op}", (op,), "refused")
 
 

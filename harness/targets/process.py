@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.errors import TargetLostError, UsageError
 from harness.targets import driver
-from harness.targets.remote import LostError, RefusedError, Remote
+from harness.targets.remote import LostError, RefusedError, Remote, refusal
 
 DRIVER = Path(driver.__file__)
 
@@ -50,7 +50,7 @@ class ProcessInstance:
     """An adapter in a child process, with its files in one folder.
 
     The folder is opened by the first call, and again by the first call after the child was lost;
-    what goes wrong while opening is that call's answer.
+    what goes wrong *while opening* is that call's answer, and says so.
     """
 
     def __init__(self, stable: Stable, folder: Path) -> None:
@@ -83,7 +83,10 @@ class ProcessInstance:
                 self._child = self._stable.take()
                 self._is_open = False
             if not self._is_open:
-                self._child.open(self._folder)
+                try:
+                    self._child.open(self._folder)
+                except RefusedError as error:
+                    raise refusal(type(error).__name__, f"while opening: {error}") from error
                 self._is_open = True
             return self._child
 
