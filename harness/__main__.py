@@ -288,7 +288,10 @@ def rejudge(run: Path) -> list[Record]:
     if not run.is_dir():
         raise UsageError(f"{run}: there is no such run folder")
     plan = folder.read_json(run / folder.PLAN) if (run / folder.PLAN).exists() else {}
-    planned = {name: run / name for name in plan.get("scenarios", [])}
+    try:
+        planned = {name: run / name for name in plan.get("scenarios", [])}
+    except TypeError as error:
+        raise UsageError(f"{run / folder.PLAN}: damaged: {error}") from error
     histories = sorted({*run.glob(runner.HISTORY), *run.glob(f"*/{runner.HISTORY}")})
     places = planned | {path.parent.resolve().name: path.parent for path in histories}
     if not places:
@@ -326,7 +329,7 @@ def _list_promises() -> list[dict[str, Any]]:
         {
             "promise": promise.name,
             "sentence": promise.value,
-            "tried by": tried_by(promise, scenarios) or ["nothing tries it"],
+            "tried by": tried_by(promise, scenarios),
         }
         for promise in Promise
     ]
@@ -358,7 +361,7 @@ _LISTINGS: dict[str, Callable[[], list[dict[str, Any]]]] = {
 
 
 def _cell(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    return (", ".join(value) or "nothing") if isinstance(value, list) else str(value)
 
 
 def _show(conclusion: gate.Conclusion, *, wants_json: bool) -> None:
