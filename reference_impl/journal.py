@@ -297,6 +297,7 @@ class TurnJournal:
         """Open the file, or make it. Raises OSError."""
         self._ledger = Ledger(path)
         self._clock = clock
+        self._lock = threading.Lock()
         self._ended = deque(turn.turn_id for turn in self.turns() if turn.event in _ENDINGS)
 
     def gauges(self) -> dict[str, int]:
@@ -305,8 +306,7 @@ class TurnJournal:
 
     def submit(self, turn_id: str, session_id: str, stream_id: str, source: str) -> None:
         """Note a turn that somebody asks for. This and what follows may raise OSError."""
-        event = TurnEvent.SUBMITTED
-        self._put(Turn(turn_id, session_id, stream_id, source, event, self._clock()))
+        self._put(Turn(turn_id, session_id, stream_id, source, TurnEvent.SUBMITTED, self._clock()))
 
     def start(self, turn_id: str) -> None:
         """Note that the agent is at it."""
@@ -314,24 +314,23 @@ class TurnJournal:
 
     def complete(self, turn_id: str) -> None:
         """Note that it came to its end, and the session is saved."""
-        self._end(turn_id, TurnEvent.COMPLETED)
+        self._advance(turn_id, TurnEvent.COMPLETED)
 
     def interrupt(self, turn_id: str) -> None:
         """Note that it came to no end of its own, and what it produced is saved."""
-        self._end(turn_id, TurnEvent.INTERRUPTED)
+        self._advance(turn_id, TurnEvent.INTERRUPTED)
 
-    def _end(self, turn_id: str, event: TurnEvent) -> None:
-        if self._advance(turn_id, event):
-            self._ended.append(turn_id)
+    def _advance(self, turn_id: str, event: TurnEvent) -> None:
+        """Note how far it has come; an ending is final, whoever starts it meanwhile."""
+        with self._lock:
+            turn = self.get(turn_id)
+            if turn is None or turn.event in _ENDINGS:
+                return
+            self._put(replace(turn, event=event, at=self._clock()))
+            if event in _ENDINGS:
+                self._ended.append(turn_id)
             while len(self._ended) > TURNS_KEPT:
                 self._ledger.drop(self._ended.popleft())
-
-    def _advance(self, turn_id: str, event: TurnEvent) -> bool:
-        value = self._ledger.get(turn_id)
-        if value is None or value["event"] in _ENDINGS:
-            return False
-        self._put(replace(_turn(value), event=event, at=self._clock()))
-        return True
 
     def _put(self, turn: Turn) -> None:
         self._ledger.put(turn.turn_id, asdict(turn))
