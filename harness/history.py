@@ -135,6 +135,11 @@ class History:
     def __len__(self) -> int:
         return len(self.operations)
 
+    @property
+    def happened(self) -> Iterator[Operation]:
+        """Operations that are known to have happened: those with a result."""
+        return (operation for operation in self.operations if operation.outcome is Outcome.OK)
+
 
 def digest(histories: Iterable[History]) -> str:
     """Fingerprint what was asked and answered, without the times: same seed, same digest."""

@@ -81,7 +81,8 @@ class CatalogMachine(Machine):
 
 def _count(name: str, function: str, *, asked: bool) -> Expectation:
     def count(history: History) -> int:
-        return sum(op.function == function and bool(op.result["asked"]) == asked for op in history)
+        shown = [op for op in history.happened if op.function == function]
+        return sum(bool(op.result["asked"]) == asked for op in shown)
 
     return Expectation(name, count)
 

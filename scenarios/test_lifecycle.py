@@ -124,8 +124,8 @@ def _late_turns(history: History) -> int:
 def _wedged_shutdowns(history: History) -> int:
     """Shutdowns that came while a commit was in flight."""
     functions = [op.function for op in history]
-    begun = sum(op.function == "begin_commit" and op.result["called"] != [] for op in history)
-    return int("drain" in functions[-1:] and begun > functions.count("finish_commit"))
+    hung = [op for op in history.happened if op.function == "begin_commit" and op.result["called"]]
+    return int("drain" in functions[-1:] and len(hung) > functions.count("finish_commit"))
 
 
 OWNERS_AND_FAILURES = Scenario(

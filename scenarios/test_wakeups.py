@@ -80,12 +80,12 @@ class WakeupsMachine(Machine):
 
 
 def _started(history: History) -> int:
-    return sum(len(op.result["started"]) for op in history if op.function != "pending")
+    return sum(len(op.result["started"]) for op in history.happened if op.function != "pending")
 
 
 def _deferred(history: History) -> int:
     """Wakeups that were started as a run left."""
-    return sum(len(op.result["started"]) for op in history if op.function == "end_run")
+    return sum(len(op.result["started"]) for op in history.happened if op.function == "end_run")
 
 
 def _repeated(history: History) -> int:
@@ -93,7 +93,7 @@ def _repeated(history: History) -> int:
 
 
 def _loud(history: History) -> int:
-    return sum(op.function == "drain" and op.result["error"] is not None for op in history)
+    return sum(op.function == "drain" and op.result["error"] is not None for op in history.happened)
 
 
 WAKEUPS = Scenario(
