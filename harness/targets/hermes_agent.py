@@ -40,7 +40,7 @@ class HermesAgentTarget:
     def __init__(self, version: str) -> None:
         """Raises UsageError where `version` is none."""
         if not _VERSION.fullmatch(version):
-            raise UsageError(f"{PACKAGE}=={version}: {version!r} is no version")
+            raise UsageError(f"{version!r} is no version; say {PACKAGE}==0.19.0, for example")
         self.name = f"{PACKAGE}=={version}"
         self._version = version
         self._folder = cache_folder() / self.name
