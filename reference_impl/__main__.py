@@ -1,0 +1,64 @@
+"""`python -m reference_impl --state DIR --port 0` starts a server and prints its address.
+
+It needs no configuration. SIGTERM drains it: turns under way are finished or marked, memory is
+committed, streams are closed, and it exits with 0 within the deadline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+from reference_impl import files
+from reference_impl.api import LOOPBACK, Api
+from reference_impl.config import env_seconds
+from reference_impl.rooms import Rooms
+from reference_impl.server import DRAIN_S, Server
+
+PREDECESSOR_S = 1.0  # for the last server of the folder to go
+
+
+async def serve(folder: Path, host: str, port: int, password: str) -> None:
+    """Serve a folder until a signal comes, and drain. Raises OSError, LockBusyError."""
+    rooms = Rooms(folder)
+    api = Api(rooms, host, password)
+    server = Server(api)
+    api.measure(server.gauges)
+    rooms.begin()
+    address = await server.listen(host, port)
+    sys.stdout.write(f"{address}\n")
+    sys.stdout.flush()
+    await server.serve_until_signalled(env_seconds("HERMES_WEBUI_DRAIN_DEADLINE", DRAIN_S))
+
+
+def main() -> int:
+    """Read the command line, and serve."""
+    parser = argparse.ArgumentParser(prog="python -m reference_impl", description=__doc__)
+    parser.add_argument("--state", type=Path, required=True, help="the folder that keeps all")
+    parser.add_argument("--host", default="127.0.0.1", help="what to listen on")
+    parser.add_argument("--port", type=int, default=8787, help="0 for any that is free")
+    options = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
+    password = os.environ.get("HERMES_WEBUI_PASSWORD", "")
+    if options.host not in LOOPBACK and not password:
+        parser.error(f"{options.host} is not loopback, so HERMES_WEBUI_PASSWORD has to be set")
+    try:
+        files.make_folder(options.state.absolute())
+        # Another server would take our live runs for dead ones, and settle them.
+        with files.SharedLock(options.state.absolute() / "_server", PREDECESSOR_S).held():
+            asyncio.run(serve(options.state, options.host, options.port, password))
+    except (OSError, files.LockBusyError) as error:
+        sys.stderr.write(f"cannot serve: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)  # a call that hangs, in a provider say, shall not hold up the exit
