@@ -425,7 +425,7 @@ class Turns:
     def _sync_quietly(self, session: Session) -> None:
         try:
             self._sync(session)
-        except Exception:
+        except BaseException:  # whatever it is, the run has to leave
             log.exception("session %s: not synced; a later turn will do it", session.session_id)
 
     def _tear_down(self, run: Run) -> None:

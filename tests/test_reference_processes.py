@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.disk import SimulatedDisk, fail_from, fail_once
+from harness.disk import SimulatedDisk, fail_from
 from reference_impl import processes
 from reference_impl.identity import Identity, bound, spawn
 from reference_impl.processes import Event, Kind, ProcessRegistry, SpawnRefusedError
@@ -401,12 +401,20 @@ def test_a_promise_that_cannot_be_kept_is_not_made(desk: Desk, tmp_path: Path) -
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_mark_that_cannot_be_written_is_not_made(desk: Desk, tmp_path: Path) -> None:
+def test_a_mark_that_cannot_be_written_is_not_made(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """W5: an event whose mark failed may be marked again."""
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
     desk.registry.spawn("true")
     event = desk.next_event()
-    with SimulatedDisk(tmp_path, fail_once(errno.EIO)(1)), pytest.raises(OSError, match="error"):
-        desk.registry.mark_consumed(event.event_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(OSError, match="error"):
+            desk.registry.mark_consumed(event.event_id)
     assert not desk.registry.is_consumed(event.event_id)
 
     desk.registry.mark_consumed(event.event_id)

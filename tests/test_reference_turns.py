@@ -300,11 +300,16 @@ def test_a_listener_that_fails_harms_no_turn(home: House) -> None:
     assert home.is_quiet()
 
 
-def test_a_sync_that_fails_harms_no_turn(tmp_path: Path) -> None:
-    """T3: the state database is brought up by a later turn."""
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_a_sync_that_fails_harms_no_turn(error: type[BaseException], tmp_path: Path) -> None:
+    """T3: the state database is brought up by a later turn, and no session is wedged."""
+
+    def sync(_: Session) -> None:
+        raise error
+
     with house(tmp_path) as home:
         home.store.new("s1")
-        home.turns._sync = lambda _: 1 / 0
+        home.turns._sync = sync
 
         assert home.run("s1", "hello").state is State.DONE
         assert home.is_quiet()
