@@ -1,7 +1,7 @@
 """Cycles of a directed graph: which nodes are near any, which are in them, and the shortest.
 
-Nodes are numbers from 0. Besides its edges, a node may have a *span* of time, and then precedes
-every node whose span begins after its own ends; such edges are too many to be written down.
+Nodes are numbers from 0. Each has a *span* of time, and precedes every node whose span begins after
+its own ends, besides those that its edges lead to. A node without a time spans all of it.
 """
 
 from __future__ import annotations
@@ -11,56 +11,45 @@ from math import inf
 
 
 def unplaced(
-    nodes: int,
-    sources: Sequence[int],
-    targets: Sequence[int],
-    begins: Sequence[float] = (),
-    ends: Sequence[float] = (),
+    sources: Sequence[int], targets: Sequence[int], begins: Sequence[float], ends: Sequence[float]
 ) -> list[int]:
     """The nodes on a way from a cycle to a cycle; none, if the nodes can be put in order.
 
-    The first nodes have spans, as many as there are begins and ends. An edge from a node to itself
-    does not count.
+    An edge from a node to itself does not count.
     """
-    behind = _unordered(nodes, sources, targets, begins, ends)
+    behind = _unordered(sources, targets, begins, ends)
     if not behind:
         return []
-    backwards = _unordered(nodes, targets, sources, [-end for end in ends], [-at for at in begins])
+    backwards = _unordered(targets, sources, [-end for end in ends], [-at for at in begins])
     before = set(backwards)
     return [node for node in behind if node in before]
 
 
 def _unordered(
-    nodes: int,
-    sources: Sequence[int],
-    targets: Sequence[int],
-    begins: Sequence[float],
-    ends: Sequence[float],
+    sources: Sequence[int], targets: Sequence[int], begins: Sequence[float], ends: Sequence[float]
 ) -> list[int]:
     """The nodes in a cycle or behind one (Kahn, "Topological sorting of large networks", 1962)."""
-    latest, earlier, waits_for = _star(nodes, sources, targets)
-    for node in range(len(begins)):
-        waits_for[node] += 1  # for its time to come
-    ready = [node for node in range(len(begins), nodes) if not waits_for[node]]
+    latest, earlier, leads_to, waits_for = _star(sources, targets, begins, ends)
     coming = sorted(range(len(begins)), key=begins.__getitem__, reverse=True)
     going = sorted(range(len(ends)), key=ends.__getitem__, reverse=True)
+    ready: list[int] = []
     while True:
         while going and waits_for[going[-1]] < 0:
             going.pop()
         now = ends[going[-1]] if going else inf
         while coming and begins[coming[-1]] <= now:
-            waits_for[coming[-1]] -= 1
-            if not waits_for[coming[-1]]:
-                ready.append(coming[-1])
-            coming.pop()
+            node = coming.pop()
+            waits_for[node] -= 1
+            if not waits_for[node]:
+                ready.append(node)
         if not ready:
-            return [node for node in range(nodes) if waits_for[node] >= 0]
+            return [node for node in range(len(begins)) if waits_for[node] >= 0]
         while ready:
             node = ready.pop()
             waits_for[node] = -1
             edge = latest[node]
             while edge >= 0:
-                target = targets[edge]
+                target = leads_to[edge]
                 waits_for[target] -= 1
                 if not waits_for[target]:
                     ready.append(target)
@@ -68,48 +57,91 @@ def _unordered(
 
 
 def _star(
-    nodes: int, sources: Sequence[int], targets: Sequence[int]
-) -> tuple[list[int], list[int], list[int]]:
-    """The graph as a forward star.
+    sources: Sequence[int], targets: Sequence[int], begins: Sequence[float], ends: Sequence[float]
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    """The edges that do not follow from the spans anyway, as a forward star.
 
-    Of each node its latest edge or -1; of each edge the one before it from the same node; of each
-    node how many edges lead to it. In flat lists, for a container for each node would keep the
-    garbage collector busier than the sort.
+    Of each node its latest edge or -1; of each edge the one before it from the same node, and where
+    it leads; of each node for how many it waits: its time, and the edges that lead to it. In flat
+    lists, for a container for each node would keep the garbage collector busier than the sort.
     """
-    latest = [-1] * nodes
-    earlier = []
-    leading = [0] * nodes
-    for edge, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        earlier.append(latest[source])
-        if source != target:
-            latest[source] = edge
-            leading[target] += 1
-    return latest, earlier, leading
+    latest = [-1] * len(begins)
+    earlier: list[int] = []
+    leads_to: list[int] = []
+    waits_for = [1] * len(begins)
+    for source, target in zip(sources, targets, strict=True):
+        if begins[target] <= ends[source] and source != target:
+            earlier.append(latest[source])
+            latest[source] = len(leads_to)
+            leads_to.append(target)
+            waits_for[target] += 1
+    return latest, earlier, leads_to, waits_for
 
 
-def knots(nodes: Sequence[int], after: Callable[[int], Iterable[int]]) -> Iterator[list[int]]:
-    """The sets of more than one node that all lead to each other.
+def in_time(
+    nodes: Iterable[int], begins: Sequence[float], ends: Sequence[float], free: int
+) -> Iterator[tuple[int, int]]:
+    """Edges that lead from each of these nodes to all whose spans begin after its own ends.
 
-    By two searches (Sharir, "A strong-connectivity algorithm", 1981). `after` stays inside `nodes`.
+    By way of a node in between for each time at which one begins after one has ended; the numbers
+    from `free` on are theirs.
+    """
+    times = [(begins[node], False, node) for node in nodes]
+    times += [(ends[node], True, node) for node in nodes if ends[node] < inf]
+    passed = ending = None
+    for _, has_ended, node in sorted(times):
+        if has_ended:
+            if ending is None:
+                ending, free = free, free + 1
+                if passed is not None:
+                    yield passed, ending
+            yield node, ending
+            continue
+        if ending is not None:
+            passed, ending = ending, None
+        if passed is not None:
+            yield passed, node
+
+
+def knots(
+    sources: Sequence[int], targets: Sequence[int], begins: Sequence[float], ends: Sequence[float]
+) -> list[list[int]]:
+    """The sets of more than one node that all lead to each other."""
+    suspects = unplaced(sources, targets, begins, ends)
+    after: dict[int, list[int]] = {node: [] for node in suspects}
+    for source, target in zip(sources, targets, strict=True) if suspects else ():
+        if source in after and target in after and begins[target] <= ends[source]:
+            after[source].append(target)
+    for source, target in in_time(suspects, begins, ends, len(begins)):
+        after.setdefault(source, []).append(target)
+        after.setdefault(target, [])
+    found = tied(after, after.__getitem__)
+    return [sorted(node for node in knot if node < len(begins)) for knot in found]
+
+
+def tied(nodes: Iterable[int], after: Callable[[int], Iterable[int]]) -> Iterator[list[int]]:
+    """The sets of more than one of these nodes that all lead to each other, by two searches.
+
+    (Sharir, "A strong-connectivity algorithm and its applications", 1981.) `after` does not lead
+    out of `nodes`.
     """
     finished: list[int] = []
     seen: set[int] = set()
+    before: dict[int, list[int]] = {}
     for root in nodes:
         path = [] if root in seen else [(root, iter(after(root)))]
         seen.add(root)
         while path:
             node, rest = path[-1]
-            found = next((other for other in rest if other not in seen), None)
-            if found is None:
+            for other in rest:
+                before.setdefault(other, []).append(node)
+                if other not in seen:
+                    seen.add(other)
+                    path.append((other, iter(after(other))))
+                    break
+            else:
                 finished.append(node)
                 path.pop()
-            else:
-                seen.add(found)
-                path.append((found, iter(after(found))))
-    before: dict[int, list[int]] = {}
-    for node in nodes:
-        for other in after(node):
-            before.setdefault(other, []).append(node)
     seen.clear()
     for root in reversed(finished):
         if root in seen:

@@ -8,27 +8,25 @@ tells, and `dependencies` infers who came before whom. The names of what goes wr
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
+from math import inf
 from typing import NamedTuple
 
 from harness.checkers.checker import Checker
-from harness.checkers.cycles import knots, shortest_way, unplaced
+from harness.checkers.cycles import in_time, knots, shortest_way, tied
 from harness.checkers.dependencies import (
     Dependencies,
     Kind,
     dependencies,
-    in_process_order,
-    in_real_time,
-    over,
+    put_in_process_order,
 )
 from harness.checkers.transactions import (
     Key,
     Log,
     contradictory,
-    intermediate,
     internal,
     read_log,
 )
@@ -48,13 +46,13 @@ class Order(Enum):
 def serializable(promise: Promise, order: Order) -> Checker:
     """Make the checker of list-append transactions.
 
-    Of reads it finds *G1a* (a value whose transaction failed), *G1b* (a list that was seen before
-    its writer was done with it), *phantom* and *duplicate* values, an *incompatible-order* (two
-    lists, neither of which begins with the other), and *internal* contradictions to the same
-    transaction's own doing. Of cycles it finds *G0*, *G1c*, *G-single* and *G2-item*, by what they
-    are made of, with the word *process* or *realtime* if there is none without that order; and
-    *lost-update*, of those that appended to what all had read. Of each set of transactions that
-    came before each other, the evidence is the shortest cycle that was found of the worst kind.
+    Of reads it finds *G1a* (a value whose transaction failed), *phantom* and *duplicate* values, an
+    *incompatible-order* (two lists, neither of which begins with the other), and *internal*
+    contradictions to the same transaction's own doing. Of cycles it finds *G0*, *G1c*, *G-single*
+    and *G2-item*, by what they are made of, with the word *process* or *realtime* if there is none
+    without that order; but *G1b* where one saw a list before the other was done with it, and
+    *lost-update* where all appended to what all had read. Of each set of transactions that came
+    before each other, the evidence is the shortest cycle that was found of the worst kind.
 
     Unknown if a value was appended twice. Operations that are no `txn` are not looked at.
     """
@@ -63,14 +61,14 @@ def serializable(promise: Promise, order: Order) -> Checker:
         log = read_log(history)
         if log.twice:
             return Verdict(unknowns=tuple(log.twice))
-        wrong = list(internal(log, promise))
+        wrong: list[Anomaly] = []
         longest = {}
         for key, lists in log.reads.items():
+            wrong += internal(log, key, promise)
             if found := list(contradictory(log, key, promise)):
                 wrong += found
             else:
                 longest[key] = max(lists, key=len)
-        wrong += intermediate(log, longest, promise)
         wrong += _cycles(log, dependencies(log, longest), order, promise)
         return Verdict(tuple(wrong))
 
@@ -80,28 +78,31 @@ def serializable(promise: Promise, order: Order) -> Checker:
 def _cycles(log: Log, found: Dependencies, order: Order, promise: Promise) -> Iterator[Anomaly]:
     """Tell of each set of transactions that came before each other, by its worst cycle."""
     if order is Order.PROCESS:
-        found.edges[Kind.PROCESS] = in_process_order(log)
-    timed = log.transactions if order is Order.REAL_TIME else []
-    suspects = unplaced(
-        found.nodes,
-        [source for edges in found.edges.values() for source in edges.sources],
-        [target for edges in found.edges.values() for target in edges.targets],
-        [transaction.invoked_ns for transaction in timed],
-        [over(transaction) for transaction in timed],
-    )
-    if not suspects:
-        return
-    web = _Web(len(log.transactions))
-    for kind, edges in found.edges.items():
-        for source, target, key in edges.among(set(suspects)):
-            web.add(source, target, kind, key)
-    if timed:
-        transactions = [number for number in suspects if number < web.count]
-        for source, target in in_real_time(log, transactions, found.nodes):
+        put_in_process_order(found, log)
+    begins, ends = [-inf] * found.nodes, [inf] * found.nodes
+    if order is Order.REAL_TIME:
+        _clock(log, begins, ends)
+    webs: dict[int, _Web] = {}
+    for knot in knots(found.sources, found.targets, begins, ends):
+        web = _Web(len(log.transactions))
+        for source, target in in_time(knot, begins, ends, found.nodes):
             web.add(source, target, Kind.REAL_TIME, None)
-    nodes = list(web.edges)
-    for knot in knots(nodes, web.after(set(nodes), Kind)):
-        yield _anomaly(log, web.worst(knot), promise)
+        webs |= dict.fromkeys(knot, web)
+    for source, target, kind, key in found.among(webs):
+        if webs[source] is webs[target]:
+            webs[source].add(source, target, kind, key)
+    for web in {id(web): web for web in webs.values()}.values():
+        yield _anomaly(log, web.worst(), promise)
+
+
+def _clock(log: Log, begins: list[float], ends: list[float]) -> None:
+    """Fill in when transactions began, and when they were surely over."""
+    for number, transaction in enumerate(log.transactions):
+        begins[number] = float(transaction.invoked_ns)
+        if transaction.completed_ns is not None:
+            ends[number] = float(transaction.completed_ns)
+    for number in log.doubtful:
+        ends[number] = inf
 
 
 class _Edge(NamedTuple):
@@ -120,7 +121,7 @@ class _Hop(NamedTuple):
 
 @dataclass(slots=True)
 class _Web:
-    """The transactions that may be in a cycle, and all that leads from one to another."""
+    """Transactions that all came before each other, and why."""
 
     count: int  # nodes from here on are in between
     edges: defaultdict[int, list[_Edge]] = field(default_factory=lambda: defaultdict(list))
@@ -129,48 +130,52 @@ class _Web:
         """Note that the source came before the target."""
         self.edges[source].append(_Edge(target, kind if source < self.count else None, key))
 
-    def after(self, nodes: set[int], kinds: Iterable[Kind]) -> Callable[[int], list[int]]:
-        """Where edges of these kinds lead to, among these nodes."""
-        allowed = {None, *kinds}
-        return lambda node: [
-            target for target, kind, _ in self.edges[node] if kind in allowed and target in nodes
-        ]
-
-    def worst(self, knot: list[int]) -> list[_Hop]:
-        """The cycle that needs least to be wrong: no order if it can, few *rw*, few nodes."""
+    def worst(self) -> list[_Hop]:
+        """The cycle that needs least to be wrong: no order, few *rw*, few transactions."""
         for order in ((), (Kind.PROCESS, Kind.REAL_TIME)):
             sure = (Kind.WW, Kind.WR, *order)
             way = (
-                self._round(knot, (Kind.WW, *order))
-                or self._round(knot, sure)
-                or self._round_by_one_rw(knot, sure)
-                or self._round(knot, (*sure, Kind.RW))
+                self._round((Kind.WW, *order))
+                or self._round(sure)
+                or self._round_by_one_rw(sure)
+                or self._round((*sure, Kind.RW))
             )
             if way:
                 return self._hops(way, {*sure, Kind.RW})
-        raise AssertionError("where all come before each other, there is a cycle")
+        raise AssertionError("where all came before each other, there is a cycle")
 
-    def _round(self, knot: list[int], kinds: tuple[Kind, ...]) -> list[int] | None:
-        after = self.after(set(knot), kinds)
-        tied = [node for part in knots(knot, after) for node in part if node < self.count]
-        ways = (self._way(node, node, after) for node in tied[: self._effort(knot)])
+    def _round(self, kinds: tuple[Kind, ...]) -> list[int] | None:
+        after = self._after(kinds)
+        starts = [node for part in tied(self.edges, after) for node in part if node < self.count]
+        ways = (self._way(node, node, after) for node in starts[: self._effort])
         return min(filter(None, ways), key=self._length, default=None)
 
-    def _round_by_one_rw(self, knot: list[int], kinds: tuple[Kind, ...]) -> list[int] | None:
-        inside = set(knot)
-        after = self.after(inside, kinds)
+    def _round_by_one_rw(self, kinds: tuple[Kind, ...]) -> list[int] | None:
+        after = self._after(kinds)
         rw = [
             (node, edge.target)
-            for node in knot
+            for node in sorted(self.edges)
             for edge in self.edges[node]
-            if edge.kind is Kind.RW and edge.target in inside
+            if edge.kind is Kind.RW
         ]
-        ways = ((node, self._way(to, node, after)) for node, to in rw[: self._effort(knot)])
+        ways = ((node, self._way(to, node, after)) for node, to in rw[: self._effort])
         return min(([node, *way] for node, way in ways if way), key=self._length, default=None)
 
-    def _effort(self, knot: list[int]) -> int:
-        """How many ways to look for: each costs up to all edges of the knot."""
-        return max(1, 200_000 // sum(len(self.edges[node]) for node in knot))
+    def _after(self, kinds: tuple[Kind, ...]) -> Callable[[int], list[int]]:
+        """Where the edges of these kinds lead to."""
+        allowed = {None, *kinds}
+        edges = {
+            node: [
+                edge.target for edge in out if edge.kind in allowed and edge.target in self.edges
+            ]
+            for node, out in self.edges.items()
+        }
+        return edges.__getitem__
+
+    @property
+    def _effort(self) -> int:
+        """How many ways to look for: each costs up to all edges."""
+        return max(1, 200_000 // sum(map(len, self.edges.values())))
 
     def _way(
         self, start: int, goal: int, after: Callable[[int], Iterable[int]]
@@ -212,22 +217,25 @@ def _anomaly(log: Log, hops: list[_Hop], promise: Promise) -> Anomaly:
     ]
     message = f"{', '.join(reasons[:-1])}, and yet {reasons[-1]}"
     evidence = tuple(log.transactions[hop.number] for hop in hops)
-    name = "lost-update" if _is_lost_update(hops, evidence) else _name([hop.kind for hop in hops])
-    return Anomaly(promise, message, evidence, name)
+    return Anomaly(promise, message, evidence, _name(hops, evidence))
 
 
-def _name(kinds: list[Kind]) -> str:
+def _name(hops: list[_Hop], transactions: Sequence[Operation]) -> str:
+    kinds = [hop.kind for hop in hops]
+    keys = {hop.key for hop in hops}
+    if Kind.RW in kinds and len(keys) == 1:
+        if _is_lost_update(keys.pop(), transactions):
+            return "lost-update"
+        if sorted(kinds) == [Kind.RW, Kind.WR] and _is_intermediate(hops, transactions):
+            return "G1b"
     rw = kinds.count(Kind.RW)
     name = ("G1c" if Kind.WR in kinds else "G0", "G-single", "G2-item")[min(rw, 2)]
     order = next((f"-{kind}" for kind in (Kind.PROCESS, Kind.REAL_TIME) if kind in kinds), "")
     return name + order
 
 
-def _is_lost_update(hops: list[_Hop], transactions: tuple[Operation, ...]) -> bool:
+def _is_lost_update(key: Key, transactions: Iterable[Operation]) -> bool:
     """Whether all of them read the same list, and then appended to it."""
-    (key, *other_keys) = {hop.key for hop in hops}
-    if other_keys or Kind.RW not in {hop.kind for hop in hops}:
-        return False
     seen = []
     for transaction in transactions:
         about = [micro for micro in transaction.result or () if micro[1] == key]
@@ -235,3 +243,12 @@ def _is_lost_update(hops: list[_Hop], transactions: tuple[Operation, ...]) -> bo
             return False
         seen.append(about[0][2] or [])
     return all(first == seen[0] for first in seen)
+
+
+def _is_intermediate(hops: list[_Hop], transactions: Sequence[Operation]) -> bool:
+    """Whether one read what was not the last that the other appended."""
+    writer, reader = transactions if hops[0].kind is Kind.WR else reversed(transactions)
+    key = hops[0].key
+    *others, _ = (value for what, on, value in writer.argument if (what, on) == ("append", key))
+    lists = (value for what, on, value in reader.result or () if (what, on) == ("r", key))
+    return any(seen and seen[-1] in others for seen in lists)

@@ -9,8 +9,9 @@ first (None says so as well), and no value is appended twice to a key.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from harness.history import History, Operation, Outcome
@@ -25,12 +26,12 @@ Value: TypeAlias = Any
 class Log:
     """The transactions that may have happened, by number, and what they did, by key."""
 
-    transactions: list[Operation] = field(default_factory=list)
+    transactions: list[Operation]
     reads: defaultdict[Key, list[list[Value]]] = field(default_factory=lambda: defaultdict(list))
     readers: defaultdict[Key, list[int]] = field(default_factory=lambda: defaultdict(list))
     writers: defaultdict[Key, dict[Value, int]] = field(default_factory=lambda: defaultdict(dict))
+    doubtful: list[int] = field(default_factory=list)  # of whom nobody knows whether they happened
     failed: dict[tuple[Key, Value], Operation] = field(default_factory=dict)
-    repeats: list[int] = field(default_factory=list)  # who did more than one thing to some key
     twice: list[str] = field(default_factory=list)  # what was appended twice, so proves nothing
 
 
@@ -39,18 +40,19 @@ _NOTHING: list[Value] = []
 
 def read_log(history: History) -> Log:
     """Sort the history's transactions out; other operations are not looked at."""
-    log = Log()
+    transactions = [operation for operation in history if operation.function == "txn"]
+    failed = [transaction for transaction in transactions if transaction.outcome is Outcome.FAIL]
+    happened = [op for op in transactions if op.outcome is not Outcome.FAIL]
+    log = Log(happened)
+    for transaction in failed:
+        log.failed |= {(key, value): transaction for _, key, value in _appends(transaction)}
     reads, readers, writers = log.reads, log.readers, log.writers
     appends = 0
-    for operation in history:
-        if operation.function != "txn":
-            continue
-        if operation.outcome is Outcome.FAIL:
-            log.failed |= {(key, value): operation for _, key, value in _appends(operation)}
-            continue
-        done = operation.result if operation.outcome is Outcome.OK else _appends(operation)
-        number = len(log.transactions)
-        log.transactions.append(operation)
+    for number, transaction in enumerate(log.transactions):
+        done = transaction.result
+        if transaction.outcome is not Outcome.OK:
+            log.doubtful.append(number)
+            done = _appends(transaction)
         for what, key, value in done:
             if what == "r":
                 reads[key].append(value or _NOTHING)
@@ -58,8 +60,6 @@ def read_log(history: History) -> Log:
             else:
                 writers[key][value] = number
                 appends += 1
-        if len(done) > 1 and len({key for _, key, _ in done}) < len(done):
-            log.repeats.append(number)
     if appends > sum(map(len, writers.values())):
         log.twice += _twice(log.transactions)
     return log
@@ -78,22 +78,27 @@ def _twice(transactions: Iterable[Operation]) -> Iterator[str]:
             seen.add((key, value))
 
 
-def internal(log: Log, promise: Promise) -> Iterator[Anomaly]:
-    """Tell of reads that contradict what the same transaction read or appended before."""
-    for number in log.repeats:
+def internal(log: Log, key: Key, promise: Promise) -> Iterator[Anomaly]:
+    """Tell of reads of this list that contradict what their transaction did to it before."""
+    readers = log.readers[key]
+    repeating = set(readers).intersection(log.writers[key].values())
+    repeating.update(one for one, other in pairwise(readers) if one == other)
+    for number in sorted(repeating):
         transaction = log.transactions[number]
-        known: dict[Key, list[Value]] = {}
-        added: defaultdict[Key, list[Value]] = defaultdict(list)
-        for what, key, value in transaction.result or ():
-            if what == "append":
-                added[key].append(value)
+        known: list[Value] | None = None  # what the list is, since it was read
+        added: list[Value] = []  # what was appended since then
+        for what, on, value in transaction.result:
+            if on != key:
                 continue
-            seen, mine = value or [], added[key]
-            end = seen[max(len(seen) - len(mine), 0) :]
-            if end != mine or (key in known and seen != known[key] + mine):
+            if what == "append":
+                added.append(value)
+                continue
+            seen = value or _NOTHING
+            start = len(seen) - len(added)
+            if start < 0 or seen[start:] != added or known not in (None, seen[:start]):
                 message = f"a transaction saw {seen!r} in {key!r}, against what it did there before"
                 yield Anomaly(promise, message, (transaction,), "internal")
-            known[key], added[key] = seen, []
+            known, added = seen, []
 
 
 def contradictory(log: Log, key: Key, promise: Promise) -> Iterator[Anomaly]:
@@ -138,22 +143,3 @@ def _impossible(
         else:
             message = f"{value!r} was seen in {key!r}, though nobody appended it"
             yield Anomaly(promise, message, (reader,), "phantom")
-
-
-def intermediate(log: Log, keys: Container[Key], promise: Promise) -> Iterator[Anomaly]:
-    """Tell of lists, of these keys, that were seen before their last writer was done with them."""
-    undone: defaultdict[Key, dict[Value, int]] = defaultdict(dict)
-    for number in log.repeats:
-        last: dict[Key, Value] = {}
-        for _, key, value in _appends(log.transactions[number]):
-            if key in last:
-                undone[key][last[key]] = number
-            last[key] = value
-    for key, writers in undone.items():
-        if key not in keys:
-            continue
-        for seen, reader in zip(log.reads[key], log.readers[key], strict=True):
-            if seen and writers.get(seen[-1], reader) != reader:
-                evidence = (log.transactions[writers[seen[-1]]], log.transactions[reader])
-                message = f"{key!r} was seen up to {seen[-1]!r}, when its transaction was not done"
-                yield Anomaly(promise, message, evidence, "G1b")
