@@ -12,8 +12,9 @@ left.
 
 * A write that raises is rolled back with all its batch. It alone gets the error; its neighbours go
   back to the head of the queue. A batch that cannot be committed is tried again, one by one.
-* A write can be withdrawn until it begins, and not after. So one that lost its patience, or was
-  interrupted, did nothing; and one that began has the write lock already and is waited for.
+* A write can be withdrawn until it begins, and not after. So one that lost its patience (after a
+  last try round the line), or was interrupted, did nothing; and one that began has the write lock
+  already and is waited for.
 * Writers that do not stand in line meet us at SQLite's lock. The one at the head of the line asks
   for it every millisecond, so strangers see at most one of us.
 * A line that does not move may have a head that was stopped while it held no lock that matters.
@@ -131,14 +132,14 @@ class WriteQueue:
             left_s = max(deadline_s - time.monotonic(), 0.0)
             if write.settled.wait(min(_ROUND_POLL_S if goes_round else GRACE_S, left_s)):
                 return
+            if goes_round or left_s == 0.0:
+                _announce(self._attempt() or [])
+            else:
+                before, mark = mark, self._look_at_the_line()
+                if mark == before:
+                    self._stuck_mark = mark
             if left_s == 0.0:
                 break
-            if goes_round:
-                _announce(self._attempt() or [])
-                continue
-            before, mark = mark, self._look_at_the_line()
-            if mark == before:
-                self._stuck_mark = mark
         if not self._withdraw(write):
             write.settled.wait()
             return

@@ -608,6 +608,14 @@ def asked_for(standing: threading.Thread) -> str:
     return "the one before" if frame.f_locals["length"] == 1 else "all before"
 
 
+def test_without_patience_a_write_is_tried_all_the_same(path: Path) -> None:
+    """D3: nobody is refused who need not wait."""
+    with StateDb(path, patience_s=0.0) as db:
+        db.create_session("s", "cli")
+        db.append_message("s", "user", "x")
+        assert texts(db) == ["x"]
+
+
 def test_an_interrupted_writer_withdraws(db: StateDb, path: Path) -> None:
     """D2: a write that was waiting when its caller was interrupted never happens."""
 
