@@ -326,9 +326,13 @@ class Server:
     # Connections that are no streams
 
     def await_request(self, connection: Connection) -> None:
-        """Give it time for its next request; where too many wait, who has waited longest goes."""
+        """Give it time for its next request; where too many wait, who has waited longest goes.
+
+        Places of streams that nobody has taken are lent: most of a storm wants to become streams.
+        """
         self._idle.add(connection)
-        if len(self._idle) + len(self._leaving) + self._calls > CONNECTIONS_MAX:
+        held = len(self._idle) + len(self._leaving) + self._calls + self.stream_count
+        if held > CONNECTIONS_MAX + self.streams_max:
             oldest = self._idle.first()
             self._idle.remove(oldest)
             oldest.abort()

@@ -647,7 +647,8 @@ def test_a_call_that_is_taken_up_too_late_gets_503(monkeypatch: pytest.MonkeyPat
 
 def test_who_only_holds_connections_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """C10: the one that has waited longest goes."""
-    monkeypatch.setattr(server_room, "CONNECTIONS_MAX", 8)
+    monkeypatch.setattr(server_room, "CONNECTIONS_MAX", 7)
+    monkeypatch.setenv("HERMES_WEBUI_STREAMS_MAX", "1")
     with running() as run, contextlib.ExitStack() as held:
         idle = [
             held.enter_context(socket.create_connection(("127.0.0.1", run.port), PATIENCE_S))
