@@ -36,7 +36,9 @@ OUTPUT_CHARS_MAX = 4000
 COMMAND_BYTES_MAX = 32_768
 WATCH_INTERVAL_S = 15.0
 WATCH_EVENTS_MAX = 20  # a process; then its output is watched no more
+BIRTH_S = 1.0  # how long we wait for a process to have arguments
 
+_KERNEL_THREAD = 0x00200000  # a flag in /proc/*/stat
 _TAIL_BYTES = 4 * OUTPUT_CHARS_MAX
 _LINE_BYTES = 8192
 _READ_BYTES = 65_536
@@ -516,14 +518,48 @@ def _promised(value: Mapping[str, Any]) -> _Running:
 
 
 def _pids(exits: set[bytes]) -> dict[bytes, int]:
-    """Who of all processes is one of our shells: its arguments name the file for its exit code."""
+    """Who of all processes is one of our shells: its arguments name the file for its exit code.
+
+    A process has no arguments yet for a moment after it was spawned, and we may come that soon.
+    """
+    ends_at_s = time.monotonic() + BIRTH_S
+    while True:
+        found, unborn = _look_for(exits)
+        if not unborn or len(found) == len(exits) or time.monotonic() > ends_at_s:
+            return found
+        time.sleep(BIRTH_S / 100)
+
+
+def _look_for(exits: set[bytes]) -> tuple[dict[bytes, int], int]:
+    """Find them, and count the processes that cannot be told yet."""
     found: dict[bytes, int] = {}
+    unborn = 0
     for name in files.names(Path("/proc")) if exits else ():
-        if name.isdecimal():
-            with suppress(OSError):
-                arguments = files.read_whole(Path("/proc", name, "cmdline")).split(b"\0")
-                found |= {argument: int(name) for argument in arguments[5:6] if argument in exits}
-    return found
+        if not name.isdecimal():
+            continue
+        with suppress(OSError):
+            arguments = files.read_whole(Path("/proc", name, "cmdline")).split(b"\0")
+            if arguments == [b""]:
+                unborn += _may_have_arguments(name)
+            elif set(arguments[5:6]) & exits and _leads_a_session(name):
+                found[arguments[5]] = int(name)
+    return found, unborn
+
+
+def _may_have_arguments(pid: str) -> bool:
+    """Whether it is neither dead nor a thread of the kernel; those never have any."""
+    state, *numbers = _status(pid)
+    return state not in b"ZX" and not int(numbers[5]) & _KERNEL_THREAD
+
+
+def _leads_a_session(pid: str) -> bool:
+    """Our shells do; a child of one that has not yet become its command has the same arguments."""
+    return _status(pid)[3] == pid.encode()
+
+
+def _status(pid: str) -> list[bytes]:
+    """State, parent, group, session, ... of a process: what follows its name. Raises OSError."""
+    return files.read_whole(Path("/proc", pid, "stat")).rpartition(b") ")[2].split()
 
 
 def _close(running: _Running) -> None:

@@ -337,6 +337,22 @@ def test_ten_processes_of_a_killed_host_are_each_told_of_once(tmp_path: Path) ->
     assert not any(Desk(folder).registry.gauges().values())
 
 
+def test_a_process_is_found_however_soon_one_looks(tmp_path: Path) -> None:
+    """W12: the next host comes before the process even has its arguments."""
+    gate = fifo(tmp_path)
+    for number in range(20):
+        folder = tmp_path / str(number)
+        first = ProcessRegistry(folder)
+        process_id = first.spawn(f"read x < {gate}")
+
+        second = ProcessRegistry(folder)
+
+        assert second.running() == (process_id,)
+        first.kill(process_id)
+        second.close()
+        first.close()
+
+
 def test_a_process_that_left_no_exit_code_is_a_loss(tmp_path: Path) -> None:
     """W12: its shell was killed too, between two hosts."""
     folder, gate = tmp_path / "processes", fifo(tmp_path)
