@@ -14,15 +14,15 @@ stops or dies leaves no doubt about anybody's write but its own. A read may see 
 yet durable; a write that builds on it is never acknowledged before it is.
 
 **Short, in the pause between two writers.** SQLite starts the log over only when all of it was
-copied into the database and nobody wrote meanwhile, which beside busy writers never happens:
-measured at 8 to 32 processes, 60 to 180 MB in 5 s. But one who stands at the head of the line has
-that moment. So once the log is longer than `LIMIT_BYTES`, whoever just committed copies it before
-it leaves, and the next write starts the log over. That costs the line two syncs and, since a
-thousand pages of the log are some hundred of the database written again and again, little else:
-1 to 3 ms every 150 writes. (A thread that copied beside the writers was starved by 32 processes:
-the log doubled meanwhile, and ending it then stalled them for 0.3 s.) It is done PASSIVE, which
-waits for no reader; a reader in the middle of a long read keeps the log growing, as it does for any
-SQLite, until it ends.
+copied into the database and nobody wrote meanwhile, which beside busy writers never happens: with 8
+to 32 processes, one of them copying all the time, it grew to some 400 MB in 3 s. But one who stands
+at the head of the line has that moment. So once the log is longer than `LIMIT_BYTES`, whoever just
+committed copies it before it leaves, and the next write starts the log over. That costs the line
+two syncs and, since a thousand pages of the log are some hundred of the database written again and
+again, little else: 1 to 3 ms every 150 writes. (A thread that copied beside the writers was starved
+by 32 processes: the log doubled meanwhile, and ending it then stalled them for 0.3 s.) It is done
+PASSIVE, which waits for no reader; a reader in the middle of a long read keeps the log growing, as
+it does for any SQLite, until it ends.
 
 The log file is opened here with a plain `open`. That is safe: SQLite holds no locks on it. It would
 not be safe for the database, nor for its `-shm`, and is not done.

@@ -104,12 +104,8 @@ class WriteQueue:
         ClosedError: then nothing happened. NotSyncedError means that it did.
         """
         write = _Write(act)
-        with self._changed:
-            if self._closed:
-                raise ClosedError(f"{self._path}: the handle is closed")
-            self._waiting.append(write)
-            self._call_the_clerk()
         try:
+            self._hand_in(write)
             self._wait(write, patience_s)
         except BaseException:
             if not self._withdraw(write):
@@ -124,6 +120,13 @@ class WriteQueue:
         result: Result = write.result
         return result
 
+    def _hand_in(self, write: _Write) -> None:
+        with self._changed:
+            if self._closed:
+                raise ClosedError(f"{self._path}: the handle is closed")
+            self._waiting.append(write)
+            self._call_the_clerk()
+
     def _wait(self, write: _Write, patience_s: float) -> None:
         deadline_s = time.monotonic() + patience_s
         mark: int | None = None
@@ -133,7 +136,7 @@ class WriteQueue:
             if write.settled.wait(min(_ROUND_POLL_S if goes_round else GRACE_S, left_s)):
                 return
             if goes_round or left_s == 0.0:
-                _announce(self._attempt() or [])
+                self._go_round()
             else:
                 before, mark = mark, self._look_at_the_line()
                 if mark == before:
@@ -146,6 +149,19 @@ class WriteQueue:
         holder = describe_holder(self._path, self._line)
         write.error = OutOfPatienceError(f"{self._path}: no turn in {patience_s:g} s; {holder}")
 
+    def _go_round(self) -> None:
+        """Try once without standing in line.
+
+        In a thread, since many writes may be in the batch, and an interrupt is meant for one.
+        """
+        attempt = threading.Thread(target=lambda: _announce(self._attempt() or []), daemon=True)
+        try:
+            attempt.start()
+        except RuntimeError:  # no more threads, as at exit: then there is no clerk either
+            _announce(self._attempt() or [])
+        else:
+            attempt.join()
+
     def _line_is_stuck(self) -> bool:
         if self._stuck_mark is not None and self._stuck_mark != self._look_at_the_line():
             self._stuck_mark = None
@@ -156,9 +172,10 @@ class WriteQueue:
 
     def _withdraw(self, write: _Write) -> bool:
         with self._changed:
-            if write.begun or write.settled.is_set():
+            if write.begun:
                 return False
-            self._waiting.remove(write)
+            with suppress(ValueError):  # interrupted before it was handed in
+                self._waiting.remove(write)
             return True
 
     def _call_the_clerk(self) -> None:
@@ -168,7 +185,7 @@ class WriteQueue:
         self._clerk = threading.Thread(target=self._serve, name="state.db clerk", daemon=True)
         try:
             self._clerk.start()
-        except RuntimeError:  # no more threads, as at exit: then the caller serves itself
+        except RuntimeError:  # no more threads, as at exit: then callers go round
             self._clerk = None
 
     # What the clerk does ---------------------------------------------------------------------
@@ -343,5 +360,7 @@ def _announce(writes: list[_Write]) -> None:
 
 
 def _is_busy(error: BaseException) -> bool:
-    # "database is locked", "database table is locked", "locking protocol"
-    return isinstance(error, sqlite3.OperationalError) and "lock" in str(error)
+    message = str(error)  # "database is locked", "database table is locked", "locking protocol"
+    return isinstance(error, sqlite3.OperationalError) and (
+        "locked" in message or "locking" in message
+    )
