@@ -10,6 +10,7 @@ import itertools
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -241,10 +242,7 @@ KINDS = (
     Kind(lambda n: ("set_tokens", {**S1, "input": n, "output": 2 * n})),
     Kind(
         lambda n: ("delete", {"session": f"gone {n}"}),
-        lambda n: [
-            _create(f"gone {n}"),
-            _append(f"gone {n}", "alpha"),
-        ],
+        lambda n: [_create(f"gone {n}"), _append(f"gone {n}", "alpha")],
     ),
     Kind(
         lambda _: ("prune", {"days": 5}),
@@ -419,15 +417,17 @@ class Crowd:
         start = threading.Barrier(self.writers)
         kills = Kills(self, instances, stage, rng)
         numbers = itertools.count(1)
-        hands = [threading.Thread(target=kills.roam)]
-        for index, thread in itertools.product(range(self.processes), range(self.threads)):
-            writer = Writer(instances[index], stage, numbers, f"alpha {index} {thread}")
-            work = (f"s{thread + 1}", self.messages, start, kills.told)
-            hands.append(threading.Thread(target=writer.write, args=work))
-        for hand in hands:
-            hand.start()
-        for hand in hands:
-            hand.join()
+        with ThreadPoolExecutor(self.writers + 1) as hands:
+            killing = hands.submit(kills.roam)
+            writing = []
+            for index, thread in itertools.product(range(self.processes), range(self.threads)):
+                writer = Writer(instances[index], stage, numbers, f"alpha {index} {thread}")
+                work = (f"s{thread + 1}", self.messages, start, kills.told)
+                writing.append(hands.submit(writer.write, *work))
+            wait(writing)
+            kills.end()
+        for hand in (killing, *writing):
+            hand.result()
 
 
 class Writer:
@@ -479,6 +479,7 @@ class Kills:
         moments = sorted(rng.sample(range(1, last), crowd.kills))
         self._plan = [(moment, rng.randrange(crowd.processes)) for moment in moments]
         self._answers = 0
+        self._is_over = False
         self._counted = threading.Condition()
 
     def told(self) -> None:
@@ -487,18 +488,27 @@ class Kills:
             self._answers += 1
             self._counted.notify_all()
 
+    def end(self) -> None:
+        """Kill nobody any more."""
+        with self._counted:
+            self._is_over = True
+            self._counted.notify_all()
+
     def roam(self) -> None:
         """Kill as planned."""
         for moment, which in self._plan:
-            self._wait_for(moment)
+            if not self._has_come(moment):
+                return
             name = f"kill process {which}"
             self._journal.fault(name)
             self._instances[which].kill()
             self._journal.heal(name)
 
-    def _wait_for(self, moment: int) -> None:
+    def _has_come(self, moment: int) -> bool:
+        """Wait for so many answers; False if all is over before."""
         with self._counted:
-            self._counted.wait_for(lambda: self._answers >= moment)
+            self._counted.wait_for(lambda: self._is_over or self._answers >= moment)
+            return self._answers >= moment
 
 
 def _join(stage: Stage, episode: Episode) -> ProcessInstance:
