@@ -21,6 +21,7 @@ from harness.targets.catalog_adapter import CatalogAdapter
 from harness.targets.process import ProcessInstance, Stable
 from harness.targets.scripted import LifecycleAdapter
 from harness.targets.sessions_adapter import SessionsAdapter
+from harness.targets.sessions_threads_adapter import SessionsThreadsAdapter
 from harness.targets.standalone import in_a_process
 from harness.targets.threaded_adapters import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
 from harness.targets.wakeups_adapter import WakeupsAdapter
@@ -35,7 +36,15 @@ class ReferenceTarget:
     abilities = frozenset(
         {
             *("lifecycle", "lifecycle_threads", "agent_cache", "agent_cache_threads"),
-            *("sessions", "state_db", "state_db_crash", "watcher", "catalog", "wakeups"),
+            *(
+                "sessions",
+                "sessions_threads",
+                "state_db",
+                "state_db_crash",
+                "watcher",
+                "catalog",
+                "wakeups",
+            ),
         }
     )
 
@@ -108,6 +117,11 @@ def open_sessions(folder: Path) -> Any:
     return SessionsAdapter(folder, _room)
 
 
+def open_sessions_threads(folder: Path) -> Any:
+    """The session store, for threads."""
+    return SessionsThreadsAdapter(folder, _room)
+
+
 def open_watcher(folder: Path) -> Any:
     """A watcher, with the database that it watches in `folder`."""
     return WatcherAdapter(folder, _room)
@@ -134,6 +148,7 @@ _ADAPTERS = {
     "agent_cache": open_agent_cache,
     "agent_cache_threads": open_agent_cache_threads,
     "sessions": open_sessions,
+    "sessions_threads": open_sessions_threads,
     "watcher": open_watcher,
     "catalog": open_catalog,
     "wakeups": open_wakeups,
