@@ -48,7 +48,8 @@ _KEEPALIVE = b": keepalive\n\n"
 
 Gauges = Callable[[], Mapping[str, int]]
 
-SESSION_ID = Field("session_id", is_required=True, max_length=128, pattern="[0-9A-Za-z_-]+")
+_ID = "[0-9A-Za-z-][0-9A-Za-z_-]{0,127}"
+SESSION_ID = Field("session_id", is_required=True, max_length=128, pattern=_ID)
 STREAM_ID = Field("stream_id", is_required=True, max_length=64, pattern="[0-9A-Za-z-]+")
 AFTER_EVENT_ID = Field("after_event_id", about="as the header Last-Event-ID: `<stream_id>:<seq>`")
 
@@ -420,9 +421,7 @@ class Api:
     def acknowledge(self, args: Args, _wake: Wake) -> Answer:
         """Take note, which changes nothing."""
         sid = args["session_id"]
-        task_id = args.get("task_id") or args.get("process_id")
-        if task_id is None:
-            raise RefusedError(400, "task_id is missing")
+        task_id = args["task_id"] if "task_id" in args else args["process_id"]
         self._rooms.store.load_metadata_only(sid)
         told = {"ok": True, "session_id": sid, "task_id": task_id, "noop": True}
         return answer(told) if "task_id" in args else answer(told, 200, ("Deprecation", "true"))
@@ -542,7 +541,7 @@ ROUTES = (
             Field("model_provider"),
             Field("profile"),
             Field("project_id"),
-            Field("prev_session_id", max_length=128, pattern="[0-9A-Za-z_-]+"),
+            Field("prev_session_id", max_length=128, pattern=_ID),
             Field("enabled_toolsets", "array"),
         ),
         refusals=_DISK,
@@ -712,6 +711,7 @@ ROUTES = (
         Api.acknowledge,
         "take note of an ended process, which changes nothing",
         body=(SESSION_ID, Field("task_id", max_length=128), Field("process_id", max_length=128)),
+        either=("task_id", "process_id"),
         refusals=(404, 503),
         gives=("ok", "session_id", "task_id", "noop"),
     ),

@@ -12,6 +12,7 @@ _ERROR = {
     "required": ["error"],
     "properties": {"error": {"type": "string"}},
 }
+_NULL = {"type": "null"}
 _EVENTS = "events, each `[id: <stream_id>:<seq>] event: <name> data: <JSON>`"
 
 
@@ -58,8 +59,10 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.body is not None:
         operation["requestBody"] = {
             "required": any(each.is_required for each in route.body),
-            "content": {"application/json": {"schema": _object(route.body)}},
+            "content": {"application/json": {"schema": _object(route.body, route.either)}},
         }
+    if route.is_gone:
+        operation["deprecated"] = True
     return operation
 
 
@@ -67,7 +70,8 @@ def _responses(route: Route) -> dict[str, Any]:
     """What may come back: 401 and 403 from whoever guards the door, 400 for what is malformed."""
     refused = {"description": "refused", "content": {"application/json": {"schema": _ERROR}}}
     statuses = sorted({400, 401, 403, 413, 500, *route.refusals})
-    return {"200": _answer(route), **{str(status): refused for status in statuses}}
+    done = {} if route.is_gone else {"200": _answer(route)}
+    return {**done, **{str(status): refused for status in statuses}}
 
 
 def _answer(route: Route) -> dict[str, Any]:
@@ -81,13 +85,22 @@ def _answer(route: Route) -> dict[str, Any]:
     return {"description": "done", "content": {"application/json": {"schema": schema}}}
 
 
-def _object(fields: Iterable[Field]) -> dict[str, Any]:
+def _object(fields: Iterable[Field], either: Iterable[str]) -> dict[str, Any]:
     fields = tuple(fields)
-    return {
+    schema: dict[str, Any] = {
         "type": "object",
-        "properties": {each.name: _schema(each) for each in fields},
+        "properties": {
+            # What need not be there may as well be null.
+            each.name: _schema(each) if each.is_required else {"anyOf": [_schema(each), _NULL]}
+            for each in fields
+        },
         "required": [each.name for each in fields if each.is_required],
     }
+    if either:
+        schema["anyOf"] = [
+            {"required": [name], "properties": {name: {"not": _NULL}}} for name in either
+        ]
+    return schema
 
 
 def _schema(each: Field) -> dict[str, Any]:

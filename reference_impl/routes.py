@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from http import HTTPStatus
 from typing import Any
 
 from reference_impl.server import Streaming, Wake
@@ -34,6 +35,8 @@ class Field:
 
     def checked(self, value: Any) -> Any:
         """The value, if it is one. Raises RefusedError."""
+        if self.kind == "integer" and isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON knows one kind of number
         if not isinstance(value, _PYTHON[self.kind]) or isinstance(value, bool):
             raise RefusedError(400, f"{self.name} is not of type {self.kind}")
         if isinstance(value, str):
@@ -71,7 +74,11 @@ Act = Callable[[Any, Args, Wake], Answer | Streaming]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One endpoint. `refusals` are the statuses that it answers with an error of its own."""
+    """One endpoint.
+
+    `refusals` are the statuses that it answers with an error of its own, `gives` the names that
+    are always in its answer, and of the fields in `either` one has to be there.
+    """
 
     method: str
     path: str
@@ -80,6 +87,7 @@ class Route:
     kind: Kind = Kind.CALL
     query: tuple[Field, ...] = ()
     body: tuple[Field, ...] | None = None
+    either: tuple[str, ...] = ()
     refusals: tuple[int, ...] = ()
     gives: tuple[str, ...] = ()
     content_type: str = "application/json"
@@ -93,6 +101,11 @@ class Route:
     def path_fields(self) -> tuple[str, ...]:
         """Names of the parts of the path that vary."""
         return tuple(self.matcher.groupindex)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it only says where it went."""
+        return HTTPStatus.GONE in self.refusals
 
     def args(self, request: Request, parts: Mapping[str, str]) -> Args:
         """All values of a request, checked. Raises RefusedError."""
@@ -108,5 +121,7 @@ class Route:
         for each in (*self.query, *(self.body or ())):
             if each.is_required and each.name not in given:
                 raise RefusedError(400, f"{each.name} is missing")
+        if self.either and not given.keys() & set(self.either):
+            raise RefusedError(400, f"{self.either[0]} is missing")
         given["last_event_id"] = request.headers.get("last-event-id")
         return given
