@@ -5,11 +5,12 @@ and acknowledged once durable (`write_log`). A write that raised did nothing. Re
 nobody. The clock is handed in; nothing here polls, sleeps or retries.
 
 What many writers at once made of it, beside the released hermes-agent 0.19.0 that waits by SQLite's
-busy handler and retries: `benches/bench_state_db.py`, arms in turn, medians, two busy cores.
+busy handler and retries: `benches/bench_state_db.py`, arms in turn, medians of three rounds, on two
+cores that had much other work; of two such runs the worse figure. The last row is one round.
 
 | processes x threads | writes/s | p99.9 of waits | longest wait | Jain index | log, MiB |
 |---|---|---|---|---|---|
-| 8 x 1 | 5.8 times | 1/14 | 1/12 | 1.00, not 0.61 | 6, not 9 |
+| 8 x 1 | 3.2 times | 1/14 | 1/12 | 1.00, not 0.74 | 6, not 7 |
 | 32 x 1 | 2.1 times | 1/22 | 1/21 | 1.00, not 0.55 | 6, not 8 |
 | 8 x 4 | 5.6 times | 1/21 | 1/28 | 1.00, not 0.77 | 6, not 6 |
 | 8 x 4, syncs 4 ms slower | 30 times | 1/48 | 1/42 | 1.00, not 0.72 | 6, not 31 |
