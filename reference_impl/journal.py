@@ -39,7 +39,8 @@ REPLAY_ROWS_MAX = 4096
 REPLAY_BYTES_MAX = 4 * 1024 * 1024
 TURNS_KEPT = 256  # that have ended
 
-_CURSOR = re.compile(r"([0-9A-Za-z-]{1,64}):([0-9]{1,12})", re.ASCII)
+_STREAM = re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII)
+_CURSOR = re.compile(rf"({_STREAM.pattern}):([0-9]{{1,12}})", re.ASCII)
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,6 @@ class RunWriter:
         self._clock = clock
         self._closed = closed
         self._lock = threading.Lock()
-        self._seq = 0
         self._is_sealed = False
         self._is_finished = False
 
@@ -116,7 +116,6 @@ class RunWriter:
             if self._file.size_bytes + size_bytes > RUN_BYTES_MAX:
                 raise RunTooLargeError(f"{self._file.path.stem} has {RUN_BYTES_MAX} bytes already")
             self._file.append(row)
-            self._seq += 1
             self._show(row)
             return row
 
@@ -141,14 +140,13 @@ class RunWriter:
                         self._file.append(row)  # the last one's sync is this one's too
                     else:
                         self._file.append_durably(row)
-                    self._seq += 1
                     self._show(row)
             finally:
                 self._file.close()
                 self._closed()
 
     def _row(self, event: str, payload: Payload, *, terminal_state: str | None) -> Row:
-        seq = self._seq + 1
+        seq = self._file.rows + 1
         return {
             "version": 1,
             "event_id": f"{self._heading['run_id']}:{seq}",
@@ -186,6 +184,22 @@ class RunJournal:
         )
         self._writers[path] = writer
         return writer
+
+    def bury(self, session_id: str, stream_id: str) -> None:
+        """Write the end of a run whose host was killed, so that whoever reads on is told.
+
+        Nothing where it has one, is live, or never was. Raises OSError.
+        """
+        try:
+            path = self._path(session_id, stream_id)
+            lines = read_lines(path)
+        except FileNotFoundError:
+            return
+        last = _parsed(lines[-1]) if lines else None
+        if path not in self._writers and (last is None or not last["terminal"]):
+            heading = {"run_id": stream_id, "session_id": session_id}
+            writer = RunWriter(JsonLog(path), heading, _nobody, self._clock, _nobody)
+            writer.finish("error", [("apperror", {"error": "the turn's server was killed"})])
 
     def _retire(self, folder: Path) -> None:
         try:
@@ -237,7 +251,13 @@ class RunJournal:
         return read_lines(path, writer.size_bytes if writer is not None else None)
 
     def _path(self, session_id: str, stream_id: str) -> Path:
+        if not _STREAM.fullmatch(stream_id):
+            raise FileNotFoundError(f"{stream_id[:64]!r} is no stream")
         return self._folder / checked_id(session_id) / f"{stream_id}.jsonl"
+
+
+def _nobody(*_: object) -> None:
+    """Nobody looks on."""
 
 
 _EVENT_MISSING = Replay(ReplayStatus.CURSOR_EVENT_MISSING)

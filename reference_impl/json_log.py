@@ -41,6 +41,7 @@ class JsonLog:
         try:
             whole = files.read_whole(path)
             self.size_bytes = whole.rfind(b"\n") + 1
+            self.rows = whole.count(b"\n")
             self._is_torn = self.size_bytes < len(whole)
             self._mend()
         except BaseException:
@@ -71,6 +72,7 @@ class JsonLog:
             raise
         self._is_torn = False
         self.size_bytes += len(line)
+        self.rows += 1
 
     def _mend(self) -> None:
         """Cut off whatever follows the last whole row."""

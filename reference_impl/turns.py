@@ -250,21 +250,20 @@ class Turns:
         if run.source is Source.EPHEMERAL:
             return
         self._journal.submit(run.turn_id, run.session_id, run.stream_id, run.source)
-        settled: list[str] = []
+        dead: list[Session] = []
 
         def submit(session: Session) -> Session:
             if self._is_undelivered(session, run.wakeup_id):
                 session = _without_pending(session)
             elif session.is_busy:
-                settled.append(session.extra.get("pending_turn_id", ""))
+                dead.append(session)
                 session = self._settled(session)
             if run.wakeup_id is not None and _has_wakeup(session, run.wakeup_id):
                 raise AlreadyDeliveredError(f"{session.session_id} has had {run.wakeup_id}")
             return _with_pending(session, run)
 
         self._store.change(run.session_id, submit)
-        for turn_id in settled:
-            self._journal.interrupt(turn_id)
+        self._bury(dead)
 
     def _is_undelivered(self, session: Session, wakeup_id: str | None) -> bool:
         """Whether an attempt to start just this wakeup got no further than the session."""
@@ -513,19 +512,18 @@ class Turns:
         As maintenance, under the session's lock, by what is on disk at that moment. Raises as the
         session store does.
         """
-        settled: list[str] = []
+        dead: list[Session] = []
 
         def settle(session: Session) -> Session:
             stream_id = session.active_stream_id
             if not session.is_busy or (stream_id is not None and self.is_live(stream_id)):
                 return session
-            settled.append(session.extra.get("pending_turn_id", ""))
+            dead.append(session)
             return self._settled(session)
 
         self._store.maintain(session_id, settle)
-        for turn_id in settled:
-            self._journal.interrupt(turn_id)
-        return bool(settled)
+        self._bury(dead)
+        return bool(dead)
 
     def _settled(self, session: Session) -> Session:
         """The same with all that its dead run has shown, marked as interrupted."""
@@ -533,6 +531,13 @@ class Turns:
         if session.active_stream_id is not None:
             text = self._runs.text(session.session_id, session.active_stream_id)
         return _concluded(session, text, {"interrupted": True}, session.pending_started_at)
+
+    def _bury(self, dead: list[Session]) -> None:
+        """Let both journals say that the runs which these sessions still had are over."""
+        for session in dead:
+            self._journal.interrupt(session.extra.get("pending_turn_id", ""))
+            if session.active_stream_id is not None:
+                self._runs.bury(session.session_id, session.active_stream_id)
 
     def _tell(self, act: Callable[[TurnListener], object]) -> None:
         for listener in self._listeners:

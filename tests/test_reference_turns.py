@@ -708,6 +708,33 @@ def test_after_a_kill_message_and_tokens_are_there_marked_once(tokens: int, time
         home.close()
 
 
+def test_after_a_kill_whoever_reads_on_is_told_of_the_end(tmp_path: Path) -> None:
+    """C6, T3: a cursor into the dead run leads to one terminal row, however often it is settled."""
+    dead(tmp_path, 2)
+    stream_id = House(tmp_path).store.load("s1").active_stream_id
+    for _ in range(2):
+        home = House(tmp_path)
+        home.turns.recover()
+        home.runs.bury("s1", stream_id or "")
+
+    rows = home.runs.read("s1", f"{stream_id}:1").rows
+    assert [(row["seq"], row["event"], row["terminal_state"]) for row in rows] == [
+        (2, "token", None),
+        (3, "apperror", "error"),
+    ]
+    home.runs.bury("s1", "never")
+
+
+def test_a_stream_on_disk_that_is_no_file_name_is_settled_too(tmp_path: Path) -> None:
+    """H2: whatever a damaged sidecar says, no other file is touched."""
+    home = House(tmp_path)
+    home.store.new("s1")
+    home.store.change("s1", lambda session: replace(session, active_stream_id="../../x"))
+
+    assert home.turns.recover() == ("s1",)
+    assert not home.store.load("s1").is_busy
+
+
 def test_without_recovery_the_next_turn_settles_what_is_left(tmp_path: Path) -> None:
     """S2: the pending message is never overwritten."""
     dead(tmp_path, 2)
