@@ -18,6 +18,7 @@ from harness.target import AdapterInstance, Instance
 from harness.targets import sql_faults, state_db_adapter
 from harness.targets.agent_cache_adapter import AgentCacheAdapter
 from harness.targets.catalog_adapter import CatalogAdapter
+from harness.targets.journal_adapter import JournalAdapter
 from harness.targets.process import ProcessInstance, Stable
 from harness.targets.scripted import LifecycleAdapter
 from harness.targets.sessions_adapter import SessionsAdapter
@@ -44,6 +45,7 @@ class ReferenceTarget:
                 "watcher",
                 "catalog",
                 "wakeups",
+                "journal",
             ),
         }
     )
@@ -137,6 +139,11 @@ def open_wakeups(folder: Path) -> Any:  # noqa: ARG001  (here they keep no files
     return WakeupsAdapter(_room)
 
 
+def open_journal(folder: Path) -> Any:
+    """One run's journal, with its file in `folder`."""
+    return JournalAdapter(folder, _room)
+
+
 def open_state_db(folder: Path) -> Any:
     """The database room, with its file in `folder`."""
     return state_db_adapter.open_adapter(folder)
@@ -152,6 +159,7 @@ _ADAPTERS = {
     "watcher": open_watcher,
     "catalog": open_catalog,
     "wakeups": open_wakeups,
+    "journal": open_journal,
     "state_db": open_state_db,
 }
 _CRASHING = {"state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__))}
