@@ -36,7 +36,7 @@ from harness.verdict import VALID, Anomaly, Verdict
 class Budget:
     """How far the search of one partition may go before the verdict says unknown.
 
-    `steps` counts the moves looked at, `entries` the configurations held in memory.
+    `steps` counts the moves tried, `entries` the configurations held in memory.
     """
 
     steps: int = 5_000_000
@@ -64,7 +64,7 @@ def linearizable(
     or never; one that carries a completion, not after that.
 
     The evidence is a proof by itself: no order explains these operations, yet one explains what was
-    known of the others when the last one ended. Where finding it costs too much, the evidence is
+    known of the others before the last one ended. Where finding it costs too much, the evidence is
     the operation that fits no order, and those that overlap it. Partitions are searched from small
     to large, up to the first anomaly.
     """
@@ -151,9 +151,10 @@ def _stages(operations: Sequence[Operation], model: Model[Any]) -> list[_Stage]:
             operation, doubtful, looks = begun[number]
             bit = free.pop() if free else next(fresh)
             doubts |= bit if doubtful else 0
-            end = inf if operation.completed_ns is None else operation.completed_ns
             successors = shapes.setdefault(_shape(operation), {})
-            insort(calls, _Call(end, number, bit, doubtful, looks, successors, operation))
+            insort(
+                calls, _Call(_end(operation), number, bit, doubtful, looks, successors, operation)
+            )
             number += 1
         bit = calls[0].bit
         stages.append(_Stage(bit, tuple(calls), _twins(calls), doubts, {}))
@@ -236,7 +237,6 @@ def _explore(operations: Sequence[Operation], model: Model[Any], budget: Budget)
         while past < len(stages):  # until something open has to be chosen
             stage = stages[past]
             looks, changes = stage.moves.get(state) or _moves(stage, state, model)
-            steps += len(stage.calls)
             done |= looks
             if not done & stage.returned:
                 break
@@ -247,10 +247,11 @@ def _explore(operations: Sequence[Operation], model: Model[Any], budget: Budget)
         deepest = max(deepest, past)
         happened = done & stage.doubtful
         alike = met[past].setdefault((state, done ^ happened), [])
-        if alike and any(other & happened == other for other in alike):
+        if happened in alike or any(other & happened == other for other in alike):
             continue  # the same was met, with less of the doubtful done: it can do all this can
         alike.append(happened)
         entries += 1
+        steps += len(changes)
         if steps > budget.steps or entries + len(todo) > budget.entries:
             return _Search(linearizable=None, steps=steps, entries=entries, stuck=[])
         for bit, twin, after in changes:
@@ -279,18 +280,19 @@ def _anomaly(
 def _proof(
     operations: Sequence[Operation], search: _Search, model: Model[Any]
 ) -> tuple[Operation, ...] | None:
-    """Find a few operations that fit no order whatever else happened or not, the last one last.
+    """Find a few operations that fit no order whatever else happened or not, the stuck one last.
 
     To forget whether an operation happened, and what it answered, can only allow more orders. So
     all are forgotten but the few without which there is one; and of the forgotten, those are told
-    again without which these few, but the last, would fit no order either. None if that is too
-    much work, measured by the search before.
+    again without which what was known of these few before would fit no order either. None if that
+    is too much work, measured by the search before.
     """
-    *before, stuck = (stage.calls[0].operation for stage in search.stuck)
+    stuck = search.stuck[-1].calls[0].operation
     assert stuck.completed_ns is not None
     now_ns = stuck.completed_ns
-    seen = [operation for operation in operations if operation.invoked_ns <= now_ns]
-    steps = 2 * search.steps + 50_000
+    seen = [op for op in operations if op.invoked_ns <= now_ns and op is not stuck]
+    seen.sort(key=lambda op: (_end(op) < now_ns, _end(op)))  # what ended last tells most
+    steps = search.steps + 50_000
 
     def linearizable(chosen: Sequence[Operation]) -> bool | None:
         nonlocal steps
@@ -299,18 +301,22 @@ def _proof(
         return again.linearizable
 
     def contradict(kept: Sequence[Operation]) -> bool:
-        others = _without(seen, [*kept, stuck])
-        return linearizable([*kept, stuck, *(_doubted(op, now_ns) for op in others)]) is False
+        forgotten = [_doubted(operation, now_ns) for operation in _without(seen, kept)]
+        return linearizable([*forgotten, *kept, stuck]) is False
 
-    certain = _fewest([op for op in before if op.outcome is not Outcome.INFO], contradict)
+    certain = _fewest([op for op in seen if op.outcome is not Outcome.INFO], contradict)
     if certain is None:
         return None
 
     def explain(kept: Sequence[Operation]) -> bool:
-        return linearizable([*certain, *(_known(op, now_ns) for op in kept)]) is True
+        return linearizable([_known(operation, now_ns) for operation in (*certain, *kept)]) is True
 
-    needed = _fewest(_without(seen, [*certain, stuck]), explain) or []
+    needed = _fewest(_without(seen, certain), explain) or []
     return (*sorted((*certain, *needed), key=lambda op: op.invoked_ns), stuck)
+
+
+def _end(operation: Operation) -> float:
+    return inf if operation.completed_ns is None else operation.completed_ns
 
 
 def _doubted(operation: Operation, now_ns: int) -> Operation:
@@ -322,14 +328,14 @@ def _doubted(operation: Operation, now_ns: int) -> Operation:
         operation.argument,
         Outcome.INFO,
         operation.invoked_ns,
-        None if ended_ns is None or ended_ns > now_ns else ended_ns,
+        None if ended_ns is None or ended_ns >= now_ns else ended_ns,
     )
 
 
 def _known(operation: Operation, now_ns: int) -> Operation:
-    """What was known of the operation at that time."""
+    """What was known of the operation just before that time."""
     ended_ns = operation.completed_ns
-    return operation if ended_ns is not None and ended_ns <= now_ns else _doubted(operation, now_ns)
+    return operation if ended_ns is not None and ended_ns < now_ns else _doubted(operation, now_ns)
 
 
 def _without(operations: Sequence[Operation], dropped: Sequence[Operation]) -> list[Operation]:
@@ -372,10 +378,10 @@ def _overlap(stuck: Sequence[_Stage]) -> tuple[Operation, ...]:
 
 def _accepted(evidence: Sequence[Operation], model: Model[Any]) -> tuple[Any, ...]:
     """Every result that the last operation could have had, if the model can list them."""
-    last = evidence[-1]
+    *others, last = evidence
     assert last.completed_ns is not None
-    known = [_known(operation, last.completed_ns) for operation in evidence]
-    search = _explore(known, model, Budget(steps=50_000))
+    known = [_known(operation, last.completed_ns) for operation in others]
+    search = _explore([*known, last], model, Budget(steps=50_000))
     if search.linearizable is not False or search.stuck[-1].calls[0].operation is not last:
         return ()
     accepted: list[Any] = []

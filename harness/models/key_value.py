@@ -11,17 +11,15 @@ Pure: no target, no clock.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from harness.history import Operation, Outcome
 from harness.models.model import Refusal
-from harness.models.narrowing import Unseen
+from harness.models.narrowing import UNSEEN, Unseen
 from harness.promises import Promise
 
 Held = str | Unseen  # unseen is a text that nobody ever sees, nor any continuation of it
-State = tuple[tuple[str, Held], ...]  # the texts that are not as they were at first, by key
 
 
 def key(operation: Operation) -> str:
@@ -68,9 +66,7 @@ class Text:
         if self.seen is None:
             return text
         place = bisect_left(self.seen, text)
-        return (
-            text if place < len(self.seen) and self.seen[place].startswith(text) else Unseen.UNSEEN
-        )
+        return text if place < len(self.seen) and self.seen[place].startswith(text) else UNSEEN
 
     def observes(self, operation: Operation) -> bool:
         """Whether it is a get."""
@@ -84,42 +80,68 @@ class Text:
 
 @dataclass
 class KeyValue:
-    """What a key-value store that keeps `promise` may answer: for each key one text.
-
-    `texts` has the texts that are not plain ones.
-    """
+    """What a key-value store that keeps `promise` may answer: for each key one text."""
 
     promise: Promise
-    texts: dict[str, Text] = field(default_factory=dict)
     name: str = "key-value"
 
-    def initial(self) -> State:
-        """The fresh store: every text is fresh."""
+    def initial(self) -> tuple[tuple[str, Held], ...]:
+        """The fresh store. Its states are the texts that are not empty, in order of keys."""
         return ()
 
-    def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:
+    def step(
+        self, state: tuple[tuple[str, Held], ...], operation: Operation
+    ) -> tuple[tuple[tuple[str, Held], ...], ...] | Refusal:
         """The stores that may be after the operation, or why it cannot be."""
-        name = key(operation)
-        held = dict(state)
-        text = self.texts.get(name) or Text(self.promise)
-        fresh = text.initial()
-        step = text.step(held.pop(name, fresh), operation)
+        texts = dict(state)
+        step = Text(self.promise).step(texts.pop(key(operation), ""), operation)
         if isinstance(step, Refusal):
             return step
-        others = tuple(held.items())
+        stores = ({**texts, key(operation): after} for after in step)
         return tuple(
-            others if after == fresh else tuple(sorted((*others, (name, after)))) for after in step
+            tuple(sorted((name, text) for name, text in store.items() if text != ""))
+            for store in stores
         )
 
     def observes(self, operation: Operation) -> bool:
         """Whether it is a get."""
         return operation.function == "get"
 
-    def narrowed(self, operations: Sequence[Operation]) -> KeyValue | Text:
-        """The store, or the one text, of a history in which only some texts are ever seen."""
-        about: defaultdict[str, list[Operation]] = defaultdict(list)
+    def narrowed(self, operations: Sequence[Operation]) -> Text | Texts:
+        """The one text, or the store, of a history in which only some texts are ever seen."""
+        about: dict[str, list[Operation]] = {}
         for operation in operations:
-            about[key(operation)].append(operation)
+            about.setdefault(key(operation), []).append(operation)
         text = Text(self.promise)
-        texts = {name: text.narrowed(operations) for name, operations in about.items()}
-        return texts.popitem()[1] if len(texts) == 1 else KeyValue(self.promise, texts)
+        if len(about) == 1:
+            return text.narrowed(operations)
+        return Texts({name: text.narrowed(operations) for name, operations in about.items()})
+
+
+@dataclass
+class Texts:
+    """A key-value store with no other keys than these. Its states are their texts, in order."""
+
+    texts: dict[str, Text]
+    name: str = "key-value"
+
+    def __post_init__(self) -> None:
+        self._places = {name: place for place, name in enumerate(self.texts)}
+
+    def initial(self) -> tuple[Held, ...]:
+        """The fresh store: every text is fresh."""
+        return tuple(text.initial() for text in self.texts.values())
+
+    def step(
+        self, state: tuple[Held, ...], operation: Operation
+    ) -> tuple[tuple[Held, ...], ...] | Refusal:
+        """The stores that may be after the operation, or why it cannot be."""
+        place = self._places[key(operation)]
+        step = self.texts[key(operation)].step(state[place], operation)
+        if isinstance(step, Refusal):
+            return step
+        return tuple([(*state[:place], after, *state[place + 1 :]) for after in step])
+
+    def observes(self, operation: Operation) -> bool:
+        """Whether it is a get."""
+        return operation.function == "get"

@@ -6,17 +6,20 @@ Neither changes what the model says, and both are optional: a search asks whethe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
 from harness.history import Operation
 from harness.models.model import Model
 
 
-class Unseen(Enum):
+class Unseen:
     """Stands in a state for whatever no operation of the history ever sees. No answer equals it."""
 
-    UNSEEN = "unseen"
+    def __repr__(self) -> str:
+        return "unseen"
+
+
+UNSEEN = Unseen()
 
 
 @runtime_checkable

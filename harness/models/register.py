@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.history import Operation, Outcome
 from harness.models.model import Refusal
-from harness.models.narrowing import Unseen
+from harness.models.narrowing import UNSEEN
 from harness.promises import Promise
 
 
@@ -59,7 +59,7 @@ class Register:
         raise ValueError(f"a register knows no {operation.function}({operation.argument!r})")
 
     def _held(self, value: Hashable) -> Hashable:
-        return value if self.seen is None or value in self.seen else Unseen.UNSEEN
+        return value if self.seen is None or value in self.seen else UNSEEN
 
     def observes(self, operation: Operation) -> bool:
         """Whether it is a read, or a comparison that failed."""
