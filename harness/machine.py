@@ -7,6 +7,12 @@ that the journal does not show: the stored history, judged again, tells the same
 
 from __future__ import annotations
 
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import hypothesis
@@ -14,13 +20,14 @@ from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from harness.checkers.conformance import Fold
-from harness.history import Operation
+from harness.errors import UsageError
+from harness.history import Journal, Operation
 from harness.models.model import Model
 from harness.stage import Stage, Workload
 from harness.verdict import Anomaly
 
 STEPS_MAX = 30
-SHRINKS_MAX = 250  # examples tried after the first that failed; counted, so that seeds decide
+SHRINKS_MAX = 100  # examples tried after the first that failed; counted, so that seeds decide
 
 
 class PromiseBrokenError(AssertionError):
@@ -37,6 +44,7 @@ class Machine(RuleBasedStateMachine):
     stage: ClassVar[Stage]
     refusals: ClassVar[int] = 0
     tries: ClassVar[int] = 0  # since the first refusal
+    shortest: ClassVar[Anomaly | None] = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,9 +61,16 @@ class Machine(RuleBasedStateMachine):
         operation = self._episode.client.ask(function, argument)
         if anomaly := self._fold.step(operation):
             self._is_broken = True
-            type(self).refusals += 1
+            type(self).refused(anomaly)
             raise PromiseBrokenError(anomaly)
         return operation
+
+    @classmethod
+    def refused(cls, anomaly: Anomaly) -> None:
+        """Keep the anomaly with the least evidence."""
+        cls.refusals += 1
+        if cls.shortest is None or len(anomaly.evidence) < len(cls.shortest.evidence):
+            cls.shortest = anomaly
 
     def finish(self) -> None:
         """Ask once more, when all is quiet. Nothing, unless a machine says what."""
@@ -91,7 +106,47 @@ def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
         except (PromiseBrokenError, Flaky) as error:
             # The journal holds every failing example, the shortest among them. Where it holds none,
             # it is we who failed, and for Hypothesis a full disk, say, only looks flaky.
-            if not staged.refusals:
+            if staged.shortest is None:
                 raise (error.__context__ or error) from None
+            minimize(stage, staged.model, staged.shortest)
 
     return workload
+
+
+def minimize(stage: Stage, model: Model[Any], anomaly: Anomaly) -> None:
+    """Leave out operations, one at a time, while the same promise breaks; journal what is left.
+
+    This is delta debugging with subsets of one (Zeller and Hildebrandt, "Simplifying and Isolating
+    Failure-Inducing Input", TSE 2002). The tries are journalled elsewhere: they are no evidence.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="harness-") as place,
+        Journal(Path(place) / "tries.jsonl", time.monotonic_ns) as journal,
+    ):
+        elsewhere = replace(stage, journal=journal)
+        smaller: Anomaly | None = anomaly
+        while smaller is not None:
+            anomaly = smaller
+            smaller = _smaller(elsewhere, model, anomaly)
+    _ask(stage, model, anomaly.evidence)
+
+
+def _smaller(stage: Stage, model: Model[Any], anomaly: Anomaly) -> Anomaly | None:
+    """The same anomaly with less evidence, if leaving out any one operation gives that."""
+    evidence = anomaly.evidence
+    for index in reversed(range(len(evidence) - 1)):
+        found = _ask(stage, model, (*evidence[:index], *evidence[index + 1 :]))
+        if found is not None and found.promise is anomaly.promise:
+            return found
+    return None
+
+
+def _ask(stage: Stage, model: Model[Any], asked: Sequence[Operation]) -> Anomaly | None:
+    """Ask again as far as a fresh instance can be asked; the first answer that is refused."""
+    fold = Fold(model)
+    with stage.episode() as episode, suppress(UsageError):
+        for operation in asked:
+            answer = episode.client.ask(operation.function, operation.argument)
+            if anomaly := fold.step(answer):
+                return anomaly
+    return None

@@ -185,7 +185,7 @@ class DamagedSessionsMachine(SessionsMachine):
         argument = asked(function, session, self.text)
         struck: dict[str, Any] = {"function": function, "argument": argument}
         operation = self.ask("striking", **struck, strike=strike, at=at, image=image)
-        if operation.outcome is Outcome.INFO and strike.startswith(("kill", "power")):
+        if strike.startswith("power") or (strike != "full" and operation.outcome is Outcome.INFO):
             self.restart()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from harness.checkers.conformance import conforms
 from harness.history import History, Outcome
@@ -15,8 +15,9 @@ from harness.promises import Promise
 from harness.scenario import Expectation, Mode, Scenario
 from scenarios.conftest import Judge
 
-SESSIONS = st.sampled_from(["s1", "s2", "s3"])
-SOURCES = st.sampled_from(["cli", "telegram", "cron", "webui"])
+NAMES = ("s1", "s2", "s3")
+SESSIONS = st.sampled_from(NAMES)
+SOURCES = st.sampled_from(["cli", "telegram", "cron", "cli", "webui"])
 
 
 class WatcherMachine(Machine):
@@ -32,6 +33,11 @@ class WatcherMachine(Machine):
     def text(self) -> str:
         """A text that nobody wrote before."""
         return f"t{next(self.numbers)}"
+
+    @initialize(sources=st.lists(SOURCES, max_size=3))
+    def begin(self, sources: list[str]) -> None:
+        for session, source in zip(NAMES, sources, strict=False):
+            self.create(session, source, 2)
 
     @rule(session=SESSIONS, source=SOURCES, length=st.integers(0, 2))
     def create(self, session: str, source: str, length: int) -> None:

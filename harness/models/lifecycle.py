@@ -44,9 +44,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All sessions that have an entry, by id, in order of id."""
+    """All sessions that have an entry, by id, in order of id.
+
+    After a shutdown that a provider held up, nobody knows how far it came: the state `is_over`.
+    """
 
     entries: tuple[tuple[str, Entry], ...] = ()
+    is_over: bool = False
 
     def get(self, session: str) -> Entry | None:
         """The session's entry, if it has one."""
@@ -72,6 +76,9 @@ class LifecycleModel:
 
     def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
         """The state after the operation, or the promise it broke."""
+        return (state,) if state.is_over else self._step(state, operation)
+
+    def _step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
         argument = operation.argument or {}
         if operation.outcome is not Outcome.OK:
             return Refusal(_blame(operation), f"{operation}")
@@ -214,7 +221,8 @@ class LifecycleModel:
                 after = after.put(session, drained)
         if any(entry.captured for _, entry in state.entries):
             accepted = {"returned": True, "called": result["called"]}
-            return _expect(state, operation, accepted, Promise.L11, "a provider hangs")
+            over = replace(state, is_over=True)
+            return _expect(over, operation, accepted, Promise.L11, "a provider hangs")
         if result == {"returned": True, "called": sorted(expected)}:
             return (after,)
         return _blame_drain(state, expected, result)

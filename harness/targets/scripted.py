@@ -1,8 +1,7 @@
 """Scripted providers, and the lifecycle adapter that is built on them.
 
 Knows a lifecycle only by its calls (`register_agent`, `commit_session_memory` ...), so any module
-or object that has these can stand behind it. Written for a process of its own as well: it imports
-nothing but the standard library.
+or object that has these can stand behind it.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import queue
 import threading
 from collections.abc import Callable
 from typing import Any
+
+from harness.errors import UsageError
 
 PATIENCE_S = 10.0  # how long a healthy target may take for anything; more is called hung
 GLANCE_S = 5.0  # how long another thread may wait for a lock that nobody should hold
@@ -123,6 +124,8 @@ class LifecycleAdapter:
 
     def begin_commit(self, session: str, agent: str | None) -> dict[str, Any]:
         """Start a commit whose provider, if one is called, hangs until `finish_commit`."""
+        if self._background:
+            raise UsageError(f"a commit of {', '.join(self._background)} hangs already")
         script, handle = self._script, self._agent(session, agent)
         script.behaviour = "hang"
         script.release.clear()
@@ -148,6 +151,8 @@ class LifecycleAdapter:
 
     def finish_commit(self, session: str, provider: str) -> dict[str, Any]:
         """Let the hanging provider go on as told, and tell what its commit returned."""
+        if session not in self._background:
+            raise UsageError(f"no commit of {session} hangs")
         self._script.behaviour = provider
         self._script.release.set()
         worker = self._background.pop(session)

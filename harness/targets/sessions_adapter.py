@@ -192,7 +192,8 @@ class SessionsAdapter:
     ) -> Any:
         """Ask while change number `at` is struck; of a power loss, keep image number `image`.
 
-        Raises TargetLostError if it was struck, since nobody knows then whether it happened.
+        Raises TargetLostError if it was struck, since nobody knows then whether it happened. Where
+        there are fewer changes, the power goes after the last: what was answered must survive it.
         """
         disk = SimulatedDisk(self._folder, STRIKES[strike](at))
         try:
@@ -205,6 +206,8 @@ class SessionsAdapter:
             if disk.struck is None:
                 raise
             raise TargetLostError(f"{strike}: {error}") from error
+        if strike.startswith("power"):
+            self._survive(disk, strike, image)
         return {"struck": disk.struck is not None, "result": result}
 
     def _survive(self, disk: SimulatedDisk, strike: str, image: int) -> None:
