@@ -27,7 +27,7 @@ async def serve(folder: Path, host: str, port: int, password: str) -> None:
     rooms = Rooms(folder)
     api = Api(rooms, host, password)
     server = Server(api)
-    api.measure(server.gauges)
+    api.measure(server.gauges, server.counters)
     rooms.begin()
     address = await server.listen(host, port)
     sys.stdout.write(f"{address}\n")

@@ -46,8 +46,6 @@ _PAGE_POLICY = (
 _HEARTBEAT = b": heartbeat\n\n"
 _KEEPALIVE = b": keepalive\n\n"
 
-Gauges = Callable[[], Mapping[str, int]]
-
 _ID = "[0-9A-Za-z-][0-9A-Za-z_-]{0,127}"
 SESSION_ID = Field("session_id", is_required=True, max_length=128, pattern=_ID)
 STREAM_ID = Field("stream_id", is_required=True, max_length=64, pattern="[0-9A-Za-z-]+")
@@ -62,13 +60,17 @@ class Api:
         self._rooms = rooms
         self._is_open = host in LOOPBACK and not password
         self._password = password
-        self._server_gauges: Gauges = dict
+        self._gauges: Callable[[], Mapping[str, int]] = dict
+        self._counters: Callable[[], Mapping[str, Any]] = dict
         self._started_at = time.time()
         self._is_draining = False
 
-    def measure(self, gauges: Gauges) -> None:
-        """Tell of these sizes too."""
-        self._server_gauges = gauges
+    def measure(
+        self, gauges: Callable[[], Mapping[str, int]], counters: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        """Tell of the server's sizes and counters too."""
+        self._gauges = gauges
+        self._counters = counters
 
     def collect(self) -> None:
         """Forget channels that nobody reads any more."""
@@ -156,8 +158,8 @@ class Api:
             "last_run_finished_at": self._rooms.herald.last_run_finished_at,
             "server_started_at": self._started_at,
             "uptime_seconds": now - self._started_at,
-            "accept_loop": self._server_gauges(),
-            "containers": self._rooms.gauges(),
+            "accept_loop": self._counters(),
+            "containers": self._containers(),
             "process": _process(),
         }
         if runs:
@@ -165,6 +167,9 @@ class Api:
         if args.get("deep"):
             told["checks"] = self._checks()
         return answer(told, 503 if self._is_draining else 200)
+
+    def _containers(self) -> dict[str, int]:
+        return {**self._rooms.gauges(), **self._gauges()}
 
     def _checks(self) -> dict[str, Any]:
         channels = self._rooms.channels.gauges()
@@ -180,8 +185,7 @@ class Api:
 
     def system_health(self, _args: Args, _wake: Wake) -> Answer:
         """What the server costs, and the size of every long-lived container."""
-        containers = self._rooms.gauges()
-        server = self._server_gauges()
+        containers = self._containers()
         disk = shutil.disk_usage(self._rooms.folder)
         times = os.times()
         return answer(
@@ -204,11 +208,12 @@ class Api:
                         "agent_instances": containers["agents_cached"],
                         "subscribers": containers["channel_subscribers"],
                         "offline_buffered_events": containers["channel_frames_kept"],
-                        "subscriber_dropped_events": server.get("sse_dropped", 0),
+                        "subscribers_dropped": self._counters().get("streams_dropped", 0),
+                        "events_skipped": self._rooms.channels.events_skipped,
                     },
                     "models_cache": {"resident": containers["catalogs_kept"]},
                 },
-                "containers": {**containers, **server},
+                "containers": containers,
             }
         )
 

@@ -90,7 +90,7 @@ class Channels:
         self._sessions = Feed("sessions", frames_kept=1)
         self._version = 0
         self._is_closed = False
-        self._skipped = 0
+        self.events_skipped = 0  # because they were nobody's
 
     # Runs
 
@@ -120,7 +120,7 @@ class Channels:
         """Show an event of a run to those who read it; False if it was shown, or is nobody's."""
         run = self._runs.get(stream_id)
         if run is None:
-            self._skipped += 1
+            self.events_skipped += 1
             log.debug("stream %s: its session is not known, so %s is skipped", stream_id, event)
             return False
         return run.feed.put(seq, event, data)
@@ -295,7 +295,7 @@ class Channels:
             feed.end()
 
     def gauges(self) -> dict[str, int]:
-        """Sizes of the long-lived containers, and how many events were nobody's."""
+        """Sizes of the long-lived containers."""
         with self._lock:
             channels = list(self._notices.values())
             runs = [run.feed for run in self._runs.values()]
@@ -307,7 +307,6 @@ class Channels:
             "channel_subscribers": sum(len(feed) for feed in feeds),
             "channel_frames_kept": sum(feed.kept[0] for feed in feeds),
             "channel_bytes_kept": sum(feed.kept[1] for feed in feeds),
-            "channel_events_skipped": self._skipped,
         }
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from reference_impl.config import env_int, env_seconds
 from reference_impl.feed import Subscription
@@ -257,8 +257,16 @@ class Server:
             "connections_leaving": len(self._leaving),
             "calls": self._calls,
             "streams_taken": self.stream_count,
-            "streams_max": self.streams_max,
             **self.streams.gauges(),
+        }
+
+    def counters(self) -> dict[str, Any]:
+        """What was counted since the start, and the limit on streams."""
+        return {
+            "requests_total": self.requests,
+            "last_request_at": self.last_request_at,
+            "streams_dropped": self.streams.dropped,
+            "streams_max": self.streams_max,
         }
 
     # Coming and going

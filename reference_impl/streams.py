@@ -37,9 +37,6 @@ class Due(Generic[T]):
     def __len__(self) -> int:
         return len(self._due_at)
 
-    def __contains__(self, one: T) -> bool:
-        return one in self._due_at
-
     def __iter__(self) -> Iterator[T]:
         """Who is due first comes first."""
         return iter(tuple(self._due_at))
@@ -152,18 +149,17 @@ class Streams:
         self._silent: Due[Stream] = Due(SILENCE_S)
         self._stalled: Due[Stream] = Due(write_deadline_s)
         self._ticking: asyncio.TimerHandle | None = None
-        self._dropped = 0
+        self.dropped = 0  # because they took nothing
 
     def __len__(self) -> int:
         return len(self._silent) + len(self._stalled)
 
     def gauges(self) -> dict[str, int]:
-        """Sizes of the long-lived containers, and how many clients were dropped."""
+        """Sizes of the long-lived containers."""
         return {
             "sse_streams": len(self),
             "sse_stalled": len(self._stalled),
             "sse_ready": len(self._ready),
-            "sse_dropped": self._dropped,
         }
 
     def note(self, stream: Stream) -> None:
@@ -205,7 +201,7 @@ class Streams:
 
     def _tick(self) -> None:
         for stream in self._stalled.now():
-            self._dropped += 1
+            self.dropped += 1
             self._stalled.remove(stream)
             stream.abort()
         for stream in self._silent.now():

@@ -75,11 +75,6 @@ class Reader:
         self._length = 0
 
     @property
-    def is_amid(self) -> bool:
-        """Whether a request has begun and is not complete."""
-        return self._head is not None or len(self._data) > 0
-
-    @property
     def expects_continue(self) -> bool:
         """Whether the client waits to be told to send the body."""
         head = self._head

@@ -280,7 +280,7 @@ def test_events_go_to_their_session_only(channels: Channels) -> None:
     assert events(all_of(readers["a"])) == ["server_turn_started", "bg_task_complete"]
     assert all_of(readers["b"]) == []
     assert events(all_of(run)) == ["token"]
-    assert channels.gauges()["channel_events_skipped"] == 1
+    assert channels.events_skipped == 1
 
 
 def test_a_late_subscriber_learns_of_the_present_run_once(channels: Channels) -> None:
