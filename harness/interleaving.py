@@ -35,6 +35,7 @@ from harness.schedule import (
     explore,
     replay,
 )
+from harness.schedule.explorer import PORTFOLIO
 from harness.stage import Stage
 from harness.target import AdapterInstance
 from harness.verdict import Anomaly, Verdict
@@ -67,21 +68,32 @@ class Interleaving:
     """Programs, the checker that judges each schedule, and the meetings that make it telling.
 
     A meeting is a fact of a history that is interesting in itself: a turn completed during a
-    commit. In how many different histories it happened is noted with the episode.
+    commit. In how many different histories it happened is noted with the episode. `strategies` are
+    the explorer's; an exhaustive one alone leaves nothing out within its bound. Each program gets
+    so many `schedules`, or else its share of the stage's examples.
     """
 
     programs: Sequence[Program]
     check: Checker
     meetings: Mapping[str, Callable[[History], bool]] = field(default_factory=dict)
     rules: LockRules = field(default_factory=LockRules)
+    strategies: Sequence[str] = PORTFOLIO
+    schedules: int | None = None
 
     def explore(self, stage: Stage) -> None:
-        """Explore each program for its share of the stage's examples: that many schedules."""
-        budget = Budget(max(1, stage.examples // len(self.programs)), SECONDS_MAX)
+        """Explore the programs, one after the other."""
+        share = max(1, stage.examples // len(self.programs))
+        budget = Budget(self.schedules or share, SECONDS_MAX)
         for program in self.programs:
             seed = stage.rng(program.name).randrange(1 << 31)
             with self._played(stage, program) as played:
-                result = explore(played.body, budget=budget, seed=seed, rules=self.rules)
+                result = explore(
+                    played.body,
+                    budget=budget,
+                    seed=seed,
+                    rules=self.rules,
+                    strategies=self.strategies,
+                )
             played.write(result.finding, _bought(result))
 
     def replay(self, stage: Stage, failed: History) -> None:
@@ -131,6 +143,7 @@ class Interleaving:
 def _bought(result: Result) -> dict[str, Any]:
     return {
         "schedules": result.schedules,
+        "bound": result.bound,
         "bought": str(result),
         "escapes": list(result.escapes),
         "story": "" if result.finding is None else result.finding.story,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import combinations, combinations_with_replacement
+from dataclasses import replace
+from itertools import combinations
 
 from harness.checkers.commitment import commits_are_kept
 from harness.history import History
 from harness.interleaving import Interleaving, Program
 from harness.promises import Promise
 from harness.scenario import Mode, Scenario
-from harness.schedule import Call, LockRules
+from harness.schedule import Call, LockRules, small_scope
+from harness.stage import Stage
+from harness.verdict import Verdict
 from scenarios.conftest import Judge
 
 S = {"session": "s"}
@@ -80,23 +83,67 @@ LIFECYCLE_THREADS = Scenario(
     replay=MEETINGS.replay,
 )
 
-ALPHABET = (TURN_A, TURN_B, REPLACE, UNREGISTER, COMMIT, COMMIT_WAITING, DISCARD, DRAIN)
+# Every small program ------------------------------------------------------------------------------
+
+BOUND = 2  # preemptions; with as many, most known races of two or three threads show
+PAIRS = (TURN_A, TURN_B, REPLACE, UNREGISTER, COMMIT, COMMIT_WAITING, DISCARD, DRAIN)
+TRIPLES = PAIRS[:-1]  # a shutdown starts threads of its own: two, or it and two, are too many
+
+# Every 2 calls of the lifecycle's API, and then every 3, each on a thread of its own.
+CHOSEN = (
+    *(threads for threads in small_scope(PAIRS, 2) if threads != ((DRAIN,), (DRAIN,))),
+    *small_scope(TRIPLES, 3),
+)
+PAIRS_COUNT = sum(len(threads) == 2 for threads in CHOSEN)
 
 
-def small_scope() -> tuple[Program, ...]:
-    """Every 2 and 3 calls of the lifecycle's API, each on a thread of its own."""
-    chosen = [
-        *combinations_with_replacement(ALPHABET, 2),
-        *combinations_with_replacement(ALPHABET, 3),
-    ]
+def small_programs() -> tuple[Program, ...]:
+    """The chosen threads, after a turn that one agent owns."""
     return tuple(
-        program(
-            " | ".join(call.function for call in calls), (TURN_A,), *((call,) for call in calls)
-        )
-        for calls in chosen
+        program(" | ".join(str(call) for (call,) in threads), (TURN_A,), *threads)
+        for threads in CHOSEN
     )
+
+
+SMALL = Interleaving(
+    programs=small_programs(),
+    check=commits_are_kept,
+    rules=MEETINGS.rules,
+    strategies=(f"bounded-{BOUND}",),
+    schedules=20_000,
+)
+
+
+def explore_small_scope(stage: Stage) -> None:
+    """Exhaust so many of the small programs as there are examples; the pairs come first."""
+    replace(SMALL, programs=SMALL.programs[: stage.examples]).explore(stage)
+
+
+def judge_exhausted(history: History) -> Verdict:
+    """Judge a program that must have been run under every schedule within the bound."""
+    verdict = SMALL.judge(history)
+    if verdict.is_valid and (history.notes.get("bound") or 0) < BOUND:
+        return Verdict(unknowns=(f"{history.notes['program']}: not exhausted",))
+    return verdict
+
+
+SMALL_SCOPE = Scenario(
+    name="lifecycle-small-scope",
+    mode=Mode.SCHEDULE,
+    ability="lifecycle_threads",
+    promises=LIFECYCLE_THREADS.promises,
+    workload=explore_small_scope,
+    checker=judge_exhausted,
+    examples=PAIRS_COUNT,
+    replay=SMALL.replay,
+)
 
 
 def test_threads_that_meet_lose_no_turn(judge: Judge) -> None:
     """Whatever threads do at once, each turn is committed, once at a time, by its owner."""
     assert judge(LIFECYCLE_THREADS).is_valid
+
+
+def test_every_small_program_is_exhausted(judge: Judge) -> None:
+    """Every two calls, and with more budget every three, under all schedules within the bound."""
+    assert judge(SMALL_SCOPE).is_valid
