@@ -23,6 +23,7 @@ PACKAGE = "reference_impl"
 CANARIES = {
     Mode.MODEL: "commit-every-turn",
     Mode.SCHEDULE: "late-commit-clears-new-turn",
+    Mode.CONTENTION: "read-handle-takes-write-lock",
     Mode.CRASH: "counter-outside-transaction",
 }
 
