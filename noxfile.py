@@ -56,8 +56,8 @@ def prove(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure speed side by side with peers: `nox -s bench -- judging|schedules|state_db`."""
+    """Measure speed side by side with peers: `nox -s bench -- judging|schedules|state_db|streams`."""
     session.install("-e", ".[dev]")
-    chosen = session.posargs[:1] or ["judging", "schedules", "state_db"]
+    chosen = session.posargs[:1] or ["judging", "schedules", "state_db", "streams"]
     for name in chosen:
         session.run("python", f"benches/bench_{name}.py", *session.posargs[1:])
