@@ -25,7 +25,9 @@ from harness.targets.sessions_adapter import SessionsAdapter
 from harness.targets.sessions_threads_adapter import SessionsThreadsAdapter
 from harness.targets.standalone import in_a_process
 from harness.targets.threaded_adapters import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
+from harness.targets.turns_threads_adapter import TurnsThreadsAdapter
 from harness.targets.wakeups_adapter import WakeupsAdapter
+from harness.targets.wakeups_threads_adapter import WakeupsThreadsAdapter
 from harness.targets.watcher_adapter import WatcherAdapter
 
 PACKAGE = "reference_impl"
@@ -37,16 +39,8 @@ class ReferenceTarget:
     abilities = frozenset(
         {
             *("lifecycle", "lifecycle_threads", "agent_cache", "agent_cache_threads"),
-            *(
-                "sessions",
-                "sessions_threads",
-                "state_db",
-                "state_db_crash",
-                "watcher",
-                "catalog",
-                "wakeups",
-                "journal",
-            ),
+            *("sessions", "sessions_threads", "state_db", "state_db_crash", "watcher", "catalog"),
+            *("journal", "turns_threads", "wakeups", "wakeups_threads"),
         }
     )
 
@@ -144,6 +138,16 @@ def open_journal(folder: Path) -> Any:
     return JournalAdapter(folder, _room)
 
 
+def open_wakeups_threads(folder: Path) -> Any:  # noqa: ARG001  (here they keep no files)
+    """Wakeups, for threads."""
+    return WakeupsThreadsAdapter(_room)
+
+
+def open_turns_threads(folder: Path) -> Any:  # noqa: ARG001  (here they keep no files)
+    """Turns and their wakeups, for threads."""
+    return TurnsThreadsAdapter(_room)
+
+
 def open_state_db(folder: Path) -> Any:
     """The database room, with its file in `folder`."""
     return state_db_adapter.open_adapter(folder)
@@ -160,6 +164,8 @@ _ADAPTERS = {
     "catalog": open_catalog,
     "wakeups": open_wakeups,
     "journal": open_journal,
+    "wakeups_threads": open_wakeups_threads,
+    "turns_threads": open_turns_threads,
     "state_db": open_state_db,
 }
 _CRASHING = {"state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__))}
