@@ -56,7 +56,7 @@ def prove(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure speed side by side with peers: `nox -s bench -- judging|schedules|state_db|streams`."""
+    """Measure speed beside peers: `nox -s bench -- judging|schedules|state_db|streams`."""
     session.install("-e", ".[dev]")
     chosen = session.posargs[:1] or ["judging", "schedules", "state_db", "streams"]
     for name in chosen:
