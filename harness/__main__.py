@@ -36,9 +36,17 @@ from harness.scenario import Mode, Scenario
 from harness.targets.catalog import list_targets
 from harness.verdict import Validity, Verdict, merge
 
-people = Console(stderr=True, highlight=False)
-if not people.is_terminal:
-    people.width = 120  # a log is not folded to a terminal's width
+LOG_WIDTH = 200  # columns: what goes to a file is not folded as for a terminal
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    return console
+
+
+people = _console(stderr=True)
 WORKERS = max(1, os.cpu_count() or 1)
 WORKERS_HELP = "Worker processes; one a core, if not given."
 SEED_MAX = 1 << 31
@@ -275,8 +283,7 @@ def list_command(*, what: tuple[str, ...], wants_json: bool) -> int:
         return 0
     for name, rows in listings.items():
         cells = [[_cell(value) for value in row.values()] for row in rows]
-        print_table = Console(highlight=False)
-        print_table.print(_table(list(rows[0]) if rows else ["none"], cells, title=name))
+        _console(stderr=False).print(_table(list(rows[0]) if rows else ["none"], cells, title=name))
     return 0
 
 
