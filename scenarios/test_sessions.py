@@ -112,8 +112,13 @@ class SessionsMachine(Machine):
     def restart(self) -> None:
         self.ask("restart")
 
+    @rule()
+    def held(self) -> None:
+        self.ask("held")
+
     def finish(self) -> None:
         """Restart, and read everything back."""
+        self.held()
         for session in NAMES:
             self.ask("backup", session=session)
             self.look(session)
@@ -136,7 +141,7 @@ SESSIONS_MODEL = Scenario(
     ability="sessions",
     promises=(
         *(Promise.S2, Promise.S3, Promise.S6, Promise.S8),
-        *(Promise.S9, Promise.S10, Promise.S11, Promise.S12),
+        *(Promise.S9, Promise.S10, Promise.S11, Promise.S12, Promise.A6),
     ),
     workload=explore(SessionsMachine),
     checker=conforms(SessionsMachine.model),

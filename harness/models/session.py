@@ -7,6 +7,7 @@ Operations, with JSON arguments by name:
 - `messages` -> the texts, or null for no such session; `list` -> ids, newest activity first;
   `row` -> title, message_count and updated_at, or null; `backup` -> how many messages the backup
   has, -1 for only a copy that cannot be read, null for none;
+- `held` -> how many sessions are in memory, by a store that should hold one idle session;
 - `shrink(session, keep)`: a plain save of only the first messages, which no user asked for;
 - `save_stub`: saves what was loaded without messages; `save_stale(session, text)`: saves a copy to
   which the text was added, and which was loaded before a newer save of the same messages;
@@ -26,6 +27,7 @@ An *info* is a crash: the operation happened, or it did not. Which promise is br
 - S5: recovery failed, or what a shrink took away is still missing after it;
 - S6: a text, or a session, that the user removed is back;
 - S8: `updated_at`, or the order, changed by itself or by maintenance;
+- A6: more sessions are in memory than the one, and those that the disk cannot give back;
 - S11: a row is missing, doubled, or tells something else than the session; a ghost is listed.
 
 Where the contract is silent the model is lenient: whether anything but `new` and `append` counts as
@@ -46,6 +48,7 @@ from harness.models.model import Refusal
 from harness.promises import Promise
 
 Texts = tuple[str, ...]
+HELD_MAX = 1  # how many idle sessions the store on trial may hold in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -515,9 +518,17 @@ def _backup(state: State, operation: Operation, session: str) -> tuple[State] | 
     return Refusal(Promise.S4, f"there should be {copy}, yet {operation}")
 
 
+def _held(state: State, operation: Operation) -> tuple[State] | Refusal:
+    damaged = sum(session.blur is not None for _, session in state.sessions)
+    if operation.outcome is Outcome.OK and operation.result <= HELD_MAX + damaged:
+        return (state,)
+    return Refusal(Promise.A6, f"{damaged} sessions are not surely on disk, yet {operation}")
+
+
 _LOOKS: Mapping[str, Callable[..., tuple[State] | Refusal]] = {
     "messages": _messages,
     "list": _list,
     "row": _row,
     "backup": _backup,
+    "held": _held,
 }

@@ -27,6 +27,7 @@ from harness.disk import (
     tear,
 )
 from harness.errors import TargetLostError
+from harness.models.session import HELD_MAX
 
 LOSSES = 6  # images of a power loss to choose from, the extremes first
 HOSTILE_LENGTH = 10_000
@@ -64,7 +65,7 @@ class SessionsAdapter:
 
     def _open(self) -> Any:
         store = self._rooms("sessions").SessionStore
-        return store(self._folder, clock=lambda: float(next(self._ticks)))
+        return store(self._folder, clock=lambda: float(next(self._ticks)), cap=HELD_MAX)
 
     # What users do
 
@@ -119,6 +120,11 @@ class SessionsAdapter:
     def backup(self, session: str) -> int | None:
         """How many messages the backup has."""
         count: int | None = self._store.backup_count(session)
+        return count
+
+    def held(self) -> int:
+        """How many sessions are in memory."""
+        count: int = self._store.gauges()["sessions_held"]
         return count
 
     # What clumsy programmers do
