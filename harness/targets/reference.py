@@ -18,6 +18,7 @@ from harness.target import AdapterInstance, Instance
 from harness.targets import sql_faults, state_db_adapter
 from harness.targets.agent_cache_adapter import AgentCacheAdapter
 from harness.targets.catalog_adapter import CatalogAdapter
+from harness.targets.catalog_threads_adapter import CatalogThreadsAdapter
 from harness.targets.channels_threads_adapter import ChannelsThreadsAdapter
 from harness.targets.journal_adapter import JournalAdapter
 from harness.targets.process import ProcessInstance, Stable
@@ -41,7 +42,8 @@ class ReferenceTarget:
         {
             *("lifecycle", "lifecycle_threads", "agent_cache", "agent_cache_threads"),
             *("sessions", "sessions_threads", "state_db", "state_db_crash", "watcher", "catalog"),
-            *("channels_threads", "journal", "turns_threads", "wakeups", "wakeups_threads"),
+            *("catalog_threads", "channels_threads", "journal"),
+            *("turns_threads", "wakeups", "wakeups_threads"),
         }
     )
 
@@ -154,6 +156,11 @@ def open_channels_threads(folder: Path) -> Any:  # noqa: ARG001  (here they keep
     return ChannelsThreadsAdapter(_room)
 
 
+def open_catalog_threads(folder: Path) -> Any:
+    """A model catalog, for threads."""
+    return CatalogThreadsAdapter(folder, _room)
+
+
 def open_state_db(folder: Path) -> Any:
     """The database room, with its file in `folder`."""
     return state_db_adapter.open_adapter(folder)
@@ -173,6 +180,7 @@ _ADAPTERS = {
     "wakeups_threads": open_wakeups_threads,
     "turns_threads": open_turns_threads,
     "channels_threads": open_channels_threads,
+    "catalog_threads": open_catalog_threads,
     "state_db": open_state_db,
 }
 _CRASHING = {"state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__))}
