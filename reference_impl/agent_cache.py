@@ -6,8 +6,8 @@ committed and closed outside it; who is live is asked before that lock is taken,
 after it, never inside. That is enough for a run that registers as live *before* it asks for its
 agent: either the second look sees the run, or the run no longer finds the agent.
 
-An agent that cannot be closed yet, because its provider failed or a run still uses it, is *kept
-aside* and closed by a later eviction, once its session is clean and idle.
+An agent that is evicted under a live run *leaves* when that is over. One whose provider failed is
+kept *aside*, and closed by a later eviction, once its session is clean and idle.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class AgentCache:
         self._lifecycle = lifecycle
         self._live_sessions = live_sessions
         self._agents: OrderedDict[str, CachedAgent] = OrderedDict()
+        self._leaving: list[Victim] = []
         self._aside: list[Victim] = []
         self._lock = threading.Lock()
 
@@ -75,7 +76,8 @@ class AgentCache:
             replaced = self._agents.get(sid)
             self._agents[sid] = agent
             self._agents.move_to_end(sid)
-            self._aside = [(kept_sid, kept) for kept_sid, kept in self._aside if kept is not agent]
+            for kept in (self._leaving, self._aside):
+                kept[:] = [victim for victim in kept if victim[1] is not agent]
             self._lifecycle.register_agent(sid, agent)
         if replaced is not None and replaced is not agent:
             self._retire([(sid, replaced)])
@@ -88,8 +90,10 @@ class AgentCache:
             excess = max(0, len(self._agents) - self.cap)
             idle = [sid for sid in self._agents if sid not in live]
             victims = [(sid, self._agents.pop(sid)) for sid in idle[:excess]]
-            aside, self._aside = self._aside, []
-        self._retire(victims)
+            leaving, aside = list(self._leaving), list(self._aside)
+            self._leaving.clear()
+            self._aside.clear()
+        self._retire(leaving + victims)
         self._close(aside)
 
     def evict(self, sid: str) -> None:
@@ -99,13 +103,22 @@ class AgentCache:
         if agent is not None:
             self._retire([(sid, agent)])
 
+    def gauges(self) -> dict[str, int]:
+        """Sizes of the long-lived containers."""
+        return {
+            "agents_kept": len(self._agents),
+            "agents_leaving": len(self._leaving),
+            "agents_aside": len(self._aside),
+        }
+
     def _retire(self, victims: Sequence[Victim]) -> None:
-        """Commit and close agents that have just left the cache."""
-        live = self._live_sessions()
-        for sid, _ in victims:
-            if sid not in live:
-                self._commit(sid)
-        self._close(victims)
+        """Commit and close agents that have left the cache, but for those of a live run."""
+        live = self._live_sessions() if victims else frozenset()
+        idle = [victim for victim in victims if victim[0] not in live]
+        self._keep(self._leaving, [victim for victim in victims if victim[0] in live])
+        for sid, _ in idle:
+            self._commit(sid)
+        self._close(idle)
 
     def _commit(self, sid: str) -> None:
         """Flush all that the session has, waiting for a commit in flight."""
@@ -113,18 +126,18 @@ class AgentCache:
             pass
 
     def _close(self, victims: Sequence[Victim]) -> None:
-        """Close the agents of clean and idle sessions, and set the others aside."""
+        """Close the agents of clean and idle sessions, and keep the others aside."""
         live = self._live_sessions() if victims else frozenset()
         for sid, agent in victims:
             if sid in live or self._lifecycle.has_uncommitted_work(sid):
-                self._set_aside(sid, agent)
+                self._keep(self._aside, [(sid, agent)])
             elif self._let_go(sid, agent):
                 agent.close()
 
-    def _set_aside(self, sid: str, agent: CachedAgent) -> None:
+    def _keep(self, where: list[Victim], victims: Sequence[Victim]) -> None:
+        """Keep agents for later, but for those that their run has put back meanwhile."""
         with self._lock:
-            if self._agents.get(sid) is not agent:  # else its run has put it back meanwhile
-                self._aside.append((sid, agent))
+            where += [(sid, agent) for sid, agent in victims if self._agents.get(sid) is not agent]
 
     def _let_go(self, sid: str, agent: CachedAgent) -> bool:
         """Drop the lifecycle's entry, unless the session has an agent; False if it is this one."""

@@ -172,6 +172,7 @@ class Turns:
             "runs": len(self._by_session),
             "streams": len(self._by_stream),
             "runs_abandoned": len(self._abandoned),
+            **self.agents.gauges(),
         }
 
     def runs(self) -> tuple[Run, ...]:

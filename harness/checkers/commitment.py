@@ -20,12 +20,13 @@ Rule = Callable[[History], Iterable[Anomaly]]
 
 def commits_are_kept(history: History) -> Verdict:
     """Judge a history that ends with a shutdown under healthy providers."""
-    return _judge(history, (_overlaps, _uncovered, _idle_calls))
+    return _judge(history, (_raised, _overlaps, _uncovered, _idle_calls))
 
 
 def agents_are_spared(history: History) -> Verdict:
     """Judge a history of turns and evictions that ends quiet, with the cache shrunk."""
-    return _judge(history, (_closed_in_use, _closed_early, _overlaps, _kept_too_many))
+    rules = (_closed_in_use, _closed_early, _overlaps, _kept_too_many, _broke_down)
+    return _judge(history, rules)
 
 
 def _judge(history: History, rules: Iterable[Rule]) -> Verdict:
@@ -33,6 +34,21 @@ def _judge(history: History, rules: Iterable[Rule]) -> Verdict:
         for anomaly in rule(history):
             return Verdict(anomalies=(anomaly,))
     return Verdict()
+
+
+def _raised(history: History) -> Iterator[Anomaly]:
+    """A call of the lifecycle that raises, which none may, whatever a provider does."""
+    blamed = {"commit": Promise.L13, "drain": Promise.L11, "discard": Promise.L9}
+    for op in history:
+        if op.outcome is Outcome.FAIL:
+            yield Anomaly(blamed.get(op.function, Promise.L1), f"{op}", (op,), "raised")
+
+
+def _broke_down(history: History) -> Iterator[Anomaly]:
+    """A turn or an eviction that raises, though every provider is well (A5)."""
+    for op in history:
+        if op.outcome is Outcome.FAIL:
+            yield Anomaly(Promise.A5, f"{op}", (op,), "raised")
 
 
 def _overlaps(history: History) -> Iterator[Anomaly]:
@@ -56,36 +72,47 @@ def _uncovered(history: History) -> Iterator[Anomaly]:
         ]
         if any(_same(turn, call, "agent") for call in later):
             continue
-        broken, story = _who_took(turn, later, history)
+        broken, story = _who_took(turn, history)
         yield Anomaly(broken, f"{turn} was completed, and {story}", (turn, *later), "lost-turn")
 
 
-def _who_took(turn: Operation, later: list[Operation], history: History) -> tuple[Promise, str]:
-    if later:
-        return Promise.L4, f"committed by {later[0].argument['agent']!r}, which does not own it"
-    for call in _seen(history, "provide"):
-        if _same(turn, call, "session") and _same(turn, call, "agent"):
-            if call.argument["ended"] == "exited":
-                return Promise.L13, "its provider's exit wedged the session"
-            if call.argument["ended"] == "failed":
-                return Promise.L3, "its failed commit was never tried again"
-    dropped = [
-        op
-        for op in history
-        if op.function == "discard" and op.result is True and not op.precedes(turn)
-    ]
-    if dropped:
-        return Promise.L9, "its session was discarded"
-    return Promise.L2, "cleared by a commit that had begun before it"
+def _who_took(turn: Operation, history: History) -> tuple[Promise, str]:
+    """Whose promise it is that the turn reaches its owner, and what became of it."""
+    calls = [call for call in _seen(history, "provide") if _same(turn, call, "session")]
+    done = [call for call in calls if call.argument["ended"] == "ok"]
+    commits = [op for op in history if op.function in ("commit", "drain") and op.meets(turn)]
+    was_late = bool(commits) and any(call.invoked_ns < turn.invoked_ns for call in done)
+    for call in done:
+        if call.invoked_ns >= turn.invoked_ns and not (was_late and _has_turns(call, history)):
+            return Promise.L4, f"committed by {call.argument['agent']!r}, which does not own it"
+    for call in calls:
+        if call.argument["ended"] == "exited" and not any(call.precedes(other) for other in done):
+            return Promise.L13, "its provider's exit wedged the session"
+        if call.argument["ended"] == "failed" and call.invoked_ns >= turn.invoked_ns:
+            return Promise.L3, "its failed commit was never tried again"
+    for op in _seen(history, "discard"):
+        if op.result is True and _same(turn, op, "session") and not op.precedes(turn):
+            return Promise.L9, "its session was discarded"
+    if was_late:
+        return Promise.L2, "cleared by a commit that had begun before it"
+    return Promise.L11, "not even a shutdown committed it"
+
+
+def _has_turns(call: Operation, history: History) -> bool:
+    """Whether there were turns of its own that the provider may have been called for."""
+    return any(
+        _same(turn, call, "session", "agent") and not call.precedes(turn)
+        for turn in _turns(history)
+    )
 
 
 def _idle_calls(history: History) -> Iterator[Anomaly]:
     """More successful calls than turns: one of them had nothing to commit (L6)."""
-    turns = _turns(history)
+    turns = [op for op in _seen(history, "complete_turn") if op.outcome is not Outcome.FAIL]
     calls = [call for call in _seen(history, "provide") if call.argument["ended"] == "ok"]
     for call in calls:
-        mine = [one for one in calls if _same(one, call, "session") and _same(one, call, "agent")]
-        owned = [one for one in turns if _same(one, call, "session") and _same(one, call, "agent")]
+        mine = [one for one in calls if _same(one, call, "session", "agent")]
+        owned = [one for one in turns if _same(one, call, "session", "agent")]
         if len(mine) > len(owned):
             message = f"{len(mine)} commits of {len(owned)} turns of {call.argument['agent']!r}"
             yield Anomaly(Promise.L6, message, tuple(mine), "nothing-new")
@@ -95,7 +122,7 @@ def _closed_in_use(history: History) -> Iterator[Anomaly]:
     """An agent closed while a turn works with it (A2)."""
     for close in _seen(history, "close"):
         for use in _seen(history, "use"):
-            if _same(close, use, "agent") and close.meets(use):
+            if _same(close, use, "session", "agent") and close.meets(use):
                 message = f"{close.argument['agent']!r} was closed under a live run"
                 yield Anomaly(Promise.A2, message, (use, close), "closed-live")
 
@@ -105,21 +132,21 @@ def _closed_early(history: History) -> Iterator[Anomaly]:
     closes = _seen(history, "close")
     calls = _seen(history, "provide")
     for index, close in enumerate(closes):
-        twice = [other for other in closes[:index] if _same(close, other, "agent")]
-        during = [call for call in calls if _same(close, call, "agent") and close.meets(call)]
+        mine = [call for call in calls if _same(close, call, "session", "agent")]
+        twice = [other for other in closes[:index] if _same(close, other, "session", "agent")]
+        during = [call for call in mine if close.meets(call)]
         for proof, story in ((twice, "twice"), (during, "during its commit")):
             if proof:
                 message = f"{close.argument['agent']!r} was closed {story}"
                 yield Anomaly(Promise.A5, message, (*proof, close), "closed-early")
         for turn in _turns(history):
-            if not (_same(turn, close, "agent") and turn.precedes(close)):
+            if not (_same(turn, close, "session", "agent") and turn.precedes(close)):
                 continue
             covered = any(
                 call.argument["ended"] == "ok"
                 and call.invoked_ns >= turn.invoked_ns
                 and call.precedes(close)
-                for call in calls
-                if _same(call, turn, "agent")
+                for call in mine
             )
             if not covered:
                 message = f"{close.argument['agent']!r} was closed with an uncommitted turn"
@@ -142,5 +169,5 @@ def _turns(history: History) -> list[Operation]:
     return [op for op in _seen(history, "complete_turn") if op.outcome is Outcome.OK]
 
 
-def _same(one: Operation, other: Operation, name: str) -> bool:
-    return bool(one.argument[name] == other.argument[name])
+def _same(one: Operation, other: Operation, *names: str) -> bool:
+    return all(one.argument[name] == other.argument[name] for name in names)

@@ -20,12 +20,17 @@ CALM = {"blocked": False, "nested": False}
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Agents kept, least recently used first; who is live; whose turns wait, by owner."""
+    """Agents kept, least recently used first; who is live; whose turns wait, by owner.
+
+    `leaving` were evicted under a live run, which will be the end of them; those `aside` could not
+    be committed.
+    """
 
     agents: tuple[Victim, ...] = ()
     live: frozenset[str] = frozenset()
     waiting: tuple[tuple[str, tuple[str, ...]], ...] = ()  # owners of segments, by session
     current: tuple[Victim, ...] = ()
+    leaving: tuple[Victim, ...] = ()
     aside: frozenset[Victim] = frozenset()
 
     def owners(self, session: str) -> tuple[str, ...]:
@@ -37,10 +42,6 @@ class State:
         waiting = {**dict(self.waiting), session: owners}
         left = tuple(sorted((key, value) for key, value in waiting.items() if value))
         return replace(self, waiting=left)
-
-    def is_busy(self, session: str) -> bool:
-        """Whether an agent of the session must not be closed now."""
-        return session in self.live or bool(self.owners(session))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,9 @@ class AgentCacheModel:
             accepted = ({**result, "agents": len(state.agents)},)
             message = f"{result['agents']} agents are kept, not {len(state.agents)}"
             return Refusal(Promise.A1, message, accepted)
-        known = {session for session, _ in (*state.agents, *state.current, *state.aside)}
+        known = {
+            session for session, _ in (*state.agents, *state.current, *state.leaving, *state.aside)
+        }
         bound = len(known | dict(state.waiting).keys())
         if result["entries"] > bound:
             message = f"the lifecycle remembers {result['entries']} sessions, not {bound}"
@@ -128,6 +131,7 @@ class AgentCacheModel:
             state,
             agents=agents,
             current=tuple(sorted(current.items())),
+            leaving=tuple(pair for pair in state.leaving if pair != (session, agent)),
             aside=state.aside - {(session, agent)},
         )
         if replaced in (None, agent):
@@ -146,7 +150,9 @@ class AgentCacheModel:
         idle = [pair for pair in state.agents if pair[0] not in state.live]
         victims = tuple(idle[:excess])
         left = tuple(pair for pair in state.agents if pair not in victims)
-        return _retired(replace(state, agents=left), victims, provider)
+        leaving = state.leaving
+        state = replace(state, agents=left, leaving=())
+        return _retired(state, (*leaving, *victims), provider)
 
 
 def _completed(state: State, session: str) -> State:
@@ -158,16 +164,18 @@ def _completed(state: State, session: str) -> State:
 def _retired(state: State, victims: tuple[Victim, ...], provider: str) -> Eviction:
     """Commit what the victims' sessions have, and close the agents of those that end up clean."""
     commits: list[Victim] = []
-    for session, _ in victims:
-        if session not in state.live:
-            state, owners = _tried(state, session, provider)
-            commits += [(session, owner) for owner in owners]
-    closes = frozenset(pair for pair in victims if not state.is_busy(pair[0]))
+    idle = [pair for pair in victims if pair[0] not in state.live]
+    live = [pair for pair in victims if pair[0] in state.live]
+    for session, _ in idle:
+        state, owners = _tried(state, session, provider)
+        commits += [(session, owner) for owner in owners]
+    closes = frozenset(pair for pair in idle if not state.owners(pair[0]))
     kept = {session for session, _ in state.agents}
     gone = {session for session, _ in closes} - kept
     current = tuple(pair for pair in state.current if pair[0] not in gone)
-    aside = state.aside | (frozenset(victims) - closes)
-    return Eviction(replace(state, current=current, aside=aside), tuple(commits), closes)
+    aside = state.aside | (frozenset(idle) - closes)
+    after = replace(state, current=current, aside=aside, leaving=(*state.leaving, *live))
+    return Eviction(after, tuple(commits), closes)
 
 
 def _tried(state: State, session: str, provider: str) -> tuple[State, tuple[str, ...]]:
