@@ -108,7 +108,7 @@ def _command(session: Session, run: Path) -> list[str]:
     chosen = [f"--scenario={name}" for name in session.scenarios]
     return [
         *(sys.executable, "-m", "pytest", "-c", str(run / "pytest.ini")),
-        *("-p", "no:cacheprovider", "-q", *workers),
+        *("-p", "no:cacheprovider", "-p", "no:logging", "-q", *workers),
         *(f"--target={session.target}", f"--seed={session.seed}", f"--effort={session.effort}"),
         *(f"--run-folder={run}", *chosen, str(scenarios_folder())),
     ]

@@ -6,6 +6,7 @@ lifeline, so that no test outlives the command that asked for it.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import traceback
@@ -25,6 +26,9 @@ from harness.targets.catalog import find_target
 from harness.verdict import Verdict
 
 Judge = Callable[[Scenario], Verdict]
+
+# What a target logs is not ours to say, and costs time where it is said for nobody.
+logging.getLogger().addHandler(logging.NullHandler())
 
 _line = lifeline.grasp()
 if _line is not None:
