@@ -4,17 +4,9 @@ A target offers *abilities*. An ability is a set of functions that take and give
 same question can be asked of an object in this process, of a package in a process of its own, or
 of a server. Each episode of a run asks a fresh instance in a folder of its own.
 
-The abilities and their functions (arguments are keywords):
-
-- `lifecycle`: register, unregister, complete_turn, dirty, discard, commit, begin_commit,
-  finish_commit, drain, entries
-- `agent_cache`: put, get, evict, start_run, end_run, complete_turn, kept
-- `sessions`: new, append, messages, rename, clear, truncate, undo, delete, list, row, save_stub,
-  save_stale, cleanup, corrupt, shrink, restart, backup, hostile
-- `state_db`: create, end, reopen, set_title, set_system_prompt, add_tokens, set_tokens, append,
-  replace, clear, get, list, messages, search, delete, prune, advance, reopen_file, counters, probe
-- `state_db_crash`: those of `state_db`, and faulty, beside_a_writer (`harness.targets.sql_faults`),
-  in a process that may be killed
+An ability's functions are the methods of its adapter, in `harness/targets/*_adapter.py`; arguments
+are keywords. Those that end in `_threads` are called by several threads under a controlled
+schedule, and those in `_crash` run in a process that may be killed.
 """
 
 from __future__ import annotations
@@ -24,8 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import UsageError
-
-ABILITIES = ("lifecycle", "agent_cache", "sessions", "state_db", "state_db_crash")
 
 
 class Instance(Protocol):

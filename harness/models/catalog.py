@@ -1,6 +1,6 @@
 """The model catalog as a sequential specification: what is known, and for which meaning.
 
-Operations are those of the *catalog* ability (`harness.target`). What config and auth *mean* is
+Operations are those of the *catalog* ability (`harness.targets`). What config and auth *mean* is
 what they say without the keys that change by themselves, however deep these are.
 """
 
@@ -120,11 +120,11 @@ def _rebuilt(state: State, operation: Operation) -> tuple[State] | Refusal:
         return _same(state, operation, models, state.current)
     if not asked:
         return Refusal(Promise.M3, f"its meaning is another one now, yet {operation}")
+    after = replace(state, asked=state.asked + asked)
     if state.failing:
-        return _same(replace(state, asked=state.asked + 1), operation, models, MINIMAL)
-    live = (f"model-{state.asked + 1}",)
-    after = replace(state, asked=state.asked + 1, known=live, known_for=state.meaning)
-    return _same(after, operation, models, live)
+        return _same(after, operation, models, MINIMAL)
+    live = (f"model-{after.asked}",)
+    return _same(replace(after, known=live, known_for=state.meaning), operation, models, live)
 
 
 def _same(

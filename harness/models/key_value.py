@@ -48,7 +48,7 @@ class Text:
             case "get":
                 if operation.outcome is not Outcome.OK or operation.result == state:
                     return (state,)
-                message = f"{operation}, but the store held {state!r}"
+                message = f"the store held {state!r}, so it cannot have said anything else"
                 return Refusal(self.promise, message, accepted=(state,))
             case "put":
                 after = self._held(operation.argument["value"])

@@ -1,6 +1,6 @@
 """The lifecycle as a sequential specification: whose turns a commit takes, and when it must not.
 
-Operations are those of the *lifecycle* ability (`harness.target`). Each refusal names the promise
+Operations are those of the *lifecycle* ability (`harness.targets`). Each refusal names the promise
 that its outcome broke, and those that the same evidence breaks as well: a segment remembers
 whether it failed before (L3), came while a commit was in flight (L2), survived a provider's exit
 (L13) or was adopted (L8).

@@ -43,20 +43,21 @@ class Register:
         if operation.outcome is Outcome.INFO:
             return (state,) if after == state else (state, after)
         if operation.result != answer:
-            message = f"{operation}, but the register held {state!r}"
+            message = f"the register held {state!r}, so it cannot have said {operation.result!r}"
             return Refusal(self.promise, message, accepted=(answer,))
         return (after,)
 
     def _call(self, state: Hashable, operation: Operation) -> tuple[Hashable, Any]:
         """The value after the call, and the answer to it."""
-        match operation.function, operation.argument:
-            case "read", _:
-                return state, state
-            case "write", value:
-                return self._held(value), operation.result
-            case "cas", [expected, new]:
-                return (self._held(new), True) if state == expected else (state, False)
-        raise ValueError(f"a register knows no {operation.function}({operation.argument!r})")
+        function = operation.function
+        if function == "read":
+            return state, state
+        if function == "write":
+            return self._held(operation.argument), operation.result
+        if function == "cas":
+            expected, new = operation.argument
+            return (self._held(new), True) if state == expected else (state, False)
+        raise ValueError(f"a register knows no {function!r}")
 
     def _held(self, value: Hashable) -> Hashable:
         return value if self.seen is None or value in self.seen else UNSEEN

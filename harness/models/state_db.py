@@ -1,6 +1,6 @@
 """The state database as a sequential specification: what each call may answer, and what then holds.
 
-Operations are those of the *state_db* ability (`harness.target`). Where the contract is silent the
+Operations are those of the *state_db* ability (`harness.targets`). Where the contract is silent the
 model is lenient: row ids, times and system prompts are not looked at; a call about an unknown
 session may be refused or do nothing (adding tokens may create it); a session may be old since it
 began or since it ended; whether an age that equals the limit is older is open.

@@ -1,6 +1,6 @@
 """Wakeups as a sequential specification: each completion starts one turn, in its own session.
 
-Operations are those of the *wakeups* ability (`harness.target`). A completion waits in its
+Operations are those of the *wakeups* ability (`harness.targets`). A completion waits in its
 session's line; only its head may be started, only while the session is idle, and by whichever call
 comes by first. Whom a refusal blames is what the completion went through while it waited.
 """
@@ -27,13 +27,14 @@ class Waiting:
     was_restarted: bool = False
 
     @property
-    def blamed(self) -> Promise:
-        """Whose promise it is that it gets delivered now."""
-        if self.was_restarted:
-            return Promise.W4
-        if self.has_failed:
-            return Promise.W5
-        return Promise.W3 if self.was_deferred else Promise.W2
+    def blamed(self) -> tuple[Promise, ...]:
+        """Whose promise it is that it gets delivered now, the most telling first."""
+        told = {
+            Promise.W4: self.was_restarted,
+            Promise.W5: self.has_failed,
+            Promise.W3: self.was_deferred,
+        }
+        return tuple(promise for promise, holds in told.items() if holds) or (Promise.W2,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,8 @@ def _refused(state: State, session: str, process: str, operation: Operation) -> 
     if process in state.delivered:
         return Refusal(Promise.W1, f"{process} was delivered before, yet {operation}")
     owners = [name for name, line in state.lines for one in line if one.process == process]
+    if not owners:
+        return Refusal(Promise.W1, f"{process} never completed, yet {operation}")
     if owners != [session]:
         return Refusal(Promise.W6, f"{process} belongs to {owners}, yet {operation}")
     if session in state.busy:
@@ -165,7 +168,9 @@ def _missed(state: State, operation: Operation) -> tuple[State] | Refusal:
         if session in state.busy or not line:
             continue
         head = line[0]
-        if had_time or (operation.function == "drain" and not head.has_failed):
+        drains = operation.function in ("drain", "advance")
+        if had_time or (drains and not head.has_failed):
             message = f"{session} is idle and {head.process} waits, yet {operation}"
-            return Refusal(head.blamed, message)
+            broken, *also = head.blamed
+            return Refusal(broken, message, also=tuple(also))
     return (state,)

@@ -1,6 +1,6 @@
 """The gateway watcher as a sequential specification: every change is announced, and quiet is free.
 
-Operations are those of the *watcher* ability (`harness.target`). Sessions of `cron` and `webui` are
+Operations are those of the *watcher* ability (`harness.targets`). Sessions of `cron` and `webui` are
 not shown, and what happens to them is no change.
 """
 
@@ -51,8 +51,9 @@ class State:
         if session is not None:
             sessions[name] = session
         shows = any(one is not None and one.source not in HIDDEN for one in (before, session))
-        touched = self.touched or (shows and before != session)
-        return replace(self, sessions=tuple(sorted(sessions.items())), touched=touched)
+        return replace(
+            self, sessions=tuple(sorted(sessions.items())), touched=self.touched or shows
+        )
 
     @property
     def shown(self) -> tuple[tuple[str, Session], ...]:
