@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from harness.catalog import scenarios_folder
 from harness.lifeline import Child
 from harness.report import folder
@@ -24,6 +26,7 @@ LOG = "pytest.log"
 # Settings of our own, so that those of whatever project we stand in do not count.
 SETTINGS = "[pytest]\nconsole_output_style = classic\n"
 NOT_OURS = {"PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"}
+SCRATCH = "harness-scratch-"
 SCRATCH_BYTES = 1 << 30
 Progress = Callable[[str], None]
 
@@ -54,8 +57,10 @@ def run_session(
     """Run the scenarios, at most `budget_s` seconds long, and read their records."""
     folder.write_text(run / "pytest.ini", SETTINGS)
     ends_at = time.monotonic() + budget_s
+    memory = _memory()
+    _sweep(memory or Path(tempfile.gettempdir()))
     place = tempfile.TemporaryDirectory(
-        prefix="harness-", dir=_memory(), ignore_cleanup_errors=True
+        prefix=f"{SCRATCH}{os.getpid()}-", dir=memory, ignore_cleanup_errors=True
     )
     with (run / LOG).open("wb") as log, place as scratch:
         child = Child(_command(session, run), _environment(run, scratch), log, run)
@@ -79,6 +84,14 @@ def _memory() -> Path | None:
     memory = Path("/dev/shm")  # noqa: S108  only a folder of our own in it is used
     usable = memory.is_dir() and os.access(memory, os.W_OK)
     return memory if usable and shutil.disk_usage(memory).free > SCRATCH_BYTES else None
+
+
+def _sweep(place: Path) -> None:
+    """Remove what sessions left behind whose process was killed."""
+    for scratch in place.glob(f"{SCRATCH}*-*"):
+        owner = scratch.name.removeprefix(SCRATCH).partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def collect(scenarios: Iterable[str], run: Path, exit_code: int | None) -> Results:
