@@ -82,14 +82,14 @@ def _who_took(turn: Operation, history: History) -> tuple[Promise, str]:
     done = [call for call in calls if call.argument["ended"] == "ok"]
     commits = [op for op in history if op.function in ("commit", "drain") and op.meets(turn)]
     was_late = bool(commits) and any(call.invoked_ns < turn.invoked_ns for call in done)
+    for call in calls:
+        if call.argument["ended"] == "exited" and not any(call.precedes(other) for other in done):
+            return Promise.L13, "a provider's exit wedged the session"
+        if call not in done and _same(turn, call, "agent") and call.invoked_ns >= turn.invoked_ns:
+            return Promise.L3, "its failed commit was never tried again with its owner"
     for call in done:
         if call.invoked_ns >= turn.invoked_ns and not (was_late and _has_turns(call, history)):
             return Promise.L4, f"committed by {call.argument['agent']!r}, which does not own it"
-    for call in calls:
-        if call.argument["ended"] == "exited" and not any(call.precedes(other) for other in done):
-            return Promise.L13, "its provider's exit wedged the session"
-        if call.argument["ended"] == "failed" and call.invoked_ns >= turn.invoked_ns:
-            return Promise.L3, "its failed commit was never tried again"
     for op in _seen(history, "discard"):
         if op.result is True and _same(turn, op, "session") and not op.precedes(turn):
             return Promise.L9, "its session was discarded"
