@@ -40,7 +40,7 @@ class Machine:
         if operation.outcome is Outcome.INFO:
             return (state, after)
         if operation.result != result:
-            return Refusal(Promise.S2, f"{operation}, not {result!r}", accepted=(result,))
+            return Refusal(Promise.S2, f"the answer was not {result!r}", accepted=(result,))
         return (after,)
 
 

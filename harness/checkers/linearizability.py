@@ -36,7 +36,7 @@ from harness.verdict import VALID, Anomaly, Verdict
 class Budget:
     """How far the search of one partition may go before the verdict says unknown.
 
-    `steps` counts the moves tried, `entries` the configurations held in memory.
+    `steps` counts the open operations looked at, `entries` the configurations held in memory.
     """
 
     steps: int = 5_000_000
@@ -174,6 +174,8 @@ def _shape(operation: Operation) -> str:
 
 
 def _twins(calls: Sequence[_Call]) -> tuple[int, ...]:
+    if len(calls) == 1:
+        return (0,)
     sooner: dict[int, int] = {}
     twins = []
     for call in calls:
@@ -237,6 +239,7 @@ def _explore(operations: Sequence[Operation], model: Model[Any], budget: Budget)
         while past < len(stages):  # until something open has to be chosen
             stage = stages[past]
             looks, changes = stage.moves.get(state) or _moves(stage, state, model)
+            steps += len(stage.calls)
             done |= looks
             if not done & stage.returned:
                 break
@@ -251,7 +254,6 @@ def _explore(operations: Sequence[Operation], model: Model[Any], budget: Budget)
             continue  # the same was met, with less of the doubtful done: it can do all this can
         alike.append(happened)
         entries += 1
-        steps += len(changes)
         if steps > budget.steps or entries + len(todo) > budget.entries:
             return _Search(linearizable=None, steps=steps, entries=entries, stuck=[])
         for bit, twin, after in changes:
@@ -292,7 +294,7 @@ def _proof(
     now_ns = stuck.completed_ns
     seen = [op for op in operations if op.invoked_ns <= now_ns and op is not stuck]
     seen.sort(key=lambda op: (_end(op) < now_ns, _end(op)))  # what ended last tells most
-    steps = search.steps + 50_000
+    steps = search.steps + 500_000
 
     def linearizable(chosen: Sequence[Operation]) -> bool | None:
         nonlocal steps
@@ -381,7 +383,7 @@ def _accepted(evidence: Sequence[Operation], model: Model[Any]) -> tuple[Any, ..
     *others, last = evidence
     assert last.completed_ns is not None
     known = [_known(operation, last.completed_ns) for operation in others]
-    search = _explore([*known, last], model, Budget(steps=50_000))
+    search = _explore([*known, last], model, Budget(steps=500_000))
     if search.linearizable is not False or search.stuck[-1].calls[0].operation is not last:
         return ()
     accepted: list[Any] = []

@@ -61,7 +61,11 @@ class _Look:
 
 
 def _added(read: Operation, adds: dict[Any, Operation]) -> frozenset[Any]:
-    return frozenset(item for item in read.result if isinstance(item, Hashable) and item in adds)
+    try:
+        items = frozenset(read.result)
+    except TypeError:  # nobody adds what has no hash
+        items = frozenset(item for item in read.result if isinstance(item, Hashable))
+    return items if items <= adds.keys() else items.intersection(adds)
 
 
 def _mistaken(look: _Look, promise: Promise) -> Iterator[Anomaly]:

@@ -1,0 +1,212 @@
+"""How fast histories are judged: these checkers, and a peer that judges the same files in turn.
+
+    python benches/bench_judging.py [--histories FOLDER] [--rounds 5] [--peer COMMAND]
+
+The recorded histories are those of `tests/recorded.py`; without their folder, only histories made
+by chance are judged. Reading a file is not timed; finding the evidence is. Rounds are interleaved
+and medians told: ratios mean something, the figures are only a scale.
+
+`--peer` is run as `COMMAND KIND FILE`, and prints how many milliseconds it took to judge that file.
+The kinds are `etcd` (a register, as Jepsen prints it), `kv` (a store, each key by itself) and
+`kv-whole` (a store as one object).
+"""
+
+# A script, not a package, and it speaks to the terminal:
+# ruff: noqa: INP001
+
+from __future__ import annotations
+
+import argparse
+import gc
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from harness.checkers.checker import Checker  # noqa: E402 - the path comes first
+from harness.checkers.linearizability import linearizable  # noqa: E402
+from harness.checkers.serializability import Order, serializable  # noqa: E402
+from harness.checkers.unique_queue import unique_queue  # noqa: E402
+from harness.checkers.unique_register import unique_register  # noqa: E402
+from harness.checkers.unique_set import unique_set  # noqa: E402
+from harness.history import History, Operation, Outcome  # noqa: E402
+from harness.models.key_value import KeyValue, key  # noqa: E402
+from harness.models.register import Register  # noqa: E402
+from harness.promises import Promise  # noqa: E402
+from tests import recorded  # noqa: E402
+from tests.simulated import QUEUE, SET, UNIQUE_REGISTER, history_of  # noqa: E402
+
+REGISTER = linearizable(Register(Promise.D1), Promise.D1)
+STORE = linearizable(KeyValue(Promise.D1), Promise.D1)
+STORE_BY_KEY = linearizable(KeyValue(Promise.D1), Promise.D1, partition=key)
+TRANSACTIONS = 100_000
+VALUES = 64  # of each key
+
+
+@dataclass
+class Case:
+    """One history, and how long it took to judge it, a time for each round."""
+
+    row: str  # cases of one row are added up
+    checker: Checker
+    history: History
+    kind: str = ""
+    path: Path | None = None  # for the peer
+    ours_ms: list[float] = field(default_factory=list)
+    peer_ms: list[float] = field(default_factory=list)
+
+
+def recorded_cases(folder: Path) -> Iterator[Case]:
+    """Every recorded history. Fifty clients at once are not judged as a whole."""
+    logs = list(recorded.etcd_logs(folder))
+    for path, _ in logs:
+        yield Case(f"etcd, {len(logs)} logs", REGISTER, recorded.etcd(path), "etcd", path)
+    for path, _ in recorded.key_value_logs(folder):
+        history = recorded.key_value(path)
+        yield Case(f"{path.stem}, by key", STORE_BY_KEY, history, "kv", path)
+        if not path.stem.startswith("c50"):
+            yield Case(f"{path.stem}, whole", STORE, history, "kv-whole", path)
+
+
+def unique_cases(folder: Path) -> Iterator[Case]:
+    """Valid histories with unique values: each is searched, and judged by its sweep."""
+    path = folder / "register.log"
+    for machine, searched, sweep, size in (
+        (UNIQUE_REGISTER, REGISTER, unique_register(Promise.D1), 5000),
+        (QUEUE, linearizable(QUEUE, Promise.D1), unique_queue(Promise.D1), 200),
+        (SET, linearizable(SET, Promise.D1), unique_set(Promise.D1), 200),
+    ):
+        history = history_of(machine, Random(1), operations=size, processes=8, doubt=0)
+        given = ("etcd", path) if machine is UNIQUE_REGISTER else ("", None)
+        yield Case(f"{machine.name}, searched", searched, history, *given)
+        yield Case(f"{machine.name}, swept", sweep, history, *given)
+        if machine is UNIQUE_REGISTER:
+            path.write_text("".join(_jepsen(history)))
+        large = history_of(machine, Random(2), operations=20 * size, processes=8, doubt=0)
+        yield Case(f"{machine.name}, swept, twenty times", sweep, large)
+
+
+def _jepsen(history: History) -> Iterator[str]:
+    """A history of reads and writes that all completed, as Jepsen prints one."""
+    events = []
+    for number, operation in enumerate(history):
+        asked, answered = (operation.argument, operation.result or operation.argument)
+        events.append((operation.invoked_ns, False, number, "invoke", asked))
+        events.append((operation.completed_ns or 0, True, number, "ok", answered))
+    for _, _, number, kind, value in sorted(events, key=lambda event: event[:3]):
+        operation = history.operations[number]
+        said = "nil" if value is None else value
+        yield f"INFO  jepsen.util - {operation.process}\t:{kind}\t:{operation.function}\t{said}\n"
+
+
+def transaction_cases() -> Iterator[Case]:
+    """One valid log of list-append transactions, judged by each order."""
+    history = list_appends(Random(1))
+    for order in Order:
+        row = f"{len(history)} transactions, {order.value}"
+        yield Case(row, serializable(Promise.D1, order), history)
+
+
+def list_appends(rng: Random) -> History:
+    """Ten processes, one to four micro-operations each, ten keys at a time of 64 values each."""
+    lists: defaultdict[int, list[int]] = defaultdict(list)
+    names, values = list(range(10)), count()
+    now, free_ns = 0, [0] * 10
+    operations = []
+    for _ in range(TRANSACTIONS):
+        process = rng.randrange(10)
+        invoked_ns = max(free_ns[process], now - rng.randrange(10)) + 1
+        now = max(now, invoked_ns) + 1
+        free_ns[process] = now + rng.randrange(1, 20)
+        result: list[list[Any]] = []
+        for name in rng.choices(names, k=rng.randrange(1, 5)):
+            if rng.choice((True, False)):
+                result.append(["r", name, list(lists[name])])
+            else:
+                lists[name].append(next(values))
+                result.append(["append", name, lists[name][-1]])
+        argument = [[what, name, None if what == "r" else value] for what, name, value in result]
+        times = (invoked_ns, free_ns[process])
+        operations.append(Operation(process, "txn", argument, Outcome.OK, *times, result))
+        for place, name in enumerate(names):
+            if len(lists[name]) >= VALUES:
+                names[place] = max(names) + 1
+    return History(tuple(sorted(operations, key=lambda operation: operation.invoked_ns)))
+
+
+def judge(case: Case) -> None:
+    """Take the time, with the collector's debts paid before."""
+    gc.collect()
+    began = time.perf_counter()
+    verdict = case.checker(case.history)
+    case.ours_ms.append((time.perf_counter() - began) * 1000)
+    assert verdict.is_valid or case.kind, f"{case.row} was right by construction: {verdict}"
+
+
+def run_peer_ms(command: Sequence[str], case: Case) -> float:
+    """What the peer says it took."""
+    asked = [*command, case.kind, str(case.path)]
+    answer = subprocess.run(asked, check=True, capture_output=True, text=True)  # noqa: S603 - theirs
+    return float(answer.stdout)
+
+
+def table(title: str, cases: Sequence[Case]) -> Table:
+    """A row for each sum of cases."""
+    rows: defaultdict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        rows[case.row].append(case)
+    told = Table(
+        "", "operations", "ours, ms", "operations/s", "peer, ms", "ours / peer", title=title
+    )
+    for row, group in rows.items():
+        operations = sum(len(case.history) for case in group)
+        ours_ms = sum(median(case.ours_ms) for case in group)
+        cells = [row, f"{operations}", f"{ours_ms:.1f}", f"{operations / ours_ms * 1000:,.0f}"]
+        if all(case.peer_ms for case in group):
+            peer_ms = sum(median(case.peer_ms) for case in group)
+            cells += [f"{peer_ms:.1f}", f"{ours_ms / peer_ms:.2f}"]
+        told.add_row(*cells)
+    return told
+
+
+def main() -> None:
+    """Judge everything in turn, some rounds of it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--histories", type=Path, default=recorded.FOLDER)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peer", type=shlex.split, default=[])
+    asked = parser.parse_args()
+    console = Console(width=120)
+    with tempfile.TemporaryDirectory() as folder:
+        groups = {"unique values": list(unique_cases(Path(folder)))}
+        groups["list-append"] = list(transaction_cases())
+        if asked.histories is not None:
+            groups["recorded"] = list(recorded_cases(asked.histories))
+        for _ in range(asked.rounds):
+            for case in (case for cases in groups.values() for case in cases):
+                judge(case)
+                if asked.peer and case.path is not None:
+                    case.peer_ms.append(run_peer_ms(asked.peer, case))
+    for title, cases in groups.items():
+        console.print(table(title, cases))
+
+
+if __name__ == "__main__":
+    main()
