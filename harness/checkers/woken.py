@@ -9,6 +9,7 @@ recorded for it).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 
 from harness.history import History, Operation
 from harness.promises import Promise
@@ -25,13 +26,37 @@ def sessions_are_woken(history: History) -> Verdict:
     return Verdict()
 
 
+def restarts_lose_nobody(history: History) -> Verdict:
+    """Judge a history of hosts that died, by what the sessions have had when all is quiet.
+
+    `leave` tells of a process that ended while its host was dead, `settle` of all wakeups.
+    """
+    settled = _done(history, "settle")
+    for left, quiet in product(_done(history, "leave"), settled[-1:]):
+        session, process = _session(left), left.argument["process"]
+        woken = [one for one, told in quiet.result["woken"] if told == process]
+        match woken:
+            case [one] if one == session:
+                continue
+            case []:
+                broken, name = Promise.W4, "lost-wakeup"
+            case _ if set(woken) == {session}:
+                broken, name = Promise.W1, "double-wakeup"
+            case _:
+                broken, name = Promise.W6, "misrouted"
+        message = f"the end of {process!r} woke {woken or 'nobody'}, and belongs to {session!r}"
+        between = (op for op in history if op.function in ("struck", "restart"))
+        return Verdict((Anomaly(broken, message, (left, *between, quiet), name),))
+    return Verdict()
+
+
 def _misattributed(history: History) -> Iterator[Anomaly]:
     """A process that was started by one session's turn, and recorded as another's (T7, W6)."""
-    for spawn in _seen(history, "spawn"):
+    for spawn in _done(history, "spawn"):
         session, owner = spawn.argument["session"], spawn.argument["owner"]
         if owner != session:
             message = f"a process that {session!r} started belongs to {owner!r}"
-            turns = tuple(op for op in _seen(history, "spawn") if op.meets(spawn))
+            turns = tuple(op for op in _done(history, "spawn") if op.meets(spawn))
             yield Anomaly(Promise.T7, message, turns, "misattributed", also=(Promise.W6,))
 
 
@@ -68,7 +93,7 @@ def _overtaken(history: History) -> Iterator[Anomaly]:
 
 def _lost(history: History) -> Iterator[Anomaly]:
     """A completion that woke nobody: W3 if a run was in its way, else W2."""
-    settled = [op for op in history.happened if op.function == "settle"]
+    settled = _done(history, "settle")
     for ended in _ended(history):
         if not settled or _wakes_of(history, ended):
             continue
@@ -83,16 +108,16 @@ def _lost(history: History) -> Iterator[Anomaly]:
 
 
 def _ended(history: History) -> list[Operation]:
-    return [op for op in history.happened if op.function == "complete"]
+    return _done(history, "complete")
 
 
 def _wakes_of(history: History, ended: Operation) -> list[Operation]:
     process = ended.argument["process"]
-    return [op for op in _seen(history, "wake") if op.argument["process"] == process]
+    return [op for op in _done(history, "wake") if op.argument["process"] == process]
 
 
-def _seen(history: History, function: str) -> list[Operation]:
-    return [op for op in history if op.function == function]
+def _done(history: History, function: str) -> list[Operation]:
+    return [op for op in history.happened if op.function == function]
 
 
 def _session(operation: Operation) -> str:

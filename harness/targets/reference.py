@@ -29,6 +29,7 @@ from harness.targets.standalone import in_a_process
 from harness.targets.threaded_adapters import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
 from harness.targets.turns_threads_adapter import TurnsThreadsAdapter
 from harness.targets.wakeups_adapter import WakeupsAdapter
+from harness.targets.wakeups_restarts_adapter import WakeupsRestartsAdapter
 from harness.targets.wakeups_threads_adapter import WakeupsThreadsAdapter
 from harness.targets.watcher_adapter import WatcherAdapter
 
@@ -43,7 +44,7 @@ class ReferenceTarget:
             *("lifecycle", "lifecycle_threads", "agent_cache", "agent_cache_threads"),
             *("sessions", "sessions_threads", "state_db", "state_db_crash", "watcher", "catalog"),
             *("catalog_threads", "channels_threads", "journal"),
-            *("turns_threads", "wakeups", "wakeups_threads"),
+            *("turns_threads", "wakeups", "wakeups_restarts", "wakeups_threads"),
         }
     )
 
@@ -161,6 +162,11 @@ def open_catalog_threads(folder: Path) -> Any:
     return CatalogThreadsAdapter(folder, _room)
 
 
+def open_wakeups_restarts(folder: Path) -> Any:
+    """Wakeups over a process registry, with its files in `folder`."""
+    return WakeupsRestartsAdapter(folder, _room)
+
+
 def open_state_db(folder: Path) -> Any:
     """The database room, with its file in `folder`."""
     return state_db_adapter.open_adapter(folder)
@@ -181,6 +187,7 @@ _ADAPTERS = {
     "turns_threads": open_turns_threads,
     "channels_threads": open_channels_threads,
     "catalog_threads": open_catalog_threads,
+    "wakeups_restarts": open_wakeups_restarts,
     "state_db": open_state_db,
 }
 _CRASHING = {"state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__))}

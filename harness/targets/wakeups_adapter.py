@@ -6,6 +6,7 @@ only. Every answer tells which wakeup turns were started meanwhile, and the erro
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -134,7 +135,8 @@ class WakeupsAdapter:
         return {"kept": self._wakeups.gauges()["wakeup_events"]}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Give the room its clock back."""
+        self._rooms("wakeups").time = time
 
     def _start(self, session_id: str, message: str, source: Any, *, wakeup_id: str) -> None:
         turns = self._rooms("turns")
