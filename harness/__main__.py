@@ -408,7 +408,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None
 
 def _tell(table: Table) -> None:
     """Print a result as wide as it is, so that it can be pasted; a narrow terminal wraps it."""
-    people.print(table, width=RESULT_WIDTH_MAX, crop=False)
+    Console(stderr=True, width=RESULT_WIDTH_MAX).print(table)
 
 
 class _progress:  # noqa: N801  reads as a verb where it is used

@@ -269,7 +269,7 @@ def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the clean reference that came to its end."""
     run_folder = tmp_path_factory.mktemp("run")
     place = run_folder / LIFECYCLE
-    judged = runner.run(OWNERS_AND_FAILURES, ReferenceTarget(), 1, 0.5, place)
+    judged = runner.run(OWNERS_AND_FAILURES, ReferenceTarget(), 1, 1.0, place)
     judgement.store(judged, ReferenceTarget(), 1, 1.0, place)
     folder.write_json(run_folder / folder.PLAN, {"scenarios": [LIFECYCLE]})
     return run_folder
@@ -287,6 +287,17 @@ def test_a_finished_run_is_judged_again_from_its_history(a_run: Path, told: Told
     same = ("scenario", "validity", "digest", "operations", "episodes", "assumptions")
     assert {key: row[key] for key in same} == {key: stored[key] for key in same}
     assert "| L · lifecycle |" in error
+
+
+def test_a_result_is_a_table_to_paste_however_narrow_the_terminal(
+    a_run: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of Markdown is one line; the terminal may wrap it, the command does not."""
+    monkeypatch.setenv("COLUMNS", "40")
+    run("judge", a_run)
+
+    (row,) = [line for line in told()[1].splitlines() if line.startswith("| L · lifecycle")]
+    assert [cell.strip() for cell in row.split("|")][-3:] == ["5 of 5", "valid", ""]
 
 
 def test_one_scenario_of_a_run_can_be_judged(a_run: Path) -> None:

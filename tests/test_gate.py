@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,22 +187,48 @@ def test_a_canary_that_cannot_be_released_loses_nothing(
 # The proof
 
 
-def test_a_bug_is_killed_only_if_it_is_caught_and_the_clean_reference_is_valid(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is not planted is not caught, on the very seed on which what is planted is."""
+def test_what_is_not_planted_is_not_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the very seed on which what is planted is."""
 
     def plant_one(bug: KnownBug, place: Path) -> Path:
         return plant(bug, place) if bug.name == "commit-every-turn" else plant_nothing(bug, place)
 
     monkeypatch.setattr(prove, "plant", plant_one)
     bugs = list(find_bugs(["commit-every-turn", "drain-skips-unregistered"]).values())
-    _, (killed, survived) = prove.Proof(bugs, [1], 0.5, tmp_path, 2).run(lambda _: None)
+    _, (planted, clean) = prove.Proof(bugs, [1], 0.1, tmp_path, 2).run(lambda _: None)
 
-    assert killed.is_killed
-    assert not survived.is_killed
-    assert (killed.own, survived.own) == (1, 0)
-    assert killed.clean is survived.clean is Validity.VALID
+    assert (planted.own, planted.others) == (1, {})
+    assert (clean.own, clean.others) == (0, {})
+
+
+BUG = find_bugs(["commit-every-turn"])["commit-every-turn"]
+KILLED = prove.Kill(BUG, tries=2, own=2, others={}, clean=Validity.VALID, seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    ("kill", "code"),
+    [
+        (KILLED, 0),
+        (replace(KILLED, own=1), 1),
+        (replace(KILLED, others={"L7": 1}), 1),
+        (replace(KILLED, clean=Validity.UNKNOWN), 1),
+        (replace(KILLED, clean=Validity.INVALID), 1),
+    ],
+)
+def test_a_bug_is_killed_by_its_own_promise_while_the_clean_reference_is_valid(
+    kill: prove.Kill,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On every try, by no other promise, and the command exits 0 only then."""
+    monkeypatch.setattr(prove.Proof, "run", lambda *_: (tmp_path, [KILLED, kill]))
+
+    assert command._run(["prove", "--json", "--seed", "1"]) == code
+    captured = capsys.readouterr()
+    assert [row["killed"] for row in json.loads(captured.out)["kills"]] == [True, code == 0]
+    assert f"{2 - code} of 2 killed by their own promise" in captured.err
 
 
 # What a gate leaves behind
