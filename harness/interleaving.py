@@ -41,6 +41,7 @@ from harness.target import AdapterInstance
 from harness.verdict import Anomaly, Verdict
 
 SECONDS_MAX = 60.0  # a program stops here whatever its budget; a gate ends long before
+UNJUDGED_MAX = 10  # reasons why a schedule's history could not be judged that are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +102,22 @@ class Interleaving:
         finding = Finding.from_json(failed.notes["finding"])
         with self._played(stage, self._program(failed)) as played:
             (play,) = replay(played.body, finding.choices, rules=self.rules)
-        played.write(finding if play.ending else None, {"schedules": 1, "story": finding.story})
+        fails = play.ending is not None and play.ending.kind == finding.kind
+        played.write(finding if fails else None, {"schedules": 1, "story": finding.story})
 
     def judge(self, history: History) -> Verdict:
         """Judge an episode: by its history, and where that is fine by how its schedule ended."""
         notes = history.notes
-        unknowns = tuple(f"{notes['program']}: {escape}" for escape in notes.get("escapes", ()))
+        reasons = (*notes.get("escapes", ()), *notes.get("unjudged", ()))
+        unknowns = tuple(f"{notes['program']}: {reason}" for reason in reasons)
         finding = notes["finding"]
         if finding is None:
             return Verdict(unknowns=unknowns)
-        verdict = self.check(history)
-        if verdict.anomalies:
-            return verdict
+        if history.operations:  # a schedule that came to its end, so only the checker may blame it
+            return self.check(history)
         broken, *also = self._program(history).broken_by(finding["kind"])
         message = f"{finding['kind']}: {finding['message']}"
-        evidence = history.operations
-        return Verdict((Anomaly(broken, message, evidence, finding["kind"], also=tuple(also)),))
+        return Verdict((Anomaly(broken, message, name=finding["kind"], also=tuple(also)),))
 
     def met(self, meeting: str) -> Expectation:
         """The expectation that this meeting happened."""
@@ -162,6 +163,7 @@ class _Played:
         self._folder = folder
         self._meetings: Counter[str] = Counter()
         self._failed = History()
+        self._unjudged: dict[str, None] = {}
         self._operations = 0
         self._calls = Operations(
             make=self._make,
@@ -189,6 +191,7 @@ class _Played:
             program=self._program.name,
             finding=None if finding is None else finding.to_json(),
             meetings=dict(self._meetings),
+            unjudged=list(self._unjudged),
             operations=self._operations,
             **notes,
         )
@@ -204,4 +207,7 @@ class _Played:
         self._operations += len(history)
         for meeting, happened in self._interleaving.meetings.items():
             self._meetings[meeting] += happened(history)
-        return self._interleaving.check(history)
+        verdict = self._interleaving.check(history)
+        if len(self._unjudged) < UNJUDGED_MAX:
+            self._unjudged |= dict.fromkeys(verdict.unknowns)
+        return verdict
