@@ -91,6 +91,7 @@ class Rooms:
             **self.journal.gauges(),
             **self.processes.gauges(),
             **self.turns.gauges(),
+            **self.turns.agents.gauges(),
             **self.wakeups.gauges(),
             **self.channels.gauges(),
             **self.watcher.gauges(),

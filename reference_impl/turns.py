@@ -172,7 +172,6 @@ class Turns:
             "runs": len(self._by_session),
             "streams": len(self._by_stream),
             "runs_abandoned": len(self._abandoned),
-            **self.agents.gauges(),
         }
 
     def runs(self) -> tuple[Run, ...]:
