@@ -1,0 +1,16 @@
+"""How the tests draw: without deadlines, since a busy machine is no failure, and alike in CI."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "tests",
+    database=None,
+    deadline=None,
+    derandomize="CI" in os.environ,  # a green change stays green until somebody changes it
+    suppress_health_check=(HealthCheck.too_slow,),
+)
+settings.load_profile("tests")
