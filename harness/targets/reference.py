@@ -8,6 +8,7 @@ process can judge one copy only, the first it opens.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from harness.targets.agent_cache_adapter import AgentCacheAdapter
 from harness.targets.catalog_adapter import CatalogAdapter
 from harness.targets.catalog_threads_adapter import CatalogThreadsAdapter
 from harness.targets.channels_threads_adapter import ChannelsThreadsAdapter
+from harness.targets.http_adapter import HttpAdapter
 from harness.targets.journal_adapter import JournalAdapter
 from harness.targets.process import ProcessInstance, Stable
 from harness.targets.scripted import LifecycleAdapter
@@ -43,7 +45,7 @@ class ReferenceTarget:
         {
             *("lifecycle", "lifecycle_threads", "agent_cache", "agent_cache_threads"),
             *("sessions", "sessions_threads", "state_db", "state_db_crash", "watcher", "catalog"),
-            *("catalog_threads", "channels_threads", "journal"),
+            *("catalog_threads", "channels_threads", "journal", "http"),
             *("turns_threads", "wakeups", "wakeups_restarts", "wakeups_threads"),
         }
     )
@@ -172,6 +174,14 @@ def open_state_db(folder: Path) -> Any:
     return state_db_adapter.open_adapter(folder)
 
 
+def open_http(folder: Path) -> Any:
+    """A whole server in a process of its own, with its files in `folder`."""
+    found = importlib.util.find_spec(PACKAGE)
+    assert found is not None, PACKAGE
+    assert found.origin is not None, PACKAGE
+    return HttpAdapter(folder, Path(found.origin).parents[1])
+
+
 _ADAPTERS = {
     "lifecycle": open_lifecycle,
     "lifecycle_threads": open_lifecycle_threads,
@@ -189,5 +199,6 @@ _ADAPTERS = {
     "catalog_threads": open_catalog_threads,
     "wakeups_restarts": open_wakeups_restarts,
     "state_db": open_state_db,
+    "http": open_http,
 }
 _CRASHING = {"state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__))}

@@ -1,0 +1,281 @@
+"""The *http* ability: a whole server, asked from outside as any client would ask it.
+
+Whoever asks names the sessions and the runs; the server's own ids stay in here. What takes a while
+is waited for, as a fact and not for ever: an answer that says "not yet" is the server's fault.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.errors import TargetLostError
+from harness.targets.server_process import ServerProcess
+
+PATIENCE_S = 20.0
+POLL_S = 0.01
+ANOTHER = "another"  # a session or run that was never named, a wakeup's say
+MARKS = ("interrupted", "cancelled", "error")
+_UNKNOWN_COUNT = 10**9  # a count of messages that no session has
+_OUTPUT = re.compile(r"Output:\n(.*)\]", re.DOTALL)
+
+
+class RefusedError(Exception):
+    """The server refused, where it should not."""
+
+
+class Event(NamedTuple):
+    """One event of a stream."""
+
+    id: str
+    name: str
+    data: Any
+
+
+class HttpAdapter:
+    """One server and its folder, through all its deaths."""
+
+    def __init__(self, folder: Path, package_folder: Path) -> None:
+        """Boot nothing yet; the first question does."""
+        self._state = folder / "state"
+        self._package_folder = package_folder
+        self._server: ServerProcess | None = None
+        self._sessions: dict[str, str] = {}
+        self._streams: dict[str, str] = {}
+
+    # Sessions
+
+    def new(self, session: str) -> None:
+        """Make a session."""
+        told = self._post("/api/session/new")
+        self._sessions[session] = told["session"]["session_id"]
+
+    def clear(self, session: str) -> None:
+        """Remove the session's messages."""
+        self._post("/api/session/clear", session_id=self._sessions[session])
+
+    def delete(self, session: str) -> None:
+        """Delete the session."""
+        self._post("/api/session/delete", session_id=self._sessions[session])
+
+    def sessions(self) -> list[str]:
+        """The names of all sessions."""
+        rows = self._get("/api/sessions")["sessions"]
+        return sorted(_named(self._sessions, row["session_id"]) or "" for row in rows)
+
+    def messages(self, session: str) -> dict[str, Any]:
+        """What was said: rows of role, text and mark; which outputs woke it; what is pending."""
+        told = self._get(f"/api/session?session_id={self._sessions[session]}")["session"]
+        woken = [one for one in told["messages"] if _is_wakeup(one)]
+        said = [_row(one) for one in told["messages"] if not _is_wakeup(one)]
+        pending = told["pending_user_message"]
+        return {"said": said, "woken": [_output(one) for one in woken], "pending": pending}
+
+    def disk(self, session: str) -> list[str]:
+        """What users said, by the session's sidecar: the messages, and then the pending one."""
+        path = self._state / "sessions" / f"{self._sessions[session]}.json"
+        kept = json.loads(path.read_bytes())
+        said = [_row(one) for one in kept["messages"] if not _is_wakeup(one)]
+        texts = [text for role, text, _ in said if role == "user"]
+        pending = kept["pending_user_message"]
+        return texts if pending is None else [*texts, pending]
+
+    # Turns
+
+    def send(self, session: str, run: str, text: str) -> dict[str, Any]:
+        """Begin a turn, called `run` from now on; or else which run is in its way."""
+        body = {"session_id": self._sessions[session], "message": text}
+        status, told = self._ask("POST", "/api/chat/start", body)
+        if status == http.client.CONFLICT:
+            return {"status": status, "active": _named(self._streams, told["active_stream_id"])}
+        self._streams[run] = _accepted(status, told)["stream_id"]
+        return {"status": status, "active": None}
+
+    def send_watched(self, session: str, run: str, text: str) -> dict[str, Any]:
+        """Begin a turn, and wait until those who watch the session hear of a process's end."""
+        path = f"/api/session/stream?session_id={self._sessions[session]}"
+        with self._stream(path) as events:
+            next(events)  # we are subscribed
+            sent = self.send(session, run, text)
+            heard = any(event.name == "bg_task_complete" for event in events)
+        return {**sent, "heard": heard}
+
+    def cancel(self, run: str) -> bool:
+        """Cancel the run; whether it was."""
+        told = self._get(f"/api/chat/cancel?stream_id={self._streams[run]}")
+        return bool(told["cancelled"])
+
+    def status(self, session: str) -> dict[str, Any]:
+        """Whether the session is busy, and the run that a client could attach to."""
+        told = self._get(f"/api/session/status?session_id={self._sessions[session]}")
+        active = _named(self._streams, told["active_stream_id"])
+        return {"busy": told["agent_running"], "active": active}
+
+    def wait_idle(self, session: str) -> bool:
+        """Wait until the session is not busy; whether that came true."""
+        return _came_true(lambda: not self.status(session)["busy"])
+
+    def wakeups(self, session: str, outputs: list[str]) -> list[str]:
+        """Wait for the wakeups of these outputs; all outputs that have woken the session."""
+        _came_true(lambda: set(outputs) <= set(self.messages(session)["woken"]))
+        woken: list[str] = self.messages(session)["woken"]
+        return woken
+
+    # Streams
+
+    def events(self, run: str, after: int) -> dict[str, Any]:
+        """Read the run's relay, after so many events, until the server closes it."""
+        stream_id = self._streams[run]
+        cursor = {"Last-Event-ID": f"{stream_id}:{after}"} if after else {}
+        read: list[Event] = []
+        is_closed = True
+        with self._stream(f"/api/chat/stream?stream_id={stream_id}", cursor) as events:
+            try:
+                read.extend(events)
+            except TimeoutError:
+                is_closed = False
+        ids = [_seq(event.id, stream_id) for event in read]
+        return {"ids": ids, "names": [event.name for event in read], "closed": is_closed}
+
+    def shown(self, run: str, tokens: int) -> str:
+        """What the run shows in its first so many tokens."""
+        texts: list[str] = []
+        with self._stream(f"/api/chat/stream?stream_id={self._streams[run]}") as events:
+            while len(texts) < tokens and (event := next(events, None)):
+                if event.name == "token":
+                    texts.append(event.data["text"])
+        return "".join(texts)
+
+    def watch(self, session: str) -> str | None:
+        """Which run is offered to whoever begins to watch the session now."""
+        query = f"session_id={self._sessions[session]}&known_count={_UNKNOWN_COUNT}"
+        with self._stream(f"/api/session/stream?{query}") as events:
+            offered = None
+            for event in events:
+                if event.name == "server_turn_started":
+                    offered = event.data["stream_id"]
+                elif event.name == "session-updated":  # the last of the greeting
+                    break
+        return _named(self._streams, offered)
+
+    # The server's lives
+
+    def kill(self) -> None:
+        """Kill the server with kill -9, and boot another one on its folder."""
+        self._serving().kill()
+        self._server = None
+        self._serving()
+
+    def terminate(self) -> int | None:
+        """End the server by SIGTERM, and boot another one; the exit code, None if it hung."""
+        code = self._serving().terminate()
+        self._server = None
+        self._serving()
+        return code
+
+    def close(self) -> None:
+        """Kill the server."""
+        if self._server is not None:
+            self._server.kill()
+
+    def _serving(self) -> ServerProcess:
+        if self._server is None:
+            self._server = ServerProcess(self._package_folder, self._state)
+        return self._server
+
+    # The wire
+
+    def _get(self, path: str) -> Any:
+        return _accepted(*self._ask("GET", path))
+
+    def _post(self, path: str, **body: Any) -> Any:
+        return _accepted(*self._ask("POST", path, body))
+
+    def _ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        with self._exchange(method, path, data, {}) as response:
+            return response.status, json.loads(response.read())
+
+    @contextmanager
+    def _stream(
+        self, path: str, headers: Mapping[str, str] | None = None
+    ) -> Iterator[Iterator[Event]]:
+        """The stream's events until it is closed; reading raises TimeoutError if that is never."""
+        with self._exchange("GET", path, None, headers or {}) as response:
+            if response.status != http.client.OK:
+                raise RefusedError(f"GET {path}: {response.status}")
+            yield _events(response)
+
+    @contextmanager
+    def _exchange(
+        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
+    ) -> Iterator[http.client.HTTPResponse]:
+        port = self._serving().port
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+        try:
+            connection.request(method, path, data, dict(headers))
+            with connection.getresponse() as response:
+                yield response
+        except (OSError, http.client.HTTPException) as error:
+            raise TargetLostError(f"{method} {path}: {error!r}") from error
+        finally:
+            connection.close()
+
+
+def _accepted(status: int, told: Any) -> Any:
+    if status != http.client.OK:
+        raise RefusedError(f"{status}: {told}")
+    return told
+
+
+def _events(response: http.client.HTTPResponse) -> Iterator[Event]:
+    ends_at = time.monotonic() + PATIENCE_S
+    fields: dict[str, str] = {}
+    for line in response:  # comments keep these coming
+        if time.monotonic() > ends_at:
+            raise TimeoutError(f"not closed within {PATIENCE_S:g} s")
+        name, _, value = line.decode().rstrip("\n").partition(": ")
+        if name:
+            fields[name] = value
+        elif "event" in fields:
+            yield Event(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
+            fields = {}
+
+
+def _came_true(is_so: Callable[[], bool]) -> bool:
+    ends_at = time.monotonic() + PATIENCE_S
+    while not is_so():
+        if time.monotonic() > ends_at:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _named(names: Mapping[str, str], id_: str | None) -> str | None:
+    if id_ is None:
+        return None
+    return next((name for name, known in names.items() if known == id_), ANOTHER)
+
+
+def _seq(id_: str, stream_id: str) -> int | None:
+    stream, _, seq = id_.rpartition(":")
+    return int(seq) if stream == stream_id and seq.isdigit() else None
+
+
+def _is_wakeup(message: Mapping[str, Any]) -> bool:
+    return message.get("source") == "process_wakeup"
+
+
+def _output(message: Mapping[str, Any]) -> str:
+    match = _OUTPUT.search(message["content"])
+    return match[1] if match else str(message["content"])
+
+
+def _row(message: Mapping[str, Any]) -> list[str]:
+    return [message["role"], message["content"], next((m for m in MARKS if message.get(m)), "")]
