@@ -156,6 +156,17 @@ def test_an_exit_of_a_provider_wedges_nobody() -> None:
     assert blamed(commits_are_kept, *exited, drain((7, 10))) is Promise.L13
 
 
+def test_a_turn_that_is_given_up_after_a_failure_breaks_the_shutdown_too() -> None:
+    """Whether it was forgotten, or wedged, or passed over by the shutdown does not show.
+
+    C0: |- turn -|  |- exits -|  |- drain -|
+    """
+    given_up = told(turn((1, 2)), commit((3, 6)), provide((4, 5), ended="exited"), drain((7, 8)))
+    (anomaly,) = commits_are_kept(given_up).anomalies
+
+    assert anomaly.promises == frozenset({Promise.L13, Promise.L3, Promise.L11})
+
+
 def test_a_replacement_commits_nothing_of_its_predecessor() -> None:
     """A replacement commits nothing of its predecessor.
 
@@ -173,16 +184,16 @@ def test_two_providers_of_a_session_are_never_at_work_at_once() -> None:
     C0: |- turn -|  |- turn -|  |--- provide ---|
     C1:                              |--- provide ---|
     """
-    turns = (turn((1, 2)), turn((3, 4)))
+    turns = (turn((1, 2)), turn((3, 4)), drain((5, 10)))
 
-    assert blamed(commits_are_kept, *turns, provide((5, 7)), provide((6, 8))) is Promise.L5
-    assert commits_are_kept(told(*turns, provide((5, 6)), provide((7, 8)))).is_valid
+    assert blamed(commits_are_kept, *turns, provide((6, 8)), provide((7, 9))) is Promise.L5
+    assert commits_are_kept(told(*turns, provide((6, 7)), provide((8, 9)))).is_valid
 
 
 def test_providers_of_two_sessions_may_be_at_work_at_once() -> None:
     history = (
-        *(turn((1, 2)), turn((3, 4), session="t")),
-        *(provide((5, 7)), provide((6, 8), session="t")),
+        *(turn((1, 2)), turn((3, 4), session="t"), drain((5, 10))),
+        *(provide((6, 8)), provide((7, 9), session="t")),
     )
 
     assert commits_are_kept(told(*history)).is_valid
@@ -202,9 +213,12 @@ def test_a_turn_that_nobody_knows_of_may_have_been_committed() -> None:
     """A turn that nobody knows of may have been committed.
 
     C0: |- turn ...          (its reply was lost)
-    C1:          |- provide -|
+    C1:          |-- commit --|
+                  |- provide -|
     """
-    assert commits_are_kept(told(turn((1, 2), outcome=INFO), provide((3, 4)))).is_valid
+    history = (turn((1, 2), outcome=INFO), commit((3, 6)), provide((4, 5)))
+
+    assert commits_are_kept(told(*history)).is_valid
 
 
 def test_a_discard_spares_dirty_work_and_is_blamed_for_its_own_session_only() -> None:
@@ -229,6 +243,17 @@ def test_a_turn_that_no_shutdown_commits_breaks_the_shutdown() -> None:
 
     assert blamed(commits_are_kept, turn((1, 2)), drain((3, 4))) is Promise.L11
     assert blamed(commits_are_kept, *before, turn((7, 8)), drain((9, 10))) is Promise.L11
+
+
+def test_a_turn_that_is_completed_commits_nothing() -> None:
+    """A turn that is completed commits nothing.
+
+    C0: |--------- turn ---------|  |- drain -|
+                  |- provide -|
+    """
+    history = (turn((1, 4)), provide((2, 3)), drain((5, 6)))
+
+    assert blamed(commits_are_kept, *history) is Promise.L12
 
 
 @pytest.mark.parametrize(
@@ -347,7 +372,9 @@ def serially(rng: Random) -> Iterator[Operation]:
     def commits(*, fails: bool) -> Iterator[Operation]:
         while waiting:
             ended = rng.choice(["failed", "exited"]) if fails else "ok"
+            begun = next(now)
             yield provide(span(), waiting[0], ended)
+            yield commit((begun, next(now)), committed=not fails)
             if fails:
                 break
             del waiting[0]

@@ -20,7 +20,7 @@ Rule = Callable[[History], Iterable[Anomaly]]
 
 def commits_are_kept(history: History) -> Verdict:
     """Judge a history that ends with a shutdown under healthy providers."""
-    return _judge(history, (_raised, _overlaps, _uncovered, _idle_calls))
+    return _judge(history, (_raised, _overlaps, _uncovered, _idle_calls, _unbidden))
 
 
 def agents_are_spared(history: History) -> Verdict:
@@ -72,30 +72,32 @@ def _uncovered(history: History) -> Iterator[Anomaly]:
         ]
         if any(_same(turn, call, "agent") for call in later):
             continue
-        broken, story = _who_took(turn, history)
-        yield Anomaly(broken, f"{turn} was completed, and {story}", (turn, *later), "lost-turn")
+        (broken, *also), story = _who_took(turn, history)
+        message = f"{turn} was completed, and {story}"
+        yield Anomaly(broken, message, (turn, *later), "lost-turn", also=tuple(also))
 
 
-def _who_took(turn: Operation, history: History) -> tuple[Promise, str]:
-    """Whose promise it is that the turn reaches its owner, and what became of it."""
+def _who_took(turn: Operation, history: History) -> tuple[tuple[Promise, ...], str]:
+    """Whose promises it broke that the turn did not reach its owner, and what became of it."""
     calls = [call for call in _seen(history, "provide") if _same(turn, call, "session")]
     done = [call for call in calls if call.argument["ended"] == "ok"]
     commits = [op for op in history if op.function in ("commit", "drain") and op.meets(turn)]
     was_late = bool(commits) and any(call.invoked_ns < turn.invoked_ns for call in done)
     for call in calls:
         if call.argument["ended"] == "exited" and not any(call.precedes(other) for other in done):
-            return Promise.L13, "a provider's exit wedged the session"
+            return (Promise.L13, Promise.L3, Promise.L11), "nobody was asked again after an exit"
         if call not in done and _same(turn, call, "agent") and call.invoked_ns >= turn.invoked_ns:
-            return Promise.L3, "its failed commit was never tried again with its owner"
+            broken = (Promise.L3, Promise.L4 if done else Promise.L11)
+            return broken, "its failed commit was never tried again with its owner"
     for call in done:
         if call.invoked_ns >= turn.invoked_ns and not (was_late and _has_turns(call, history)):
-            return Promise.L4, f"committed by {call.argument['agent']!r}, which does not own it"
+            return (Promise.L4,), f"committed by {call.argument['agent']!r}, which does not own it"
     for op in _seen(history, "discard"):
         if op.result is True and _same(turn, op, "session") and not op.precedes(turn):
-            return Promise.L9, "its session was discarded"
+            return (Promise.L9,), "its session was discarded"
     if was_late:
-        return Promise.L2, "cleared by a commit that had begun before it"
-    return Promise.L11, "not even a shutdown committed it"
+        return (Promise.L2,), "cleared by a commit that had begun before it"
+    return (Promise.L11,), "not even a shutdown committed it"
 
 
 def _has_turns(call: Operation, history: History) -> bool:
@@ -116,6 +118,15 @@ def _idle_calls(history: History) -> Iterator[Anomaly]:
         if len(mine) > len(owned):
             message = f"{len(mine)} commits of {len(owned)} turns of {call.argument['agent']!r}"
             yield Anomaly(Promise.L6, message, tuple(mine), "nothing-new")
+
+
+def _unbidden(history: History) -> Iterator[Anomaly]:
+    """A provider asked while nobody commits, as a turn is completed say (L12)."""
+    boundaries = [*_seen(history, "commit"), *_seen(history, "drain")]
+    for call in _seen(history, "provide"):
+        if not any(boundary.meets(call) for boundary in boundaries):
+            message = f"{call.argument['agent']!r} committed at no boundary"
+            yield Anomaly(Promise.L12, message, (call,), "unbidden")
 
 
 def _closed_in_use(history: History) -> Iterator[Anomaly]:
