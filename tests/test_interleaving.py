@@ -81,6 +81,11 @@ class AsksUnderLock(Store):
             self._texts = (*self._texts, text)
 
 
+class Exits(Store):
+    def append(self, text: str) -> None:
+        raise SystemExit(text)
+
+
 @dataclass
 class Toy:
     """A target of one ability: whatever `make` gives."""
@@ -219,6 +224,13 @@ def test_a_deadlock_is_blamed_on_what_is_stuck(tmp_path: Path) -> None:
 
     assert (anomaly.name, anomaly.promise) == ("deadlock", Promise.S1)
     assert MEETINGS.judge(failed(tmp_path)).anomalies == (anomaly,)
+
+
+def test_what_leaves_a_thread_is_blamed_on_what_is_stuck(tmp_path: Path) -> None:
+    """A refusal is an answer; what takes the thread along is none."""
+    (anomaly,) = tried(Exits, tmp_path).verdict.anomalies
+
+    assert (anomaly.name, anomaly.promise) == ("exception", Promise.S1)
 
 
 def test_a_lock_that_a_provider_meets_is_blamed_on_who_holds_it(tmp_path: Path) -> None:
