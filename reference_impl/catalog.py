@@ -146,17 +146,18 @@ class ModelCatalog:
         if known is not None:
             return known
         flight = self._joined(sources)
-        flight.landed.wait(max(0.0, flight.ends_at - time.monotonic()))
+        if flight is not None:
+            flight.landed.wait(max(0.0, flight.ends_at - time.monotonic()))
         return self._known(sources) or self._minimal
 
     def gauges(self) -> dict[str, int]:
         """Whether a catalog is kept, and whether a rebuild is under way."""
         return {"catalogs_kept": int(bool(self._kept)), "catalog_flights": int(bool(self._flight))}
 
-    def _joined(self, sources: Fingerprint) -> _Flight:
-        """The rebuild that is under way, or a new one."""
+    def _joined(self, sources: Fingerprint) -> _Flight | None:
+        """The rebuild that is under way, or a new one; None if one has landed meanwhile."""
         with self._lock:
-            if self._flight is None:
+            if self._flight is None and self._known(sources) is None:
                 flight = _Flight(time.monotonic() + self._budget_s, threading.Event())
                 act = partial(self._fly, flight, sources)
                 threading.Thread(target=act, name="catalog", daemon=True).start()
