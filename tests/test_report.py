@@ -338,7 +338,7 @@ def test_the_file_fails_on_its_first_run_and_passes_where_nothing_is_wrong(
     run = tmp_path / "run"
     run.mkdir()
     scenario = trials_of(bug)[0]
-    run_session(Session([scenario], f"reference@{planted}", 1, 0.25), run, 60.0)
+    run_session(Session([scenario], f"reference@{planted}", 1, 0.25), run, 120.0)
     (file,) = run.glob("*/test_*.py")
     text = file.read_text(encoding="utf-8")
     clean = tmp_path / f"test_clean_{file.name}"
