@@ -380,8 +380,9 @@ def _show(conclusion: gate.Conclusion, *, wants_json: bool) -> None:
     for name, error in conclusion.broken.items():
         told = error.splitlines()[0]
         people.print(escape(f"the harness broke in {name}: {told}"), soft_wrap=True)
-    for name in conclusion.skipped:
-        people.print(f"skipped: {escape(conclusion.target)} cannot do {name}")
+    if conclusion.skipped:
+        cannot = ", ".join(conclusion.skipped)
+        people.print(escape(f"skipped, {conclusion.target} cannot do it: {cannot}"))
     for name in conclusion.unfinished:
         people.print(f"not finished within the budget: {name}")
     for name, caught in conclusion.canaries.items():

@@ -6,18 +6,27 @@ each instance, in the process of the worker that asks; the command itself never 
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
-from types import CodeType, ModuleType
-from typing import Any
+from types import CodeType
 
 from harness.errors import TargetUnavailableError
 from harness.target import AdapterInstance, Instance
+from harness.targets import hermes_webui_module, scripted
+from harness.targets.hermes_webui_module import ModuleLifecycle, execute
 from harness.targets.scripted import LifecycleAdapter
+from harness.targets.standalone import in_a_process
 from harness.targets.threaded_adapters import LifecycleThreadsAdapter
 
 MODULE = Path("api/session_lifecycle.py")
 ADAPTERS = {"lifecycle": LifecycleAdapter, "lifecycle_threads": LifecycleThreadsAdapter}
+
+_OPEN = """
+
+def open_adapter(folder):
+    with open({path!r}, encoding="utf-8") as file:
+        code = compile(file.read(), {path!r}, "exec")
+    return LifecycleAdapter(ModuleLifecycle(execute(code)))
+"""
 
 
 class HermesWebuiTarget:
@@ -42,42 +51,14 @@ class HermesWebuiTarget:
     def open(self, ability: str, folder: Path) -> Instance:  # noqa: ARG002  (it keeps no files)
         """The module, executed afresh, behind its adapter."""
         assert self._code is not None, "it was prepared"
-        return AdapterInstance(ADAPTERS[ability](_Lifecycle(execute(self._code))))
+        return AdapterInstance(ADAPTERS[ability](ModuleLifecycle(execute(self._code))))
 
-    def standalone(self, ability: str) -> str:
-        """Name the adapter, and the checkout that it is put over."""
-        return (
-            f"from pathlib import Path\n\n"
-            f"from {__name__} import HermesWebuiTarget\n\n\n"
-            f"def open_adapter(folder):\n"
-            f"    target = HermesWebuiTarget(Path({str(self._path.parents[1])!r}))\n"
-            f"    target.prepare()\n"
-            f"    return target.open({ability!r}, folder).adapter"
-        )
-
-
-def execute(code: CodeType) -> ModuleType:
-    """A module of its own from code compiled before."""
-    module = ModuleType("session_lifecycle")
-    module.__file__ = code.co_filename
-    exec(code, module.__dict__)  # noqa: S102  the target is what we are here to run
-    return module
-
-
-class _Lifecycle:
-    """The module as the object that adapters expect: its length is how many entries it has."""
-
-    def __init__(self, module: ModuleType) -> None:
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-    def __len__(self) -> int:
-        return len(self._module._sessions)  # noqa: SLF001  it offers no gauge of its own
-
-    def drain_all_on_shutdown(self, deadline: float) -> None:
-        """Shut down; releases before the deadline existed drain without one."""
-        drain = self._module.drain_all_on_shutdown
-        takes_deadline = bool(inspect.signature(drain).parameters)
-        drain(deadline) if takes_deadline else drain()
+    def standalone(self, ability: str) -> str:  # noqa: ARG002  threads are played by our scheduler
+        """The adapter in a process of its own, over the module where it lies."""
+        sources = [
+            Path(str(part.__file__)).read_text(encoding="utf-8")
+            for part in (scripted, hermes_webui_module)
+        ]
+        future = "from __future__ import annotations\n"
+        whole = future + "".join(text.replace(future, "") for text in sources)
+        return in_a_process(whole + _OPEN.format(path=str(self._path)), [])

@@ -1,7 +1,7 @@
 """Scripted providers, and the lifecycle adapter that is built on them.
 
 Knows a lifecycle only by its calls (`register_agent`, `commit_session_memory` ...), so any module
-or object that has these can stand behind it.
+or object that has these can stand behind it; and it can stand in a test file of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from harness.errors import UsageError
+try:
+    from harness.errors import UsageError as NotAskableError
+except ImportError:  # where this stands alone
+
+    class NotAskableError(Exception):  # type: ignore[no-redef]
+        """The question makes no sense now."""
+
 
 PATIENCE_S = 10.0  # how long a healthy target may take for anything; more is called hung
 GLANCE_S = 5.0  # how long another thread may wait for a lock that nobody should hold
@@ -125,7 +131,7 @@ class LifecycleAdapter:
     def begin_commit(self, session: str, agent: str | None) -> dict[str, Any]:
         """Start a commit whose provider, if one is called, hangs until `finish_commit`."""
         if self._background:
-            raise UsageError(f"a commit of {', '.join(self._background)} hangs already")
+            raise NotAskableError(f"a commit of {', '.join(self._background)} hangs already")
         script, handle = self._script, self._agent(session, agent)
         script.behaviour = "hang"
         script.release.clear()
@@ -152,7 +158,7 @@ class LifecycleAdapter:
     def finish_commit(self, session: str, provider: str) -> dict[str, Any]:
         """Let the hanging provider go on as told, and tell what its commit returned."""
         if session not in self._background:
-            raise UsageError(f"no commit of {session} hangs")
+            raise NotAskableError(f"no commit of {session} hangs")
         self._script.behaviour = provider
         self._script.release.set()
         worker = self._background.pop(session)
