@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -207,3 +208,20 @@ def test_providers_are_asked_by_one_at_a_time() -> None:
 
     assert broken(rebuilds_keep_within(4.0)(History((first, second)))) == [Promise.M2]
     assert broken(rebuilds_keep_within(4.0)(History((first, third)))) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "function", "promise"),
+    [
+        (rows_are_in_order, "rows", Promise.T5),
+        (sessions_are_woken, "settle", Promise.W3),
+        (restarts_lose_nobody, "settle", Promise.W4),
+    ],
+)
+def test_a_last_look_that_raises_is_no_way_out(
+    check: Callable[[History], Verdict], function: str, promise: Promise
+) -> None:
+    """Whoever cannot even be looked at when all is quiet has not kept the promise."""
+    last = Operation(0, function, {}, Outcome.FAIL, 1, 2, error="OSError: broken")
+
+    assert broken(check(History((last,)))) == [promise]

@@ -17,9 +17,16 @@ EMITS = ("emit", "emit_struck")
 
 
 def rows_are_in_order(history: History) -> Verdict:
-    """Judge what was read back last."""
-    reads = [op for op in history.happened if op.function == "rows"]
-    return Verdict(anomalies=tuple(_anomalies(history, reads[-1]))[:1] if reads else ())
+    """Judge what was read back last; that it can be read at all is part of it."""
+    reads = [op for op in history if op.function == "rows"]
+    if not reads:
+        return Verdict()
+    read = reads[-1]
+    if read.outcome is Outcome.FAIL:
+        return Verdict((Anomaly(Promise.T5, f"nobody can read the journal: {read}", (read,)),))
+    if read.outcome is Outcome.INFO:
+        return Verdict(unknowns=("nobody knows what the journal holds",))
+    return Verdict(anomalies=tuple(_anomalies(history, read))[:1])
 
 
 def _anomalies(history: History, read: Operation) -> Iterator[Anomaly]:

@@ -9,9 +9,10 @@ recorded for it).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import product
 
-from harness.history import History, Operation
+from harness.history import History, Operation, Outcome
 from harness.promises import Promise
 from harness.verdict import Anomaly, Verdict
 
@@ -20,7 +21,7 @@ Rule = Callable[[History], Iterable[Anomaly]]
 
 def sessions_are_woken(history: History) -> Verdict:
     """Judge a history that ends quiet."""
-    for rule in (_misattributed, _doubled, _misrouted, _overtaken, _lost):
+    for rule in (_unsettled, _misattributed, _doubled, _misrouted, _overtaken, _lost):
         for anomaly in rule(history):
             return Verdict(anomalies=(anomaly,))
     return Verdict()
@@ -31,6 +32,8 @@ def restarts_lose_nobody(history: History) -> Verdict:
 
     `leave` tells of a process that ended while its host was dead, `settle` of all wakeups.
     """
+    for broken in _unsettled(history):
+        return Verdict((replace(broken, promise=Promise.W4),))
     settled = _done(history, "settle")
     for left, quiet in product(_done(history, "leave"), settled[-1:]):
         session, process = _session(left), left.argument["process"]
@@ -48,6 +51,13 @@ def restarts_lose_nobody(history: History) -> Verdict:
         between = (op for op in history if op.function in ("struck", "restart"))
         return Verdict((Anomaly(broken, message, (left, *between, quiet), name),))
     return Verdict()
+
+
+def _unsettled(history: History) -> Iterator[Anomaly]:
+    """A settling that raised: whoever waited then waits still (W3)."""
+    for op in history:
+        if op.function == "settle" and op.outcome is Outcome.FAIL:
+            yield Anomaly(Promise.W3, f"{op}", (op,), "unsettled")
 
 
 def _misattributed(history: History) -> Iterator[Anomaly]:
