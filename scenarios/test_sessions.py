@@ -169,6 +169,13 @@ class DamagedSessionsMachine(SessionsMachine):
     def corrupt(self, session: str) -> None:
         self.ask("corrupt", session=session)
 
+    @rule(session=SESSIONS)
+    def corrupt_and_go_on(self, session: str) -> None:
+        self.ask("messages", session=session)  # so that somebody knows it by heart
+        self.corrupt(session)
+        self.append(session)
+        self.ask("backup", session=session)
+
     @rule(session=SESSIONS, keeps=st.sampled_from([(3,), (1,), (3, 1), (2, 0), (3, 2, 1)]))
     def shrink(self, session: str, keeps: tuple[int, ...]) -> None:
         for keep in keeps:

@@ -32,8 +32,8 @@ def restarts_lose_nobody(history: History) -> Verdict:
 
     `leave` tells of a process that ended while its host was dead, `settle` of all wakeups.
     """
-    for broken in _unsettled(history):
-        return Verdict((replace(broken, promise=Promise.W4),))
+    for unsettled in _unsettled(history):
+        return Verdict((replace(unsettled, promise=Promise.W4),))
     settled = _done(history, "settle")
     for left, quiet in product(_done(history, "leave"), settled[-1:]):
         session, process = _session(left), left.argument["process"]

@@ -170,6 +170,8 @@ class LifecycleAdapter:
 
     def drain(self, provider: str, deadline_s: float) -> dict[str, Any]:
         """Shut down; tells who was called, and whether it came back."""
+        if self._background and deadline_s > MOMENT_S:
+            raise NotAskableError(f"{deadline_s} s is long to wait for a commit that hangs")
         self._script.behaviour = provider
         returned = comes_back(lambda: self._lifecycle.drain_all_on_shutdown(deadline_s), PATIENCE_S)
         return {"returned": returned, "called": sorted(self._script.take()["called"])}
