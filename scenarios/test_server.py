@@ -1,7 +1,8 @@
 """A whole server on trial, over HTTP: what one client was told stays true, through every death.
 
 An episode is one folder's life: a few sessions, and every act once, in an order left to chance.
-Each act waits for what it caused, so nothing is judged by how long it took.
+Each act waits for what it caused, so nothing is judged by how long it took. Of a run that may have
+ended just as its server was killed only the messages are read, not the relay.
 """
 
 from __future__ import annotations

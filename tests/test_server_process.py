@@ -1,0 +1,83 @@
+"""A server on trial lives no longer than we want it to, or than we do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.targets.http_adapter import HttpAdapter
+from harness.targets.reference import open_http
+from harness.targets.server_process import NotServingError, ServerProcess
+
+LONG_S = 30.0
+PLACE = Path(__file__).parents[1]
+PARENT = """
+import sys
+from pathlib import Path
+from harness.targets.server_process import ServerProcess
+
+server = ServerProcess(Path(sys.argv[1]), Path(sys.argv[2]))
+print(server._process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[HttpAdapter]:
+    """A server that is closed in the end."""
+    adapter = open_http(folder)
+    try:
+        yield adapter
+    finally:
+        adapter.close()
+
+
+def test_a_server_dies_with_whoever_booted_it(tmp_path: Path) -> None:
+    """Killed with kill -9, it can clean up nothing."""
+    command = [sys.executable, "-c", PARENT, str(PLACE), str(tmp_path / "state")]
+    with subprocess.Popen(  # noqa: S603  our own
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        server = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+
+    assert psutil.wait_procs([server], LONG_S) == ([server], [])
+
+
+def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:
+    """The last that it logged is in the error."""
+    (tmp_path / "state").write_text("no folder")
+
+    with pytest.raises(NotServingError, match="cannot serve"):
+        ServerProcess(PLACE, tmp_path / "state")
+
+
+def test_a_closed_server_is_gone_whatever_it_was_doing(tmp_path: Path) -> None:
+    """It is reaped, too; and what was acknowledged is on the disk."""
+    with served(tmp_path) as server:
+        server.new("s1")
+        assert server.send("s1", "r1", "hello [sleep=900]") == {"status": 200, "active": None}
+        assert server.send("s1", "r2", "again") == {"status": 409, "active": "r1"}
+
+    assert server.disk("s1") == ["hello [sleep=900]"]
+    assert not [each for each in psutil.Process().children() if "--state" in each.cmdline()]
+
+
+def test_a_server_is_told_apart_by_its_exit(tmp_path: Path) -> None:
+    """SIGTERM drains; and what was said is there again, in the next one."""
+    with served(tmp_path) as server:
+        server.new("s1")
+        server.send("s1", "r1", "hello [tokens=2]")
+        assert server.wait_idle("s1")
+
+        assert server.terminate() == 0
+
+        first, *_ = server.messages("s1")["said"]
+        assert first == ["user", "hello [tokens=2]", ""]
