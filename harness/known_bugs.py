@@ -25,7 +25,6 @@ CANARIES = {
     Mode.SCHEDULE: "late-commit-clears-new-turn",
     Mode.CONTENTION: "read-handle-takes-write-lock",
     Mode.CRASH: "counter-outside-transaction",
-    Mode.HTTP: "late-subscriber-misses-run",
     Mode.HTTP: "pending-user-text-dropped",
 }
 
