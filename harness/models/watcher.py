@@ -1,7 +1,7 @@
 """The gateway watcher as a sequential specification: every change is announced, and quiet is free.
 
-Operations are those of the *watcher* ability (`harness.targets`). Sessions of `cron` and `webui` are
-not shown, and what happens to them is no change.
+Operations are those of the *watcher* ability (`harness.targets`). Sessions of `cron` and `webui`
+are not shown, and what happens to them is no change.
 """
 
 from __future__ import annotations
