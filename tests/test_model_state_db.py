@@ -5,7 +5,7 @@ culprit below changes one thing in it.
 """
 
 # A culprit's name says what it does, and it ignores what it gets wrong:
-# ruff: noqa: ARG002, D101, D102
+# ruff: noqa: ARG002
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from harness.checkers.serializability import Order, serializable
 from harness.checkers.transactions import Log
 from harness.history import History, Operation, Outcome
 from harness.promises import Promise
-from harness.verdict import Validity
+from harness.verdict import Anomaly, Validity
 from tests.simulated import in_order
 
 SEEDS = st.integers(0, 10**9)
@@ -272,6 +272,30 @@ GUILTY = {
 }
 
 
+INTERNAL = {
+    "without what it had appended": [did(0, (0, 9), put("x", 1), saw("x"))],
+    "with another's value for its own": [
+        did(0, (0, 9), put("x", 1), saw("x", 2)),
+        did(1, (0, 9), put("x", 2)),
+    ],
+    "two different lists": [did(0, (0, 9), saw("x"), saw("x", 1)), did(1, (0, 9), put("x", 1))],
+    "more than what it read and appended": [
+        did(0, (0, 9), saw("x"), put("x", 2), saw("x", 1, 2)),
+        did(1, (0, 9), put("x", 1)),
+    ],
+    "what it appended only later": [did(0, (0, 9), saw("x"), saw("x", 1), put("x", 1))],
+}
+
+
+@pytest.mark.parametrize("operations", INTERNAL.values(), ids=INTERNAL)
+def test_a_transaction_that_contradicts_itself_is_told(operations: list[Operation]) -> None:
+    anomalies = STRICT(in_order(operations)).anomalies
+
+    assert [op for op in anomalies if op.name == "internal"] == [
+        Anomaly(Promise.D2, anomalies[0].message, evidence=(operations[0],), name="internal")
+    ]
+
+
 @pytest.mark.parametrize("name", GUILTY)
 def test_each_kind_of_wrong_has_its_name(name: str) -> None:
     anomalies = STRICT(in_order(GUILTY[name])).anomalies
@@ -339,3 +363,79 @@ def test_a_long_history_with_one_fault_is_found_guilty_of_that_one() -> None:
 
     assert len(anomalies) == 1
     assert len(anomalies[0].evidence) == 2
+
+
+def test_the_worst_kind_of_cycle_is_told_though_a_shorter_one_is_less_bad() -> None:
+    """Three overwrote each other in a ring, and two of them saw each other as well."""
+    ring = [
+        did(0, (0, 9), put("a", 1), put("c", 2), put("p", 1), saw("q", 1)),
+        did(1, (0, 9), put("a", 2), put("b", 1), put("q", 1), saw("p", 1)),
+        did(2, (0, 9), put("b", 2), put("c", 1)),
+        did(3, (0, 9), saw("a", 1, 2), saw("b", 1, 2), saw("c", 1, 2)),
+    ]
+
+    (anomaly,) = STRICT(in_order(ring)).anomalies
+
+    assert anomaly.name == "G0"
+    assert [transaction.process for transaction in anomaly.evidence] == [0, 1, 2]
+
+
+def test_one_anti_dependency_is_worse_than_two_on_a_shorter_way() -> None:
+    """Two missed each other's appends; by way of a third, one saw the other's after all."""
+    history = in_order(
+        [
+            did(0, (0, 9), saw("x"), put("y", 1)),
+            did(1, (0, 9), saw("y"), put("x", 1), put("z", 1)),
+            did(2, (0, 9), saw("z", 1), put("w", 1)),
+            did(3, (0, 9), saw("w", 1), put("v", 1)),
+        ]
+    )
+    closed = [
+        replace(op, result=[*op.result, saw("v", 1)]) if op.process == 0 else op for op in history
+    ]
+
+    (anomaly,) = STRICT(in_order(closed)).anomalies
+
+    assert anomaly.name == "G-single"
+    assert [transaction.process for transaction in anomaly.evidence] == [0, 1, 2, 3]
+
+
+def test_an_update_is_lost_only_if_both_had_read_the_same() -> None:
+    """The second saw half of the first's appends, which is another fault."""
+    history = in_order(
+        [
+            did(0, (0, 9), saw("x"), put("x", 5), put("x", 1)),
+            did(1, (0, 9), saw("x", 5), put("x", 2)),
+            did(2, (0, 9), saw("x", 5, 1, 2)),
+        ]
+    )
+
+    assert {anomaly.name for anomaly in STRICT(history).anomalies} == {"G1b"}
+
+
+def test_a_list_that_changed_under_a_reader_is_no_intermediate_read() -> None:
+    history = in_order([did(0, (0, 9), put("x", 1)), did(1, (0, 9), saw("x"), saw("x", 1))])
+
+    assert {anomaly.name for anomaly in STRICT(history).anomalies} == {"internal", "G-single"}
+
+
+def test_a_process_goes_on_after_a_transaction_that_may_still_happen() -> None:
+    """Only those that were answered are in its order.
+
+    C0: |- append(1) -| |- append(2) ? |- read() -> [1] -| |- read() -> [1, 2] -|
+    """
+    lost = Operation(0, "txn", [put("x", 2)], Outcome.INFO, 2, None)
+    others = [
+        did(0, (0, 1), put("x", 1)),
+        did(0, (4, 5), saw("x", 1)),
+        did(0, (6, 7), saw("x", 1, 2)),
+    ]
+
+    assert serializable(Promise.D2, Order.PROCESS)(in_order([*others, lost])).is_valid
+    assert STRICT(in_order([*others, lost])).is_valid
+
+
+def test_a_doubtful_transaction_with_an_end_may_never_have_happened() -> None:
+    lost = Operation(0, "txn", [put("x", 1)], Outcome.INFO, 0, 1)
+
+    assert STRICT(in_order([lost, did(1, (2, 3), saw("x"))])).is_valid

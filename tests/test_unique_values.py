@@ -235,6 +235,39 @@ def test_an_empty_answer_is_false_if_items_relieved_each_other() -> None:
     assert set(map(str, anomaly.evidence)) == set(map(str, [*put, first, second, empty]))
 
 
+def test_an_empty_answer_may_be_given_at_the_very_end_of_the_call() -> None:
+    """At the time 5 the first may be out already, and the second not in yet.
+
+    C0: |put 1 0-1|
+    C1:            |--- take -> nothing, 2-5 ---|
+    C2:                                         |take 1, 5-6|
+    """
+    touching = [_put(1, 0, 1), _take(None, 2, 5), _take(1, 5, 6)]
+
+    assert QUICK["queue"][1](in_order(touching)).is_valid
+
+
+def test_of_two_values_that_replace_each_other_the_one_read_last_is_stale() -> None:
+    """Neither was written before the other, so either order would do, but not both.
+
+    C0: |------- write(1) -------|   C1: |------- write(2) -------|
+    C2: |read -> 1| |read -> 2| |read -> 1|
+    """
+    written = [_write(1, 0, 9), _write(2, 0, 9)]
+    looks = [_read(1, 1, 2), _read(2, 3, 4), _read(1, 5, 6)]
+
+    (anomaly,) = QUICK["register"][1](in_order([*written, *looks])).anomalies
+
+    assert anomaly.evidence[-1] == looks[2]
+
+
+def test_an_add_without_a_reply_that_nobody_saw_never_happened() -> None:
+    """Even if it is known when it would have."""
+    lost = Operation(0, "add", 1, Outcome.INFO, 0, 1)
+
+    assert QUICK["set"][1](in_order([lost, _add(2, 2, 3), _read([2], 4, 5)])).is_valid
+
+
 def test_a_dequeue_without_a_reply_may_have_taken_what_seems_lost() -> None:
     operations = [_put(1, 0, 1), _put(2, 2, 3), _take(2, 4, 5)]
     silent = Operation(2, "dequeue", None, Outcome.INFO, 0, None)

@@ -60,7 +60,6 @@ class Dependencies:
 def dependencies(log: Log, longest: Mapping[Key, list[Value]]) -> Dependencies:
     """Infer who came before whom from the keys of which this is the longest list that was read."""
     found = Dependencies(len(log.transactions))
-    unsure = _unsure(log, longest)
     for key, values in longest.items():
         writers, readers = log.writers[key], log.readers[key]
         chain = [writers[value] for value in values]
@@ -82,19 +81,10 @@ def dependencies(log: Log, longest: Mapping[Key, list[Value]]) -> Dependencies:
         )
         if len(writers) > end:
             seen = set(values)
-            unseen = (who for value, who in writers.items() if value not in seen)
-            late = dict.fromkeys(who for who in unseen if who not in unsure)
+            late = dict.fromkeys(who for value, who in writers.items() if value not in seen)
             full = dict.fromkeys(compress(readers, map(not_, missed)))
             _append_unseen(found, key, chain[-1:], list(full), late)
     return found
-
-
-def _unsure(log: Log, longest: Mapping[Key, list[Value]]) -> set[int]:
-    """Who perhaps never happened: was not acknowledged, and appended nothing that was seen."""
-    unsure = set(log.doubtful)
-    for key, values in longest.items() if unsure else ():
-        unsure.difference_update(map(log.writers[key].__getitem__, values))
-    return unsure
 
 
 def _append_unseen(
@@ -103,7 +93,8 @@ def _append_unseen(
     """Put who appended what nobody saw after the last that was seen, and after who saw all that.
 
     They meet in a node in between, for there may be many on either side. Who is on both sides goes
-    around it; two of those came before each other already.
+    around it; two of those came before each other already. Whoever perhaps never happened came
+    before nobody, so does no harm here.
     """
     between = found.nodes
     found.nodes += 1

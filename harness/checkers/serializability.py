@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import pairwise
+from itertools import pairwise, permutations
 from math import inf
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from harness.checkers.transactions import (
     internal,
     read_log,
 )
-from harness.history import History, Operation
+from harness.history import History, Operation, Outcome
 from harness.promises import Promise
 from harness.verdict import Anomaly, Verdict
 
@@ -96,13 +96,11 @@ def _cycles(log: Log, found: Dependencies, order: Order, promise: Promise) -> It
 
 
 def _clock(log: Log, begins: list[float], ends: list[float]) -> None:
-    """Fill in when transactions began, and when they were surely over."""
+    """Fill in when transactions began, and when those were over that surely happened."""
     for number, transaction in enumerate(log.transactions):
         begins[number] = float(transaction.invoked_ns)
-        if transaction.completed_ns is not None:
+        if transaction.outcome is Outcome.OK and transaction.completed_ns is not None:
             ends[number] = float(transaction.completed_ns)
-    for number in log.doubtful:
-        ends[number] = inf
 
 
 class _Edge(NamedTuple):
@@ -222,13 +220,12 @@ def _anomaly(log: Log, hops: list[_Hop], promise: Promise) -> Anomaly:
 
 def _name(hops: list[_Hop], transactions: Sequence[Operation]) -> str:
     kinds = [hop.kind for hop in hops]
-    keys = {hop.key for hop in hops}
-    if Kind.RW in kinds and len(keys) == 1:
-        if _is_lost_update(keys.pop(), transactions):
-            return "lost-update"
-        if sorted(kinds) == [Kind.RW, Kind.WR] and _is_intermediate(hops, transactions):
-            return "G1b"
     rw = kinds.count(Kind.RW)
+    if rw and len({hop.key for hop in hops}) == 1:
+        if _is_lost_update(hops[0].key, transactions):
+            return "lost-update"
+        if _is_intermediate(hops[0].key, transactions):
+            return "G1b"
     name = ("G1c" if Kind.WR in kinds else "G0", "G-single", "G2-item")[min(rw, 2)]
     order = next((f"-{kind}" for kind in (Kind.PROCESS, Kind.REAL_TIME) if kind in kinds), "")
     return name + order
@@ -245,10 +242,11 @@ def _is_lost_update(key: Key, transactions: Iterable[Operation]) -> bool:
     return all(first == seen[0] for first in seen)
 
 
-def _is_intermediate(hops: list[_Hop], transactions: Sequence[Operation]) -> bool:
-    """Whether one read what was not the last that the other appended."""
-    writer, reader = transactions if hops[0].kind is Kind.WR else reversed(transactions)
-    key = hops[0].key
-    *others, _ = (value for what, on, value in writer.argument if (what, on) == ("append", key))
-    lists = (value for what, on, value in reader.result or () if (what, on) == ("r", key))
-    return any(seen and seen[-1] in others for seen in lists)
+def _is_intermediate(key: Key, transactions: Sequence[Operation]) -> bool:
+    """Whether one of them read, as the end of the list, what another appended before its last."""
+    for writer, reader in permutations(transactions, 2):
+        added = [value for what, on, value in writer.argument if (what, on) == ("append", key)]
+        lists = (value for what, on, value in reader.result or () if (what, on) == ("r", key))
+        if any(seen and seen[-1] in added[:-1] for seen in lists):
+            return True
+    return False

@@ -30,7 +30,6 @@ class Log:
     reads: defaultdict[Key, list[list[Value]]] = field(default_factory=lambda: defaultdict(list))
     readers: defaultdict[Key, list[int]] = field(default_factory=lambda: defaultdict(list))
     writers: defaultdict[Key, dict[Value, int]] = field(default_factory=lambda: defaultdict(dict))
-    doubtful: list[int] = field(default_factory=list)  # of whom nobody knows whether they happened
     failed: dict[tuple[Key, Value], Operation] = field(default_factory=dict)
     twice: list[str] = field(default_factory=list)  # what was appended twice, so proves nothing
 
@@ -51,7 +50,6 @@ def read_log(history: History) -> Log:
     for number, transaction in enumerate(log.transactions):
         done = transaction.result
         if transaction.outcome is not Outcome.OK:
-            log.doubtful.append(number)
             done = _appends(transaction)
         for what, key, value in done:
             if what == "r":
