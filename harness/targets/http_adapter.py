@@ -74,6 +74,8 @@ class HttpAdapter:
         told = self._get(f"/api/session?session_id={self._sessions[session]}")["session"]
         woken = [one for one in told["messages"] if _is_wakeup(one)]
         said = [_row(one) for one in told["messages"] if not _is_wakeup(one)]
+        for row in said:
+            row[1] = row[1].replace(self._sessions[session], session)  # in the agent's replies
         pending = told["pending_user_message"]
         return {"said": said, "woken": [_output(one) for one in woken], "pending": pending}
 
