@@ -141,9 +141,10 @@ def spoiled(history: History, rng: Random) -> History:
 
 
 def by_chance(machine: Machine, seed: int, *, operations: int = 6, processes: int = 3) -> History:
-    """The history of a seed: most are spoiled, once or more."""
+    """The history of a seed: most are spoiled, once or more, and some are full of doubt."""
     rng = Random(seed)
-    history = history_of(machine, rng, operations=operations, processes=processes)
+    doubt = rng.choice([0.1, 0.2, 0.6])
+    history = history_of(machine, rng, operations=operations, processes=processes, doubt=doubt)
     for _ in range(rng.choice([0, 1, 2, 4])):
         if history:
             history = spoiled(history, rng)

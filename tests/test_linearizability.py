@@ -254,6 +254,23 @@ def test_a_doubtful_write_that_has_an_end_does_not_happen_after_it() -> None:
     assert not is_linearizable(doubtful, unseen, seen)
 
 
+def test_a_lost_write_is_kept_for_the_answer_that_needs_it() -> None:
+    """Each answer needs one of the lost writes, and neither is used up by the other's.
+
+    C0: |--- write(1) ---- ?
+    C1:   |--- write(0) -- ?
+    C2:      |- cas(0 to 0) -> true -| |- read() -> 1 -|
+    """
+    lost = [Operation(n, "write", 1 - n, Outcome.INFO, n, None) for n in range(2)]
+    swap = done(2, "cas", [0, 0], (3, 4), result=True)
+    look = done(2, "read", None, (5, 6), result=1)
+    missed = replace(swap, argument=[1, 1], result=False)
+
+    assert is_linearizable(*lost, swap, look)
+    assert is_linearizable(*lost, replace(look, invoked_ns=1, completed_ns=2), missed)
+    assert not is_linearizable(lost[0], swap, look)
+
+
 def test_a_write_that_failed_never_happened() -> None:
     failed = Operation(0, "write", 1, Outcome.FAIL, 0, 10)
 
