@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from harness.stage import Stage, Workload
 from harness.verdict import Anomaly
 
 STEPS_MAX = 30
+MINIMIZING_S_MAX = 5.0
 SHRINKS_MAX = 100  # examples tried after the first that failed; counted, so that seeds decide
 
 
@@ -35,6 +36,22 @@ class PromiseBrokenError(AssertionError):
 
     def __init__(self, anomaly: Anomaly) -> None:
         super().__init__(f"{anomaly.promise.name}: {anomaly.message}")
+
+
+class OurFailureError(BaseException):
+    """Takes a failure of ours past Hypothesis, which would try it again, or call it flaky."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
+@contextmanager
+def _past_hypothesis() -> Iterator[None]:
+    try:
+        yield
+    except Exception as failure:
+        raise OurFailureError(failure) from failure
 
 
 class Machine(RuleBasedStateMachine):
@@ -52,13 +69,15 @@ class Machine(RuleBasedStateMachine):
         machine.tries += bool(machine.refusals)
         if machine.tries > SHRINKS_MAX:
             hypothesis.reject()
-        self._episode = self.stage.open()
+        with _past_hypothesis():
+            self._episode = self.stage.open()
         self._fold = Fold(self.model)
         self._is_broken = False
 
     def ask(self, function: str, /, **argument: Any) -> Operation:
         """Ask the target, and stop the example if the model refuses the answer."""
-        operation = self._episode.client.ask(function, argument)
+        with _past_hypothesis():
+            operation = self._episode.client.ask(function, argument)
         if anomaly := self._fold.step(operation):
             self._is_broken = True
             type(self).refused(anomaly)
@@ -103,11 +122,11 @@ def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
         )
         try:
             run_state_machine_as_test(staged, settings=settings)
-        except (PromiseBrokenError, Flaky) as error:
-            # The journal holds every failing example, the shortest among them. Where it holds none,
-            # it is we who failed, and for Hypothesis a full disk, say, only looks flaky.
+        except OurFailureError as ours:
+            raise ours.failure from None
+        except (PromiseBrokenError, Flaky):
             if staged.shortest is None:
-                raise (error.__context__ or error) from None
+                raise
             minimize(stage, staged.model, staged.shortest)
 
     return workload
@@ -118,7 +137,9 @@ def minimize(stage: Stage, model: Model[Any], anomaly: Anomaly) -> None:
 
     This is delta debugging with subsets of one (Zeller and Hildebrandt, "Simplifying and Isolating
     Failure-Inducing Input", TSE 2002). The tries are journalled elsewhere: they are no evidence.
+    What is left out may be what kept another operation from hanging, so there is a limit.
     """
+    ends_at = time.monotonic() + MINIMIZING_S_MAX
     with (
         tempfile.TemporaryDirectory(prefix="harness-") as place,
         Journal(Path(place) / "tries.jsonl", time.monotonic_ns) as journal,
@@ -127,18 +148,20 @@ def minimize(stage: Stage, model: Model[Any], anomaly: Anomaly) -> None:
         smaller: Anomaly | None = anomaly
         while smaller is not None:
             anomaly = smaller
-            smaller = _smaller(elsewhere, model, anomaly)
+            smaller = _smaller(elsewhere, model, anomaly, ends_at)
     _ask(stage, model, anomaly.evidence)
 
 
-def _smaller(stage: Stage, model: Model[Any], anomaly: Anomaly) -> Anomaly | None:
-    """The same anomaly with less evidence, if leaving out any one operation gives that."""
-    evidence = anomaly.evidence
-    for index in reversed(range(len(evidence) - 1)):
+def _smaller(stage: Stage, model: Model[Any], anomaly: Anomaly, ends_at: float) -> Anomaly | None:
+    """The same anomaly without the operations that can go, the last first; None if none can."""
+    smallest, index = anomaly, len(anomaly.evidence) - 1
+    while index > 0 and time.monotonic() < ends_at:
+        index -= 1
+        evidence = smallest.evidence
         found = _ask(stage, model, (*evidence[:index], *evidence[index + 1 :]))
         if found is not None and found.promise is anomaly.promise:
-            return found
-    return None
+            smallest, index = found, min(index, len(found.evidence) - 1)
+    return None if smallest is anomaly else smallest
 
 
 def _ask(stage: Stage, model: Model[Any], asked: Sequence[Operation]) -> Anomaly | None:
