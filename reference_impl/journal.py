@@ -31,7 +31,7 @@ from reference_impl.session_files import checked_id
 Payload = Mapping[str, Any]
 Show = Callable[[Row], object]
 
-TERMINAL_EVENTS = frozenset({"done", "cancel", "apperror", "stream_end"})
+CLOSING_EVENTS = frozenset({"cancel", "apperror", "stream_end"})
 ROW_BYTES_MAX = 256 * 1024
 RUN_BYTES_MAX = 64 * 1024 * 1024
 RUNS_KEPT = 8  # a session: the live one, and those that a client may still be reading
@@ -185,21 +185,23 @@ class RunJournal:
         self._writers[path] = writer
         return writer
 
-    def bury(self, session_id: str, stream_id: str) -> None:
-        """Write the end of a run whose host was killed, so that whoever reads on is told.
+    def bury(self, session_id: str, stream_id: str, ending: TurnEvent) -> None:
+        """Write what a killed host left out of a run's end, so that whoever reads on is told.
 
-        Nothing where it has one, is live, or never was. Raises OSError.
+        It says how the turn ended, unless the run has begun to say so itself. Nothing where it is
+        whole, is live, or never was. Raises OSError.
         """
         try:
             path = self._path(session_id, stream_id)
             lines = read_lines(path)
         except FileNotFoundError:
             return
-        last = _parsed(lines[-1]) if lines else None
-        if path not in self._writers and (last is None or not last["terminal"]):
+        row = _parsed(lines[-1]) if lines else None
+        last = row["event"] if row is not None else None
+        if path not in self._writers and last not in CLOSING_EVENTS:
             heading = {"run_id": stream_id, "session_id": session_id}
             writer = RunWriter(JsonLog(path), heading, _nobody, self._clock, _nobody)
-            writer.finish("error", [("apperror", {"error": "the turn's server was killed"})])
+            writer.finish(*_rest_of_end(last, ending))
 
     def _retire(self, folder: Path) -> None:
         try:
@@ -298,6 +300,15 @@ class TurnEvent(StrEnum):
 _ENDINGS = frozenset({TurnEvent.COMPLETED, TurnEvent.INTERRUPTED})
 
 
+def _rest_of_end(last: str | None, ending: TurnEvent) -> tuple[str, list[tuple[str, Payload]]]:
+    """The terminal state and rows that a run still lacks after its last row."""
+    if last == "done":
+        return "done", [("stream_end", {})]
+    if ending is TurnEvent.COMPLETED:
+        return "done", [("done", {"message_count": None}), ("stream_end", {})]
+    return "error", [("apperror", {"error": "the turn's server was killed"})]
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """A turn as the journal knows it. `at` is when it came so far, in seconds of the epoch."""
@@ -318,7 +329,7 @@ class TurnJournal:
         self._ledger = Ledger(path)
         self._clock = clock
         self._lock = threading.Lock()
-        self._ended = deque(turn.turn_id for turn in self.turns() if turn.event in _ENDINGS)
+        self._ended = deque(turn.turn_id for turn in self.ended())
 
     def gauges(self) -> dict[str, int]:
         """Sizes of the long-lived containers."""
@@ -367,6 +378,10 @@ class TurnJournal:
     def in_flight(self) -> list[Turn]:
         """Turns that were submitted and have not ended."""
         return [turn for turn in self.turns() if turn.event not in _ENDINGS]
+
+    def ended(self) -> list[Turn]:
+        """The last turns that ended."""
+        return [turn for turn in self.turns() if turn.event in _ENDINGS]
 
     def close(self) -> None:
         """Let go of the file."""

@@ -470,8 +470,8 @@ class Turns:
     def recover(self) -> tuple[str, ...]:
         """Settle every turn that was in flight when the last host died; returns the sessions.
 
-        For a start, before any turn begins. What cannot be settled now is told of, and settled by
-        the session's next turn.
+        For a start, before any turn begins or is read. What cannot be settled now is told of, and
+        settled by the session's next turn.
         """
         in_flight = self._journal.in_flight()
         suspects = {turn.session_id for turn in in_flight} | {
@@ -486,6 +486,7 @@ class Turns:
                     settled.append(sid)
             except (OSError, SessionError, LockBusyError) as error:
                 log.error("session %s: not settled: %s", sid, error)  # noqa: TRY400 - known
+        self._end_runs()
         return tuple(settled)
 
     def _recover(self, session_id: str, in_flight: list[Turn]) -> bool:
@@ -505,6 +506,18 @@ class Turns:
                 self._journal.interrupt(turn.turn_id)
         self._sync_quietly(session)
         return is_settled
+
+    def _end_runs(self) -> None:
+        """Let every run say that it is over whose turn is.
+
+        The turn's ending comes to disk before its run's, so a kill in between leaves a turn that is
+        in flight no more, and a run that never ends.
+        """
+        for turn in self._journal.ended():
+            try:
+                self._runs.bury(turn.session_id, turn.stream_id, turn.event)
+            except OSError as error:
+                log.error("%s: its end is not written: %s", turn.stream_id, error)  # noqa: TRY400 - known
 
     def repair(self, session_id: str) -> bool:
         """Settle a turn of a run that is no more; whether there was one. A live run is left alone.
@@ -537,7 +550,8 @@ class Turns:
         for session in dead:
             self._journal.interrupt(session.extra.get("pending_turn_id", ""))
             if session.active_stream_id is not None:
-                self._runs.bury(session.session_id, session.active_stream_id)
+                stream_id = session.active_stream_id
+                self._runs.bury(session.session_id, stream_id, TurnEvent.INTERRUPTED)
 
     def _tell(self, act: Callable[[TurnListener], object]) -> None:
         for listener in self._listeners:

@@ -1,8 +1,8 @@
 """A whole server on trial, over HTTP: what one client was told stays true, through every death.
 
 An episode is one folder's life: a few sessions, and every act once, in an order left to chance.
-Each act waits for what it caused, so nothing is judged by how long it took. Of a run that may have
-ended just as its server was killed only the messages are read, not the relay.
+Each act waits for what it caused, so nothing is judged by how long it took. A run that may have
+ended just as its server was killed may be marked or not; its relay comes to one end either way.
 """
 
 from __future__ import annotations
@@ -116,24 +116,24 @@ class Life:
         self.ask("send", session=session, run="refused", text="one too many")
 
     def kill(self) -> None:
-        self.ask("events", run=self.die("kill"), after=0)
+        for run in self.die("kill"):
+            self.ask("events", run=run, after=0)
 
     def terminate(self) -> None:
         self.die("terminate")
 
-    def die(self, how: str) -> str:
+    def die(self, how: str) -> tuple[str, str]:
         """End the server while one session is held by a run, one may have a run, and one has none.
 
-        The run that held.
+        The run that held, and the short one.
         """
         held, short, _ = self._rng.sample(NAMES, 3)
         self.conclude(held, self.begin(held, TALKS[0]))  # so that there is something to lose
-        run = self.hold(held)
-        self.begin(short, TALKS[0])
+        runs = (self.hold(held), self.begin(short, TALKS[0]))
         self.ask(how)
         self.look()
         self.ask("sessions")
-        return run
+        return runs
 
     def wake(self) -> None:
         session = self.any()

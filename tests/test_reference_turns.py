@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from harness.disk import Call, Image, SimulatedDisk, Strike
 from reference_impl import identity, turns
 from reference_impl.agent import ScriptedAgent, Stage
-from reference_impl.journal import RunOverError
+from reference_impl.journal import RunOverError, RunWriter, TurnEvent
 from reference_impl.processes import ProcessRegistry
 from reference_impl.session_files import InvalidSessionIdError, UnknownSessionError
 from reference_impl.sidecar import Message, Session
@@ -715,14 +715,99 @@ def test_after_a_kill_whoever_reads_on_is_told_of_the_end(tmp_path: Path) -> Non
     for _ in range(2):
         home = House(tmp_path)
         home.turns.recover()
-        home.runs.bury("s1", stream_id or "")
+        home.runs.bury("s1", stream_id or "", TurnEvent.INTERRUPTED)
 
     rows = home.runs.read("s1", f"{stream_id}:1").rows
     assert [(row["seq"], row["event"], row["terminal_state"]) for row in rows] == [
         (2, "token", None),
         (3, "apperror", "error"),
     ]
-    home.runs.bury("s1", "never")
+    home.runs.bury("s1", "never", TurnEvent.INTERRUPTED)
+
+
+@pytest.mark.parametrize(
+    ("message", "end"),
+    [
+        ("hello", [("done", "done"), ("stream_end", "done")]),
+        ("fail", [("apperror", "error")]),
+    ],
+)
+def test_a_kill_between_the_end_of_a_turn_and_of_its_run_leaves_no_run_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, end: list[tuple[str, str]]
+) -> None:
+    """
+    T3, C6: host:  save -- turn journal -- killed    (run journal)
+            next:                                    recover -- the end is there, once
+    """  # noqa: D212, D205, D415 - a drawing
+    finish = RunWriter.finish
+
+    def strike(writer: RunWriter, *ending: Any) -> None:
+        Image.of(tmp_path / "host").put_into(tmp_path / "next")
+        finish(writer, *ending)
+
+    def act(message: str, stage: Stage) -> str:
+        reply = echo(message, stage)
+        if message == "fail":
+            raise RuntimeError(reply)
+        return reply
+
+    with house(tmp_path / "host", act) as home, monkeypatch.context() as patch:
+        patch.setattr(RunWriter, "finish", strike)
+        home.store.new("s1")
+        run = home.run("s1", message)
+
+    assert House(tmp_path / "next").rows(run) == [("token", None)]
+    for _ in range(2):
+        after = House(tmp_path / "next")
+        assert after.journal.in_flight() == []
+        assert after.turns.recover() == ()
+        assert after.rows(run) == [("token", None), *end]
+        after.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(lost_bytes=st.integers(0, 600), times=st.integers(1, 3))
+def test_a_kill_in_the_middle_of_a_runs_end_is_mended(lost_bytes: int, times: int) -> None:
+    """T3, T5: whichever byte of its end was the last, the end is whole, and no row is twice."""
+    with tempfile.TemporaryDirectory() as name, house(Path(name)) as home:
+        home.store.new("s1")
+        run = home.run("s1", "hello")
+        path = home.folder / "sessions" / "_run_journal" / "s1" / f"{run.stream_id}.jsonl"
+        written = path.read_bytes()
+        shown = written.index(b"\n") + 1
+        path.write_bytes(written[: max(shown, len(written) - lost_bytes)])
+        for _ in range(times):
+            after = home.die()
+            after.turns.recover()
+            after.close()
+
+        rows = home.runs.read("s1", f"{run.stream_id}:0").rows
+        assert [(row["seq"], row["event"], row["terminal_state"]) for row in rows] == [
+            (1, "token", None),
+            (2, "done", "done"),
+            (3, "stream_end", "done"),
+        ]
+
+
+def test_one_run_whose_end_cannot_be_written_stops_no_recovery(
+    home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S5: its neighbours are told of their ends all the same."""
+    runs = [home.run("s1", message) for message in ("one", "two")]
+    after = home.die()
+    bury, asked = after.runs.bury, []
+
+    def refuse(session_id: str, stream_id: str, ending: TurnEvent) -> None:
+        asked.append(stream_id)
+        if stream_id == runs[0].stream_id:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        bury(session_id, stream_id, ending)
+
+    monkeypatch.setattr(after.runs, "bury", refuse)
+    after.turns.recover()
+    after.close()
+
+    assert asked == [run.stream_id for run in runs]
 
 
 def test_a_stream_on_disk_that_is_no_file_name_is_settled_too(tmp_path: Path) -> None:
