@@ -442,15 +442,15 @@ def test_a_right_lifecycle_is_valid_whatever_is_asked() -> None:
 
 @pytest.mark.parametrize("make", WRONG)
 def test_whatever_shows_a_wrong_lifecycle_names_its_promise(make: type[Toy]) -> None:
-    """A bug shows in many ways; hardly any of them hides the promise that it is named by.
+    """A bug shows in many ways; hardly one in a hundred hides the promise that it is named by.
 
-    (A stolen segment can melt into the thief's own, and then all that shows is a missing call.)
+    (A stolen segment can melt into the thief's own, and shows only steps later as something else.)
     """
     verdicts = {seed: judged(wander(make(), Random(seed))) for seed in range(300)}
     blamed = {seed: verdict.anomalies[0] for seed, verdict in verdicts.items() if verdict.anomalies}
 
     misled = [seed for seed, anomaly in blamed.items() if WRONG[make] not in anomaly.promises]
-    assert 20 * len(misled) < len(blamed), [blamed[seed].message for seed in misled]
+    assert 50 * len(misled) < len(blamed), [blamed[seed].message for seed in misled]
 
 
 def test_an_answer_that_never_came_leaves_the_rest_unknown() -> None:

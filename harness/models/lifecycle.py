@@ -324,6 +324,7 @@ def _blame_drain(state: State, expected: list[Call], result: dict[str, Any]) -> 
         return Refusal(Promise.L7, f"more calls than segments: {seen}", accepted, tuple(stories))
     if any(session in dict(result["called"]) for session, _ in missing):
         stories.setdefault(Promise.L2, "a commit cleared more than it had captured")
+        stories.setdefault(Promise.L4, "another agent's commit took these turns along")
     return Refusal(Promise.L11, seen, accepted, tuple(stories))
 
 
