@@ -32,6 +32,7 @@ from harness.schedule import (
     PromiseBrokenError,
     Result,
     Run,
+    causality,
     explore,
     replay,
 )
@@ -40,6 +41,7 @@ from harness.stage import Stage
 from harness.target import AdapterInstance
 from harness.verdict import Anomaly, Verdict
 
+SAMPLES = 16  # random continuations at each step of a failure, to see where it was decided
 SECONDS_MAX = 60.0  # a program stops here whatever its budget; a gate ends long before
 UNJUDGED_MAX = 10  # reasons why a schedule's history could not be judged that are kept
 
@@ -95,7 +97,13 @@ class Interleaving:
                     rules=self.rules,
                     strategies=self.strategies,
                 )
-            played.write(result.finding, _bought(result))
+                finding, failed, story = result.finding, played.failed, ""
+                if finding is not None:
+                    why = causality(
+                        played.body, finding, samples=SAMPLES, seed=seed, rules=self.rules
+                    )
+                    finding, story = why.finding, f"{why.finding.story}\n\n{why}\n"
+            played.write(finding, failed, {**_bought(result), "story": story})
 
     def replay(self, stage: Stage, failed: History) -> None:
         """Play the failing schedule again, and keep the finding if it fails again."""
@@ -103,7 +111,8 @@ class Interleaving:
         with self._played(stage, self._program(failed)) as played:
             (play,) = replay(played.body, finding.choices, rules=self.rules)
         fails = play.ending is not None and play.ending.kind == finding.kind
-        played.write(finding if fails else None, {"schedules": 1, "story": finding.story})
+        told = {"schedules": 1, "story": finding.story}
+        played.write(finding if fails else None, played.failed, told)
 
     def judge(self, history: History) -> Verdict:
         """Judge an episode: by its history, and where that is fine by how its schedule ended."""
@@ -147,7 +156,6 @@ def _bought(result: Result) -> dict[str, Any]:
         "bound": result.bound,
         "bought": str(result),
         "escapes": list(result.escapes),
-        "story": "" if result.finding is None else result.finding.story,
     }
 
 
@@ -162,7 +170,7 @@ class _Played:
         self._interleaving = interleaving
         self._folder = folder
         self._meetings: Counter[str] = Counter()
-        self._failed = History()
+        self.failed = History()
         self._unjudged: dict[str, None] = {}
         self._operations = 0
         self._calls = Operations(
@@ -176,16 +184,17 @@ class _Played:
 
     def body(self, run: Run) -> None:
         """One schedule. A failure's type tells its promise, so that shrinking keeps to it."""
-        self._failed = History()
+        self.failed = History()
         try:
             self._calls(run)
+            self._adapter.close()  # under control, as all that it does
         except PromiseBrokenError as broken:
-            self._failed = broken.history
+            self.failed = broken.history
             anomaly = broken.verdict.anomalies[0]
             kind = type(f"{anomaly.promise.name}Broken", (AssertionError,), {})
             raise kind(anomaly.message) from None
 
-    def write(self, finding: Finding | None, notes: Mapping[str, Any]) -> None:
+    def write(self, finding: Finding | None, failed: History, notes: Mapping[str, Any]) -> None:
         """Write the episode: what was bought, and the failing history if there is one."""
         self._stage.journal.episode(
             program=self._program.name,
@@ -195,13 +204,14 @@ class _Played:
             operations=self._operations,
             **notes,
         )
-        for operation in self._failed if finding else ():
+        for operation in failed if finding else ():
             self._stage.journal.record(operation)
 
     def _make(self) -> Any:
         instance = self._stage.target.open(self._stage.ability, self._folder)
         assert isinstance(instance, AdapterInstance), "threads meet in this process"
-        return instance.adapter
+        self._adapter = instance.adapter
+        return self._adapter
 
     def _judge(self, history: History) -> Verdict:
         self._operations += len(history)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,7 @@ from harness.targets.wakeups_threads_adapter import WakeupsThreadsAdapter
 from harness.targets.watcher_adapter import WatcherAdapter
 
 PACKAGE = "reference_impl"
+_schedules = itertools.count()
 
 
 class ReferenceTarget:
@@ -44,7 +46,15 @@ class ReferenceTarget:
     abilities = frozenset(
         {
             *("lifecycle", "lifecycle_threads", "agent_cache", "agent_cache_threads"),
-            *("sessions", "sessions_threads", "state_db", "state_db_crash", "watcher", "catalog"),
+            *(
+                "sessions",
+                "sessions_threads",
+                "state_db",
+                "state_db_threads",
+                "state_db_crash",
+                "watcher",
+                "catalog",
+            ),
             *("catalog_threads", "channels_threads", "journal", "http"),
             *("turns_threads", "wakeups", "wakeups_restarts", "wakeups_threads"),
         }
@@ -169,6 +179,13 @@ def open_wakeups_restarts(folder: Path) -> Any:
     return WakeupsRestartsAdapter(folder, _room)
 
 
+def open_state_db_threads(folder: Path) -> Any:
+    """The database room, with a file of its own for each schedule."""
+    place = folder / f"{next(_schedules)}"
+    place.mkdir()
+    return state_db_adapter.open_adapter(place)
+
+
 def open_state_db(folder: Path) -> Any:
     """The database room, with its file in `folder`."""
     return state_db_adapter.open_adapter(folder)
@@ -198,6 +215,7 @@ _ADAPTERS = {
     "channels_threads": open_channels_threads,
     "catalog_threads": open_catalog_threads,
     "wakeups_restarts": open_wakeups_restarts,
+    "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,
     "http": open_http,
 }
