@@ -34,12 +34,21 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One session. `captured` is the end of the segment being committed; 0: no commit."""
+    """One session. `captured` is the end of the segment being committed; 0: no commit.
+
+    `settled` is the last segment that was committed: what still shows of it is its story's doing.
+    """
 
     agent: Agent | None = None
     generation: int = 0
     captured: int = 0
     segments: tuple[Segment, ...] = ()
+    settled: Segment | None = None
+
+    @property
+    def oldest(self) -> Segment | None:
+        """The segment that is next to be committed, or else was the last."""
+        return self.segments[0] if self.segments else self.settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +162,7 @@ class LifecycleModel:
         story = "a clean entry was kept" if gone else "work waits in the entry"
         after = state.put(session, None) if gone else state
         step = _expect(after, operation, {"gone": gone}, Promise.L9, story)
-        if isinstance(step, Refusal) and entry.segments:
-            return replace(step, also=tuple(_stories(entry.segments[0])))
-        return step
+        return _and_stories(step, entry)
 
     def _dirty(
         self, state: State, _: str, entry: Entry, operation: Operation
@@ -164,7 +171,8 @@ class LifecycleModel:
         if operation.result == expected:
             return (state,)
         if not entry.segments:
-            return Refusal(Promise.L7, "committed turns count as dirty", (expected,))
+            step = Refusal(Promise.L7, "committed turns count as dirty", (expected,))
+            return _and_stories(step, entry)
         return _blame_silence(entry.segments[0], "it is not dirty", (expected,), Promise.L7)
 
     def _commit(
@@ -177,7 +185,8 @@ class LifecycleModel:
             return _expect(state, operation, idle, Promise.L5, "a commit was already in flight")
         if not entry.segments:
             broken = Promise.L6 if entry.generation else Promise.L1
-            return _expect(state, operation, idle, broken, "there was nothing to commit")
+            step = _expect(state, operation, idle, broken, "there was nothing to commit")
+            return _and_stories(step, entry)
         segment = entry.segments[0]
         owner = segment.owner or argument["agent"] or entry.agent
         if owner is None:
@@ -247,7 +256,7 @@ def _drained(session: str, entry: Entry, provider: str) -> tuple[list[Call], Ent
 
 def _settled(entry: Entry, end: int, provider: str) -> Entry:  # noqa: ARG001  (one shape for both)
     left = tuple(replace(segment, late=True) for segment in entry.segments if segment.end > end)
-    return replace(entry, segments=left)
+    return replace(entry, segments=left, settled=entry.oldest)
 
 
 def _failed(entry: Entry, end: int, provider: str) -> Entry:
@@ -268,8 +277,15 @@ def _expect(
     return Refusal(broken, f"{story}, yet {operation}", (expected,))
 
 
-def _stories(segment: Segment) -> dict[Promise, str]:
+def _and_stories(step: tuple[State] | Refusal, entry: Entry) -> tuple[State] | Refusal:
+    """The step; where it was refused, with what happened to the turns that it was about."""
+    return replace(step, also=tuple(_stories(entry.oldest))) if isinstance(step, Refusal) else step
+
+
+def _stories(segment: Segment | None) -> dict[Promise, str]:
     """Which promises keep this segment with its owner, the most telling first, and why."""
+    if segment is None:
+        return {}
     told = {
         Promise.L13: (segment.exited, "the provider's exit wedged the session"),
         Promise.L3: (segment.failed, "a failed commit was forgotten"),
@@ -316,7 +332,7 @@ def _blame_drain(state: State, expected: list[Call], result: dict[str, Any]) -> 
     stories: dict[Promise, str] = {}
     for session, _ in (*missing, *extra):
         entry = state.get(session)
-        for segment in entry.segments if entry else ():
+        for segment in (*entry.segments, entry.settled) if entry else ():
             stories |= _stories(segment)
     if any(session in dict(missing) for session, _ in extra):
         return Refusal(Promise.L4, f"a stranger committed: {seen}", accepted, tuple(stories))
