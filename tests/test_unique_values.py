@@ -28,7 +28,7 @@ from tests.simulated import (
 )
 
 SEEDS = st.integers(0, 10**9)
-SIZES = st.integers(1, 25)
+SIZES = st.integers(1, 20)
 QUICK: dict[str, tuple[Machine, Checker]] = {
     "register": (UNIQUE_REGISTER, unique_register(Promise.D1)),
     "queue": (QUEUE, unique_queue(Promise.W1)),

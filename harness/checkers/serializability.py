@@ -65,10 +65,10 @@ def serializable(promise: Promise, order: Order) -> Checker:
         longest = {}
         for key, lists in log.reads.items():
             wrong += internal(log, key, promise)
-            if found := list(contradictory(log, key, promise)):
+            longest[key] = max(lists, key=len)
+            if found := list(contradictory(log, key, longest[key], promise)):
                 wrong += found
-            else:
-                longest[key] = max(lists, key=len)
+                del longest[key]
         wrong += _cycles(log, dependencies(log, longest), order, promise)
         return Verdict(tuple(wrong))
 
@@ -97,10 +97,12 @@ def _cycles(log: Log, found: Dependencies, order: Order, promise: Promise) -> It
 
 def _clock(log: Log, begins: list[float], ends: list[float]) -> None:
     """Fill in when transactions began, and when those were over that surely happened."""
-    for number, transaction in enumerate(log.transactions):
-        begins[number] = float(transaction.invoked_ns)
-        if transaction.outcome is Outcome.OK and transaction.completed_ns is not None:
-            ends[number] = float(transaction.completed_ns)
+    count = len(log.transactions)
+    begins[:count] = [float(each.invoked_ns) for each in log.transactions]
+    ends[:count] = [
+        float(end) if (end := each.completed_ns) is not None and each.outcome is Outcome.OK else inf
+        for each in log.transactions
+    ]
 
 
 class _Edge(NamedTuple):

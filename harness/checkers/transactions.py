@@ -41,8 +41,9 @@ def read_log(history: History) -> Log:
     """Sort the history's transactions out; other operations are not looked at."""
     transactions = [operation for operation in history if operation.function == "txn"]
     failed = [transaction for transaction in transactions if transaction.outcome is Outcome.FAIL]
-    happened = [op for op in transactions if op.outcome is not Outcome.FAIL]
-    log = Log(happened)
+    log = Log(transactions)
+    if failed:
+        log.transactions = [op for op in transactions if op.outcome is not Outcome.FAIL]
     for transaction in failed:
         log.failed |= {(key, value): transaction for _, key, value in _appends(transaction)}
     reads, readers, writers = log.reads, log.readers, log.writers
@@ -79,30 +80,43 @@ def _twice(transactions: Iterable[Operation]) -> Iterator[str]:
 def internal(log: Log, key: Key, promise: Promise) -> Iterator[Anomaly]:
     """Tell of reads of this list that contradict what their transaction did to it before."""
     readers = log.readers[key]
-    repeating = set(readers).intersection(log.writers[key].values())
-    repeating.update(one for one, other in pairwise(readers) if one == other)
+    once = set(readers)
+    repeating = once.intersection(log.writers[key].values())
+    if len(once) < len(readers):
+        repeating.update(one for one, other in pairwise(readers) if one == other)
     for number in sorted(repeating):
         transaction = log.transactions[number]
-        known: list[Value] | None = None  # what the list is, since it was read
-        added: list[Value] = []  # what was appended since then
-        for what, on, value in transaction.result:
-            if on != key:
-                continue
-            if what == "append":
-                added.append(value)
-                continue
-            seen = value or _NOTHING
-            start = len(seen) - len(added)
-            if start < 0 or seen[start:] != added or known not in (None, seen[:start]):
-                message = f"a transaction saw {seen!r} in {key!r}, against what it did there before"
-                yield Anomaly(promise, message, (transaction,), "internal")
-            known, added = seen, []
+        about = [micro for micro in transaction.result if micro[1] == key]
+        while about[-1][0] == "append":
+            about.pop()  # what comes after the last read contradicts nothing
+        if len(about) > 1 and not _agree(about):
+            lists = ", then ".join(repr(value) for what, _, value in about if what == "r")
+            message = f"a transaction saw {lists} in {key!r}, against what it did there itself"
+            yield Anomaly(promise, message, (transaction,), "internal")
 
 
-def contradictory(log: Log, key: Key, promise: Promise) -> Iterator[Anomaly]:
-    """Tell of reads that leave the key's list without an order: impossible values, two orders."""
+def _agree(about: Iterable[list[Any]]) -> bool:
+    """Whether each read of a list saw what the one before did, and what was appended since."""
+    known: list[Value] | None = None
+    added: list[Value] = []
+    for what, _, value in about:
+        if what == "append":
+            added.append(value)
+            continue
+        seen = value or _NOTHING
+        start = len(seen) - len(added)
+        if start < 0 or seen[start:] != added or known not in (None, seen[:start]):
+            return False
+        known, added = seen, []
+    return True
+
+
+def contradictory(log: Log, key: Key, longest: list[Value], promise: Promise) -> Iterator[Anomaly]:
+    """Tell of reads that leave the key's list without an order: impossible values, two orders.
+
+    `longest` is the longest of them.
+    """
     lists = log.reads[key]
-    longest = max(lists, key=len)
     forks = [place for place, seen in enumerate(lists) if seen != longest[: len(seen)]]
     if not forks and _is_possible(longest, log.writers[key]):
         return
