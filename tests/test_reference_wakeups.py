@@ -15,6 +15,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -706,6 +707,9 @@ live(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
 """
 
 
+SPAWNS = 6
+
+
 class Life(Turns):
     """Turns with everything that belongs to them, in one folder, as a server has them."""
 
@@ -736,10 +740,14 @@ class Life(Turns):
 
 
 def live(folder: Path, seed: int, killed_after_s: float) -> None:
-    """Be a host: start turns that start processes, note what was acknowledged, and be killed."""
+    """Be a host: start turns that start processes, note what was acknowledged, and be killed.
+
+    That is so long after as many spawns as it takes to be in the midst of everything.
+    """
     rng = random.Random(seed)
     life = Life(folder)
-    threading.Timer(killed_after_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    killer = threading.Timer(killed_after_s, os.kill, (os.getpid(), signal.SIGKILL))
+    acknowledged = count(1)
     journal = os.open(folder / "acknowledged.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     real = life.processes.spawn
 
@@ -747,6 +755,8 @@ def live(folder: Path, seed: int, killed_after_s: float) -> None:
         process_id = real(command, **more)
         row = {"process": process_id}
         os.write(journal, json.dumps(row).encode() + b"\n")
+        if next(acknowledged) == SPAWNS:
+            killer.start()
         return process_id
 
     life.processes.spawn = spawn  # type: ignore[method-assign]
@@ -767,7 +777,7 @@ def test_kills_at_random_lose_and_double_no_wakeup(tmp_path: Path) -> None:
         store.new(sid)
     for seed in range(4):
         host = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-c", HOST, str(tmp_path), str(seed), str(0.25 + 0.07 * seed)],
+            [sys.executable, "-c", HOST, str(tmp_path), str(seed), str(0.02 * seed)],
             check=False,
             timeout=LONG_S,
             cwd=Path(__file__).parent.parent,
@@ -809,6 +819,6 @@ def test_kills_at_random_lose_and_double_no_wakeup(tmp_path: Path) -> None:
         for message in SessionStore(tmp_path / "sessions").load(sid).messages:
             if "wakeup_id" in message:
                 woken[message["wakeup_id"]] += 1
-    assert len(spawned) > 20
+    assert len(spawned) >= 4 * SPAWNS
     assert {*spawned} <= {*woken}
     assert set(woken.values()) == {1}
