@@ -14,7 +14,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -110,15 +110,6 @@ class FaultInterval:
     name: str
     began_ns: int
     healed_ns: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One reading of one gauge, at one time."""
-
-    name: str
-    at_ns: int
-    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,8 +306,3 @@ def _heal(faults: list[FaultInterval], name: str, at_ns: int) -> None:
             faults[index] = FaultInterval(name, faults[index].began_ns, at_ns)
             return
     raise ValueError(f"{name!r} was healed, but nobody broke it")
-
-
-def count(histories: Sequence[History]) -> int:
-    """Number of operations in all episodes."""
-    return sum(len(history) for history in histories)

@@ -4,7 +4,7 @@ A target offers *abilities*. An ability is a set of functions that take and give
 same question can be asked of an object in this process, of a package in a process of its own, or
 of a server. Each episode of a run asks a fresh instance in a folder of its own.
 
-An ability's functions are the methods of its adapter, in `harness/targets/*_adapter.py`; arguments
+An ability's functions are the methods of its adapter, in `harness/targets/*_adapter*.py`; arguments
 are keywords. Those that end in `_threads` are called by several threads under a controlled
 schedule, and those in `_crash` run in a process that may be killed.
 """

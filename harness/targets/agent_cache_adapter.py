@@ -12,7 +12,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from harness.targets.scripted import GLANCE_S, ProviderError, comes_back
+from harness.targets.lifecycle_adapter import GLANCE_S, ProviderError, comes_back
 
 CAP = 2
 

@@ -11,9 +11,9 @@ from types import CodeType
 
 from harness.errors import TargetUnavailableError
 from harness.target import AdapterInstance, Instance
-from harness.targets import hermes_webui_module, scripted
+from harness.targets import hermes_webui_module, lifecycle_adapter
 from harness.targets.hermes_webui_module import ModuleLifecycle, execute
-from harness.targets.scripted import LifecycleAdapter
+from harness.targets.lifecycle_adapter import LifecycleAdapter
 from harness.targets.standalone import in_a_process
 from harness.targets.threaded_adapters import LifecycleThreadsAdapter
 
@@ -57,7 +57,7 @@ class HermesWebuiTarget:
         """The adapter in a process of its own, over the module where it lies."""
         sources = [
             Path(str(part.__file__)).read_text(encoding="utf-8")
-            for part in (scripted, hermes_webui_module)
+            for part in (lifecycle_adapter, hermes_webui_module)
         ]
         future = "from __future__ import annotations\n"
         whole = future + "".join(text.replace(future, "") for text in sources)

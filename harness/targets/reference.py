@@ -24,8 +24,8 @@ from harness.targets.catalog_threads_adapter import CatalogThreadsAdapter
 from harness.targets.channels_threads_adapter import ChannelsThreadsAdapter
 from harness.targets.http_adapter import HttpAdapter
 from harness.targets.journal_adapter import JournalAdapter
+from harness.targets.lifecycle_adapter import LifecycleAdapter
 from harness.targets.process import ProcessInstance, Stable
-from harness.targets.scripted import LifecycleAdapter
 from harness.targets.sessions_adapter import SessionsAdapter
 from harness.targets.sessions_threads_adapter import SessionsThreadsAdapter
 from harness.targets.standalone import in_a_process

@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from harness.schedule import calling
-from harness.targets.scripted import ProviderError
+from harness.targets.lifecycle_adapter import ProviderError
 
 CAP = 1
 MOMENT_S = 0.01  # of virtual time
