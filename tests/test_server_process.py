@@ -13,17 +13,17 @@ import pytest
 
 from harness.targets.http_adapter import HttpAdapter
 from harness.targets.reference import open_http
-from harness.targets.server_process import NotServingError, ServerProcess
+from harness.targets.server_process import NotServingError, ReferenceLaunch, ServerProcess
 
 LONG_S = 30.0
 PLACE = Path(__file__).parents[1]
 PARENT = """
 import sys
 from pathlib import Path
-from harness.targets.server_process import ServerProcess
+from harness.targets.server_process import ReferenceLaunch, ServerProcess
 
-server = ServerProcess(Path(sys.argv[1]), Path(sys.argv[2]))
-print(server._process.pid, flush=True)
+server = ServerProcess(ReferenceLaunch(Path(sys.argv[1])), Path(sys.argv[2]))
+print(server.pid, flush=True)
 sys.stdin.read()
 """
 
@@ -56,7 +56,7 @@ def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("no folder")
 
     with pytest.raises(NotServingError, match="cannot serve"):
-        ServerProcess(PLACE, tmp_path / "state")
+        ServerProcess(ReferenceLaunch(PLACE), tmp_path / "state")
 
 
 def test_a_closed_server_is_gone_whatever_it_was_doing(tmp_path: Path) -> None:

@@ -7,18 +7,17 @@ is waited for, as a fact and not for ever: an answer that says "not yet" is the 
 from __future__ import annotations
 
 import http.client
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from harness.errors import TargetLostError
-from harness.targets.server_process import ServerProcess
+from harness.targets.server_adapter import ServerAdapter
+from harness.targets.server_process import Launch
+from harness.web import PATIENCE_S, Event, StatusError, Web
 
-PATIENCE_S = 20.0
 POLL_S = 0.01
 ANOTHER = "another"  # a session or run that was never named, a wakeup's say
 MARKS = ("interrupted", "cancelled", "error")
@@ -26,26 +25,12 @@ _UNKNOWN_COUNT = 10**9  # a count of messages that no session has
 _OUTPUT = re.compile(r"Output:\n(.*)\]", re.DOTALL)
 
 
-class RefusedError(Exception):
-    """The server refused, where it should not."""
-
-
-class Event(NamedTuple):
-    """One event of a stream."""
-
-    id: str
-    name: str
-    data: Any
-
-
 class HttpAdapter:
     """One server and its folder, through all its deaths."""
 
-    def __init__(self, folder: Path, package_folder: Path) -> None:
+    def __init__(self, folder: Path, launch: Launch) -> None:
         """Boot nothing yet; the first question does."""
-        self._state = folder / "state"
-        self._package_folder = package_folder
-        self._server: ServerProcess | None = None
+        self._server = ServerAdapter(folder, launch)
         self._sessions: dict[str, str] = {}
         self._streams: dict[str, str] = {}
 
@@ -81,11 +66,10 @@ class HttpAdapter:
 
     def disk(self, session: str) -> list[str]:
         """What users said, by the session's sidecar: the messages, and then the pending one."""
-        path = self._state / "sessions" / f"{self._sessions[session]}.json"
-        kept = json.loads(path.read_bytes())
+        kept = self._server.kept(self._sessions[session]) or {"messages": [], "pending": None}
         said = [_row(one) for one in kept["messages"] if not _is_wakeup(one)]
         texts = [text for role, text, _ in said if role == "user"]
-        pending = kept["pending_user_message"]
+        pending = kept["pending"]
         return texts if pending is None else [*texts, pending]
 
     # Turns
@@ -93,10 +77,12 @@ class HttpAdapter:
     def send(self, session: str, run: str, text: str) -> dict[str, Any]:
         """Begin a turn, called `run` from now on; or else which run is in its way."""
         body = {"session_id": self._sessions[session], "message": text}
-        status, told = self._ask("POST", "/api/chat/start", body)
+        status, told = self._web().ask("POST", "/api/chat/start", body)
         if status == http.client.CONFLICT:
             return {"status": status, "active": _named(self._streams, told["active_stream_id"])}
-        self._streams[run] = _accepted(status, told)["stream_id"]
+        if status != http.client.OK:
+            raise StatusError("POST /api/chat/start", status, told)
+        self._streams[run] = told["stream_id"]
         return {"status": status, "active": None}
 
     def send_watched(self, session: str, run: str, text: str) -> dict[str, Any]:
@@ -170,84 +156,36 @@ class HttpAdapter:
 
     def kill(self) -> None:
         """Kill the server with kill -9, and boot another one on its folder."""
-        self._serving().kill()
-        self._server = None
-        self._serving()
+        self._server.boot()
+        self._server.kill()
+        self._server.boot()
 
     def terminate(self) -> int | None:
         """End the server by SIGTERM, and boot another one; the exit code, None if it hung."""
-        code = self._serving().terminate()
-        self._server = None
-        self._serving()
+        self._server.boot()
+        code = self._server.terminate()
+        self._server.boot()
         return code
 
     def close(self) -> None:
         """Kill the server."""
-        if self._server is not None:
-            self._server.kill()
-
-    def _serving(self) -> ServerProcess:
-        if self._server is None:
-            self._server = ServerProcess(self._package_folder, self._state)
-        return self._server
+        self._server.close()
 
     # The wire
 
+    def _web(self) -> Web:
+        return Web(self._server.boot()["port"])
+
     def _get(self, path: str) -> Any:
-        return _accepted(*self._ask("GET", path))
+        return self._web().get(path)
 
     def _post(self, path: str, **body: Any) -> Any:
-        return _accepted(*self._ask("POST", path, body))
+        return self._web().post(path, **body)
 
-    def _ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        data = None if body is None else json.dumps(body).encode()
-        with self._exchange(method, path, data, {}) as response:
-            return response.status, json.loads(response.read())
-
-    @contextmanager
     def _stream(
         self, path: str, headers: Mapping[str, str] | None = None
-    ) -> Iterator[Iterator[Event]]:
-        """The stream's events until it is closed; reading raises TimeoutError if that is never."""
-        with self._exchange("GET", path, None, headers or {}) as response:
-            if response.status != http.client.OK:
-                raise RefusedError(f"GET {path}: {response.status}")
-            yield _events(response)
-
-    @contextmanager
-    def _exchange(
-        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
-    ) -> Iterator[http.client.HTTPResponse]:
-        port = self._serving().port
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
-        try:
-            connection.request(method, path, data, dict(headers))
-            with connection.getresponse() as response:
-                yield response
-        except (OSError, http.client.HTTPException) as error:
-            raise TargetLostError(f"{method} {path}: {error!r}") from error
-        finally:
-            connection.close()
-
-
-def _accepted(status: int, told: Any) -> Any:
-    if status != http.client.OK:
-        raise RefusedError(f"{status}: {told}")
-    return told
-
-
-def _events(response: http.client.HTTPResponse) -> Iterator[Event]:
-    ends_at = time.monotonic() + PATIENCE_S
-    fields: dict[str, str] = {}
-    for line in response:  # comments keep these coming
-        if time.monotonic() > ends_at:
-            raise TimeoutError(f"not closed within {PATIENCE_S:g} s")
-        name, _, value = line.decode().rstrip("\n").partition(": ")
-        if name:
-            fields[name] = value
-        elif "event" in fields:
-            yield Event(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
-            fields = {}
+    ) -> AbstractContextManager[Iterator[Event]]:
+        return self._web().stream(path, headers)
 
 
 def _came_true(is_so: Callable[[], bool]) -> bool:

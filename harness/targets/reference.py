@@ -26,6 +26,8 @@ from harness.targets.http_adapter import HttpAdapter
 from harness.targets.journal_adapter import JournalAdapter
 from harness.targets.lifecycle_adapter import LifecycleAdapter
 from harness.targets.process import ProcessInstance, Stable
+from harness.targets.server_adapter import ServerAdapter
+from harness.targets.server_process import ReferenceLaunch
 from harness.targets.sessions_adapter import SessionsAdapter
 from harness.targets.sessions_threads_adapter import SessionsThreadsAdapter
 from harness.targets.standalone import in_a_process
@@ -55,7 +57,7 @@ class ReferenceTarget:
                 "watcher",
                 "catalog",
             ),
-            *("catalog_threads", "channels_threads", "journal", "http"),
+            *("catalog_threads", "channels_threads", "journal", "http", "server"),
             *("turns_threads", "wakeups", "wakeups_restarts", "wakeups_threads"),
         }
     )
@@ -192,11 +194,20 @@ def open_state_db(folder: Path) -> Any:
 
 
 def open_http(folder: Path) -> Any:
+    """A whole server in a process of its own, with its files in `folder`, and one client."""
+    return HttpAdapter(folder, _launch())
+
+
+def open_server(folder: Path) -> Any:
     """A whole server in a process of its own, with its files in `folder`."""
+    return ServerAdapter(folder, _launch())
+
+
+def _launch() -> ReferenceLaunch:
     found = importlib.util.find_spec(PACKAGE)
     assert found is not None, PACKAGE
     assert found.origin is not None, PACKAGE
-    return HttpAdapter(folder, Path(found.origin).parents[1])
+    return ReferenceLaunch(Path(found.origin).parents[1])
 
 
 _ADAPTERS = {
@@ -218,5 +229,6 @@ _ADAPTERS = {
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,
     "http": open_http,
+    "server": open_server,
 }
 _CRASHING = {"state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__))}
