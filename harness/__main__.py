@@ -309,13 +309,12 @@ def rejudge(run: Path) -> list[Record]:
 def _rejudged(scenario: Scenario, place: Path) -> Record:
     if not (place / runner.HISTORY).exists():
         never = Verdict(unknowns=("the run ended before it began",))
-        return judgement.record(runner.Judgement(scenario, never, 0, 0, ""), 0.0)
+        return judgement.record(runner.Judgement(scenario, never, 0, 0, ""), 0.0, place)
     judged = runner.judge(scenario, place)
     if not (place / folder.VERDICT).exists():
         cut_short = Verdict(unknowns=("the run ended before it did",))
         judged = replace(judged, verdict=merge([judged.verdict, cut_short]))
-    failure = place / folder.FAILURE
-    return judgement.record(judged, 0.0, f"harness replay {failure}" if failure.exists() else "")
+    return judgement.record(judged, 0.0, place)
 
 
 def _list_scenarios() -> list[dict[str, Any]]:

@@ -7,31 +7,35 @@ again months later.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import history
 from harness.history import History, Journal
+from harness.promises import Promise
 from harness.scenario import Scenario
 from harness.stage import Stage
 from harness.target import Target
-from harness.verdict import Assumption, Verdict, merge
+from harness.verdict import Anomaly, Assumption, Verdict, merge
 
 HISTORY = "history.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a run came to: its verdict, and how much was asked to reach it."""
+    """What a run came to: its verdict, and how much was asked to reach it.
+
+    `notes` are those of the episodes in which the anomalies were found, one for each.
+    """
 
     scenario: Scenario
     verdict: Verdict
     episodes: int
     operations: int
     digest: str
-    notes: Mapping[str, Any] = field(default_factory=dict)  # of the episode that failed
+    notes: tuple[Mapping[str, Any], ...] = ()
 
 
 def run(scenario: Scenario, target: Target, seed: int, effort: float, folder: Path) -> Judgement:
@@ -48,9 +52,13 @@ def judge(scenario: Scenario, folder: Path) -> Judgement:
     """Judge a stored run. Raises HistoryDamagedError where it cannot be read."""
     histories = history.read(folder / HISTORY)
     verdicts = [scenario.checker(episode) for episode in histories]
-    failed = _shortest(verdicts)
+    found = _shortest(
+        (anomaly, episode)
+        for verdict, episode in zip(verdicts, histories, strict=True)
+        for anomaly in verdict.anomalies
+    )
     verdict = Verdict(
-        anomalies=() if failed is None else verdicts[failed].anomalies[:1],
+        anomalies=tuple(anomaly for anomaly, _ in found),
         assumptions=_assumptions(scenario, histories),
         unknowns=merge(verdicts).unknowns,
     )
@@ -60,18 +68,19 @@ def judge(scenario: Scenario, folder: Path) -> Judgement:
         sum(episode.notes.get("schedules", 1) for episode in histories),
         sum(episode.notes.get("operations", len(episode)) for episode in histories),
         history.digest(histories),
-        {} if failed is None else histories[failed].notes,
+        tuple(episode.notes for _, episode in found),
     )
 
 
-def _shortest(verdicts: Sequence[Verdict]) -> int | None:
-    """The failed episode with the least evidence: the others are the same bug on its way there."""
-    evidence = {
-        number: len(verdict.anomalies[0].evidence)
-        for number, verdict in enumerate(verdicts)
-        if verdict.anomalies
-    }
-    return min(evidence, key=lambda number: evidence[number], default=None)
+def _shortest(found: Iterable[tuple[Anomaly, History]]) -> list[tuple[Anomaly, History]]:
+    """For each broken promise the anomaly with the least evidence, the shortest of all first.
+
+    The others are the same bug on its way there; but another promise may be another bug.
+    """
+    shortest: dict[Promise, tuple[Anomaly, History]] = {}
+    for anomaly, episode in sorted(found, key=lambda pair: len(pair[0].evidence)):
+        shortest.setdefault(anomaly.promise, (anomaly, episode))
+    return list(shortest.values())
 
 
 def _assumptions(scenario: Scenario, histories: tuple[History, ...]) -> tuple[Assumption, ...]:

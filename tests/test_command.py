@@ -65,7 +65,7 @@ def a_failure(place: Path) -> Path:
     a_history(place, WRONG)
     operation = Operation(0, "complete_turn", TURN, Outcome.OK, 1, 2, result=WRONG)
     anomaly = Anomaly(Promise.L12, "committed at once", (operation,), accepted=(RIGHT,))
-    judged = Judgement(OWNERS_AND_FAILURES, Verdict((anomaly,)), 1, 1, "digest")
+    judged = Judgement(OWNERS_AND_FAILURES, Verdict((anomaly,)), 1, 1, "digest", ({},))
     judgement.store(judged, ReferenceTarget(), 7, 1.0, place)
     return place / folder.FAILURE
 

@@ -38,7 +38,9 @@ LOST = Anomaly(Promise.D1, "gone", (APPEND,), also=(Promise.D2,))
 
 def a_record(verdict: Verdict = VALID, promises: Sequence[str] = ("D1", "L1")) -> Record:
     """A scenario's result."""
-    return Record("writes", "model", tuple(promises), verdict, 3, 1200, "digest", 1.5, "harness x")
+    return Record(
+        "writes", "model", tuple(promises), verdict, 3, 1200, "digest", 1.5, ("harness x",)
+    )
 
 
 def a_conclusion(*records: Record, **more: Any) -> dict[str, Any]:
@@ -309,13 +311,13 @@ def test_what_asking_again_cannot_show_is_played_again_by_the_harness(tmp_path: 
     """A race has no script; its file says how it went, and that it needs the harness."""
     race = choose(["lifecycle-threads"])["lifecycle-threads"]
     notes = {"story": "a takes the lock\nb does not wait", "finding": {}}
-    judged = Judgement(race, Verdict((LOST,)), 1, 1, "digest", notes)
+    judged = Judgement(race, Verdict((LOST,)), 1, 1, "digest", (notes,))
     record = judgement.store(judged, ReferenceTarget(), 7, 1.0, tmp_path)
 
     text = (tmp_path / "test_lifecycle_threads_d1.py").read_text(encoding="utf-8")
     assert "It needs hermes-harness" in text
     assert "# a takes the lock\n# b does not wait\n" in text
-    assert record.reproduce == f"harness replay {tmp_path / 'failure.json'}"
+    assert record.reproduce == (f"harness replay {tmp_path / 'failure.json'}",)
     assert replay.read(tmp_path).anomaly == LOST
 
 

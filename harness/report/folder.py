@@ -19,7 +19,7 @@ from harness.errors import UsageError
 
 PLAN = "run.json"
 VERDICT = "verdict.json"
-FAILURE = "failure.json"
+FAILURE = "failure.json"  # the shortest; that of a further promise bears its name: failure-D2.json
 BROKEN = "broken.txt"  # why a scenario came to no verdict, through no fault of the target
 LATEST = "latest"
 

@@ -10,7 +10,7 @@ from harness.report import folder, standalone
 from harness.runner import Judgement
 from harness.stage import ask_again
 from harness.target import Target
-from harness.verdict import Anomaly, Verdict
+from harness.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Record:
     operations: int
     digest: str
     seconds: float
-    reproduce: str = ""
+    reproduce: tuple[str, ...] = ()  # one line for each anomaly, where there is a way
 
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object; `from_json` reads it back."""
@@ -38,20 +38,20 @@ class Record:
             "operations": self.operations,
             "digest": self.digest,
             "seconds": self.seconds,
-            "reproduce": self.reproduce,
+            "reproduce": list(self.reproduce),
         }
 
     def summary(self) -> str:
         """What a person wants to know of it, in a few lines."""
         verdict = self.verdict
         lines = [f"{self.scenario}: {verdict.validity} · {self.operations} operations"]
-        for anomaly in verdict.anomalies:
+        for number, anomaly in enumerate(verdict.anomalies):
             lines.append(f"{anomaly.promise.name}: {anomaly.promise.value}")
             lines += [f"  also {broken.name}: {broken.value}" for broken in anomaly.also]
             lines.append(f"  {anomaly.message}")
             steps = enumerate(anomaly.evidence, start=1)
-            lines += [f"  {number:3}. {operation}" for number, operation in steps]
-            lines += [f"  see it again: {self.reproduce}"] if self.reproduce else []
+            lines += [f"  {step:3}. {operation}" for step, operation in steps]
+            lines += [f"  see it again: {line}" for line in self.reproduce[number : number + 1]]
         lines += [f"  assumption not met: {met.name}" for met in verdict.unmet]
         lines += [f"  unknown: {reason}" for reason in verdict.unknowns]
         return "\n".join(lines)
@@ -68,22 +68,28 @@ class Record:
             data["operations"],
             data["digest"],
             data["seconds"],
-            data["reproduce"],
+            tuple(data["reproduce"]),
         )
 
 
 def store(judgement: Judgement, target: Target, seed: int, seconds: float, where: Path) -> Record:
-    """Write the verdict and, where a promise is broken, the two ways to see it fail again."""
-    reproduce = ""
-    for anomaly in judgement.verdict.anomalies:
-        reproduce = _store_failure(anomaly, judgement, target, seed, where)
-    told = record(judgement, seconds, reproduce)
+    """Write the verdict and, for each broken promise, the two ways to see it fail again."""
+    for number, path in enumerate(failures(judgement.verdict, where)):
+        _store_failure(number, path, judgement, target, seed)
+    told = record(judgement, seconds, where)
     folder.write_json(where / folder.VERDICT, told.to_json())
     return told
 
 
-def record(judgement: Judgement, seconds: float, reproduce: str = "") -> Record:
-    """What is kept of a judgement."""
+def failures(verdict: Verdict, where: Path) -> list[Path]:
+    """Where each of the verdict's anomalies is kept."""
+    further = [f"failure-{anomaly.promise.name}.json" for anomaly in verdict.anomalies[1:]]
+    return [where / name for name in (folder.FAILURE, *further)][: len(verdict.anomalies)]
+
+
+def record(judgement: Judgement, seconds: float, where: Path) -> Record:
+    """What is kept of a judgement, in the folder `where`."""
+    kept = (path for path in failures(judgement.verdict, where) if path.exists())
     scenario = judgement.scenario
     return Record(
         scenario.name,
@@ -94,27 +100,27 @@ def record(judgement: Judgement, seconds: float, reproduce: str = "") -> Record:
         judgement.operations,
         judgement.digest,
         round(seconds, 3),
-        reproduce,
+        tuple(f"harness replay {path}" for path in kept),
     )
 
 
 def _store_failure(
-    anomaly: Anomaly, judgement: Judgement, target: Target, seed: int, where: Path
-) -> str:
-    scenario = judgement.scenario
-    failure = where / folder.FAILURE
+    number: int, failure: Path, judgement: Judgement, target: Target, seed: int
+) -> None:
+    scenario, where = judgement.scenario, failure.parent
+    anomaly, notes = judgement.verdict.anomalies[number], judgement.notes[number]
     told = {
         "scenario": scenario.name,
         "ability": scenario.ability,
         "target": target.name,
         "seed": seed,
         "anomaly": anomaly.to_json(),
-        "notes": dict(judgement.notes),
+        "notes": dict(notes),
     }
     folder.write_json(failure, told)
     file = f"test_{scenario.name.replace('-', '_')}_{anomaly.promise.name.lower()}.py"
-    if story := judgement.notes.get("story"):
-        folder.write_text(where / "story.txt", story)
+    if story := notes.get("story"):
+        folder.write_text(where / f"{failure.stem.replace('failure', 'story')}.txt", story)
     if scenario.replay is not ask_again:
         text = standalone.render_replay(told, anomaly, file)
     else:
@@ -127,4 +133,3 @@ def _store_failure(
             file=file,
         )
     folder.write_text(where / file, text)
-    return f"harness replay {failure}"
