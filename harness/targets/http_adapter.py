@@ -20,6 +20,7 @@ from harness.web import PATIENCE_S, Event, StatusError, Web
 
 POLL_S = 0.01
 ANOTHER = "another"  # a session or run that was never named, a wakeup's say
+Message = dict[str, Any]
 MARKS = ("interrupted", "cancelled", "error")
 _UNKNOWN_COUNT = 10**9  # a count of messages that no session has
 _OUTPUT = re.compile(r"Output:\n(.*)\]", re.DOTALL)
@@ -52,13 +53,14 @@ class HttpAdapter:
     def sessions(self) -> list[str]:
         """The names of all sessions."""
         rows = self._get("/api/sessions")["sessions"]
-        return sorted(_named(self._sessions, row["session_id"]) or "" for row in rows)
+        return sorted(named(self._sessions, row["session_id"]) or "" for row in rows)
 
     def messages(self, session: str) -> dict[str, Any]:
         """What was said: rows of role, text and mark; which outputs woke it; what is pending."""
         told = self._get(f"/api/session?session_id={self._sessions[session]}")["session"]
-        woken = [one for one in told["messages"] if _is_wakeup(one)]
-        said = [_row(one) for one in told["messages"] if not _is_wakeup(one)]
+        messages = self.translated(told["messages"])
+        woken = [one for one in messages if _is_wakeup(one)]
+        said = [_row(one) for one in messages if not _is_wakeup(one)]
         for row in said:
             row[1] = row[1].replace(self._sessions[session], session)  # in the agent's replies
         pending = told["pending_user_message"]
@@ -67,10 +69,15 @@ class HttpAdapter:
     def disk(self, session: str) -> list[str]:
         """What users said, by the session's sidecar: the messages, and then the pending one."""
         kept = self._server.kept(self._sessions[session]) or {"messages": [], "pending": None}
-        said = [_row(one) for one in kept["messages"] if not _is_wakeup(one)]
+        messages = self.translated(kept["messages"])
+        said = [_row(one) for one in messages if not _is_wakeup(one)]
         texts = [text for role, text, _ in said if role == "user"]
         pending = kept["pending"]
         return texts if pending is None else [*texts, pending]
+
+    def translated(self, messages: list[Message]) -> list[Message]:
+        """Messages as the reference words them: `source` tells a wakeup, MARKS an odd end."""
+        return messages
 
     # Turns
 
@@ -79,7 +86,7 @@ class HttpAdapter:
         body = {"session_id": self._sessions[session], "message": text}
         status, told = self._web().ask("POST", "/api/chat/start", body)
         if status == http.client.CONFLICT:
-            return {"status": status, "active": _named(self._streams, told["active_stream_id"])}
+            return {"status": status, "active": named(self._streams, told["active_stream_id"])}
         if status != http.client.OK:
             raise StatusError("POST /api/chat/start", status, told)
         self._streams[run] = told["stream_id"]
@@ -102,7 +109,7 @@ class HttpAdapter:
     def status(self, session: str) -> dict[str, Any]:
         """Whether the session is busy, and the run that a client could attach to."""
         told = self._get(f"/api/session/status?session_id={self._sessions[session]}")
-        active = _named(self._streams, told["active_stream_id"])
+        active = named(self._streams, told["active_stream_id"])
         return {"busy": told["agent_running"], "active": active}
 
     def wait_idle(self, session: str) -> bool:
@@ -150,7 +157,7 @@ class HttpAdapter:
                     offered = event.data["stream_id"]
                 elif event.name == "session-updated":  # the last of the greeting
                     break
-        return _named(self._streams, offered)
+        return named(self._streams, offered)
 
     # The server's lives
 
@@ -197,7 +204,8 @@ def _came_true(is_so: Callable[[], bool]) -> bool:
     return True
 
 
-def _named(names: Mapping[str, str], id_: str | None) -> str | None:
+def named(names: Mapping[str, str], id_: str | None) -> str | None:
+    """What we call this id of the server's."""
     if id_ is None:
         return None
     return next((name for name, known in names.items() if known == id_), ANOTHER)
