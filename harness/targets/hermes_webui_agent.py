@@ -1,0 +1,340 @@
+"""An agent of our own for a hermes-webui checkout: it does what a message tells it, in our words.
+
+    [sleep=2]                       waits so many seconds, or until it is interrupted
+    [tokens=10]                     shows so many tokens; `[tokens=10x4]`: on each of 4 threads
+    [tool]                          calls a tool, which says whose turn it is
+    [process=0.5:exit=3:hello]      starts a background process that prints after so long
+    [fail]  [exit]                  raises an error; tries to end the program
+    [hang]                          heeds no interrupt, for as long as the server lives
+
+In a process's output `{` and `}` become `[` and `]`: so it can tell its wakeup what to do.
+
+The server imports its agent by the names of certain modules. `place_agent` makes a folder of them:
+this very file, and a line for each name. Stand-alone on purpose, nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import os
+import queue
+import re
+import shlex
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar, Token
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+Message = dict[str, Any]
+
+SPOOL = "HARNESS_AGENT_SPOOL"  # names the folder in which processes leave what they said
+POLL_S = 0.05
+MODULES = {
+    "run_agent": "AIAgent",
+    "tools.process_registry": "format_process_notification, process_registry",
+    "tools.approval": "get_current_session_key, reset_current_session_key, set_current_session_key",
+    "gateway.session_context": "_SESSION_KEY, _SESSION_UI_SESSION_ID",
+}
+
+
+def place_agent(folder: Path) -> None:
+    """Make the folder. The server takes no agent from a git repository that moves on."""
+    name = Path(__file__).stem
+    folder.mkdir(parents=True, exist_ok=True)
+    source = Path(__file__).read_text(encoding="utf-8")
+    (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    for module, offered in MODULES.items():
+        path = folder.joinpath(*module.split(".")).with_suffix(".py")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"from {name} import {offered}\n", encoding="utf-8")
+
+
+# Whose turn it is
+
+_SESSION_KEY: ContextVar[str] = ContextVar("session_key", default="")
+_SESSION_UI_SESSION_ID: ContextVar[str] = ContextVar("session_ui_session_id", default="")
+
+
+def set_current_session_key(key: str) -> Token[str]:
+    """Say whose turn runs in this context."""
+    return _SESSION_KEY.set(key)
+
+
+def reset_current_session_key(token: Token[str]) -> None:
+    """Take it back."""
+    _SESSION_KEY.reset(token)
+
+
+def get_current_session_key(default: str = "") -> str:
+    """Whose turn it is: the context knows, or else the environment."""
+    return _SESSION_KEY.get() or os.environ.get("HERMES_SESSION_KEY", default)
+
+
+# Background processes
+
+
+@dataclass(frozen=True)
+class Process:
+    """A background process, and whose turn it was that started it."""
+
+    id: str
+    session_key: str
+    origin_ui_session_id: str
+    command: str
+
+
+class Consumed(set[str]):
+    """The ids of the completions that were delivered. The server adds to it."""
+
+    def __init__(self, forget: Callable[[str], None]) -> None:
+        super().__init__()
+        self._forget = forget
+
+    def add(self, id_: str) -> None:
+        """Mark a completion as delivered: nothing is owed any more."""
+        super().add(id_)
+        self._forget(id_)
+
+
+class ProcessRegistry:
+    """Starts processes, and queues an event as each ends.
+
+    Forgets nothing before the server says that it was delivered, not even through a kill: whatever
+    is lost, the server lost.
+    """
+
+    def __init__(self, spool: Path) -> None:
+        """`spool` is the folder that keeps what is owed."""
+        self.completion_queue: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._spool = spool
+        self._lock = threading.RLock()
+        self._completion_consumed = Consumed(self._forget)
+        self._processes: dict[str, Process] = {}
+
+    def spawn(self, seconds: float, says: str, exit_code: int) -> None:
+        """Start a process that says something after so long."""
+        command = f"sleep {seconds}; printf %s {shlex.quote(says)}; exit {exit_code}"
+        id_ = f"proc_{uuid.uuid4().hex[:12]}"
+        process = Process(id_, get_current_session_key(), _SESSION_UI_SESSION_ID.get(), command)
+        self._spool.mkdir(parents=True, exist_ok=True)
+        _write_whole(self._spool / f"{id_}.owed", asdict(process))
+        said, ended = (shlex.quote(str(self._spool / f"{id_}.{kind}")) for kind in ("out", "end"))
+        script = f"({command}) >{said}; echo $? >{ended}.new; mv {ended}.new {ended}"
+        child = subprocess.Popen(  # noqa: S603  what our own scenarios ask for
+            ["/bin/sh", "-c", script], stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        self._follow(process, child.wait)
+
+    def recover_from_checkpoint(self) -> int:
+        """Take over what a predecessor on this folder still owed; how many those are."""
+        owed = [json.loads(path.read_bytes()) for path in sorted(self._spool.glob("*.owed"))]
+        for fields in owed:
+            self._follow(Process(**fields), lambda: None)
+        return len(owed)
+
+    def _follow(self, process: Process, wait: Callable[[], object]) -> None:
+        with self._lock:
+            self._processes[process.id] = process
+        threading.Thread(target=self._report, args=(process, wait), daemon=True).start()
+
+    def _report(self, process: Process, wait: Callable[[], object]) -> None:
+        wait()
+        ended = self._spool / f"{process.id}.end"
+        while not ended.exists():  # nobody's child that has not ended yet
+            time.sleep(POLL_S)
+        said = (self._spool / f"{process.id}.out").read_text(encoding="utf-8")
+        event = {
+            "type": "completion",
+            "session_id": process.id,
+            "session_key": process.session_key,
+            "command": process.command,
+            "exit_code": int(ended.read_text(encoding="utf-8")),
+            "output": said.translate(str.maketrans("{}", "[]")),
+            "completed_at": time.time(),
+        }
+        if process.origin_ui_session_id:
+            event["origin_ui_session_id"] = process.origin_ui_session_id
+        self.completion_queue.put(event)
+
+    def _forget(self, id_: str) -> None:
+        (self._spool / f"{id_}.owed").unlink(missing_ok=True)
+
+    def is_completion_consumed(self, id_: str) -> bool:
+        """Whether this completion was delivered."""
+        with self._lock:
+            return id_ in self._completion_consumed
+
+    def get(self, id_: str) -> Process | None:
+        """A process by its id."""
+        with self._lock:
+            return self._processes.get(id_)
+
+    def list_sessions(self) -> list[dict[str, str]]:
+        """Every process, called sessions there."""
+        with self._lock:
+            return [{"session_id": id_} for id_ in self._processes]
+
+
+process_registry = ProcessRegistry(Path(os.environ.get(SPOOL, "spool")))
+
+
+def format_process_notification(event: dict[str, Any]) -> str:
+    """A completion as text for the agent."""
+    return (
+        f"[IMPORTANT: Background process {event['session_id']} completed "
+        f"(exit_code={event['exit_code']}).\n"
+        f"Command: {event['command']}\nOutput:\n{event['output']}]"
+    )
+
+
+def _write_whole(path: Path, content: dict[str, Any]) -> None:
+    """Write a file that is there as a whole, or not at all."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(content), encoding="utf-8")
+    new.replace(path)
+
+
+# The agent
+
+_DIRECTIVE = re.compile(r"\[(sleep|tokens|tool|process|fail|hang|exit)(?:=([^\[\]]*))?\]")
+
+
+class ScriptedError(Exception):
+    """The message asked for a failure."""
+
+
+class AIAgent:
+    """One session's agent. The server hands it what to call, and asks for one turn at a time."""
+
+    def __init__(  # noqa: PLR0913  the server says which, and passes only what is named here
+        self,
+        *,
+        session_id: str = "",
+        session_db: Any = None,
+        stream_delta_callback: Callable[[str], None] | None = None,
+        reasoning_callback: Callable[[str], None] | None = None,
+        tool_progress_callback: Callable[..., None] | None = None,
+        tool_start_callback: Callable[[str, str, Any], None] | None = None,
+        tool_complete_callback: Callable[[str, str, Any, str], None] | None = None,
+        **_unused: Any,
+    ) -> None:
+        self.session_id = session_id
+        self.stream_delta_callback = stream_delta_callback
+        self.reasoning_callback = reasoning_callback
+        self.tool_progress_callback = tool_progress_callback
+        self.tool_start_callback = tool_start_callback
+        self.tool_complete_callback = tool_complete_callback
+        self._session_db = session_db
+        self._stop = threading.Event()
+
+    @property
+    def _interrupted(self) -> bool:
+        return self._stop.is_set()
+
+    @_interrupted.setter
+    def _interrupted(self, is_so: bool) -> None:
+        """Take an interrupt back; the server does so when it uses an agent again."""
+        (self._stop.set if is_so else self._stop.clear)()
+
+    def interrupt(self, message: str | None = None) -> None:  # noqa: ARG002  nobody reads it
+        """Have the turn under way return soon, or else the next one."""
+        self._stop.set()
+
+    def run_conversation(
+        self,
+        user_message: Any,
+        system_message: str | None = None,  # noqa: ARG002  it takes orders from the user alone
+        conversation_history: Sequence[Message] | None = None,
+        task_id: str | None = None,  # noqa: ARG002
+        persist_user_message: str | None = None,
+        **_unused: Any,
+    ) -> dict[str, Any]:
+        """Do as the message says; the whole conversation, with what was shown as the reply."""
+        history = list(conversation_history or [])
+        asked = persist_user_message if persist_user_message is not None else str(user_message)
+        shown: list[str] = []
+        try:
+            for directive in _DIRECTIVE.finditer(asked):
+                if self._stop.is_set():
+                    break
+                self._obey(directive[1], directive[2] or "", shown)
+            is_whole = not self._stop.is_set()
+            if is_whole:
+                turn = 1 + sum(message.get("role") == "user" for message in history)
+                self._show(shown, f"That was turn {turn} of {self.session_id}.")
+        finally:
+            self._stop.clear()
+        reply = "".join(shown)
+        said = [{"role": "user", "content": asked}, {"role": "assistant", "content": reply}]
+        return {
+            "final_response": reply,
+            "messages": [*history, *said],
+            "completed": is_whole,
+            "interrupted": not is_whole,
+            "api_calls": 1,
+        }
+
+    def _obey(self, verb: str, value: str, shown: list[str]) -> None:
+        match verb:
+            case "sleep":
+                self._stop.wait(float(value))
+            case "tokens":
+                self._show_many(shown, value)
+            case "tool":
+                self._call_tool()
+            case "process":
+                seconds, *options, says = value.split(":")
+                code = next((o.removeprefix("exit=") for o in options), "0")
+                process_registry.spawn(float(seconds), says, int(code))
+            case "hang":
+                threading.Event().wait()
+            case "fail":
+                raise ScriptedError("the message asked for a failure")
+            case "exit":
+                raise SystemExit(1)
+
+    def _show_many(self, shown: list[str], value: str) -> None:
+        count, _, threads = value.partition("x")
+
+        def show() -> None:
+            for number in range(int(count)):
+                if self._stop.is_set():
+                    return
+                self._show(shown, f"{number} ")
+
+        if not threads:
+            show()
+            return
+        spawned = [
+            threading.Thread(target=contextvars.copy_context().run, args=(show,))
+            for _ in range(int(threads))
+        ]
+        for thread in spawned:
+            thread.start()
+        for thread in spawned:
+            thread.join()
+
+    def _show(self, shown: list[str], text: str) -> None:
+        if self.stream_delta_callback is not None:
+            self.stream_delta_callback(text)
+        shown.append(text)
+
+    def _call_tool(self) -> None:
+        name, call, whose = "whose_turn", uuid.uuid4().hex, get_current_session_key("nobody's")
+        if self.tool_start_callback is not None:
+            self.tool_start_callback(call, name, {})
+        elif self.tool_progress_callback is not None:
+            self.tool_progress_callback("tool.started", name, "", {})
+        if self.tool_complete_callback is not None:
+            self.tool_complete_callback(call, name, {}, whose)
+        elif self.tool_progress_callback is not None:
+            self.tool_progress_callback("tool.completed", name, whose, {})
+
+    def commit_memory_session(self) -> None:
+        """Extract nothing."""

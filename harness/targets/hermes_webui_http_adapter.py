@@ -1,0 +1,158 @@
+"""The *http* ability of a hermes-webui server: where it words things otherwise than the reference.
+
+A session in which nothing was said is a shell there: neither kept nor listed, and nothing was
+promised of it. How a turn ended stands in a message of its own, behind what the turn showed, which
+loses its last blank. After a death it holds a run for alive for half a minute: that is waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from harness.targets.http_adapter import HttpAdapter, Message, named
+from harness.targets.server_process import Launch
+from harness.web import StatusError, Web
+
+REPAIR_S = 45.0
+REPAIR_POLL_S = 0.1
+QUIET_S = 6.0  # more than its heartbeat: by then a stream has said what there was to say
+NOTHING_KNOWN = -1  # a count of messages that every session exceeds
+WAKEUP = "[IMPORTANT: Background process"
+CANCELLED = ("**task cancelled", "*task cancelled", "task cancelled")
+INTERRUPTED = ("**response interrupted", "*response interrupted", "[interrupted")
+
+
+class WebuiHttpAdapter(HttpAdapter):
+    """One server and its folder, through all its deaths."""
+
+    def __init__(self, folder: Path, launch: Launch) -> None:
+        """Boot nothing yet; the first question does."""
+        super().__init__(folder, launch)
+        self._shells: set[str] = set()
+        self._cleared: set[str] = set()
+
+    # Sessions
+
+    def new(self, session: str) -> None:
+        """Make a session."""
+        super().new(session)
+        self._shells.add(session)
+
+    def clear(self, session: str) -> None:
+        """Remove the session's messages."""
+        super().clear(session)
+        self._cleared.add(session)
+
+    def delete(self, session: str) -> None:
+        """Delete the session."""
+        super().delete(session)
+        self._shells.discard(session)
+        self._cleared.discard(session)
+
+    def sessions(self) -> list[str]:
+        """The names of all sessions."""
+        return sorted({*super().sessions(), *self._shells, *self._cleared})
+
+    def messages(self, session: str) -> dict[str, Any]:
+        """What was said: rows of role, text and mark; which outputs woke it; what is pending."""
+        told = super().messages(session)
+        return {**told, "pending": _asked(told["pending"])}
+
+    def disk(self, session: str) -> list[str]:
+        """What users said, by the session's sidecar: the messages, and then the pending one."""
+        return [text for text in super().disk(session) if _asked(text) is not None]
+
+    def translated(self, messages: list[Message]) -> list[Message]:
+        """Each mark on the message whose turn ended so; wakeups told by their text."""
+        rows: list[Message] = []
+        for message in messages:
+            mark = _mark(message)
+            asked = next((row for row in reversed(rows) if row["role"] == "user"), None)
+            if mark and asked is not None:
+                asked[mark] = True
+            else:
+                is_wakeup = str(message["content"]).startswith(WAKEUP)
+                rows.append({**message, "source": "process_wakeup" if is_wakeup else None})
+        return rows
+
+    # Turns
+
+    def send(self, session: str, run: str, text: str) -> dict[str, Any]:
+        """Begin a turn, called `run` from now on; or else which run is in its way."""
+        self._shells.discard(session)
+        self._cleared.discard(session)
+        return super().send(session, run, text)
+
+    # Streams
+
+    def events(self, run: str, after: int) -> dict[str, Any]:
+        """Read the run's relay, after so many events, until the server closes it."""
+        try:
+            return super().events(run, after)
+        except StatusError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return {"ids": [], "names": [], "closed": True}  # it has nothing to say of the run
+
+    def shown(self, run: str, tokens: int) -> str:
+        """What the run shows in its first so many tokens."""
+        return super().shown(run, tokens).rstrip()
+
+    def watch(self, session: str) -> str | None:
+        """Which run is offered to whoever begins to watch the session now."""
+        query = f"session_id={self._sessions[session]}&known_count={NOTHING_KNOWN}"
+        web = Web(self._server.boot()["port"], QUIET_S)
+        with web.stream(f"/api/session/stream?{query}") as events:
+            try:
+                for event in events:
+                    if event.name == "server_turn_started":
+                        return named(self._streams, event.data["stream_id"])
+                    if event.name == "session-updated":
+                        break
+            except TimeoutError:
+                pass
+        return None
+
+    # The server's lives
+
+    def kill(self) -> None:
+        """Kill the server with kill -9, and boot another one on its folder."""
+        super().kill()
+        self._recover()
+
+    def terminate(self) -> int | None:
+        """End the server by SIGTERM, and boot another one; the exit code, None if it hung."""
+        code = super().terminate()
+        self._recover()
+        return code
+
+    def _recover(self) -> None:
+        """Make the shells again, and wait until nothing that died is held for alive."""
+        for session in self._shells:
+            super().new(session)
+        ends_at = time.monotonic() + REPAIR_S
+        while self._is_any_busy() and time.monotonic() < ends_at:
+            time.sleep(REPAIR_POLL_S)
+
+    def _is_any_busy(self) -> bool:
+        paths = (f"/api/session/status?session_id={id_}" for id_ in self._sessions.values())
+        told = [self._web().ask("GET", path) for path in paths]
+        return any(body["agent_running"] for status, body in told if status == HTTPStatus.OK)
+
+
+def _asked(text: str | None) -> str | None:
+    """What a user asked, so no wakeup."""
+    return None if text is not None and text.startswith(WAKEUP) else text
+
+
+def _mark(message: Message) -> str:
+    """The mark that this message is, if it is one."""
+    if not message.get("_error"):
+        return ""
+    text = str(message["content"]).lower()
+    if message.get("type") == "interrupted" or text.startswith(INTERRUPTED):
+        return "interrupted"
+    return "cancelled" if text.startswith(CANCELLED) else ""
