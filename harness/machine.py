@@ -23,7 +23,7 @@ from harness.checkers.conformance import Fold
 from harness.errors import UsageError
 from harness.history import Journal, Operation
 from harness.models.model import Model
-from harness.stage import Stage, Workload
+from harness.stage import Episode, Stage, Workload
 from harness.verdict import Anomaly
 
 STEPS_MAX = 30
@@ -55,10 +55,17 @@ def _past_hypothesis() -> Iterator[None]:
 
 
 class Machine(RuleBasedStateMachine):
-    """A rule-based machine that asks one fresh instance. Subclasses give `model` and rules."""
+    """A rule-based machine that asks one instance. Subclasses give `model` and rules.
+
+    An instance is fresh, unless its target can `begin` anew: then it serves `served_max` examples,
+    and once one has failed each gets a fresh one again, so that nothing is left over.
+    """
 
     model: ClassVar[Model[Any]]
     stage: ClassVar[Stage]
+    served_max: ClassVar[int] = 1
+    served: ClassVar[int] = 0
+    open_episode: ClassVar[Episode | None] = None
     refusals: ClassVar[int] = 0
     tries: ClassVar[int] = 0  # since the first refusal
     shortest: ClassVar[Anomaly | None] = None
@@ -70,9 +77,11 @@ class Machine(RuleBasedStateMachine):
         if machine.tries > SHRINKS_MAX:
             hypothesis.reject()
         with _past_hypothesis():
-            self._episode = self.stage.open()
+            self._episode = machine.opened()
         self._fold = Fold(self.model)
         self._is_broken = False
+        if self.served_max > 1:
+            self.ask("begin")
 
     def ask(self, function: str, /, **argument: Any) -> Operation:
         """Ask the target, and stop the example if the model refuses the answer."""
@@ -91,16 +100,31 @@ class Machine(RuleBasedStateMachine):
         if cls.shortest is None or len(anomaly.evidence) < len(cls.shortest.evidence):
             cls.shortest = anomaly
 
+    @classmethod
+    def opened(cls) -> Episode:
+        """The instance that the next example asks."""
+        if cls.open_episode is None or cls.refusals or cls.served >= cls.served_max:
+            cls.leave()
+            cls.open_episode = cls.stage.open()
+        else:
+            cls.stage.go_on()
+        cls.served += 1
+        return cls.open_episode
+
+    @classmethod
+    def leave(cls) -> None:
+        """Close the instance, if one is open."""
+        if cls.open_episode is not None:
+            episode, cls.open_episode, cls.served = cls.open_episode, None, 0
+            cls.stage.close(episode)
+
     def finish(self) -> None:
         """Ask once more, when all is quiet. Nothing, unless a machine says what."""
 
     def teardown(self) -> None:
-        """Ask once more, unless the example has failed already, and close the instance."""
-        try:
-            if not self._is_broken:
-                self.finish()
-        finally:
-            self.stage.close(self._episode)
+        """Ask once more, unless the example has failed already."""
+        if not self._is_broken:
+            self.finish()
 
 
 def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
@@ -127,6 +151,9 @@ def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
         except (PromiseBrokenError, Flaky):
             if staged.shortest is None:
                 raise
+        finally:
+            staged.leave()
+        if staged.shortest is not None:
             minimize(stage, staged.model, staged.shortest)
 
     return workload

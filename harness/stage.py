@@ -54,6 +54,10 @@ class Stage:
         self.journal.episode(**notes)
         return Episode(instance, RecordingClient(instance, self.journal), folder)
 
+    def go_on(self, **notes: Any) -> None:
+        """Begin another episode with an instance that is open."""
+        self.journal.episode(**notes)
+
     def close(self, episode: Episode) -> None:
         """End an episode and leave nothing of it behind."""
         episode.instance.close()

@@ -33,6 +33,7 @@ class StatusError(Exception):
 
     def __init__(self, asked: str, status: int, told: Any) -> None:
         super().__init__(f"{asked}: {status} {told}")
+        self.asked = asked
         self.status = status
         self.told = told
 

@@ -16,7 +16,8 @@ from harness.checkers.conformance import Fold, conforms
 from harness.client import RecordingClient
 from harness.history import History
 from harness.machine import PromiseBrokenError
-from harness.models.server import CONFLICT, ServerModel
+from harness.models.conversation import CONFLICT
+from harness.models.server import ServerModel
 from harness.promises import Promise
 from harness.scenario import Expectation, Mode, Scenario
 from harness.stage import Stage, Workload

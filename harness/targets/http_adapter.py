@@ -10,7 +10,7 @@ import http.client
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,21 @@ from harness.web import PATIENCE_S, Event, StatusError, Web
 
 POLL_S = 0.01
 ANOTHER = "another"  # a session or run that was never named, a wakeup's say
+FOREIGN = {  # cursors that are no place in the run
+    "beyond": "{stream_id}:99999",
+    "negative": "{stream_id}:-1",
+    "another run": "0123456789abcdef:1",
+    "no number": "{stream_id}:1e0",
+    "no cursor": "\xe9 %00 ../..",
+}
 Message = dict[str, Any]
 MARKS = ("interrupted", "cancelled", "error")
 _UNKNOWN_COUNT = 10**9  # a count of messages that no session has
 _OUTPUT = re.compile(r"Output:\n(.*)\]", re.DOTALL)
+
+
+class UnknownError(StatusError):
+    """The server says that it knows no such thing."""
 
 
 class HttpAdapter:
@@ -34,6 +45,13 @@ class HttpAdapter:
         self._server = ServerAdapter(folder, launch)
         self._sessions: dict[str, str] = {}
         self._streams: dict[str, str] = {}
+        self._others: set[str] = set()
+
+    def begin(self) -> None:
+        """Forget every name: what there is by now is somebody else's, and none of our business."""
+        rows = self._get("/api/sessions")["sessions"]
+        self._others = {row["session_id"] for row in rows}
+        self._sessions, self._streams = {}, {}
 
     # Sessions
 
@@ -45,6 +63,41 @@ class HttpAdapter:
     def clear(self, session: str) -> None:
         """Remove the session's messages."""
         self._post("/api/session/clear", session_id=self._sessions[session])
+
+    def rename(self, session: str, title: str) -> None:
+        """Give the session a title."""
+        self._post("/api/session/rename", session_id=self._sessions[session], title=title)
+
+    def title(self, session: str) -> str:
+        """Tell the session's title."""
+        told = self._get(f"/api/session/status?session_id={self._sessions[session]}")
+        return str(told["title"])
+
+    def titles(self) -> list[list[str]]:
+        """The names and titles of all sessions."""
+        rows = self._get("/api/sessions")["sessions"]
+        ours = [row for row in rows if row["session_id"] not in self._others]
+        return sorted(
+            [named(self._sessions, row["session_id"]) or "", row["title"]] for row in ours
+        )
+
+    def truncate(self, session: str, keep: int) -> None:
+        """Keep the session's first turns, and remove the rest of what was said."""
+        told = self._get(f"/api/session?session_id={self._sessions[session]}")["session"]
+        begins = [at for at, one in enumerate(told["messages"]) if one["role"] == "user"]
+        count = (*begins, *[_UNKNOWN_COUNT] * (keep + 1))[keep]
+        sid = self._sessions[session]
+        self._post("/api/session/truncate", session_id=sid, keep_count=count)
+
+    def undo(self, session: str) -> bool:
+        """Remove the last turn that was said; whether there was one."""
+        try:
+            self._post("/api/session/undo", session_id=self._sessions[session])
+        except StatusError as refused:
+            if refused.status != http.client.CONFLICT:
+                raise
+            return False
+        return True
 
     def delete(self, session: str) -> None:
         """Delete the session."""
@@ -88,7 +141,7 @@ class HttpAdapter:
         if status == http.client.CONFLICT:
             return {"status": status, "active": named(self._streams, told["active_stream_id"])}
         if status != http.client.OK:
-            raise StatusError("POST /api/chat/start", status, told)
+            raise _refusal(StatusError("POST /api/chat/start", status, told))
         self._streams[run] = told["stream_id"]
         return {"status": status, "active": None}
 
@@ -126,8 +179,15 @@ class HttpAdapter:
 
     def events(self, run: str, after: int) -> dict[str, Any]:
         """Read the run's relay, after so many events, until the server closes it."""
+        return self._relay(run, f"{self._streams[run]}:{after}" if after else "")
+
+    def events_from(self, run: str, cursor: str) -> dict[str, Any]:
+        """Read the run's relay from a cursor that is no place in it, of the kind that is named."""
+        return self._relay(run, FOREIGN[cursor].format(stream_id=self._streams[run]))
+
+    def _relay(self, run: str, last_event_id: str) -> dict[str, Any]:
         stream_id = self._streams[run]
-        cursor = {"Last-Event-ID": f"{stream_id}:{after}"} if after else {}
+        cursor = {"Last-Event-ID": last_event_id} if last_event_id else {}
         read: list[Event] = []
         is_closed = True
         with self._stream(f"/api/chat/stream?stream_id={stream_id}", cursor) as events:
@@ -184,15 +244,33 @@ class HttpAdapter:
         return Web(self._server.boot()["port"])
 
     def _get(self, path: str) -> Any:
-        return self._web().get(path)
+        with _told_apart():
+            return self._web().get(path)
 
     def _post(self, path: str, **body: Any) -> Any:
-        return self._web().post(path, **body)
+        with _told_apart():
+            return self._web().post(path, **body)
 
+    @contextmanager
     def _stream(
         self, path: str, headers: Mapping[str, str] | None = None
-    ) -> AbstractContextManager[Iterator[Event]]:
-        return self._web().stream(path, headers)
+    ) -> Iterator[Iterator[Event]]:
+        with _told_apart(), self._web().stream(path, headers) as events:
+            yield events
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    try:
+        yield
+    except StatusError as refused:
+        raise _refusal(refused) from None
+
+
+def _refusal(refused: StatusError) -> StatusError:
+    if refused.status != http.client.NOT_FOUND:
+        return refused
+    return UnknownError(refused.asked, refused.status, refused.told)
 
 
 def _came_true(is_so: Callable[[], bool]) -> bool:
