@@ -350,6 +350,8 @@ class Turns:
             run.cancelled.set()
         threading.Thread(target=self._await_unwinding, args=(run,), daemon=True).start()
         self._conclude(run, "", "")
+        # The worker may be at it, and whoever is told of the cancel shall find what it kept.
+        run.concluded.wait(TEARDOWN_PATIENCE_S)
         return True
 
     def _conclude(self, run: Run, reply: str, error: str) -> None:

@@ -533,6 +533,50 @@ def test_a_run_that_unwinds_quickly_waits_for_whoever_cancels_it(
         assert home.messages("s1") == [("user", "hello")]
 
 
+def test_who_is_told_of_a_cancel_finds_what_it_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    T4: client: cancel |-- waits for the conclusion ---------|  reads the session
+        worker:     returns |-- concludes first, saves ---|
+    """  # noqa: D212, D205, D415 - a drawing
+    saving = Gate()
+    client = threading.current_thread()
+
+    class Concluded(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            saving.open()
+            return super().wait(timeout)
+
+    def act(_: str, stage: Stage) -> str:
+        assert stage.cancelled.wait(LONG_S)
+        return ""
+
+    with house(tmp_path, act) as home:
+        home.store.new("s1")
+        run = home.turns.start("s1", "hello")
+        run.concluded = Concluded()
+        save, conclude = home.store.change, home.turns._conclude
+
+        def slow(*args: Any) -> Session:
+            saving.wait()
+            return save(*args)
+
+        def second(*args: Any) -> None:
+            if threading.current_thread() is client:
+                saving.reached()
+            conclude(*args)
+
+        monkeypatch.setattr(home.store, "change", slow)
+        monkeypatch.setattr(home.turns, "_conclude", second)
+        home.turns.cancel(run.stream_id)
+        marks = home.marks("s1")
+        saving.open()
+        home.watcher.until("ended", run)
+
+        assert marks == [{"cancelled"}]
+
+
 MOMENTS = ["change", "complete", "_decide", "mark_turn_completed"]
 
 
@@ -550,13 +594,23 @@ def test_a_cancel_at_any_moment_of_the_ending_has_one_outcome(
         room = next(room for room in rooms if hasattr(room, moment))
         real = getattr(room, moment)
 
-        def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        def ask() -> None:
             answers.append(home.turns.cancel(run.stream_id))
+
+        asker = threading.Thread(target=ask)
+
+        def meanwhile(*args: Any, **kwargs: Any) -> Any:
+            asker.start()
+            if run.state is None:
+                run.cancelled.wait(LONG_S)
+            else:
+                asker.join(LONG_S)
             return real(*args, **kwargs)
 
         monkeypatch.setattr(room, moment, meanwhile)
         gate.open()
         home.watcher.until("ended", run)
+        asker.join(LONG_S)
 
         assert len(answers) == 1
         is_cancelled = run.state is State.CANCELLED
