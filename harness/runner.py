@@ -7,10 +7,9 @@ again months later.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness import history
 from harness.history import History, Journal
@@ -27,7 +26,7 @@ HISTORY = "history.jsonl"
 class Judgement:
     """What a run came to: its verdict, and how much was asked to reach it.
 
-    `notes` are those of the episodes in which the anomalies were found, one for each.
+    `found_in` are the episodes in which the anomalies were found, one for each.
     """
 
     scenario: Scenario
@@ -35,7 +34,7 @@ class Judgement:
     episodes: int
     operations: int
     digest: str
-    notes: tuple[Mapping[str, Any], ...] = ()
+    found_in: tuple[History, ...] = ()
 
 
 def run(scenario: Scenario, target: Target, seed: int, effort: float, folder: Path) -> Judgement:
@@ -68,7 +67,7 @@ def judge(scenario: Scenario, folder: Path) -> Judgement:
         sum(episode.notes.get("schedules", 1) for episode in histories),
         sum(episode.notes.get("operations", len(episode)) for episode in histories),
         history.digest(histories),
-        tuple(episode.notes for _, episode in found),
+        tuple(episode for _, episode in found),
     )
 
 

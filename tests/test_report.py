@@ -22,7 +22,7 @@ from harness import replay
 from harness.catalog import choose, scenarios_folder
 from harness.errors import UsageError
 from harness.gate import trials_of
-from harness.history import Operation, Outcome
+from harness.history import History, Operation, Outcome
 from harness.known_bugs import find_bugs, plant
 from harness.promises import FAMILIES, Promise
 from harness.report import folder, judgement, junit, standalone, summary
@@ -311,7 +311,7 @@ def test_what_asking_again_cannot_show_is_played_again_by_the_harness(tmp_path: 
     """A race has no script; its file says how it went, and that it needs the harness."""
     race = choose(["lifecycle-threads"])["lifecycle-threads"]
     notes = {"story": "a takes the lock\nb does not wait", "finding": {}}
-    judged = Judgement(race, Verdict((LOST,)), 1, 1, "digest", (notes,))
+    judged = Judgement(race, Verdict((LOST,)), 1, 1, "digest", (History(notes=notes),))
     record = judgement.store(judged, ReferenceTarget(), 7, 1.0, tmp_path)
 
     text = (tmp_path / "test_lifecycle_threads_d1.py").read_text(encoding="utf-8")

@@ -42,7 +42,7 @@ def test_each_broken_promise_has_its_shortest_proof(scenario: Scenario, tmp_path
 
     found = [(one.promise, len(one.evidence)) for one in judged.verdict.anomalies]
     assert found == [(Promise.D9, 2), (Promise.D2, 4)]
-    assert [notes["breaks"] for notes in judged.notes] == ["D9", "D2"]
+    assert [episode.notes["breaks"] for episode in judged.found_in] == ["D9", "D2"]
 
 
 def test_each_broken_promise_can_be_seen_again(scenario: Scenario, tmp_path: Path) -> None:

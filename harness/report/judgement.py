@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.report import folder, standalone
+from harness.report import folder, standalone, timeline
 from harness.runner import Judgement
 from harness.stage import ask_again
 from harness.target import Target
@@ -108,19 +108,22 @@ def _store_failure(
     number: int, failure: Path, judgement: Judgement, target: Target, seed: int
 ) -> None:
     scenario, where = judgement.scenario, failure.parent
-    anomaly, notes = judgement.verdict.anomalies[number], judgement.notes[number]
+    anomaly, episode = judgement.verdict.anomalies[number], judgement.found_in[number]
     told = {
         "scenario": scenario.name,
         "ability": scenario.ability,
         "target": target.name,
         "seed": seed,
         "anomaly": anomaly.to_json(),
-        "notes": dict(notes),
+        "notes": dict(episode.notes),
     }
     folder.write_json(failure, told)
+    if timeline.is_worth_it(episode, anomaly):
+        page = timeline.render(episode, anomaly, f"harness replay {failure}")
+        folder.write_text(_beside(failure, "timeline", "html"), page)
     file = f"test_{scenario.name.replace('-', '_')}_{anomaly.promise.name.lower()}.py"
-    if story := notes.get("story"):
-        folder.write_text(where / f"{failure.stem.replace('failure', 'story')}.txt", story)
+    if story := episode.notes.get("story"):
+        folder.write_text(_beside(failure, "story", "txt"), story)
     if scenario.replay is not ask_again:
         text = standalone.render_replay(told, anomaly, file)
     else:
@@ -133,3 +136,8 @@ def _store_failure(
             file=file,
         )
     folder.write_text(where / file, text)
+
+
+def _beside(failure: Path, what: str, kind: str) -> Path:
+    """Where a failure's further file goes: failure-D2.json has its story in story-D2.txt."""
+    return failure.with_name(f"{failure.stem.replace('failure', what)}.{kind}")
