@@ -26,6 +26,7 @@ CANARIES = {
     Mode.CONTENTION: "read-handle-takes-write-lock",
     Mode.CRASH: "counter-outside-transaction",
     Mode.HTTP: "pending-user-text-dropped",
+    Mode.LOAD: "streams-exhaust-health",
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -63,7 +64,7 @@ class ScriptedError(Exception):
     """The message asked for a failure."""
 
 
-_DIRECTIVE = re.compile(r"\[(sleep|tokens|tool|process|fail|hang|exit)(?:=([^\[\]]*))?\]")
+_DIRECTIVE = re.compile(r"\[(sleep|tokens|beat|tool|process|fail|hang|exit)(?:=([^\[\]]*))?\]")
 
 
 class ScriptedAgent:
@@ -71,6 +72,7 @@ class ScriptedAgent:
 
         [sleep=2]                       waits so many seconds, or until it is cancelled
         [tokens=10]                     shows so many tokens; `[tokens=10x4]`: on each of 4 threads
+        [beat=25:0.04]                  shows so many, one every so often, that say when it is due
         [tool]                          calls a tool, which says whose turn it is
         [process=0.5:exit=3:hello]      starts a background process that prints after so long;
                                         `watch=TEXT` before the output watches for a text
@@ -104,6 +106,8 @@ class ScriptedAgent:
                 stage.cancelled.wait(float(value))
             case "tokens":
                 self._show_many(stage, shown, value)
+            case "beat":
+                self._beat(stage, shown, value)
             case "tool":
                 self._call_tool(stage)
             case "process":
@@ -129,6 +133,15 @@ class ScriptedAgent:
             return
         for thread in [identity.spawn(show) for _ in range(int(threads))]:
             thread.join()
+
+    def _beat(self, stage: Stage, shown: list[str], value: str) -> None:
+        count, _, interval_s = value.partition(":")
+        due = time.time()
+        for _ in range(int(count)):
+            due += float(interval_s)
+            if stage.cancelled.wait(max(0.0, due - time.time())):
+                return
+            self._show(stage, shown, f"@{due:.6f} ")
 
     def _show(self, stage: Stage, shown: list[str], text: str) -> None:
         stage.token(text)
