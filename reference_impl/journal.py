@@ -238,6 +238,10 @@ class RunJournal:
         rows = self.rows(session_id, stream_id)
         return "".join(row["payload"]["text"] for row in rows if row["event"] == "token")
 
+    def remove(self, session_id: str, stream_id: str) -> None:
+        """Forget a run that never began. Raises OSError."""
+        files.remove(self._path(session_id, stream_id))
+
     def remove_session(self, session_id: str) -> None:
         """Forget the session's runs; it was deleted. Raises OSError."""
         folder = self._folder / checked_id(session_id)

@@ -292,7 +292,15 @@ class Turns:
         except (OSError, SessionError, LockBusyError) as error:
             log.warning("%s: what is left will be settled later: %s", run.session_id, error)
         finally:
+            self._forget_rows(run)
             self._tear_down(run)
+
+    def _forget_rows(self, run: Run) -> None:
+        """Whoever tries again and again must push no run out that is yet to be settled."""
+        try:
+            self._runs.remove(run.session_id, run.stream_id)
+        except OSError as error:
+            log.warning("%s: its empty journal stays: %s", run.stream_id, error)
 
     # Working
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from harness.disk import Call, Image, SimulatedDisk, Strike
 from reference_impl import identity, turns
 from reference_impl.agent import ScriptedAgent, Stage
-from reference_impl.journal import RunOverError, RunWriter, TurnEvent
+from reference_impl.journal import RUNS_KEPT, RunOverError, RunWriter, TurnEvent
 from reference_impl.processes import ProcessRegistry
 from reference_impl.session_files import InvalidSessionIdError, UnknownSessionError
 from reference_impl.sidecar import Message, Session
@@ -356,6 +356,39 @@ def test_on_a_full_disk_no_turn_starts_and_none_is_half_started(tmp_path: Path) 
         assert home.runs.gauges() == {"run_writers": 0}
         assert home.run("s1", "again").state is State.DONE
         assert home.messages("s1") == [("user", "again"), ("assistant", "re: again")]
+
+
+def test_starts_that_fail_push_out_no_run_that_is_yet_to_be_settled(tmp_path: Path) -> None:
+    """S13: the disk refuses the session's file; what was shown meanwhile waits for better times."""
+    is_refused = False
+
+    def fault(call: Call) -> Strike | None:
+        struck = is_refused and call.kind == "write" and "s1.tmp" in call.name
+        return Strike(OSError(errno.EFBIG, "File too large", call.name)) if struck else None
+
+    with house(tmp_path) as home, SimulatedDisk(tmp_path, fault):
+        home.store.new("s1")
+        gate = Gate()
+
+        def show(message: str, stage: Stage) -> str:
+            stage.token(f"re: {message}")
+            gate.wait()
+            return f"re: {message}"
+
+        home.act = show
+        run = home.turns.start("s1", "hello")
+        gate.reached()
+        is_refused = True
+        gate.open()
+        home.watcher.until("ended", run)
+        for _ in range(2 * RUNS_KEPT):
+            with pytest.raises(OSError, match="large"):
+                home.turns.start("s1", "again")
+        is_refused = False
+        home.turns.repair("s1")
+
+        assert home.messages("s1") == [("user", "hello"), ("assistant", "re: hello")]
+        assert home.marks("s1") == [{"interrupted"}, {"interrupted"}]
 
 
 @settings(max_examples=25, deadline=None)
