@@ -27,6 +27,7 @@ CANARIES = {
     Mode.CRASH: "counter-outside-transaction",
     Mode.HTTP: "pending-user-text-dropped",
     Mode.LOAD: "streams-exhaust-health",
+    Mode.SOAK: "lifecycle-never-discards",
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.errors import TargetUnavailableError
 from harness.target import AdapterInstance, Instance
-from harness.targets import sql_faults, state_db_adapter
+from harness.targets import soak_adapter, sql_faults, state_db_adapter
 from harness.targets.agent_cache_adapter import AgentCacheAdapter
 from harness.targets.catalog_adapter import CatalogAdapter
 from harness.targets.catalog_threads_adapter import CatalogThreadsAdapter
@@ -43,7 +43,7 @@ _schedules = itertools.count()
 
 
 class ReferenceTarget:
-    """Every ability, in this process; those that crash it, in processes of their own."""
+    """Every ability, in this process; those that crash it, or fill it, in one of their own."""
 
     abilities = frozenset(
         {
@@ -57,7 +57,7 @@ class ReferenceTarget:
                 "watcher",
                 "catalog",
             ),
-            *("catalog_threads", "channels_threads", "journal", "http", "server"),
+            *("catalog_threads", "channels_threads", "journal", "http", "server", "soak"),
             *("turns_threads", "wakeups", "wakeups_restarts", "wakeups_threads"),
         }
     )
@@ -67,7 +67,7 @@ class ReferenceTarget:
         self.name = "reference" if folder is None else f"reference@{folder}"
         self._folder = folder
         path = {"PYTHONPATH": str(folder or Path(__file__).parents[2])}
-        self._stables = {ability: Stable(files, path) for ability, files in _CRASHING.items()}
+        self._stables = {ability: Stable(files, path) for ability, files in _DRIVEN.items()}
 
     def prepare(self) -> None:
         """Put the wanted copy first on the path. Raises TargetUnavailableError where it is not."""
@@ -90,7 +90,7 @@ class ReferenceTarget:
         """Name the adapter; it lives here, with the package that it adapts."""
         place = self._folder or Path(__file__).parents[2]
         path = f"import sys\n\nsys.path.insert(0, {str(place)!r})\n\n"
-        if files := _CRASHING.get(ability):
+        if files := _DRIVEN.get(ability):
             adapter, *wrappers = [file.read_text(encoding="utf-8") for file in files]
             return path + in_a_process(adapter, wrappers)
         here = f"from {__name__} import {_ADAPTERS[ability].__name__} as open_adapter"
@@ -231,4 +231,7 @@ _ADAPTERS = {
     "http": open_http,
     "server": open_server,
 }
-_CRASHING = {"state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__))}
+_DRIVEN = {
+    "state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__)),
+    "soak": (Path(soak_adapter.__file__),),
+}

@@ -1,0 +1,93 @@
+"""Churn: sessions that come, are used in all ways, and go, as long as somebody counts.
+
+A population of sessions stays about as large; each is replaced after a while. Some tabs stay open
+and read nothing. Each act is one operation, asked one after another, so the same chance asks the
+same questions, however fast the target is.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from harness.history import Operation
+
+Ask = Callable[[str, dict[str, Any]], Operation]
+
+POPULATION = 10
+TABS = 3
+TALKS = ("good morning", "[tokens=5]", "[tokens=5][tool]", "[tokens=3x2]", "[tool][fail]")
+WEIGHTS = {
+    "chat": 48,
+    "process": 8,
+    "cancel": 4,
+    "reopen": 10,
+    "clear": 2,
+    "turn_over": 12,  # a new session, and an old one is deleted
+    "switch_tab": 4,
+    "noise": 6,
+    "rest": 6,
+}
+
+
+class Churn:
+    """One life of a target: acts, and how many there were."""
+
+    def __init__(self, ask: Ask, rng: random.Random) -> None:
+        """Delete what an earlier life has left, and make a population."""
+        self._ask = ask
+        self._rng = rng
+        self._names: list[str] = []
+        self._tabs: list[str] = []
+        self.operations = 0
+        self.sessions = 0
+        for name in self._act("sessions").result or ():
+            self._act("delete", session=name)
+        for _ in range(POPULATION):
+            self._make()
+        self._act("open_tab", tab="all")
+
+    def step(self) -> None:
+        """One act, or a few that belong together."""
+        act = self._rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        match act:
+            case "chat":
+                self._act("chat", session=self._any(), text=self._rng.choice(TALKS))
+            case "process" | "cancel" | "reopen" | "clear":
+                self._act(act, session=self._any())
+            case "turn_over":
+                self._make(previous=self._any())
+                name = self._names.pop(self._rng.randrange(len(self._names) - 1))
+                self._act("delete", session=name)
+            case "switch_tab":
+                self._switch_tab()
+            case "noise":
+                self._act("noise", source="cron")
+            case "rest":
+                self._act("rest")
+
+    def sample(self) -> Operation:
+        """Read the sizes; no operation of its own."""
+        return self._ask("sample", {"operations": self.operations})
+
+    def _any(self) -> str:
+        return self._rng.choice(self._names)
+
+    def _make(self, **told: str) -> None:
+        name = f"s{self.sessions}"
+        self.sessions += 1
+        self._act("new", session=name, **told)
+        self._names.append(name)
+
+    def _switch_tab(self) -> None:
+        """Open a tab on a session; the oldest is closed."""
+        tab = f"t{self.operations}"
+        self._act("open_tab", tab=tab, session=self._any())
+        self._tabs.append(tab)
+        if len(self._tabs) > TABS:
+            self._act("close_tab", tab=self._tabs.pop(0))
+
+    def _act(self, function: str, **argument: Any) -> Operation:
+        self.operations += 1
+        return self._ask(function, argument)

@@ -1,0 +1,279 @@
+"""The *soak* ability: all rooms of a host, lived in by sessions that come and go.
+
+Every function returns when what it caused is over, so that a reading of the host's sizes finds
+only what stays. Two clocks are ours: the watcher looks, and abandoned channels are collected, when
+the host *rests*. Other processes' noise comes from a child that writes to the same database.
+
+Stand-alone like every adapter that is run in a process of its own: the standard library, and the
+package `reference_impl`, found on the path.
+"""
+
+import gc
+import importlib
+import itertools
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+PATIENCE_S = 30.0
+AGENTS_MAX = 4
+SESSIONS_MAX = 8
+REMEMBERED = 256  # as many turns as the largest cache of the reference remembers
+GRACE_S = 120.0  # after which a channel that nobody reads is collected
+FRAMES = 25
+NOISE = """
+import sys
+from reference_impl.state_db import StateDb
+
+db = StateDb(sys.argv[1])
+for number, line in enumerate(sys.stdin):
+    source, _, process = line.strip().partition(" ")
+    session = f"{source}-{process}-{number}"
+    db.create_session(session, source)
+    db.append_message(session, "user", "every morning")
+    db.end_session(session, "done")
+    db.delete_session(session)
+    print(session, flush=True)
+"""
+
+
+class SlowError(Exception):
+    """What was caused did not come to its end in time."""
+
+
+class SoakAdapter:
+    """One host, through one life."""
+
+    def __init__(self, folder: Path) -> None:
+        os.environ["HERMES_WEBUI_AGENT_CACHE_MAX"] = str(AGENTS_MAX)
+        os.environ["HERMES_WEBUI_SESSIONS_MAX"] = str(SESSIONS_MAX)
+        self._state = folder / "state"
+        self._ahead_s = 0.0
+        room("feed").time = SimpleNamespace(monotonic=lambda: time.monotonic() + self._ahead_s)
+        self._rooms = room("rooms").Rooms(self._state)
+        self._projections = 0
+        self._watch()
+        self._rooms.turns.recover()
+        self._rooms.wakeups.begin()
+        self._names: dict[str, str] = {}
+        self._tabs: dict[str, Any] = {}
+        self._noise: subprocess.Popen[str] | None = None
+        self._turns: OrderedDict[int, None] = OrderedDict()
+        self._numbers = itertools.count()
+        self._made = 0
+
+    def _watch(self) -> None:
+        """Watch the database by a watcher of our own, which counts its projections."""
+        watcher = room("watcher")
+
+        def project(connection: sqlite3.Connection) -> Any:
+            self._projections += 1
+            return watcher.project(connection)
+
+        self._rooms.watcher = watcher.GatewayWatcher(self._state / "state.db", project=project)
+
+    # Sessions
+
+    def sessions(self) -> list[str]:
+        """The names of all sessions; those of an earlier life are called by their ids."""
+        names = {id_: name for name, id_ in self._names.items()}
+        for row in self._rooms.store.rows():
+            self._names.setdefault(
+                names.get(row["session_id"], row["session_id"]), row["session_id"]
+            )
+        return sorted(self._names)
+
+    def new(self, session: str, previous: str | None = None) -> None:
+        """Make a session; the one before it comes to a boundary."""
+        if previous is not None:
+            self._rooms.commit_memory(self._names[previous])
+        id_ = self._names[session] = self._rooms.store.new().session_id
+        self._made += 1
+        self._rooms.wakeups.index(f"key-{id_}", id_)
+
+    def chat(self, session: str, text: str) -> None:
+        """Have a turn, and read it to its end as a browser does."""
+        run = self._rooms.turns.start(self._names[session], text)
+        reader = self._rooms.channels.subscribe_run(run.stream_id, lambda: None)
+        self._await_idle(session)
+        while reader is not None and reader.take():
+            pass
+        if reader is not None:
+            reader.close()
+        self._remember()
+
+    def process(self, session: str) -> None:
+        """Have a turn that starts a background process, and the turn that its end begins."""
+        woken = self._woken(session)
+        self.chat(session, f"[process=0:exit={next(self._numbers) % 2}:ready]")
+        self._await(lambda: self._woken(session) > woken, "the wakeup")
+        self._await_idle(session)
+        self._remember()
+
+    def cancel(self, session: str) -> None:
+        """Have a turn, and cancel it."""
+        run = self._rooms.turns.start(self._names[session], "[tokens=3][sleep=900]")
+        self._rooms.cancel(run.stream_id)
+        self._await_idle(session)
+        self._remember()
+
+    def reopen(self, session: str) -> None:
+        """Open the session in a tab, look at it, and close the tab."""
+        id_ = self._names[session]
+        reader = self._rooms.channels.subscribe(id_, lambda: None)
+        self._rooms.store.load(id_)
+        reader.take()
+        reader.close()
+
+    def clear(self, session: str) -> None:
+        """Remove its messages."""
+        self._rooms.store.clear(self._names[session])
+
+    def delete(self, session: str) -> None:
+        """Delete it."""
+        self._rooms.delete(self._names.pop(session))
+
+    def _woken(self, session: str) -> int:
+        said = self._rooms.store.load(self._names[session]).messages
+        return sum(message.get("source") == "process_wakeup" for message in said)
+
+    def _await_idle(self, session: str) -> None:
+        id_ = self._names[session]
+        self._await(lambda: id_ not in self._rooms.turns.live_sessions(), "the turn")
+
+    def _await(self, is_so: Callable[[], bool], what: str) -> None:
+        if self._rooms.herald.wait(is_so, PATIENCE_S):
+            return
+        raise SlowError(f"{what} did not end within {PATIENCE_S:g} s")
+
+    def _remember(self) -> None:
+        """Keep the last turns: a cache as large as the largest, which is full when it is full."""
+        self._turns[next(self._numbers)] = None
+        while len(self._turns) > REMEMBERED:
+            self._turns.popitem(last=False)
+
+    # Idle tabs, other processes, and time
+
+    def open_tab(self, tab: str, session: str | None = None) -> None:
+        """Open a tab that reads nothing: on a session, or on the list of all."""
+        channels = self._rooms.channels
+        if session is None:
+            self._tabs[tab] = channels.subscribe_sessions(lambda: None)
+        else:
+            self._tabs[tab] = channels.subscribe(self._names[session], lambda: None)
+
+    def close_tab(self, tab: str) -> None:
+        """Close a tab."""
+        self._tabs.pop(tab).close()
+
+    def noise(self, source: str) -> None:
+        """Have another process make, use and delete a session of that source."""
+        if self._noise is None:
+            self._noise = subprocess.Popen(  # noqa: S603  the command is our own
+                [sys.executable, "-S", "-P", "-c", NOISE, str(self._state / "state.db")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self._noise.stdin is not None
+        assert self._noise.stdout is not None
+        self._noise.stdin.write(f"{source} {os.getpid()}\n")
+        self._noise.stdin.flush()
+        if not self._noise.stdout.readline():
+            raise SlowError("the other process is gone")
+
+    def rest(self) -> None:
+        """Let time pass: the watcher looks, and channels that nobody reads are collected."""
+        self._rooms.watcher.look()
+        self._ahead_s += GRACE_S
+        self._rooms.channels.collect()
+
+    # What it costs
+
+    def sample(self, operations: int) -> dict[str, float]:  # noqa: ARG002  the judge reads it
+        """Read every size, after so many operations; `group/name` to number."""
+        gc.collect()
+        return {
+            **{f"containers/{name}": size for name, size in self._rooms.gauges().items()},
+            **{f"files/{name}": size for name, size in file_sizes(self._state).items()},
+            "watcher/projections_unasked": max(0, self._projections - 1),
+            "process/blocks": sys.getallocatedblocks(),
+            "process/uss_bytes": uss_bytes(),
+            "process/threads": threading.active_count(),
+            "process/fds": sum(1 for _ in Path("/proc/self/fd").iterdir()),
+            "control/sessions": self._made,
+            "control/cache": len(self._turns),
+        }
+
+    def trace(self) -> None:
+        """From now on, note where memory is allocated."""
+        tracemalloc.start(FRAMES)
+
+    def close(self) -> None:
+        """Shut the host down, and give the room its clock back."""
+        if self._noise is not None:
+            assert self._noise.stdin is not None
+            assert self._noise.stdout is not None
+            self._noise.stdin.close()
+            self._noise.wait()
+            self._noise.stdout.close()
+        for tab in self._tabs.values():
+            tab.close()
+        self._rooms.shut_down(PATIENCE_S)
+        room("feed").time = time
+
+
+def room(name: str) -> Any:
+    """A module of the reference."""
+    return importlib.import_module(f"reference_impl.{name}")
+
+
+def uss_bytes() -> int:
+    """What would be freed if this process ended: memory that it shares with nobody."""
+    private = 0
+    for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
+        if line.startswith("Private_"):
+            private += int(line.split()[1]) * 1024
+    return private
+
+
+def file_sizes(state: Path) -> dict[str, int]:
+    """Bytes of all files below `state`, by kind."""
+    kinds = dict.fromkeys(_KINDS.values(), 0)
+    for place, _, names in os.walk(state):
+        for name in names:
+            path = Path(place, name)
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
+                continue
+            kinds[_kind(path.relative_to(state))] += size
+    return kinds
+
+
+_KINDS = {
+    "state.db": "state_db_bytes",
+    "state.db-wal": "state_db_wal_bytes",
+    "_turn_journal.jsonl": "turn_journal_bytes",
+    "_run_journal": "run_journal_bytes",
+    "ledger.jsonl": "process_ledger_bytes",
+    "sessions": "sidecar_bytes",
+    "": "other_bytes",
+}
+
+
+def _kind(path: Path) -> str:
+    """By its name, or else by the innermost folder that is known."""
+    return next(_KINDS[part] for part in (*reversed(path.parts), "") if part in _KINDS)
+
+
+open_adapter = SoakAdapter
