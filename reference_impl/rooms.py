@@ -15,12 +15,14 @@ from typing import Any
 
 from reference_impl import recovery
 from reference_impl.agent import ScriptedAgent
-from reference_impl.catalog import ModelCatalog, catalog_of
-from reference_impl.channels import Channels
+from reference_impl.catalog import ModelCatalog
+from reference_impl.channels import GRACE_S, Channels
+from reference_impl.config import env_seconds
 from reference_impl.files import LockBusyError
 from reference_impl.journal import Replay, RunJournal, TurnJournal
 from reference_impl.json_log import Row
 from reference_impl.lifecycle import Lifecycle
+from reference_impl.offers import SCRIPTED, offered_models
 from reference_impl.processes import Event, Kind, ProcessRegistry
 from reference_impl.sessions import PATIENCE_S, SessionStore
 from reference_impl.sidecar import Session
@@ -28,9 +30,8 @@ from reference_impl.state_db import StateDb
 from reference_impl.state_sync import StateSync
 from reference_impl.turns import Run, TurnListener, Turns
 from reference_impl.wakeups import Wakeups
-from reference_impl.watcher import GatewayWatcher
+from reference_impl.watcher import POLL_S, GatewayWatcher
 
-MODELS = catalog_of("scripted", "scripted-agent")
 _SYNC_LOCKS = 64
 
 
@@ -54,13 +55,14 @@ class Rooms:
             lambda session_id: ScriptedAgent(session_id, self.processes),
             sync=self.sync,
         )
-        self.channels = Channels(self)
+        self.channels = Channels(self, grace_s=env_seconds("HERMES_WEBUI_CHANNEL_GRACE", GRACE_S))
         self.wakeups = Wakeups(self.processes, self.turns.start, announce=self._announce)
         self.herald = Herald(self.channels)
         self.turns.listen(self.herald)  # before the one who starts the next run
         self.turns.listen(self.wakeups)
-        self.watcher = GatewayWatcher(self.folder / "state.db")
-        self.catalog = ModelCatalog(self.folder, lambda: MODELS, MODELS)
+        poll_s = env_seconds("HERMES_WEBUI_GATEWAY_POLL", POLL_S)
+        self.watcher = GatewayWatcher(self.folder / "state.db", poll_s=poll_s)
+        self.catalog = ModelCatalog(self.folder, offered_models, SCRIPTED)
         self._db: StateDb | None = None
         self._sync_locks = [threading.Lock() for _ in range(_SYNC_LOCKS)]
 

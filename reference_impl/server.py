@@ -247,6 +247,7 @@ class Server:
         self.requests = 0
         self.last_request_at: float | None = None
         self.is_open = True
+        self._collect_s = env_seconds("HERMES_WEBUI_COLLECT_PERIOD", COLLECT_S)
         self._idle: Due[Connection] = Due(REQUEST_PATIENCE_S)
         self._leaving: Due[Connection] = Due(_FAREWELL_S)
 
@@ -276,7 +277,7 @@ class Server:
         self._listener = await self._loop.create_server(
             partial(Connection, self), host, port, backlog=_BACKLOG
         )
-        self._collecting = self._loop.call_later(COLLECT_S, self._collect)
+        self._collecting = self._loop.call_later(self._collect_s, self._collect)
         name, bound_port = self._listener.sockets[0].getsockname()[:2]
         return f"http://{f'[{name}]' if ':' in name else name}:{bound_port}"
 
@@ -325,7 +326,7 @@ class Server:
 
     def _collect(self) -> None:
         self._loop.run_in_executor(self._callers, self._application.collect)
-        self._collecting = self._loop.call_later(COLLECT_S, self._collect)
+        self._collecting = self._loop.call_later(self._collect_s, self._collect)
 
     def soon(self, act: Callable[[], None]) -> None:
         """Do this after what is going on in the loop now."""
