@@ -50,7 +50,7 @@ from reference_impl.state_db_errors import (
     SessionUnknownError,
     TitleTakenError,
 )
-from reference_impl.write_log import LIMIT_BYTES, sync_data
+from reference_impl.write_log import LIMIT_BYTES, UnsyncedLog, WriteLog
 from reference_impl.write_queue import Act, WriteQueue
 
 Result = TypeVar("Result")
@@ -169,9 +169,9 @@ class StateDb:
         self._path = Path(path).resolve()
         self._patience_s = patience_s
         self._clock = clock
-        sync = {"FULL": sync_data, "NORMAL": _do_not_sync}[synchronous]
+        log = {"FULL": WriteLog, "NORMAL": UnsyncedLog}[synchronous]
         self._readers = ReadPool(self._path, partial(_connect_to_read, self._path, patience_s))
-        self._writers = WriteQueue(self._path, partial(_connect_to_write, self._path), sync)
+        self._writers = WriteQueue(self._path, partial(_connect_to_write, self._path), log)
         self._finalizer = weakref.finalize(self, _close, self._readers, self._writers)
         guard(self._readers)
         guard(self._writers)
@@ -448,10 +448,6 @@ def _connect(path: Path, timeout_s: float, *pragmas: str) -> sqlite3.Connection:
 def _make_schema(connection: sqlite3.Connection) -> None:
     for statement in _SCHEMA:
         connection.execute(statement)
-
-
-def _do_not_sync(fd: int) -> None:
-    """Leave it to the system when to write to the disk."""
 
 
 def _close(readers: ReadPool, writers: WriteQueue) -> None:

@@ -4,14 +4,17 @@ Knows nothing of what is written.
 
 **Durable, outside the lock.** SQLite at `synchronous=FULL` syncs the log inside every commit, under
 the write lock, so that the whole machine pays for one sync a write. Here connections commit at
-NORMAL, which writes the log and does not sync it; the next writer goes on at once; and whoever
-committed then syncs the log, and only after that tells its caller. So commits of many processes and
-threads are carried by the same few syncs (early lock release and group commit: DeWitt et al.,
-"Implementation techniques for main memory database systems", SIGMOD 1984). The log is one file
-written in order: a sync that began after my commit covers it and all that it was built upon, so
-what was acknowledged is as durable as with FULL. Nobody commits for another process, so one that
+NORMAL, which writes the log and does not sync it; the next writer goes on at once; and only once
+the log is synced is the caller told. So commits of many processes and threads are carried by the
+same few syncs (early lock release and group commit: DeWitt et al., "Implementation techniques for
+main memory database systems", SIGMOD 1984). The log is one file written in order: a sync of it that
+began after my commit, whoever made it (`write_rounds`), covers it and all that it was built upon,
+so what was acknowledged is as durable as with FULL. Nobody commits for another process, so one that
 stops or dies leaves no doubt about anybody's write but its own. A read may see a commit that is not
 yet durable; a write that builds on it is never acknowledged before it is.
+
+Where the log starts over, or goes as the last connection closes, SQLite has synced it first, copied
+it, and synced the database before it says so. So a sync of what is there now is enough.
 
 **Short, in the pause between two writers.** SQLite starts the log over only when all of it was
 copied into the database and nobody wrote meanwhile, which beside busy writers never happens: with 8
@@ -36,6 +39,9 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
+
+from reference_impl.write_rounds import SyncRounds
 
 LIMIT_BYTES = 6 << 20
 """A longer log is copied. SQLite cuts the file to this when it starts the log over."""
@@ -43,16 +49,20 @@ LIMIT_BYTES = 6 << 20
 _STEP_BYTES = 1 << 20  # how much it grows before another try, where a reader was in the way
 
 
+class Commit(NamedTuple):
+    """One commit: its number in this process, and its mark among the rounds of all."""
+
+    number: int
+    mark: int
+
+
 class WriteLog:
-    """The write-ahead log of the database at `path`.
+    """The write-ahead log of the database at `path`."""
 
-    `sync` makes an open file durable, or raises OSError: `sync_data`, or a function that does
-    nothing where nobody fears a power loss.
-    """
-
-    def __init__(self, path: Path, sync: Callable[[int], None]) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path.with_name(path.name + "-wal")
-        self._sync_file = sync
+        self._sync_file = _sync_data
+        self._rounds = SyncRounds(path)
         self._syncing = threading.Lock()
         self._fd = -1
         self._committed = 0  # commits so far; counted by one thread at a time
@@ -60,42 +70,55 @@ class WriteLog:
         self._doubtful = range(0)  # the commits that a failed sync should have covered
         self._due_bytes = LIMIT_BYTES  # when to copy
 
-    def note_commit(self) -> int:
-        """Count one more commit; returns its number, for `make_durable`."""
+    def note_commit(self) -> Commit:
+        """Count one more commit, for `make_durable`."""
         self._committed += 1
-        return self._committed
+        return Commit(self._committed, self._rounds.mark())
 
-    def make_durable(self, commit: int) -> None:
+    def make_durable(self, commit: Commit) -> None:
         """Return once that commit is on disk. Raises OSError if the disk will not say so."""
         with self._syncing:
-            if commit in self._doubtful:
+            if commit.number in self._doubtful:
                 # After a failed sync the system forgets what it failed to write: another sync
                 # would succeed, and mean nothing.
                 raise OSError(errno.EIO, "an earlier sync failed", str(self._path))
-            if commit <= self._synced:
+            if commit.number <= self._synced or self._rounds.cover(commit.mark):
                 return
             covered = self._committed
             try:
-                self._sync()
+                is_ours = self._rounds.join(commit.mark, self._sync)
             except OSError:
                 self._doubtful = range(self._synced + 1, covered + 1)
                 raise
-            self._synced = covered
+            if is_ours:
+                self._synced = covered
+            else:
+                self._rounds.cover(commit.mark)
 
     def _sync(self) -> None:
-        if self._fd < 0:
-            try:
-                self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return  # the last connection closed: SQLite synced it into the database
+        try:
+            self._open()
+        except FileNotFoundError:
+            return  # the last connection closed: SQLite synced it into the database
         self._sync_file(self._fd)
 
+    def _open(self) -> None:
+        """Have the log open that is there now: others rely on it, and we may be late."""
+        if self._fd >= 0 and not os.path.samestat(os.fstat(self._fd), self._path.stat()):
+            self._close()
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
     def forget(self) -> None:
-        """Let go of the log's file: the connection that kept it alive goes away."""
+        """Let go of all files: the connection that kept the log alive goes away."""
         with self._syncing:
-            fd, self._fd = self._fd, -1
-            if fd >= 0:
-                os.close(fd)
+            self._close()
+            self._rounds.close()
 
     def is_long(self) -> bool:
         """Whether it is time to copy the log."""
@@ -114,9 +137,18 @@ class WriteLog:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
-def sync_data(fd: int) -> None:
-    """Make what was written to an open file durable. Raises OSError if the disk will not."""
-    _fdatasync(fd)
+class UnsyncedLog(WriteLog):
+    """The log of one who fears kills, and no power loss: what is committed is good enough.
+
+    It takes no part in the rounds, where others would rely on syncs that it does not make.
+    """
+
+    def note_commit(self) -> Commit:
+        """Count nothing."""
+        return Commit(0, 0)
+
+    def make_durable(self, commit: Commit) -> None:
+        """Leave it to the system when to write to the disk."""
 
 
-_fdatasync = getattr(os, "fdatasync", os.fsync)  # some systems have only the greater one
+_sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # some systems lack it

@@ -37,7 +37,7 @@ from typing import Any, TypeVar
 from reference_impl.state_db_errors import ClosedError, NotSyncedError, OutOfPatienceError
 from reference_impl.write_holder import describe_holder
 from reference_impl.write_line import WriteLine
-from reference_impl.write_log import WriteLog
+from reference_impl.write_log import Commit, WriteLog
 
 Result = TypeVar("Result")
 Act = Callable[[sqlite3.Connection], Result]
@@ -65,18 +65,18 @@ class _Write:
         self.settled = threading.Event()
         self.result: Any = None
         self.error: BaseException | None = None
-        self.commit = 0
+        self.commit = Commit(0, 0)
 
 
 class WriteQueue:
-    """Writes to the database at `path`. See `WriteLog` for `connect` and `sync`."""
+    """Writes to the database at `path` by what `connect` opens. `log` makes its log."""
 
     def __init__(
-        self, path: Path, connect: Callable[[], sqlite3.Connection], sync: Callable[[int], None]
+        self, path: Path, connect: Callable[[], sqlite3.Connection], log: Callable[[Path], WriteLog]
     ) -> None:
         self._path = path
         self._connect = connect
-        self._sync = sync
+        self._make_log = log
         self._start_afresh()
 
     def _start_afresh(self) -> None:
@@ -86,7 +86,7 @@ class WriteQueue:
         self._closed = False
         self._desk = threading.RLock()  # guards the connection
         self._connection: sqlite3.Connection | None = None
-        self._log = WriteLog(self._path, self._sync)
+        self._log = self._make_log(self._path)
         self._line: WriteLine | None = WriteLine(self._path)
         self._stuck_mark: int | None = None  # of the line, if it was found not to move
 
@@ -206,6 +206,7 @@ class WriteQueue:
 
     def _take_a_turn(self) -> None:
         settled: list[_Write] | None = None
+        self._prepare()
         line = self._stand_in_line()
         try:
             while self._waiting and (settled := self._attempt()) is None:
@@ -214,6 +215,12 @@ class WriteQueue:
             if line is not None:
                 line.leave()
             _announce(settled or [])
+
+    def _prepare(self) -> None:
+        """Connect before the turn comes, so that nobody waits for that."""
+        with self._desk, suppress(BaseException):  # who cannot connect hears of it in the turn
+            if self._connection is None and not self._closed:
+                self._connection = self._connect()
 
     def _stand_in_line(self) -> WriteLine | None:
         line = self._line
@@ -245,9 +252,9 @@ class WriteQueue:
             except BaseException as error:  # noqa: BLE001 - whoever asked shall hear of it
                 was_open = self._roll_back()
                 return self._sort_out(writes, culprit, error, was_open=was_open)
-            number = self._log.note_commit()
+            commit = self._log.note_commit()
             for write in writes:
-                write.commit = number
+                write.commit = commit
             with suppress(BaseException):  # the writes are committed, whatever happens now
                 if self._log.is_long():
                     self._log.copy(connection)

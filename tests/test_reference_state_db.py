@@ -27,7 +27,7 @@ from reference_impl.state_db_errors import (
     TitleTakenError,
 )
 from reference_impl.write_line import WriteLine
-from reference_impl.write_log import LIMIT_BYTES
+from reference_impl.write_log import LIMIT_BYTES, Commit
 
 DAY_S = 86_400.0
 
@@ -316,7 +316,7 @@ def test_a_failed_sync_is_told(db: StateDb, monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(NotSyncedError, match=r"committed, but not synced: .*Input/output"):
             db.append_message("s", "user", "doubtful")
     with pytest.raises(OSError, match="an earlier sync failed"):
-        log.make_durable(log._committed)
+        log.make_durable(Commit(log._committed, mark=0))
 
     db.append_message("s", "user", "sure")
     assert texts(db) == ["doubtful", "sure"]
