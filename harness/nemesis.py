@@ -25,7 +25,7 @@ import psutil
 from harness.errors import HarnessError
 from harness.history import Journal
 
-STOP_PATIENCE_S = 10.0  # a signal arrives at once; more means that it never will
+STOP_PATIENCE_S = 30.0  # whoever is to stand still may have to be given a processor first
 SMALL_DISK_BYTES = 64 << 20  # a disk with more room than this is somebody's, and is not filled
 
 
@@ -96,17 +96,22 @@ class Pause:
     def inject(self) -> None:
         """Send the signal, and wait until it took effect."""
         os.kill(self._pid, signal.SIGSTOP)
-        process = psutil.Process(self._pid)
-        ends_at = time.monotonic() + STOP_PATIENCE_S
-        while process.status() != psutil.STATUS_STOPPED:
-            if time.monotonic() > ends_at:
-                raise HarnessError(f"process {self._pid} does not stop, it is {process.status()}")
-            time.sleep(0.0005)
+        await_stopped(self._pid)
 
     def heal(self) -> None:
         """Let it go on, unless it died meanwhile."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGCONT)
+
+
+def await_stopped(pid: int) -> None:
+    """Wait until a process stands still, whoever told it to. Raises HarnessError if it does not."""
+    process = psutil.Process(pid)
+    ends_at = time.monotonic() + STOP_PATIENCE_S
+    while process.status() != psutil.STATUS_STOPPED:
+        if time.monotonic() > ends_at:
+            raise HarnessError(f"process {pid} does not stop, it is {process.status()}")
+        time.sleep(0.0005)
 
 
 class ShortFiles:
@@ -238,6 +243,30 @@ class TornFile:
         if self._path.stat().st_size == self._length_bytes:
             with self._path.open("ab") as file:
                 file.write(self._rest)
+
+
+class AddedBytes:
+    """A file goes on after its end: with half a line, say, or with lines that it had before.
+
+    Whoever reads it has to cope, so there is nothing to heal.
+    """
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self.name = f"{path.name} goes on for {len(data)} bytes"
+        self._path = path
+        self._data = data
+
+    def available(self) -> bool:
+        """Where there is such a file."""
+        return self._path.is_file()
+
+    def inject(self) -> None:
+        """Write after its end."""
+        with self._path.open("ab") as file:
+            file.write(self._data)
+
+    def heal(self) -> None:
+        """Leave it to whoever reads the file."""
 
 
 class MissingFile:

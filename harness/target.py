@@ -6,7 +6,7 @@ of a server. Each episode of a run asks a fresh instance in a folder of its own.
 
 An ability's functions are the methods of its adapter, in `harness/targets/*_adapter*.py`; arguments
 are keywords. Those that end in `_threads` are called by several threads under a controlled
-schedule, and those in `_crash` run in a process that may be killed.
+schedule, those in `_crash` run in a process that may be killed, and those in `_crowd` in many.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ history ends with reads when all is quiet. Sets decide, so any length is judged 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.history import History, Operation, Outcome
@@ -23,8 +23,7 @@ def acknowledged_appends_stay(history: History) -> Verdict:
     Opening the file and reading may be refused at no time (D8), writing not while all is well (D3).
     """
     anomalies = [*_refusals(history)]
-    for session, read in _last(history, "messages").items():
-        anomalies += _appends(session, read, history)
+    anomalies += appends_are_there(history, _last(history, "messages"))
     for session, count in _last(history, "counters").items():
         if count.result["message_count"] != count.result["rows"]:
             message = f"{session} is said to have another number of messages than it has"
@@ -56,13 +55,18 @@ def _refusals(history: History) -> Iterator[Anomaly]:
         yield Anomaly(broken, f"refused beside others: {op}", (op,), "refused")
 
 
-def _appends(session: str, read: Operation, history: History) -> Iterator[Anomaly]:
+def appends_are_there(history: History, reads: Mapping[str, Operation]) -> Iterator[Anomaly]:
+    """Judge every `append` by the last read of its session, in D1 and D2."""
+    appends: dict[str, dict[str, Operation]] = {session: {} for session in reads}
+    for op in history:
+        if op.function == "append" and op.argument["session"] in reads:
+            appends[op.argument["session"]][op.argument["text"]] = op
+    for session, read in reads.items():
+        yield from _appends(appends[session], read)
+
+
+def _appends(appends: Mapping[str, Operation], read: Operation) -> Iterator[Anomaly]:
     found = Counter(text for _, text in read.result)
-    appends = {
-        op.argument["text"]: op
-        for op in history
-        if op.function == "append" and op.argument["session"] == session
-    }
     for text, append in appends.items():
         if append.outcome is Outcome.OK and not found[text]:
             message = f"{text!r} was acknowledged, then gone"

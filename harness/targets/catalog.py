@@ -9,6 +9,7 @@ from harness.target import Target
 from harness.targets.hermes_agent import HermesAgentTarget
 from harness.targets.hermes_webui import HermesWebuiTarget
 from harness.targets.reference import ReferenceTarget
+from harness.targets.sqlite import POLICIES, SqliteTarget
 
 
 def find_target(spec: str) -> Target:
@@ -18,6 +19,8 @@ def find_target(spec: str) -> Target:
         return ReferenceTarget(Path(place).resolve() if place else None)
     if kind == "hermes-webui" and place:
         return HermesWebuiTarget(Path(place).resolve())
+    if kind == "sqlite" and place:
+        return SqliteTarget(place)
     package, _, version = spec.partition("==")
     if package == "hermes-agent":
         return HermesAgentTarget(version)
@@ -37,6 +40,11 @@ def list_targets() -> list[dict[str, object]]:
             "target": "hermes-agent==VERSION",
             "abilities": sorted(HermesAgentTarget.abilities),
             "what": "the released package, in a process of its own",
+        },
+        {
+            "target": "sqlite@POLICY",
+            "abilities": sorted(SqliteTarget.abilities),
+            "what": f"bare SQLite, and how a write waits: {', '.join(POLICIES)}",
         },
         {
             "target": "hermes-webui@FOLDER",

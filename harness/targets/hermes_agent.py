@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness.errors import TargetUnavailableError, UsageError
 from harness.target import Instance
-from harness.targets import sql_faults
+from harness.targets import sql_crowd, sql_faults
 from harness.targets.process import ProcessInstance, Stable
 from harness.targets.standalone import in_a_process
 
@@ -26,10 +26,11 @@ PACKAGE = "hermes-agent"
 MODULE = "hermes_state.py"  # what an installed version must have
 ADAPTER = Path(__file__).with_name("hermes_agent_adapter.py")
 FAULTS = Path(sql_faults.__file__)
+CROWD = Path(sql_crowd.__file__)
 PATIENCE_S = 600.0  # for a download over a slow line
 
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*[a-z0-9.+]*")
-_WRAPPERS = {"state_db": (), "state_db_crash": (FAULTS,)}
+_WRAPPERS = {"state_db": (), "state_db_crash": (FAULTS,), "state_db_crowd": (CROWD,)}
 
 
 class HermesAgentTarget:

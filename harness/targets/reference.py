@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.errors import TargetUnavailableError
 from harness.target import AdapterInstance, Instance
-from harness.targets import soak_adapter, sql_faults, state_db_adapter
+from harness.targets import soak_adapter, sql_crowd, sql_faults, state_db_adapter
 from harness.targets.agent_cache_adapter import AgentCacheAdapter
 from harness.targets.catalog_adapter import CatalogAdapter
 from harness.targets.catalog_threads_adapter import CatalogThreadsAdapter
@@ -54,6 +54,7 @@ class ReferenceTarget:
                 "state_db",
                 "state_db_threads",
                 "state_db_crash",
+                "state_db_crowd",
                 "watcher",
                 "catalog",
             ),
@@ -233,5 +234,6 @@ _ADAPTERS = {
 }
 _DRIVEN = {
     "state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__)),
+    "state_db_crowd": (Path(state_db_adapter.__file__), Path(sql_crowd.__file__)),
     "soak": (Path(soak_adapter.__file__),),
 }

@@ -6,12 +6,14 @@ the package `reference_impl`, found on the path.
 
 import contextlib
 import importlib
+import os
 import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
 DAY_S = 86_400.0
+PATIENCE_S = 30.0  # of a write, unless the environment says otherwise
 
 Names = list[str]
 Rows = list[list[str]]  # [role, text] or [session, text]
@@ -44,7 +46,8 @@ class StateDbAdapter:
         self._db = self._open()
 
     def _open(self) -> Any:
-        return self._room.StateDb(self.path, clock=self._clock)
+        patience_s = float(os.environ.get("HARNESS_PATIENCE_S", PATIENCE_S))
+        return self._room.StateDb(self.path, clock=self._clock, patience_s=patience_s)
 
     def create(self, session: str, source: str) -> None:
         """Create the session, unless it is there."""

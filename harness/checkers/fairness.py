@@ -1,0 +1,76 @@
+"""Fairness: nobody is refused while the lock's holder makes progress, and nobody starves.
+
+For histories of many writers on one file. What is judged does not depend on how fast the machine
+is: an answer's *patience* is a stated time, far above any wait of a sound target; and starving is
+counted in turns that others took meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from harness.checkers.checker import Checker
+from harness.checkers.waits import WRITES, overtakings, writes_of
+from harness.history import History, Operation, Outcome
+from harness.promises import Promise
+from harness.verdict import Anomaly, Verdict
+
+STARVING = 50
+"""A writer starves that one other overtook so often in one wait. In a line it is once or twice; on
+two cores with ten busy neighbours, where a writer is put aside before it came to stand in it, 63
+times was the most in 5,000 writes, and hit one writer of eight."""
+SHARE = 0.25
+"""So many of the writers must have starved: bad luck hits one, a policy hits most."""
+
+
+def nobody_refused(patience_s: float) -> Checker:
+    """Make the checker of D3: no write is refused before its patience is over.
+
+    For workloads in which no write has a reason of its own to be refused. A refusal after that
+    time breaks nothing, but leaves unknown what would have come.
+    """
+
+    def check(history: History) -> Verdict:
+        refused = [op for op in history if op.function in WRITES and op.outcome is Outcome.FAIL]
+        early = [op for op in refused if _waited_s(op) < patience_s]
+        late = (f"its patience was over: {op}" for op in refused if _waited_s(op) >= patience_s)
+        return Verdict(tuple(_early(early, patience_s, history)), unknowns=tuple(late))
+
+    return check
+
+
+def _early(refused: Iterable[Operation], patience_s: float, history: History) -> Iterator[Anomaly]:
+    for op in refused:
+        done = [other for other in history.happened if _within(other, op)]
+        message = (
+            f"refused after {_waited_s(op):.3f} s of {patience_s:g}, while others finished"
+            f" {len(done)} writes: {op}"
+        )
+        yield Anomaly(Promise.D3, message, (*done[-2:], op), "refused")
+
+
+def _within(other: Operation, op: Operation) -> bool:
+    ended = other.completed_ns
+    if other.function not in WRITES or ended is None or op.completed_ns is None:
+        return False
+    return op.invoked_ns <= ended <= op.completed_ns
+
+
+def _waited_s(op: Operation) -> float:
+    return ((op.completed_ns or op.invoked_ns) - op.invoked_ns) / 1e9
+
+
+def nobody_starves(history: History) -> Verdict:
+    """Judge D4 by all `append`s: none is overtaken by another's without bound, but by bad luck."""
+    by_writer = writes_of(history, ("append",))
+    starved = [found for found in overtakings(by_writer) if found.times > STARVING]
+    if len(starved) <= max(1, SHARE * len(by_writer)):
+        return Verdict()
+    worst = max(starved, key=lambda found: found.times)
+    message = (
+        f"{len(starved)} of {len(by_writer)} writers starved: process {worst.write.process} waited"
+        f" {_waited_s(worst.write):.3f} s for one write, while process {worst.by[0].process} began"
+        f" and finished {worst.times}"
+    )
+    evidence = (worst.write, *worst.by[:2], worst.by[-1])
+    return Verdict((Anomaly(Promise.D4, message, evidence, "starved"),))

@@ -1,0 +1,217 @@
+"""The crowd: many processes that work on one database at the same time, and what they noted.
+
+Members are forks that ask their adapter by themselves, since one question over a pipe takes longer
+than one write. Here they are given their work, started together, disturbed, and waited for; their
+logs become one history on one clock. Each hand, a thread of a member, is one process of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from harness.errors import HarnessError, TargetLostError
+from harness.history import Journal, Operation, Outcome
+from harness.nemesis import Kill
+from harness.stage import Stage
+from harness.target import Target
+from harness.targets.process import ProcessInstance
+
+PATIENCE_S = 30.0  # for a member that only has to be given a processor
+ABILITY = "state_db_crowd"
+
+Step = tuple[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Steps, asked so many times over, with a pause after each time."""
+
+    steps: Sequence[Step]
+    times: int = 1
+    think_s: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Render as a member reads it."""
+        return {"steps": self.steps, "times": self.times, "think_s": self.think_s}
+
+
+@dataclass(frozen=True, slots=True)
+class Doom:
+    """At which of its statements a member gets a signal from itself.
+
+    Only statements that contain `match` count. With `after_s` the signal comes so long after the
+    statement began, so perhaps in the middle of it.
+    """
+
+    signal: int
+    at: int = 1
+    match: str = ""
+    after_s: float = 0.0
+
+    def to_json(self) -> list[Any]:
+        """Render as a member reads it."""
+        return [self.at, self.signal, self.after_s, self.match]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One process of a crowd: its id, and what its hands are called in the history."""
+
+    pid: int
+    processes: tuple[int, ...]
+    log: Path
+    parent: ProcessInstance
+
+    def told(self) -> list[Operation]:
+        """What it has asked and was told so far."""
+        return list(_operations(self.log)) if self.log.exists() else []
+
+
+class Crowd:
+    """The members of one episode, on the file in `folder`."""
+
+    def __init__(self, parent: ProcessInstance, folder: Path, journal: Journal) -> None:
+        """`parent` forks those of the target on trial."""
+        self.folder = folder
+        self._journal = journal
+        self._parent = parent
+        self._strangers: dict[str, ProcessInstance] = {}
+        self._numbers = itertools.count(1)
+        self._logs = itertools.count(1)
+        self._living: list[Member] = []
+        self._known: list[Member] = []
+        self._gate: IO[bytes] | None = None
+        self._notes = folder / "notes"
+        self._notes.mkdir()
+
+    @property
+    def database(self) -> Path:
+        """The file that they share."""
+        return self.folder / "state.db"
+
+    def fork(
+        self,
+        *hands: Sequence[Round],
+        doom: Doom | None = None,
+        watched: bool = False,
+        patience_s: float | None = None,
+        stranger: Target | None = None,
+    ) -> Member:
+        """Make a member with so many hands. It waits while the gate is shut.
+
+        `watched` has it note its transactions; `stranger` is a target that is not on
+        trial; `patience_s` is the patience of its writes, for an adapter that can be told.
+        """
+        processes = tuple(next(self._numbers) for _ in hands)
+        log = self._notes / f"{next(self._logs)}"
+        work = {
+            "log": str(log),
+            "gate": self._gate and str(self._notes / "gate"),
+            "doom": doom and doom.to_json(),
+            "watched": watched,
+            "patience_s": patience_s,
+            "hands": [
+                {"process": process, "rounds": [each.to_json() for each in rounds]}
+                for process, rounds in zip(processes, hands, strict=True)
+            ],
+        }
+        parent = self._parent if stranger is None else self._parent_of(stranger)
+        member = Member(parent.call("fork", {"work": work}), processes, log, parent)
+        self._living.append(member)
+        self._known.append(member)
+        return member
+
+    def _parent_of(self, stranger: Target) -> ProcessInstance:
+        if stranger.name not in self._strangers:
+            parent = stranger.open(ABILITY, self.folder)
+            assert isinstance(parent, ProcessInstance)
+            self._strangers[stranger.name] = parent
+        return self._strangers[stranger.name]
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Who is forked inside the block waits until its end; then all start at once."""
+        with (self._notes / "gate").open("wb") as self._gate:
+            fcntl.flock(self._gate, fcntl.LOCK_EX)
+            yield
+        self._gate = None
+
+    def await_told(self, member: Member, function: str) -> None:
+        """Wait until the member has noted an answer of this function. Raises HarnessError."""
+        ends_at = time.monotonic() + PATIENCE_S
+        while not any(op.function == function and op.completed_ns for op in member.told()):
+            if time.monotonic() > ends_at:
+                raise HarnessError(f"member {member.pid} never told of {function!r}")
+            time.sleep(0.001)
+
+    def call_out(self, name: str) -> None:
+        """Let all go on who `await` this name."""
+        (self._notes / name).touch()
+
+    def bury(self, member: Member) -> int:
+        """Wait for a member's end; its exit code, negative if a signal ended it.
+
+        Raises TargetLostError for one that hangs, and ends it with all its kind.
+        """
+        code = member.parent.call("bury", {"pid": member.pid})
+        self._living.remove(member)
+        if code > 0:
+            raise HarnessError(f"member {member.pid} broke with exit code {code}")
+        return int(code)
+
+    def bury_all(self) -> list[int]:
+        """Wait for the end of everybody; their exit codes."""
+        return [self.bury(member) for member in tuple(self._living)]
+
+    def ask(self, *steps: Step) -> list[Operation]:
+        """Have a new member do these steps, and wait for it; what it was told."""
+        member = self.fork([Round(steps)])
+        self.bury(member)
+        return member.told()
+
+    def close(self) -> None:
+        """End whoever is left, and write down what all have noted."""
+        for member in tuple(self._living):
+            Kill(member.pid).inject()
+            with suppress(TargetLostError):
+                self.bury(member)
+        told = (operation for member in self._known for operation in member.told())
+        for operation in sorted(told, key=lambda operation: operation.invoked_ns):
+            self._journal.record(operation)
+        for parent in self._strangers.values():
+            parent.close()
+
+
+@contextmanager
+def crowd(stage: Stage, **notes: Any) -> Iterator[Crowd]:
+    """A crowd in an episode of its own."""
+    with stage.episode(**notes) as episode:
+        assert isinstance(episode.instance, ProcessInstance)
+        gathered = Crowd(episode.instance, episode.folder, stage.journal)
+        with closing(gathered):
+            yield gathered
+
+
+def _operations(log: Path) -> Iterator[Operation]:
+    """Read a member's log. A kill leaves a call without an answer, and perhaps half a line."""
+    asked: dict[int, Operation] = {}
+    for line in log.read_bytes().split(b"\n")[:-1]:
+        kind, number, at_ns, *rest = json.loads(line)
+        if kind == "?":
+            process, function, argument = rest
+            asked[number] = Operation(process, function, argument, Outcome.INFO, at_ns, None)
+            continue
+        call = asked.pop(number)
+        if kind == "+":
+            yield replace(call, outcome=Outcome.OK, completed_ns=at_ns, result=rest[0])
+        else:
+            yield replace(call, outcome=Outcome.FAIL, completed_ns=at_ns, error=rest[0])
+    yield from asked.values()

@@ -1,0 +1,381 @@
+"""The database on trial by a crowd: nobody refused, nobody starved, nothing lost.
+
+Members are processes that work by themselves on one file; what they noted is merged into one
+history. Nothing is judged by how long it took, but for a stated patience that is far longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from harness.checkers.checker import Checker
+from harness.checkers.fairness import nobody_refused, nobody_starves
+from harness.checkers.kept import all_is_kept
+from harness.checkers.lock_use import locks_are_used_well, refused_reads, transactions
+from harness.checkers.log_growth import log_stays_below
+from harness.checkers.serial_appends import appends_are_serializable
+from harness.checkers.waits import WRITES
+from harness.crowd import ABILITY, Crowd, Round, Step, crowd
+from harness.history import History, Operation, Outcome
+from harness.promises import Promise
+from harness.scenario import Expectation, Mode, Scenario
+from harness.stage import Stage, Workload
+from harness.targets.catalog import find_target
+from harness.verdict import Verdict, merge
+from scenarios.conftest import Judge
+
+PATIENCE_S = 30.0  # what a writer may wait for its turn; stated in seconds, as it must be
+AGAIN = 10  # races to see again what was seen once
+
+Hand = list[Round]
+
+
+def _append(session: str, text: str) -> Step:
+    return "append", {"session": session, "role": "user", "text": text}
+
+
+def _create(*sessions: str) -> list[Step]:
+    return [("create", {"session": session, "source": "cli"}) for session in sessions]
+
+
+def _writer(session: str, name: str, times: int, think_s: float = 0.0) -> Hand:
+    """Append so many messages, each text once in its life."""
+    return [Round([_append(session, f"alpha {name} {{n}}")], times, think_s)]
+
+
+def _look_at_last(gone: Crowd, sessions: Iterable[str]) -> None:
+    """Have a newcomer read everything when all is quiet."""
+    reads = [("messages", {"session": session}) for session in sessions]
+    gone.ask(("inspect", {}), ("list", {}), *reads, ("search", {"word": "alpha"}))
+
+
+def _all(*checkers: Checker) -> Checker:
+    def check(history: History) -> Verdict:
+        return merge(checker(history) for checker in checkers)
+
+    return check
+
+
+def _race_again(workload: Workload) -> Callable[[Stage, History], None]:
+    """A race has no script: run it often enough to see it go wrong again."""
+
+    def again(stage: Stage, history: History) -> None:  # noqa: ARG001  it only says that it failed
+        workload(replace(stage, examples=AGAIN))
+
+    return again
+
+
+def _answered(history: History, functions: Iterable[str] = WRITES) -> list[Operation]:
+    return [op for op in history.happened if op.function in functions]
+
+
+def _overlapping(history: History) -> int:
+    """Writes that were under way while one of another process was."""
+    writes = [op for op in _answered(history) if op.completed_ns is not None]
+    latest: Operation | None = None
+    count = 0
+    for op in writes:
+        if latest and latest.process != op.process and not latest.precedes(op):
+            count += 1
+        if latest is None or (op.completed_ns or 0) > (latest.completed_ns or 0):
+            latest = op
+    return count
+
+
+# Many writers at once -----------------------------------------------------------------------------
+
+CROWDS = ((8, 1, 150), (4, 3, 100), (16, 1, 60))  # members, hands of each, messages of each hand
+
+
+def write_at_once(stage: Stage) -> None:
+    """Have a crowd write as fast as it can, each hand into a session of its own."""
+    for number in range(stage.examples):
+        members, hands, messages = CROWDS[number % len(CROWDS)]
+        sessions = [f"s{index}" for index in range(members * hands)]
+        with crowd(stage) as gathered:
+            gathered.ask(*_create(*sessions))
+            with gathered.gathered():
+                for member in range(members):
+                    own = sessions[member * hands : (member + 1) * hands]
+                    gathered.fork(*(_writer(session, session, messages) for session in own))
+            gathered.bury_all()
+            _look_at_last(gathered, sessions)
+
+
+STATE_DB_CROWD_WAITS = Scenario(
+    name="state-db-crowd-waits",
+    mode=Mode.CONTENTION,
+    ability=ABILITY,
+    promises=(Promise.D1, Promise.D2, Promise.D3, Promise.D4),
+    workload=write_at_once,
+    replay=_race_again(write_at_once),
+    checker=_all(nobody_refused(PATIENCE_S), nobody_starves, all_is_kept),
+    expectations=(Expectation("writes of two processes met", _overlapping, 100),),
+    examples=3,
+)
+
+
+def test_no_writer_is_refused_or_starved_in_a_crowd(judge: Judge) -> None:
+    """Whoever writes beside many others comes to his turn, and is overtaken by nobody for long."""
+    assert judge(STATE_DB_CROWD_WAITS).is_valid
+
+
+# Behind a long holder -----------------------------------------------------------------------------
+
+STROKES_PER_S = 40
+HOLD_S_MAX = 20
+
+
+def wait_for_a_holder(stage: Stage) -> None:
+    """Have writers come while one large transaction, not the target's, holds the lock for long."""
+    hold_s = min(stage.examples, HOLD_S_MAX)
+    hold = {"strokes": hold_s * STROKES_PER_S, "pause_s": 1 / STROKES_PER_S}
+    for hands in (1, 3):
+        sessions = [f"s{index}" for index in range(3 * hands)]
+        with crowd(stage) as gathered:
+            gathered.ask(*_create(*sessions))
+            for member in range(3):
+                own = sessions[member * hands : (member + 1) * hands]
+                waiting = [Round([("await", {"name": "held"})])]
+                gathered.fork(*([*waiting, *_writer(session, session, 2)] for session in own))
+            gathered.await_told(gathered.fork([Round([("hold", hold)])]), "held")
+            gathered.call_out("held")
+            gathered.bury_all()
+            _look_at_last(gathered, sessions)
+
+
+def _waited_for_it(history: History) -> int:
+    """Writes that began while the holder held, and ended when it did not."""
+    holds = [op for op in history.happened if op.function == "hold"]
+    helds = [op for op in history.happened if op.function == "held"]
+    return sum(
+        (held.completed_ns or 0) < op.invoked_ns < (hold.completed_ns or 0) < (op.completed_ns or 0)
+        for hold, held in zip(holds, helds, strict=True)
+        for op in _answered(history)
+    )
+
+
+STATE_DB_CROWD_HOLDER = Scenario(
+    name="state-db-crowd-holder",
+    mode=Mode.CONTENTION,
+    ability=ABILITY,
+    promises=(Promise.D2, Promise.D3),
+    workload=wait_for_a_holder,
+    checker=_all(nobody_refused(PATIENCE_S), all_is_kept),
+    replay=_race_again(wait_for_a_holder),
+    expectations=(Expectation("a write waited until the holder was done", _waited_for_it, 3),),
+    examples=1,
+)
+
+
+def test_a_holder_that_makes_progress_is_waited_for(judge: Judge) -> None:
+    """Patience is counted in seconds, not in attempts: a slow holder makes nobody fail."""
+    assert judge(STATE_DB_CROWD_HOLDER).is_valid
+
+
+# How locks are used -------------------------------------------------------------------------------
+
+S1 = {"session": "s1"}
+EVERY_WRITE: tuple[Step, ...] = (
+    ("create", {**S1, "source": "cli"}),
+    ("append", {**S1, "role": "user", "text": "alpha"}),
+    ("append", {**S1, "role": "assistant", "text": "beta", "tool_calls": 2}),
+    ("replace", {**S1, "messages": [["user", "alpha"], ["user", "gamma"]]}),
+    ("set_title", {**S1, "title": "plans"}),
+    ("set_system_prompt", {**S1, "text": "be brief"}),
+    ("add_tokens", {**S1, "input": 1, "output": 2}),
+    ("set_tokens", {**S1, "input": 3, "output": 4}),
+    ("end", {**S1, "reason": "done"}),
+    ("reopen", {**S1}),
+    ("clear", {**S1}),
+    ("delete", {**S1}),
+    ("prune", {"days": 1}),
+)
+EVERY_READ: tuple[Step, ...] = (
+    ("get", S1),
+    ("list", {}),
+    ("messages", S1),
+    ("search", {"word": "alpha"}),
+)
+
+
+def watch_the_locks(stage: Stage) -> None:
+    """Watch what every write, every read, and a handle that is dropped do to the file's locks."""
+    for _ in range(stage.examples):
+        with crowd(stage) as gathered:
+            gathered.ask(*_create("s1"), _append("s1", "alpha"))
+            gathered.fork([Round(EVERY_WRITE, 3)], watched=True)
+            gathered.fork([Round(EVERY_READ, 3)], watched=True)
+            gathered.fork([Round([*EVERY_READ, ("drop", {}), ("open", {})], 3)], watched=True)
+            gathered.bury_all()
+
+
+def _seen(history: History) -> int:
+    return sum(1 for _ in transactions(history))
+
+
+def _dropped(history: History) -> int:
+    return sum(op.function == "drop" for op in history.happened)
+
+
+STATE_DB_CROWD_LOCKS = Scenario(
+    name="state-db-crowd-locks",
+    mode=Mode.CONTENTION,
+    ability=ABILITY,
+    promises=(Promise.D7, Promise.D8, Promise.D11),
+    workload=watch_the_locks,
+    checker=locks_are_used_well,
+    replay=_race_again(watch_the_locks),
+    expectations=(
+        Expectation("a transaction was seen to write", _seen, len(EVERY_WRITE)),
+        Expectation("a handle was dropped", _dropped),
+    ),
+    examples=1,
+)
+
+
+def test_locks_are_taken_at_once_or_not_at_all(judge: Judge) -> None:
+    """A write takes the lock as it begins; a read, an opening and a closing take none."""
+    assert judge(STATE_DB_CROWD_LOCKS).is_valid
+
+
+# The log ------------------------------------------------------------------------------------------
+
+LOG_BYTES_MAX = 16 << 20
+PROMPT = "never say never " * 4096  # 64 KiB
+PIN_S = 0.01
+
+
+def outgrow_the_log(stage: Stage) -> None:
+    """Write far more than the log may hold, while readers come and go."""
+    for _ in range(stage.examples):
+        with crowd(stage) as gathered:
+            gathered.ask(*_create("s0", "s1"))
+            with gathered.gathered():
+                for session in ("s0", "s1"):
+                    prompt = ("set_system_prompt", {"session": session, "text": PROMPT})
+                    gathered.fork([Round([prompt, ("log_bytes", {})], 200)])
+                gathered.fork([Round([("pin", {"pause_s": PIN_S})], 20, PIN_S)])
+            gathered.bury_all()
+            gathered.ask(*_create("s2"), ("inspect", {}))
+
+
+def _written(history: History) -> int:
+    """How often the log could have been filled by what was written."""
+    prompts = _answered(history, ("set_system_prompt",))
+    return sum(len(op.argument["text"]) for op in prompts) // LOG_BYTES_MAX
+
+
+def _snapshots_kept(history: History) -> int:
+    return sum(op.result[0] == op.result[1] for op in _answered(history, ("pin",)))
+
+
+STATE_DB_CROWD_LOG = Scenario(
+    name="state-db-crowd-log",
+    mode=Mode.CONTENTION,
+    ability=ABILITY,
+    promises=(Promise.D3, Promise.D6),
+    workload=outgrow_the_log,
+    checker=_all(log_stays_below(LOG_BYTES_MAX), nobody_refused(PATIENCE_S)),
+    replay=_race_again(outgrow_the_log),
+    expectations=(
+        Expectation("more was written than the log may hold", _written),
+        Expectation("a reader kept its snapshot", _snapshots_kept),
+    ),
+    examples=1,
+)
+
+
+def test_the_log_stays_bounded_while_readers_come_and_go(judge: Judge) -> None:
+    """However much is written, the log is started over in time."""
+    assert judge(STATE_DB_CROWD_LOG).is_valid
+
+
+# A busy house -------------------------------------------------------------------------------------
+
+STRANGER = find_target("sqlite@jitter-15")
+
+
+def _gateway(name: str) -> Sequence[Hand]:
+    """Two threads that write and look, in sessions that others write as well."""
+    return [_dialogue(f"{name}.{index}", ("s0", "s1", "s2"), 8) for index in range(2)]
+
+
+def _dialogue(name: str, sessions: Iterable[str], times: int, think_s: float = 0.0) -> Hand:
+    steps = [
+        step
+        for session in sessions
+        for step in (
+            _append(session, f"alpha {name} {session} {{n}}"),
+            ("messages", {"session": session}),
+        )
+    ]
+    return [Round(steps, times, think_s)]
+
+
+def keep_a_busy_house(stage: Stage) -> None:
+    """Gateways, people who think, a stranger with a policy of its own, openers that come and go.
+
+    The file is not there when they start, unless the stranger could be the one who makes it.
+    """
+    sessions = ("s0", "s1", "s2")
+    for number in range(stage.examples):
+        has_stranger = number % 2 == 1
+        with crowd(stage) as gathered:
+            if has_stranger:
+                gathered.ask(*_create(*sessions))
+            with gathered.gathered():
+                for name in ("g0", "g1"):
+                    hands = _gateway(name)
+                    gathered.fork(*([Round(_create(*sessions)), *hand] for hand in hands))
+                for name in ("c0", "c1"):
+                    create = Round(_create(*sessions))
+                    gathered.fork([create, *_dialogue(name, sessions[:1], 10, think_s=0.003)])
+            for index in range(8):
+                come_and_go = [*_create("s1"), _append("s1", f"alpha o{index}")]
+                gathered.fork([Round([*come_and_go, ("messages", {"session": "s1"})])])
+                if index == 4 and has_stranger:
+                    gathered.fork(_writer("s2", "stranger", 20), stranger=STRANGER)
+            gathered.bury_all()
+            _look_at_last(gathered, sessions)
+
+
+def _refuses_nobody(history: History) -> Verdict:
+    return Verdict(tuple(refused_reads(history)))
+
+
+def _openings(history: History) -> int:
+    """Processes that opened the file while another was opening it."""
+    opened = [op for op in history if op.function == "open"]
+    return sum(not (one.precedes(other) or other.precedes(one)) for one, other in pairwise(opened))
+
+
+def _reads_beside_writes(history: History) -> int:
+    return sum(
+        op.function == "messages" and op.outcome is Outcome.OK and bool(op.result) for op in history
+    )
+
+
+STATE_DB_CROWD_HOUSE = Scenario(
+    name="state-db-crowd-house",
+    mode=Mode.CONTENTION,
+    ability=ABILITY,
+    promises=(Promise.D1, Promise.D2, Promise.D3, Promise.D8),
+    workload=keep_a_busy_house,
+    checker=_all(
+        _refuses_nobody, nobody_refused(PATIENCE_S), all_is_kept, appends_are_serializable
+    ),
+    replay=_race_again(keep_a_busy_house),
+    expectations=(
+        Expectation("two processes opened the file at once", _openings, 2),
+        Expectation("a list was read beside its writers", _reads_beside_writes, 50),
+    ),
+    examples=4,
+)
+
+
+def test_a_busy_house_is_served_in_one_order_for_all(judge: Judge) -> None:
+    """Whoever writes, reads, comes or goes sees one order, from the creation of the file on."""
+    assert judge(STATE_DB_CROWD_HOUSE).is_valid
