@@ -1,4 +1,4 @@
-"""The command: `harness gate · prove · judge · replay · list`.
+"""The command: `harness gate · prove · load · judge · replay · list`.
 
 People read standard error as it goes and a table at the end; machines ask for `--json` and get one
 document on standard output. Exit codes: 0 valid, 1 invalid, 2 unknown, 254 a wrong question, 255
@@ -25,12 +25,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import gate, lifeline, prove, replay, runner
+from harness import gate, lifeline, prove, replay, runner, rush
 from harness.catalog import choose, find_scenarios, tried_by
 from harness.errors import HarnessError, UsageError
+from harness.histogram import Histogram
+from harness.history import Operation
 from harness.known_bugs import find_bugs
+from harness.load import CROWD, SHAPES, STORM, Load, crowd, join
 from harness.promises import Promise
 from harness.report import folder, judgement, summary
+from harness.report import load as report
 from harness.report.judgement import Record
 from harness.scenario import Mode, Scenario
 from harness.targets.catalog import list_targets
@@ -107,6 +111,7 @@ def cli() -> None:
     \b
     harness gate                                the reference, in about a minute
     harness gate --target hermes-agent==0.19.0  a released package
+    harness load --users 200 --for 60s          many clients, every stream checked
     harness prove                               does the judge catch known bugs?
     harness replay reports/runs/latest/NAME/failure.json
     harness judge reports/runs/latest           judge stored evidence again
@@ -226,6 +231,95 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     killed = sum(kill.is_killed for kill in kills)
     people.print(f"{killed} of {len(kills)} killed by their own promise")
     return 0 if killed == len(kills) else 1
+
+
+@cli.command("load")
+@click.option("--target", default="reference", show_default=True, help="What is on trial.")
+@click.option(
+    "--users", type=click.IntRange(10, 100_000), default=100, show_default=True, help="How many."
+)
+@click.option("--for", "for_s", type=Budget(), default="60s", show_default=True, help="How long.")
+@click.option(
+    "--shape",
+    type=click.Choice(SHAPES),
+    default="steady",
+    show_default=True,
+    help="All at once, more and more, a spike in the middle, or a storm of wakeups.",
+)
+@click.option("--kill-every", "kill_every_s", type=Budget(), help="Kill the target so often.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Generators here."
+)
+@click.option("--master", metavar="HOST:PORT", default="", help="Wait there for generators ...")
+@click.option(
+    "--worker", metavar="HOST[:PORT]", help="... and be one, for the master of this name."
+)
+@click.option("--deadline", type=float, default=5.0, show_default=True, help="The write deadline.")
+@keep_option
+@seed_option
+@reports_option
+@as_json
+def load_command(  # noqa: PLR0913  one parameter an option
+    *,
+    target: str,
+    users: int,
+    for_s: float,
+    shape: str,
+    kill_every_s: float | None,
+    workers: int,
+    master: str,
+    worker: str | None,
+    deadline: float,
+    keep: int,
+    seed: int | None,
+    reports: Path,
+    wants_json: bool,
+) -> int:
+    """Load a target with many clients, and check every stream meanwhile.
+
+    Some chat, most watch; some leave and come back, are woken, read slowly or not at all. Where the
+    generator itself was the bottleneck the verdict is unknown, never valid. With --master the users
+    are spread over as many --workers as there are to be, each started elsewhere with --worker.
+    """
+    if worker is not None:
+        return join(rush.locustfile(), worker)
+    seed = _seed(seed)
+    parts = STORM if shape == "storm" else CROWD
+    asked = Load(
+        crowd(users, parts),
+        for_s=for_s,
+        shape=shape,
+        workers=workers,
+        write_deadline_s=deadline,
+        settings={"HERMES_WEBUI_SSE_WRITE_DEADLINE": f"{deadline:g}"},
+        kill_every_s=kill_every_s,
+        master=master,
+    )
+    people.print(f"load · target {escape(target)} · seed {seed} · {asked.users} users, {shape}")
+    with _progress() as step:
+        conclusion = rush.Rush(target, seed, asked, reports.resolve(), keep).run(_tell_second(step))
+    _show(conclusion, wants_json=wants_json)
+    people.print(escape(report.markdown(rush.account(conclusion.run))), soft_wrap=True)
+    return conclusion.exit_code
+
+
+def _tell_second(step: Callable[[str], None]) -> Callable[[Operation], None]:
+    """Say how it goes, whenever a generator tells of another second."""
+
+    def heard(operation: Operation) -> None:
+        if operation.function != "second" or operation.result is None:
+            return
+        told = operation.result
+        late = told["latencies"].get("event")
+        p99_ms = Histogram.from_json(late).quantile(0.99) / 1e3 if late else 0.0
+        step(
+            f"{told['users']} users · {told['streams']} streams"
+            f" · {told['counts'].get('events', 0) / max(told['seconds'], 1e-3):,.0f} events/s"
+            f" · late by {p99_ms:.1f} ms at p99"
+            f" · generator {100 * told['cpu_s'] / max(told['seconds'], 1e-3):.0f} % of a core"
+        )
+
+    return heard
 
 
 @cli.command("judge")

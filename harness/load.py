@@ -17,14 +17,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from harness.errors import HarnessError, TargetLostError, TargetUnavailableError
 from harness.history import Journal, Operation, Outcome
 from harness.lifeline import Child
-from harness.stage import Episode, Stage, Workload
+from harness.stage import Episode, Replay, Stage, Workload
 from harness.tap import Tap, Wanted
 from harness.target import Instance
 from harness.web import LOOPBACK, NotReachedError, StatusError, Web
@@ -34,6 +36,7 @@ CLOSING_S = 120.0
 SETTLE_S = 60.0
 LAST_RUNS = 40
 POLL_S = 0.1
+SECOND_S = 1.0
 LOG_CHARS = 2000
 MASTER_PORT = 5557
 ASKER = -1
@@ -85,6 +88,10 @@ class Load:
         """How many there are at most."""
         return sum(self.mix.values())
 
+    def to_json(self) -> dict[str, Any]:
+        """Render as a JSON object."""
+        return asdict(self)
+
 
 Heard = Callable[[Operation], object]
 
@@ -97,24 +104,38 @@ def under(load: Load, locustfile: Path, heard: Heard = lambda _: None) -> Worklo
 
     def workload(stage: Stage) -> None:
         with stage.episode() as episode:
-            port = booted(episode, load)
+            served = booted(episode, load)
             seen = Seen()
-            with generating(load, locustfile, stage, episode, port) as operations:
+            sampled = _sampled(served, stage.journal, heard)
+            with sampled, generating(load, locustfile, stage, episode, served) as operations:
                 for operation in operations:
                     stage.journal.record(operation)
                     seen.add(operation)
                     heard(operation)
-            _look(booted(episode, load), seen, stage.journal)
+            _look(served.port, seen, stage.journal)
 
     return workload
 
 
-def booted(episode: Episode, load: Load) -> int:
-    """Boot the target, unless it serves; its port. Raises TargetUnavailableError."""
+def again(workload: Workload) -> Replay:
+    """Replay a failure by loading a fresh server alike."""
+    return lambda stage, _failed: workload(stage)
+
+
+@dataclass
+class Served:
+    """Where the target serves now, and as which process."""
+
+    port: int
+    pid: int
+
+
+def booted(episode: Episode, load: Load) -> Served:
+    """Boot the target. Raises TargetUnavailableError."""
     told = episode.client.ask("boot", dict(load.settings))
     if told.outcome is not Outcome.OK:
         raise TargetUnavailableError(f"it does not boot: {told.error}")
-    return int(told.result["port"])
+    return Served(**told.result)
 
 
 # The generator
@@ -122,7 +143,7 @@ def booted(episode: Episode, load: Load) -> int:
 
 @contextmanager
 def generating(
-    load: Load, locustfile: Path, stage: Stage, episode: Episode, port: int
+    load: Load, locustfile: Path, stage: Stage, episode: Episode, served: Served
 ) -> Iterator[Iterator[Operation]]:
     """Start the generator; the operations that it tells, until it has come to its end.
 
@@ -131,11 +152,15 @@ def generating(
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-load-")))
         address = place / "address"
-        _put(address, port)
+        _put(address, served.port)
         acts = 0 if load.for_s else stage.examples
         asked = [
             *("-f", str(locustfile), "--headless", "--only-summary", "--loglevel=WARNING"),
-            *(f"--host=http://{LOOPBACK}:{port}", f"--address={address}", f"--seed={stage.seed}"),
+            *(
+                f"--host=http://{LOOPBACK}:{served.port}",
+                f"--address={address}",
+                f"--seed={stage.seed}",
+            ),
             *(f"--mix={json.dumps(load.mix)}", f"--shape={load.shape}", f"--acts={acts}"),
             f"--seconds={load.for_s or WORK_BOUND_S}",
             f"--write-deadline={load.write_deadline_s}",
@@ -143,7 +168,7 @@ def generating(
         ]
         children = _started(load, asked, place, stack)
         if load.kill_every_s is not None:
-            stack.enter_context(_killing(load, episode.instance, stage.journal, address))
+            stack.enter_context(_killing(load, episode.instance, stage.journal, address, served))
         yield _told(children[0], place, (load.for_s or WORK_BOUND_S) + CLOSING_S)
 
 
@@ -213,24 +238,75 @@ def _put(address: Path, port: int) -> None:
 
 
 @contextmanager
-def _killing(load: Load, instance: Instance, journal: Journal, address: Path) -> Iterator[None]:
+def _killing(
+    load: Load, instance: Instance, journal: Journal, address: Path, served: Served
+) -> Iterator[None]:
     """Kill the target now and then while the block lasts, and boot it again."""
-    is_over = threading.Event()
 
     def kill() -> None:
-        while not is_over.wait(load.kill_every_s):
-            journal.fault("kill")
-            instance.call("kill", {})
-            _put(address, instance.call("boot", {})["port"])
-            journal.heal("kill")
+        journal.fault("kill")
+        instance.call("kill", {})
+        told = instance.call("boot", {})
+        served.port, served.pid = told["port"], told["pid"]
+        _put(address, served.port)
+        journal.heal("kill")
 
-    thread = threading.Thread(target=kill, name="killing")
+    assert load.kill_every_s is not None
+    with _every(load.kill_every_s, kill):
+        yield
+
+
+@contextmanager
+def _every(period_s: float, act: Callable[[], object]) -> Iterator[None]:
+    """Act once every so often, on a thread, while the block lasts; raise what that raised."""
+    is_over = threading.Event()
+    broken: list[BaseException] = []
+
+    def repeat() -> None:
+        while not is_over.wait(period_s):
+            try:
+                act()
+            except BaseException as error:  # noqa: BLE001  it is raised again below
+                broken.append(error)
+                return
+
+    thread = threading.Thread(target=repeat, name="every")
     thread.start()
     try:
         yield
     finally:
         is_over.set()
         thread.join()
+    if broken:
+        raise broken[0]
+
+
+@contextmanager
+def _sampled(served: Served, journal: Journal, heard: Heard) -> Iterator[None]:
+    """Look at the target's process once a second while the block lasts: what it costs."""
+
+    def sample() -> None:
+        began_ns = time.monotonic_ns()
+        told = _cost(served.pid)
+        if told is not None:
+            asked = (ASKER, "cost", None, Outcome.OK, began_ns, time.monotonic_ns(), told)
+            journal.record(Operation(*asked))
+            heard(Operation(*asked))
+
+    with _every(SECOND_S, sample):
+        yield
+
+
+def _cost(pid: int) -> dict[str, Any] | None:
+    """What the process has used by now; None if it is gone."""
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times, memory = process.cpu_times(), process.memory_info()
+            cpu_s = round(times.user + times.system, 3)
+            return {"pid": pid, "cpu_s": cpu_s, "rss": memory.rss, "threads": process.num_threads()}
+    except psutil.Error:
+        return None
 
 
 # Once more, when all is quiet

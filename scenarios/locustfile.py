@@ -369,9 +369,8 @@ class Reconnector(Client):
 
     def act(self) -> None:
         self.session = self.session or self.new_session()
-        with self.tapped(
-            Wanted(self.session, *(self._cursor or (None, None)), is_notices=True)
-        ) as tap:
+        last, after = self._cursor or (None, None)
+        with self.tapped(Wanted(self.session, last, after, is_notices=True)) as tap:
             gevent.spawn_later(PATIENCE_S, tap.leave)
             script = self.rng.choice([f"[beat={BEATS}:{BEAT_S}]", f"[tokens={TOKENS}]"])
             stream = self.begin(self.session, script)
@@ -402,11 +401,10 @@ class Waker(Client):
     def on_start(self) -> None:
         super().on_start()
         self.session = ""
-        self._outputs = itertools.count(1)
 
     def act(self) -> None:
         self.session = self.session or self.new_session()
-        output = f"p{self.process}.{next(self._outputs)}"
+        output = f"p{self.process}.{next(self._turns)}"
         with self.tapped(Wanted(self.session, is_notices=True)) as tap:
             woken = Signal()
             watching = gevent.spawn(self._watch, tap, woken)
@@ -436,7 +434,8 @@ class Presser(Client):
 
     def act(self) -> None:
         session = self.new_session()
-        outputs = tuple(f"[sleep={STORM_TURN_S}] q{self.process}.{n}" for n in range(STORM))
+        names = [f"q{self.process}.{next(self._turns)}" for _ in range(STORM)]
+        outputs = tuple(f"[sleep={STORM_TURN_S}] {name}" for name in names)
         said = [output.translate(str.maketrans("[]", "{}")) for output in outputs]
         script = "".join(f"[process=0.1:exit=0:{output}]" for output in said)
         with self.tapped(Wanted(session, is_notices=True)) as tap:
@@ -662,8 +661,10 @@ def prepare(environment: Environment, **_: Any) -> None:
     """Choose the users, and find out whom to tell what they do."""
     options = environment.parsed_options
     assert options is not None
+    runner = environment.runner
     mix = json.loads(options.mix)
-    environment.user_classes = [kind for name, kind in KINDS.items() if mix.get(name)]
+    is_worker = isinstance(runner, WorkerRunner)  # its master says who, and how many
+    environment.user_classes = [kind for name, kind in KINDS.items() if is_worker or mix.get(name)]
     for name, kind in KINDS.items():
         kind.weight = int(mix.get(name, 0))
         # As many as were asked for, where the shape has but one height.
@@ -672,7 +673,6 @@ def prepare(environment: Environment, **_: Any) -> None:
     if line is not None:
         line.watch()
         town.tell = line.tell
-    runner = environment.runner
     if isinstance(runner, MasterRunner):
         runner.register_message("told", lambda msg, **_: _pass_on(msg.data))
     elif isinstance(runner, WorkerRunner):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.checkers.delivery import counted, delivered
-from harness.load import Load, under
+from harness.checkers.delivery import counted, under_load
+from harness.load import Load, again, under
 from harness.promises import Promise
 from harness.scenario import Expectation, Mode, Scenario
 from scenarios.conftest import Judge
@@ -18,6 +18,24 @@ LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 WRITE_DEADLINE_S = 1.0
 STREAMS_MAX = 24
 
+_MANY = under(
+    Load(
+        mix={
+            "Chatter": 3,
+            "Watcher": 6,
+            "Reconnector": 3,
+            "Listener": 1,
+            "Waker": 1,
+            "Presser": 2,
+            "SlowReader": 1,
+            "Staller": 1,
+            "Poller": 1,
+        },
+        write_deadline_s=WRITE_DEADLINE_S,
+        settings={"HERMES_WEBUI_SSE_WRITE_DEADLINE": f"{WRITE_DEADLINE_S}"},
+    ),
+    LOCUSTFILE,
+)
 MANY_CLIENTS = Scenario(
     name="load-many-clients",
     mode=Mode.LOAD,
@@ -26,25 +44,8 @@ MANY_CLIENTS = Scenario(
         *(Promise.C1, Promise.C2, Promise.C3, Promise.C4, Promise.C5, Promise.C6, Promise.C8),
         *(Promise.W1, Promise.W6, Promise.W7, Promise.W10, Promise.S2),
     ),
-    workload=under(
-        Load(
-            mix={
-                "Chatter": 3,
-                "Watcher": 6,
-                "Reconnector": 3,
-                "Listener": 1,
-                "Waker": 1,
-                "Presser": 2,
-                "SlowReader": 1,
-                "Staller": 1,
-                "Poller": 1,
-            },
-            write_deadline_s=WRITE_DEADLINE_S,
-            settings={"HERMES_WEBUI_SSE_WRITE_DEADLINE": f"{WRITE_DEADLINE_S}"},
-        ),
-        LOCUSTFILE,
-    ),
-    checker=delivered,
+    workload=_MANY,
+    checker=under_load,
     expectations=(
         Expectation("events on streams that were checked", counted("read", "events"), 1000),
         Expectation("a reader came back with a cursor", counted("read", "is_resumed"), 3),
@@ -55,27 +56,30 @@ MANY_CLIENTS = Scenario(
         Expectation("a call was answered meanwhile", counted("poll", "is_answered"), 10),
     ),
     examples=1,
+    replay=again(_MANY),
 )
 
+_FULL = under(
+    Load(
+        mix={"Holder": 1, "Poller": 2},
+        streams_max=STREAMS_MAX,
+        settings={"HERMES_WEBUI_STREAMS_MAX": f"{STREAMS_MAX}"},
+    ),
+    LOCUSTFILE,
+)
 FULL_HOUSE = Scenario(
     name="load-full-house",
     mode=Mode.LOAD,
     ability="server",
     promises=(Promise.C10,),
-    workload=under(
-        Load(
-            mix={"Holder": 1, "Poller": 2},
-            streams_max=STREAMS_MAX,
-            settings={"HERMES_WEBUI_STREAMS_MAX": f"{STREAMS_MAX}"},
-        ),
-        LOCUSTFILE,
-    ),
-    checker=delivered,
+    workload=_FULL,
+    checker=under_load,
     expectations=(
         Expectation("every stream was taken", counted("hold", "is_full")),
         Expectation("a call was answered meanwhile", counted("poll", "is_answered"), 10),
     ),
     examples=1,
+    replay=again(_FULL),
 )
 
 

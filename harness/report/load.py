@@ -1,0 +1,319 @@
+"""A load as numbers and pictures: what came how late, how much of it, and what that cost.
+
+Everything is computed from the history, so a stored run can be drawn again. Latencies of several
+generators are merged as histograms, never as quantiles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from harness.histogram import Histogram, merged
+from harness.history import History, Operation, Outcome
+
+US_A_MS = 1000.0
+WIDTH, HEIGHT = 900.0, 150.0
+TICKS_MAX = 8
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How late one kind of thing was, in milliseconds; `count` of them."""
+
+    name: str
+    count: int
+    p50: float
+    p99: float
+    p999: float
+    worst: float
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """One second of the load, of all generators together. Latencies in microseconds."""
+
+    at_s: float
+    users: int
+    streams: int
+    counts: Mapping[str, float]
+    generator_cpu: float  # shares of a core
+    latencies: Mapping[str, Histogram]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A whole load."""
+
+    seconds: Sequence[Second]
+    latencies: Sequence[Latency]
+    generators: Sequence[Mapping[str, Any]]
+    target: Sequence[tuple[float, float, float]]  # at_s, share of a core, MiB
+    faults: Sequence[tuple[str, float, float]]  # name, from, to, in seconds
+    facts: Mapping[str, float]
+
+
+def account(history: History) -> Account:
+    """Add up what a history tells of its load."""
+    began_ns = min((op.invoked_ns for op in history), default=0)
+    seconds = list(_seconds(history, began_ns))
+    names = sorted({name for second in seconds for name in second.latencies})
+    totals = {
+        name: merged(s.latencies[name] for s in seconds if name in s.latencies) for name in names
+    }
+    generators = [op.result for op in _of(history, "generate")]
+    target = list(_target(history, began_ns))
+    return Account(
+        seconds,
+        [_latency(name, total) for name, total in totals.items()],
+        generators,
+        target,
+        [
+            (each.name, _s(each.began_ns, began_ns), _s(each.healed_ns or each.began_ns, began_ns))
+            for each in history.faults
+        ],
+        _facts(history, seconds, generators, target),
+    )
+
+
+def _facts(
+    history: History,
+    seconds: Sequence[Second],
+    generators: Sequence[Mapping[str, Any]],
+    target: Sequence[tuple[float, float, float]],
+) -> dict[str, float]:
+    reads = [op.result for op in _of(history, "read")]
+    wall_s = sum(second.counts.get("wall_s", 0.0) for second in seconds)
+    generator_s = sum(told["cpu_s"] for told in generators)
+    events = sum(told["events"] for told in generators)
+    target_s = sum(share for _, share, _ in target)  # one sample a second
+    calls = sum(second.counts.get("calls", 0) for second in seconds)
+    return {
+        "seconds": round(wall_s, 1),
+        "users at most": max((second.users for second in seconds), default=0),
+        "streams at most": max((second.streams for second in seconds), default=0),
+        "connections checked": len(reads),
+        "events checked": events,
+        "events checked per second of generator CPU": round(events / max(generator_s, 1e-3)),
+        "reconnects with a cursor": sum(
+            op.argument["after"] is not None for op in _of(history, "read")
+        ),
+        "connections cut without a terminal event": sum(
+            told["end"] in ("closed", "lost") and not told["terminal"] for told in reads
+        ),
+        "snapshots": sum(told["snapshots"] for told in reads),
+        "comments": sum(told["comments"] for told in reads),
+        "calls": calls,
+        "wakeups": sum(len(op.result["woken"]) for op in _of(history, "messages")),
+        "faults": len(history.faults),
+        "target CPU seconds": round(target_s, 2),
+        "target CPU per 1000 events, ms": round(1e6 * target_s / max(events, 1), 1),
+        "target MiB at most": round(max((mib for _, _, mib in target), default=0.0), 1),
+        "generator CPU seconds": round(generator_s, 2),
+    }
+
+
+def _seconds(history: History, began_ns: int) -> Iterator[Second]:
+    """The seconds of all generators, each generator's n-th with the others' n-th."""
+    by_number: defaultdict[int, list[Operation]] = defaultdict(list)
+    for operation in _of(history, "second"):
+        by_number[round(_s(operation.completed_ns or 0, began_ns))].append(operation)
+    for _, together in sorted(by_number.items()):
+        told = [op.result for op in together]
+        names = {name for each in told for name in each["latencies"]}
+        lasted_s = max(1e-3, *(each["seconds"] for each in told))
+        counts = {
+            name: sum(each["counts"].get(name, 0) for each in told)
+            for name in {name for each in told for name in each["counts"]}
+        }
+        yield Second(
+            _s(together[0].completed_ns or 0, began_ns),
+            sum(each["users"] for each in told),
+            sum(each["streams"] for each in told),
+            {**counts, "wall_s": lasted_s},
+            sum(each["cpu_s"] for each in told) / lasted_s,
+            {
+                name: merged(
+                    Histogram.from_json(each["latencies"][name])
+                    for each in told
+                    if name in each["latencies"]
+                )
+                for name in names
+            },
+        )
+
+
+def _target(history: History, began_ns: int) -> Iterator[tuple[float, float, float]]:
+    """The target's share of a core between two looks, and its memory."""
+    last: Operation | None = None
+    for look in _of(history, "cost"):
+        is_same = last is not None and last.result["pid"] == look.result["pid"]
+        if last is not None and is_same:
+            spent_s = look.result["cpu_s"] - last.result["cpu_s"]
+            share = spent_s / max(_s(look.invoked_ns, last.invoked_ns), 1e-3)
+            yield _s(look.invoked_ns, began_ns), share, look.result["rss"] / 2**20
+        last = look
+
+
+def _latency(name: str, histogram: Histogram) -> Latency:
+    p50, p99, p999 = (histogram.quantile(share) / US_A_MS for share in (0.5, 0.99, 0.999))
+    return Latency(name, histogram.count, p50, p99, p999, histogram.maximum / US_A_MS)
+
+
+def _of(history: History, function: str) -> Iterator[Operation]:
+    return (op for op in history if op.function == function and op.outcome is Outcome.OK)
+
+
+def _s(at_ns: int, began_ns: int) -> float:
+    return (at_ns - began_ns) / 1e9
+
+
+# As text
+
+
+def markdown(told: Account) -> str:
+    """Tables that can be pasted."""
+    lines = ["", "| what came late | count | p50 ms | p99 ms | p99.9 ms | worst ms |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for each in told.latencies:
+        late = " | ".join(f"{ms:,.1f}" for ms in (each.p50, each.p99, each.p999, each.worst))
+        lines.append(f"| {each.name} | {each.count:,} | {late} |")
+    lines += ["", "| fact | value |", "| --- | --- |"]
+    lines += [f"| {name} | {value:,} |" for name, value in told.facts.items()]
+    lines += [
+        f"| generator {number} | {100 * each['cpu_share']:.0f} % of a core, its loop late by "
+        f"{each['lag_ms']['p50']:.1f} ms at p50, {each['lag_ms']['p99']:.1f} ms at p99 |"
+        for number, each in enumerate(told.generators)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# As a picture
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series of a chart."""
+
+    name: str
+    points: Points
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Series over the same seconds; `is_log` where they span several powers of ten."""
+
+    title: str
+    unit: str
+    lines: Sequence[Line]
+    is_log: bool = False
+
+    def drawn(self, ends_s: float) -> dict[str, Any]:
+        """What the page needs of it: paths, and ticks on both axes."""
+        values = [value for line in self.lines for _, value in line.points if value > 0]
+        top = max(values, default=1.0)
+        bottom = min(values, default=0.1) if self.is_log else 0.0
+
+        def x(at_s: float) -> float:
+            return round(WIDTH * at_s / max(ends_s, 1e-9), 1)
+
+        def y(value: float) -> float:
+            if not self.is_log:
+                return round(HEIGHT * (1 - value / top), 1)
+            span = math.log10(top / bottom) or 1.0
+            return round(HEIGHT * (1 - math.log10(max(value, bottom) / bottom) / span), 1)
+
+        return {
+            "title": self.title,
+            "unit": self.unit,
+            "lines": [
+                {
+                    "name": line.name,
+                    "path": " ".join(f"{x(at_s)},{y(value)}" for at_s, value in line.points),
+                }
+                for line in self.lines
+            ],
+            "ticks": [(y(value), f"{value:,.10g}") for value in _ticks(bottom, top, self.is_log)],
+            "seconds": [(x(at_s), f"{at_s:g} s") for at_s in _round_steps(ends_s)],
+        }
+
+
+def _ticks(bottom: float, top: float, is_log: bool) -> list[float]:  # noqa: FBT001  the axis' kind
+    if not is_log:
+        return _round_steps(top)
+    powers = range(math.floor(math.log10(bottom)), math.ceil(math.log10(top)) + 1)
+    return [10.0**power for power in powers if bottom <= 10.0**power <= top]
+
+
+def _round_steps(end: float) -> list[float]:
+    """Zero, and some round numbers up to the end."""
+    rough = max(end, 1e-9) / TICKS_MAX
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    return [step * number for number in range(int(end / step) + 1)]
+
+
+def charts(told: Account) -> list[Chart]:
+    """Lateness, throughput, and what both sides spent on it."""
+    named = ["event", "send", "wakeup is seen", "/health"]
+    late = [
+        Line(f"{name} p99", [*_quantiles(told.seconds, name, 0.99)])
+        for name in named
+        if any(name in second.latencies for second in told.seconds)
+    ]
+    median = [Line("event p50", [*_quantiles(told.seconds, "event", 0.5)])]
+    rate = [
+        (second.at_s, second.counts.get("events", 0) / second.counts["wall_s"])
+        for second in told.seconds
+    ]
+    streams = Line("streams", [(second.at_s, second.streams) for second in told.seconds])
+    users = Line("users", [(second.at_s, second.users) for second in told.seconds])
+    generator = [(second.at_s, 100 * second.generator_cpu) for second in told.seconds]
+    target = [(at_s, 100 * share) for at_s, share, _ in told.target]
+    memory = [(at_s, mib) for at_s, _, mib in told.target]
+    return [
+        Chart("How late", "ms", [line for line in (*late, *median) if line.points], is_log=True),
+        Chart("Events", "a second", [Line("events checked", rate)]),
+        Chart("Who is there", "", [streams, users]),
+        Chart("Processor", "% of a core", [Line("target", target), Line("generators", generator)]),
+        Chart("Target's memory", "MiB", [Line("resident", memory)]),
+    ]
+
+
+def _quantiles(seconds: Iterable[Second], name: str, share: float) -> Iterator[tuple[float, float]]:
+    for second in seconds:
+        if name in second.latencies:
+            yield second.at_s, second.latencies[name].quantile(share) / US_A_MS
+
+
+def page(told: Account, title: str, verdict: str) -> str:
+    """One HTML file that needs nothing else."""
+    source = Path(__file__).with_name("load.html").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        source
+    )
+    ends_s = max(
+        [1.0, *(second.at_s for second in told.seconds), *(at for at, _, _ in told.target)]
+    )
+    scale = WIDTH / max(ends_s, 1e-9)
+    return template.render(
+        title=title,
+        verdict=verdict,
+        charts=[chart.drawn(ends_s) for chart in charts(told)],
+        faults=[
+            {"name": name, "x": round(scale * since, 1), "width": max(2.0, scale * (to - since))}
+            for name, since, to in told.faults
+        ],
+        latencies=told.latencies,
+        facts=told.facts,
+        generators=told.generators,
+        width=WIDTH,
+        height=HEIGHT,
+    )
