@@ -56,8 +56,8 @@ def prove(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure speed beside peers: `nox -s bench -- judging|schedules|state_db|streams`."""
-    session.install("-e", ".[dev]")
-    chosen = session.posargs[:1] or ["judging", "schedules", "state_db", "streams"]
+    """Measure speed beside peers: `nox -s bench -- judging|schedules|state_db|sse`."""
+    session.install("-e", ".[dev,bench]")
+    chosen = session.posargs[:1] or ["judging", "schedules", "state_db", "sse"]
     for name in chosen:
         session.run("python", f"benches/bench_{name}.py", *session.posargs[1:])
