@@ -17,7 +17,14 @@ from typing import Any
 
 from harness.errors import TargetUnavailableError
 from harness.target import AdapterInstance, Instance
-from harness.targets import soak_adapter, sql_crowd, sql_faults, state_db_adapter
+from harness.targets import (
+    days_adapter,
+    soak_adapter,
+    sql_crowd,
+    sql_faults,
+    state_db_adapter,
+    time_lapse,
+)
 from harness.targets.agent_cache_adapter import AgentCacheAdapter
 from harness.targets.catalog_adapter import CatalogAdapter
 from harness.targets.catalog_threads_adapter import CatalogThreadsAdapter
@@ -59,6 +66,7 @@ class ReferenceTarget:
                 "catalog",
             ),
             *("catalog_threads", "channels_threads", "journal", "http", "server", "soak"),
+            *("days", "days_real"),
             *("turns_threads", "wakeups", "wakeups_restarts", "wakeups_threads"),
         }
     )
@@ -233,6 +241,8 @@ _ADAPTERS = {
     "server": open_server,
 }
 _DRIVEN = {
+    "days": (Path(days_adapter.__file__), Path(time_lapse.__file__)),
+    "days_real": (Path(days_adapter.__file__),),
     "state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__)),
     "state_db_crowd": (Path(state_db_adapter.__file__), Path(sql_crowd.__file__)),
     "soak": (Path(soak_adapter.__file__),),

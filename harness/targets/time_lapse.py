@@ -146,9 +146,9 @@ class Lapse:
                 if is_ours or is_late:
                     lock.waits.remove(wait)
                     return is_ours
+                member.wait = wait
                 if deadline_ns is not None:
                     heapq.heappush(self._deadlines, due)
-                member.wait = wait
                 self._rest()
             try:
                 self._listen(wait)
@@ -183,6 +183,7 @@ class Lapse:
         self._busy -= 1
         if self._busy or self not in _begun:
             return
+        # All that is in the heap waits: whoever has been rung takes itself out, and is busy then.
         if self._deadlines:
             deadline_ns, _, wait = heapq.heappop(self._deadlines)
             self.jumps += 1

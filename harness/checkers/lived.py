@@ -1,0 +1,200 @@
+"""Lived: what an install shows hour by hour, while its timers, reapers and watchers do their work.
+
+For histories of `live` operations: each tells what was done in its hour, and answers with what was
+seen. An hour ends quietly, so that all that follows from its acts is seen in it. What a life needs
+to be judged (a day's rhythm, tokens that rotate) is for its scenario to expect.
+
+Two clocks may live the same life, each as a *process* of the history. If their readings do not move
+alike, per operation, then the shorter clock is not to be trusted, and nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import pairwise
+
+from harness.checkers.checker import Checker
+from harness.history import History, Operation
+from harness.promises import Promise
+from harness.verdict import Anomaly, Verdict
+
+LIVE = "live"
+SAMPLE = "sample"
+DAY_S = 86_400.0
+
+
+def of_process(history: History, process: int) -> History:
+    """What one process was asked."""
+    return History(tuple(op for op in history if op.process == process), (), history.notes)
+
+
+# One life
+
+
+def lived_well(history: History) -> Verdict:
+    """Judge one life, of hours that take an hour."""
+    hours = [operation for operation in history.happened if operation.function == LIVE]
+    for rule in (_woken_twice, _never_woken, _unasked, _unannounced, _channels, _refetched):
+        for anomaly in rule(hours):
+            return Verdict(anomalies=(anomaly,))
+    return Verdict()
+
+
+def _woken_twice(hours: Sequence[Operation]) -> Iterator[Anomaly]:
+    """Every completion starts one turn (W1)."""
+    woken = Counter(process for hour in hours for process in hour.result["woken"])
+    for process, count in woken.items():
+        if count > 1:
+            evidence = tuple(hour for hour in hours if process in hour.result["woken"])
+            message = f"the end of {process} woke {count} times"
+            yield Anomaly(Promise.W1, message, evidence, "double-wakeup")
+
+
+def _never_woken(hours: Sequence[Operation]) -> Iterator[Anomaly]:
+    """Every completion starts a turn by the end of the next hour, unless its session goes (W1)."""
+    for before, after in pairwise(hours):
+        woken = {*before.result["woken"], *after.result["woken"]}
+        gone = {act["session"] for act in _acts((before, after), "delete")}
+        for process, session in before.result["ended"]:
+            if session is not None and session not in gone and process not in woken:
+                message = f"the end of {process} woke nobody, and belongs to {session!r}"
+                yield Anomaly(Promise.W1, message, (before, after), "lost-wakeup")
+
+
+def _unasked(hours: Sequence[Operation]) -> Iterator[Anomaly]:
+    """The list is projected once for each change at most, and once at the beginning (G2)."""
+    for number, hour in enumerate(hours):
+        changes = len(list(_talks(hour))) + (number == 0)
+        projections = hour.result["projections"]
+        if projections > changes:
+            message = f"{projections} projections in an hour of {changes} relevant changes"
+            yield Anomaly(Promise.G2, message, (hour,), "unasked-projection")
+
+
+def _unannounced(hours: Sequence[Operation]) -> Iterator[Anomaly]:
+    """What others did to a shown session is announced (G1)."""
+    for hour in hours:
+        announced, shown = hour.result["announced"], hour.result["shown"]
+        if any(_talks(hour)) and (announced is None or announced != shown):
+            message = "what others did in the hour is not in the list that was announced last"
+            yield Anomaly(Promise.G1, message, (hour,), "unannounced-change")
+
+
+def _channels(hours: Sequence[Operation]) -> Iterator[Anomaly]:
+    """When the grace is over there are as many channels as sessions that are watched (C9)."""
+    tabs: dict[str, str] = {}
+    for hour in hours:
+        for act in hour.argument["acts"]:
+            match act["act"]:
+                case "open_tab":
+                    tabs[act["tab"]] = act["session"]
+                case "close_tab":
+                    tabs.pop(act["tab"], None)
+                case "delete":
+                    tabs = {tab: one for tab, one in tabs.items() if one != act["session"]}
+        watched, channels = len(set(tabs.values())), hour.result["channels"]
+        if channels != watched:
+            kind = "channel-not-collected" if channels > watched else "live-channel-collected"
+            message = f"{channels} channels, where {watched} sessions are watched"
+            yield Anomaly(Promise.C9, message, (hour,), kind)
+
+
+def _refetched(hours: Sequence[Operation]) -> Iterator[Anomaly]:
+    """Providers are asked once a day, however often tokens rotate (M3)."""
+    elapsed_s = 0.0
+    fetches = rotations = 0
+    for hour in hours:
+        elapsed_s += hour.argument["seconds"]
+        fetches += hour.result["fetches"]
+        rotations += hour.result["rotations"]
+        due = 1 + int(elapsed_s / DAY_S)
+        if fetches > due:
+            message = f"{fetches} fetches in {rotations} rotations of tokens, where {due} were due"
+            yield Anomaly(Promise.M3, message, (hour,), "churning-fingerprint")
+
+
+def _talks(hour: Operation) -> Iterator[object]:
+    return _acts((hour,), "gateway_")
+
+
+def _acts(hours: Iterable[Operation], prefix: str) -> Iterator[dict[str, str]]:
+    for hour in hours:
+        yield from (act for act in hour.argument["acts"] if act["act"].startswith(prefix))
+
+
+# Two clocks
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """How far two clocks may be apart in readings of these names, an operation.
+
+    `readings` is a shell pattern; of several bounds the first that matches counts. Either is
+    enough: the difference in itself, or as a part of the greater slope.
+    """
+
+    readings: str
+    per_operation: float
+    part: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One reading's slopes per operation, on the real clock and in the lapse."""
+
+    reading: str
+    real: float
+    lapsed: float
+    bound: Bound
+
+    @property
+    def agrees(self) -> bool:
+        """Whether they are within the bound."""
+        apart = abs(self.real - self.lapsed)
+        least = self.bound.part * max(abs(self.real), abs(self.lapsed))
+        return apart <= max(self.bound.per_operation, least)
+
+    def __str__(self) -> str:
+        return f"{self.reading} moves {self.real:+.3g} an operation, and {self.lapsed:+.3g} lapsed"
+
+
+def clocks_agree(real: int, lapsed: int, bounds: Sequence[Bound]) -> Checker:
+    """Judge whether two processes, who lived the same life by two clocks, saw the same slopes."""
+
+    def check(history: History) -> Verdict:
+        lives = of_process(history, real), of_process(history, lapsed)
+        if not all(map(slopes, lives)):
+            return Verdict(unknowns=("the compression is untrustworthy: there is no control",))
+        apart = [str(one) for one in compare(*lives, bounds) if not one.agrees]
+        told = (f"the compression is untrustworthy: {'; '.join(apart)}",) if apart else ()
+        return Verdict(unknowns=told)
+
+    return check
+
+
+def compare(real: History, lapsed: History, bounds: Sequence[Bound]) -> list[Comparison]:
+    """Every reading that has a bound, by both clocks."""
+    ones, others = slopes(real), slopes(lapsed)
+    compared = []
+    for reading in sorted(ones.keys() | others.keys()):
+        bound = next((bound for bound in bounds if fnmatchcase(reading, bound.readings)), None)
+        if bound is not None:
+            pair = ones.get(reading, 0.0), others.get(reading, 0.0)
+            compared.append(Comparison(reading, *pair, bound))
+    return compared
+
+
+def slopes(history: History) -> dict[str, float]:
+    """How much each reading moved an operation, from the first sample to the last."""
+    samples = [operation for operation in history.happened if operation.function == SAMPLE]
+    if len(samples) < 2:  # noqa: PLR2004 - a line needs two points
+        return {}
+    first, last = samples[0], samples[-1]
+    done = last.argument["operations"] - first.argument["operations"]
+    return {
+        reading: (last.result[reading] - first.result.get(reading, 0)) / done
+        for reading in last.result
+    }
