@@ -27,6 +27,19 @@ def read_whole(path: Path) -> bytes:
     return _read(path, b"", 1 << 16)
 
 
+def read_from(path: Path, at: int) -> bytes:
+    """Read a file from a place in it to its end. Raises OSError."""
+    data = bytearray()
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.lseek(fd, at, os.SEEK_SET)
+        while chunk := os.read(fd, 1 << 16):
+            data += chunk
+    finally:
+        os.close(fd)
+    return bytes(data)
+
+
 def read_until(path: Path, marker: bytes) -> bytes:
     """Read a file up to the marker, or all of it where there is none. Raises OSError."""
     return _read(path, marker, _CHUNK_BYTES).partition(marker)[0]
@@ -92,6 +105,18 @@ def put_lightly(path: Path, data: bytes) -> None:
     except BaseException:
         _discard(temporary)
         raise
+
+
+def append_lightly(path: Path, data: bytes) -> None:
+    """Add to a file that is there, not proof against a power loss.
+
+    Raises OSError; then a part of the data may have been added.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        _write_all(fd, data)
+    finally:
+        os.close(fd)
 
 
 def signature(path: Path) -> tuple[int, int, int] | None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from reference_impl.files import LockBusyError
+from reference_impl.index_files import Row
 from reference_impl.session_files import SessionFiles, UnknownSessionError
-from reference_impl.session_index import Row
 from reference_impl.sessions import SessionStore
 from reference_impl.sidecar import Session, SessionError, SidecarDamagedError
 

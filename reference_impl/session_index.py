@@ -1,9 +1,9 @@
 """The index of sessions: one row of metadata each, newest first, in `_index.json`.
 
 Everything in it can be read from the sidecars' heads, so they win: a row is never computed, only
-read again. The file is replaced whole under a lock that all processes share, but it is not synced;
-after a crash, start-up recovery rebuilds it. What could not be written is remembered, and written
-with the next row. Messages are never parsed here.
+read again. It is written under a lock that all processes share, but it is not synced; after a
+crash, start-up recovery rebuilds it. What could not be written is remembered, and written with the
+next row. Messages are never parsed here.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
 
 from reference_impl import files
-from reference_impl.session_files import SessionFiles, UnknownSessionError, checked_id
+from reference_impl.index_files import IndexFiles, Row
+from reference_impl.session_files import SessionFiles, UnknownSessionError
 from reference_impl.sidecar import SessionError, SidecarDamagedError
-
-Row = Mapping[str, Any]
 
 
 class SessionIndex:
@@ -27,10 +25,9 @@ class SessionIndex:
         """Read nothing yet."""
         self._files = session_files
         self._lock = session_files.index_lock
-        self._path = session_files.folder / "_index.json"
+        self._kept = IndexFiles(session_files.folder)
         self._rows: dict[str, Row] = {}
         self._lines: dict[str, bytes] = {}
-        self._signature: tuple[int, int, int] | None = None
         self._overdue: set[str] = set()
         self.newest_at = 0.0  # the latest `updated_at` that any row ever had
 
@@ -72,7 +69,7 @@ class SessionIndex:
             for name in files.names(self._files.folder):
                 if name.startswith("_index.tmp."):  # we hold the lock, so its writer is dead
                     files.remove(self._files.folder / name)
-            self._signature = None  # so that it is written even if every row is still right
+            self._kept.is_due = True  # even if every row is still right
             self._reread(self._files.live_ids() | self._rows.keys())
 
     def differences(self) -> tuple[set[str], set[str]]:
@@ -83,16 +80,17 @@ class SessionIndex:
             return self._rows.keys() - on_disk, on_disk - self._rows.keys()
 
     def _load(self) -> None:
-        """Make the rows those of the file, where somebody else has replaced or damaged it."""
-        signature = files.signature(self._path)
-        if signature is not None and signature == self._signature:
-            return
+        """Make the rows those of the files, where somebody else has written or damaged them."""
         try:
-            self._take(_parsed(files.read_whole(self._path)))
+            news = self._kept.read()
         except (FileNotFoundError, SessionError, ValueError, RecursionError):
             self._take({})  # what is not there is missing in `rows`, and read again
             self._overdue |= self._files.live_ids()
-        self._signature = signature
+            return
+        if news.whole is not None:
+            self._take(news.whole)
+        for sid, row in news.changes:
+            self._set(sid, row)
 
     def _take(self, rows: Mapping[str, Row]) -> None:
         self._rows = dict(rows)
@@ -110,9 +108,11 @@ class SessionIndex:
                 self._set(sid, None)
             except (SidecarDamagedError, OSError):
                 pass  # the last good row is still the best that is known
-        if self._signature is None or any(self._rows.get(sid) != before[sid] for sid in before):
+        changes = {sid: row for sid in before if (row := self._rows.get(sid)) != before[sid]}
+        if changes or self._kept.is_due:
             self._overdue.update(session_ids)
-            self._write()
+            if not self._kept.note(changes):
+                self._kept.replace(self._line(row) for row in self._sorted())
         self._overdue.difference_update(session_ids)
 
     def _set(self, session_id: str, row: Row | None) -> None:
@@ -121,11 +121,6 @@ class SessionIndex:
         if row is not None:
             self._rows[session_id] = row
             self.newest_at = max(self.newest_at, row["updated_at"])
-
-    def _write(self) -> None:
-        lines = (self._line(row) for row in self._sorted())
-        files.put_lightly(self._path, b"[\n" + b",\n".join(lines) + b"\n]\n")
-        self._signature = files.signature(self._path)
 
     def _line(self, row: Row) -> bytes:
         sid = row["session_id"]
@@ -139,19 +134,3 @@ class SessionIndex:
 
 def _newest_first(row: Row) -> tuple[float, str]:
     return -row["updated_at"], row["session_id"]
-
-
-def _parsed(data: bytes) -> dict[str, Row]:
-    """Read an index's text. Raises SessionError or ValueError for what is not rows of sessions."""
-    rows = json.loads(data)
-    if not isinstance(rows, list):
-        raise SessionError(f"the index is a {type(rows).__name__}, not a list")
-    parsed: dict[str, Row] = {}
-    for row in rows:
-        if not isinstance(row, dict) or not isinstance(row.get("updated_at"), (int, float)):
-            raise SessionError(f"no row of the index: {row!r:.80}")
-        sid = checked_id(row.get("session_id"))
-        if sid in parsed:
-            raise SessionError(f"{sid} is in the index twice")
-        parsed[sid] = row
-    return parsed

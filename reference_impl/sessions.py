@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reference_impl.config import env_int
+from reference_impl.index_files import Row
 from reference_impl.session_files import SessionFiles, UnknownSessionError, checked_id
-from reference_impl.session_index import Row, SessionIndex
+from reference_impl.session_index import SessionIndex
 from reference_impl.sidecar import (
     Message,
     Metadata,
