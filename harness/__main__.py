@@ -1,4 +1,4 @@
-"""The command: `harness gate · prove · load · judge · replay · list`.
+"""The command: `harness gate · prove · load · profile · judge · replay · list`.
 
 People read standard error as it goes and a table at the end; machines ask for `--json` and get one
 document on standard output. Exit codes: 0 valid, 1 invalid, 2 unknown, 254 a wrong question, 255
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import gate, lifeline, prove, replay, runner, rush
+from harness import gate, lifeline, profile, prove, replay, runner, rush
 from harness.catalog import choose, find_scenarios, tried_by
 from harness.errors import HarnessError, UsageError
 from harness.histogram import Histogram
@@ -301,6 +301,45 @@ def load_command(  # noqa: PLR0913  one parameter an option
     _show(conclusion, wants_json=wants_json)
     people.print(escape(report.markdown(rush.account(conclusion.run))), soft_wrap=True)
     return conclusion.exit_code
+
+
+@cli.command("profile")
+@click.option("--target", default="reference", show_default=True, help="What is on trial.")
+@click.option(
+    "--users", type=click.IntRange(10, 100_000), default=100, show_default=True, help="How many."
+)
+@click.option(
+    "--window", "window_s", type=Budget(), default="10s", show_default=True, help="Of each look."
+)
+@keep_option
+@seed_option
+@reports_option
+@as_json
+def profile_command(  # noqa: PLR0913  one parameter an option
+    *,
+    target: str,
+    users: int,
+    window_s: float,
+    keep: int,
+    seed: int | None,
+    reports: Path,
+    wants_json: bool,
+) -> int:
+    """See where a target's time goes under load, and what a turn and a stream cost.
+
+    Each look has a window of its own, so that none disturbs another: memory at rest, counts turn by
+    turn, latency under load, and then stacks, as a flame graph and for speedscope.
+    """
+    seed = _seed(seed)
+    people.print(f"profile · target {escape(target)} · seed {seed} · {users} users")
+    asked = profile.Profile(target, seed, users, window_s, reports.resolve(), keep)
+    with _progress() as step:
+        run, told = asked.run(step)
+    if wants_json:
+        click.echo(json.dumps({"run": str(run), **told}, indent=2))
+    people.print(escape(profile.markdown(told)), soft_wrap=True)
+    people.print(escape(str(run)), soft_wrap=True)
+    return 0
 
 
 def _tell_second(step: Callable[[str], None]) -> Callable[[Operation], None]:

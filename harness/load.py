@@ -106,8 +106,8 @@ def under(load: Load, locustfile: Path, heard: Heard = lambda _: None) -> Worklo
         with stage.episode() as episode:
             served = booted(episode, load)
             seen = Seen()
-            sampled = _sampled(served, stage.journal, heard)
-            with sampled, generating(load, locustfile, stage, episode, served) as operations:
+            sampling = sampled(served, stage.journal, heard)
+            with sampling, generating(load, locustfile, stage, episode, served) as operations:
                 for operation in operations:
                     stage.journal.record(operation)
                     seen.add(operation)
@@ -282,7 +282,7 @@ def _every(period_s: float, act: Callable[[], object]) -> Iterator[None]:
 
 
 @contextmanager
-def _sampled(served: Served, journal: Journal, heard: Heard) -> Iterator[None]:
+def sampled(served: Served, journal: Journal, heard: Heard = lambda _: None) -> Iterator[None]:
     """Look at the target's process once a second while the block lasts: what it costs."""
 
     def sample() -> None:

@@ -41,10 +41,12 @@ class Second:
     """One second of the load, of all generators together. Latencies in microseconds."""
 
     at_s: float
+    ended_ns: int
     users: int
     streams: int
     counts: Mapping[str, float]
     generator_cpu: float  # shares of a core
+    target_cpu_s: float
     latencies: Mapping[str, Histogram]
 
 
@@ -63,16 +65,12 @@ class Account:
 def account(history: History) -> Account:
     """Add up what a history tells of its load."""
     began_ns = min((op.invoked_ns for op in history), default=0)
-    seconds = list(_seconds(history, began_ns))
-    names = sorted({name for second in seconds for name in second.latencies})
-    totals = {
-        name: merged(s.latencies[name] for s in seconds if name in s.latencies) for name in names
-    }
-    generators = [op.result for op in _of(history, "generate")]
     target = list(_target(history, began_ns))
+    seconds = list(_seconds(history, began_ns, target))
+    generators = [op.result for op in _of(history, "generate")]
     return Account(
         seconds,
-        [_latency(name, total) for name, total in totals.items()],
+        latencies(seconds),
         generators,
         target,
         [
@@ -81,6 +79,15 @@ def account(history: History) -> Account:
         ],
         _facts(history, seconds, generators, target),
     )
+
+
+def latencies(seconds: Sequence[Second]) -> list[Latency]:
+    """All of these seconds together, by name."""
+    names = sorted({name for second in seconds for name in second.latencies})
+    return [
+        _latency(name, merged(s.latencies[name] for s in seconds if name in s.latencies))
+        for name in names
+    ]
 
 
 def _facts(
@@ -120,7 +127,9 @@ def _facts(
     }
 
 
-def _seconds(history: History, began_ns: int) -> Iterator[Second]:
+def _seconds(
+    history: History, began_ns: int, target: Sequence[tuple[float, float, float]]
+) -> Iterator[Second]:
     """The seconds of all generators, each generator's n-th with the others' n-th."""
     by_number: defaultdict[int, list[Operation]] = defaultdict(list)
     for operation in _of(history, "second"):
@@ -135,10 +144,12 @@ def _seconds(history: History, began_ns: int) -> Iterator[Second]:
         }
         yield Second(
             _s(together[0].completed_ns or 0, began_ns),
+            together[0].completed_ns or 0,
             sum(each["users"] for each in told),
             sum(each["streams"] for each in told),
             {**counts, "wall_s": lasted_s},
             sum(each["cpu_s"] for each in told) / lasted_s,
+            lasted_s * _share_at(target, _s(together[0].completed_ns or 0, began_ns)),
             {
                 name: merged(
                     Histogram.from_json(each["latencies"][name])
@@ -148,6 +159,11 @@ def _seconds(history: History, began_ns: int) -> Iterator[Second]:
                 for name in names
             },
         )
+
+
+def _share_at(target: Sequence[tuple[float, float, float]], at_s: float) -> float:
+    """The target's share of a core when it was looked at last."""
+    return next((share for looked_s, share, _ in reversed(target) if looked_s <= at_s), 0.0)
 
 
 def _target(history: History, began_ns: int) -> Iterator[tuple[float, float, float]]:
