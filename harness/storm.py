@@ -97,6 +97,7 @@ class Storm:
     moments: Moments = field(default_factory=Moments)
     pid: int = 0
     is_calm: bool = False  # nothing will befall the server any more
+    _guests: Iterator[int] = field(default_factory=itertools.count)
     _processes: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
@@ -105,7 +106,7 @@ class Storm:
 
     def visitor(self) -> Guest:
         """One more visitor."""
-        return Guest(self)
+        return Guest(self, next(self._guests))
 
     def next_process(self) -> int:
         """A number that no visitor had before."""
@@ -268,7 +269,8 @@ class Host:
 class Guest:
     """One visitor, who gets a new number whenever an answer was lost."""
 
-    def __init__(self, storm: Storm) -> None:
+    def __init__(self, storm: Storm, number: int) -> None:
+        self.number = number
         self._storm = storm
         self._visitor = Visitor(storm.door, storm.names, storm.moments.see)
         self._renew()

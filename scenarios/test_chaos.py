@@ -44,7 +44,6 @@ class User:
     """One of many who use the same sessions at the same time."""
 
     storm: Storm
-    number: int
     sessions: Sequence[str]
     rng: random.Random
     numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -52,6 +51,7 @@ class User:
     def __post_init__(self) -> None:
         self.guest: Guest = self.storm.visitor()
         self.ask = self.guest.ask
+        self.number = self.guest.number
         self.cursors: dict[str, str] = {}
 
     # What it does
@@ -288,7 +288,7 @@ def crowd(
     visits: list[Callable[[], None]] = []
     for count, sessions, acts, least in parts:
         for _ in range(count):
-            user = User(storm, len(visits), sessions, random.Random(rng.random()))
+            user = User(storm, sessions, random.Random(rng.random()))
             visits.append(partial(user.live, acts, least))
     return visits
 
@@ -367,7 +367,7 @@ def evict(storm: Storm, rng: random.Random, _rounds: int) -> None:
 def refuse_writes(storm: Storm, rng: random.Random, _rounds: int) -> None:
     """Processes that end while the disk refuses to take what is large, or anything at all."""
     sessions = found(storm, 6)
-    hosts = [User(storm, number, [session], rng) for number, session in enumerate(sessions, 10)]
+    hosts = [User(storm, [session], rng) for session in sessions]
     guest = storm.visitor()
     for beyond_bytes in (REFUSED_BEYOND_BYTES, 0):
         for host in hosts:
@@ -386,10 +386,9 @@ def wake_many(storm: Storm, rng: random.Random, rounds: int) -> None:
     Some users come to a session that is being woken all the time, and have to be let in.
     """
     sessions = found(storm, SESSIONS)
-    for number in range(rounds):
+    for _ in range(rounds):
         users = [
-            User(storm, number * HANDS + hand, sessions[hand::HANDS], random.Random(rng.random()))
-            for hand in range(HANDS)
+            User(storm, sessions[hand::HANDS], random.Random(rng.random())) for hand in range(HANDS)
         ]
         again = partial(tell_again, rng=rng)
         acts = (again, again, Storm.terminate, again)
