@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import gate, lifeline, profile, prove, replay, runner, rush
+from harness import gate, lifeline, profile, prove, replay, runner, rush, soak
 from harness.catalog import choose, find_scenarios, tried_by
 from harness.errors import HarnessError, UsageError
 from harness.histogram import Histogram
@@ -33,7 +33,7 @@ from harness.history import Operation
 from harness.known_bugs import find_bugs
 from harness.load import CROWD, SHAPES, STORM, Load, crowd, join
 from harness.promises import Promise
-from harness.report import folder, judgement, summary
+from harness.report import folder, judgement, soaking, summary
 from harness.report import load as report
 from harness.report.judgement import Record
 from harness.scenario import Mode, Scenario
@@ -114,6 +114,7 @@ def cli() -> None:
     harness load --users 200 --for 60s          many clients, every stream checked
     harness prove                               does the judge catch known bugs?
     harness replay reports/runs/latest/NAME/failure.json
+    harness soak --for 30m                      does anything grow?
     harness judge reports/runs/latest           judge stored evidence again
     harness list                                scenarios, promises, targets, bugs
 
@@ -359,6 +360,57 @@ def _tell_second(step: Callable[[str], None]) -> Callable[[Operation], None]:
         )
 
     return heard
+
+
+@cli.command("soak")
+@click.option("--target", default="reference", show_default=True, help="What is lived in.")
+@click.option("--for", "seconds", type=Budget(), help="How long, say 30m or 8h.")
+@click.option("--ops", "operations", type=click.IntRange(1), help="Or how many operations.")
+@click.option("--http", "over_http", is_flag=True, help="A whole server, over HTTP.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    help="Go on with the soak of this run folder, which was killed or interrupted.",
+)
+@keep_option
+@seed_option
+@reports_option
+@as_json
+def soak_command(  # noqa: PLR0913  one parameter an option
+    *,
+    target: str,
+    seconds: float | None,
+    operations: int | None,
+    over_http: bool,
+    resume: Path | None,
+    keep: int,
+    seed: int | None,
+    reports: Path,
+    wants_json: bool,
+) -> int:
+    """Live in a target for long, and see whether anything grows.
+
+    Ends as soon as something does, and says which container or file, how fast, and where in the
+    target's sources it is allocated.
+    """
+    if resume is None:
+        if seconds is None and operations is None:
+            raise UsageError("how long? say --for 30m, or --ops 100000")
+        asked = soak.Asked(target, _seed(seed), seconds, operations, over_http)
+        run = asked.begin(reports.resolve())
+    else:
+        run = resume.resolve()
+    people.print(escape(f"soak · {run} · interrupted? harness soak --resume {run}"), soft_wrap=True)
+    with _progress() as step:
+        soaked = soak.go_on(run, step)
+    folder.retain(run.parents[1], keep)
+    document = soaked.to_json()
+    if wants_json:
+        click.echo(json.dumps(document, indent=2))
+    people.print(escape(soaking.text(document)), soft_wrap=True)
+    _tell(_table(soaking.HEAD, soaking.rows(document)))
+    people.print(f"[bold]{soaked.verdict.validity}[/bold] · {escape(str(run))}", soft_wrap=True)
+    return soaked.verdict.validity.exit_code
 
 
 @cli.command("judge")

@@ -1,8 +1,11 @@
-"""Churn: sessions that come, are used in all ways, and go, as long as somebody counts.
+"""Churn: sessions that come, are used in all ways, and go, for as long as somebody counts.
 
 A population of sessions stays about as large; each is replaced after a while. Some tabs stay open
 and read nothing. Each act is one operation, asked one after another, so the same chance asks the
 same questions, however fast the target is.
+
+With each sample two controls are told: `sessions` is how many there ever were, as a container with
+one entry for each would grow; `cached` is the size of a cache that is as large as any on trial.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ from harness.history import Operation
 Ask = Callable[[str, dict[str, Any]], Operation]
 
 POPULATION = 10
+CACHE_TURNS = 256
 TABS = 3
 TALKS = ("good morning", "[tokens=5]", "[tokens=5][tool]", "[tokens=3x2]", "[tool][fail]")
+TURNS = {"chat": 1, "process": 2, "cancel": 1}
 WEIGHTS = {
     "chat": 48,
     "process": 8,
@@ -35,15 +40,12 @@ class Churn:
     """One life of a target: acts, and how many there were."""
 
     def __init__(self, ask: Ask, rng: random.Random) -> None:
-        """Delete what an earlier life has left, and make a population."""
+        """Make a population."""
         self._ask = ask
         self._rng = rng
         self._names: list[str] = []
         self._tabs: list[str] = []
-        self.operations = 0
-        self.sessions = 0
-        for name in self._act("sessions").result or ():
-            self._act("delete", session=name)
+        self.operations = self.sessions = self.turns = 0
         for _ in range(POPULATION):
             self._make()
         self._act("open_tab", tab="all")
@@ -67,9 +69,11 @@ class Churn:
             case "rest":
                 self._act("rest")
 
-    def sample(self) -> Operation:
+    def sample(self, **told: Any) -> Operation:
         """Read the sizes; no operation of its own."""
-        return self._ask("sample", {"operations": self.operations})
+        cached = min(self.turns, CACHE_TURNS)
+        controls = {"sessions": self.sessions, "cached": cached}
+        return self._ask("sample", {"operations": self.operations, **controls, **told})
 
     def _any(self) -> str:
         return self._rng.choice(self._names)
@@ -90,4 +94,5 @@ class Churn:
 
     def _act(self, function: str, **argument: Any) -> Operation:
         self.operations += 1
+        self.turns += TURNS.get(function, 0)
         return self._ask(function, argument)

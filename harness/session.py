@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,13 +58,8 @@ def run_session(
     """Run the scenarios, at most `budget_s` seconds long, and read their records."""
     folder.write_text(run / "pytest.ini", SETTINGS)
     ends_at = time.monotonic() + budget_s
-    memory = _memory()
-    _sweep(memory or Path(tempfile.gettempdir()))
-    place = tempfile.TemporaryDirectory(
-        prefix=f"{SCRATCH}{os.getpid()}-", dir=memory, ignore_cleanup_errors=True
-    )
-    with (run / LOG).open("wb") as log, place as scratch:
-        child = Child(_command(session, run), _environment(run, scratch), log, run)
+    with (run / LOG).open("wb") as log, scratch() as place:
+        child = Child(_command(session, run), _environment(run, place), log, run)
         try:
             for event in child.events(ends_at):
                 if event["outcome"] != "skipped":
@@ -74,6 +70,15 @@ def run_session(
         finally:
             child.end()
     return collect(session.scenarios, run, exit_code)
+
+
+def scratch() -> AbstractContextManager[str]:
+    """A folder, in memory where that has room, that is gone afterwards, if only when we are."""
+    memory = _memory()
+    _sweep(memory or Path(tempfile.gettempdir()))
+    return tempfile.TemporaryDirectory(
+        prefix=f"{SCRATCH}{os.getpid()}-", dir=memory, ignore_cleanup_errors=True
+    )
 
 
 def _memory() -> Path | None:

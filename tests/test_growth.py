@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.checkers.growth import Controls, Limit, grows_within
+from harness.checkers.growth import Controls, GrowsWithin, Limit
 from harness.history import History, Operation, Outcome
 from harness.promises import Promise
 from harness.trend import BLOCKS, READINGS_MIN, floors_of, trend_of
@@ -26,26 +25,29 @@ LIMITS = (
     Limit("process/uss_bytes", Promise.H4, 100.0, slack=1e6),
     Limit("containers/*", Promise.H4, ENTRY),
 )
-CONTROLS = Controls("control/sessions", "control/cache", ENTRY)
-CHECK = grows_within(LIMITS, WARM_UP, CONTROLS)
+CHECK = GrowsWithin(LIMITS, WARM_UP, Controls("sessions", "cached", ENTRY))
 
-Readings = dict[str, Callable[[int], float]]
+Read = Callable[[int], float]
+Readings = dict[str, Read]
 
 
-def sample(operations: int, readings: Readings) -> Operation:
+def sample(operations: int, readings: Readings, controls: Readings) -> Operation:
     result = {name: read(operations) for name, read in readings.items()}
-    argument = {"operations": operations}
+    told = {name: read(operations) for name, read in controls.items()}
+    argument = {"operations": operations, **told}
     return Operation(0, "sample", argument, Outcome.OK, operations, operations + 1, result)
 
 
-def soaked(readings: Readings, operations: int = WARM_UP + SAMPLES * EVERY) -> History:
+def soaked(
+    readings: Readings, operations: int = WARM_UP + SAMPLES * EVERY, **controls: Read
+) -> History:
     """A host whose sizes are such functions of the operations, and the controls."""
-    controls: Readings = {
-        "control/sessions": lambda done: done // OPERATIONS_A_SESSION,
-        "control/cache": lambda done: min(done, WARM_UP - EVERY),
+    sound: Readings = {
+        "sessions": lambda done: done // OPERATIONS_A_SESSION,
+        "cached": lambda done: min(done, WARM_UP - EVERY),
     }
     every = range(0, operations, EVERY)
-    return History(tuple(sample(done, {**controls, **readings}) for done in every))
+    return History(tuple(sample(done, readings, {**sound, **controls}) for done in every))
 
 
 def judged(read: Callable[[int], float], name: str = "containers/any") -> Verdict:
@@ -143,27 +145,24 @@ def test_what_has_no_limit_is_not_judged() -> None:
 # What cannot be said
 
 
-def test_too_few_samples_say_nothing() -> None:
-    short = soaked({}, WARM_UP + (READINGS_MIN - 1) * EVERY)
+@pytest.mark.parametrize("missing", [0, 1])
+def test_too_few_samples_are_not_judged(missing: int) -> None:
+    short = soaked({"containers/any": float}, WARM_UP + (READINGS_MIN - missing) * EVERY)
 
-    assert CHECK(short).validity is Validity.UNKNOWN
-
-
-def controls(**readings: Callable[[int], float]) -> Verdict:
-    named: dict[str, Any] = {f"control/{name}": read for name, read in readings.items()}
-    return CHECK(soaked(named))
+    assert CHECK.judgeable(short) == 1 - missing
+    assert bool(CHECK(short).anomalies) is not bool(missing)
 
 
 def test_too_few_sessions_say_nothing() -> None:
     """If so little was done that a leak would not have shown, its absence proves nothing."""
-    verdict = controls(sessions=lambda done: done // 1000)
+    verdict = CHECK(soaked({}, sessions=lambda done: done // 1000))
 
     assert verdict.validity is Validity.UNKNOWN
-    assert "control/sessions grows, and is not seen to" in verdict.unknowns[0]
+    assert "sessions grows, and is not seen to" in verdict.unknowns[0]
 
 
 def test_a_warm_up_that_was_too_short_says_so() -> None:
-    verdict = controls(cache=lambda done: done / 2)
+    verdict = CHECK(soaked({}, cached=lambda done: done / 2))
 
     assert verdict.validity is Validity.UNKNOWN
     assert "the warm-up was too short" in verdict.unknowns[0]

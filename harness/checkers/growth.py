@@ -6,8 +6,9 @@ the warm-up, which is declared in operations, fills caches and is not judged.
 
 A reading *grows* if its trend exceeds its limit twice in a row: by what was known an eighth
 earlier, and by all that is known. Two *controls* are judged in the same run by the same rules: one
-is known to grow, and one to be steady. If either is judged wrongly, so may be the rest, and the
-verdict is unknown.
+is known to grow, and one to be steady; whoever takes the sample may tell them as arguments of it.
+If either is judged wrongly, so may be the rest, and the verdict is unknown. A history that is too
+short to judge proves nothing; whoever needs one that is long enough expects `judgeable`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from harness.checkers.checker import Checker
 from harness.history import History, Operation
 from harness.promises import Promise
 from harness.trend import READINGS_MIN, Trend, trend_of
@@ -47,23 +47,6 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
-    """One reading over the samples after the warm-up, and whether it grows."""
-
-    reading: str
-    limit: Limit
-    trend: Trend
-    is_growing: bool
-
-    def __str__(self) -> str:
-        surely = f"at least {self.trend.low:+.3g}"
-        return f"{self.reading} {self.trend.slope:+.3g} an operation, {surely}"
-
-
-Limits = Sequence[Limit]
-
-
-@dataclass(frozen=True, slots=True)
 class Controls:
     """Two readings of which it is known that one grows faster than the limit, and one does not."""
 
@@ -72,53 +55,81 @@ class Controls:
     per_operation: float
 
 
-def grows_within(limits: Limits, warm_up: int, controls: Controls) -> Checker:
-    """Judge by these limits, after `warm_up` operations."""
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """One reading over the samples after the warm-up, and whether it grows too fast."""
 
-    def check(history: History) -> Verdict:
-        samples = warm_samples(history, warm_up)
+    reading: str
+    promise: Promise
+    trend: Trend
+    too_fast: float
+    first: float
+    last: float
+    is_growing: bool
+
+    def __str__(self) -> str:
+        surely = f"at least {self.trend.low:+.3g}"
+        return f"{self.reading} {self.trend.slope:+.3g} an operation, {surely}"
+
+
+@dataclass(frozen=True, slots=True)
+class GrowsWithin:
+    """The checker that judges by these limits, after `warm_up` operations."""
+
+    limits: Sequence[Limit]
+    warm_up: int
+    controls: Controls
+
+    def __call__(self, history: History) -> Verdict:
+        """Judge a history."""
+        samples = self.warm(history)
         if len(samples) < READINGS_MIN:
-            needed = f"{READINGS_MIN} samples after {warm_up} operations are needed"
-            return Verdict(unknowns=(f"{needed}, there are {len(samples)}",))
-        growing = [growth for growth in growths(samples, limits) if growth.is_growing]
+            return Verdict()
+        growing = [growth for growth in self.growths(samples) if growth.is_growing]
         if growing:
             return Verdict(anomalies=(_blame(growing, samples),))
-        return Verdict(unknowns=tuple(_misjudged(samples, controls)))
+        return Verdict(unknowns=tuple(_misjudged(samples, self.controls)))
 
-    return check
+    def warm(self, history: History) -> list[Operation]:
+        """The samples that were taken after the warm-up."""
+        return [
+            operation
+            for operation in history.happened
+            if operation.function == SAMPLE and operation.argument["operations"] >= self.warm_up
+        ]
 
+    def judgeable(self, history: History) -> int:
+        """How often the history can be judged: once, or not at all."""
+        return int(len(self.warm(history)) >= READINGS_MIN)
 
-def warm_samples(history: History, warm_up: int) -> list[Operation]:
-    """The samples that were taken after the warm-up."""
-    return [
-        operation
-        for operation in history.happened
-        if operation.function == SAMPLE and operation.argument["operations"] >= warm_up
-    ]
+    def growths(self, samples: Sequence[Operation]) -> Iterator[Growth]:
+        """Judge every reading that has a limit, in the order of the limits.
 
-
-def growths(samples: Sequence[Operation], limits: Limits) -> Iterator[Growth]:
-    """Judge every reading that has a limit, in the order of the limits."""
-    names = sorted({name for sample in samples for name in sample.result})
-    for limit in limits:
-        matched = [name for name in names if fnmatchcase(name, limit.readings)]
-        names = [name for name in names if name not in matched]
-        for name in matched:
-            yield growth_of(samples, name, limit)
+        Raises ValueError for too few samples.
+        """
+        names = sorted({name for sample in samples for name in sample.result})
+        for limit in self.limits:
+            matched = [name for name in names if fnmatchcase(name, limit.readings)]
+            names = [name for name in names if name not in matched]
+            for name in matched:
+                yield growth_of(samples, name, limit)
 
 
 def growth_of(samples: Sequence[Operation], reading: str, limit: Limit) -> Growth:
-    """Judge one reading."""
+    """Judge one reading. Raises ValueError for too few samples."""
     operations, readings = series(samples, reading)
-    too_fast = limit.over(operations[-1] - operations[0])
     trend = trend_of(operations, readings)
-    return Growth(reading, limit, trend, _is_growing(operations, readings, too_fast))
+    too_fast = limit.over(operations[-1] - operations[0])
+    is_growing = _is_growing(operations, readings, too_fast)
+    ends = (readings[0], readings[-1])
+    return Growth(reading, limit.promise, trend, too_fast, *ends, is_growing)
 
 
 def series(samples: Sequence[Operation], reading: str) -> tuple[list[float], list[float]]:
-    """Operations, and what was read after them."""
+    """Operations, and what was read after them; 0 for what was not there yet."""
     operations = [float(sample.argument["operations"]) for sample in samples]
-    return operations, [float(sample.result.get(reading, 0.0)) for sample in samples]
+    told = ({**sample.argument, **sample.result} for sample in samples)
+    return operations, [float(readings.get(reading, 0.0)) for readings in told]
 
 
 def _is_growing(operations: Sequence[float], readings: Sequence[float], too_fast: float) -> bool:
@@ -141,14 +152,13 @@ def _misjudged(samples: Sequence[Operation], controls: Controls) -> Iterator[str
 def _blame(growing: Sequence[Growth], samples: Sequence[Operation]) -> Anomaly:
     """The first, with the others as what comes of it."""
     blamed, *others = growing
-    told = [_only(samples[at], blamed.reading) for at in (0, len(samples) // 2, -1)]
-    first, *_, last = (operation.result[blamed.reading] for operation in told)
+    told = tuple(_only(samples[at], blamed.reading) for at in (0, len(samples) // 2, -1))
     done = samples[-1].argument["operations"] - samples[0].argument["operations"]
-    message = f"{blamed}: from {first:,} to {last:,} in {done:,} operations"
+    message = f"{blamed}: from {blamed.first:,g} to {blamed.last:,g} in {done:,} operations"
     if others:
         rest = f", and {len(others) - OTHERS_TOLD} more" if len(others) > OTHERS_TOLD else ""
         message += f"; with it {'; '.join(map(str, others[:OTHERS_TOLD]))}{rest}"
-    return Anomaly(blamed.limit.promise, message, tuple(told), name="growth")
+    return Anomaly(blamed.promise, message, told, name="growth")
 
 
 def _only(sample: Operation, reading: str) -> Operation:

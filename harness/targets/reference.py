@@ -37,6 +37,7 @@ from harness.targets.server_adapter import ServerAdapter
 from harness.targets.server_process import ReferenceLaunch
 from harness.targets.sessions_adapter import SessionsAdapter
 from harness.targets.sessions_threads_adapter import SessionsThreadsAdapter
+from harness.targets.soak_served_adapter import SoakServedAdapter
 from harness.targets.standalone import in_a_process
 from harness.targets.threaded_adapters import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
 from harness.targets.turns_threads_adapter import TurnsThreadsAdapter
@@ -65,7 +66,8 @@ class ReferenceTarget:
                 "watcher",
                 "catalog",
             ),
-            *("catalog_threads", "channels_threads", "journal", "http", "server", "soak"),
+            *("catalog_threads", "channels_threads", "journal", "http", "server"),
+            *("soak", "soak_served"),
             *("days", "days_real"),
             *("turns_threads", "wakeups", "wakeups_restarts", "wakeups_threads"),
         }
@@ -212,6 +214,11 @@ def open_server(folder: Path) -> Any:
     return ServerAdapter(folder, _launch())
 
 
+def open_soak_served(folder: Path) -> Any:
+    """A whole server in a process of its own, to be lived in."""
+    return SoakServedAdapter(folder, _launch())
+
+
 def _launch() -> ReferenceLaunch:
     found = importlib.util.find_spec(PACKAGE)
     assert found is not None, PACKAGE
@@ -239,6 +246,7 @@ _ADAPTERS = {
     "state_db": open_state_db,
     "http": open_http,
     "server": open_server,
+    "soak_served": open_soak_served,
 }
 _DRIVEN = {
     "days": (Path(days_adapter.__file__), Path(time_lapse.__file__)),

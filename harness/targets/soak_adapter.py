@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,9 +26,9 @@ from typing import Any
 PATIENCE_S = 30.0
 AGENTS_MAX = 4
 SESSIONS_MAX = 8
-REMEMBERED = 256  # as many turns as the largest cache of the reference remembers
 GRACE_S = 120.0  # after which a channel that nobody reads is collected
-FRAMES = 25
+FRAMES = 8
+SITES_MAX = 20
 NOISE = """
 import sys
 from reference_impl.state_db import StateDb
@@ -67,9 +66,8 @@ class SoakAdapter:
         self._names: dict[str, str] = {}
         self._tabs: dict[str, Any] = {}
         self._noise: subprocess.Popen[str] | None = None
-        self._turns: OrderedDict[int, None] = OrderedDict()
         self._numbers = itertools.count()
-        self._made = 0
+        self._before: tracemalloc.Snapshot | None = None
 
     def _watch(self) -> None:
         """Watch the database by a watcher of our own, which counts its projections."""
@@ -83,21 +81,11 @@ class SoakAdapter:
 
     # Sessions
 
-    def sessions(self) -> list[str]:
-        """The names of all sessions; those of an earlier life are called by their ids."""
-        names = {id_: name for name, id_ in self._names.items()}
-        for row in self._rooms.store.rows():
-            self._names.setdefault(
-                names.get(row["session_id"], row["session_id"]), row["session_id"]
-            )
-        return sorted(self._names)
-
     def new(self, session: str, previous: str | None = None) -> None:
         """Make a session; the one before it comes to a boundary."""
         if previous is not None:
             self._rooms.commit_memory(self._names[previous])
         id_ = self._names[session] = self._rooms.store.new().session_id
-        self._made += 1
         self._rooms.wakeups.index(f"key-{id_}", id_)
 
     def chat(self, session: str, text: str) -> None:
@@ -109,7 +97,6 @@ class SoakAdapter:
             pass
         if reader is not None:
             reader.close()
-        self._remember()
 
     def process(self, session: str) -> None:
         """Have a turn that starts a background process, and the turn that its end begins."""
@@ -117,14 +104,12 @@ class SoakAdapter:
         self.chat(session, f"[process=0:exit={next(self._numbers) % 2}:ready]")
         self._await(lambda: self._woken(session) > woken, "the wakeup")
         self._await_idle(session)
-        self._remember()
 
     def cancel(self, session: str) -> None:
         """Have a turn, and cancel it."""
         run = self._rooms.turns.start(self._names[session], "[tokens=3][sleep=900]")
         self._rooms.cancel(run.stream_id)
         self._await_idle(session)
-        self._remember()
 
     def reopen(self, session: str) -> None:
         """Open the session in a tab, look at it, and close the tab."""
@@ -154,12 +139,6 @@ class SoakAdapter:
         if self._rooms.herald.wait(is_so, PATIENCE_S):
             return
         raise SlowError(f"{what} did not end within {PATIENCE_S:g} s")
-
-    def _remember(self) -> None:
-        """Keep the last turns: a cache as large as the largest, which is full when it is full."""
-        self._turns[next(self._numbers)] = None
-        while len(self._turns) > REMEMBERED:
-            self._turns.popitem(last=False)
 
     # Idle tabs, other processes, and time
 
@@ -199,8 +178,12 @@ class SoakAdapter:
 
     # What it costs
 
-    def sample(self, operations: int) -> dict[str, float]:  # noqa: ARG002  the judge reads it
-        """Read every size, after so many operations; `group/name` to number."""
+    def pid(self) -> int:
+        """The host's process id."""
+        return os.getpid()
+
+    def sample(self, **_: float) -> dict[str, float]:
+        """Read every size; `group/name` to number. What is told with it is for the judge."""
         gc.collect()
         return {
             **{f"containers/{name}": size for name, size in self._rooms.gauges().items()},
@@ -210,13 +193,35 @@ class SoakAdapter:
             "process/uss_bytes": uss_bytes(),
             "process/threads": threading.active_count(),
             "process/fds": sum(1 for _ in Path("/proc/self/fd").iterdir()),
-            "control/sessions": self._made,
-            "control/cache": len(self._turns),
         }
 
+    # Where it comes from
+
     def trace(self) -> None:
-        """From now on, note where memory is allocated."""
+        """Note from now on where memory is allocated, which is slow."""
         tracemalloc.start(FRAMES)
+
+    def mark(self) -> None:
+        """What is there by now is not what grows."""
+        self._before = snapshot()
+
+    def sites(self) -> list[dict[str, Any]]:
+        """Where the blocks were allocated that are more than they were; the most first."""
+        assert self._before is not None, "it was marked"
+        package = str(Path(room("rooms").__file__).parent)
+        found: dict[tuple[str, int], list[int]] = {}
+        for grown in snapshot().compare_to(self._before, "traceback"):
+            ours = [frame for frame in grown.traceback if frame.filename.startswith(package)]
+            if ours:
+                site = (Path(ours[-1].filename).name, ours[-1].lineno)
+                sums = found.setdefault(site, [0, 0])
+                sums[0] += grown.count_diff
+                sums[1] += grown.size_diff
+        ranked = sorted(found.items(), key=lambda item: item[1], reverse=True)
+        return [
+            {"file": file, "line": line, "blocks": blocks, "bytes": size}
+            for (file, line), (blocks, size) in ranked[:SITES_MAX]
+        ]
 
     def close(self) -> None:
         """Shut the host down, and give the room its clock back."""
@@ -235,6 +240,12 @@ class SoakAdapter:
 def room(name: str) -> Any:
     """A module of the reference."""
     return importlib.import_module(f"reference_impl.{name}")
+
+
+def snapshot() -> tracemalloc.Snapshot:
+    """All that is allocated now, and will not be collected."""
+    gc.collect()
+    return tracemalloc.take_snapshot()
 
 
 def uss_bytes() -> int:

@@ -1,0 +1,362 @@
+"""The soak: a target is lived in for as long as was asked, and whatever grows is named.
+
+Its run folder holds all there is: the plan, and the samples as they were taken, an episode for each
+*life*. So a soak that was killed, with its machine or without, is resumed there: the time that was
+lived counts, and a new host begins its life, and warms up again.
+
+Live, growth is judged again whenever there are an eighth more samples; a soak that has found some
+ends there. It is looked at then while it still lives (what its threads do, where the time goes),
+and lived in once more, for a short while and slowly, to see where the memory is allocated.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness import history, probe, runner
+from harness.catalog import choose
+from harness.checkers.growth import SAMPLE, GrowsWithin, Growth
+from harness.churn import Churn
+from harness.errors import TargetLostError, UsageError
+from harness.history import History, Journal, Operation, Outcome
+from harness.report import folder, judgement
+from harness.scenario import Scenario
+from harness.session import Progress, scratch
+from harness.target import Instance, Target
+from harness.targets.catalog import find_target
+from harness.trend import READINGS_MIN
+from harness.verdict import Verdict, merge
+
+SCENARIO = "soak-churn"
+SERVED = "soak_served"
+SAMPLES = "samples.jsonl"
+EVERY_MIN_S, EVERY_MAX_S = 0.25, 1.0
+SAMPLES_WANTED = 10_000
+KEPT_MAX = 4_000  # in memory, of a life; then every other one is forgotten
+MORE = 9 / 8  # samples than when it was judged last
+PROGRESS_S = 5.0
+FLAME_S = 5.0
+TRACED_OPERATIONS = 500
+REFUSALS_TOLD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of a soak: how long in seconds, or in operations; whichever ends first."""
+
+    target: str
+    seed: int
+    seconds: float | None = None
+    operations: int | None = None
+    over_http: bool = False
+
+    @property
+    def every_s(self) -> float:
+        """How often a sample is taken."""
+        wanted = (self.seconds or 0.0) / SAMPLES_WANTED
+        return min(max(wanted, EVERY_MIN_S), EVERY_MAX_S)
+
+    @property
+    def scenario(self) -> Scenario:
+        """Which life is lived, and how it is judged."""
+        scenario = choose([SCENARIO])[SCENARIO]
+        return replace(scenario, ability=SERVED) if self.over_http else scenario
+
+    def begin(self, reports: Path) -> Path:
+        """Make the run folder. Raises UsageError where the target cannot do it."""
+        target = find_target(self.target)
+        if self.scenario.ability not in target.abilities:
+            raise UsageError(f"{target.name} has no ability {self.scenario.ability!r}")
+        plan = {"target": target.name, "scenarios": [SCENARIO], "asked": asdict(self)}
+        run = folder.create(reports, "soak", self.seed, plan)
+        (run / SCENARIO).mkdir()
+        (run / SCENARIO / runner.HISTORY).symlink_to(SAMPLES)
+        return run
+
+    @classmethod
+    def of(cls, run: Path) -> Asked:
+        """What was asked of a run. Raises UsageError for a folder that is no soak's."""
+        try:
+            return cls(**folder.read_json(run / folder.PLAN)["asked"])
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"{run}: that is no soak's folder: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Lived:
+    """What was lived so far."""
+
+    lives: int = 0
+    seconds: float = 0.0
+    operations: int = 0
+    sessions: int = 0
+
+    @classmethod
+    def of(cls, lives: Iterable[History]) -> Lived:
+        """Add up lives by the last sample of each."""
+        count, seconds, operations, sessions = 0, 0.0, 0, 0
+        for life in lives:
+            count += 1
+            for last in list(life.happened)[-1:]:
+                seconds += last.argument["lived_s"]
+                operations += last.argument["operations"]
+                sessions += last.argument["sessions"]
+        return cls(count, seconds, operations, sessions)
+
+
+@dataclass
+class Soaked:
+    """What a soak came to."""
+
+    run: Path
+    asked: Asked
+    verdict: Verdict
+    lived: Lived
+    growths: list[Growth] = field(default_factory=list)
+    sites: list[Mapping[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Render as one JSON document."""
+        return {
+            "conclusion": str(self.verdict.validity),
+            "exit_code": self.verdict.validity.exit_code,
+            "run": str(self.run),
+            "asked": asdict(self.asked),
+            "lived": asdict(self.lived),
+            "verdict": self.verdict.to_json(),
+            "slopes": [
+                {
+                    "reading": growth.reading,
+                    "promise": growth.promise.name,
+                    "first": growth.first,
+                    "last": growth.last,
+                    **asdict(growth.trend),
+                    "too_fast": growth.too_fast,
+                }
+                for growth in self.growths
+            ],
+            "sites": [dict(site) for site in self.sites],
+            "notes": self.notes,
+        }
+
+
+class Life:
+    """One host from its birth to its end, asked by us; samples alone are kept."""
+
+    def __init__(self, instance: Instance, journal: Journal, seed: str) -> None:
+        self.samples: list[Operation] = []
+        self.refused: Counter[str] = Counter()
+        self._instance = instance
+        self._journal = journal
+        self._born_ns = time.monotonic_ns()
+        self._taken = 0
+        self._judge_at = READINGS_MIN
+        self._churn = Churn(self._ask, random.Random(f"{seed}/churn"))
+
+    @property
+    def lived_s(self) -> float:
+        """Its age in seconds."""
+        return (time.monotonic_ns() - self._born_ns) / 1e9
+
+    @property
+    def operations(self) -> int:
+        """How many there were."""
+        return self._churn.operations
+
+    def step(self) -> None:
+        """Do one thing."""
+        self._churn.step()
+
+    def go_on(self, until_s: float) -> None:
+        """Live until that age, and take a sample."""
+        while self.lived_s < until_s:
+            self.step()
+        self.samples.append(self._churn.sample(lived_s=round(self.lived_s, 3)))
+        self._taken += 1
+        if len(self.samples) > KEPT_MAX:
+            del self.samples[::2]
+
+    def is_to_be_judged(self) -> bool:
+        """Whether there are enough samples, and enough more than the last time."""
+        if self._taken < self._judge_at:
+            return False
+        self._judge_at = round(self._taken * MORE) + 1
+        return True
+
+    def call(self, function: str) -> Any:
+        """Ask the host what is no part of its life."""
+        return self._instance.call(function, {})
+
+    def _ask(self, function: str, argument: dict[str, Any]) -> Operation:
+        """Ask, and keep a sample. Raises TargetLostError."""
+        asked_ns = time.monotonic_ns()
+        told: dict[str, Any] = {}
+        outcome = Outcome.OK
+        try:
+            told["result"] = self._instance.call(function, argument)
+        except (TargetLostError, UsageError):
+            raise
+        except Exception as error:  # noqa: BLE001  a refusal, whatever its type
+            outcome = Outcome.FAIL
+            told["error"] = f"{type(error).__name__}: {error}"
+            self.refused[f"{function}: {told['error']}"[:120]] += 1
+        asked = (0, function, argument, outcome, asked_ns, time.monotonic_ns())
+        operation = Operation(*asked, **told)
+        if function == SAMPLE:
+            self._journal.record(operation)
+        return operation
+
+
+def go_on(run: Path, progress: Progress) -> Soaked:
+    """Live what is left of a soak, judge it, and write everything down."""
+    asked = Asked.of(run)
+    scenario, place = asked.scenario, run / SCENARIO
+    _mend(place / SAMPLES)
+    target = find_target(asked.target)
+    target.prepare()
+    soaked = Soaked(run, asked, Verdict(), Lived.of(history.read(place / SAMPLES)))
+    began = time.monotonic()
+    try:
+        _live(soaked, scenario, target, progress)
+    except TargetLostError as error:
+        soaked.verdict = Verdict(unknowns=(f"the host went away: {error}",))
+    judged = runner.judge(scenario, place)
+    judgement.store(judged, target, asked.seed, time.monotonic() - began, place)
+    soaked.verdict = merge([judged.verdict, soaked.verdict])
+    soaked.lived, soaked.growths = look_back(place, scenario)
+    if judged.verdict.anomalies:
+        progress("looking for where it is allocated")
+        _find_sites(soaked, target, asked.seed)
+    folder.write_json(run / folder.VERDICT, soaked.to_json())
+    return soaked
+
+
+def look_back(place: Path, scenario: Scenario) -> tuple[Lived, list[Growth]]:
+    """What was lived, and the slopes of the last life that was long enough."""
+    lives = history.read(place / SAMPLES)
+    checker = _checker(scenario)
+    long_enough = [life for life in lives if checker.judgeable(life)]
+    growths = list(checker.growths(checker.warm(long_enough[-1]))) if long_enough else []
+    return Lived.of(lives), growths
+
+
+def _checker(scenario: Scenario) -> GrowsWithin:
+    assert isinstance(scenario.checker, GrowsWithin)
+    return scenario.checker
+
+
+def _mend(path: Path) -> None:
+    """Cut off a line that a kill has torn, so that the next one is not glued to it."""
+    path.touch()
+    whole = path.read_bytes()
+    with path.open("r+b") as samples:
+        samples.truncate(whole.rfind(b"\n") + 1)
+
+
+def _live(soaked: Soaked, scenario: Scenario, target: Target, progress: Progress) -> None:
+    """Live one more life, until all is lived or something grows."""
+    asked, before = soaked.asked, soaked.lived
+    if _is_over(asked, before, None):
+        return
+    seed = f"{asked.seed}/{SCENARIO}/{before.lives}"
+    place = soaked.run / SCENARIO
+    with Journal(place / SAMPLES, time.monotonic_ns) as journal, scratch() as host:
+        journal.episode(seed=seed, life=before.lives)
+        instance = target.open(scenario.ability, Path(host))
+        try:
+            life = Life(instance, journal, seed)
+            _until_over(soaked, scenario, life, progress)
+        finally:
+            instance.close()
+    for refusal, count in life.refused.most_common(REFUSALS_TOLD):
+        soaked.notes.append(f"refused {count} times: {refusal}")
+
+
+def _until_over(soaked: Soaked, scenario: Scenario, life: Life, progress: Progress) -> None:
+    asked, checker = soaked.asked, _checker(scenario)
+    told_at_s, fastest = 0.0, ""
+    while not _is_over(asked, soaked.lived, life):
+        life.go_on(life.lived_s + asked.every_s)
+        lived = History(tuple(life.samples))
+        if life.is_to_be_judged() and checker.judgeable(lived):
+            growths = list(checker.growths(checker.warm(lived)))
+            fastest = str(max(growths, key=lambda growth: growth.trend.slope / growth.too_fast))
+            if any(growth.is_growing for growth in growths) and _is_proven(soaked, scenario):
+                _look(soaked, life, progress)
+                return
+        if life.lived_s - told_at_s >= PROGRESS_S:
+            told_at_s = life.lived_s
+            done = f"{life.operations:,} operations in {life.lived_s:,.0f} s"
+            progress(f"{done}{fastest and ' · fastest: '}{fastest}")
+
+
+def _is_over(asked: Asked, before: Lived, life: Life | None) -> bool:
+    seconds = before.seconds + (life.lived_s if life else 0.0)
+    operations = before.operations + (life.operations if life else 0)
+    is_late = asked.seconds is not None and seconds >= asked.seconds
+    return is_late or (asked.operations is not None and operations >= asked.operations)
+
+
+def _is_proven(soaked: Soaked, scenario: Scenario) -> bool:
+    """Whether all samples, as they are on disk, say so too."""
+    return bool(runner.judge(scenario, soaked.run / SCENARIO).verdict.anomalies)
+
+
+def _look(soaked: Soaked, life: Life, progress: Progress) -> None:
+    """See what the host does while it is lived in: stacks, and a flame graph."""
+    progress("something grows: looking at the host")
+    pid = life.call("pid")
+    threads = probe.cost_of(pid).threads
+    flame = soaked.run / "flame.svg"
+
+    def draw() -> None:
+        _note(soaked, lambda: probe.flame(pid, FLAME_S, threads, flame), "a flame graph")
+
+    _note(soaked, lambda: folder.write_text(soaked.run / "stacks.txt", probe.stacks(pid)), "stacks")
+    drawing = threading.Thread(target=draw)
+    drawing.start()
+    while drawing.is_alive():
+        life.go_on(life.lived_s + soaked.asked.every_s)
+    drawing.join()
+
+
+def _note(soaked: Soaked, look: Callable[[], object], what: str) -> None:
+    """Look, or note that it is not to be seen."""
+    try:
+        look()
+    except probe.UnavailableError as error:
+        soaked.notes.append(f"{what}: unavailable: {error}")
+
+
+def _find_sites(soaked: Soaked, target: Target, seed: int) -> None:
+    """Live once more, slowly and for a short while, and see where what stays is allocated."""
+    ability = choose([SCENARIO])[SCENARIO].ability  # in a process that can be asked about itself
+    with scratch() as host:
+        instance = target.open(ability, Path(host))
+        try:
+            with Journal(Path(host) / SAMPLES, time.monotonic_ns) as journal:
+                life = Life(instance, journal, f"{seed}/sites")
+                life.call("trace")
+                _step(life, _checker(soaked.asked.scenario).warm_up)
+                life.call("mark")
+                _step(life, life.operations + TRACED_OPERATIONS)
+                soaked.sites = life.call("sites")
+        except TargetLostError as error:
+            soaked.notes.append(f"allocation sites: unavailable: {error}")
+        finally:
+            with suppress(TargetLostError):
+                instance.close()
+
+
+def _step(life: Life, until: int) -> None:
+    while life.operations < until:
+        life.step()

@@ -1,0 +1,189 @@
+"""The soak: it ends by itself when something grows, and goes on where it was killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import probe, soak
+from harness.errors import TargetLostError, UsageError
+from harness.report import soaking
+from harness.soak import Asked, Soaked
+from harness.target import AdapterInstance, Instance
+from harness.verdict import Validity
+
+OPERATIONS = 20_000
+
+
+class Host:
+    """Does nothing, and remembers some of it."""
+
+    def __init__(self, *, leak: bool, dies: bool = False) -> None:
+        self.entries: list[str] = []
+        self.leaks = leak
+        self.dies_after = OPERATIONS // 2 if dies else OPERATIONS * 2
+        self.closed = False
+
+    def __getattr__(self, function: str) -> Callable[..., Any]:
+        if function.startswith("_"):
+            raise AttributeError(function)
+        return self.act
+
+    def act(self, **_: Any) -> None:
+        self.dies_after -= 1
+        if not self.dies_after:
+            raise TargetLostError("killed by a passer-by")
+
+    def new(self, session: str, **_: str) -> None:
+        self.entries.append(session)
+
+    def delete(self, session: str) -> None:
+        if not self.leaks:
+            self.entries.remove(session)
+
+    def sample(self, **_: float) -> dict[str, float]:
+        return {"containers/lifecycle_entries": len(self.entries)}
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def sites(self) -> list[dict[str, Any]]:
+        return [{"file": "lifecycle.py", "line": 92, "blocks": 10, "bytes": 1000}]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Hosts:
+    """A target whose every life is such a host."""
+
+    name = "toy"
+    abilities = frozenset({"soak"})
+
+    def __init__(self, **how: bool) -> None:
+        self.how = how
+        self.opened: list[Host] = []
+
+    def prepare(self) -> None:
+        pass
+
+    def open(self, ability: str, folder: Path) -> Instance:
+        assert ability == "soak"
+        assert not list(folder.iterdir())
+        self.opened.append(Host(**self.how))
+        return AdapterInstance(self.opened[-1])
+
+    def standalone(self, ability: str) -> str:
+        return ability
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples are taken as often as there is something to see, and nobody looks on."""
+    monkeypatch.setattr(soak, "EVERY_MIN_S", 0.0002)
+    monkeypatch.setattr(probe, "stacks", lambda _pid: "stacks")
+
+    def unavailable(*_: object) -> None:
+        raise probe.UnavailableError("it is dark")
+
+    monkeypatch.setattr(probe, "flame", unavailable)
+
+
+def soaked(monkeypatch: pytest.MonkeyPatch, reports: Path, **how: bool) -> tuple[Hosts, Soaked]:
+    hosts = Hosts(**how)
+    monkeypatch.setattr(soak, "find_target", lambda _name: hosts)
+    run = Asked("toy", 7, operations=OPERATIONS).begin(reports)
+    return hosts, soak.go_on(run, lambda _: None)
+
+
+def test_a_host_that_does_not_grow_is_lived_in_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts, done = soaked(monkeypatch, tmp_path, leak=False)
+
+    assert done.verdict.validity is Validity.VALID
+    assert done.lived.operations >= OPERATIONS
+    assert [host.closed for host in hosts.opened] == [True]
+    assert [row[0] for row in soaking.rows(done.to_json())] == ["containers/lifecycle_entries"]
+
+
+def test_what_grows_ends_the_soak_and_is_named_with_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Container, slope, file and line; and what could not be looked at is said to be so."""
+    hosts, done = soaked(monkeypatch, tmp_path, leak=True)
+    told = soaking.text(done.to_json())
+
+    assert done.verdict.validity is Validity.INVALID
+    assert done.lived.operations < OPERATIONS
+    assert "L9 broken: containers/lifecycle_entries +0.1" in told
+    assert "allocated at lifecycle.py:92" in told
+    assert "a flame graph: unavailable: it is dark" in told
+    assert (done.run / "stacks.txt").read_text() == "stacks"
+    assert [host.closed for host in hosts.opened] == [True, True]  # the soak, and the second look
+
+
+def test_a_soak_that_was_killed_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was lived counts; a sample that the kill has torn is lost, and nothing else."""
+    hosts = Hosts(leak=False)
+    monkeypatch.setattr(soak, "find_target", lambda _name: hosts)
+    run = Asked("toy", 7, operations=OPERATIONS).begin(tmp_path)
+    with monkeypatch.context() as now:
+        now.setattr(soak, "_until_over", _killed_halfway)
+        with pytest.raises(KeyboardInterrupt):
+            soak.go_on(run, lambda _: None)
+    samples = run / soak.SCENARIO / soak.SAMPLES
+    with samples.open("ab") as journal:
+        journal.write(b'{"invoke":{"id":9')
+
+    done = soak.go_on(run, lambda _: None)
+
+    assert done.verdict.validity is Validity.VALID
+    assert done.lived.lives == 2
+    assert OPERATIONS <= done.lived.operations < 2 * OPERATIONS
+
+
+def _killed_halfway(_soaked: Soaked, _scenario: object, life: soak.Life, _: object) -> None:
+    while life.operations < OPERATIONS // 2:
+        life.go_on(life.lived_s + soak.EVERY_MIN_S)
+    raise KeyboardInterrupt
+
+
+def test_a_host_that_goes_away_leaves_the_question_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, done = soaked(monkeypatch, tmp_path, leak=False, dies=True)
+
+    assert done.verdict.validity is Validity.UNKNOWN
+    assert "killed by a passer-by" in soaking.text(done.to_json())
+
+
+def test_a_folder_that_is_no_soak_is_a_wrong_question(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        soak.go_on(tmp_path, lambda _: None)
+
+
+# The probe
+
+
+def test_a_process_is_seen_from_outside() -> None:
+    cost = probe.cost_of(os.getpid())
+
+    assert cost.rss_bytes >= cost.uss_bytes > 1 << 20
+    assert cost.threads >= 1
+    assert cost.fds >= 3
+    assert probe.cost_of(os.getpid()).cpu_s >= cost.cpu_s
+
+
+def test_a_process_that_is_gone_is_lost() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+
+    with pytest.raises(TargetLostError):
+        probe.cost_of(child.pid)
