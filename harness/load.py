@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import sys
 import tempfile
@@ -43,6 +44,8 @@ ASKER = -1
 SHAPES = ("steady", "ramp", "spike", "storm")
 
 _OUTPUT = re.compile(r"Output:\n(.*)\]", re.DOTALL)
+_COMMAND = re.compile(r"^Command: .*?printf %s (.*?) \|", re.MULTILINE)
+_BRACKETS = str.maketrans("{}", "[]")
 
 # How a crowd is made up, in parts of a hundred.
 CROWD = {
@@ -252,12 +255,12 @@ def _killing(
         journal.heal("kill")
 
     assert load.kill_every_s is not None
-    with _every(load.kill_every_s, kill):
+    with repeated(load.kill_every_s, kill):
         yield
 
 
 @contextmanager
-def _every(period_s: float, act: Callable[[], object]) -> Iterator[None]:
+def repeated(period_s: float, act: Callable[[], object]) -> Iterator[None]:
     """Act once every so often, on a thread, while the block lasts; raise what that raised."""
     is_over = threading.Event()
     broken: list[BaseException] = []
@@ -270,7 +273,7 @@ def _every(period_s: float, act: Callable[[], object]) -> Iterator[None]:
                 broken.append(error)
                 return
 
-    thread = threading.Thread(target=repeat, name="every")
+    thread = threading.Thread(target=repeat, name="repeating")
     thread.start()
     try:
         yield
@@ -293,7 +296,7 @@ def sampled(served: Served, journal: Journal, heard: Heard = lambda _: None) -> 
             journal.record(Operation(*asked))
             heard(Operation(*asked))
 
-    with _every(SECOND_S, sample):
+    with repeated(SECOND_S, sample):
         yield
 
 
@@ -368,11 +371,18 @@ def _messages(web: Web, session: str) -> dict[str, Any]:
     messages = web.get(f"/api/session?session_id={session}")["session"]["messages"]
     asked = [one for one in messages if one["role"] == "user"]
     woken = [one["content"] for one in asked if one.get("source") == "process_wakeup"]
-    outputs = [_OUTPUT.search(content) for content in woken]
     return {
         "users": [one["content"] for one in asked if one.get("source") != "process_wakeup"],
-        "woken": [output[1] if output else "" for output in outputs],
+        "woken": [_output(prompt) for prompt in woken],
     }
+
+
+def _output(prompt: str) -> str:
+    """What a wakeup says its process printed; of one that was lost, what it was to print."""
+    if (output := _OUTPUT.search(prompt)) and output[1]:
+        return output[1]
+    command = _COMMAND.search(prompt)
+    return shlex.split(command[1])[0].translate(_BRACKETS) if command else ""
 
 
 def _read(port: int, wanted: Wanted) -> dict[str, Any]:

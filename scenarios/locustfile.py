@@ -19,14 +19,13 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 import gevent
 from gevent.event import Event as Signal
-from gevent.pool import Group
+from gevent.pool import Group, Pool
 from locust import LoadTestShape, User, constant, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
@@ -51,7 +50,7 @@ SMALL_WINDOW = 4096
 PAUSE_S = 0.05
 AGAIN_S = 0.2
 POLL_S = 0.1
-LATE_S_MAX = 60.0  # a poll that is later is not made up for
+POLLS_MAX = 100  # under way at once
 LAG_S = 0.02
 SECOND_S = 1.0
 STORM = 8
@@ -341,16 +340,25 @@ class Watcher(Client):
         self.session = ""
 
     def act(self) -> None:
-        if not self.session and town.sessions:
-            self.session = self.rng.choice(town.sessions)
         if not self.session:
-            return
+            sessions = town.sessions or self._listed()
+            if not sessions:
+                return
+            self.session = self.rng.choice(sessions)
         runs = Group()
         with self.tapped(Wanted(self.session, is_notices=True)) as tap:
             for frame in tap.frames():
                 if frame.event == b"server_turn_started":
                     runs.spawn(self._read_along, json.loads(frame.data)["stream_id"])
         runs.join()
+
+    def _listed(self) -> list[str]:
+        """All sessions: perhaps those whom one could watch talk to another generator."""
+
+        def get() -> list[str]:
+            return [row["session_id"] for row in self.web.get("/api/sessions")["sessions"]]
+
+        return self.ask("list", {}, get)
 
     def _read_along(self, stream: str) -> None:
         try:
@@ -493,26 +501,29 @@ class Staller(Client):
                 for _ in fellow.frames():
                     pass
                 is_read, size = bool(fellow.reading.terminal), fellow.bytes
-            is_felt = self._wait_for_drop(dropped, began_s, deadline_s) or size > ENOUGH_UNSENT
+            is_late = self._wait_for_drop(dropped, began_s, deadline_s)
+            is_felt = size > ENOUGH_UNSENT or self._container("sse_stalled") > 0
             stalled_s = round(time.monotonic() - began_s, 1)
             for _ in tap.frames():
                 pass
-            is_held = bool(tap.reading.terminal)
-        end = ("held" if is_held else "dropped") if is_felt else "unfelt"
+        if not tap.reading.terminal:
+            end = "dropped"
+        else:
+            end = "held" if is_late and is_felt else "too soon to say"
         return {"end": end, "fellow": is_read, "stalled_s": stalled_s}
 
     def _wait_for_drop(self, dropped: int, began_s: float, deadline_s: float) -> bool:
-        """Wait until the server says that it dropped somebody, or has had ample occasion to.
+        """Wait until the server says that it dropped somebody, who may be another one.
 
-        Whether it felt the stall, by its own account.
+        Whether it never did, though it had ample occasion.
         """
         polls = 0
         while polls < STALL_POLLS or time.monotonic() < began_s + deadline_s + RESOURCES_BACK_S:
             if self._counter("streams_dropped") > dropped:
-                return True
+                return False
             polls += time.monotonic() > began_s + deadline_s
             gevent.sleep(POLL_S)
-        return self._container("sse_stalled") > 0
+        return True
 
     def _counter(self, name: str) -> int:
         return int(self.web.get("/health").get("accept_loop", {}).get(name, 0))
@@ -522,24 +533,32 @@ class Staller(Client):
 
 
 class Poller(Client):
-    """Asks for health and for the list at a steady pace, however long the answers take."""
+    """Asks for health and for the list at a steady pace, whether it was answered or not."""
 
     watches = True
 
     def act(self) -> None:
         due_s = time.monotonic()
+        asking = Pool(POLLS_MAX)
         for path in itertools.cycle(("/health", "/api/sessions")):
-            due_s = max(due_s + POLL_S, time.monotonic() - LATE_S_MAX)
+            due_s += POLL_S
             gevent.sleep(max(0.0, due_s - time.monotonic()))
             if self.has_to_leave:
+                asking.join()
                 return
-            self.ask("poll", {"path": path}, partial(self._poll, path, due_s))
+            asking.spawn(self._poll, path, due_s)
 
-    def _poll(self, path: str, due_s: float) -> dict[str, Any]:
-        status, _ = self.web.ask("GET", path)
-        town.meter.late(path, time.monotonic() - due_s)
-        town.polls += 1
-        return {"status": status}
+    def _poll(self, path: str, due_s: float) -> None:
+        def get() -> dict[str, Any]:
+            status, _ = self.web.ask("GET", path)
+            town.meter.late(path, time.monotonic() - due_s)
+            town.polls += 1
+            return {"status": status}
+
+        try:
+            self.ask("poll", {"path": path}, get)
+        except (NotReachedError, TargetLostError):
+            town.meter.count("errors")
 
 
 class Holder(Client):

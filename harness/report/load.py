@@ -16,11 +16,12 @@ from typing import Any
 import jinja2
 
 from harness.histogram import Histogram, merged
-from harness.history import History, Operation, Outcome
+from harness.history import FaultInterval, History, Operation, Outcome
 
 US_A_MS = 1000.0
 WIDTH, HEIGHT = 900.0, 150.0
 TICKS_MAX = 8
+NOTICE_NS = 3_000_000_000  # for a reader to find out that its server is gone
 Points = Sequence[tuple[float, float]]
 
 
@@ -112,9 +113,7 @@ def _facts(
         "reconnects with a cursor": sum(
             op.argument["after"] is not None for op in _of(history, "read")
         ),
-        "connections cut without a terminal event": sum(
-            told["end"] in ("closed", "lost") and not told["terminal"] for told in reads
-        ),
+        "connections cut while nothing was broken": len(list(_cut(history))),
         "snapshots": sum(told["snapshots"] for told in reads),
         "comments": sum(told["comments"] for told in reads),
         "calls": calls,
@@ -125,6 +124,24 @@ def _facts(
         "target MiB at most": round(max((mib for _, _, mib in target), default=0.0), 1),
         "generator CPU seconds": round(generator_s, 2),
     }
+
+
+def _cut(history: History) -> Iterator[Operation]:
+    """Connections that ended before their stream did, by no fault and through no stall of ours."""
+    stalled = {op.argument["stream"] for op in history if op.function == "stall"}
+    for read in _of(history, "read"):
+        is_cut = read.result["end"] in ("closed", "lost") and not read.result["terminal"]
+        is_stall = read.argument["stream"] in stalled
+        if is_cut and not is_stall and not any(_ended(each, read) for each in history.faults):
+            yield read
+
+
+def _ended(fault: FaultInterval, read: Operation) -> bool:
+    """Whether the connection met the fault, or was just being told of it."""
+    assert read.completed_ns is not None
+    healed_ns = read.completed_ns if fault.healed_ns is None else fault.healed_ns
+    began_ns = fault.began_ns - NOTICE_NS
+    return began_ns <= read.completed_ns <= healed_ns + NOTICE_NS
 
 
 def _seconds(
