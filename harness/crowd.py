@@ -10,6 +10,10 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
+import shutil
+import signal
+import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -23,9 +27,11 @@ from harness.nemesis import Kill
 from harness.stage import Stage
 from harness.target import Target
 from harness.targets.process import ProcessInstance
+from harness.targets.remote import RefusedError
 
 PATIENCE_S = 30.0  # for a member that only has to be given a processor
 ABILITY = "state_db_crowd"
+OLD_VERSION = 11  # of the schema that the earliest released packages make
 
 Step = tuple[str, Mapping[str, Any]]
 
@@ -56,9 +62,9 @@ class Doom:
     match: str = ""
     after_s: float = 0.0
 
-    def to_json(self) -> list[Any]:
+    def to_json(self) -> dict[str, Any]:
         """Render as a member reads it."""
-        return [self.at, self.signal, self.after_s, self.match]
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,7 @@ class Crowd:
         self._living: list[Member] = []
         self._known: list[Member] = []
         self._gate: IO[bytes] | None = None
-        self._notes = folder / "notes"
-        self._notes.mkdir()
+        self._notes = Path(tempfile.mkdtemp(prefix="harness-notes-"))  # whatever befalls the folder
 
     @property
     def database(self) -> Path:
@@ -144,10 +149,26 @@ class Crowd:
             yield
         self._gate = None
 
-    def await_told(self, member: Member, function: str) -> None:
-        """Wait until the member has noted an answer of this function. Raises HarnessError."""
+    def log_bytes(self) -> int:
+        """How long the write-ahead log is."""
+        log = self.folder / f"{self.database.name}-wal"
+        return log.stat().st_size if log.exists() else 0
+
+    def age(self) -> None:
+        """Have the file, which nobody has open, say that its schema is of an earlier version."""
+        with closing(sqlite3.connect(self.database)) as connection, connection:
+            connection.execute("PRAGMA user_version = 0")
+            tables = "SELECT 1 FROM sqlite_master WHERE name = 'schema_version'"
+            if connection.execute(tables).fetchone():
+                connection.execute(f"UPDATE schema_version SET version = {OLD_VERSION}")  # noqa: S608
+
+    def await_told(self, member: Member, function: str, times: int = 1) -> None:
+        """Wait for so many answers of this function. Raises HarnessError if they do not come."""
         ends_at = time.monotonic() + PATIENCE_S
-        while not any(op.function == function and op.completed_ns for op in member.told()):
+        while (
+            sum(op.function == function and op.completed_ns is not None for op in member.told())
+            < times
+        ):
             if time.monotonic() > ends_at:
                 raise HarnessError(f"member {member.pid} never told of {function!r}")
             time.sleep(0.001)
@@ -163,6 +184,10 @@ class Crowd:
         """
         code = member.parent.call("bury", {"pid": member.pid})
         self._living.remove(member)
+        if code == -signal.SIGKILL:
+            kill = f"kill member {member.pid}"
+            self._journal.fault(kill)
+            self._journal.heal(kill)
         if code > 0:
             raise HarnessError(f"member {member.pid} broke with exit code {code}")
         return int(code)
@@ -181,11 +206,12 @@ class Crowd:
         """End whoever is left, and write down what all have noted."""
         for member in tuple(self._living):
             Kill(member.pid).inject()
-            with suppress(TargetLostError):
+            with suppress(TargetLostError, RefusedError):  # a parent that was lost took it along
                 self.bury(member)
         told = (operation for member in self._known for operation in member.told())
         for operation in sorted(told, key=lambda operation: operation.invoked_ns):
             self._journal.record(operation)
+        shutil.rmtree(self._notes)
         for parent in self._strangers.values():
             parent.close()
 

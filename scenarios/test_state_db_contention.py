@@ -6,24 +6,41 @@ history. Nothing is judged by how long it took, but for a stated patience that i
 
 from __future__ import annotations
 
+import itertools
+import random
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from harness.checkers.broken_disk import broken_disks_are_told
 from harness.checkers.checker import Checker
-from harness.checkers.fairness import nobody_refused, nobody_starves
+from harness.checkers.fairness import nobody_refused, nobody_starves, the_dead_are_succeeded
+from harness.checkers.hung import the_hung_are_named
 from harness.checkers.kept import all_is_kept
 from harness.checkers.lock_use import locks_are_used_well, refused_reads, transactions
 from harness.checkers.log_growth import log_stays_below
 from harness.checkers.serial_appends import appends_are_serializable
 from harness.checkers.waits import WRITES
-from harness.crowd import ABILITY, Crowd, Round, Step, crowd
+from harness.crowd import ABILITY, Crowd, Doom, Member, Round, Step, crowd
 from harness.history import History, Operation, Outcome
+from harness.nemesis import (
+    CorruptFile,
+    Fault,
+    FullDisk,
+    MissingFile,
+    Pause,
+    ReadOnlyFile,
+    ShortFiles,
+    await_stopped,
+    roaming,
+    small_disk,
+)
 from harness.promises import Promise
 from harness.scenario import Expectation, Mode, Scenario
 from harness.stage import Stage, Workload
 from harness.targets.catalog import find_target
-from harness.verdict import Verdict, merge
+from harness.verdict import Anomaly, Verdict, merge
 from scenarios.conftest import Judge
 
 PATIENCE_S = 30.0  # what a writer may wait for its turn; stated in seconds, as it must be
@@ -90,16 +107,26 @@ CROWDS = ((8, 1, 150), (4, 3, 100), (16, 1, 60))  # members, hands of each, mess
 
 
 def write_at_once(stage: Stage) -> None:
-    """Have a crowd write as fast as it can, each hand into a session of its own."""
+    """Have a crowd write as fast as it can, each hand into a session of its own.
+
+    They begin together once each has written: to open a file takes a processor, not a turn.
+    """
     for number in range(stage.examples):
         members, hands, messages = CROWDS[number % len(CROWDS)]
         sessions = [f"s{index}" for index in range(members * hands)]
         with crowd(stage) as gathered:
-            gathered.ask(*_create(*sessions))
-            with gathered.gathered():
-                for member in range(members):
-                    own = sessions[member * hands : (member + 1) * hands]
-                    gathered.fork(*(_writer(session, session, messages) for session in own))
+            crew = []
+            for index in range(members):
+                own = sessions[index * hands : (index + 1) * hands]
+                ready = [Round([*_create(*own), ("await", {"name": "all"})])]
+                crew.append(
+                    gathered.fork(
+                        *([*ready, *_writer(session, session, messages)] for session in own)
+                    )
+                )
+            for member in crew:
+                gathered.await_told(member, "create", hands * hands)
+            gathered.call_out("all")
             gathered.bury_all()
             _look_at_last(gathered, sessions)
 
@@ -125,13 +152,14 @@ def test_no_writer_is_refused_or_starved_in_a_crowd(judge: Judge) -> None:
 # Behind a long holder -----------------------------------------------------------------------------
 
 STROKES_PER_S = 40
-HOLD_S_MAX = 20
+HOLD_S = 0.6  # far more than fifteen attempts of whoever asks every few milliseconds
+HOLD_S_MAX = 20.0
 
 
 def wait_for_a_holder(stage: Stage) -> None:
     """Have writers come while one large transaction, not the target's, holds the lock for long."""
-    hold_s = min(stage.examples, HOLD_S_MAX)
-    hold = {"strokes": hold_s * STROKES_PER_S, "pause_s": 1 / STROKES_PER_S}
+    strokes = round(min(stage.examples * HOLD_S, HOLD_S_MAX) * STROKES_PER_S)
+    hold = {"strokes": strokes, "pause_s": 1 / STROKES_PER_S}
     for hands in (1, 3):
         sessions = [f"s{index}" for index in range(3 * hands)]
         with crowd(stage) as gathered:
@@ -244,7 +272,7 @@ def test_locks_are_taken_at_once_or_not_at_all(judge: Judge) -> None:
 # The log ------------------------------------------------------------------------------------------
 
 LOG_BYTES_MAX = 16 << 20
-PROMPT = "never say never " * 4096  # 64 KiB
+PROMPT = "never say {n} never " * 3450  # 64 KiB, other ones each time
 PIN_S = 0.01
 
 
@@ -379,3 +407,344 @@ STATE_DB_CROWD_HOUSE = Scenario(
 def test_a_busy_house_is_served_in_one_order_for_all(judge: Judge) -> None:
     """Whoever writes, reads, comes or goes sees one order, from the creation of the file on."""
     assert judge(STATE_DB_CROWD_HOUSE).is_valid
+
+
+# Killed -------------------------------------------------------------------------------------------
+
+WAVE = 10  # members that are forked together, each to die
+STATEMENTS_MAX = 60  # of opening, creating and a dozen appends
+SHARED = ("s0", "s1", "s2", "s3")
+
+
+def _doom(rng: random.Random) -> Doom:
+    """Between two statements, or somewhere in the middle of things: while it waits, or syncs."""
+    after_s = rng.choice((0.0, rng.uniform(0.0001, 0.003)))
+    return Doom(signal.SIGKILL, at=rng.randrange(1, STATEMENTS_MAX), after_s=after_s)
+
+
+def kill_short_lives(stage: Stage) -> None:
+    """Have many short-lived writers open the file and write, and each die somewhere on its way.
+
+    One that nobody kills writes beside them. The first wave also creates the file.
+    """
+    rng = stage.rng("dooms")
+    waves, names = stage.examples, itertools.count()
+    for first in range(0, waves, WAVES_AN_EPISODE):
+        with crowd(stage) as gathered:
+            for _ in range(first, min(first + WAVES_AN_EPISODE, waves)):
+                for _ in range(WAVE):
+                    session = rng.choice(SHARED)
+                    writes = _writer(session, f"k{next(names)}", 20)
+                    gathered.fork([Round(_create(session)), *writes], doom=_doom(rng))
+                session = rng.choice(SHARED)
+                survivor = [Round(_create(session)), *_writer(session, f"k{next(names)}", 5)]
+                gathered.fork(survivor)
+                gathered.bury_all()
+            _look_at_last(gathered, SHARED)
+
+
+WAVES_AN_EPISODE = 10
+
+
+def _struck(history: History, signal_number: int = signal.SIGKILL) -> list[Operation]:
+    return [
+        op for op in history if op.function == "struck" and op.argument["signal"] == signal_number
+    ]
+
+
+def _kills(history: History) -> int:
+    return sum(fault.name.startswith("kill member") for fault in history.faults)
+
+
+def _killed_in(function: str) -> Callable[[History], int]:
+    def count(history: History) -> int:
+        return sum(op.function == function and op.outcome is Outcome.INFO for op in history)
+
+    return count
+
+
+STATE_DB_CROWD_KILLED = Scenario(
+    name="state-db-crowd-killed",
+    mode=Mode.CRASH,
+    ability=ABILITY,
+    promises=(Promise.D1, Promise.D2, Promise.D5, Promise.D8),
+    workload=kill_short_lives,
+    checker=_all(all_is_kept, the_dead_are_succeeded, _refuses_nobody),
+    replay=_race_again(kill_short_lives),
+    expectations=(
+        Expectation("a writer was killed", _kills, 50),
+        Expectation("an append was killed on its way", _killed_in("append"), 10),
+        Expectation("an opening was killed on its way", _killed_in("open")),
+    ),
+    examples=30,
+)
+
+
+def test_kills_of_short_lives_lose_nothing_acknowledged(judge: Judge) -> None:
+    """Whoever dies, wherever he is, takes nothing with him that was acknowledged, nor a lock."""
+    assert judge(STATE_DB_CROWD_KILLED).is_valid
+
+
+def kill_while_the_log_is_copied(stage: Stage) -> None:
+    """Let the log grow until it is copied into the database, and kill whoever does that."""
+    rng = stage.rng("dooms")
+    for _ in range(0, stage.examples, COPIES_AN_EPISODE):
+        with crowd(stage) as gathered:
+            gathered.ask(*_create("s0"), *[_append("s0", f"alpha first {n}") for n in range(5)])
+            prompt = ("set_system_prompt", {"session": "s0", "text": PROMPT})
+            for index in range(COPIES_AN_EPISODE):
+                doom = Doom(
+                    signal.SIGKILL, match="wal_checkpoint", after_s=rng.uniform(0.0002, 0.004)
+                )
+                steps = [_append("s0", f"alpha {index} {{n}}"), prompt]
+                gathered.fork([Round(steps, 120)], doom=doom)
+                gathered.bury_all()
+            _look_at_last(gathered, ("s0",))
+
+
+COPIES_AN_EPISODE = 5
+
+
+STATE_DB_CROWD_KILLED_COPYING = Scenario(
+    name="state-db-crowd-killed-copying",
+    mode=Mode.CRASH,
+    ability=ABILITY,
+    promises=(Promise.D1, Promise.D2, Promise.D5, Promise.D6),
+    workload=kill_while_the_log_is_copied,
+    checker=_all(all_is_kept, the_dead_are_succeeded, _refuses_nobody),
+    replay=_race_again(kill_while_the_log_is_copied),
+    expectations=(Expectation("one who copied the log was killed", _kills),),
+    examples=5,
+)
+
+
+def test_kills_while_the_log_is_copied_lose_nothing(judge: Judge) -> None:
+    """A copy that was cut short is begun again, from a log that still has it all."""
+    assert judge(STATE_DB_CROWD_KILLED_COPYING).is_valid
+
+
+# Hung ---------------------------------------------------------------------------------------------
+
+SHORT_PATIENCE_S = 1.0  # for targets that can be told
+
+
+def stop_in_the_middle(stage: Stage) -> None:
+    """Stop a holder inside its transaction until all others were answered, then let it go on.
+
+    Then one that is about to begin its transaction: it holds no lock, so others must get by.
+    """
+    for _ in range(stage.examples):
+        with crowd(stage) as gathered:
+            gathered.ask(*_create("s0", "s1", "s2"))
+            inside = Doom(signal.SIGSTOP, match="INSERT INTO messages")
+            _stop(stage, gathered, inside, SHORT_PATIENCE_S, "inside")
+            before = Doom(signal.SIGSTOP, match="BEGIN")
+            _stop(stage, gathered, before, PATIENCE_S, "before")
+            _look_at_last(gathered, ("s0", "s1", "s2"))
+
+
+def _stop(stage: Stage, gathered: Crowd, doom: Doom, patience_s: float, name: str) -> None:
+    stopped = gathered.fork(_writer("s0", f"{name} s0", 3), doom=doom)
+    await_stopped(stopped.pid)
+    with roaming(Pause(stopped.pid), stage.journal):
+        others = [
+            gathered.fork(_writer(session, f"{name} {session}", 1), patience_s=patience_s)
+            for session in ("s1", "s2")
+        ]
+        for other in others:
+            gathered.bury(other)
+    gathered.bury(stopped)
+
+
+def _goes_on(history: History) -> Verdict:
+    """One that was stopped finishes what it had begun, and whoever got by one is not refused."""
+    refused = [
+        op
+        for op in history
+        if op.outcome is Outcome.FAIL
+        and (op.function not in WRITES or "inside s1" not in str(op.argument))
+        and (op.function not in WRITES or "inside s2" not in str(op.argument))
+    ]
+    return Verdict(
+        tuple(
+            Anomaly(Promise.D5, f"refused, though nobody held the lock for long: {op}", (op,))
+            for op in refused
+        )
+    )
+
+
+def _refused_beside_it(history: History) -> int:
+    return sum(op.function == "append" and op.outcome is Outcome.FAIL for op in history)
+
+
+def _got_by(history: History) -> int:
+    return sum("before s" in str(op.argument) and op.outcome is Outcome.OK for op in history)
+
+
+STATE_DB_CROWD_HUNG = Scenario(
+    name="state-db-crowd-hung",
+    mode=Mode.CRASH,
+    ability=ABILITY,
+    promises=(Promise.D1, Promise.D2, Promise.D5),
+    workload=stop_in_the_middle,
+    checker=_all(the_hung_are_named, _goes_on, all_is_kept),
+    replay=_race_again(stop_in_the_middle),
+    expectations=(
+        Expectation("a write was refused beside a holder that stood still", _refused_beside_it, 2),
+        Expectation("a write got by one that stood still before its turn", _got_by, 2),
+    ),
+    examples=1,
+)
+
+
+def test_a_holder_that_stands_still_is_named_and_not_waited_for_long(judge: Judge) -> None:
+    """Others are told who it is when their patience is over; one without the lock is got by."""
+    assert judge(STATE_DB_CROWD_HUNG).is_valid
+
+
+# Broken disks and files ---------------------------------------------------------------------------
+
+DISK_BYTES = 6 << 20
+PAGE_BYTES = 4096
+
+Trouble = Callable[[Stage, Crowd], None]
+
+
+def _work_on(session: str, name: str, times: int = 3) -> list[Step]:
+    return [_append(session, f"alpha {name} {index}") for index in range(times)]
+
+
+def _beside(fault: Fault, stage: Stage, gathered: Crowd, *steps: Step) -> bool:
+    """Have a newcomer do this while the fault roams; whether it can be had here."""
+    if not fault.available():
+        return False
+    with roaming(fault, stage.journal):
+        gathered.ask(*steps)
+    return True
+
+
+def _in_between(stage: Stage, gathered: Crowd, make: Callable[[Member], Fault]) -> None:
+    """Have one member work before, beside and after a fault, with the file open all the time."""
+    read = ("messages", {"session": "s0"})
+    beside = [read, *_work_on("s0", "beside"), _append("s0", "alpha " + "much " * 5_000), read]
+    rounds = (
+        [*_create("s0"), *_work_on("s0", "before"), ("get", {"session": "s0"})],
+        [("await", {"name": "broken"}), *beside, ("list", {}), ("await", {"name": "healed"})],
+        _work_on("s0", "after"),
+    )
+    member = gathered.fork([Round(steps) for steps in rounds])
+    gathered.await_told(member, "get")
+    fault = make(member)
+    if fault.available():
+        with roaming(fault, stage.journal):
+            gathered.call_out("broken")
+            gathered.await_told(member, "list")
+    gathered.call_out("broken")
+    gathered.call_out("healed")
+    gathered.bury_all()
+    _look_at_last(gathered, ("s0",))
+
+
+def _fill_the_disk(stage: Stage, gathered: Crowd) -> None:
+    """No byte is left."""
+    with small_disk(gathered.folder, DISK_BYTES):
+        _in_between(stage, gathered, lambda _: FullDisk(gathered.folder))
+
+
+def _shorten_the_files(stage: Stage, gathered: Crowd) -> None:
+    """Writing to the log fails in the midst of things, with an error that is no full disk."""
+
+    def short(member: Member) -> Fault:
+        return ShortFiles(member.pid, gathered.log_bytes() + PAGE_BYTES)
+
+    _in_between(stage, gathered, short)
+
+
+def _forbid_to_write(stage: Stage, gathered: Crowd) -> None:
+    """The file can be read and not written."""
+    gathered.ask(*_create("s0"), *_work_on("s0", "before"))
+    read = ("messages", {"session": "s0"})
+    _beside(ReadOnlyFile(gathered.database), stage, gathered, read, *_work_on("s0", "beside", 1))
+    gathered.ask(*_work_on("s0", "after"))
+    _look_at_last(gathered, ("s0",))
+
+
+def _corrupt_pages(stage: Stage, gathered: Crowd) -> None:
+    """One page after another is garbage, the first included; nothing is written meanwhile."""
+    rng = stage.rng("pages")
+    gathered.ask(*_create("s0"), *_work_on("s0", "before", 30))
+    pages = gathered.database.stat().st_size // PAGE_BYTES
+    for page in (0, *rng.sample(range(1, pages), 4)):
+        garbage = CorruptFile(gathered.database, page * PAGE_BYTES, rng.randbytes(PAGE_BYTES))
+        read = ("messages", {"session": "s0"})
+        _beside(garbage, stage, gathered, read, ("search", {"word": "alpha"}))
+    gathered.ask(*_work_on("s0", "after"))
+    _look_at_last(gathered, ("s0",))
+
+
+def _lose_the_shared_memory(stage: Stage, gathered: Crowd) -> None:
+    """All die, and the file that SQLite keeps its index of the log in is gone: it is made again."""
+    gathered.ask(*_create("s0"))
+    doom = Doom(signal.SIGKILL, match="INSERT INTO messages", at=20)
+    gathered.fork(_writer("s0", "before", 30), doom=doom)
+    gathered.bury_all()
+    shared = gathered.database.with_name("state.db-shm")
+    if _beside(MissingFile(shared), stage, gathered, *_work_on("s0", "after")):
+        _look_at_last(gathered, ("s0",))
+
+
+def _grow_old(_: Stage, gathered: Crowd) -> None:
+    """The schema says that it is of an earlier version, and many open it at once."""
+    gathered.ask(*_create("s0"), *_work_on("s0", "before"))
+    gathered.age()
+    with gathered.gathered():
+        for index in range(4):
+            gathered.fork(_writer("s0", f"{index}", 3))
+    gathered.bury_all()
+    _look_at_last(gathered, ("s0",))
+
+
+TROUBLES: tuple[Trouble, ...] = (
+    _fill_the_disk,
+    _shorten_the_files,
+    _forbid_to_write,
+    _corrupt_pages,
+    _lose_the_shared_memory,
+    _grow_old,
+)
+
+
+def make_trouble(stage: Stage) -> None:
+    """One kind of trouble after another."""
+    for number in range(stage.examples):
+        with crowd(stage) as gathered:
+            TROUBLES[number % len(TROUBLES)](stage, gathered)
+
+
+def _roamed(history: History) -> int:
+    return sum(fault.healed_ns is not None for fault in history.faults)
+
+
+def _told_of_it(history: History) -> int:
+    return sum(op.outcome is Outcome.FAIL for op in history)
+
+
+STATE_DB_CROWD_TROUBLE = Scenario(
+    name="state-db-crowd-trouble",
+    mode=Mode.CRASH,
+    ability=ABILITY,
+    promises=(Promise.D1, Promise.D2, Promise.D8, Promise.D10),
+    workload=make_trouble,
+    checker=_all(broken_disks_are_told, all_is_kept),
+    expectations=(
+        Expectation("a fault of disk or file roamed, and was healed", _roamed, 3),
+        Expectation("a fault was told of", _told_of_it, 2),
+    ),
+    replay=_race_again(make_trouble),
+    examples=len(TROUBLES),
+)
+
+
+def test_a_broken_disk_or_file_is_told_and_survived(judge: Judge) -> None:
+    """Clear errors while it is broken, nothing lost when it is healed."""
+    assert judge(STATE_DB_CROWD_TROUBLE).is_valid

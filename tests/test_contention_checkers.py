@@ -10,13 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.checkers.fairness import STARVING, nobody_refused, nobody_starves
+from harness.checkers.broken_disk import broken_disks_are_told
+from harness.checkers.fairness import (
+    STARVING,
+    nobody_refused,
+    nobody_starves,
+    the_dead_are_succeeded,
+)
+from harness.checkers.hung import the_hung_are_named
 from harness.checkers.kept import all_is_kept
 from harness.checkers.lock_use import held_ms, locks_are_used_well
 from harness.checkers.log_growth import log_high_water_bytes, log_stays_below
 from harness.checkers.serial_appends import appends_are_serializable
 from harness.checkers.waits import measure, overtakings, writes_of
-from harness.history import History, Operation, Outcome
+from harness.history import FaultInterval, History, Operation, Outcome
 from harness.promises import Promise
 from harness.verdict import Verdict
 
@@ -275,3 +282,60 @@ def test_a_log_that_outgrows_its_bound_is_seen_by_its_highest_mark() -> None:
 
 def test_a_log_that_nobody_looked_at_is_unknown() -> None:
     assert log_stays_below(1)(history([])).unknowns
+
+
+# The dead, the hung and the broken ----------------------------------------------------------------
+
+
+def refused(process: int, function: str, times: tuple[int, int], error: str) -> Operation:
+    argument = {"session": "s1"}
+    return Operation(process, function, argument, Outcome.FAIL, *times, error=error)
+
+
+def beside(fault: str, *operations: Operation) -> History:
+    """The fault is there from 10 to 20."""
+    return replace(history(operations), faults=(FaultInterval(fault, 10, 20),))
+
+
+def test_whoever_is_refused_beside_the_dead_was_not_let_in_after_them() -> None:
+    late = refused(1, "append", (0, 99), "OutOfPatienceError: no turn in 30 s")
+    assert broken(the_dead_are_succeeded(history([late]))) == {Promise.D5}
+    assert the_dead_are_succeeded(history([append(1, "a", (0, 99))])).is_valid
+
+
+@pytest.mark.parametrize(
+    ("one", "is_valid"),
+    [
+        (refused(1, "append", (11, 19), "E: process 42 (python) has the lock"), True),
+        (refused(1, "append", (11, 19), "E: database is locked"), False),
+        (append(1, "got by", (11, 19)), True),
+        (append(1, "held up", (11, 21)), False),
+        (append(1, "never told", (11, None)), False),
+        (append(1, "before", (9, 21)), True),
+        (refused(1, "append", (21, 22), "E: whatever"), True),
+    ],
+    ids=["named", "unnamed", "got-by", "held-up", "never", "before", "after"],
+)
+def test_beside_a_hung_holder_all_are_answered_and_told_who_it_is(
+    one: Operation, *, is_valid: bool
+) -> None:
+    assert the_hung_are_named(beside("pause process 42", one)).is_valid is is_valid
+
+
+@pytest.mark.parametrize(
+    ("fault", "one", "name"),
+    [
+        ("the disk is full", refused(1, "append", (11, 12), "E: disk is full"), ""),
+        ("the disk is full", refused(1, "append", (11, 12), "KeyError: 7"), "unclear-error"),
+        ("the disk is full", refused(1, "messages", (11, 12), "E: disk I/O error"), "unreadable"),
+        ("page 3 is corrupt", refused(1, "messages", (11, 12), "E: malformed"), ""),
+        ("the disk is full", refused(1, "append", (21, 22), "E: disk is full"), "not-recovered"),
+    ],
+    ids=["clear", "unclear", "unreadable", "damaged", "not-recovered"],
+)
+def test_what_a_broken_disk_refuses_is_told_clearly_and_only_while_it_is_broken(
+    fault: str, one: Operation, name: str
+) -> None:
+    verdict = broken_disks_are_told(beside(fault, one))
+    assert {anomaly.name for anomaly in verdict.anomalies} == ({name} if name else set())
+    assert broken(verdict) <= {Promise.D10}

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from harness.checkers.lock_use import locks_are_used_well, transactions
-from harness.crowd import ABILITY, Crowd, Doom, Round, Step, crowd
+from harness.crowd import ABILITY, OLD_VERSION, Crowd, Doom, Round, Step, crowd
 from harness.errors import HarnessError, UsageError
 from harness.history import History, Journal, Outcome, read
 from harness.nemesis import Pause, await_stopped
@@ -104,8 +104,12 @@ def test_a_doomed_member_dies_at_its_statement_and_leaves_its_question(tmp_path:
         assert gathered.bury(member) == -signal.SIGKILL
         (_, messages, _) = gathered.ask(("messages", S1))
     assert messages.result == [["user", "m 0"], ["user", "m 1"]]
-    outcomes = [op.outcome for op in told(tmp_path) if op.function == "append"]
+    history = told(tmp_path)
+    outcomes = [op.outcome for op in history if op.function == "append"]
     assert outcomes == [Outcome.OK, Outcome.OK, Outcome.INFO]
+    (struck,) = (op for op in history if op.function == "struck")
+    assert struck.argument["statement"].startswith("UPDATE sessions")
+    assert [fault.name for fault in history.faults] == [f"kill member {member.pid}"]
 
 
 def test_a_member_can_stand_still_inside_a_transaction(tmp_path: Path) -> None:
@@ -120,6 +124,28 @@ def test_a_member_can_stand_still_inside_a_transaction(tmp_path: Path) -> None:
             other.execute("BEGIN IMMEDIATE")
         Pause(member.pid).heal()
         assert gathered.bury(member) == 0
+
+
+def test_an_old_schema_is_one_that_says_so(tmp_path: Path) -> None:
+    """The file's mark of its version is reset, also that of a table of versions."""
+    with staged(tmp_path) as gathered:
+        gathered.ask(CREATE)
+        marks = ("PRAGMA user_version", "SELECT version FROM schema_version")
+        with closing(sqlite3.connect(gathered.database)) as other, other:
+            other.execute("PRAGMA user_version = 7")
+            other.execute("CREATE TABLE schema_version AS SELECT 22 AS version")
+        gathered.age()
+        with closing(sqlite3.connect(gathered.database)) as other:
+            assert [other.execute(mark).fetchone()[0] for mark in marks] == [0, OLD_VERSION]
+
+
+def test_a_file_without_a_log_has_one_of_no_bytes(tmp_path: Path) -> None:
+    with staged(tmp_path) as gathered:
+        assert gathered.log_bytes() == 0
+        doom = Doom(signal.SIGKILL, match="UPDATE sessions")
+        gathered.fork([Round([CREATE, append("m")])], doom=doom)
+        gathered.bury_all()
+        assert gathered.log_bytes() > 0
 
 
 def test_who_is_left_is_ended_with_the_crowd(tmp_path: Path) -> None:

@@ -60,6 +60,17 @@ def _waited_s(op: Operation) -> float:
     return ((op.completed_ns or op.invoked_ns) - op.invoked_ns) / 1e9
 
 
+def the_dead_are_succeeded(history: History) -> Verdict:
+    """Judge D5 beside killed processes: nobody is refused, for the dead hold nothing."""
+    refused = (op for op in history if op.function in WRITES and op.outcome is Outcome.FAIL)
+    return Verdict(
+        tuple(
+            Anomaly(Promise.D5, f"refused beside the dead: {op}", (op,), "not-succeeded")
+            for op in refused
+        )
+    )
+
+
 def nobody_starves(history: History) -> Verdict:
     """Judge D4 by all `append`s: none is overtaken by another's without bound, but by bad luck."""
     by_writer = writes_of(history, ("append",))

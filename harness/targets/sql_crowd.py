@@ -24,6 +24,7 @@ import os
 import signal
 import sqlite3
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -80,12 +81,14 @@ WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER", "R
 class Doom:
     """Sends this process a signal at one of its statements, or some time into it."""
 
-    def __init__(self, at: int, signal_number: int, after_s: float, match: str) -> None:
+    def __init__(self, log: Log, process: int, doom: Work) -> None:
         """Only statements that contain `match` count, from 1."""
-        self._left = at
-        self._signal = signal_number
-        self._after_s = after_s
-        self._match = match
+        self._log = log
+        self._process = process
+        self._left = doom["at"]
+        self._signal = doom["signal"]
+        self._after_s = doom["after_s"]
+        self._match = doom["match"]
 
     def saw(self, sql: str) -> None:
         """Count the statement; the one that it is meant for does not get past this."""
@@ -94,13 +97,16 @@ class Doom:
         self._left -= 1
         if self._left == 0:
             if self._after_s:
-                threading.Thread(target=self._strike, daemon=True).start()
+                threading.Thread(target=self._strike, args=(sql,), daemon=True).start()
             else:
-                self._strike()
+                self._strike(sql)
 
-    def _strike(self) -> None:
+    def _strike(self, sql: str) -> None:
+        # To this very thread: sent to the process, it would let this one go on for a moment.
         time.sleep(self._after_s)
-        os.kill(os.getpid(), self._signal)
+        at = {"signal": self._signal, "statement": _short(sql)}
+        self._log.note(self._process, "struck", at, None, time.monotonic_ns())
+        signal.pthread_kill(threading.get_ident(), self._signal)
 
 
 class Watch:
@@ -217,7 +223,9 @@ class Member:
         if patience_s := self._work.get("patience_s"):
             os.environ["HARNESS_PATIENCE_S"] = str(patience_s)
         doom = self._work.get("doom")
-        ears: list[Callable[[str], None]] = [] if doom is None else [Doom(*doom).saw]
+        ears: list[Callable[[str], None]] = (
+            [] if doom is None else [Doom(self._log, self._process, doom).saw]
+        )
         watched = self._work.get("watched", False)
         if watched:
             watch_opens(self._path, self._log, self._process)
@@ -404,5 +412,10 @@ def die_with_parent() -> None:
 
 
 def wrap(open_adapter: Callable[[Path], Any]) -> Callable[[Path], Crowd]:
-    """Put a crowd in the place of one adapter."""
+    """Put a crowd in the place of one adapter.
+
+    It is opened once, far from everybody, so that what it imports is there before the first fork.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        open_adapter(Path(place)).close()
     return lambda folder: Crowd(folder, open_adapter)
