@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import gate, lifeline, profile, prove, replay, runner, rush, soak
+from harness import aging, gate, lifeline, profile, prove, replay, runner, rush, soak
 from harness.catalog import choose, find_scenarios, tried_by
 from harness.errors import HarnessError, UsageError
 from harness.histogram import Histogram
@@ -115,6 +115,7 @@ def cli() -> None:
     harness prove                               does the judge catch known bugs?
     harness replay reports/runs/latest/NAME/failure.json
     harness soak --for 30m                      does anything grow?
+    harness soak --days 30                      the same over days, which pass in seconds
     harness judge reports/runs/latest           judge stored evidence again
     harness list                                scenarios, promises, targets, bugs
 
@@ -366,6 +367,7 @@ def _tell_second(step: Callable[[str], None]) -> Callable[[Operation], None]:
 @click.option("--target", default="reference", show_default=True, help="What is lived in.")
 @click.option("--for", "seconds", type=Budget(), help="How long, say 30m or 8h.")
 @click.option("--ops", "operations", type=click.IntRange(1), help="Or how many operations.")
+@click.option("--days", type=click.IntRange(1), help="Or how many days, which pass in seconds.")
 @click.option("--http", "over_http", is_flag=True, help="A whole server, over HTTP.")
 @click.option(
     "--resume",
@@ -381,6 +383,7 @@ def soak_command(  # noqa: PLR0913  one parameter an option
     target: str,
     seconds: float | None,
     operations: int | None,
+    days: int | None,
     over_http: bool,
     resume: Path | None,
     keep: int,
@@ -391,11 +394,14 @@ def soak_command(  # noqa: PLR0913  one parameter an option
     """Live in a target for long, and see whether anything grows.
 
     Ends as soon as something does, and says which container or file, how fast, and where in the
-    target's sources it is allocated.
+    target's sources it is allocated. With --days time passes only while everybody waits, and a
+    control tells whether to believe what that shows.
     """
+    if days is not None:
+        return _age(aging.live(target, _seed(seed), days, reports.resolve()), keep, wants_json)
     if resume is None:
         if seconds is None and operations is None:
-            raise UsageError("how long? say --for 30m, or --ops 100000")
+            raise UsageError("how long? say --for 30m, --ops 100000, or --days 30")
         asked = soak.Asked(target, _seed(seed), seconds, operations, over_http)
         run = asked.begin(reports.resolve())
     else:
@@ -411,6 +417,17 @@ def soak_command(  # noqa: PLR0913  one parameter an option
     _tell(_table(soaking.HEAD, soaking.rows(document)))
     people.print(f"[bold]{soaked.verdict.validity}[/bold] · {escape(str(run))}", soft_wrap=True)
     return soaked.verdict.validity.exit_code
+
+
+def _age(aged: aging.Aged, keep: int, wants_json: bool) -> int:  # noqa: FBT001  an option
+    folder.retain(aged.run.parents[1], keep)
+    if wants_json:
+        click.echo(json.dumps(aged.to_json(), indent=2))
+    people.print(escape(aged.text()), soft_wrap=True)
+    _tell(_table(aging.HEAD, aged.rows()))
+    validity = aged.record.verdict.validity
+    people.print(f"[bold]{validity}[/bold] · {escape(str(aged.run))}", soft_wrap=True)
+    return validity.exit_code
 
 
 @cli.command("judge")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness.checkers.lived import Bound, clocks_agree, lived_well, of_process
+from harness.checkers.growth import Controls, GrowsWithin
+from harness.checkers.lived import Bound, LivedWell, elapsed, lived_well, of_process
 from harness.history import History, Operation, Outcome
 from harness.promises import Promise
 from harness.verdict import Validity
@@ -60,6 +61,10 @@ def _samples(process: int, *readings: float) -> tuple[Operation, ...]:
         )
         for number, reading in enumerate(readings)
     )
+
+
+def _judge(*bounds: Bound) -> LivedWell:
+    return LivedWell(GrowsWithin((), 0, Controls("operations", "cached", 1.0)), bounds)
 
 
 def test_a_life_that_keeps_every_promise_is_valid() -> None:
@@ -124,7 +129,7 @@ def test_clocks_agree_where_readings_move_alike(
 ) -> None:
     """By slopes per operation; where they do not, nothing is known, and the reading is named."""
     history = History((*_samples(1, *real), *_samples(2, *lapsed)))
-    verdict = clocks_agree(1, 2, (Bound("files/*", 0.02, 0.1),))(history)
+    verdict = _judge(Bound("files/*", 0.02, 0.1))(history)
 
     assert verdict.is_valid is agrees
     assert agrees or (verdict.validity is Validity.UNKNOWN and "files/x" in verdict.unknowns[0])
@@ -132,7 +137,7 @@ def test_clocks_agree_where_readings_move_alike(
 
 def test_a_clock_that_was_not_sampled_is_not_trusted() -> None:
     """Where one of the lives was not lived there is nothing to agree with."""
-    verdict = clocks_agree(1, 2, (Bound("*", 1e9),))(History(_samples(1, 0, 1)))
+    verdict = _judge(Bound("*", 1e9))(History(_samples(1, 0, 1)))
 
     assert verdict.validity is Validity.UNKNOWN
 
@@ -142,3 +147,12 @@ def test_each_process_has_a_life_of_its_own() -> None:
     history = History((*_samples(1, 0, 1), *_samples(2, 0, 1, 2)))
 
     assert len(of_process(history, 1)) == 2
+
+
+def test_how_long_it_took_is_told() -> None:
+    """By both clocks, where somebody told."""
+    told = {"virtual_s": 86_400.0, "real_s": 1.0, "jumps": 17_280}
+    history = History((Operation(0, "elapsed", {}, Outcome.OK, 0, 1, told),))
+
+    assert elapsed(history) == told
+    assert elapsed(History(())) == {}

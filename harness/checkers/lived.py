@@ -1,28 +1,30 @@
 """Lived: what an install shows hour by hour, while its timers, reapers and watchers do their work.
 
 For histories of `live` operations: each tells what was done in its hour, and answers with what was
-seen. An hour ends quietly, so that all that follows from its acts is seen in it. What a life needs
-to be judged (a day's rhythm, tokens that rotate) is for its scenario to expect.
+seen. An hour ends quietly, so that all that follows from its acts is seen in it. After each hour
+there is a `sample`, and in the end `elapsed` tells how much time passed, by both clocks.
 
-Two clocks may live the same life, each as a *process* of the history. If their readings do not move
-alike, per operation, then the shorter clock is not to be trusted, and nothing is known.
+That is one *process* of the history, `LIFE`. Two more are its control, and live the same hours by
+two clocks, `REAL` and `LAPSED`. If their readings do not move alike, per operation, then the
+shorter clock is not to be trusted, and nothing is known.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
-from harness.checkers.checker import Checker
+from harness.checkers.growth import SAMPLE, GrowsWithin
 from harness.history import History, Operation
 from harness.promises import Promise
-from harness.verdict import Anomaly, Verdict
+from harness.verdict import Anomaly, Verdict, merge
 
+LIFE, REAL, LAPSED = range(3)
 LIVE = "live"
-SAMPLE = "sample"
+ELAPSED = "elapsed"
 DAY_S = 86_400.0
 
 
@@ -125,7 +127,7 @@ def _acts(hours: Iterable[Operation], prefix: str) -> Iterator[dict[str, str]]:
         yield from (act for act in hour.argument["acts"] if act["act"].startswith(prefix))
 
 
-# Two clocks
+# Two clocks, and both together
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,23 +163,11 @@ class Comparison:
         return f"{self.reading} moves {self.real:+.3g} an operation, and {self.lapsed:+.3g} lapsed"
 
 
-def clocks_agree(real: int, lapsed: int, bounds: Sequence[Bound]) -> Checker:
-    """Judge whether two processes, who lived the same life by two clocks, saw the same slopes."""
-
-    def check(history: History) -> Verdict:
-        lives = of_process(history, real), of_process(history, lapsed)
-        if not all(map(slopes, lives)):
-            return Verdict(unknowns=("the compression is untrustworthy: there is no control",))
-        apart = [str(one) for one in compare(*lives, bounds) if not one.agrees]
-        told = (f"the compression is untrustworthy: {'; '.join(apart)}",) if apart else ()
-        return Verdict(unknowns=told)
-
-    return check
-
-
 def compare(real: History, lapsed: History, bounds: Sequence[Bound]) -> list[Comparison]:
-    """Every reading that has a bound, by both clocks."""
+    """Every reading that has a bound, by both clocks; none where a life was not lived."""
     ones, others = slopes(real), slopes(lapsed)
+    if not (ones and others):
+        return []
     compared = []
     for reading in sorted(ones.keys() | others.keys()):
         bound = next((bound for bound in bounds if fnmatchcase(reading, bound.readings)), None)
@@ -198,3 +188,41 @@ def slopes(history: History) -> dict[str, float]:
         reading: (last.result[reading] - first.result.get(reading, 0)) / done
         for reading in last.result
     }
+
+
+@dataclass(frozen=True, slots=True)
+class LivedWell:
+    """The checker of a life and its control: every hour, whatever grew, and then the clock."""
+
+    grown: GrowsWithin
+    bounds: Sequence[Bound]
+
+    def __call__(self, history: History) -> Verdict:
+        """Judge a history. Where the clock is in doubt, what it showed proves nothing."""
+        doubts = tuple(self._doubts(history))
+        if doubts:
+            return Verdict(unknowns=doubts)
+        life = of_process(history, LIFE)
+        return merge([lived_well(life), self.grown(life)])
+
+    def judgeable(self, history: History) -> int:
+        """How often it can be judged what grew: once, or not at all."""
+        return self.grown.judgeable(of_process(history, LIFE))
+
+    def comparisons(self, history: History) -> list[Comparison]:
+        """Every reading of the control that has a bound, by both clocks."""
+        lives = of_process(history, REAL), of_process(history, LAPSED)
+        return compare(*lives, self.bounds)
+
+    def _doubts(self, history: History) -> Iterator[str]:
+        compared = self.comparisons(history)
+        apart = [str(one) for one in compared if not one.agrees]
+        if apart or not compared:
+            told = "; ".join(apart) or "there is no control"
+            yield f"the compression is untrustworthy: {told}"
+
+
+def elapsed(history: History) -> Mapping[str, float]:
+    """How many seconds the life took, `virtual_s` and `real_s`; empty where nobody told."""
+    told = (operation for operation in history.happened if operation.function == ELAPSED)
+    return next((operation.result for operation in told), {})
