@@ -1,14 +1,14 @@
 """How state.db fares when many write at once: the reference, its neighbours, and bare policies.
 
-    python benches/bench_state_db.py [--released DIR] [--rounds 3] [--seconds 3] [--sync-ms 4]
+    python benches/bench_state_db.py [--quick] [--minutes 5] [--seconds 1]
 
-All arms run in turn, round after round, on the same disk, each on a fresh file, and the median of
-the rounds is told: the ratios mean something, the figures are only a scale. Every write is one
-message and one counter, with a full-text index in step, at synchronous=FULL.
+All arms write in turn, round after round, on the same disk, each on a fresh file; rounds go on
+while there is time, and their median is told. So the ratios mean something, and the figures are
+only a scale. Every write is one message and one counter, with a full-text index in step.
 
-`--released` names a folder with an unpacked hermes-agent package (`pip download --no-deps
-hermes-agent==0.19.0`, then unzip). `--sync-ms` makes each sync so much slower, as a laptop's disk
-is: it needs `cc` and `LD_PRELOAD`. Knows the reference, and neither imports nor needs the harness.
+Table, ratios and a picture of all waits go to a folder under `reports/runs`. Where syncs are slow,
+each takes 4 ms more, and the disk does one at a time; this needs `cc` and `LD_PRELOAD`. The
+released package comes from where the harness keeps it.
 """
 
 # A script, not a package, and it speaks to the terminal:
@@ -19,224 +19,61 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
+import shutil
 import signal
-import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-ROOT = Path(__file__).resolve().parents[1]
-TEXT = "the quick brown fox jumps over the lazy dog and then some more of the same " * 3
-COOL_DOWN_S = 0.5
-SHAPES = ((8, 1), (32, 1), (8, 4))  # processes and threads
+from ecdf import draw
+from state_db_arms import ARMS, ROOT, Synchronous
 
+from harness.errors import TargetUnavailableError
+from harness.targets.hermes_agent import HermesAgentTarget, cache_folder
 
-# Arms: how to write ------------------------------------------------------------------------------
+RELEASED = "0.19.0"
+WORKER = Path(__file__).with_name("state_db_worker.py")
+SYNC_MS = 4  # how much longer a slow disk's sync takes
 
-
-class Store(Protocol):
-    """What an arm writes to; one for all threads of a process."""
-
-    def create(self, session: str) -> None:
-        """Make the session."""
-
-    def append(self, session: str, text: str) -> None:
-        """Write one message and one counter."""
+Env = Mapping[str, str]
 
 
-class Reference:
-    """The reference's own."""
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A circumstance: so many processes with so many threads, and what a commit costs."""
 
-    def __init__(self, path: Path) -> None:
-        sys.path.insert(0, str(ROOT))
-        from reference_impl.state_db import StateDb  # noqa: PLC0415  (only in this arm's process)
+    processes: int
+    threads: int
+    synchronous: Synchronous = "FULL"
+    is_slow: bool = False
 
-        self._db = StateDb(path)
-
-    def create(self, session: str) -> None:
-        """Make the session."""
-        self._db.create_session(session, "bench")
-
-    def append(self, session: str, text: str) -> None:
-        """Write one message and one counter."""
-        self._db.append_message(session, "user", text)
+    def __str__(self) -> str:
+        syncs = f", {SYNC_MS} ms a sync" if self.is_slow else ""
+        return f"{self.processes} x {self.threads} {self.synchronous}{syncs}"
 
 
-class Released:
-    """The released hermes-agent package, found in the environment's HERMES_AGENT folder."""
-
-    def __init__(self, path: Path) -> None:
-        sys.path.insert(0, os.environ["HERMES_AGENT"])
-        os.environ["HERMES_HOME"] = str(path.parent)
-        from hermes_state import SessionDB  # type: ignore[import-not-found]  # noqa: PLC0415
-
-        self._db = SessionDB(path)
-
-    def create(self, session: str) -> None:
-        """Make the session."""
-        self._db.create_session(session, "bench")
-
-    def append(self, session: str, text: str) -> None:
-        """Write one message and one counter."""
-        self._db.append_message(session, "user", text)
-
-
-class Bare:
-    """One connection for all threads, and a policy for meeting a lock."""
-
-    begin = "BEGIN IMMEDIATE"
-    timeout_s = 0.0
-    pauses_s: Callable[[], Iterator[float]]
-    """How long to pause after each attempt that met a lock, until the arm gives up."""
-
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        self._connection = sqlite3.connect(
-            path, timeout=60.0, isolation_level=None, check_same_thread=False
-        )
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("BEGIN IMMEDIATE")
-        for statement in _BARE_SCHEMA:
-            self._connection.execute(statement)
-        self._connection.execute("COMMIT")
-        self._connection.execute(f"PRAGMA busy_timeout = {self.timeout_s * 1000:.0f}")
-
-    def create(self, session: str) -> None:
-        """Make the session."""
-        self._write(("INSERT INTO sessions(id) VALUES (?)", (session,)))
-
-    def append(self, session: str, text: str) -> None:
-        """Write one message and one counter."""
-        self._write(
-            ("INSERT INTO messages(session_id, content) VALUES (?, ?)", (session, text)),
-            ("UPDATE sessions SET message_count = message_count + 1 WHERE id = ?", (session,)),
-        )
-
-    def _write(self, *statements: tuple[str, Sequence[object]]) -> None:
-        with self._lock:
-            for pause_s in self.pauses_s():
-                try:
-                    self._connection.execute(self.begin)
-                    for statement, values in statements:
-                        self._connection.execute(statement, values)
-                    self._connection.execute("COMMIT")
-                except sqlite3.OperationalError:
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                    time.sleep(pause_s)
-                else:
-                    return
-            raise TimeoutError("database is locked")
-
-
-class Busy30s(Bare):
-    """SQLite's own busy handler, and deferred transactions."""
-
-    begin = "BEGIN"
-    timeout_s = 30.0
-
-    def pauses_s(self) -> Iterator[float]:
-        """One attempt."""
-        yield 0.0
-
-
-class Jitter15(Bare):
-    """A second of patience, fifteen times, with random pauses."""
-
-    timeout_s = 1.0
-
-    def pauses_s(self) -> Iterator[float]:
-        """Fifteen attempts."""
-        for _ in range(15):
-            yield random.uniform(0.020, 0.150)
-
-
-class Constant1ms(Bare):
-    """Ask again every millisecond."""
-
-    def pauses_s(self) -> Iterator[float]:
-        """As many attempts as fit in 30 s."""
-        deadline_s = time.monotonic() + 30.0
-        while time.monotonic() < deadline_s:
-            yield 0.001
-
-
-_BARE_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, message_count INTEGER DEFAULT 0)",
-    "CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, session_id TEXT, content TEXT)",
-    "CREATE INDEX IF NOT EXISTS messages_of_a_session ON messages(session_id)",
-    """CREATE VIRTUAL TABLE IF NOT EXISTS words
-        USING fts5(content, content='messages', content_rowid='id')""",
-    """CREATE TRIGGER IF NOT EXISTS words_come AFTER INSERT ON messages BEGIN
-        INSERT INTO words(rowid, content) VALUES (new.id, new.content);
-    END""",
+SLOW = Cell(8, 4, is_slow=True)
+QUICK = (Cell(32, 1), Cell(8, 4), SLOW)
+CELLS = (
+    *(
+        Cell(processes, threads, synchronous)
+        for synchronous in ("FULL", "NORMAL")
+        for threads in (1, 4)
+        for processes in (2, 8, 32)
+    ),
+    SLOW,
 )
-ARMS: Mapping[str, Callable[[Path], Store]] = {
-    "reference": Reference,
-    "released": Released,
-    "busy-30s": Busy30s,
-    "jitter-15": Jitter15,
-    "constant-1ms": Constant1ms,
-}
 
 
-# A worker: one process that writes ---------------------------------------------------------------
-
-
-def work(arm: str, path: Path, name: str, threads: int, seconds: float) -> None:
-    """Write with each thread for so long; print a list of waits in seconds for each thread.
-
-    They go on writing for a while that does not count: a process that ends needs the processors as
-    much as one that writes, and those who write last would pay for it.
-    """
-    store = ARMS[arm](path)
-    sessions = [f"{name}-{number}" for number in range(threads)]
-    for session in sessions:
-        store.create(session)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    waits: list[list[float]] = [[] for _ in sessions]
-    refused = [0 for _ in sessions]
-    deadline_s = time.monotonic() + seconds
-
-    def write(number: int) -> None:
-        while (began_s := time.monotonic()) < deadline_s + COOL_DOWN_S:
-            is_refused = False
-            try:
-                store.append(sessions[number], f"{TEXT}{len(waits[number])}")
-            except Exception:  # noqa: BLE001  (each arm has its own way of refusing)
-                is_refused = True
-            if began_s < deadline_s:
-                waits[number].append(time.monotonic() - began_s)
-                refused[number] += is_refused
-
-    crew = [threading.Thread(target=write, args=(number,)) for number in range(threads)]
-    for thread in crew:
-        thread.start()
-    for thread in crew:
-        thread.join()
-    print(json.dumps({"waits": waits, "refused": sum(refused)}), flush=True)
-
-
-def come_in(arm: str, path: Path, name: str) -> None:
-    """Open the file as a newcomer, create a session, and print how long that took."""
-    importing = ARMS[arm](path.with_name("warm-up.db"))  # imports are not what is measured
-    importing.create(name)
-    began_s = time.monotonic()
-    ARMS[arm](path).create(name)
-    print(time.monotonic() - began_s, flush=True)
-
-
-# The bench: many processes -----------------------------------------------------------------------
+# One measurement: many processes -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,54 +81,67 @@ class Reading:
     """What one arm reached in one round."""
 
     writes_per_s: float
-    p50_ms: float
-    p99_ms: float
-    p999_ms: float
-    max_ms: float
+    waits_ms: Sequence[float]
     jain: float
     log_mib: float
     refused: int
 
+    @property
+    def p50_ms(self) -> float:
+        """The middle wait."""
+        return quantile(self.waits_ms, 0.5)
 
-def measure(arm: str, shape: tuple[int, int], seconds: float, env: Mapping[str, str]) -> Reading:
-    """Let so many processes with so many threads write at once."""
+    @property
+    def p99_ms(self) -> float:
+        """Of a hundred waits the longest but one."""
+        return quantile(self.waits_ms, 0.99)
+
+    @property
+    def p999_ms(self) -> float:
+        """Of a thousand waits the longest but one."""
+        return quantile(self.waits_ms, 0.999)
+
+    @property
+    def max_ms(self) -> float:
+        """The longest wait."""
+        return self.waits_ms[-1]
+
+
+def measure(arm: str, cell: Cell, seconds: float, env: Env) -> Reading:
+    """Let them all write at once."""
     with (
         folder_of_a_file() as path,
-        crew(arm, path, shape, seconds, env) as workers,
+        crew(arm, path, cell, seconds, env) as workers,
         watched_log(path) as log_bytes,
     ):
         start(workers)
         told = [json.loads(said(worker)) for worker in workers]
     by_thread = [waits for one in told for waits in one["waits"]]
-    waits_ms = sorted(wait_s * 1000 for waits in by_thread for wait_s in waits)
     counts = [len(waits) for waits in by_thread]
     return Reading(
-        writes_per_s=len(waits_ms) / seconds,
-        p50_ms=quantile(waits_ms, 0.5),
-        p99_ms=quantile(waits_ms, 0.99),
-        p999_ms=quantile(waits_ms, 0.999),
-        max_ms=waits_ms[-1],
+        writes_per_s=sum(counts) / seconds,
+        waits_ms=sorted(wait_s * 1000 for waits in by_thread for wait_s in waits),
         jain=sum(counts) ** 2 / (len(counts) * sum(count**2 for count in counts)),
         log_mib=max(log_bytes) / 2**20,
         refused=sum(one["refused"] for one in told),
     )
 
 
-def newcomer_waits_ms(arm: str, seconds: float, env: Mapping[str, str]) -> list[float]:
+def newcomer_waits_ms(arm: str, seconds: float, env: Env) -> list[float]:
     """While 16 processes write, let one new process after another open and create a session."""
     waits_ms: list[float] = []
-    with folder_of_a_file() as path, crew(arm, path, (16, 1), seconds, env) as workers:
+    with folder_of_a_file() as path, crew(arm, path, Cell(16, 1), seconds, env) as workers:
         start(workers)
-        deadline_s = time.monotonic() + seconds - 1.0
+        deadline_s = time.monotonic() + seconds
         while time.monotonic() < deadline_s:
             with spawned(["come-in", arm, path, f"new-{len(waits_ms)}"], env) as newcomer:
                 waits_ms.append(float(said(newcomer)) * 1000)
     return sorted(waits_ms)
 
 
-def longest_wait_beside_a_kill_ms(arm: str, seconds: float, env: Mapping[str, str]) -> float:
+def longest_wait_beside_a_kill_ms(arm: str, seconds: float, env: Env) -> float:
     """Of 12 processes that write kill four in turn; the longest wait of the eight that stay."""
-    with folder_of_a_file() as path, crew(arm, path, (12, 1), seconds, env) as workers:
+    with folder_of_a_file() as path, crew(arm, path, Cell(12, 1), seconds, env) as workers:
         start(workers)
         for victim in workers[8:]:
             time.sleep(seconds / 6)
@@ -316,15 +166,12 @@ def folder_of_a_file() -> Iterator[Path]:
 
 
 @contextmanager
-def crew(
-    arm: str, path: Path, shape: tuple[int, int], seconds: float, env: Mapping[str, str]
-) -> Iterator[list[Worker]]:
+def crew(arm: str, path: Path, cell: Cell, seconds: float, env: Env) -> Iterator[list[Worker]]:
     """Lend workers that have opened the file and wait for the start."""
-    processes, threads = shape
     with ExitStack() as stack:
         workers: list[Worker] = []
-        for number in range(processes):
-            words = ["work", arm, path, f"w{number}", threads, seconds]
+        for number in range(cell.processes):
+            words = ["work", arm, path, cell.synchronous, f"w{number}", cell.threads, seconds]
             workers.append(stack.enter_context(spawned(words, env)))
             if number == 0:  # alone: not every arm survives being created by many at once
                 said(workers[0])
@@ -334,10 +181,10 @@ def crew(
 
 
 @contextmanager
-def spawned(words: Sequence[object], env: Mapping[str, str]) -> Iterator[Worker]:
-    """Lend a process of this file, and end it."""
-    command = [sys.executable, __file__, *map(str, words)]
-    worker = subprocess.Popen(  # noqa: S603  (this very file)
+def spawned(words: Sequence[object], env: Env) -> Iterator[Worker]:
+    """Lend a worker, and end it."""
+    command = [sys.executable, str(WORKER), *map(str, words)]
+    worker = subprocess.Popen(  # noqa: S603  (our own program)
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **env}
     )
     try:
@@ -380,87 +227,199 @@ def watched_log(path: Path) -> Iterator[list[int]]:
 
 
 @contextmanager
-def slow_syncs(sync_ms: float) -> Iterator[dict[str, str]]:
-    """Lend an environment in which each sync takes so much longer. Needs `cc`."""
-    if sync_ms == 0:
-        yield {}
+def slow_disk() -> Iterator[Env | None]:
+    """Lend an environment whose syncs are slow, and one at a time; None where there is no `cc`."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        yield None
         return
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "slow_syncs.so"
-        command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library), "-ldl"]
+        command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", str(library), "-ldl"]
         subprocess.run(command, input=_SLOW_SYNCS, text=True, check=True)  # noqa: S603  (likewise)
-        yield {"LD_PRELOAD": str(library), "SYNC_US": str(int(sync_ms * 1000))}
+        disk = str(Path(folder) / "disk")
+        yield {"LD_PRELOAD": str(library), "SYNC_US": str(SYNC_MS * 1000), "SYNC_DISK": disk}
 
 
 _SLOW_SYNCS = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <unistd.h>
 static int slow(const char *name, int fd) {
     int (*real)(int) = dlsym(RTLD_NEXT, name);
+    int disk = open(getenv("SYNC_DISK"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    flock(disk, LOCK_EX);
     usleep(atoi(getenv("SYNC_US")));
-    return real(fd);
+    int result = real(fd);
+    close(disk);
+    return result;
 }
 int fsync(int fd) { return slow("fsync", fd); }
 int fdatasync(int fd) { return slow("fdatasync", fd); }
 """
 
 
-def bench(arms: Sequence[str], rounds: int, seconds: float, env: Mapping[str, str]) -> None:
-    """Measure all arms in turn and print the medians."""
-    head = f"{'writes/s':>9}{'p50':>8}{'p99':>9}{'p99.9':>9}{'max':>9}  Jain  log/MiB  refused"
-    for shape in SHAPES:
-        readings: dict[str, list[Reading]] = {arm: [] for arm in arms}
-        for _ in range(rounds):
-            for arm in arms:
-                readings[arm].append(measure(arm, shape, seconds, env))
-        print(f"\n{shape[0]} processes x {shape[1]} threads; waits in ms\n{'':13}{head}")
-        for arm in arms:
-            print(f"{arm:13}{median(readings[arm])}")
-    print(
-        "\nbeside 16 that write, a newcomer's wait p50 / p90; beside a kill, the longest wait; ms"
-    )
-    for arm in arms:
-        waits_ms = newcomer_waits_ms(arm, seconds + 1.0, env)
-        killed_ms = longest_wait_beside_a_kill_ms(arm, seconds, env)
-        p50_ms, p90_ms = quantile(waits_ms, 0.5), quantile(waits_ms, 0.9)
-        print(f"{arm:13}{p50_ms:9.1f}{p90_ms:9.1f}{killed_ms:9.1f}", flush=True)
+# The bench: arms in turn -------------------------------------------------------------------------
 
 
-def median(readings: Sequence[Reading]) -> str:
-    """One line of the table."""
+class Bench:
+    """Everything that was measured, and what it says."""
 
-    def of(name: str) -> float:
-        return float(statistics.median(getattr(reading, name) for reading in readings))
+    def __init__(self, arms: Sequence[str], env: Env) -> None:
+        self._arms = arms
+        self._env = env
+        self._readings: dict[Cell, dict[str, list[Reading]]] = {}
+        self._newcomers_ms: dict[str, list[float]] = defaultdict(list)
+        self._killed_ms: dict[str, list[float]] = defaultdict(list)
 
-    return (
-        f"{of('writes_per_s'):9.0f}{of('p50_ms'):8.1f}{of('p99_ms'):9.1f}{of('p999_ms'):9.1f}"
-        f"{of('max_ms'):9.1f}{of('jain'):6.3f}{of('log_mib'):9.1f}{of('refused'):9.0f}"
-    )
+    def measure(self, cells: Sequence[Cell], seconds: float, minutes: float) -> None:
+        """Do rounds of all cells and arms until the next would take too long."""
+        began_s, rounds = time.monotonic(), 0
+        with slow_disk() as slow:
+            while rounds == 0 or (time.monotonic() - began_s) * (1 + 1 / rounds) < minutes * 60:
+                rounds += 1
+                for cell in cells:
+                    if not cell.is_slow:
+                        self._measure(cell, rounds, seconds, self._env)
+                    elif slow is not None:
+                        self._measure(cell, rounds, seconds, {**self._env, **slow})
+                for arm in self._in_turn(rounds):
+                    waits_ms = newcomer_waits_ms(arm, 2 * seconds, self._env)
+                    self._newcomers_ms[arm] = sorted(self._newcomers_ms[arm] + waits_ms)
+                    killed_ms = longest_wait_beside_a_kill_ms(arm, 2 * seconds, self._env)
+                    self._killed_ms[arm].append(killed_ms)
+        self.condition = (
+            f"{rounds} rounds of {seconds:g} s, {os.cpu_count()} processors, load"
+            f" {os.getloadavg()[0]:.0f} at the end, of which we are some"
+        )
 
+    def _measure(self, cell: Cell, number: int, seconds: float, env: Env) -> None:
+        readings = self._readings.setdefault(cell, {arm: [] for arm in self._arms})
+        for arm in self._in_turn(number):
+            readings[arm].append(measure(arm, cell, seconds, env))
+        print(f"{number}  {cell}", file=sys.stderr, flush=True)
 
-def main() -> None:
-    """Be the bench, or one of its workers."""
-    match sys.argv[1:]:
-        case ["work", arm, path, name, threads, seconds]:
-            work(arm, Path(path), name, int(threads), float(seconds))
-        case ["come-in", arm, path, name]:
-            come_in(arm, Path(path), name)
-        case words:
-            parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-            parser.add_argument("--released", metavar="DIR", help="an unpacked hermes-agent")
-            parser.add_argument("--rounds", type=int, default=3)
-            parser.add_argument("--seconds", type=float, default=3.0)
-            parser.add_argument("--sync-ms", type=float, default=0.0)
-            asked = parser.parse_args(words)
-            arms = [arm for arm in ARMS if arm != "released" or asked.released]
-            with slow_syncs(asked.sync_ms) as env:
-                agent = (
-                    {"HERMES_AGENT": str(Path(asked.released).resolve())} if asked.released else {}
+    def _in_turn(self, number: int) -> Sequence[str]:
+        """Turn the order round every other time: whoever comes after a loud one is at a loss."""
+        return self._arms if number % 2 else self._arms[::-1]
+
+    def table(self) -> str:
+        """Tell the medians, in Markdown."""
+        rows = [
+            "| at once | arm | writes/s | p50 | p99 | p99.9 | max, ms | Jain | log MiB | refused |",
+            "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        ]
+        for cell, readings in self._readings.items():
+            for arm, some in readings.items():
+                rows.append(
+                    f"| {cell} | {arm} | {of(some, 'writes_per_s'):.0f} | {of(some, 'p50_ms'):.1f}"
+                    f" | {of(some, 'p99_ms'):.1f} | {of(some, 'p999_ms'):.1f}"
+                    f" | {of(some, 'max_ms'):.1f} | {of(some, 'jain'):.2f}"
+                    f" | {of(some, 'log_mib'):.1f} | {of(some, 'refused'):.0f} |"
                 )
-                bench(arms, asked.rounds, asked.seconds, env | agent)
+        rows += [
+            "",
+            "| beside others | newcomer p50 ms | newcomer p90 ms | longest beside a kill, ms |",
+            "|---|--:|--:|--:|",
+        ]
+        for arm in self._arms:
+            waits_ms = self._newcomers_ms[arm]
+            rows.append(
+                f"| {arm} | {quantile(waits_ms, 0.5):.1f} | {quantile(waits_ms, 0.9):.1f}"
+                f" | {statistics.median(self._killed_ms[arm]):.1f} |"
+            )
+        return "\n".join(rows)
+
+    def goals(self) -> str:
+        """Tell how the reference does beside the released package, and what it is meant to do."""
+        rows = ["| the reference | reached | wanted |", "|---|--:|--:|"]
+        for cell, name, wanted in _RATIOS:
+            if cell in self._readings and "released" in self._arms:
+                ours = of(self._readings[cell]["reference"], name)
+                theirs = of(self._readings[cell]["released"], name)
+                ratio = ours / theirs if name == "writes_per_s" else theirs / ours
+                said = _RATIO_NAMES[name]
+                rows.append(f"| {cell}: {said} | {ratio:.1f} times | {wanted:g} times |")
+        all_of = [some for one in self._readings.values() for some in one["reference"]]
+        newcomer_ms = quantile(self._newcomers_ms["reference"], 0.9)
+        killed_ms = statistics.median(self._killed_ms["reference"])
+        rows += [
+            f"| a newcomer's first write, p90 | {newcomer_ms:.1f} ms | at most 20 ms |",
+            f"| the longest wait beside a kill | {killed_ms:.1f} ms | at most 50 ms |",
+            f"| the worst Jain index | {min(one.jain for one in all_of):.3f} | at least 0.99 |",
+            f"| the longest log | {max(one.log_mib for one in all_of):.1f} MiB | at most 16 MiB |",
+            f"| refused | {sum(one.refused for one in all_of)} | none |",
+        ]
+        return "\n".join(rows)
+
+    def picture(self) -> str:
+        """Draw all waits."""
+        panels = {
+            str(cell): {
+                arm: sorted(wait_ms for one in some for wait_ms in one.waits_ms)
+                for arm, some in readings.items()
+            }
+            for cell, readings in self._readings.items()
+        }
+        title = "How long a write to state.db waits"
+        subtitle = f"share of waits no longer than that, one line a policy · {self.condition}"
+        return draw(title, subtitle, panels)
+
+
+_RATIO_NAMES = {
+    "writes_per_s": "writes/s over the released package's",
+    "p999_ms": "p99.9 below it",
+    "max_ms": "longest wait below it",
+}
+_RATIOS = (
+    (Cell(32, 1), "writes_per_s", 0.9),
+    (Cell(32, 1), "p999_ms", 20),
+    (Cell(32, 1), "max_ms", 20),
+    (Cell(8, 4), "writes_per_s", 2.5),
+    (Cell(8, 4), "p999_ms", 20),
+    (SLOW, "writes_per_s", 8),
+)
+
+
+def of(readings: Sequence[Reading], name: str) -> float:
+    """The median."""
+    return float(statistics.median(getattr(reading, name) for reading in readings))
+
+
+def released() -> str | None:
+    """Find the folder of the released package; None where it is not to be had, and say why."""
+    target = HermesAgentTarget(RELEASED)
+    try:
+        target.prepare()
+    except TargetUnavailableError as error:
+        print(f"left out: {error}", file=sys.stderr)
+        return None
+    return str(cache_folder() / target.name)
+
+
+def bench(words: Sequence[str]) -> None:
+    """Measure, and leave what was found in a folder."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help=f"only {', '.join(map(str, QUICK))}")
+    parser.add_argument("--minutes", type=float, default=5.0, help="go on for about so long")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for one arm in one round")
+    asked = parser.parse_args(words)
+    agent = released()
+    arms = [arm for arm in ARMS if arm != "released" or agent]
+    found = Bench(arms, {"HERMES_AGENT": agent} if agent else {})
+    found.measure(QUICK if asked.quick else CELLS, asked.seconds, asked.minutes)
+    folder = (
+        ROOT / "reports" / "runs" / time.strftime("%Y%m%dT%H%M%S-bench-state-db", time.gmtime())
+    )
+    folder.mkdir(parents=True)
+    told = f"{found.condition}\n\n{found.table()}\n\n{found.goals()}\n"
+    (folder / "table.md").write_text(told, encoding="utf-8")
+    (folder / "waits.svg").write_text(found.picture(), encoding="utf-8")
+    print(f"{told}\n{folder}")
 
 
 if __name__ == "__main__":
-    main()
+    bench(sys.argv[1:])
