@@ -1,9 +1,9 @@
 """A hermes-webui checkout as a target: `hermes-webui@FOLDER`.
 
-Its server is booted and asked over HTTP like the reference. Modules that stand alone are asked by
-themselves: `api/session_lifecycle.py` needs nothing but the standard library, so it is executed
-afresh for each instance, in the process of the worker that asks; the command itself never loads it.
-A checkout offers what it has the files for.
+Its server is booted and asked over HTTP like the reference. The modules below are asked each by
+itself, in processes that see the checkout; `api/session_lifecycle.py`, which needs nothing but the
+standard library, afresh for each instance in the process of the worker that asks. A checkout is
+able to do what it has the files for, and the command itself never loads any of it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from harness.target import AdapterInstance, Instance
 from harness.targets import hermes_webui_module, lifecycle_adapter
 from harness.targets.hermes_webui_http_adapter import WebuiHttpAdapter
 from harness.targets.hermes_webui_module import ModuleLifecycle, execute
+from harness.targets.hermes_webui_modules import ADAPTERS, ModuleInstance, stable
 from harness.targets.hermes_webui_packages import agent_folder, bytecode_folder, packages_folder
 from harness.targets.hermes_webui_server import WebuiLaunch
 from harness.targets.lifecycle_adapter import LifecycleAdapter
+from harness.targets.process import Stable
 from harness.targets.server_adapter import ServerAdapter
 from harness.targets.server_process import NotServingError, ServerProcess
 from harness.targets.standalone import in_a_process
@@ -31,6 +33,13 @@ MODULE = Path("api/session_lifecycle.py")
 SERVER = Path("server.py")
 _LIFECYCLES = {"lifecycle": LifecycleAdapter, "lifecycle_threads": LifecycleThreadsAdapter}
 _SERVERS: Mapping[str, Any] = {"http": WebuiHttpAdapter, "server": ServerAdapter}
+_FILES = {  # that an ability needs
+    **dict.fromkeys(_LIFECYCLES, MODULE),
+    **dict.fromkeys(_SERVERS, SERVER),
+    "sessions": Path("api/models.py"),
+    "watcher": Path("api/gateway_watcher.py"),
+    "catalog": Path("api/config.py"),
+}
 
 _OPEN = """
 
@@ -39,22 +48,31 @@ def open_adapter(folder):
         code = compile(file.read(), {path!r}, "exec")
     return LifecycleAdapter(ModuleLifecycle(execute(code)))
 """
-_OPEN_SERVER = """from pathlib import Path
+_OPEN_INSTANCE = """from pathlib import Path
 
 from harness.targets.hermes_webui import HermesWebuiTarget
 
+TARGET = HermesWebuiTarget(Path({path!r}))
+TARGET.prepare()
 
-def open_adapter(folder):
-    target = HermesWebuiTarget(Path({path!r}))
-    target.prepare()
-    return target.open({ability!r}, folder).adapter
+
+class Adapter:
+    def __init__(self, folder):
+        self._instance = TARGET.open({ability!r}, folder)
+        self.close = self._instance.close
+
+    def __getattr__(self, function):
+        return lambda **argument: self._instance.call(function, argument)
+
+
+open_adapter = Adapter
 """
 
 
 class HermesWebuiTarget:
-    """One checkout: its server, and its lifecycle."""
+    """One checkout: its server, and some of its modules."""
 
-    abilities = frozenset({*_LIFECYCLES, *_SERVERS})
+    abilities = frozenset(_FILES)
 
     def __init__(self, folder: Path) -> None:
         """`folder` is the top of the checkout."""
@@ -62,15 +80,14 @@ class HermesWebuiTarget:
         self._folder = folder
         self._code: CodeType | None = None
         self._launch: WebuiLaunch | None = None
-        has_lifecycle, has_server = (folder / MODULE).is_file(), (folder / SERVER).is_file()
-        self.abilities = frozenset(
-            {*(_LIFECYCLES if has_lifecycle else ()), *(_SERVERS if has_server else ())}
-        )
+        self._stables: dict[str, Stable] = {}
+        has = {ability for ability, file in _FILES.items() if (folder / file).is_file()}
+        self.abilities = frozenset(has)
 
     def prepare(self) -> None:
-        """Compile the module, and have what the server needs.
+        """Compile the lifecycle, and have what the rest needs.
 
-        Raises TargetUnavailableError where neither is there, or the server cannot be booted.
+        Raises TargetUnavailableError where no checkout is there, or its server cannot be booted.
         """
         if not self.abilities:
             raise TargetUnavailableError(
@@ -78,13 +95,18 @@ class HermesWebuiTarget:
             )
         if "lifecycle" in self.abilities:
             self._code = _compiled(self._folder / MODULE)
+        if self.abilities - set(_LIFECYCLES):
+            packages, bytecode = packages_folder(), bytecode_folder()
+            for ability in self.abilities & set(ADAPTERS):
+                self._stables[ability] = stable(ability, self._folder, packages, bytecode)
         if "server" in self.abilities:
-            packages, agent = packages_folder(), agent_folder()
-            self._launch = WebuiLaunch(self._folder, packages, agent, bytecode_folder())
+            self._launch = WebuiLaunch(self._folder, packages, agent_folder(), bytecode)
             _try(self._launch)
 
     def open(self, ability: str, folder: Path) -> Instance:
-        """The module, executed afresh, or a server that is yet to boot, behind its adapter."""
+        """A module, or a server that is yet to boot, behind its adapter."""
+        if ability in self._stables:
+            return ModuleInstance(self._stables[ability], folder)
         if ability in _SERVERS:
             assert self._launch is not None, "it was prepared"
             return AdapterInstance(_SERVERS[ability](folder, self._launch))
@@ -92,9 +114,9 @@ class HermesWebuiTarget:
         return AdapterInstance(_LIFECYCLES[ability](ModuleLifecycle(execute(self._code))))
 
     def standalone(self, ability: str) -> str:
-        """The lifecycle in a process of its own, over the module where it lies; or a server."""
-        if ability in _SERVERS:
-            return _OPEN_SERVER.format(path=str(self._folder), ability=ability)
+        """The lifecycle in a process of its own, over the module; of the rest, this target."""
+        if ability not in _LIFECYCLES:
+            return _OPEN_INSTANCE.format(path=str(self._folder), ability=ability)
         sources = [
             Path(str(part.__file__)).read_text(encoding="utf-8")
             for part in (lifecycle_adapter, hermes_webui_module)

@@ -8,13 +8,16 @@ loses its last blank. After a death it holds a run for alive for half a minute: 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from harness.targets.http_adapter import HttpAdapter, Message, named
 from harness.targets.server_process import Launch
-from harness.web import StatusError, Web
+from harness.web import Event, StatusError, Web
 
 REPAIR_S = 45.0
 REPAIR_POLL_S = 0.1
@@ -86,6 +89,15 @@ class WebuiHttpAdapter(HttpAdapter):
         self._cleared.discard(session)
         return super().send(session, run, text)
 
+    def status(self, session: str) -> dict[str, Any]:
+        """Whether the session is busy, and the run that a client could attach to."""
+        query = f"session_id={self._sessions[session]}"
+        told = self._get(f"/api/session/status?{query}")
+        if "active_stream_id" not in told:  # the older ones tell it with the messages only
+            told |= self._get(f"/api/session?{query}")["session"]
+        active = named(self._streams, told.get("active_stream_id"))
+        return {"busy": told["agent_running"], "active": active}
+
     # Streams
 
     def events(self, run: str, after: int) -> dict[str, Any]:
@@ -105,16 +117,29 @@ class WebuiHttpAdapter(HttpAdapter):
         """Which run is offered to whoever begins to watch the session now."""
         query = f"session_id={self._sessions[session]}&known_count={NOTHING_KNOWN}"
         web = Web(self._server.boot()["port"], QUIET_S)
-        with web.stream(f"/api/session/stream?{query}") as events:
-            try:
+        try:
+            with web.stream(f"/api/session/stream?{query}") as events:
                 for event in events:
                     if event.name == "server_turn_started":
                         return named(self._streams, event.data["stream_id"])
                     if event.name == "session-updated":
-                        break
-            except TimeoutError:
-                pass
+                        return None
+        except TimeoutError:
+            return None
+        except StatusError as error:
+            if error.status != HTTPStatus.NOT_FOUND:  # the older ones have nothing to watch
+                raise
         return None
+
+    @contextmanager
+    def _stream(
+        self, path: str, headers: Mapping[str, str] | None = None
+    ) -> Iterator[Iterator[Event]]:
+        """A cursor goes into the query too: the older ones look for it there alone."""
+        cursor = (headers or {}).get("Last-Event-ID")
+        query = f"&after_event_id={quote(cursor, safe='')}" if cursor else ""
+        with super()._stream(path + query, headers) as events:
+            yield events
 
     # The server's lives
 
