@@ -58,7 +58,7 @@ class SessionsAdapter:
     def __init__(self, folder: Path, rooms: Callable[[str], Any]) -> None:
         """`rooms(name)` gives a module of the reference."""
         self._folder = folder / "sessions"
-        self._folder.mkdir()
+        self._folder.mkdir(exist_ok=True)
         self._rooms = rooms
         self._ticks = itertools.count(1_000)
         self._store = self._open()
