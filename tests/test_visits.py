@@ -121,6 +121,7 @@ ONE, HELD, SPAWN = "a1 [tokens=2]", "a2 [tokens=1][sleep=900]", "a3 [process=0:w
 LAST, QUICK = "a4 [tokens=1]", "a5 [process=0:w3][tokens=1]"
 WATCHED = "b1 [process=0:watch=hit:hit w2][tokens=1]"
 STRUCK, UNKNOWN = "b2 [tokens=2]", "b3 [tokens=1]"
+CALM = "b4 [process=0:watch=hit:hit w4][tokens=1]"
 CLEARED, LATER, FAILS = "c1 [tokens=1]", "c2 [tokens=1][tool]", "c3 [tokens=1][fail]"
 REFUSED = "a9 one too many"
 NO_DISK = "process 7 writes no file beyond 0 bytes"
@@ -137,7 +138,9 @@ A_QUICK = turn(QUICK, "0 That was turn 6 of a.")
 A: Rows = [*A_ONE, *A_HELD, *A_SPAWN, *woken("w1", 4, "a"), *A_LAST, *A_QUICK, *woken("w3", 7, "a")]
 B_WATCHED = turn(WATCHED, "0 That was turn 1 of b.")
 B_STRUCK = turn(STRUCK, "0 1 ", "interrupted")
-B: Rows = [*B_WATCHED, *line("w2", 2, "b"), *woken("w2", 3, "b"), *B_STRUCK]
+B_CALM = turn(CALM, "0 That was turn 5 of b.")
+B_STORM: Rows = [*B_WATCHED, *line("w2", 2, "b"), *woken("w2", 3, "b"), *B_STRUCK]
+B: Rows = [*B_STORM, *B_CALM, *line("w4", 6, "b"), *woken("w4", 7, "b")]
 C_LATER = turn(LATER, "0 That was turn 1 of c.")
 C: Rows = [*C_LATER, ["user", FAILS, ""], ["assistant", "0 ", "error: ScriptedError: asked for"]]
 
@@ -181,6 +184,7 @@ def a_day(*, a: Rows = A, b: Rows = B, c: Rows = C, **more: Rows) -> Day:
     day.watch("a", [("m:1", "session_snapshot", "a", None, None)], after="n:2")
     day.send("a", LAST, "r9")
     day.send("a", QUICK, "r10")
+    day.send("b", CALM, "r11")
     day.watch("a", [("m:2", "bg_task_complete", "a", "p-w3", 6.0)], after="m:1")
     day.look_back({"a": a, "b": b, "c": c, **more})
     return day
@@ -201,7 +205,7 @@ def instead(rows: Rows, old: Rows, new: Rows) -> Rows:
 def test_a_good_day_stands() -> None:
     """Nothing is wrong with any of it, whether the answer that was lost had happened or not."""
     assert not broken(a_day())
-    assert not broken(a_day(b=[*B, *turn(UNKNOWN, "0 That was turn 5 of b.")]))
+    assert not broken(a_day(b=[*B, *turn(UNKNOWN, "0 That was turn 8 of b.")]))
     assert not broken(a_day(b=[*B, *turn(UNKNOWN, "", "interrupted")]))
 
 
@@ -269,9 +273,10 @@ WRONG_IN_THE_END: list[tuple[str, dict[str, Rows], Promise]] = [
     ("a line is told twice", {"b": [*B, *line("w2", 5, "b")]}, Promise.W13),
     (
         "a line is taken for an end",
-        {"b": [*B_WATCHED, *line("w2", 2, "b"), *B_STRUCK]},
+        {"b": [*B_STORM, *B_CALM, *line("w4", 6, "b")]},
         Promise.W13,
     ),
+    ("a line is never told", {"b": [*B_STORM, *B_CALM, *woken("w4", 6, "b")]}, Promise.W13),
 ]
 
 

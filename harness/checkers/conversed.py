@@ -68,7 +68,10 @@ def _may_be_over(visits: Visits, held: Operation, by: Operation) -> bool:
 
 
 def _same_number(visits: Visits) -> Iterator[Anomaly]:
-    """Two turns of a session that began with the same history: they ran at once (T1)."""
+    """Two turns of a session that began with the same history: they ran at once (T1).
+
+    Or one was settled as if it were dead, while it went on (S13).
+    """
     for session, read in visits.final.items():
         if visits.cuts.get(session):
             continue
@@ -76,7 +79,7 @@ def _same_number(visits: Visits) -> Iterator[Anomaly]:
         for number, times in Counter(said).items():
             if times > 1:
                 message = f"{times} turns of {session} were number {number}"
-                yield Anomaly(Promise.T1, message, (read,), "two-at-once")
+                yield Anomaly(Promise.T1, message, (read,), "two-at-once", also=(Promise.S13,))
 
 
 def _registered_twice(visits: Visits) -> Iterator[Anomaly]:

@@ -127,18 +127,20 @@ def _doubled(wakeups: Wakeups) -> Iterator[Anomaly]:
 
 
 def _taken_for_an_end(wakeups: Wakeups) -> Iterator[Anomaly]:
-    """A line that was watched for, and told instead of the end, or not at all (W13)."""
+    """A line that was watched for, and told instead of the end, or not at all (W13).
+
+    A death may have been in the way of either: it takes what was said and not yet heard.
+    """
     for spawn in wakeups.spawns:
         if not spawn.is_watched or not spawn.is_proven or wakeups.may_be_gone(spawn):
             continue
         ended, matched = wakeups.ended[spawn.word], wakeups.matched[spawn.word]
+        if bool(ended) == bool(matched) or wakeups.visits.deaths_since(spawn.sent):
+            continue
+        told, missed = ("line", "end") if matched else ("end", "line")
+        message = f"the {told} of {spawn.word} was told, and its {missed} was not"
         evidence = (spawn.sent, wakeups.visits.final[spawn.session])
-        if matched and not ended:
-            message = f"the line of {spawn.word} was told, and its end was not"
-            yield Anomaly(Promise.W13, message, evidence, "taken-for-an-end", also=(Promise.W1,))
-        if ended and not matched and not wakeups.visits.deaths_since(spawn.sent):
-            message = f"the end of {spawn.word} was told, and its line was not"
-            yield Anomaly(Promise.W13, message, evidence, "lost-line")
+        yield Anomaly(Promise.W13, message, evidence, f"lost-{missed}")
 
 
 def _lost(wakeups: Wakeups) -> Iterator[Anomaly]:
