@@ -270,7 +270,7 @@ WRONG_IN_THE_END: list[tuple[str, dict[str, Rows], Promise]] = [
     ),
     ("a death took a wakeup", {"a": without(A, "printf w1")}, Promise.W4),
     ("a wakeup never came", {"a": without(A, "printf w3")}, Promise.W3),
-    ("a line is told twice", {"b": [*B, *line("w2", 5, "b")]}, Promise.W13),
+    ("a line is told twice", {"b": [*B, *line("w2", 8, "b")]}, Promise.W13),
     (
         "a line is taken for an end",
         {"b": [*B_STORM, *B_CALM, *line("w4", 6, "b")]},
