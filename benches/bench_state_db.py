@@ -365,7 +365,7 @@ class Bench:
             for cell, readings in self._readings.items()
         }
         title = "How long a write to state.db waits"
-        subtitle = f"share of waits no longer than that, one line a policy · {self.condition}"
+        subtitle = f"processes x threads; the share of waits no longer than that · {self.condition}"
         return draw(title, subtitle, panels)
 
 

@@ -18,9 +18,9 @@ COLUMNS = 3
 COLOURS = ("#0b6bcb", "#d1495b", "#e0912f", "#3f9c6b", "#8a63b8")
 
 _WIDTH, _HEIGHT = 380, 250  # of a panel
-_LEFT, _TOP, _RIGHT, _BOTTOM = 58, 34, 14, 44  # around its axes
+_LEFT, _TOP, _RIGHT, _BOTTOM = 58, 34, 20, 44  # around its axes
 _HEAD = 96  # above all panels
-_FROM_MS, _TO_MS = 0.1, 10_000.0
+_FROM_MS, _TO_MS = 0.01, 10_000.0
 _SECOND_MS = 1000.0
 _NINES = 4.0  # the share of 99.99 %
 _STEPS = 160
