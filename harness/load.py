@@ -24,6 +24,7 @@ from typing import Any
 
 import psutil
 
+from harness.dialect import translated
 from harness.errors import HarnessError, TargetLostError, TargetUnavailableError
 from harness.history import Journal, Operation, Outcome
 from harness.lifeline import Child
@@ -369,7 +370,7 @@ def _asked(
 def _messages(web: Web, session: str) -> dict[str, Any]:
     """What users said in a session, and which outputs woke it."""
     messages = web.get(f"/api/session?session_id={session}")["session"]["messages"]
-    asked = [one for one in messages if one["role"] == "user"]
+    asked = [one for one in translated(messages) if one["role"] == "user"]
     woken = [one["content"] for one in asked if one.get("source") == "process_wakeup"]
     return {
         "users": [one["content"] for one in asked if one.get("source") != "process_wakeup"],

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
+from harness.dialect import translated
 from harness.errors import TargetLostError
 from harness.web import Event, NotReachedError, StatusError, Web
 
@@ -114,7 +115,8 @@ class Names:
 
     def told(self, messages: Iterable[Mapping[str, Any]], pending: str | None) -> dict[str, Any]:
         """What a session holds: rows of role, text and mark; and the message that is pending."""
-        return {"rows": [self._row(message) for message in messages], "pending": pending}
+        rows = [self._row(message) for message in translated(messages)]
+        return {"rows": rows, "pending": pending}
 
     def _row(self, message: Mapping[str, Any]) -> list[str]:
         is_wakeup = message["role"] == "user" and message.get("source") == "process_wakeup"

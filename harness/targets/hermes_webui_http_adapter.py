@@ -1,8 +1,8 @@
 """The *http* ability of a hermes-webui server: where it words things otherwise than the reference.
 
 A session in which nothing was said is a shell there: neither kept nor listed, and nothing was
-promised of it. How a turn ended stands in a message of its own, behind what the turn showed, which
-loses its last blank. After a death it holds a run for alive for half a minute: that is waited for.
+promised of it. What a turn had shown when it was cut short loses its last blank. After a death it
+holds a run for alive for half a minute: that is waited for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from harness.targets.http_adapter import HttpAdapter, Message, named
+from harness.dialect import is_wakeup
+from harness.targets.http_adapter import HttpAdapter, named
 from harness.targets.server_process import Launch
 from harness.web import Event, StatusError, Web
 
@@ -23,9 +24,6 @@ REPAIR_S = 45.0
 REPAIR_POLL_S = 0.1
 QUIET_S = 6.0  # more than its heartbeat: by then a stream has said what there was to say
 NOTHING_KNOWN = -1  # a count of messages that every session exceeds
-WAKEUP = "[IMPORTANT: Background process"
-CANCELLED = ("**task cancelled", "*task cancelled", "task cancelled")
-INTERRUPTED = ("**response interrupted", "*response interrupted", "[interrupted")
 
 
 class WebuiHttpAdapter(HttpAdapter):
@@ -67,19 +65,6 @@ class WebuiHttpAdapter(HttpAdapter):
     def disk(self, session: str) -> list[str]:
         """What users said, by the session's sidecar: the messages, and then the pending one."""
         return [text for text in super().disk(session) if _asked(text) is not None]
-
-    def translated(self, messages: list[Message]) -> list[Message]:
-        """Each mark on the message whose turn ended so; wakeups told by their text."""
-        rows: list[Message] = []
-        for message in messages:
-            mark = _mark(message)
-            asked = next((row for row in reversed(rows) if row["role"] == "user"), None)
-            if mark and asked is not None:
-                asked[mark] = True
-            else:
-                is_wakeup = str(message["content"]).startswith(WAKEUP)
-                rows.append({**message, "source": "process_wakeup" if is_wakeup else None})
-        return rows
 
     # Turns
 
@@ -170,14 +155,4 @@ class WebuiHttpAdapter(HttpAdapter):
 
 def _asked(text: str | None) -> str | None:
     """What a user asked, so no wakeup."""
-    return None if text is not None and text.startswith(WAKEUP) else text
-
-
-def _mark(message: Message) -> str:
-    """The mark that this message is, if it is one."""
-    if not message.get("_error"):
-        return ""
-    text = str(message["content"]).lower()
-    if message.get("type") == "interrupted" or text.startswith(INTERRUPTED):
-        return "interrupted"
-    return "cancelled" if text.startswith(CANCELLED) else ""
+    return None if is_wakeup(text) else text

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.dialect import translated
 from harness.targets.server_adapter import ServerAdapter
 from harness.targets.server_process import Launch
 from harness.web import PATIENCE_S, Event, StatusError, Web
@@ -27,7 +28,6 @@ FOREIGN = {  # cursors that are no place in the run
     "no number": "{stream_id}:1e0",
     "no cursor": "\xe9 %00 ../..",
 }
-Message = dict[str, Any]
 MARKS = ("interrupted", "cancelled", "error")
 _UNKNOWN_COUNT = 10**9  # a count of messages that no session has
 _OUTPUT = re.compile(r"Output:\n(.*)\]", re.DOTALL)
@@ -111,7 +111,7 @@ class HttpAdapter:
     def messages(self, session: str) -> dict[str, Any]:
         """What was said: rows of role, text and mark; which outputs woke it; what is pending."""
         told = self._get(f"/api/session?session_id={self._sessions[session]}")["session"]
-        messages = self.translated(told["messages"])
+        messages = translated(told["messages"])
         woken = [one for one in messages if _is_wakeup(one)]
         said = [_row(one) for one in messages if not _is_wakeup(one)]
         for row in said:
@@ -122,15 +122,11 @@ class HttpAdapter:
     def disk(self, session: str) -> list[str]:
         """What users said, by the session's sidecar: the messages, and then the pending one."""
         kept = self._server.kept(self._sessions[session]) or {"messages": [], "pending": None}
-        messages = self.translated(kept["messages"])
+        messages = translated(kept["messages"])
         said = [_row(one) for one in messages if not _is_wakeup(one)]
         texts = [text for role, text, _ in said if role == "user"]
         pending = kept["pending"]
         return texts if pending is None else [*texts, pending]
-
-    def translated(self, messages: list[Message]) -> list[Message]:
-        """Messages as the reference words them: `source` tells a wakeup, MARKS an odd end."""
-        return messages
 
     # Turns
 
