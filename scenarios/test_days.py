@@ -135,7 +135,7 @@ DAYS = Scenario(
     ability="days",
     promises=(
         *(Promise.W1, Promise.W9, Promise.G1, Promise.G2, Promise.M3, Promise.C8, Promise.C9),
-        *(Promise.T6, Promise.H4),
+        Promise.H4,
     ),
     workload=live,
     checker=LIVED,

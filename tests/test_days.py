@@ -171,16 +171,24 @@ def _spoilt(folder: Path, file: str, old: str, new: str) -> ReferenceTarget:
     return ReferenceTarget(planted)
 
 
-def test_an_index_that_is_never_pruned_grows_over_days(tmp_path: Path) -> None:
-    """One entry a session: too little to see in an hour, and its container is named."""
-    name = "process-index-never-pruned"
+@pytest.mark.parametrize(
+    ("name", "promise", "container"),
+    [
+        ("process-index-never-pruned", Promise.W9, "wakeup_index"),
+        ("slow-queue-unbounded", Promise.C8, "channel_frames_kept"),
+    ],
+)
+def test_what_grows_by_little_grows_over_days(
+    name: str, promise: Promise, container: str, tmp_path: Path
+) -> None:
+    """One entry a session or a turn: too little to see in an hour, and its container is named."""
     planted = plant(find_bugs([name])[name], tmp_path / "planted")
     history = _life(ReferenceTarget(planted), tmp_path, 4 * 24)
     verdict: Verdict = scenario.LIVED.grown(history)
 
     assert lived_well(history).is_valid
-    assert [anomaly.promise for anomaly in verdict.anomalies] == [Promise.W9]
-    assert "wakeup_index" in verdict.anomalies[0].message
+    assert [anomaly.promise for anomaly in verdict.anomalies] == [promise]
+    assert container in verdict.anomalies[0].message
 
 
 def test_a_life_tells_how_fast_it_went_and_why_to_believe_it(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ class DaysAdapter:
         """Start what runs by itself."""
         self._rooms.turns.listen(self._ear())
         self._rooms.begin()
+        self._list = self._rooms.channels.subscribe_sessions(lambda: None)  # a tab on all sessions
         self._every(COLLECTION_S, self._rooms.channels.collect, "collector")
         self._every(rotation_s, self._renew_tokens, "tokens")
 
@@ -296,6 +297,7 @@ class DaysAdapter:
             thread.join()
         for _, reader in self._tabs.values():
             reader.close()
+        self._list.close()
         self._rooms.shut_down(PATIENCE_S)
         self._others.close()
         gc.unfreeze()
