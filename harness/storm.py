@@ -118,6 +118,7 @@ class Storm:
         """Boot the server, and let the visitors in. Raises ServerGoneError."""
         told = self._host.ask("boot", self.settings)
         if told.outcome is not Outcome.OK:
+            self.door.brick_up()
             raise ServerGoneError(f"the server does not come up: {told.error}")
         self.pid = told.result["pid"]
         self.door.open(told.result["port"])

@@ -58,6 +58,7 @@ class Door:
         """Closed."""
         self._changed = threading.Condition()
         self._port: int | None = None
+        self._is_bricked_up = False
 
     def open(self, port: int) -> None:
         """The server listens there."""
@@ -70,10 +71,17 @@ class Door:
         with self._changed:
             self._port = None
 
+    def brick_up(self) -> None:
+        """There will be no server any more."""
+        with self._changed:
+            self._is_bricked_up = True
+            self._changed.notify_all()
+
     def await_open(self, within_s: float) -> bool:
         """Wait until there is a server; whether there is."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._port is not None, within_s)
+            self._changed.wait_for(lambda: self._port or self._is_bricked_up, within_s)
+            return self._port is not None
 
     @property
     def port(self) -> int:
