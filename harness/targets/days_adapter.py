@@ -15,7 +15,6 @@ package `reference_impl`, found on the path.
 import functools
 import gc
 import importlib
-import itertools
 import json
 import os
 import re
@@ -51,7 +50,7 @@ class DaysAdapter:
         self._ids: dict[str, str] = {}
         self._tabs: dict[str, tuple[str, Any]] = {}
         self._shown: dict[str, int] = {}  # message counts of the gateway's sessions
-        self._numbers = itertools.count(1)
+        self._timers: dict[str, threading.Timer] = {}  # for processes that have not ended
         self._threads: list[threading.Thread] = []
 
     # The install
@@ -147,15 +146,14 @@ class DaysAdapter:
     def _start_scripted(self, running: Any, _cwd: str) -> None:
         said = _COMMAND.match(running.command)
         assert said is not None, running.command
-        running.pid = -next(self._numbers)
         timer = threading.Timer(float(said[1]), self._end_scripted, (running, int(said[2])))
         timer.daemon = True
+        self._timers[running.process_id] = timer
         timer.start()
 
     def _end_scripted(self, running: Any, exit_code: int) -> None:
         registry = self._rooms.processes
-        if self._stopping.is_set():
-            return
+        del self._timers[running.process_id]
         self._ended.append([running.process_id, running.owner])
         running.is_child = False
         registry._exit(running).write_text(str(exit_code), encoding="ascii")  # noqa: SLF001
@@ -293,7 +291,10 @@ class DaysAdapter:
     def close(self) -> None:
         """Shut the host down."""
         self._stopping.set()
-        for thread in self._threads:
+        timers = list(self._timers.values())
+        for timer in timers:
+            timer.cancel()
+        for thread in (*timers, *self._threads):
             thread.join()
         for _, reader in self._tabs.values():
             reader.close()
