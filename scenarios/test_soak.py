@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 
 from harness.checkers.growth import SAMPLE, Controls, GrowsWithin, Limit
+from harness.checkers.idle import idles_within
 from harness.churn import CACHE_TURNS, Churn
 from harness.history import History
 from harness.promises import Promise
@@ -22,6 +23,12 @@ WARM_UP = round(1.5 * CACHE_TURNS * OPERATIONS_A_TURN)
 SAMPLE_EVERY = 20  # operations
 SAMPLES_MIN = 64
 TALK_WARM_UP = 12  # turns; the journals of 8 are kept
+
+IDLE_S = 2.0
+SETTLING_S = 1.0
+TABS = 20
+CORE_SHARE_MAX = 0.01
+WAKEUPS_MAX = 50.0  # a second; the busiest of its clocks ticks twice
 
 ENTRY = 0.01  # an operation: a tenth of one entry a session
 BYTES = 100.0  # an operation
@@ -102,6 +109,21 @@ def _talk(stage: Stage, turns: int) -> None:
             episode.client.ask("sample", {"operations": turn, "sessions": 1})
 
 
+def idle(stage: Stage) -> None:
+    """Ask nothing for a while: of a host that has no database yet, and of one with open tabs."""
+    seconds = IDLE_S * max(1.0, stage.examples / 10)
+    with stage.episode() as episode:
+        ask = episode.client.ask
+        ask("rest", {"seconds": SETTLING_S})
+        ask("idle", {"seconds": seconds})
+        ask("new", {"session": "s"})
+        ask("chat", {"session": "s", "text": "good morning"})
+        for tab in range(TABS):
+            ask("open_tab", {"tab": f"t{tab}", "session": "s"})
+        ask("rest", {"seconds": SETTLING_S})
+        ask("idle", {"seconds": seconds})
+
+
 def _sessions(history: History) -> int:
     told = (op.argument["sessions"] for op in history.happened if op.function == SAMPLE)
     return max(told, default=0)
@@ -136,6 +158,25 @@ TALK = Scenario(
     examples=100,
     replay=talk_again,
 )
+
+
+IDLE = Scenario(
+    name="soak-idle",
+    mode=Mode.SOAK,
+    ability="soak_served",
+    promises=(Promise.H5,),
+    workload=idle,
+    checker=idles_within(CORE_SHARE_MAX, WAKEUPS_MAX),
+    expectations=(
+        Expectation("it idled", lambda history: sum(op.function == "idle" for op in history), 2),
+    ),
+    examples=10,
+)
+
+
+def test_nothing_asked_costs_next_to_nothing(judge: Judge) -> None:
+    """With no database yet, and with twenty tabs open."""
+    assert judge(IDLE).is_valid
 
 
 def test_a_turn_leaves_no_more_in_the_journal_than_the_turn_before_it(judge: Judge) -> None:

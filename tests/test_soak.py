@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from harness import probe, soak
+from harness.checkers.idle import idles_within
 from harness.errors import TargetLostError, UsageError
+from harness.history import History, Operation, Outcome
+from harness.promises import Promise
 from harness.report import soaking
 from harness.soak import Asked, Soaked
 from harness.target import AdapterInstance, Instance
@@ -167,6 +170,25 @@ def test_a_host_that_goes_away_leaves_the_question_open(
 def test_a_folder_that_is_no_soak_is_a_wrong_question(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         soak.go_on(tmp_path, lambda _: None)
+
+
+# What idling costs
+
+
+@pytest.mark.parametrize(
+    ("cpu_s", "wakeups", "valid"),
+    [(0.0, 0, True), (0.02, 99, True), (0.03, 0, False), (0.0, 101, False)],
+)
+def test_whoever_is_busy_while_nothing_is_asked_is_told(
+    cpu_s: float, wakeups: int, *, valid: bool
+) -> None:
+    """One percent of a core, and fifty wakeups a second, over two seconds."""
+    used = {"seconds": 2.0, "tabs": 3, "cpu_s": cpu_s, "wakeups": wakeups}
+    operation = Operation(0, "idle", {"seconds": 2.0}, Outcome.OK, 0, 1, used)
+    verdict = idles_within(0.01, 50.0)(History((operation,)))
+
+    assert verdict.is_valid is valid
+    assert {anomaly.promise for anomaly in verdict.anomalies} <= {Promise.H5}
 
 
 # The probe

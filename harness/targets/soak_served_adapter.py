@@ -142,8 +142,9 @@ class SoakServedAdapter:
         if not self._noise.stdout.readline():
             raise SlowError("the other process is gone")
 
-    def rest(self) -> None:
-        """Nothing: the server rests when it does."""
+    def rest(self, seconds: float = 0.0) -> None:
+        """Let time pass; the server does by itself what it does then."""
+        time.sleep(seconds)
 
     # What it costs
 
@@ -159,6 +160,19 @@ class SoakServedAdapter:
             **{f"containers/{name}": size for name, size in containers.items()},
             **{f"files/{name}": size for name, size in file_sizes(self._state).items()},
             **{f"process/{name}": value for name, value in cost.items()},
+        }
+
+    def idle(self, seconds: float) -> dict[str, float]:
+        """Ask nothing for so long; what it used meanwhile, and how many tabs were open."""
+        before, began = cost_of(self._server.pid), time.monotonic()
+        time.sleep(seconds)
+        after, ended = cost_of(self._server.pid), time.monotonic()
+        return {
+            "seconds": ended - began,
+            "tabs": len(self._tabs),
+            "cpu_s": after.cpu_s - before.cpu_s,
+            "wakeups": after.wakeups - before.wakeups,
+            **{name: getattr(after, name) for name in ("rss_bytes", "threads", "fds")},
         }
 
     def close(self) -> None:
