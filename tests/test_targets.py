@@ -293,7 +293,7 @@ def test_a_target_is_found_by_its_name_and_says_what_it_can_do() -> None:
 def _installer(monkeypatch: pytest.MonkeyPatch, cache: Path, script: str) -> None:
     """Have `script` stand in for pip; its last arguments are --target FOLDER NAME==VERSION."""
     monkeypatch.setenv("HARNESS_CACHE", str(cache))
-    monkeypatch.setattr(hermes_agent, "_installer", lambda: [sys.executable, "-c", script])
+    monkeypatch.setattr(hermes_agent, "installer", lambda _: [sys.executable, "-c", script])
 
 
 INSTALLS = """

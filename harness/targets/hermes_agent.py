@@ -62,7 +62,7 @@ class HermesAgentTarget:
             raise TargetUnavailableError(f"{self.name} cannot be kept: {error}") from error
 
     def _install(self, place: Path) -> None:
-        command = [*_installer(), "--target", str(place), self.name]
+        command = [*installer(PACKAGE), "--target", str(place), self.name]
         try:
             installed = subprocess.run(  # noqa: S603  the command is our own
                 command, capture_output=True, text=True, check=False, timeout=PATIENCE_S
@@ -111,14 +111,15 @@ def cache_folder() -> Path:
     return base / "hermes-harness"
 
 
-def _installer() -> list[str]:
+def installer(package: str) -> list[str]:
+    """The command that installs packages. Raises TargetUnavailableError where there is none."""
     if importlib.util.find_spec("pip"):
         quiet = ("--quiet", "--no-input", "--disable-pip-version-check", "--no-compile")
         patience = ("--retries", "1", "--timeout", "30")
         return [sys.executable, "-m", "pip", "install", "--no-deps", *quiet, *patience]
     if uv := shutil.which("uv"):
         return [uv, "pip", "install", "--quiet", "--no-deps", "--python", sys.executable]
-    raise TargetUnavailableError(f"neither pip nor uv is here to install {PACKAGE}")
+    raise TargetUnavailableError(f"neither pip nor uv is here to install {package}")
 
 
 def _explain(name: str, said: str) -> str:

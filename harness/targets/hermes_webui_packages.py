@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.errors import TargetUnavailableError
 from harness.targets import hermes_webui_agent
-from harness.targets.hermes_agent import _installer, cache_folder
+from harness.targets.hermes_agent import cache_folder, installer
 
 YAML = "pyyaml==6.0.3"  # all that its start-up imports from elsewhere
 PATIENCE_S = 120.0
@@ -59,7 +59,7 @@ def _rename(made: Path, folder: Path) -> None:
 
 
 def _install(place: Path) -> None:
-    command = [*_installer(), "--target", str(place), YAML]
+    command = [*installer(YAML), "--target", str(place), YAML]
     try:
         installed = subprocess.run(  # noqa: S603  the command is our own
             command, capture_output=True, text=True, check=False, timeout=PATIENCE_S
