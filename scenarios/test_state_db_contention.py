@@ -103,7 +103,7 @@ def _overlapping(history: History) -> int:
 
 # Many writers at once -----------------------------------------------------------------------------
 
-CROWDS = ((8, 1, 150), (4, 3, 100), (16, 1, 60))  # members, hands of each, messages of each hand
+CROWDS = ((8, 1, 200), (4, 3, 120), (16, 1, 110))  # members, hands of each, messages of each hand
 
 
 def write_at_once(stage: Stage) -> None:
@@ -115,6 +115,7 @@ def write_at_once(stage: Stage) -> None:
         members, hands, messages = CROWDS[number % len(CROWDS)]
         sessions = [f"s{index}" for index in range(members * hands)]
         with crowd(stage) as gathered:
+            gathered.ask()  # somebody makes the file
             crew = []
             for index in range(members):
                 own = sessions[index * hands : (index + 1) * hands]
@@ -476,7 +477,7 @@ STATE_DB_CROWD_KILLED = Scenario(
         Expectation("an append was killed on its way", _killed_in("append"), 10),
         Expectation("an opening was killed on its way", _killed_in("open")),
     ),
-    examples=30,
+    examples=34,
 )
 
 
