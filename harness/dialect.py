@@ -14,7 +14,11 @@ Message = Mapping[str, Any]
 
 PROMPT = "[IMPORTANT: Background process"  # how every wakeup begins
 CANCELLED = ("**task cancelled", "*task cancelled", "task cancelled")
-INTERRUPTED = ("**response interrupted", "*response interrupted", "[interrupted")
+INTERRUPTED = (
+    "**response interrupted",
+    "*response interrupted",
+    "**previous turn did not complete",
+)
 
 
 def translated(messages: Iterable[Message]) -> list[dict[str, Any]]:
