@@ -29,6 +29,7 @@ from harness.targets.agent_cache_adapter import AgentCacheAdapter
 from harness.targets.catalog_adapter import CatalogAdapter
 from harness.targets.catalog_threads_adapter import CatalogThreadsAdapter
 from harness.targets.channels_threads_adapter import ChannelsThreadsAdapter
+from harness.targets.hostile_adapter import HostileAdapter
 from harness.targets.http_adapter import HttpAdapter
 from harness.targets.journal_adapter import JournalAdapter
 from harness.targets.lifecycle_adapter import LifecycleAdapter
@@ -66,7 +67,7 @@ class ReferenceTarget:
                 "watcher",
                 "catalog",
             ),
-            *("catalog_threads", "channels_threads", "journal", "http", "server"),
+            *("catalog_threads", "channels_threads", "journal", "http", "hostile", "server"),
             *("soak", "soak_served"),
             *("days", "days_real"),
             *("turns_threads", "wakeups", "wakeups_restarts", "wakeups_threads"),
@@ -209,6 +210,11 @@ def open_http(folder: Path) -> Any:
     return HttpAdapter(folder, _launch())
 
 
+def open_hostile(folder: Path) -> Any:
+    """A whole server in a process of its own, to be asked whatever the wire can carry."""
+    return HostileAdapter(folder, _launch())
+
+
 def open_server(folder: Path) -> Any:
     """A whole server in a process of its own, with its files in `folder`."""
     return ServerAdapter(folder, _launch())
@@ -245,6 +251,7 @@ _ADAPTERS = {
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,
     "http": open_http,
+    "hostile": open_hostile,
     "server": open_server,
     "soak_served": open_soak_served,
 }
