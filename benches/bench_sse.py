@@ -61,6 +61,7 @@ from reference_impl.server import Plan, Server, Streaming  # noqa: E402
 from reference_impl.wire import STREAM_HEAD, Answer, Request  # noqa: E402
 
 CONNECTING = 100
+CONNECTED_S = 60.0  # at most
 SETTLE_S = 1.0
 LAG_S = 0.01
 TEXT = "x" * 40
@@ -268,13 +269,18 @@ class Client(asyncio.Protocol):
 
     late = Histogram()
     is_measuring = False
+    streaming = 0
 
     def connection_made(self, transport: Any) -> None:
         """Ask."""
+        self._streams = False
         transport.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
     def data_received(self, data: bytes) -> None:
         """Note. One read can hold many events, and all of them came now."""
+        if not self._streams and _AT.search(data):
+            self._streams = True
+            Client.streaming += 1
         if Client.is_measuring:
             now_s = time.monotonic()
             for at in _AT.finditer(data):
@@ -301,6 +307,13 @@ class Measure:
     client_p99_ms: float
 
 
+async def all_streaming(streams: int) -> None:
+    """Wait until each stream has shown an event: some servers take long to begin so many."""
+    ends_at = time.monotonic() + CONNECTED_S
+    while Client.streaming < streams and time.monotonic() < ends_at:  # noqa: ASYNC110  they count
+        await asyncio.sleep(LAG_S)
+
+
 async def measure(name: str, streams: int, rate: float, seconds: float) -> Measure:
     """Start a server, connect, and read it for a while."""
     command = [sys.executable, __file__, "serve", name, str(rate)]
@@ -312,12 +325,14 @@ async def measure(name: str, streams: int, rate: float, seconds: float) -> Measu
         server = psutil.Process(process.pid)
         before = server.memory_info().rss
         loop = asyncio.get_running_loop()
+        Client.streaming = 0
         for begun in range(0, streams, CONNECTING):
             connecting = [
                 loop.create_connection(Client, "127.0.0.1", port)
                 for _ in range(min(CONNECTING, streams - begun))
             ]
             transports += [transport for transport, _ in await asyncio.gather(*connecting)]
+        await all_streaming(streams)
         await asyncio.sleep(SETTLE_S)
         kib = (server.memory_info().rss - before) / 1024 / streams
         lags = Histogram()

@@ -285,6 +285,8 @@ def load_command(  # noqa: PLR0913  one parameter an option
     """
     if worker is not None:
         return join(rush.locustfile(), worker)
+    if master and kill_every_s is not None:
+        raise UsageError("generators elsewhere cannot be told where a killed target serves again")
     seed = _seed(seed)
     parts = STORM if shape == "storm" else CROWD
     asked = Load(
@@ -348,6 +350,8 @@ def _tell_second(step: Callable[[str], None]) -> Callable[[Operation], None]:
     """Say how it goes, whenever a generator tells of another second."""
 
     def heard(operation: Operation) -> None:
+        if operation.function == "boot" and operation.result is not None:
+            step(f"the target serves at 127.0.0.1:{operation.result['port']}")
         if operation.function != "second" or operation.result is None:
             return
         told = operation.result

@@ -35,6 +35,7 @@ from harness.web import LOOPBACK, NotReachedError, StatusError, Web
 
 WORK_BOUND_S = 120.0  # for a load that ends when everybody has done his acts
 CLOSING_S = 120.0
+JOINING_S = 900.0  # for generators that somebody has to start elsewhere
 SETTLE_S = 60.0
 LAST_RUNS = 40
 POLL_S = 0.1
@@ -103,12 +104,12 @@ Heard = Callable[[Operation], object]
 def under(load: Load, locustfile: Path, heard: Heard = lambda _: None) -> Workload:
     """Make the workload that boots a server, has it loaded, and asks once more.
 
-    `heard` is told each operation as it comes.
+    `heard` is told each operation as it comes, the first of which is the boot.
     """
 
     def workload(stage: Stage) -> None:
         with stage.episode() as episode:
-            served = booted(episode, load)
+            served = booted(episode, load, heard)
             seen = Seen()
             sampling = sampled(served, stage.journal, heard)
             with sampling, generating(load, locustfile, stage, episode, served) as operations:
@@ -134,9 +135,10 @@ class Served:
     pid: int
 
 
-def booted(episode: Episode, load: Load) -> Served:
+def booted(episode: Episode, load: Load, heard: Heard = lambda _: None) -> Served:
     """Boot the target. Raises TargetUnavailableError."""
     told = episode.client.ask("boot", dict(load.settings))
+    heard(told)
     if told.outcome is not Outcome.OK:
         raise TargetUnavailableError(f"it does not boot: {told.error}")
     return Served(**told.result)
@@ -157,23 +159,20 @@ def generating(
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-load-")))
         address = place / "address"
         _put(address, served.port)
-        acts = 0 if load.for_s else stage.examples
+        lasts_s = load.for_s or WORK_BOUND_S
         asked = [
             *("-f", str(locustfile), "--headless", "--only-summary", "--loglevel=WARNING"),
-            *(
-                f"--host=http://{LOOPBACK}:{served.port}",
-                f"--address={address}",
-                f"--seed={stage.seed}",
-            ),
-            *(f"--mix={json.dumps(load.mix)}", f"--shape={load.shape}", f"--acts={acts}"),
-            f"--seconds={load.for_s or WORK_BOUND_S}",
+            f"--host=http://{LOOPBACK}:{served.port}",
+            *([] if load.master else [f"--address={address}"]),  # others cannot read our files
+            *(f"--mix={json.dumps(load.mix)}", f"--shape={load.shape}", f"--seed={stage.seed}"),
+            *(f"--acts={0 if load.for_s else stage.examples}", f"--seconds={lasts_s}"),
             f"--write-deadline={load.write_deadline_s}",
             f"--streams-max={load.streams_max}",
         ]
         children = _started(load, asked, place, stack)
         if load.kill_every_s is not None:
             stack.enter_context(_killing(load, episode.instance, stage.journal, address, served))
-        yield _told(children[0], place, (load.for_s or WORK_BOUND_S) + CLOSING_S)
+        yield _told(children[0], place, lasts_s + (JOINING_S if load.master else CLOSING_S))
 
 
 def _started(load: Load, asked: list[str], place: Path, stack: ExitStack) -> list[Child]:
