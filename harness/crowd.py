@@ -53,7 +53,7 @@ class Round:
 class Doom:
     """At which of its statements a member gets a signal from itself.
 
-    Only statements that contain `match` count. With `after_s` the signal comes so long after the
+    Only statements that begin with `match` count. With `after_s` the signal comes so long after the
     statement began, so perhaps in the middle of it.
     """
 

@@ -495,7 +495,9 @@ def kill_while_the_log_is_copied(stage: Stage) -> None:
             prompt = ("set_system_prompt", {"session": "s0", "text": PROMPT})
             for index in range(COPIES_AN_EPISODE):
                 doom = Doom(
-                    signal.SIGKILL, match="wal_checkpoint", after_s=rng.uniform(0.0002, 0.004)
+                    signal.SIGKILL,
+                    match="PRAGMA wal_checkpoint",
+                    after_s=rng.uniform(0.0002, 0.004),
                 )
                 steps = [_append("s0", f"alpha {index} {{n}}"), prompt]
                 gathered.fork([Round(steps, 120)], doom=doom)

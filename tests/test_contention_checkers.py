@@ -130,6 +130,17 @@ def test_who_is_overtaken_without_bound_starves() -> None:
     assert "3 of 4 writers starved" in verdict.anomalies[0].message
 
 
+def test_to_be_refused_again_and_again_is_not_to_overtake() -> None:
+    """Who is told no a hundred times has taken no turn from anybody."""
+    pile = barging(4, STARVING * 2)
+    refused = [
+        one if one.process == 3 else replace(one, outcome=Outcome.FAIL, error="E: locked")
+        for one in pile
+    ]
+    assert broken(nobody_starves(history(pile))) == {Promise.D4}
+    assert nobody_starves(history(refused)).is_valid
+
+
 def test_one_writer_that_had_bad_luck_proves_nothing() -> None:
     """One that was put aside by the system, before it could stand in line, is no policy."""
     unlucky = append(9, "unlucky", (0, STARVING * 8 * MS))

@@ -93,10 +93,11 @@ def measure(by_writer: dict[int, list[Operation]]) -> Waits:
 
 
 def overtakings(by_writer: dict[int, list[Operation]]) -> Iterator[Overtaking]:
-    """For each writer its write that some one other overtook most often."""
+    """For each writer its write that one other overtook most often; a refusal is no turn."""
+    served = {writer: list(filter(_is_served, writes)) for writer, writes in by_writer.items()}
     times = {
         writer: ([write.invoked_ns for write in writes], [_end_ns(write) for write in writes])
-        for writer, writes in by_writer.items()
+        for writer, writes in served.items()
     }
     for writer, writes in by_writer.items():
         most: tuple[int, Operation, int, int] | None = None
@@ -108,7 +109,11 @@ def overtakings(by_writer: dict[int, list[Operation]]) -> Iterator[Overtaking]:
                     most = last - first, write, other, first
         if most:
             count, write, other, first = most
-            yield Overtaking(write, tuple(by_writer[other][first : first + count]))
+            yield Overtaking(write, tuple(served[other][first : first + count]))
+
+
+def _is_served(write: Operation) -> bool:
+    return write.outcome is Outcome.OK
 
 
 def _end_ns(write: Operation) -> int:
@@ -135,7 +140,8 @@ def _jain(by_writer: dict[int, list[Operation]]) -> float | None:
     begin = max(writes[0].invoked_ns for writes in by_writer.values())
     end = min(_end_ns(writes[-1]) for writes in by_writer.values())
     counts = [
-        sum(begin <= _end_ns(write) <= end for write in writes) for writes in by_writer.values()
+        sum(_is_served(write) and begin <= _end_ns(write) <= end for write in writes)
+        for writes in by_writer.values()
     ]
     squares = sum(count * count for count in counts)
     return sum(counts) ** 2 / (len(counts) * squares) if squares else None

@@ -82,7 +82,7 @@ class Doom:
     """Sends this process a signal at one of its statements, or some time into it."""
 
     def __init__(self, log: Log, process: int, doom: Work) -> None:
-        """Only statements that contain `match` count, from 1."""
+        """Only statements that begin with `match` count, from 1."""
         self._log = log
         self._process = process
         self._left = doom["at"]
@@ -92,7 +92,7 @@ class Doom:
 
     def saw(self, sql: str) -> None:
         """Count the statement; the one that it is meant for does not get past this."""
-        if self._match not in sql:
+        if not sql.lstrip().startswith(self._match):
             return
         self._left -= 1
         if self._left == 0:
