@@ -79,13 +79,13 @@ LARGE = Install(
     gateway_max=90,
     agents_max=25,
     sessions_max=100,
-    chats=120,
+    chats=90,
     processes=24,
     clears=4,
     tabs=48,
-    gateway_talks=68,
+    gateway_talks=48,
 )
-"""615 sessions with 40,000 messages, and as many messages more in 30 days."""
+"""615 sessions with 40,000 messages; in 30 days come and go thirty thousand more."""
 
 
 class Days:

@@ -135,7 +135,7 @@ class Lapse:
         """
         member = self.members[_get_ident()]
         deadline_ns = None if timeout_s < 0 else self.now_ns + math.ceil(timeout_s * 1e9)
-        is_late = False
+        is_late = self._is_next(deadline_ns)
         while True:
             wait = Wait()
             due = (deadline_ns or 0, next(self._numbers), wait)
@@ -165,6 +165,17 @@ class Lapse:
                 left_s = -1 if deadline_ns is None else max(0, deadline_ns - self.now_ns) / 1e9
                 return lock.native.acquire(timeout=left_s)
             is_late = wait.is_late
+
+    def _is_next(self, deadline_ns: int | None) -> bool:
+        """Whether all others wait, and for longer; then the time has come. Only to be quicker."""
+        with _mutex:
+            if self._busy > 1 or deadline_ns is None:
+                return False
+            if self._deadlines and self._deadlines[0][0] <= deadline_ns:
+                return False
+            self.jumps += 1
+            self.now_ns = max(self.now_ns, deadline_ns)
+            return True
 
     def _listen(self, wait: Wait) -> None:
         is_keeper = wait is self._keeper.wait
