@@ -2,6 +2,7 @@
 
     [sleep=2]                       waits so many seconds, or until it is interrupted
     [tokens=10]                     shows so many tokens; `[tokens=10x4]`: on each of 4 threads
+    [beat=25:0.04]                  shows so many, one every so often, that say when it is due
     [tool]                          calls a tool, which says whose turn it is
     [process=0.5:exit=3:hello]      starts a background process that prints after so long
     [fail]  [exit]                  raises an error; tries to end the program
@@ -202,7 +203,7 @@ def _write_whole(path: Path, content: dict[str, Any]) -> None:
 
 # The agent
 
-_DIRECTIVE = re.compile(r"\[(sleep|tokens|tool|process|fail|hang|exit)(?:=([^\[\]]*))?\]")
+_DIRECTIVE = re.compile(r"\[(sleep|tokens|beat|tool|process|fail|hang|exit)(?:=([^\[\]]*))?\]")
 
 
 class ScriptedError(Exception):
@@ -286,6 +287,8 @@ class AIAgent:
                 self._stop.wait(float(value))
             case "tokens":
                 self._show_many(shown, value)
+            case "beat":
+                self._beat(shown, value)
             case "tool":
                 self._call_tool()
             case "process":
@@ -319,6 +322,15 @@ class AIAgent:
             thread.start()
         for thread in spawned:
             thread.join()
+
+    def _beat(self, shown: list[str], value: str) -> None:
+        count, _, interval_s = value.partition(":")
+        due = time.time()
+        for _ in range(int(count)):
+            due += float(interval_s)
+            if self._stop.wait(max(0.0, due - time.time())):
+                return
+            self._show(shown, f"@{due:.6f} ")
 
     def _show(self, shown: list[str], text: str) -> None:
         if self.stream_delta_callback is not None:
