@@ -414,7 +414,7 @@ def test_a_checkout_can_do_what_it_has_the_files_for(checkout: Path, tmp_path: P
     try:
         instance.call("new", {"session": "s1"})
 
-        assert target.abilities == {"http", "server"}
+        assert target.abilities == {"http"}
         assert instance.call("sessions", {}) == ["s1"]
     finally:
         instance.close()

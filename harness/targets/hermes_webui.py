@@ -9,10 +9,8 @@ able to do what it has the files for, and the command itself never loads any of 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from types import CodeType
-from typing import Any
 
 from harness.errors import TargetUnavailableError
 from harness.target import AdapterInstance, Instance
@@ -24,7 +22,6 @@ from harness.targets.hermes_webui_packages import agent_folder, bytecode_folder,
 from harness.targets.hermes_webui_server import WebuiLaunch
 from harness.targets.lifecycle_adapter import LifecycleAdapter
 from harness.targets.process import Stable
-from harness.targets.server_adapter import ServerAdapter
 from harness.targets.server_process import NotServingError, ServerProcess
 from harness.targets.standalone import in_a_process
 from harness.targets.threaded_adapters import LifecycleThreadsAdapter
@@ -32,10 +29,9 @@ from harness.targets.threaded_adapters import LifecycleThreadsAdapter
 MODULE = Path("api/session_lifecycle.py")
 SERVER = Path("server.py")
 _LIFECYCLES = {"lifecycle": LifecycleAdapter, "lifecycle_threads": LifecycleThreadsAdapter}
-_SERVERS: Mapping[str, Any] = {"http": WebuiHttpAdapter, "server": ServerAdapter}
 _FILES = {  # that an ability needs
     **dict.fromkeys(_LIFECYCLES, MODULE),
-    **dict.fromkeys(_SERVERS, SERVER),
+    "http": SERVER,
     "sessions": Path("api/models.py"),
     "watcher": Path("api/gateway_watcher.py"),
     "catalog": Path("api/config.py"),
@@ -99,7 +95,7 @@ class HermesWebuiTarget:
             packages, bytecode = packages_folder(), bytecode_folder()
             for ability in self.abilities & set(ADAPTERS):
                 self._stables[ability] = stable(ability, self._folder, packages, bytecode)
-        if "server" in self.abilities:
+        if "http" in self.abilities:
             self._launch = WebuiLaunch(self._folder, packages, agent_folder(), bytecode)
             _try(self._launch)
 
@@ -107,9 +103,9 @@ class HermesWebuiTarget:
         """A module, or a server that is yet to boot, behind its adapter."""
         if ability in self._stables:
             return ModuleInstance(self._stables[ability], folder)
-        if ability in _SERVERS:
+        if ability == "http":
             assert self._launch is not None, "it was prepared"
-            return AdapterInstance(_SERVERS[ability](folder, self._launch))
+            return AdapterInstance(WebuiHttpAdapter(folder, self._launch))
         assert self._code is not None, "it was prepared"
         return AdapterInstance(_LIFECYCLES[ability](ModuleLifecycle(execute(self._code))))
 

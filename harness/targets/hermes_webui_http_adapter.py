@@ -1,8 +1,9 @@
 """The *http* ability of a hermes-webui server: where it words things otherwise than the reference.
 
-A session in which nothing was said is a shell there: neither kept nor listed, and nothing was
-promised of it. What a turn had shown when it was cut short loses its last blank. After a death it
-holds a run for alive for half a minute: that is waited for.
+A session without messages is not listed there, and kept only once something was said in it: nothing
+was promised of such a shell. A title that nobody gave is the server's own; one that was given goes
+with a clear, and is given again. What a turn had shown when it was cut short loses its last blank.
+After a death it holds a run for alive for half a minute: that is waited for.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from harness.web import Event, StatusError, Web
 
 REPAIR_S = 45.0
 REPAIR_POLL_S = 0.1
+UNTITLED = "Untitled"
 QUIET_S = 6.0  # more than its heartbeat: by then a stream has said what there was to say
 NOTHING_KNOWN = -1  # a count of messages that every session exceeds
 
@@ -33,7 +35,12 @@ class WebuiHttpAdapter(HttpAdapter):
         """Boot nothing yet; the first question does."""
         super().__init__(folder, launch)
         self._shells: set[str] = set()
-        self._cleared: set[str] = set()
+        self._titles: dict[str, str] = {}
+
+    def begin(self) -> None:
+        """Forget every name: what there is by now is somebody else's, and none of our business."""
+        super().begin()
+        self._shells, self._titles = set(), {}
 
     # Sessions
 
@@ -45,17 +52,54 @@ class WebuiHttpAdapter(HttpAdapter):
     def clear(self, session: str) -> None:
         """Remove the session's messages."""
         super().clear(session)
-        self._cleared.add(session)
+        if session in self._titles:
+            super().rename(session, self._titles[session])
+
+    def rename(self, session: str, title: str) -> None:
+        """Give the session a title."""
+        super().rename(session, title)
+        self._titles[session] = title
+
+    def title(self, session: str) -> str:
+        """Tell the session's title."""
+        return super().title(session) if session in self._titles else UNTITLED
+
+    def titles(self) -> list[list[str]]:
+        """The names and titles of all sessions."""
+        listed = dict(super().titles())
+        every = {name: self._titles.get(name, UNTITLED) for name in self._empty({*listed})}
+        every |= {name: listed[name] if name in self._titles else UNTITLED for name in listed}
+        return sorted([name, title] for name, title in every.items())
+
+    def undo(self, session: str) -> bool:
+        """Remove the last turn that was said; whether there was one."""
+        try:
+            return super().undo(session)
+        except StatusError as refused:
+            if refused.status != HTTPStatus.BAD_REQUEST:
+                raise
+            return False
 
     def delete(self, session: str) -> None:
         """Delete the session."""
         super().delete(session)
+        self._titles.pop(session, None)
         self._shells.discard(session)
-        self._cleared.discard(session)
 
     def sessions(self) -> list[str]:
         """The names of all sessions."""
-        return sorted({*super().sessions(), *self._shells, *self._cleared})
+        listed = super().sessions()
+        return sorted([*listed, *self._empty({*listed})])
+
+    def _empty(self, listed: set[str]) -> list[str]:
+        """The sessions that are not listed, but there, and without messages."""
+        empty = []
+        for name, id_ in self._sessions.items():
+            if name not in listed:
+                status, told = self._web().ask("GET", f"/api/session?session_id={id_}")
+                if status == HTTPStatus.OK and not told["session"]["messages"]:
+                    empty.append(name)
+        return empty
 
     def messages(self, session: str) -> dict[str, Any]:
         """What was said: rows of role, text and mark; which outputs woke it; what is pending."""
@@ -71,7 +115,6 @@ class WebuiHttpAdapter(HttpAdapter):
     def send(self, session: str, run: str, text: str) -> dict[str, Any]:
         """Begin a turn, called `run` from now on; or else which run is in its way."""
         self._shells.discard(session)
-        self._cleared.discard(session)
         return super().send(session, run, text)
 
     def status(self, session: str) -> dict[str, Any]:
@@ -143,6 +186,8 @@ class WebuiHttpAdapter(HttpAdapter):
         """Make the shells again, and wait until nothing that died is held for alive."""
         for session in self._shells:
             super().new(session)
+            if session in self._titles:
+                super().rename(session, self._titles[session])
         ends_at = time.monotonic() + REPAIR_S
         while self._is_any_busy() and time.monotonic() < ends_at:
             time.sleep(REPAIR_POLL_S)
