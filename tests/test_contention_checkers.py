@@ -275,6 +275,7 @@ def test_what_takes_its_lock_at_once_or_none_is_well() -> None:
         seen(1, "", UPDATE),
         seen(2, "BEGIN", "SELECT 1"),
         seen(2, "", "PRAGMA wal_checkpoint(PASSIVE)"),
+        seen(2, "", "CREATE TABLE IF NOT EXISTS sessions (id TEXT)"),
         op(2, "drop", {}, (5, 6), 0),
     ]
     assert locks_are_used_well(history([WRITER, *harmless])).is_valid

@@ -52,9 +52,10 @@ def _wants_the_lock(seen: dict[str, Any]) -> bool:
 
 
 def _is_change(statement: str) -> bool:
-    return statement.upper().startswith(_CHANGES) or any(
-        word in statement.replace(" ", "") for word in _WAITING
-    )
+    said = statement.upper()
+    if "IF NOT EXISTS" in said or "IF EXISTS" in said:
+        return False  # on an up-to-date file SQLite finds nothing to do, and takes no lock
+    return said.startswith(_CHANGES) or any(word in statement.replace(" ", "") for word in _WAITING)
 
 
 def _late_locks(history: History) -> Iterator[Anomaly]:

@@ -118,7 +118,9 @@ class StateDbAdapter:
             for session in {match["session_id"] for match in found}
             for row in self._db.get_messages(session)
         }
-        return sorted([match["session_id"], texts[match["id"]]] for match in found)
+        # Somebody else may have deleted a message between the two questions.
+        there = (match for match in found if match["id"] in texts)
+        return sorted([match["session_id"], texts[match["id"]]] for match in there)
 
     def delete(self, session: str) -> bool:
         """Delete the session with its messages; whether it was there."""
