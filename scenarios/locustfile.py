@@ -19,6 +19,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
@@ -53,6 +54,7 @@ POLL_S = 0.1
 POLLS_MAX = 100  # under way at once
 LAG_S = 0.02
 SECOND_S = 1.0
+SENDING_S = 0.1
 STORM = 8
 STORM_TURN_S = 0.25
 REFUSALS_MAX = 400
@@ -79,11 +81,31 @@ class Town:
         self.polls = 0
         self.accounts = 0  # of generators that are done
         self.is_closing = False
-        self.tell: Callable[[dict[str, Any]], object] = lambda _event: None
+        self._outbox: list[dict[str, Any]] = []
+        self._is_sending = False
 
     def record(self, operation: Operation) -> None:
         """An operation is over."""
         self.tell({"operation": operation.to_json()})
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Tell whoever wants to know, soon."""
+        self._outbox.append(event)
+
+    def send_on(self, send: Callable[[list[dict[str, Any]]], object]) -> None:
+        """Send what there is to tell, for ever; nobody else may, since sending takes its time."""
+        while True:
+            told, self._outbox = self._outbox, []
+            self._is_sending = bool(told)
+            if told:
+                send(told)
+            self._is_sending = False
+            gevent.sleep(SENDING_S)
+
+    @property
+    def has_told(self) -> bool:
+        """Whether all is sent."""
+        return not self._outbox and not self._is_sending
 
     def account(self, function: str, began_ns: int, result: dict[str, Any]) -> None:
         """Tell of ourselves."""
@@ -109,6 +131,8 @@ class Town:
         self.account("second", now_ns, self.meter.second())
         told = {**self.meter.account(), "unfinished": len(self.users)}
         self.account("generate", now_ns, told)
+        while not self.has_told:
+            gevent.sleep(SENDING_S)
         self.accounts += 1
 
 
@@ -648,7 +672,8 @@ class Shape(LoadTestShape):
             _close(self.runner)
         generators = self.runner.worker_count if isinstance(self.runner, MasterRunner) else 1
         is_late = self.get_run_time() > self._closing_s + 2 * CLOSING_S
-        return None if town.accounts >= generators or is_late else self._now
+        has_ended = town.accounts >= generators and town.has_told
+        return None if has_ended or is_late else self._now
 
 
 def _close(runner: Runner) -> None:
@@ -691,24 +716,26 @@ def prepare(environment: Environment, **_: Any) -> None:
     line = lifeline.grasp()
     if line is not None:
         line.watch()
-        town.tell = line.tell
     if isinstance(runner, MasterRunner):
         runner.register_message("told", lambda msg, **_: _pass_on(msg.data))
-    elif isinstance(runner, WorkerRunner):
+    if isinstance(runner, WorkerRunner):
         runner.register_message("close", lambda **_: gevent.spawn(town.close))
-        outbox: list[dict[str, Any]] = []
-        town.tell = outbox.append
-        gevent.spawn(_send_on, runner, outbox)
+        gevent.spawn(town.send_on, partial(_send_to_master, runner))
+    else:
+        gevent.spawn(town.send_on, partial(_tell_all, line))
 
 
-def _send_on(runner: WorkerRunner, outbox: list[dict[str, Any]]) -> None:
+def _tell_all(line: lifeline.Lifeline | None, told: list[dict[str, Any]]) -> None:
+    """Tell who started us; by hand there is nobody."""
+    for event in told:
+        if line is not None:
+            line.tell(event)
+
+
+def _send_to_master(runner: WorkerRunner, told: list[dict[str, Any]]) -> None:
     clock = _BOOT.read_text(encoding="ascii")
-    while True:
-        gevent.sleep(SECOND_S / 4)
-        told, outbox[:] = list(outbox), []
-        if told:
-            at_ns = time.monotonic_ns()
-            runner.send_message("told", {"events": told, "clock": clock, "at_ns": at_ns})
+    at_ns = time.monotonic_ns()
+    runner.send_message("told", {"events": told, "clock": clock, "at_ns": at_ns})
 
 
 def _pass_on(data: dict[str, Any]) -> None:
