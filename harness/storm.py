@@ -221,22 +221,25 @@ class Storm:
         """Let the server come to rest, and read everything; twice, with a death in between.
 
         What a lost answer left running is cancelled first. `at_most` are bounds of containers.
+        A server that does not come to rest is read once.
         """
         guest = self.visitor()
-        self._read_all(guest, at_most)
+        if not self._read_all(guest, at_most):
+            return
         with self.dead("kill"):
             for session in self.names.all():
                 self._host.ask("kept", {"session": session})
         self._read_all(guest, at_most)
 
-    def _read_all(self, guest: Guest, at_most: Mapping[str, int]) -> None:
+    def _read_all(self, guest: Guest, at_most: Mapping[str, int]) -> bool:
         health = guest.ask("health")
         for _, run, _ in health.result["runs"] if health.result else ():
             guest.ask("cancel", run=run)
-        guest.ask("rest", at_most=at_most)
+        rest = guest.ask("rest", at_most=at_most)
         for session in self.names.all():
             guest.ask("read", session=session)
         guest.ask("sessions")
+        return rest.outcome is Outcome.OK and not rest.result["left"]
 
 
 class Host:

@@ -22,6 +22,7 @@ from typing import Any
 
 from harness.checkers.roused import WAKEUPS_MAX
 from harness.checkers.served import visitors_are_served
+from harness.checkers.visits import TERMINAL
 from harness.history import History, Operation, Outcome
 from harness.nemesis import AddedBytes, CorruptFile, Fault, TornFile
 from harness.promises import Promise
@@ -33,6 +34,7 @@ from scenarios.conftest import Judge
 
 ACCEPTED, REFUSED = 200, 409
 HELD = "[tokens=3][sleep=900][tokens=1]"  # until somebody ends it
+HUNG = "[tokens=1][hang]"  # until its agent is closed
 TALKS = ("[tokens=3]", "[tokens=2][tool]", "[tokens=1][sleep=0.03][tokens=2]", "[tokens=20]")
 ACTS_MAX = 400
 TRIES_MAX = 200
@@ -108,12 +110,21 @@ class User:
                 self.relay(run, after=last_id(rows))
             case _:
                 rows = self.relay(run)
-                if rows:
-                    self.relay(run, after=self.rng.choice(rows)[0] or None)
+                self.come_back(run, rows)
+
+    def come_back(self, run: str, rows: list[list[str]]) -> None:
+        """Look for what one has missed, at once, as everybody does after a restart."""
+        session = self.any()
+        self.ask("status", session=session)
+        if any(name in TERMINAL for _, name, _ in rows):
+            self.relay(run, after=self.rng.choice(rows)[0])
+        else:
+            self.relay(run, after=last_id(rows))
+            self.ask("read", session=session)
 
     def cancel(self) -> None:
-        """Begin what would never end, and end it at any moment."""
-        sent = self.send(self.any(), HELD)
+        """Begin something, or what would never end, and end it at any moment."""
+        sent = self.send(self.any(), self.rng.choice((HELD, HELD, *TALKS)))
         if not is_accepted(sent):
             return
         run = sent.result["run"]
@@ -357,10 +368,12 @@ def tell_to_go(storm: Storm, rng: random.Random, _rounds: int) -> None:
 
 
 def evict(storm: Storm, rng: random.Random, _rounds: int) -> None:
-    """Users of more sessions than the server may hold, while runs go on."""
-    sessions = found(storm, 10)
+    """Users of more sessions than the server may hold, while runs go on; one until the end."""
+    held, *sessions = found(storm, 11)
+    User(storm, [held], rng).insist(held, HUNG)
     acts = (User.talk, User.cancel, User.spawn, User.turn_over, User.look)
     storm.rage(after(rng, pause, pause), crowd(storm, rng, (6, sessions, acts, 12)))
+    storm.kill()
     storm.look_back(agents_cached=AGENTS_MAX, sessions_held=SESSIONS_MAX)
 
 

@@ -122,7 +122,12 @@ def test_who_lost_an_answer_is_somebody_else(scene: Scene) -> None:
     """A process does one thing at a time, and nobody knows when a lost one was over."""
     with scene.over(FragileTarget()) as storm, socket.create_server(("127.0.0.1", 0)) as server:
         storm.door.open(server.getsockname()[1])
-        leaving = threading.Thread(target=lambda: [server.accept()[0].close() for _ in range(2)])
+
+        def leave() -> None:
+            for _ in range(2):
+                server.accept()[0].close()
+
+        leaving = threading.Thread(target=leave)
         leaving.start()
         guest = storm.visitor()
         lost = [guest.ask("health") for _ in range(2)]

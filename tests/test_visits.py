@@ -117,6 +117,7 @@ def line(word: str, number: int, session: str) -> Rows:
     return woken(word, number, session, "printed a line with 'hit'")
 
 
+HUNG = "b5 [hang]"
 ONE, HELD, SPAWN = "a1 [tokens=2]", "a2 [tokens=1][sleep=900]", "a3 [process=0:w1][tokens=1]"
 LAST, QUICK = "a4 [tokens=1]", "a5 [process=0:w3][tokens=1]"
 WATCHED = "b1 [process=0:watch=hit:hit w2][tokens=1]"
@@ -468,6 +469,17 @@ def test_a_session_that_nobody_read_in_the_end_is_not_judged() -> None:
 
     verdict = visitors_are_served(day.history())
     assert verdict.unknowns == ("a was not read when all was quiet",)
+
+
+def test_an_agent_that_hangs_is_let_go_by_nobody_else() -> None:
+    """A2: its turn is done although nothing ended it, so somebody closed the agent."""
+    day = Day()
+    day.tell("new", session="b", previous=None)
+    day.send("b", HUNG, "r1")
+    day.tell("kill")
+    day.look_back({"b": turn(HUNG, "That was turn 1 of b.")})
+
+    assert Promise.A2 in broken(day)
 
 
 def test_a_server_that_does_not_come_up_is_judged_by_that() -> None:

@@ -249,8 +249,10 @@ def _of_turn(
         message = f"nobody cancelled the turn of {text!r}, and it is marked so"
         yield Anomaly(Promise.T4, message, evidence, "cancelled-by-nobody")
     elif not mark and HOLDS.search(text) and not reply[2]:
+        # An agent that hangs is let go by nothing but its being closed.
+        broken = Promise.A2 if "[hang]" in text else Promise.T3
         message = f"the turn of {text!r} goes on for ever, and is said to be done"
-        yield Anomaly(Promise.T3, message, evidence, "done-too-soon", also=(Promise.T4,))
+        yield Anomaly(broken, message, evidence, "done-too-soon", also=(Promise.T4,))
     error = reply[2].removeprefix("error: ") if reply[2].startswith("error") else ""
     if error and not FAILS.search(text) and not is_refused:
         broken = Promise.A2 if "was closed" in error else Promise.T3
