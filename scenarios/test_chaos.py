@@ -353,7 +353,7 @@ def tell_again(storm: Storm, rng: random.Random) -> None:
 def kill_under_traffic(storm: Storm, rng: random.Random, _rounds: int) -> None:
     """Users who do everything, in a few sessions that they share, while the server dies."""
     sessions = found(storm, 4)
-    deaths = [Storm.kill] * (DEATHS - 3) + [damage] * 2
+    deaths = [Storm.kill] * (DEATHS - 2) + [damage] * 2
     visits = crowd(storm, rng, (5, sessions[:3], EVERYTHING, 4), (2, sessions[3:], REMOVING, 4))
     storm.rage(after(rng, *deaths, pause), visits)
     storm.look_back()
@@ -529,9 +529,9 @@ KILLED = Scenario(
         _expect("a turn was begun", _accepted, 20),
         _expect("a second turn was refused", _refused),
         _expect("an answer was lost", _lost, DEATHS),
-        _expect("the server was killed", _count("kill"), 2 * DEATHS),
-        _expect("the server stood still", _faults("pause"), 2),
-        _expect("its index was damaged", _faults("_index.json"), 2),
+        _expect("the server was killed", _count("kill"), DEATHS),
+        _expect("the server stood still", _faults("pause")),
+        _expect("its index was damaged", _faults("_index.json")),
         _expect("a run was cancelled", _cancelled_runs),
         _expect("a reader came back with a cursor", _resumed),
         _expect("a turn was interrupted", _marked("interrupted")),
@@ -551,7 +551,7 @@ GOING = Scenario(
     checker=visitors_are_served,
     expectations=(
         _expect("a turn was begun", _accepted, 10),
-        _expect("the server was told to go", _count("terminate"), 4),
+        _expect("the server was told to go", _count("terminate"), 2),
     ),
     examples=2,
 )
@@ -598,7 +598,7 @@ WOKEN = Scenario(
     checker=visitors_are_served,
     expectations=(
         _expect("a process woke its session", _wakeups, 100),
-        _expect("a wakeup was told of again", _told_again, 10),
+        _expect("a wakeup was told of again", _told_again),
         _expect("the server was killed", _count("kill"), 2),
     ),
     examples=1,

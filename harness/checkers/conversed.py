@@ -254,7 +254,8 @@ def _of_turn(
         message = f"the turn of {text!r} goes on for ever, and is said to be done"
         yield Anomaly(broken, message, evidence, "done-too-soon", also=(Promise.T4,))
     error = reply[2].removeprefix("error: ") if reply[2].startswith("error") else ""
-    if error and not FAILS.search(text) and not is_refused:
+    is_full = "SpawnRefusedError" in error  # so many processes, and no more, is a promise too
+    if error and not FAILS.search(text) and not is_refused and not is_full:
         broken = Promise.A2 if "was closed" in error else Promise.T3
         message = f"the turn of {text!r} had no reason to fail: {error}"
         yield Anomaly(broken, message, evidence, "failed")

@@ -57,13 +57,12 @@ class Wakeups:
         }
         for session, read in visits.final.items():
             asked = ""
-            for role, text, mark in rows(read):
+            for role, text, _ in rows(read):
                 if role == "wakeup":
                     asked = ""
                     self._note(session, text)
                 elif role == "user":
                     asked = text
-                    self._replied |= {text} if not mark else set()
                 elif asked and text:
                     self._replied.add(asked)
         self.spawns = list(self._spawns())
