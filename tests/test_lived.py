@@ -149,6 +149,18 @@ def test_each_process_has_a_life_of_its_own() -> None:
     assert len(of_process(history, 1)) == 2
 
 
+def test_a_life_with_a_gap_proves_nothing() -> None:
+    """Whoever was woken in an hour that was not answered for was not lost."""
+    lost = _hours(([], {"ended": [["p1", "w1"]]}), ([], {}))
+    refused = Operation(0, "live", {}, Outcome.FAIL, 7, 8, error="SlowError: a turn did not end")
+    history = History((*lost, refused, *_samples(1, 0, 1), *_samples(2, 0, 1)))
+    verdict = _judge(Bound("*", 1e9))(history)
+
+    assert lived_well(lost).validity is Validity.INVALID
+    assert verdict.validity is Validity.UNKNOWN
+    assert "SlowError" in verdict.unknowns[0]
+
+
 def test_how_long_it_took_is_told() -> None:
     """By both clocks, where somebody told."""
     told = {"virtual_s": 86_400.0, "real_s": 1.0, "jumps": 17_280}

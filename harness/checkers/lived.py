@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from harness.checkers.growth import SAMPLE, GrowsWithin
-from harness.history import History, Operation
+from harness.history import History, Operation, Outcome
 from harness.promises import Promise
 from harness.verdict import Anomaly, Verdict, merge
 
@@ -198,7 +198,7 @@ class LivedWell:
     bounds: Sequence[Bound]
 
     def __call__(self, history: History) -> Verdict:
-        """Judge a history. Where the clock is in doubt, what it showed proves nothing."""
+        """Judge a history. One with a gap proves nothing, nor does a clock that is in doubt."""
         doubts = tuple(self._doubts(history))
         if doubts:
             return Verdict(unknowns=doubts)
@@ -215,6 +215,10 @@ class LivedWell:
         return compare(*lives, self.bounds)
 
     def _doubts(self, history: History) -> Iterator[str]:
+        for operation in history:
+            if operation.outcome is not Outcome.OK:
+                yield f"{operation.function} was not answered: {operation.error}"
+                return
         compared = self.comparisons(history)
         apart = [str(one) for one in compared if not one.agrees]
         if apart or not compared:
