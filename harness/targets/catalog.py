@@ -49,6 +49,6 @@ def list_targets() -> list[dict[str, object]]:
         {
             "target": "hermes-webui@FOLDER",
             "abilities": sorted(HermesWebuiTarget.abilities),
-            "what": "the modules of a checkout that stand alone",
+            "what": "a checkout: its server over HTTP, and some of its modules",
         },
     ]
