@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import TargetLostError
+from harness.errors import TargetLostError, UsageError
 from harness.targets.process import ProcessInstance, Stable
 from harness.targets.remote import RefusedError
 
@@ -16,6 +16,7 @@ ADAPTERS = {
     "watcher": "hermes_webui_watcher_adapter.py",
     "catalog": "hermes_webui_catalog_adapter.py",
 }
+OPENING = "while opening: "  # how the process says so
 HARNESS = Path(__file__).parents[2]
 
 
@@ -34,10 +35,15 @@ class ModuleInstance(ProcessInstance):
     """An adapter in such a process. Where its disk was struck, nobody knows what happened."""
 
     def call(self, function: str, argument: Mapping[str, Any]) -> Any:
-        """Ask the child. Raises TargetLostError if it was lost, or struck, before it answered."""
+        """Ask the child. Raises TargetLostError if it was lost, or struck, before it answered.
+
+        Raises UsageError where the modules are not such as the adapter knows: that is no answer.
+        """
         try:
             return super().call(function, argument)
         except RefusedError as error:
+            if str(error).startswith(OPENING):
+                raise UsageError(f"this checkout cannot be asked for that: {error}") from error
             if type(error).__name__ == TargetLostError.__name__:
                 raise TargetLostError(str(error)) from error
             raise

@@ -7,6 +7,7 @@ has no title nor that it ended: the one has a stand-in, for the other the databa
 
 from __future__ import annotations
 
+import inspect
 import queue
 import sqlite3
 import time
@@ -19,16 +20,16 @@ from harness.targets.watcher_adapter import POLLS, ProjectionError
 UNTITLED = "Agent Session"
 UNCOUNTED = "hello"
 SCHEMA = """
-CREATE TABLE sessions (
+CREATE TABLE IF NOT EXISTS sessions (
     id TEXT PRIMARY KEY, source TEXT NOT NULL, user_id TEXT, model TEXT, title TEXT,
     parent_session_id TEXT, started_at REAL NOT NULL, ended_at REAL, end_reason TEXT,
     message_count INTEGER DEFAULT 0
 );
-CREATE TABLE messages (
+CREATE TABLE IF NOT EXISTS messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT, session_id TEXT NOT NULL REFERENCES sessions(id),
     role TEXT NOT NULL, content TEXT, timestamp REAL NOT NULL
 );
-CREATE INDEX messages_of ON messages(session_id, timestamp);
+CREATE INDEX IF NOT EXISTS messages_of ON messages(session_id, timestamp);
 """
 
 
@@ -62,7 +63,9 @@ class WebuiWatcherAdapter:
         self._writer.executescript(SCHEMA)
         self._read = self._room.read_importable_agent_session_rows
         self._room.read_importable_agent_session_rows = self._projected
-        self._watcher = self._room.GatewayWatcher(hermes_home=folder)
+        checkout.put("_get_state_db_path", lambda *_: path)  # the older ones are told no other way
+        takes_home = "hermes_home" in inspect.signature(self._room.GatewayWatcher).parameters
+        self._watcher = self._room.GatewayWatcher(**({"hermes_home": folder} if takes_home else {}))
         self._watcher.POLL_INTERVAL = 0
         self._told: queue.Queue[Any] = self._watcher.subscribe()
         self._projections = 0
