@@ -33,13 +33,16 @@ from harness.targets.hostile_adapter import HostileAdapter
 from harness.targets.http_adapter import HttpAdapter
 from harness.targets.journal_adapter import JournalAdapter
 from harness.targets.lifecycle_adapter import LifecycleAdapter
-from harness.targets.process import ProcessInstance, Stable
+from harness.targets.outside_adapter import OutsideAdapter
+from harness.targets.process import DRIVER, ProcessInstance, Stable
+from harness.targets.remote import Remote
 from harness.targets.server_adapter import ServerAdapter
 from harness.targets.server_process import ReferenceLaunch
 from harness.targets.sessions_adapter import SessionsAdapter
 from harness.targets.sessions_threads_adapter import SessionsThreadsAdapter
 from harness.targets.soak_served_adapter import SoakServedAdapter
 from harness.targets.standalone import in_a_process
+from harness.targets.streams_adapter import StreamsAdapter
 from harness.targets.threaded_adapters import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
 from harness.targets.turns_threads_adapter import TurnsThreadsAdapter
 from harness.targets.wakeups_adapter import WakeupsAdapter
@@ -67,7 +70,8 @@ class ReferenceTarget:
                 "watcher",
                 "catalog",
             ),
-            *("catalog_threads", "channels_threads", "journal", "http", "hostile", "server"),
+            *("catalog_threads", "channels_threads", "journal", "http", "server"),
+            *("hostile", "streams", "outside"),
             *("soak", "soak_served"),
             *("days", "days_real"),
             *("turns_threads", "wakeups", "wakeups_restarts", "wakeups_threads"),
@@ -215,6 +219,20 @@ def open_hostile(folder: Path) -> Any:
     return HostileAdapter(folder, _launch())
 
 
+def open_streams(folder: Path) -> Any:
+    """Whole servers in processes of their own, and readers who take nothing, or too many."""
+    return StreamsAdapter(folder, _launch())
+
+
+def open_outside(folder: Path) -> Any:
+    """A whole server, another process that writes its database, and a provider of models."""
+    launch = _launch()
+    writer = Remote(
+        (DRIVER, Path(state_db_adapter.__file__)), {"PYTHONPATH": str(launch.package_folder)}
+    )
+    return OutsideAdapter(folder, launch, writer)
+
+
 def open_server(folder: Path) -> Any:
     """A whole server in a process of its own, with its files in `folder`."""
     return ServerAdapter(folder, _launch())
@@ -252,6 +270,8 @@ _ADAPTERS = {
     "state_db": open_state_db,
     "http": open_http,
     "hostile": open_hostile,
+    "streams": open_streams,
+    "outside": open_outside,
     "server": open_server,
     "soak_served": open_soak_served,
 }
