@@ -19,12 +19,12 @@ from urllib.parse import quote
 from harness.dialect import is_wakeup
 from harness.targets.http_adapter import HttpAdapter, named
 from harness.targets.server_process import Launch
-from harness.web import Event, StatusError, Web
+from harness.web import Event, StatusError, StillOpenError, Web
 
-REPAIR_S = 45.0
+REPAIR_S = 90.0  # three times what it says it takes
 REPAIR_POLL_S = 0.1
 UNTITLED = "Untitled"
-QUIET_S = 6.0  # more than its heartbeat: by then a stream has said what there was to say
+QUIET_S = 6.0  # a little more than its heartbeat
 NOTHING_KNOWN = -1  # a count of messages that every session exceeds
 
 
@@ -152,7 +152,7 @@ class WebuiHttpAdapter(HttpAdapter):
                         return named(self._streams, event.data["stream_id"])
                     if event.name == "session-updated":
                         return None
-        except TimeoutError:
+        except StillOpenError:  # a heartbeat came, so the greeting is over
             return None
         except StatusError as error:
             if error.status != HTTPStatus.NOT_FOUND:  # the older ones have nothing to watch
