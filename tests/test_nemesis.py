@@ -15,6 +15,7 @@ import pytest
 
 from harness.history import Journal, Outcome, read
 from harness.nemesis import (
+    AddedBytes,
     CorruptFile,
     Fault,
     FullDisk,
@@ -152,6 +153,17 @@ def test_a_large_disk_is_never_filled(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="too large"):
         fault.inject()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_added_to_a_file_stays(tmp_path: Path) -> None:
+    """It comes after all that was there, and whoever reads the file has to cope."""
+    path = tmp_path / "file"
+    assert not AddedBytes(path, b"half a li").available()
+    path.write_bytes(b"a line\n")
+    with injected(AddedBytes(path, b"half a li")):
+        assert path.read_bytes() == b"a line\nhalf a li"
+
+    assert path.read_bytes() == b"a line\nhalf a li"
 
 
 def test_a_torn_file_is_mended_unless_somebody_wrote_to_it(tmp_path: Path) -> None:
