@@ -10,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
+import os
+import select
 import shutil
 import signal
 import sqlite3
@@ -21,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from harness.checkers.fairness import HANG, KILL
 from harness.errors import HarnessError, TargetLostError
 from harness.history import Journal, Operation, Outcome
 from harness.nemesis import Kill
@@ -30,6 +33,7 @@ from harness.targets.process import ProcessInstance
 from harness.targets.remote import RefusedError
 
 PATIENCE_S = 30.0  # for a member that only has to be given a processor
+HANG_S = 50.0  # a member that notes nothing for so long hangs; no patience is that long
 ABILITY = "state_db_crowd"
 OLD_VERSION = 11  # of the schema that the earliest released packages make
 
@@ -79,6 +83,15 @@ class Member:
     def told(self) -> list[Operation]:
         """What it has asked and was told so far."""
         return list(_operations(self.log)) if self.log.exists() else []
+
+    def ends(self) -> bool:
+        """Wait for its end, for as long as it goes on; whether it came."""
+        before, now = -1, 0
+        while before < now:
+            if _ends(self.pid, HANG_S):
+                return True
+            before, now = now, self.log.stat().st_size if self.log.exists() else 0
+        return False
 
 
 class Crowd:
@@ -180,14 +193,17 @@ class Crowd:
     def bury(self, member: Member) -> int:
         """Wait for a member's end; its exit code, negative if a signal ended it.
 
-        Raises TargetLostError for one that hangs, and ends it with all its kind.
+        One that neither ends nor gets any answer is killed, and the history says that it hung.
         """
+        is_hung = not member.ends()
+        if is_hung:
+            Kill(member.pid).inject()
         code = member.parent.call("bury", {"pid": member.pid})
         self._living.remove(member)
         if code == -signal.SIGKILL:
-            kill = f"kill member {member.pid}"
-            self._journal.fault(kill)
-            self._journal.heal(kill)
+            name = f"{HANG if is_hung else KILL}{member.pid}"
+            self._journal.fault(name)
+            self._journal.heal(name)
         if code > 0:
             raise HarnessError(f"member {member.pid} broke with exit code {code}")
         return int(code)
@@ -224,6 +240,17 @@ def crowd(stage: Stage, **notes: Any) -> Iterator[Crowd]:
         gathered = Crowd(episode.instance, episode.folder, stage.journal)
         with closing(gathered):
             yield gathered
+
+
+def _ends(pid: int, within_s: float) -> bool:
+    """Wait for a process that is not ours to end; where that cannot be done take it for granted."""
+    if not hasattr(os, "pidfd_open"):
+        return True
+    fd = os.pidfd_open(pid)
+    try:
+        return bool(select.select([fd], [], [], within_s)[0])
+    finally:
+        os.close(fd)
 
 
 def _operations(log: Path) -> Iterator[Operation]:

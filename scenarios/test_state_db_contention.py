@@ -15,7 +15,13 @@ from itertools import pairwise
 
 from harness.checkers.broken_disk import broken_disks_are_told
 from harness.checkers.checker import Checker
-from harness.checkers.fairness import nobody_refused, nobody_starves, the_dead_are_succeeded
+from harness.checkers.fairness import (
+    KILL,
+    nobody_hangs,
+    nobody_refused,
+    nobody_starves,
+    the_dead_are_succeeded,
+)
 from harness.checkers.hung import the_hung_are_named
 from harness.checkers.kept import all_is_kept
 from harness.checkers.lock_use import locks_are_used_well, refused_reads, transactions
@@ -69,8 +75,10 @@ def _look_at_last(gone: Crowd, sessions: Iterable[str]) -> None:
 
 
 def _all(*checkers: Checker) -> Checker:
+    """Whatever else is judged, everybody must come to his end."""
+
     def check(history: History) -> Verdict:
-        return merge(checker(history) for checker in checkers)
+        return merge(checker(history) for checker in (nobody_hangs, *checkers))
 
     return check
 
@@ -255,7 +263,7 @@ STATE_DB_CROWD_LOCKS = Scenario(
     ability=ABILITY,
     promises=(Promise.D7, Promise.D8, Promise.D11),
     workload=watch_the_locks,
-    checker=locks_are_used_well,
+    checker=_all(locks_are_used_well),
     replay=_race_again(watch_the_locks),
     expectations=(
         Expectation("a transaction was seen to write", _seen, len(EVERY_WRITE)),
@@ -454,7 +462,7 @@ def _struck(history: History, signal_number: int = signal.SIGKILL) -> list[Opera
 
 
 def _kills(history: History) -> int:
-    return sum(fault.name.startswith("kill member") for fault in history.faults)
+    return sum(fault.name.startswith(KILL) for fault in history.faults)
 
 
 def _killed_in(function: str) -> Callable[[History], int]:

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from harness.checkers.broken_disk import broken_disks_are_told
 from harness.checkers.fairness import (
+    HANG,
+    KILL,
     STARVING,
+    nobody_hangs,
     nobody_refused,
     nobody_starves,
     the_dead_are_succeeded,
@@ -313,6 +316,12 @@ def test_whoever_is_refused_beside_the_dead_was_not_let_in_after_them() -> None:
     late = refused(1, "append", (0, 99), "OutOfPatienceError: no turn in 30 s")
     assert broken(the_dead_are_succeeded(history([late]))) == {Promise.D5}
     assert the_dead_are_succeeded(history([append(1, "a", (0, 99))])).is_valid
+
+
+def test_a_process_that_never_ends_is_an_accusation_and_a_killed_one_is_not() -> None:
+    question = append(1, "a", (11, None))
+    assert broken(nobody_hangs(beside(f"{HANG}42", question))) == {Promise.D5}
+    assert nobody_hangs(beside(f"{KILL}42", question)).is_valid
 
 
 @pytest.mark.parametrize(

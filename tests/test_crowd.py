@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness.checkers.fairness import nobody_hangs
 from harness.checkers.lock_use import locks_are_used_well, transactions
 from harness.crowd import ABILITY, OLD_VERSION, Crowd, Doom, Round, Step, crowd
 from harness.errors import HarnessError, UsageError
@@ -155,6 +156,19 @@ def test_who_is_left_is_ended_with_the_crowd(tmp_path: Path) -> None:
         gathered.await_told(member, "create")
     assert not psutil.pid_exists(member.pid)
     assert [op.outcome for op in told(tmp_path) if op.function == "await"] == [Outcome.INFO]
+
+
+def test_a_member_that_hangs_is_ended_and_the_history_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no failure of ours, but of whatever it waits for."""
+    monkeypatch.setattr("harness.crowd.HANG_S", 0.05)
+    with staged(tmp_path) as gathered:
+        member = gathered.fork([Round([("await", {"name": "never"})])])
+        assert gathered.bury(member) == -signal.SIGKILL
+    history = told(tmp_path)
+    assert [fault.name for fault in history.faults] == [f"hang of member {member.pid}"]
+    assert not nobody_hangs(history).is_valid
 
 
 def test_a_refusal_is_an_answer_and_a_member_that_breaks_is_our_failure(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from harness.history import History, Operation, Outcome
 from harness.promises import Promise
 from harness.verdict import Anomaly, Verdict
 
+KILL, HANG = "kill member ", "hang of member "  # faults: killed as was meant, or in the end
+MENTIONED = 5  # unanswered questions are enough to see what hung
+
 STARVING = 80
 """A writer starves that one other overtook so often in one wait. In a line it is once or twice. On
 two cores with thirty others to share them, where the head of a line may be put aside for half a
@@ -59,6 +62,16 @@ def _within(other: Operation, op: Operation) -> bool:
 
 def _waited_s(op: Operation) -> float:
     return ((op.completed_ns or op.invoked_ns) - op.invoked_ns) / 1e9
+
+
+def nobody_hangs(history: History) -> Verdict:
+    """Judge that each process came to its end: one that had to be ended waited without bound."""
+    hung = [fault for fault in history.faults if fault.name.startswith(HANG)]
+    if not hung:
+        return Verdict()
+    last = tuple(op for op in history if op.outcome is Outcome.INFO)[:MENTIONED]
+    message = f"{len(hung)} processes never came to their end, and had to be killed"
+    return Verdict((Anomaly(Promise.D5, message, last, "hung", also=(Promise.D3, Promise.D4)),))
 
 
 def the_dead_are_succeeded(history: History) -> Verdict:
