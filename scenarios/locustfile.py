@@ -524,7 +524,7 @@ class Staller(Client):
             with self.tapped(Wanted(session, stream)) as fellow:
                 for _ in fellow.frames():
                     pass
-                is_read, size = bool(fellow.reading.terminal), fellow.bytes
+                is_read, size = fellow.how != "silent", fellow.bytes
             is_late = self._wait_for_drop(dropped, began_s, deadline_s)
             is_felt = size > ENOUGH_UNSENT or self._container("sse_stalled") > 0
             stalled_s = round(time.monotonic() - began_s, 1)
@@ -537,13 +537,14 @@ class Staller(Client):
         return {"end": end, "fellow": is_read, "stalled_s": stalled_s}
 
     def _wait_for_drop(self, dropped: int, began_s: float, deadline_s: float) -> bool:
-        """Wait until the server says that it dropped somebody, who may be another one.
+        """Wait until the server says that it dropped somebody, and that nobody stalls any more.
 
         Whether it never did, though it had ample occasion.
         """
         polls = 0
         while polls < STALL_POLLS or time.monotonic() < began_s + deadline_s + RESOURCES_BACK_S:
-            if self._counter("streams_dropped") > dropped:
+            is_alone = self._container("sse_stalled") == 0
+            if self._counter("streams_dropped") > dropped and is_alone:
                 return False
             polls += time.monotonic() > began_s + deadline_s
             gevent.sleep(POLL_S)
