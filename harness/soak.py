@@ -32,19 +32,22 @@ from harness.scenario import Scenario
 from harness.session import Progress, scratch
 from harness.target import Instance, Target
 from harness.targets.catalog import find_target
+from harness.targets.remote import RefusedError
 from harness.trend import READINGS_MIN
 from harness.verdict import Verdict, merge
 
 SCENARIO = "soak-churn"
 SERVED = "soak_served"
 SAMPLES = "samples.jsonl"
+CPU, RSS = "process/cpu_s", "process/rss_bytes"
 EVERY_MIN_S, EVERY_MAX_S = 0.25, 1.0
 SAMPLES_WANTED = 10_000
 KEPT_MAX = 4_000  # in memory, of a life; then every other one is forgotten
 MORE = 9 / 8  # samples than when it was judged last
 PROGRESS_S = 5.0
 FLAME_S = 5.0
-TRACED_OPERATIONS = 500
+TRACED_TIMES = 4
+TRACED_OPERATIONS = 150
 REFUSALS_TOLD = 3
 
 
@@ -121,6 +124,7 @@ class Soaked:
     verdict: Verdict
     lived: Lived
     growths: list[Growth] = field(default_factory=list)
+    costs: dict[str, float] = field(default_factory=dict)
     sites: list[Mapping[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -144,6 +148,7 @@ class Soaked:
                 }
                 for growth in self.growths
             ],
+            "costs": self.costs,
             "sites": [dict(site) for site in self.sites],
             "notes": self.notes,
         }
@@ -192,9 +197,9 @@ class Life:
         self._judge_at = round(self._taken * MORE) + 1
         return True
 
-    def call(self, function: str) -> Any:
+    def call(self, function: str, **argument: Any) -> Any:
         """Ask the host what is no part of its life."""
-        return self._instance.call(function, {})
+        return self._instance.call(function, argument)
 
     def _ask(self, function: str, argument: dict[str, Any]) -> Operation:
         """Ask, and keep a sample. Raises TargetLostError."""
@@ -232,21 +237,31 @@ def go_on(run: Path, progress: Progress) -> Soaked:
     judged = runner.judge(scenario, place)
     judgement.store(judged, target, asked.seed, time.monotonic() - began, place)
     soaked.verdict = merge([judged.verdict, soaked.verdict])
-    soaked.lived, soaked.growths = look_back(place, scenario)
+    _look_back(soaked, _checker(scenario))
     if judged.verdict.anomalies:
         progress("looking for where it is allocated")
-        _find_sites(soaked, target, asked.seed)
+        (blamed,) = judged.verdict.anomalies[0].evidence[-1].result
+        _find_sites(soaked, target, asked.seed, blamed)
     folder.write_json(run / folder.VERDICT, soaked.to_json())
     return soaked
 
 
-def look_back(place: Path, scenario: Scenario) -> tuple[Lived, list[Growth]]:
-    """What was lived, and the slopes of the last life that was long enough."""
-    lives = history.read(place / SAMPLES)
-    checker = _checker(scenario)
-    long_enough = [life for life in lives if checker.judgeable(life)]
-    growths = list(checker.growths(checker.warm(long_enough[-1]))) if long_enough else []
-    return Lived.of(lives), growths
+def _look_back(soaked: Soaked, checker: GrowsWithin) -> None:
+    """What was lived; and what the last life that was long enough came to."""
+    lives = history.read(soaked.run / SCENARIO / SAMPLES)
+    soaked.lived = Lived.of(lives)
+    for life in [life for life in lives if checker.judgeable(life)][-1:]:
+        samples = checker.warm(life)
+        soaked.growths = list(checker.growths(samples))
+        soaked.costs = _costs(samples[0], samples[-1])
+
+
+def _costs(first: Operation, last: Operation) -> dict[str, float]:
+    """Memory at the end, and processor time for each operation; where the samples tell."""
+    cpu_s = last.result.get(CPU, 0.0) - first.result.get(CPU, 0.0)
+    operations = last.argument["operations"] - first.argument["operations"]
+    costs = {"rss_bytes": last.result.get(RSS), "cpu_us_an_operation": 1e6 * cpu_s / operations}
+    return {name: value for name, value in costs.items() if value}
 
 
 def _checker(scenario: Scenario) -> GrowsWithin:
@@ -337,8 +352,8 @@ def _note(soaked: Soaked, look: Callable[[], object], what: str) -> None:
         soaked.notes.append(f"{what}: unavailable: {error}")
 
 
-def _find_sites(soaked: Soaked, target: Target, seed: int) -> None:
-    """Live once more, slowly and for a short while, and see where what stays is allocated."""
+def _find_sites(soaked: Soaked, target: Target, seed: int, blamed: str) -> None:
+    """Live once more, slowly and for a short while, and see which lines allocate what stays."""
     ability = choose([SCENARIO])[SCENARIO].ability  # in a process that can be asked about itself
     with scratch() as host:
         instance = target.open(ability, Path(host))
@@ -347,10 +362,11 @@ def _find_sites(soaked: Soaked, target: Target, seed: int) -> None:
                 life = Life(instance, journal, f"{seed}/sites")
                 life.call("trace")
                 _step(life, _checker(soaked.asked.scenario).warm_up)
-                life.call("mark")
-                _step(life, life.operations + TRACED_OPERATIONS)
-                soaked.sites = life.call("sites")
-        except TargetLostError as error:
+                for _ in range(TRACED_TIMES):
+                    life.call("mark")
+                    _step(life, life.operations + TRACED_OPERATIONS)
+                soaked.sites = life.call("sites", reading=blamed)
+        except (TargetLostError, RefusedError) as error:
             soaked.notes.append(f"allocation sites: unavailable: {error}")
         finally:
             with suppress(TargetLostError):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -16,7 +19,7 @@ from harness.checkers.idle import idles_within
 from harness.errors import TargetLostError, UsageError
 from harness.history import History, Operation, Outcome
 from harness.promises import Promise
-from harness.report import soaking
+from harness.report import soaking, trends
 from harness.soak import Asked, Soaked
 from harness.target import AdapterInstance, Instance
 from harness.verdict import Validity
@@ -56,8 +59,9 @@ class Host:
     def pid(self) -> int:
         return os.getpid()
 
-    def sites(self) -> list[dict[str, Any]]:
-        return [{"file": "lifecycle.py", "line": 92, "blocks": 10, "bytes": 1000}]
+    def sites(self, reading: str) -> list[dict[str, Any]]:
+        assert reading == "containers/lifecycle_entries"
+        return [{"file": "lifecycle.py", "line": 92, "blocks": 10, "evenness": 0.9}]
 
     def close(self) -> None:
         self.closed = True
@@ -170,6 +174,44 @@ def test_a_host_that_goes_away_leaves_the_question_open(
 def test_a_folder_that_is_no_soak_is_a_wrong_question(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         soak.go_on(tmp_path, lambda _: None)
+
+
+# One soak after another
+
+
+def a_soak(target: str, rss_bytes: float) -> dict[str, Any]:
+    slope = {"reading": "containers/any", "slope": 0.002, "low": 0.0, "too_fast": 0.01}
+    return {
+        "asked": {"target": target, "over_http": False},
+        "lived": {"seconds": 600.0, "operations": 100_000},
+        "conclusion": "valid",
+        "costs": {"rss_bytes": rss_bytes, "cpu_us_an_operation": 900.0},
+        "slopes": [slope],
+    }
+
+
+def test_soaks_are_remembered_in_a_row_and_drawn(tmp_path: Path) -> None:
+    for number in range(3):
+        trends.remember(tmp_path, a_soak("reference", 2**20 * (10 + number)))
+    picture = trends.remember(tmp_path, a_soak("<other>", 2**20)).read_text()
+
+    assert picture.count("<polyline") == 2 * len(trends.PANELS)
+    assert picture.count("<circle") == 4 * len(trends.PANELS)
+    assert "0 to 12 MiB" in picture
+    assert "&lt;other&gt;" in picture
+    ET.fromstring(picture)  # noqa: S314  our own, and well-formed
+
+
+def test_only_so_many_soaks_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trends, "SOAKS_KEPT", 2)
+    for number in range(5):
+        trends.remember(tmp_path, a_soak("reference", float(number + 1)))
+    with closing(sqlite3.connect(tmp_path / trends.FILE)) as db:
+        kept = [rss for (rss,) in db.execute("SELECT rss_bytes FROM soaks ORDER BY id")]
+        slopes = db.execute("SELECT count(*) FROM slopes").fetchone()[0]
+
+    assert kept == [4.0, 5.0]
+    assert slopes == 2
 
 
 # What idling costs

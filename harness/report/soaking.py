@@ -7,6 +7,7 @@ from typing import Any
 
 ROWS_MAX = 10
 SITES_MAX = 5
+MIB = 2**20
 HEAD = ("reading", "promise", "from", "to", "an operation", "at least", "too fast")
 
 
@@ -19,6 +20,10 @@ def text(document: Mapping[str, Any]) -> str:
         f"soak · {asked['target']} {how} · seed {asked['seed']}",
         f"{done} in {lived['seconds']:,.0f} s · {lived['lives']} lives",
     ]
+    if costs := document["costs"]:
+        memory = f"{costs.get('rss_bytes', 0) / MIB:,.1f} MiB at the end"
+        cpu = f"{costs.get('cpu_us_an_operation', 0) / 1000:,.2f} ms of processor an operation"
+        lines.append(f"{memory} · {cpu}")
     lines += [f"{one['promise']} broken: {one['message']}" for one in verdict["anomalies"]]
     lines += [f"  {_site(site)}" for site in document["sites"][:SITES_MAX]]
     lines += [f"unknown: {reason}" for reason in verdict["unknowns"]]
@@ -46,5 +51,5 @@ def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _site(site: Mapping[str, Any]) -> str:
-    size = f"{site['blocks']:+,} blocks, {site['bytes']:+,} bytes"
-    return f"allocated at {site['file']}:{site['line']} ({size}, in a second life)"
+    more = f"{site['blocks']:+,} blocks, {site['evenness']:.0%} as even as the container"
+    return f"allocated at {site['file']}:{site['line']} ({more}, in a second life)"

@@ -19,6 +19,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ SESSIONS_MAX = 8
 GRACE_S = 120.0  # after which a channel that nobody reads is collected
 FRAMES = 8
 SITES_MAX = 20
+KIB = 1024
 NOISE = """
 import sys
 from reference_impl.state_db import StateDb
@@ -67,7 +69,7 @@ class SoakAdapter:
         self._tabs: dict[str, Any] = {}
         self._noise: subprocess.Popen[str] | None = None
         self._numbers = itertools.count()
-        self._before: tracemalloc.Snapshot | None = None
+        self._marks: list[tuple[dict[str, float], dict[tuple[str, int], int]]] = []
 
     def _watch(self) -> None:
         """Watch the database by a watcher of our own, which counts its projections."""
@@ -190,7 +192,8 @@ class SoakAdapter:
             **{f"files/{name}": size for name, size in file_sizes(self._state).items()},
             "watcher/projections_unasked": max(0, self._projections - 1),
             "process/blocks": sys.getallocatedblocks(),
-            "process/uss_bytes": uss_bytes(),
+            **{f"process/{name}": size for name, size in memory().items()},
+            "process/cpu_s": time.process_time(),
             "process/threads": threading.active_count(),
             "process/fds": sum(1 for _ in Path("/proc/self/fd").iterdir()),
         }
@@ -202,26 +205,45 @@ class SoakAdapter:
         tracemalloc.start(FRAMES)
 
     def mark(self) -> None:
-        """What is there by now is not what grows."""
-        self._before = snapshot()
+        """Remember all sizes, and how much each site has by now; first when the host is warm."""
+        self._marks.append((self.sample(), self._allocated()))
 
-    def sites(self) -> list[dict[str, Any]]:
-        """Where the blocks were allocated that are more than they were; the most first."""
-        assert self._before is not None, "it was marked"
+    def sites(self, reading: str) -> list[dict[str, Any]]:
+        """Sites that grew from mark to mark as the reading did: so many blocks for each more.
+
+        The most even come first: a leak has as many blocks for an entry at all times.
+        """
+        self.mark()
+        steps = [
+            (after[0][reading] - before[0][reading], before[1], after[1])
+            for before, after in pairwise(self._marks)
+        ]
+        ranked = []
+        for site in self._marks[-1][1]:
+            rates = [
+                (after.get(site, 0) - before.get(site, 0)) / more
+                for more, before, after in steps
+                if more > 0
+            ]
+            if rates and min(rates) > 0:
+                blocks = self._marks[-1][1][site] - self._marks[0][1].get(site, 0)
+                ranked.append((min(rates) / max(rates), blocks, site))
+        return [
+            {"file": file, "line": line, "blocks": blocks, "evenness": round(evenness, 3)}
+            for evenness, blocks, (file, line) in sorted(ranked, reverse=True)[:SITES_MAX]
+        ]
+
+    def _allocated(self) -> dict[tuple[str, int], int]:
+        """Blocks that stay, by the innermost line of the package in the stack that made them."""
+        gc.collect()
         package = str(Path(room("rooms").__file__).parent)
-        found: dict[tuple[str, int], list[int]] = {}
-        for grown in snapshot().compare_to(self._before, "traceback"):
-            ours = [frame for frame in grown.traceback if frame.filename.startswith(package)]
+        blocks: dict[tuple[str, int], int] = {}
+        for traced in tracemalloc.take_snapshot().statistics("traceback"):
+            ours = [frame for frame in traced.traceback if frame.filename.startswith(package)]
             if ours:
                 site = (Path(ours[-1].filename).name, ours[-1].lineno)
-                sums = found.setdefault(site, [0, 0])
-                sums[0] += grown.count_diff
-                sums[1] += grown.size_diff
-        ranked = sorted(found.items(), key=lambda item: item[1], reverse=True)
-        return [
-            {"file": file, "line": line, "blocks": blocks, "bytes": size}
-            for (file, line), (blocks, size) in ranked[:SITES_MAX]
-        ]
+                blocks[site] = blocks.get(site, 0) + traced.count
+        return blocks
 
     def close(self) -> None:
         """Shut the host down, and give the room its clock back."""
@@ -242,19 +264,16 @@ def room(name: str) -> Any:
     return importlib.import_module(f"reference_impl.{name}")
 
 
-def snapshot() -> tracemalloc.Snapshot:
-    """All that is allocated now, and will not be collected."""
-    gc.collect()
-    return tracemalloc.take_snapshot()
-
-
-def uss_bytes() -> int:
-    """What would be freed if this process ended: memory that it shares with nobody."""
-    private = 0
+def memory() -> dict[str, int]:
+    """What is resident, and what of it would be freed if this process ended: shared by nobody."""
+    sizes = {"rss_bytes": 0, "uss_bytes": 0}
     for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
-        if line.startswith("Private_"):
-            private += int(line.split()[1]) * 1024
-    return private
+        name, *size = line.split()
+        if name == "Rss:":
+            sizes["rss_bytes"] = int(size[0]) * KIB
+        elif name.startswith("Private_"):
+            sizes["uss_bytes"] += int(size[0]) * KIB
+    return sizes
 
 
 def file_sizes(state: Path) -> dict[str, int]:

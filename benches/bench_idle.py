@@ -1,0 +1,130 @@
+"""What an idle server costs: processor time, wakeups, statements and file operations a minute.
+
+`python benches/bench_idle.py [SECONDS]` boots the reference with no tabs, and with many, waits
+until it has settled, and asks nothing for so long (a minute, if not told). SQL statements are
+counted inside the server; calls to the system from outside, by strace where that is allowed.
+"""
+
+# ruff: noqa: INP001, T201
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.targets.server_process import REFERENCE, Process, ReferenceLaunch
+from harness.targets.soak_served_adapter import SoakServedAdapter
+
+TABS = (0, 50)
+SECONDS = 60.0
+SETTLING_S = 6.0  # the watcher has looked once more
+COUNTING = f"""
+import mmap, os, sqlite3, struct
+
+memory = mmap.mmap(os.open(os.environ["STATEMENTS"], os.O_RDWR), 8)
+connect = sqlite3.connect
+
+def count(_statement):
+    struct.pack_into("q", memory, 0, struct.unpack_from("q", memory)[0] + 1)
+
+def counted(*arguments, **options):
+    connection = connect(*arguments, **options)
+    connection.set_trace_callback(count)
+    return connection
+
+sqlite3.connect = counted
+{REFERENCE}"""
+
+
+@dataclass(frozen=True)
+class CountingLaunch(ReferenceLaunch):
+    """The reference, which counts its SQL statements in eight bytes of a file."""
+
+    statements: Path
+
+    def start(self, state: Path, settings: Mapping[str, str], log: int) -> Process:
+        """Start it."""
+        self.statements.write_bytes(bytes(8))
+        return subprocess.Popen(  # noqa: S603  the command is our own
+            [sys.executable, "-S", "-P", "-c", COUNTING, "--state", str(state), "--port=0"],
+            env={
+                **settings,
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(self.package_folder),
+                "STATEMENTS": str(self.statements),
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+
+    def count(self) -> int:
+        """How many there were."""
+        with self.statements.open("rb") as file, mmap.mmap(file.fileno(), 8, prot=1) as memory:
+            return int(struct.unpack_from("q", memory)[0])
+
+
+def traced(pid: int, seconds: float) -> dict[str, int] | str:
+    """Calls to the system in so many seconds, by name; or why they cannot be had."""
+    strace = shutil.which("strace")
+    if strace is None:
+        return "unavailable: there is no strace"
+    with tempfile.NamedTemporaryFile("r") as told:
+        command = [strace, "-c", "-f", "-qq", "-o", told.name, "-p", str(pid)]
+        tracer = subprocess.Popen(command, stderr=subprocess.PIPE)  # noqa: S603  our own
+        time.sleep(seconds)
+        tracer.send_signal(signal.SIGINT)
+        _, said = tracer.communicate()
+        rows = [line.split() for line in told.read().splitlines()]
+    if not rows:
+        return f"unavailable: {said.decode().strip()}"
+    return {row[-1]: int(row[3]) for row in rows[2:-2] if row[3].isdigit()}
+
+
+def measure(tabs: int, seconds: float) -> dict[str, object]:
+    """What an idle server with so many tabs costs, each question in a window of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        launch = CountingLaunch(Path(__file__).parents[1], place / "statements")
+        host = SoakServedAdapter(place, launch)
+        try:
+            host.new("s")
+            host.chat("s", "good morning")
+            for tab in range(tabs):
+                host.open_tab(f"t{tab}", "s")
+            host.rest(SETTLING_S)
+            before = launch.count()
+            used = host.idle(seconds)
+            statements = launch.count() - before
+            calls = traced(host.pid(), seconds)
+        finally:
+            host.close()
+    return {
+        "tabs": tabs,
+        "seconds": round(used["seconds"], 2),
+        "core_percent": round(100 * used["cpu_s"] / used["seconds"], 3),
+        "wakeups_a_second": round(used["wakeups"] / used["seconds"], 2),
+        "rss_mib": round(used["rss_bytes"] / 2**20, 1),
+        "threads": used["threads"],
+        "fds": used["fds"],
+        "sql_statements_a_minute": round(60 * statements / used["seconds"], 1),
+        "system_calls_traced": calls,
+    }
+
+
+if __name__ == "__main__":
+    for wanted in TABS:
+        measured = measure(wanted, float(sys.argv[1]) if sys.argv[1:] else SECONDS)
+        print(json.dumps(measured))
