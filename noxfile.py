@@ -55,6 +55,14 @@ def prove(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """See whether anything grows, for ten minutes each way: `nox -s soak -- 8h` for longer."""
+    session.install("-e", ".")
+    for how in ((), ("--http",)):
+        session.run("harness", "soak", "--for", *(session.posargs[:1] or ["10m"]), *how)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure speed beside peers: `nox -s bench -- judging|schedules|state_db|sse`."""
     session.install("-e", ".[dev,bench]")

@@ -33,7 +33,7 @@ from harness.history import Operation
 from harness.known_bugs import find_bugs
 from harness.load import CROWD, SHAPES, STORM, Load, crowd, join
 from harness.promises import Promise
-from harness.report import folder, judgement, soaking, summary
+from harness.report import folder, judgement, soaking, summary, trends
 from harness.report import load as report
 from harness.report.judgement import Record
 from harness.scenario import Mode, Scenario
@@ -415,6 +415,7 @@ def soak_command(  # noqa: PLR0913  one parameter an option
         soaked = soak.go_on(run, step)
     folder.retain(run.parents[1], keep)
     document = soaked.to_json()
+    trends.remember(run.parents[1], document)
     if wants_json:
         click.echo(json.dumps(document, indent=2))
     people.print(escape(soaking.text(document)), soft_wrap=True)
