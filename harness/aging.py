@@ -7,7 +7,7 @@ control moved by both clocks.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,23 +27,25 @@ HEAD = ("reading", "an operation, really", "lapsed", "")
 
 @dataclass(frozen=True, slots=True)
 class Aged:
-    """What days came to."""
+    """What days came to. `took` are seconds, of the life, of ours and of the processor."""
 
     run: Path
     record: Record
-    virtual_s: float
-    real_s: float
+    took: Mapping[str, float]
     comparisons: Sequence[Comparison]
 
     @property
     def ratio(self) -> float:
         """Seconds that passed in the life, to each one of ours; 0 where nobody lived."""
-        return self.virtual_s / self.real_s if self.real_s else 0.0
+        return self.took["virtual_s"] / self.took["real_s"] if self.took else 0.0
 
     def text(self) -> str:
         """What a person wants to know first."""
-        days = f"{self.virtual_s / 86_400:.1f} days in {self.real_s:.1f} s"
-        return f"{days}, {self.ratio:,.0f} : 1\n{self.record.summary()}"
+        if not self.took:
+            return self.record.summary()
+        days = f"{self.took['virtual_s'] / 86_400:.1f} days in {self.took['real_s']:.1f} s"
+        busy = f"{self.took['processor_s']:.1f} s of them of a processor"
+        return f"{days}, {busy}, {self.ratio:,.0f} : 1\n{self.record.summary()}"
 
     def rows(self) -> list[tuple[str, ...]]:
         """Every reading of the control that moved."""
@@ -57,8 +59,7 @@ class Aged:
         """Render as one JSON document."""
         return {
             "run": str(self.run),
-            "virtual_s": round(self.virtual_s, 3),
-            "real_s": round(self.real_s, 3),
+            **{name: round(value, 3) for name, value in self.took.items()},
             "ratio": round(self.ratio, 1),
             "control": [
                 {"reading": one.reading, "real": one.real, "lapsed": one.lapsed}
@@ -92,6 +93,4 @@ def _looked_at(run: Path, record: Record, scenario: Scenario) -> Aged:
     """Read from the journal what it took, and how the control moved."""
     assert isinstance(scenario.checker, LivedWell)
     (lived,) = history.read(run / SCENARIO / runner.HISTORY)
-    took = elapsed(lived)
-    comparisons = scenario.checker.comparisons(lived)
-    return Aged(run, record, took.get("virtual_s", 0.0), took.get("real_s", 0.0), comparisons)
+    return Aged(run, record, elapsed(lived), scenario.checker.comparisons(lived))

@@ -227,6 +227,6 @@ class LivedWell:
 
 
 def elapsed(history: History) -> Mapping[str, float]:
-    """How many seconds the life took, `virtual_s` and `real_s`; empty where nobody told."""
+    """How many seconds the life took, by each clock; empty where nobody told."""
     told = (operation for operation in history.happened if operation.function == ELAPSED)
     return next((operation.result for operation in told), {})

@@ -27,6 +27,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -41,6 +42,7 @@ _sentinel_native: Callable[[], Any] | None = getattr(_thread, "_set_sentinel", N
 _joinable_native: Callable[..., Any] | None = getattr(_thread, "start_joinable_thread", None)
 _handle_native: Callable[[], Any] | None = getattr(_thread, "_ThreadHandle", None)  # since 3.13
 _sleep = time.sleep
+_monotonic = time.monotonic
 
 _begun: list["Lapse"] = []  # at most one
 _mutex = _thread.RLock()  # guards who waits; a finalizer may need it where it is held already
@@ -450,19 +452,28 @@ _OURSELVES = sys.modules[__name__]
 class Lapsed:
     """An adapter that lives in a lapse, and tells how time goes by."""
 
-    def __init__(self, adapter: Any, lapse: Lapse, began_ns: int) -> None:
-        self._adapter = adapter
-        self._lapse = lapse
-        self._began_ns = began_ns
+    def __init__(self, open_adapter: Callable[[Path], Any], folder: Path) -> None:
+        self._began_s = _monotonic(), time.process_time()
+        self._lapse = Lapse()
+        try:
+            self._adapter = open_adapter(folder)
+        except BaseException:
+            self._lapse.end()
+            raise
 
     def __getattr__(self, function: str) -> Any:
         """All else is the adapter's."""
         return getattr(self._adapter, function)
 
     def elapsed(self) -> dict[str, float]:
-        """Seconds since the beginning by both clocks, and how often time jumped."""
-        real_s = (_monotonic_ns() - self._began_ns) / 1e9
-        return {"virtual_s": self._lapse.now_ns / 1e9, "real_s": real_s, "jumps": self._lapse.jumps}
+        """Seconds since the beginning, by both clocks and of the processor; jumps of time."""
+        real_s, processor_s = self._began_s
+        return {
+            "virtual_s": self._lapse.now_ns / 1e9,
+            "real_s": _monotonic() - real_s,
+            "processor_s": time.process_time() - processor_s,
+            "jumps": self._lapse.jumps,
+        }
 
     def close(self) -> None:
         """Close the adapter, and return to real time. Raises LeftBehindError."""
@@ -472,19 +483,6 @@ class Lapsed:
             self._lapse.end()
 
 
-_monotonic_ns = time.monotonic_ns
-
-
 def wrap(open_adapter: Callable[[Path], Any]) -> Callable[[Path], Any]:
     """Open the adapter in a lapse, which its opener keeps."""
-
-    def open_lapsed(folder: Path) -> Any:
-        began_ns = _monotonic_ns()
-        lapse = Lapse()
-        try:
-            return Lapsed(open_adapter(folder), lapse, began_ns)
-        except BaseException:
-            lapse.end()
-            raise
-
-    return open_lapsed
+    return partial(Lapsed, open_adapter)
