@@ -201,12 +201,11 @@ class User:
             sent = self.insist(session, f"{self.processes(PROCESSES)}[tokens=1]")
             if is_accepted(sent):
                 self.relay(sent.result["run"])
-            if self.rng.random() < 0.1:
-                self.outlast(session)
+        self.outlast(self.any())
 
     def outlast(self, session: str) -> None:
         """Ask to be let in while one wakeup after another comes."""
-        storm = "".join(f"[process=0:{{sleep=0.03}}{self.word()}]" for _ in range(2 * WAKEUPS_MAX))
+        storm = "".join(f"[process=0:{{sleep=0.1}}{self.word()}]" for _ in range(2 * WAKEUPS_MAX))
         if is_accepted(self.insist(session, f"{storm}[tokens=1]")):
             self.insist(session, "[tokens=1]")
 
@@ -249,11 +248,11 @@ def last_id(rows: Sequence[Sequence[Any]]) -> str | None:
 
 MOMENTS = (
     *(Moment.ACKNOWLEDGED, Moment.SHOWN, Moment.LAST_WORDS, Moment.SAVED, Moment.CANCELLING),
-    *(Moment.CUT, Moment.ENDED, Moment.WOKEN, Moment.ASKED),
+    *(Moment.CUT, Moment.BOUNDARY, Moment.ENDED, Moment.WOKEN, Moment.ASKED),
 )
 EVERYTHING = (
     *(User.talk, User.talk, User.cancel, User.look, User.spawn, User.watch),
-    *(User.expect, User.come_and_go),
+    *(User.expect, User.come_and_go, User.turn_over),
 )
 REMOVING = (User.talk, User.cancel, User.forget, User.look, User.watch)
 DEATHS = 12

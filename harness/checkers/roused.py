@@ -19,7 +19,7 @@ from harness.promises import Promise
 from harness.verdict import Anomaly
 
 Rule = Callable[[Visits], Iterable[Anomaly]]
-WAKEUPS_MAX = 8  # that may begin while a user waits to be admitted
+WAKEUPS_MAX = 6  # that may begin while a user waits to be admitted
 _PROCESS = re.compile(r"\[process=([^\[\]]*)\]")
 _WORD = re.compile(r"\bw\d+\b")
 _MATCHED = re.compile(r"^\[IMPORTANT: Background process \S+ printed")
