@@ -38,6 +38,7 @@ class WebuiSessionsAdapter(SessionsAdapter):
         checkout.settle(self._folder.parent, HERMES_WEBUI_SESSIONS_MAX=str(HELD_MAX))
         models = checkout.module("models")
         checkout.module("routes")
+        _settle(models)
         checkout.be_born_again()
         checkout.put("SESSION_DIR", self._folder)
         checkout.put("SESSION_INDEX_FILE", self._folder / INDEX)
@@ -164,6 +165,7 @@ class WebuiSessionsAdapter(SessionsAdapter):
 
     def hostile(self, session_id: str) -> None:
         """Ask about something that is no id. Raises, unless any of it was taken for one."""
+        _settle(self._store)
         before = Image.of(self._folder)
         long = session_id.replace("LONG", "x" * HOSTILE_LENGTH)
         for ask in (self._found, self.clear, self.delete):
@@ -186,6 +188,7 @@ class WebuiSessionsAdapter(SessionsAdapter):
         recover = recovery.recover_all_sessions_on_startup
         takes = inspect.signature(recover).parameters
         recover(self._folder, **({"rebuild_index": True} if "rebuild_index" in takes else {}))
+        _settle(self._store)
 
     def _path(self, session: str) -> Path:
         return self._folder / f"{session}.json"
@@ -208,7 +211,15 @@ class WebuiSessionsAdapter(SessionsAdapter):
 def _rows(store: Any, index: Path) -> list[dict[str, Any]]:
     """What is listed, newest activity first."""
     listed = {row["session_id"]: row for row in store.all_sessions()}
+    _settle(store)
     indexed = json.loads(index.read_bytes()) if index.exists() else []
     empty = {row["session_id"]: row for row in indexed if not row["message_count"]}
     every = [*(empty | listed).values()]
     return sorted(every, key=lambda row: float(row["updated_at"]), reverse=True)
+
+
+def _settle(store: Any) -> None:
+    """Wait for whoever still writes the index in the background."""
+    thread = getattr(store, "_SESSION_INDEX_REBUILD_THREAD", None)
+    if thread is not None:
+        thread.join()
