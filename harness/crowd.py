@@ -213,10 +213,11 @@ class Crowd:
         return [self.bury(member) for member in tuple(self._living)]
 
     def ask(self, *steps: Step) -> list[Operation]:
-        """Have a new member do these steps, and wait for it; what it was told."""
+        """Have a new member do these steps, and wait for it; what it was told of them."""
         member = self.fork([Round(steps)])
         self.bury(member)
-        return member.told()
+        asked = {function for function, *_ in steps}
+        return [operation for operation in member.told() if operation.function in asked]
 
     def close(self) -> None:
         """End whoever is left, and write down what all have noted."""

@@ -133,6 +133,19 @@ def test_who_is_overtaken_without_bound_starves() -> None:
     assert "3 of 4 writers starved" in verdict.anomalies[0].message
 
 
+def test_who_lacked_a_processor_was_not_overtaken_by_a_policy() -> None:
+    """Ready to run for half of the wait: whoever was put aside by the system stood in no line."""
+    pile = barging(4, STARVING * 2)
+    first = {one.process: one for one in reversed(pile)}
+    for share, is_valid in ((0.6, True), (0.4, False)):
+        notes = [
+            op(who, "unscheduled", None, (one.invoked_ns, ended), round(share * ended))
+            for who, one in first.items()
+            if (ended := one.completed_ns)
+        ]
+        assert nobody_starves(history([*pile, *notes])).is_valid is is_valid
+
+
 def test_to_be_refused_again_and_again_is_not_to_overtake() -> None:
     """Who is told no a hundred times has taken no turn from anybody."""
     pile = barging(4, STARVING * 2)

@@ -70,7 +70,7 @@ def test_members_are_processes_and_their_notes_become_one_history(tmp_path: Path
             members = [gathered.fork([Round([append(f"m{n}")], 5)]) for n in range(3)]
             pids = {member.pid for member in members}
         assert gathered.bury_all() == [0, 0, 0]
-        (_, messages, _) = gathered.ask(("messages", S1))
+        (messages,) = gathered.ask(("messages", S1))
     after_ns = time.monotonic_ns()
     history = told(tmp_path)
     appends = [op for op in history if op.function == "append"]
@@ -103,7 +103,7 @@ def test_a_doomed_member_dies_at_its_statement_and_leaves_its_question(tmp_path:
         doom = Doom(signal.SIGKILL, at=3, match="UPDATE sessions")
         member = gathered.fork([Round([append("m")], 9)], doom=doom)
         assert gathered.bury(member) == -signal.SIGKILL
-        (_, messages, _) = gathered.ask(("messages", S1))
+        (messages,) = gathered.ask(("messages", S1))
     assert messages.result == [["user", "m 0"], ["user", "m 1"]]
     history = told(tmp_path)
     outcomes = [op.outcome for op in history if op.function == "append"]
@@ -171,9 +171,22 @@ def test_a_member_that_hangs_is_ended_and_the_history_says_so(
     assert not nobody_hangs(history).is_valid
 
 
+def test_a_long_call_tells_how_long_it_lacked_a_processor(tmp_path: Path) -> None:
+    """One that sleeps lacks none to speak of; the note encloses its call."""
+    with staged(tmp_path) as gathered:
+        gathered.ask(CREATE)
+        gathered.fork([Round([("pin", {"pause_s": 0.05})])])
+        gathered.bury_all()
+    history = told(tmp_path)
+    (pin,) = (op for op in history if op.function == "pin")
+    (note,) = (op for op in history if op.function == "unscheduled" and op.process == pin.process)
+    assert note.invoked_ns <= pin.invoked_ns < (pin.completed_ns or 0) <= (note.completed_ns or 0)
+    assert 0 <= note.result <= (note.completed_ns or 0)
+
+
 def test_a_refusal_is_an_answer_and_a_member_that_breaks_is_our_failure(tmp_path: Path) -> None:
     with staged(tmp_path) as gathered:
-        (_, refused, _) = gathered.ask(("messages", {"nonsense": 1}))
+        (refused,) = gathered.ask(("messages", {"nonsense": 1}))
         assert refused.outcome is Outcome.FAIL
         assert refused.error.startswith("TypeError")
         with pytest.raises(HarnessError, match="broke with exit code 1"):
@@ -221,7 +234,7 @@ def test_a_reader_keeps_its_snapshot_and_a_holder_the_lock(tmp_path: Path) -> No
         gathered.fork([Round([("pin", {"pause_s": 0.005})], 5)])
         gathered.fork([Round([("hold", {"strokes": 3, "pause_s": 0.001})])])
         gathered.bury_all()
-        (_, inspection, size, _) = gathered.ask(("inspect", {}), ("log_bytes", {}))
+        (inspection, size) = gathered.ask(("inspect", {}), ("log_bytes", {}))
     pins = [op.result for op in told(tmp_path) if op.function == "pin"]
     assert all(first == last for first, last in pins)
     assert inspection.result == {"integrity": "ok", "full_text": "ok", "drift": []}
@@ -240,7 +253,7 @@ def test_damage_of_the_counters_and_of_the_index_is_found(tmp_path: Path) -> Non
                 " VALUES ('s1', 'user', 'beta', 0)"
             )
         vandal.close()
-        (_, inspection, _) = gathered.ask(("inspect", {}))
+        (inspection,) = gathered.ask(("inspect", {}))
     assert inspection.result["drift"] == [["s1", 7, 2]]
     assert "words" in inspection.result["full_text"]
 

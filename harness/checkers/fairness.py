@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from harness.checkers.checker import Checker
-from harness.checkers.waits import WRITES, overtakings, writes_of
+from harness.checkers.waits import WRITES, overtakings, unscheduled, writes_of
 from harness.history import History, Operation, Outcome
 from harness.promises import Promise
 from harness.verdict import Anomaly, Verdict
@@ -21,8 +21,8 @@ MENTIONED = 5  # unanswered questions are enough to see what hung
 STARVING = 80
 """A writer starves that one other overtook so often in one wait. In a line it is once or twice. On
 two cores with thirty others to share them, where the head of a line may be put aside for half a
-second and is then got round, it was 27 times at most for many writers, and 63 for a single one; a
-policy without a line reaches as many as there are to overtake."""
+second and is then got round, it was 27 times at most; a policy without a line reaches as many as
+there are to overtake. Who only lacked a processor, half of his wait or more, does not count."""
 SHARE = 0.25
 """So many of the writers must have starved: bad luck hits one, a policy hits most."""
 
@@ -88,7 +88,8 @@ def the_dead_are_succeeded(history: History) -> Verdict:
 def nobody_starves(history: History) -> Verdict:
     """Judge D4 by all `append`s: none is overtaken by another's without bound, but by bad luck."""
     by_writer = writes_of(history, ("append",))
-    starved = [found for found in overtakings(by_writer) if found.times > STARVING]
+    every = overtakings(by_writer, unscheduled(history))
+    starved = [found for found in every if found.times > STARVING]
     if len(starved) <= max(1, SHARE * len(by_writer)):
         return Verdict()
     worst = max(starved, key=lambda found: found.times)

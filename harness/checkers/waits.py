@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -92,8 +92,35 @@ def measure(by_writer: dict[int, list[Operation]]) -> Waits:
     )
 
 
-def overtakings(by_writer: dict[int, list[Operation]]) -> Iterator[Overtaking]:
-    """For each writer its write that one other overtook most often; a refusal is no turn."""
+def unscheduled(history: History) -> frozenset[tuple[int, int]]:
+    """The calls that waited for a processor at least half of their time, by process and begin.
+
+    Members note of long calls how long they were ready to run and could not. Whoever was overtaken
+    meanwhile stood in no line, so no line could have served him.
+    """
+    seen: defaultdict[int, list[Operation]] = defaultdict(list)
+    for op in history.happened:
+        if op.function == "unscheduled":
+            seen[op.process].append(op)
+    return frozenset(
+        (op.process, op.invoked_ns)
+        for op in history
+        for note in seen[op.process]
+        if op.function != "unscheduled"
+        and note.invoked_ns <= op.invoked_ns
+        and op.completed_ns is not None
+        and op.completed_ns <= _end_ns(note)
+        and 2 * note.result >= _wait_ns(op)
+    )
+
+
+def overtakings(
+    by_writer: dict[int, list[Operation]], excused: Container[tuple[int, int]] = ()
+) -> Iterator[Overtaking]:
+    """For each writer its write that one other overtook most often; a refusal is no turn.
+
+    Of calls that are `excused`, by process and begin, it is not asked who overtook them.
+    """
     served = {writer: list(filter(_is_served, writes)) for writer, writes in by_writer.items()}
     times = {
         writer: ([write.invoked_ns for write in writes], [_end_ns(write) for write in writes])
@@ -102,6 +129,8 @@ def overtakings(by_writer: dict[int, list[Operation]]) -> Iterator[Overtaking]:
     for writer, writes in by_writer.items():
         most: tuple[int, Operation, int, int] | None = None
         for write in writes:
+            if (writer, write.invoked_ns) in excused:
+                continue
             for other, (begins, ends) in times.items():
                 first = bisect_right(begins, write.invoked_ns)
                 last = bisect_left(ends, _end_ns(write))

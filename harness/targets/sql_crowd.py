@@ -11,6 +11,8 @@ clock of the machine. So a kill at any moment leaves all that it did.
 argument, asked so many times over; `{n}` in a text stands for the time. The functions are the
 adapter's, and those of `Member`. `doom` says at which statement a member gets a signal from itself;
 one that is `watched` also notes what its connections did, and who opened the file without SQLite.
+Of long calls every member notes how long it was `unscheduled`: ready to run, and without a
+processor, which is nobody's fault who is on trial.
 
 Stand-alone, to be loaded beside any package. Whoever forks has open no database, and nothing that
 a thread may hold is used after it.
@@ -190,6 +192,43 @@ def watch_opens(path: Path, log: Log, process: int) -> None:
     sys.addaudithook(hook)
 
 
+# The processor ------------------------------------------------------------------------------------
+
+LONG_NS = 20_000_000  # of shorter calls nobody asks what they waited for
+STALE_NS = 5_000_000
+
+
+class Processor:
+    """How long this process was ready to run and another had the processor (Linux)."""
+
+    def __init__(self) -> None:
+        self._waited_ns = 0
+        self._looked_at_ns = 0
+
+    def look(self) -> None:
+        """Take the reading that a call is measured from, unless there is a fresh one."""
+        if time.monotonic_ns() - self._looked_at_ns > STALE_NS:
+            self._waited_ns = self._read()
+
+    def waited_ns(self) -> int:
+        """How long it was since then, for all threads together."""
+        before = self._waited_ns
+        self._waited_ns = self._read()
+        return max(0, self._waited_ns - before)
+
+    def _read(self) -> int:
+        self._looked_at_ns = time.monotonic_ns()
+        waited_ns = 0
+        with contextlib.suppress(OSError):  # a thread that ends, or a system that does not tell
+            for thread in os.listdir("/proc/self/task"):  # noqa: PTH208  names are enough
+                fd = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)
+                try:
+                    waited_ns += int(os.read(fd, 100).split()[1])
+                finally:
+                    os.close(fd)
+        return waited_ns
+
+
 # A member -----------------------------------------------------------------------------------------
 
 
@@ -205,6 +244,7 @@ class Member:
         self._adapter: Any = None
         self._hands = work["hands"]
         self._process = self._hands[0]["process"]
+        self._processors = {hand["process"]: Processor() for hand in self._hands}
 
     def run(self) -> None:
         """Do the work, from the opening of the file to its closing."""
@@ -252,6 +292,15 @@ class Member:
                     time.sleep(think_s)
 
     def _ask(self, process: int, function: str, argument: dict[str, Any]) -> bool:
+        processor = self._processors[process]
+        processor.look()
+        began_ns = time.monotonic_ns()
+        is_answered = self._answered(process, function, argument)
+        if time.monotonic_ns() - began_ns > LONG_NS:
+            self._log.note(process, "unscheduled", None, processor.waited_ns(), began_ns)
+        return is_answered
+
+    def _answered(self, process: int, function: str, argument: dict[str, Any]) -> bool:
         number = self._log.invoke(process, function, argument)
         own = getattr(self, f"do_{function}", None)
         try:
