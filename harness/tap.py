@@ -68,6 +68,7 @@ class Tap:
         self._heard = heard
         self._has_left = False
         self.how = "left"
+        self.ended_ns: int | None = None
         self.bytes = 0
         self._socket = _connected(address, wanted.path, receive_bytes)
         try:
@@ -76,11 +77,7 @@ class Tap:
             self._socket.close()
             raise
         self.reading = Reading(
-            wanted.session,
-            wanted.stream,
-            wanted.after,
-            time.monotonic_ns(),
-            is_notices=wanted.is_notices,
+            wanted.session, wanted.stream, wanted.after, is_notices=wanted.is_notices
         )
 
     def _ask(self, address: tuple[str, int], wanted: Wanted) -> bytes:
@@ -106,8 +103,14 @@ class Tap:
 
     def frames(self, read_bytes: int = READ_BYTES) -> Iterator[Frame]:
         """Read until it is over. `how` tells the way: closed, left, lost, or silent."""
-        self.how = "left"
+        try:
+            yield from self._frames(read_bytes)
+        finally:
+            self.ended_ns = time.monotonic_ns()
+
+    def _frames(self, read_bytes: int) -> Iterator[Frame]:
         data, self._rest = self._rest, b""
+        self.reading.listen(time.monotonic_ns())
         while True:
             if data:
                 self.bytes += len(data)
@@ -135,7 +138,8 @@ class Tap:
     def close(self) -> dict[str, Any]:
         """Let go of the socket; what the connection came to."""
         self._socket.close()
-        return self.reading.end(self.how, time.monotonic_ns())
+        self.ended_ns = self.ended_ns or time.monotonic_ns()
+        return self.reading.end(self.how, self.ended_ns)
 
 
 def _connected(address: tuple[str, int], path: str, receive_bytes: int) -> socket.socket:

@@ -46,7 +46,7 @@ T = TypeVar("T")
 OK, CONFLICT, BUSY = 200, 409, 503
 TOKENS = 40
 BEATS, BEAT_S = 25, 0.04
-FLOOD_TOKENS = 6000  # some 540 kB: more than a small window and a small buffer hold
+FLOOD_TOKENS = 4000  # some 360 kB: more than a small window and a small buffer hold
 SMALL_WINDOW = 4096
 PAUSE_S = 0.05
 AGAIN_S = 0.2
@@ -55,10 +55,10 @@ POLLS_MAX = 100  # under way at once
 LAG_S = 0.02
 SECOND_S = 1.0
 SENDING_S = 0.1
-STORM = 8
+STORM = 12
 STORM_TURN_S = 0.25
 REFUSALS_MAX = 400
-WAKEUPS_MAX = 3
+WAKEUPS_MAX = 6  # a slow machine may let some pass before a user is back
 STALL_POLLS = 12
 RESOURCES_BACK_S = 5.0
 ENOUGH_UNSENT = 6 << 20  # bytes that no pair of loopback sockets holds
@@ -286,7 +286,7 @@ class Client(User):
             self._taps.discard(tap)
             town.meter.streams -= 1
             result = tap.close()
-            town.record(Operation(*asked, Outcome.OK, invoked_ns, time.monotonic_ns(), result))
+            town.record(Operation(*asked, Outcome.OK, invoked_ns, tap.ended_ns, result))
 
     def read_run(self, session: str, stream: str, leave_after: int | None = None) -> bytes:
         """Read a run to its terminal event, through as many connections as it takes; that event.

@@ -26,7 +26,7 @@ _MANY = under(
             "Reconnector": 3,
             "Listener": 1,
             "Waker": 1,
-            "Presser": 2,
+            "Presser": 3,
             "SlowReader": 1,
             "Staller": 1,
             "Poller": 1,

@@ -32,7 +32,7 @@ def read(
     *events: bytes, after: int | None = None, stream: str | None = "r", notices: bool = False
 ) -> dict[str, Any]:
     """What a connection comes to that shows these events and is closed."""
-    reading = Reading("s", stream, after, 0, is_notices=notices)
+    reading = Reading("s", stream, after, is_notices=notices)
     for number, data in enumerate(events, start=1):
         reading.take(data, number * MS)
     return reading.end("closed", (len(events) + 1) * MS)
@@ -136,10 +136,25 @@ def test_nothing_follows_a_terminal_event() -> None:
 
 
 def test_a_relay_that_stays_open_after_its_end_is_not_closed() -> None:
-    reading = Reading("s", "r", None, 0, is_notices=False)
+    reading = Reading("s", "r", None, is_notices=False)
     reading.take(event(1, "apperror"), MS)
 
     assert broken(reading.end("silent", 20_000 * MS)) == ["C6"]
+
+
+def test_a_silence_is_one_only_for_who_listens() -> None:
+    """What the kernel kept for us while we did something else was not late.
+
+    opened   listen   ev               ev      left
+    |--------|--------|----------------|-------|
+             1 s      2 s              5 s     7 s: three seconds at most
+    """
+    reading = Reading("s", "r", None, is_notices=False)
+    reading.listen(1000 * MS)
+    reading.take(event(1), 2000 * MS)
+    reading.take(event(2), 5000 * MS)
+
+    assert reading.end("left", 7000 * MS)["silence_ms"] == 3000.0
 
 
 def test_an_id_that_is_none_is_told() -> None:

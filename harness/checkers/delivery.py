@@ -65,7 +65,7 @@ class Reading:
     )
 
     def __init__(
-        self, session: str, stream: str | None, after: int | None, at_ns: int, *, is_notices: bool
+        self, session: str, stream: str | None, after: int | None, *, is_notices: bool
     ) -> None:
         """`after` is the number that the cursor names; None without a cursor."""
         self._session = session
@@ -75,7 +75,7 @@ class Reading:
         self._frames = Frames()
         self._findings: list[dict[str, Any]] = []
         self._first: int | None = None
-        self._heard_ns = at_ns
+        self._heard_ns: int | None = None
         self._silence_ns = 0
         self._skipped: set[int] = set()
         self.stream = stream
@@ -86,10 +86,18 @@ class Reading:
         if stream is not None:
             self._continue(stream, after or 0)
 
+    def listen(self, at_ns: int) -> None:
+        """From now on we listen, and so know what silence is."""
+        self._heard_ns = at_ns
+
+    def _hear(self, at_ns: int) -> None:
+        if self._heard_ns is not None:
+            self._silence_ns = max(self._silence_ns, at_ns - self._heard_ns)
+        self._heard_ns = at_ns
+
     def take(self, data: bytes, at_ns: int) -> list[Frame]:
         """Check what came in; the frames, for whoever wants to know what they say."""
-        silence_ns, self._heard_ns = at_ns - self._heard_ns, at_ns
-        self._silence_ns = max(self._silence_ns, silence_ns)
+        self._hear(at_ns)
         frames = self._frames.cut(data)
         for frame in frames:
             if frame.id is not None and frame.id == self._next:
@@ -182,7 +190,7 @@ class Reading:
 
         What it came to, as JSON; a judge needs no more of it.
         """
-        self._silence_ns = max(self._silence_ns, at_ns - self._heard_ns)
+        self._hear(at_ns)
         if self._skipped:
             missing = sorted(self._skipped)
             self._find(
