@@ -18,9 +18,10 @@ import pytest
 from harness.checkers.conformance import conforms
 from harness.client import RecordingClient
 from harness.dialect import translated
-from harness.errors import TargetUnavailableError
+from harness.errors import TargetUnavailableError, UsageError
 from harness.history import History, Journal
 from harness.models.catalog import CatalogModel
+from harness.models.watcher import WatcherModel
 from harness.promises import Promise
 from harness.targets import hermes_webui_agent as scripted
 from harness.targets import hermes_webui_packages as packages
@@ -493,6 +494,109 @@ def test_a_cache_that_is_keyed_by_stat_is_caught(
 
     verdict = conforms(CatalogModel())(history)
     assert [anomaly.promise for anomaly in verdict.anomalies] == broken
+
+
+GATEWAY = """
+import queue, sqlite3, threading, time
+
+QUERY = (
+    "SELECT s.id, s.title, COUNT(m.id) FROM sessions s JOIN messages m ON m.session_id = s.id"
+    " WHERE s.source NOT IN ('cron', 'webui') GROUP BY s.id"
+)
+
+def _get_state_db_path(*_):
+    raise NotImplementedError("is told")
+
+def read_importable_agent_session_rows(path):
+    with sqlite3.connect(path) as connection:
+        return connection.execute(QUERY).fetchall()
+
+class GatewayWatcher:
+    POLL_INTERVAL = 5
+
+    def __init__(self):
+        self._stop_event = threading.Event()
+        self._queue = queue.Queue()
+        self._last_hash, self._last_sessions, self._last_print = "", [], ""
+
+    def subscribe(self):
+        return self._queue
+
+    def _fingerprint(self):
+        with sqlite3.connect(_get_state_db_path()) as connection:
+            query = QUERY.replace("s.title", "s.title, s.ended_at")
+            return str(connection.execute(query).fetchall())
+
+    def _project(self):
+        try:
+            rows = read_importable_agent_session_rows(_get_state_db_path())
+            return [
+                {"session_id": id_, "title": title or "Agent Session", "message_count": count}
+                for id_, title, count in rows
+            ]
+        except Exception:
+            return ON_FAILURE
+
+    def _poll_loop(self):
+        while not self._stop_event.is_set():
+            seen = self._fingerprint()
+            if seen != self._last_print and (sessions := self._project()) is not None:
+                self._last_print = self._last_hash = seen
+                self._last_sessions = sessions
+                self._queue.put({"sessions": sessions})
+            for _ in range(self.POLL_INTERVAL * 10):
+                time.sleep(0.1)
+"""
+WATCHED: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("create", {"session": "s1", "source": "cli"}),
+    ("create", {"session": "s2", "source": "cron"}),
+    ("poll", {}),
+    ("append", {"session": "s1", "text": "t1"}),
+    ("rename", {"session": "s1", "title": "plans"}),
+    ("poll", {}),
+    ("poll", {}),
+    ("fail", {"how": "raises"}),
+    ("rewrite", {"session": "s1", "texts": ["t2", "t3"]}),
+    ("end", {"session": "s1"}),
+    ("poll", {}),
+    ("shown", {}),
+    ("fail", {"how": ""}),
+    ("poll", {}),
+    ("shown", {}),
+)
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("on_failure", "broken"), [("None", []), ("[]", [Promise.G3])], ids=["right", "wrong"]
+)
+def test_a_failure_that_is_announced_as_an_empty_list_is_caught(
+    on_failure: str, broken: list[Promise], tmp_path: Path
+) -> None:
+    """Its own loop is given two turns, and no time passes."""
+    checkout = tmp_path / "checkout"
+    (checkout / "api").mkdir(parents=True)
+    (checkout / "api" / "gateway_watcher.py").write_text(GATEWAY.replace("ON_FAILURE", on_failure))
+    target = HermesWebuiTarget(checkout)
+    target.prepare()
+
+    history = asked_of(target, "watcher", tmp_path, WATCHED)
+
+    verdict = conforms(WatcherModel())(history)
+    assert [anomaly.promise for anomaly in verdict.anomalies] == broken
+
+
+@pytest.mark.usefixtures("cache")
+def test_modules_that_the_adapter_does_not_know_have_broken_no_promise(tmp_path: Path) -> None:
+    """That is told as a question that cannot be asked."""
+    checkout = tmp_path / "checkout"
+    (checkout / "api").mkdir(parents=True)
+    (checkout / "api" / "gateway_watcher.py").write_text("class Watcher: pass")
+    target = HermesWebuiTarget(checkout)
+    target.prepare()
+
+    with pytest.raises(UsageError, match="cannot be asked for that"):
+        asked_of(target, "watcher", tmp_path, WATCHED)
 
 
 AGAIN = """
