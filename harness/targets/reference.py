@@ -43,6 +43,7 @@ from harness.targets.sessions_threads_adapter import SessionsThreadsAdapter
 from harness.targets.soak_served_adapter import SoakServedAdapter
 from harness.targets.standalone import in_a_process
 from harness.targets.streams_adapter import StreamsAdapter
+from harness.targets.tabs_adapter import TabsAdapter
 from harness.targets.threaded_adapters import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
 from harness.targets.turns_threads_adapter import TurnsThreadsAdapter
 from harness.targets.wakeups_adapter import WakeupsAdapter
@@ -71,7 +72,7 @@ class ReferenceTarget:
                 "catalog",
             ),
             *("catalog_threads", "channels_threads", "journal", "http", "server"),
-            *("hostile", "streams", "outside"),
+            *("hostile", "tabs", "streams", "outside"),
             *("soak", "soak_served"),
             *("days", "days_real"),
             *("turns_threads", "wakeups", "wakeups_restarts", "wakeups_threads"),
@@ -219,6 +220,11 @@ def open_hostile(folder: Path) -> Any:
     return HostileAdapter(folder, _launch())
 
 
+def open_tabs(folder: Path) -> Any:
+    """A whole server in a process of its own, one client, and tabs that watch meanwhile."""
+    return TabsAdapter(folder, _launch())
+
+
 def open_streams(folder: Path) -> Any:
     """Whole servers in processes of their own, and readers who take nothing, or too many."""
     return StreamsAdapter(folder, _launch())
@@ -270,6 +276,7 @@ _ADAPTERS = {
     "state_db": open_state_db,
     "http": open_http,
     "hostile": open_hostile,
+    "tabs": open_tabs,
     "streams": open_streams,
     "outside": open_outside,
     "server": open_server,
