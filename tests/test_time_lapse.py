@@ -167,6 +167,20 @@ def _is_empty(waiting: queue.Queue[int] | queue.SimpleQueue[int]) -> bool:
 
 
 @pytest.mark.usefixtures("lapse")
+def test_a_wait_of_no_time_waits_for_nobody() -> None:
+    """A look whether an event is set does not depend on what others do meanwhile."""
+    outside = time_lapse._allocate()
+    outside.acquire()
+    (busy,) = _started(outside.acquire)
+    began_s = time.monotonic()
+
+    assert not threading.Event().wait(0)
+    assert time.monotonic() - began_s < 1e-3
+    outside.release()
+    busy.join()
+
+
+@pytest.mark.usefixtures("lapse")
 def test_locks_exclude_and_are_handed_on() -> None:
     """Eight threads of a pool meet at one lock: no update is lost, and nobody is forgotten."""
     lock, rlock = threading.Lock(), threading.RLock()

@@ -297,7 +297,7 @@ class Lock:
         if self.native.acquire(False):  # noqa: FBT003 - quicker than by keyword
             return True
         lapse = _here()
-        if lapse is None or not blocking:
+        if lapse is None or not blocking or timeout == 0:
             return self.native.acquire(blocking, timeout)
         return lapse.wait(self, timeout)
 
