@@ -46,6 +46,8 @@ KEPT_MAX = 4_000  # in memory, of a life; then every other one is forgotten
 MORE = 9 / 8  # samples than when it was judged last
 PROGRESS_S = 5.0
 FLAME_S = 5.0
+IDLE_EVERY_S, IDLE_S = 60.0, 2.0
+IDLE_COSTS = ("cpu_s", "wakeups")  # a second
 TRACED_TIMES = 4
 TRACED_OPERATIONS = 150
 REFUSALS_TOLD = 3
@@ -163,6 +165,7 @@ class Life:
         self._instance = instance
         self._journal = journal
         self._born_ns = time.monotonic_ns()
+        self._idling: dict[str, float] = {}
         self._taken = 0
         self._judge_at = READINGS_MIN
         self._churn = Churn(self._ask, random.Random(f"{seed}/churn"))
@@ -185,10 +188,16 @@ class Life:
         """Live until that age, and take a sample."""
         while self.lived_s < until_s:
             self.step()
-        self.samples.append(self._churn.sample(lived_s=round(self.lived_s, 3)))
+        told = {"lived_s": round(self.lived_s, 3), **self._idling}
+        self.samples.append(self._churn.sample(**told))
         self._taken += 1
         if len(self.samples) > KEPT_MAX:
             del self.samples[::2]
+
+    def idle(self, seconds: float) -> None:
+        """Ask nothing for a while; what that cost is told with the samples from now on."""
+        used = self.call("idle", seconds=seconds)
+        self._idling = {f"idle/{name}": used[name] / used["seconds"] for name in IDLE_COSTS}
 
     def is_to_be_judged(self) -> bool:
         """Whether there are enough samples, and enough more than the last time."""
@@ -298,7 +307,7 @@ def _live(soaked: Soaked, scenario: Scenario, target: Target, progress: Progress
 
 def _until_over(soaked: Soaked, scenario: Scenario, life: Life, progress: Progress) -> None:
     asked, checker = soaked.asked, _checker(scenario)
-    told_at_s, fastest = 0.0, ""
+    told_at_s, idle_at_s, fastest = 0.0, IDLE_EVERY_S, ""
     while not _is_over(asked, soaked.lived, life):
         life.go_on(life.lived_s + asked.every_s)
         lived = History(tuple(life.samples))
@@ -308,6 +317,9 @@ def _until_over(soaked: Soaked, scenario: Scenario, life: Life, progress: Progre
             if any(growth.is_growing for growth in growths) and _is_proven(soaked, scenario):
                 _look(soaked, life, progress)
                 return
+        if asked.over_http and life.lived_s >= idle_at_s:
+            idle_at_s = life.lived_s + IDLE_EVERY_S
+            life.idle(IDLE_S)
         if life.lived_s - told_at_s >= PROGRESS_S:
             told_at_s = life.lived_s
             done = f"{life.operations:,} operations in {life.lived_s:,.0f} s"

@@ -39,6 +39,8 @@ MIB = 1024 * KIB
 LIMITS = (
     Limit("containers/lifecycle_entries", Promise.L9, ENTRY),
     Limit("watcher/projections_unasked", Promise.G2, ENTRY),
+    Limit("idle/cpu_s", Promise.H5, 0.0, CORE_SHARE_MAX),
+    Limit("idle/wakeups", Promise.H5, 0.0, WAKEUPS_MAX),
     Limit("containers/wakeup_*", Promise.W9, ENTRY),
     Limit("containers/process*", Promise.W9, ENTRY),
     Limit("containers/channel_frames_kept", Promise.C8, ENTRY),

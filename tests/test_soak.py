@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from harness import probe, soak
 from harness.checkers.idle import idles_within
 from harness.errors import TargetLostError, UsageError
-from harness.history import History, Operation, Outcome
+from harness.history import History, Journal, Operation, Outcome
 from harness.promises import Promise
 from harness.report import soaking, trends
 from harness.soak import Asked, Soaked
@@ -169,6 +170,25 @@ def test_a_host_that_goes_away_leaves_the_question_open(
 
     assert done.verdict.validity is Validity.UNKNOWN
     assert "killed by a passer-by" in soaking.text(done.to_json())
+
+
+def test_what_idling_costs_is_told_with_the_samples(tmp_path: Path) -> None:
+    """Of a whole server, now and then; an operation more costs nothing then."""
+
+    class Served(Host):
+        def idle(self, seconds: float) -> dict[str, float]:
+            return {"seconds": seconds, "cpu_s": seconds / 4, "wakeups": 3 * seconds}
+
+    with Journal(tmp_path / soak.SAMPLES, time.monotonic_ns) as journal:
+        life = soak.Life(AdapterInstance(Served(leak=False)), journal, "seed")
+        life.go_on(0.0)
+        life.idle(2.0)
+        life.go_on(0.0)
+    before, after = life.samples
+
+    assert not any(name.startswith("idle/") for name in before.argument)
+    assert after.argument["idle/cpu_s"] == 0.25
+    assert after.argument["idle/wakeups"] == 3.0
 
 
 def test_a_folder_that_is_no_soak_is_a_wrong_question(tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ class GrowsWithin:
 
         Raises ValueError for too few samples.
         """
-        names = sorted({name for sample in samples for name in sample.result})
+        names = sorted(
+            {name for sample in samples for name in {**sample.argument, **sample.result}}
+        )
         for limit in self.limits:
             matched = [name for name in names if fnmatchcase(name, limit.readings)]
             names = [name for name in names if name not in matched]
@@ -163,4 +165,5 @@ def _blame(growing: Sequence[Growth], samples: Sequence[Operation]) -> Anomaly:
 
 def _only(sample: Operation, reading: str) -> Operation:
     """The sample, without the other readings."""
-    return replace(sample, result={reading: sample.result.get(reading, 0)})
+    told = {**sample.argument, **sample.result}
+    return replace(sample, result={reading: told.get(reading, 0)})
