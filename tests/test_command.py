@@ -14,7 +14,7 @@ import pytest
 
 from harness import __main__ as command
 from harness import runner
-from harness.history import Journal, Operation, Outcome
+from harness.history import History, Journal, Operation, Outcome
 from harness.promises import Promise
 from harness.report import folder, judgement
 from harness.runner import Judgement
@@ -65,7 +65,7 @@ def a_failure(place: Path) -> Path:
     a_history(place, WRONG)
     operation = Operation(0, "complete_turn", TURN, Outcome.OK, 1, 2, result=WRONG)
     anomaly = Anomaly(Promise.L12, "committed at once", (operation,), accepted=(RIGHT,))
-    judged = Judgement(OWNERS_AND_FAILURES, Verdict((anomaly,)), 1, 1, "digest", ({},))
+    judged = Judgement(OWNERS_AND_FAILURES, Verdict((anomaly,)), 1, 1, "digest", (History(),))
     judgement.store(judged, ReferenceTarget(), 7, 1.0, place)
     return place / folder.FAILURE
 
