@@ -292,8 +292,8 @@ class Bench:
                     killed_ms = longest_wait_beside_a_kill_ms(arm, 2 * seconds, self._env)
                     self._killed_ms[arm].append(killed_ms)
         self.condition = (
-            f"{rounds} round{'s' * (rounds > 1)} of {seconds:g} s, {os.cpu_count()} processors, load"
-            f" {os.getloadavg()[0]:.0f} at the end, of which we are some"
+            f"{rounds} round{'s' * (rounds > 1)} of {seconds:g} s, {os.cpu_count()} processors,"
+            f" load {os.getloadavg()[0]:.0f} at the end, of which we are some"
         )
 
     def _measure(self, cell: Cell, number: int, seconds: float, env: Env) -> None:
