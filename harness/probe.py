@@ -72,10 +72,14 @@ def stacks(pid: int) -> str:
 
 
 def flame(pid: int, seconds: float, threads: int, path: Path) -> None:
-    """Draw where a Python process spends its time, meanwhile. Raises UnavailableError."""
+    """Record where a Python process spends its time, meanwhile. Raises UnavailableError.
+
+    A flame graph or, where the file's name ends in `.json`, a profile for speedscope.
+    """
     rate_hz = max(1, min(RATE_MAX_HZ, THREADS_A_SECOND // max(1, threads)))
+    kind = "speedscope" if path.suffix == ".json" else "flamegraph"
     duration = ("--duration", str(max(1, round(seconds))), "--rate", str(rate_hz))
-    how = ("--format", "flamegraph", "--output", str(path), "--nonblocking")
+    how = ("--format", kind, "--output", str(path), "--nonblocking")
     _py_spy("record", "--pid", str(pid), *duration, *how, timeout_s=seconds + SLACK_S)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ import numpy as np
 import psutil
 from scipy.optimize import nnls
 
-from harness import history
+from harness import history, probe
 from harness.catalog import scenarios_folder
 from harness.errors import UsageError
 from harness.history import Journal
@@ -46,10 +45,8 @@ TURNS = 60
 TURN = "[tokens=20]"
 WARM_UP_S = 3.0
 MARGIN_S = 5.0
-THREAD_SAMPLES_A_SECOND = 2000  # more would take much of the target's own time
-RATE_MIN, RATE_MAX = 10, 200
 FLAME, SPEEDSCOPE, PAGE, RESULT = "flame.svg", "speedscope.json", "load.html", "profile.json"
-PROBING_S = 15.0  # for a tool to begin, and to write its file
+PROBING_S = 15.0  # for strace to begin, and to end
 SYSCALLS = ("fsync", "fdatasync", "write", "pwrite64", "futex", "sendto", "sendmsg", "openat")
 _COUNTED = re.compile(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", re.MULTILINE)
 
@@ -193,10 +190,16 @@ def system_calls(pid: int, act: Callable[[], object]) -> Costs:
     finally:
         child.kill()
         child.wait()
-    calls = {name: int(count) for count, name in _COUNTED.findall(said)}
+    calls = counted_calls(said)
     if not calls:
         return {"system calls": f"unavailable: {' '.join(said.split())[:200]}"}
     return {f"{name} calls": round(calls.get(name, 0) / TURNS, 2) for name in SYSCALLS}
+
+
+def counted_calls(summary: str) -> dict[str, int]:
+    """Read what `strace -c` counted."""
+    found = _COUNTED.findall(summary)
+    return {name: int(count) for count, name in found if name != "total"}
 
 
 def _tracer(pid: int) -> int:
@@ -252,28 +255,18 @@ class Windows:
         wall_s = (self._to_ns - self._from_ns) / 1e9
         self.spent = {"cpu_s": round(cpu_s, 3), "wall_s": round(wall_s, 3)}
         threads = process.num_threads()
-        rate = min(RATE_MAX, max(RATE_MIN, THREAD_SAMPLES_A_SECOND // threads))
-        self.stacks = {"threads": threads, "rate_hz": rate}
-        for name, kind in ((FLAME, "flamegraph"), (SPEEDSCOPE, "speedscope")):
+        self.stacks = {"threads": threads}
+        for name in (FLAME, SPEEDSCOPE):
             self._progress(f"stacks for {name}")
-            self.stacks[name] = recorded(self._pid, self._window_s, rate, kind, self._run / name)
+            self.stacks[name] = recorded(self._pid, self._window_s, threads, self._run / name)
 
 
-def recorded(pid: int, seconds: float, rate_hz: int, kind: str, path: Path) -> str:
-    """Record stacks by py-spy into a file; its name, or why it is unavailable."""
-    py_spy = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
-    if py_spy is None:
-        return "unavailable: there is no py-spy here"
-    asked = ["--pid", str(pid), "--duration", str(max(1, round(seconds))), "--rate", str(rate_hz)]
-    command = [py_spy, "record", *asked, "--format", kind, "--output", str(path)]
+def recorded(pid: int, seconds: float, threads: int, path: Path) -> str:
+    """Record stacks into a file; its name, or why it is unavailable."""
     try:
-        done = subprocess.run(  # noqa: S603  the command is our own
-            command, capture_output=True, text=True, timeout=seconds + PROBING_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return "unavailable: py-spy did not come to its end"
-    if done.returncode != 0 or not path.exists():
-        return f"unavailable: {' '.join(done.stderr.split())[:200]}"
+        probe.flame(pid, seconds, threads, path)
+    except probe.UnavailableError as error:
+        return f"unavailable: {error}"
     return path.name
 
 
