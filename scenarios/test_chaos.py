@@ -130,10 +130,13 @@ class User:
         run = sent.result["run"]
         if shown := self.rng.randrange(3):
             self.relay(run, leave=shown)
+        if self.rng.random() < 0.5:
+            self.ask("offered", session=sent.argument["session"])
         while True:
             told = self.ask("cancel", run=run)
             if told.outcome is not Outcome.INFO or self.storm.is_calm:
                 break
+        self.ask("offered", session=sent.argument["session"])
         self.relay(run)
 
     def forget(self) -> None:
@@ -519,7 +522,16 @@ KILLED = Scenario(
     promises=(
         *(Promise.S2, Promise.S6, Promise.S7, Promise.S11, Promise.S13, Promise.T1, Promise.T3),
         *(Promise.T4, Promise.T7, Promise.C1, Promise.C2, Promise.C3, Promise.C4, Promise.C5),
-        *(Promise.C6, Promise.W4, Promise.W7, Promise.W11, Promise.W12, Promise.W13, Promise.H3),
+        *(
+            Promise.C6,
+            Promise.C7,
+            Promise.W4,
+            Promise.W7,
+            Promise.W11,
+            Promise.W12,
+            Promise.W13,
+            Promise.H3,
+        ),
     ),
     workload=many(kill_under_traffic),
     replay=again(kill_under_traffic),

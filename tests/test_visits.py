@@ -160,7 +160,9 @@ def a_day(*, a: Rows = A, b: Rows = B, c: Rows = C, **more: Rows) -> Day:
     day.send("a", HELD, "r2")
     day.refuse("a", REFUSED, "r2")
     day.tell("health", {"status": 200, "runs": [["a", "r2", ""]], "containers": {}})
+    day.tell("status", {"busy": True, "run": "r2"}, session="a")
     day.tell("cancel", result=True, run="r2")
+    day.tell("offered", None, session="a")
     day.relay("r2", [(1, "token", "0 "), (2, "cancel", "")])
     day.send("a", SPAWN, "r3")
     day.watch("a", [("n:1", "bg_task_complete", "a", "p-w1", 5.0)])
@@ -384,6 +386,8 @@ WRONG_ON_THE_WAY: list[tuple[str, str, dict[str, Any], Callable[[Any], Any], Pro
         lambda _: {"status": 200, "run": "rx"},
         Promise.T1,
     ),
+    ("it is not offered", "status", {}, lambda told: {**told, "run": None}, Promise.C7),
+    ("it is offered in vain", "offered", {}, lambda _: "r2", Promise.C7),
     ("a session is not listed", "sessions", {}, lambda _: ["a", "b"], Promise.S11),
     (
         "the disk says otherwise",

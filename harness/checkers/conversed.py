@@ -67,6 +67,23 @@ def _may_be_over(visits: Visits, held: Operation, by: Operation) -> bool:
     return visits.is_refused_since(held) or any(not by.precedes(end) for end in ends)
 
 
+def _offered_wrongly(visits: Visits) -> Iterator[Anomaly]:
+    """A run that goes on and is not offered, or is cancelled and still offered (C7)."""
+    for look in visits.done("offered", "status"):
+        session = look.argument["session"]
+        run = look.result if look.function == "offered" else look.result["run"]
+        for cancel in visits.cancels.get(run, ()):
+            if cancel.result is True and cancel.precedes(look):
+                message = f"{run} was cancelled, and is offered"
+                evidence = (cancel, look)
+                yield Anomaly(Promise.C7, message, evidence, "offered-in-vain", also=(Promise.T4,))
+        for sent in visits.accepted_in.get(session, ()):
+            is_held = HOLDS.search(sent.argument["text"]) and sent.precedes(look)
+            if is_held and sent.result["run"] != run and not _may_be_over(visits, sent, look):
+                message = f"{sent.result['run']} goes on, and {run} is offered"
+                yield Anomaly(Promise.C7, message, (sent, look), "not-offered")
+
+
 def _same_number(visits: Visits) -> Iterator[Anomaly]:
     """Two turns of a session that began with the same history: they ran at once (T1).
 
@@ -305,6 +322,7 @@ def _orphaned(visits: Visits) -> Iterator[Anomaly]:
 RULES: tuple[Rule, ...] = (
     _two_at_once,
     _registered_twice,
+    _offered_wrongly,
     _resurrected,
     _gone,
     _missing,

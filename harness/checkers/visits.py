@@ -122,13 +122,13 @@ class Visits:
 
     # What befell the server
 
-    def deaths_since(self, operation: Operation, *functions: str) -> list[Operation]:
+    def deaths_since(self, operation: Operation) -> list[Operation]:
         """The server's deaths in the storm that this operation may have met, or that came later.
 
         One that comes when all is at rest strikes nothing.
         """
         rests = self.done("rest")[:1]
-        deaths = self.all(*(functions or ("kill", "terminate")))
+        deaths = self.all("kill", "terminate")
         late = (op for op in deaths if not op.precedes(operation))
         return [op for op in late if not any(rest.precedes(op) for rest in rests)]
 
