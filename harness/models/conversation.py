@@ -86,6 +86,10 @@ class Session:
         """The run that a client can attach to."""
         return self.run.run if self.is_pending and self.run else None
 
+    def hides(self, run: str | None) -> bool:
+        """Whether that run was cancelled, so that nobody is sent to it any more."""
+        return self.is_cancelled and self.run is not None and run == self.run.run
+
     @property
     def is_surely_busy(self) -> bool:
         """Whether its run ends only by what somebody does."""
@@ -229,6 +233,8 @@ def cancelled(session: Session, operation: Operation, turn: Turn | None) -> Sess
 def told(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
     """Whether it is busy, where that is sure, and the run that a client could attach to."""
     busy, active = operation.result["busy"], operation.result["active"]
+    if session.hides(active):
+        return _offered_wrongly(session, operation)
     if not (session.is_surely_busy or session.is_surely_idle):
         return session
     if busy != session.is_surely_busy:
@@ -240,7 +246,8 @@ def told(session: Session, operation: Operation, _turn: Turn | None) -> Session 
 def watched(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
     """The run that is offered to whoever begins to watch."""
     is_sure = session.is_surely_busy or session.is_surely_idle
-    if not is_sure or operation.result == session.offered:
+    is_right = operation.result == session.offered or not is_sure
+    if is_right and not session.hides(operation.result):
         return session
     return _offered_wrongly(session, operation)
 
