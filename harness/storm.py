@@ -87,7 +87,7 @@ class Strike:
 
 @dataclass
 class Storm:
-    """One server in the storm. Use it in a block, so that it ends with that."""
+    """One server in the storm. It ends with its episode."""
 
     stage: Stage
     episode: Episode

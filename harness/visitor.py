@@ -19,7 +19,7 @@ from harness.dialect import translated
 from harness.errors import TargetLostError
 from harness.web import Event, NotReachedError, StatusError, Web
 
-WATCH_S = 1.0  # that long nobody hears anything: then a watcher leaves
+WATCH_S = 0.5  # that long nobody hears anything: then a watcher leaves
 READ_S = 20.0
 REST_PATIENCE_S = 60.0  # far more than any script takes, and any wakeup that is tried again
 POLL_S = 0.01

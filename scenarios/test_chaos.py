@@ -312,12 +312,13 @@ def pause(storm: Storm) -> None:
 
 
 def damage(storm: Storm) -> None:
-    """Leave the index torn or corrupt, a backup unreadable, and half a line in each journal."""
+    """Leave the index torn and corrupt, a backup unreadable, and half a line in each journal."""
     state = storm.episode.folder / "state"
 
     def found() -> Iterator[Fault]:
-        index = state / "sessions" / "_index.json"
-        yield TornFile(index, 7) if storm.pid % 2 else CorruptFile(index, 1, b"}{")
+        for index in state.glob("sessions/_index.json"):
+            yield TornFile(index, 70)
+            yield CorruptFile(index, 1, b"}{")
         for backup in sorted(state.glob("sessions/*.json.bak"))[:1]:
             yield CorruptFile(backup, 2, b"\0\0\0")
         runs = sorted(state.glob("sessions/_run_journal/*/*.jsonl"), key=_age)[:3]
