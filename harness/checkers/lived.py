@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
+from typing import Any
 
 from harness.checkers.growth import SAMPLE, GrowsWithin
 from harness.history import History, Operation, Outcome
@@ -26,6 +27,10 @@ LIFE, REAL, LAPSED = range(3)
 LIVE = "live"
 ELAPSED = "elapsed"
 DAY_S = 86_400.0
+TALKS = ("gateway_talk", "gateway_drop")
+TABS = ("open_tab", "close_tab", "delete")
+
+Act = Mapping[str, Any]
 
 
 def of_process(history: History, process: int) -> History:
@@ -50,7 +55,8 @@ def _woken_twice(hours: Sequence[Operation]) -> Iterator[Anomaly]:
     woken = Counter(process for hour in hours for process in hour.result["woken"])
     for process, count in woken.items():
         if count > 1:
-            evidence = tuple(hour for hour in hours if process in hour.result["woken"])
+            told = (hour for hour in hours if process in hour.result["woken"])
+            evidence = tuple(_only(hour, (), "woken") for hour in told)
             message = f"the end of {process} woke {count} times"
             yield Anomaly(Promise.W1, message, evidence, "double-wakeup")
 
@@ -59,30 +65,35 @@ def _never_woken(hours: Sequence[Operation]) -> Iterator[Anomaly]:
     """Every completion starts a turn by the end of the next hour, unless its session goes (W1)."""
     for before, after in pairwise(hours):
         woken = {*before.result["woken"], *after.result["woken"]}
-        gone = {act["session"] for act in _acts((before, after), "delete")}
+        gone = {act["session"] for act in _acts((before, after), ("delete",))}
         for process, session in before.result["ended"]:
             if session is not None and session not in gone and process not in woken:
                 message = f"the end of {process} woke nobody, and belongs to {session!r}"
-                yield Anomaly(Promise.W1, message, (before, after), "lost-wakeup")
+                evidence = tuple(
+                    _only(hour, ("delete",), "ended", "woken") for hour in (before, after)
+                )
+                yield Anomaly(Promise.W1, message, evidence, "lost-wakeup")
 
 
 def _unasked(hours: Sequence[Operation]) -> Iterator[Anomaly]:
     """The list is projected once for each change at most, and once at the beginning (G2)."""
     for number, hour in enumerate(hours):
-        changes = len(list(_talks(hour))) + (number == 0)
+        changes = len(_talks(hour)) + (number == 0)
         projections = hour.result["projections"]
         if projections > changes:
             message = f"{projections} projections in an hour of {changes} relevant changes"
-            yield Anomaly(Promise.G2, message, (hour,), "unasked-projection")
+            evidence = _only(hour, TALKS, "projections")
+            yield Anomaly(Promise.G2, message, (evidence,), "unasked-projection")
 
 
 def _unannounced(hours: Sequence[Operation]) -> Iterator[Anomaly]:
     """What others did to a shown session is announced (G1)."""
     for hour in hours:
         announced, shown = hour.result["announced"], hour.result["shown"]
-        if any(_talks(hour)) and (announced is None or announced != shown):
+        if _talks(hour) and (announced is None or announced != shown):
             message = "what others did in the hour is not in the list that was announced last"
-            yield Anomaly(Promise.G1, message, (hour,), "unannounced-change")
+            evidence = _only(hour, TALKS, "announced", "shown")
+            yield Anomaly(Promise.G1, message, (evidence,), "unannounced-change")
 
 
 def _channels(hours: Sequence[Operation]) -> Iterator[Anomaly]:
@@ -101,7 +112,7 @@ def _channels(hours: Sequence[Operation]) -> Iterator[Anomaly]:
         if channels != watched:
             kind = "channel-not-collected" if channels > watched else "live-channel-collected"
             message = f"{channels} channels, where {watched} sessions are watched"
-            yield Anomaly(Promise.C9, message, (hour,), kind)
+            yield Anomaly(Promise.C9, message, (_only(hour, TABS, "channels"),), kind)
 
 
 def _refetched(hours: Sequence[Operation]) -> Iterator[Anomaly]:
@@ -115,16 +126,23 @@ def _refetched(hours: Sequence[Operation]) -> Iterator[Anomaly]:
         due = 1 + int(elapsed_s / DAY_S)
         if fetches > due:
             message = f"{fetches} fetches in {rotations} rotations of tokens, where {due} were due"
-            yield Anomaly(Promise.M3, message, (hour,), "churning-fingerprint")
+            evidence = _only(hour, (), "fetches", "rotations")
+            yield Anomaly(Promise.M3, message, (evidence,), "churning-fingerprint")
 
 
-def _talks(hour: Operation) -> Iterator[object]:
-    return _acts((hour,), "gateway_")
+def _talks(hour: Operation) -> list[Act]:
+    return _acts((hour,), TALKS)
 
 
-def _acts(hours: Iterable[Operation], prefix: str) -> Iterator[dict[str, str]]:
-    for hour in hours:
-        yield from (act for act in hour.argument["acts"] if act["act"].startswith(prefix))
+def _acts(hours: Iterable[Operation], kinds: tuple[str, ...]) -> list[Act]:
+    return [act for hour in hours for act in hour.argument["acts"] if act["act"] in kinds]
+
+
+def _only(hour: Operation, kinds: tuple[str, ...], *seen: str) -> Operation:
+    """The hour with these kinds of acts, and with this of what was seen."""
+    acts = _acts((hour,), kinds)
+    result = {name: hour.result[name] for name in seen}
+    return replace(hour, argument={**hour.argument, "acts": acts}, result=result)
 
 
 # Two clocks, and both together
