@@ -14,6 +14,7 @@ import pytest
 
 from harness import __main__ as command
 from harness import runner
+from harness.commands.listing import LISTINGS
 from harness.history import History, Journal, Operation, Outcome
 from harness.promises import Promise
 from harness.report import folder, judgement
@@ -192,7 +193,7 @@ def test_our_own_fault_is_told_as_such(told: Told, monkeypatch: pytest.MonkeyPat
     def fail() -> list[dict[str, Any]]:
         raise ZeroDivisionError("unforeseen")
 
-    monkeypatch.setitem(command._LISTINGS, "bugs", fail)
+    monkeypatch.setitem(LISTINGS, "bugs", fail)
     assert run("list", "bugs") == 255
     error = told()[1]
     assert "harness: it broke" in error
@@ -205,7 +206,7 @@ def test_an_interrupt_is_no_verdict(told: Told, monkeypatch: pytest.MonkeyPatch)
     def interrupt() -> list[dict[str, Any]]:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(command._LISTINGS, "bugs", interrupt)
+    monkeypatch.setitem(LISTINGS, "bugs", interrupt)
     assert run("list", "bugs") == 255
     assert "harness: interrupted" in told()[1]
 
