@@ -106,7 +106,8 @@ def _told(days: Days) -> dict[str, int]:
 @contextmanager
 def in_memory(folder: Path) -> Iterator[None]:
     """Keep what lies in the folder's `state` in memory, where the system lets us."""
-    place = Path(tempfile.mkdtemp(dir=IN_MEMORY if IN_MEMORY.is_dir() else None))
+    memory = IN_MEMORY if IN_MEMORY.is_dir() else None
+    place = Path(tempfile.mkdtemp(prefix="harness-", dir=memory))
     (folder / "state").symlink_to(place)
     try:
         yield
