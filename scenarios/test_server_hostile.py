@@ -155,6 +155,11 @@ FRAMINGS = st.sampled_from(
         *(NEW + "Content-Length: 9\r\n\r\n{}", NEW + "Content-Length: 2\r\n\r\n{x" + "\r\n"),
     ]
 )
+TOO_MUCH = (
+    NEW + "Transfer-Encoding: chunked\r\n\r\n",
+    NEW + "Content-Length: 9000000\r\n\r\n",
+    GET + "X: " + "y" * 20_000 + "\r\n\r\n",
+)
 TORN = f"GET /api/sessions HTTP/1.1\r\n{HOST}X-Never: en"
 ID = re.compile("[0-9A-Za-z_-]+", re.ASCII)  # what the contract lets an id be, at most
 SERVED_MAX = 100
@@ -273,6 +278,8 @@ class HostileMachine(Machine):
         if not self.endpoints:
             self.endpoints.extend(openapi.endpoints(self.ask("describe").result))
         self.ask("files")
+        for data in TOO_MUCH:
+            self.no_request_at_all(data)
 
     def one_of(self, data: st.DataObject, *, streams: bool = False) -> Endpoint:
         """Draw an endpoint."""
@@ -378,7 +385,7 @@ HOSTILE = Scenario(
         _refused_for(Promise.H2, 404, 405),
         _refused_for(Promise.H2, 411, 413, 431),
     ),
-    examples=50,
+    examples=40,
 )
 
 

@@ -44,6 +44,7 @@ class TabsMachine(Machine):
             self.ask("new", session=session)
         for tab, session in (("a", "s1"), ("b", "s1")):
             self.open(tab, session)
+        self.start_a_process("s1", "0")
 
     @rule(tab=TABS, session=SESSIONS)
     def open(self, tab: str, session: str) -> None:
@@ -104,6 +105,8 @@ class TabsMachine(Machine):
 
     def finish(self) -> None:
         self.hear_all()
+        self.open_again("a")
+        self.acknowledge("s1")
         for session in ("s1", "s2"):
             self.ask("wait_idle", session=session)
             self.ask("messages", session=session)
@@ -137,7 +140,7 @@ WATCHED = Scenario(
         _count("a tab lost its connection", "open_again"),
         _count("an end was acknowledged", "acknowledge"),
     ),
-    examples=14,
+    examples=10,
 )
 
 
