@@ -34,8 +34,9 @@ def text(document: Mapping[str, Any]) -> str:
 
 
 def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The readings that come closest to growing too fast."""
-    slopes = sorted(document["slopes"], key=lambda row: row["low"] / row["too_fast"], reverse=True)
+    """Whatever rises, what comes closest to growing too fast first."""
+    rising = (row for row in document["slopes"] if row["slope"] > 0)
+    slopes = sorted(rising, key=lambda row: row["low"] / row["too_fast"], reverse=True)
     return [
         (
             row["reading"],
