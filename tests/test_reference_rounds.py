@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -13,11 +14,12 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from reference_impl import write_rounds
 from reference_impl.state_db import StateDb
+from reference_impl.write_log import WriteLog
 from reference_impl.write_rounds import SyncRounds
 
 
@@ -195,6 +197,36 @@ def test_whoever_writes_is_told_after_a_sync(path: Path) -> None:
     assert disk.syncs < disk.written
 
 
+def test_a_round_of_another_covers_no_later_commit_of_ours(path: Path) -> None:
+    """D1: what one sync of another process covers is known by marks, not by what we counted.
+
+    another: |--- round 1 ---|
+    we:  commit 1, commit 2: the one before round 1, the other in it
+    """
+    path.with_name("state.db-wal").touch()
+    disk, ours = Disk(), Disk()
+    another, log = Writer(path, disk), WriteLog(path)
+    log._sync_file = lambda _fd: ours.sync()
+    first = log.note_commit()
+    another.write()
+    began, may_end = threading.Event(), threading.Event()
+
+    def slow_sync() -> None:
+        began.set()
+        may_end.wait()
+
+    with running(lambda: another.rounds.join(another.mark, slow_sync)):
+        began.wait()
+        second = log.note_commit()
+        with running(lambda: log.make_durable(first)) as (caller,):
+            until(lambda: waits(caller))
+            may_end.set()
+    assert ours.syncs == 0
+    log.make_durable(second)
+    assert ours.syncs == 1
+    log.forget()
+
+
 def test_a_round_that_failed_is_told_to_all_that_it_should_have_covered(path: Path) -> None:
     """D10: and to nobody else.
 
@@ -322,6 +354,7 @@ def test_a_leader_that_hangs_is_waited_for_once(
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=st.binary(max_size=40))
+@example(damage=struct.pack("=qqqL", 5, 9, 0, 0))  # round 9 is done, says a wrong checksum
 def test_a_damaged_side_file_covers_nothing_and_heals(path: Path, damage: bytes) -> None:
     """D1: what makes no sense is no reason to believe in a sync."""
     path.with_name("state.db.rounds").write_bytes(damage)
@@ -362,12 +395,14 @@ def test_what_could_not_be_announced_covers_nobody_else(
     one.write()
     two.write()
 
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
+    write = os.pwrite
 
-    with monkeypatch.context() as broken:
-        broken.setattr(os, "pwrite", full)
-        assert one.wait()
+    def full_at_first(*words: int) -> int:
+        monkeypatch.setattr(os, "pwrite", write)
+        raise OSError(28, f"No space left on device for {words}")
+
+    monkeypatch.setattr(os, "pwrite", full_at_first)
+    assert one.wait()
     assert not two.rounds.cover(two.mark)
     assert two.wait()
 
