@@ -62,7 +62,8 @@ class WebuiHttpAdapter(HttpAdapter):
 
     def title(self, session: str) -> str:
         """Tell the session's title."""
-        return super().title(session) if session in self._titles else UNTITLED
+        told = super().title(session)
+        return told if session in self._titles else UNTITLED
 
     def titles(self) -> list[list[str]]:
         """The names and titles of all sessions."""
@@ -128,10 +129,9 @@ class WebuiHttpAdapter(HttpAdapter):
 
     # Streams
 
-    def events(self, run: str, after: int) -> dict[str, Any]:
-        """Read the run's relay, after so many events, until the server closes it."""
+    def _relay(self, run: str, last_event_id: str) -> dict[str, Any]:
         try:
-            return super().events(run, after)
+            return super()._relay(run, last_event_id)
         except StatusError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
@@ -143,6 +143,7 @@ class WebuiHttpAdapter(HttpAdapter):
 
     def watch(self, session: str) -> str | None:
         """Which run is offered to whoever begins to watch the session now."""
+        self.status(session)  # its stream opens for a session that there is not, too
         query = f"session_id={self._sessions[session]}&known_count={NOTHING_KNOWN}"
         web = Web(self._server.boot()["port"], QUIET_S)
         try:

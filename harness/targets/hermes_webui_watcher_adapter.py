@@ -1,8 +1,9 @@
 """The *watcher* ability over the gateway watcher of a hermes-webui checkout, in its own process.
 
-The other process is a connection to a database of the agent's shape. It does not show a session
-without messages, so each begins with one that is not counted. Its rows tell neither that a session
-has no title nor that it ended: the one has a stand-in, for the other the database is asked.
+The other process is a connection to a database of the agent's shape. It shows no session without
+messages, nor one that ended after a few, so each begins with some that are not counted. Its rows
+tell neither that a session has no title nor that it ended: the one has a stand-in, for the other
+the database is asked.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import inspect
 import queue
 import sqlite3
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from harness.targets import hermes_webui_checkout as checkout
 from harness.targets.watcher_adapter import POLLS, ProjectionError
 
 UNTITLED = "Agent Session"
-UNCOUNTED = "hello"
+UNCOUNTED = ("hello",) * 5
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
     id TEXT PRIMARY KEY, source TEXT NOT NULL, user_id TEXT, model TEXT, title TEXT,
@@ -92,7 +94,7 @@ class WebuiWatcherAdapter:
                 "INSERT INTO sessions (id, source, started_at) VALUES (?, ?, ?)",
                 (session, source, time.time()),
             )
-            self._say(session, [UNCOUNTED])
+            self._say(session, UNCOUNTED)
 
     def append(self, session: str, text: str) -> None:
         """Add a message."""
@@ -101,9 +103,9 @@ class WebuiWatcherAdapter:
     def rewrite(self, session: str, texts: list[str]) -> None:
         """Put other messages in place of those that are there."""
         self._write("DELETE FROM messages WHERE session_id = ?", (session,))
-        self._say(session, [UNCOUNTED, *texts])
+        self._say(session, (*UNCOUNTED, *texts))
 
-    def _say(self, session: str, texts: list[str]) -> None:
+    def _say(self, session: str, texts: Iterable[str]) -> None:
         for text in texts:
             self._write(
                 "INSERT INTO messages (session_id, role, content, timestamp)"
@@ -165,7 +167,7 @@ class WebuiWatcherAdapter:
             [
                 row["session_id"],
                 None if row["title"] == UNTITLED else row["title"],
-                row["message_count"] - 1,
+                row["message_count"] - len(UNCOUNTED),
                 bool(ended.get(row["session_id"])),
             ]
             for row in rows
