@@ -421,6 +421,8 @@ def test_a_busy_house_is_served_in_one_order_for_all(judge: Judge) -> None:
 # Killed -------------------------------------------------------------------------------------------
 
 WAVE = 10  # members that are forked together, each to die
+WAVES_AN_EPISODE = 10
+COPIES_AN_EPISODE = 5
 STATEMENTS_MAX = 60  # of opening, creating and a dozen appends
 SHARED = ("s0", "s1", "s2", "s3")
 
@@ -450,15 +452,6 @@ def kill_short_lives(stage: Stage) -> None:
                 gathered.fork(survivor)
                 gathered.bury_all()
             _look_at_last(gathered, SHARED)
-
-
-WAVES_AN_EPISODE = 10
-
-
-def _struck(history: History, signal_number: int = signal.SIGKILL) -> list[Operation]:
-    return [
-        op for op in history if op.function == "struck" and op.argument["signal"] == signal_number
-    ]
 
 
 def _kills(history: History) -> int:
@@ -513,9 +506,6 @@ def kill_while_the_log_is_copied(stage: Stage) -> None:
             _look_at_last(gathered, ("s0",))
 
 
-COPIES_AN_EPISODE = 5
-
-
 STATE_DB_CROWD_KILLED_COPYING = Scenario(
     name="state-db-crowd-killed-copying",
     mode=Mode.CRASH,
@@ -537,6 +527,7 @@ def test_kills_while_the_log_is_copied_lose_nothing(judge: Judge) -> None:
 # Hung ---------------------------------------------------------------------------------------------
 
 SHORT_PATIENCE_S = 1.0  # for targets that can be told
+OTHERS = ("s1", "s2")  # the sessions of those who write meanwhile
 
 
 def stop_in_the_middle(stage: Stage) -> None:
@@ -546,12 +537,12 @@ def stop_in_the_middle(stage: Stage) -> None:
     """
     for _ in range(stage.examples):
         with crowd(stage) as gathered:
-            gathered.ask(*_create("s0", "s1", "s2"))
+            gathered.ask(*_create("s0", *OTHERS))
             inside = Doom(signal.SIGSTOP, match="INSERT INTO messages")
             _stop(stage, gathered, inside, SHORT_PATIENCE_S, "inside")
             before = Doom(signal.SIGSTOP, match="BEGIN")
             _stop(stage, gathered, before, PATIENCE_S, "before")
-            _look_at_last(gathered, ("s0", "s1", "s2"))
+            _look_at_last(gathered, ("s0", *OTHERS))
 
 
 def _stop(stage: Stage, gathered: Crowd, doom: Doom, patience_s: float, name: str) -> None:
@@ -560,7 +551,7 @@ def _stop(stage: Stage, gathered: Crowd, doom: Doom, patience_s: float, name: st
     with roaming(Pause(stopped.pid), stage.journal):
         others = [
             gathered.fork(_writer(session, f"{name} {session}", 1), patience_s=patience_s)
-            for session in ("s1", "s2")
+            for session in OTHERS
         ]
         for other in others:
             gathered.bury(other)
@@ -568,20 +559,18 @@ def _stop(stage: Stage, gathered: Crowd, doom: Doom, patience_s: float, name: st
 
 
 def _goes_on(history: History) -> Verdict:
-    """One that was stopped finishes what it had begun, and whoever got by one is not refused."""
-    refused = [
-        op
-        for op in history
-        if op.outcome is Outcome.FAIL
-        and (op.function not in WRITES or "inside s1" not in str(op.argument))
-        and (op.function not in WRITES or "inside s2" not in str(op.argument))
-    ]
+    """Nobody is refused but who wrote beside the one that stood still inside."""
+    refused = (op for op in history if op.outcome is Outcome.FAIL and not _is_beside_it(op))
     return Verdict(
         tuple(
             Anomaly(Promise.D5, f"refused, though nobody held the lock for long: {op}", (op,))
             for op in refused
         )
     )
+
+
+def _is_beside_it(op: Operation) -> bool:
+    return any(f"inside {other}" in str(op.argument) for other in OTHERS)
 
 
 def _refused_beside_it(history: History) -> int:
