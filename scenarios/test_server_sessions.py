@@ -152,10 +152,14 @@ class SessionsMachine(Machine):
 
     @rule(how=st.sampled_from(["kill", "kill", "terminate"]))
     def die(self, how: str) -> None:
+        for session in sorted(self.there):  # so that there is something to lose
+            self.hold(session)
         for session in sorted(self.held):
             self.release(session)
         self.ask(how)
         self.ask("titles")
+        for session in sorted(self.there):
+            self.ask("messages", session=session)
 
     def finish(self) -> None:
         for session in sorted(self.held):
