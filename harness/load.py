@@ -61,7 +61,17 @@ CROWD = {
     "Presser": 1,
     "Poller": 2,
 }
-STORM = {"Waker": 60, "Presser": 30, "Poller": 2, "Watcher": 8}
+STORM = {
+    "Waker": 56,
+    "Presser": 30,
+    "Watcher": 4,
+    "Chatter": 2,
+    "Reconnector": 2,
+    "Poller": 2,
+    "SlowReader": 1,
+    "Listener": 1,
+    "Staller": 1,
+}
 
 
 def crowd(users: int, parts: Mapping[str, int] = CROWD) -> dict[str, int]:
