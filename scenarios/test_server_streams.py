@@ -22,6 +22,7 @@ def stall_and_fill(stage: Stage) -> None:
             episode.client.ask("fill", {"streams": rng.randint(3, 12)})
             episode.client.ask("leave", {})
             episode.client.ask("keep_silent", {})
+            episode.client.ask("stop", {})
 
 
 def _dropped(history: History) -> int:
@@ -43,6 +44,7 @@ READ = Scenario(
     ability="streams",
     promises=(
         *(Promise.C3, Promise.C6, Promise.C8, Promise.C9, Promise.C10, Promise.H4, Promise.H6),
+        *(Promise.G4, Promise.H3),
     ),
     workload=stall_and_fill,
     checker=conforms(StreamsModel()),

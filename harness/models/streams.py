@@ -70,10 +70,25 @@ def _silent(_argument: Mapping[str, Any], told: Mapping[str, Any]) -> dict[Promi
     }
 
 
-_WRONG = {"stall": _stalled, "fill": _filled, "leave": _left, "keep_silent": _silent}
+def _stopped(_argument: Mapping[str, Any], told: Mapping[str, Any]) -> dict[Promise, bool]:
+    """Whoever watches is let go."""
+    return {
+        Promise.G4: not told["ended"][0],
+        Promise.H3: told["code"] != 0 or not all(told["ended"]),
+    }
+
+
+_WRONG = {
+    "stall": _stalled,
+    "fill": _filled,
+    "leave": _left,
+    "keep_silent": _silent,
+    "stop": _stopped,
+}
 _BLAMED = {
     "stall": Promise.C8,
     "fill": Promise.C10,
     "leave": Promise.C9,
     "keep_silent": Promise.C6,
+    "stop": Promise.H3,
 }

@@ -124,6 +124,17 @@ class StreamsAdapter:
             rename()
         return {"silences_s": silences_s, "locked": statuses[:1], "freed": statuses[1:]}
 
+    def stop(self) -> dict[str, Any]:
+        """Tell the server to go while three watch; whether each was let go, and the exit code."""
+        web = self._booted()
+        path = f"/api/session/stream?session_id={_new(web)}"
+        paths = ("/api/sessions/gateway/stream", "/api/sessions/events", path)
+        with ExitStack() as held:
+            streams = [held.enter_context(_connected(web.port, each)) for each in paths]
+            _came_true(lambda: _taken(web) == len(paths))
+            code = self._server.terminate()
+            return {"ended": [_has_ended(stream) for stream in streams], "code": code}
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the locks of all sessions, as another process might for a while."""
@@ -210,6 +221,16 @@ def _silence_s(stream: socket.socket) -> float:
             if line.startswith((b"event:", b"data:")):
                 began_at = time.monotonic()
     raise NotReachedError("the stream was closed")
+
+
+def _has_ended(stream: socket.socket) -> bool:
+    """Read what is left, to the end that the server made of it."""
+    try:
+        while stream.recv(1 << 16):
+            pass
+    except OSError:  # dropped, or left open
+        return False
+    return True
 
 
 def _came_true(is_so: Callable[[], bool]) -> bool:
