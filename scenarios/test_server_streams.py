@@ -44,7 +44,7 @@ READ = Scenario(
     ability="streams",
     promises=(
         *(Promise.C3, Promise.C6, Promise.C8, Promise.C9, Promise.C10, Promise.H4, Promise.H6),
-        *(Promise.G4, Promise.H3),
+        Promise.H3,
     ),
     workload=stall_and_fill,
     checker=conforms(StreamsModel()),

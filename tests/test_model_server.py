@@ -177,7 +177,7 @@ SILENT = {"silences_s": [4.0], "locked": [503], "freed": [200]}
         (("fill", {"streams": 4}, {**FILLED, "taken": 3}), Promise.H4),
         (("leave", {}, {"collected": True, "channels": 0, "heard": False}), Promise.C9),
         (("stop", {}, {"ended": [True, True], "code": 0}), None),
-        (("stop", {}, {"ended": [False, True], "code": 0}), Promise.G4),
+        (("stop", {}, {"ended": [True, True], "code": None}), Promise.H3),
         (("stop", {}, {"ended": [True, False], "code": 0}), Promise.H3),
         (("keep_silent", {}, SILENT), None),
         (("keep_silent", {}, {**SILENT, "silences_s": [4.0, 30.0]}), Promise.C6),

@@ -71,11 +71,8 @@ def _silent(_argument: Mapping[str, Any], told: Mapping[str, Any]) -> dict[Promi
 
 
 def _stopped(_argument: Mapping[str, Any], told: Mapping[str, Any]) -> dict[Promise, bool]:
-    """Whoever watches is let go."""
-    return {
-        Promise.G4: not told["ended"][0],
-        Promise.H3: told["code"] != 0 or not all(told["ended"]),
-    }
+    """Whoever watches is let go, if only by the kernel; from outside that cannot be told apart."""
+    return {Promise.H3: told["code"] != 0 or not all(told["ended"])}
 
 
 _WRONG = {
