@@ -31,7 +31,7 @@ MINIMIZING_S_MAX = 5.0
 # Examples tried after the first that failed; counted, so that seeds decide. Fewer where an instance
 # that was shared until then is a whole server, and each of them boots one.
 SHRINKS_MAX = 100
-SHARED_SHRINKS_MAX = 25
+SHARED_SHRINKS_MAX = 10
 
 
 class PromiseBrokenError(AssertionError):
