@@ -10,6 +10,7 @@ import pytest
 
 from harness.checkers.budgeted import rebuilds_keep_within
 from harness.checkers.journalled import rows_are_in_order
+from harness.checkers.stopped import readers_end_with_the_stop
 from harness.checkers.watched import channels_outlive_their_readers
 from harness.checkers.woken import restarts_lose_nobody, sessions_are_woken
 from harness.history import History, Operation, Outcome
@@ -225,3 +226,17 @@ def test_a_last_look_that_raises_is_no_way_out(
     last = Operation(0, function, {}, Outcome.FAIL, 1, 2, error="OSError: broken")
 
     assert broken(check(History((last,)))) == [promise]
+
+
+@pytest.mark.parametrize(
+    ("ended", "left", "expected"),
+    [([True, True], 0, []), ([True, False], 0, [Promise.G4]), ([True], 1, [Promise.G4])],
+)
+def test_a_stop_leaves_nobody_waiting(
+    ended: list[bool], left: int, expected: list[Promise]
+) -> None:
+    """Each reader comes to the end, and is listed no more."""
+    reads = (("read", {}, end) for end in ended)
+    history = one_by_one(("stop", {}, None), *reads, ("readers", {}, left))
+
+    assert broken(readers_end_with_the_stop(history)) == expected

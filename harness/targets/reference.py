@@ -50,68 +50,10 @@ from harness.targets.wakeups_adapter import WakeupsAdapter
 from harness.targets.wakeups_restarts_adapter import WakeupsRestartsAdapter
 from harness.targets.wakeups_threads_adapter import WakeupsThreadsAdapter
 from harness.targets.watcher_adapter import WatcherAdapter
+from harness.targets.watcher_threads_adapter import WatcherThreadsAdapter
 
 PACKAGE = "reference_impl"
 _schedules = itertools.count()
-
-
-class ReferenceTarget:
-    """Every ability, in this process; those that crash it, or fill it, in one of their own."""
-
-    abilities = frozenset(
-        {
-            *("lifecycle", "lifecycle_threads", "agent_cache", "agent_cache_threads"),
-            *(
-                "sessions",
-                "sessions_threads",
-                "state_db",
-                "state_db_threads",
-                "state_db_crash",
-                "state_db_crowd",
-                "watcher",
-                "catalog",
-            ),
-            *("catalog_threads", "channels_threads", "journal", "http", "server"),
-            *("hostile", "tabs", "streams", "outside"),
-            *("soak", "soak_served"),
-            *("days", "days_real"),
-            *("turns_threads", "wakeups", "wakeups_restarts", "wakeups_threads"),
-        }
-    )
-
-    def __init__(self, folder: Path | None = None) -> None:
-        """`folder` holds the package `reference_impl`; None means the installed one."""
-        self.name = "reference" if folder is None else f"reference@{folder}"
-        self._folder = folder
-        path = {"PYTHONPATH": str(folder or Path(__file__).parents[2])}
-        self._stables = {ability: Stable(files, path) for ability, files in _DRIVEN.items()}
-
-    def prepare(self) -> None:
-        """Put the wanted copy first on the path. Raises TargetUnavailableError where it is not."""
-        if self._folder is None:
-            return
-        if not (self._folder / PACKAGE / "__init__.py").is_file():
-            raise TargetUnavailableError(f"{self._folder}: there is no {PACKAGE} in it")
-        loaded = sys.modules.get(PACKAGE)
-        if loaded is not None and Path(str(loaded.__file__)).parent.parent != self._folder:
-            raise TargetUnavailableError(f"another {PACKAGE} is loaded: {loaded.__file__}")
-        sys.path.insert(0, str(self._folder))
-
-    def open(self, ability: str, folder: Path) -> Instance:
-        """A fresh room behind its adapter."""
-        if stable := self._stables.get(ability):
-            return ProcessInstance(stable, folder)
-        return AdapterInstance(_ADAPTERS[ability](folder))
-
-    def standalone(self, ability: str) -> str:
-        """Name the adapter; it lives here, with the package that it adapts."""
-        place = self._folder or Path(__file__).parents[2]
-        path = f"import sys\n\nsys.path.insert(0, {str(place)!r})\n\n"
-        if files := _DRIVEN.get(ability):
-            adapter, *wrappers = [file.read_text(encoding="utf-8") for file in files]
-            return path + in_a_process(adapter, wrappers)
-        here = f"from {__name__} import {_ADAPTERS[ability].__name__} as open_adapter"
-        return here if self._folder is None else path + here
 
 
 def _room(name: str) -> ModuleType:
@@ -186,6 +128,11 @@ def open_turns_threads(folder: Path) -> Any:  # noqa: ARG001  (here they keep no
 def open_channels_threads(folder: Path) -> Any:  # noqa: ARG001  (here they keep no files)
     """The channels, for threads."""
     return ChannelsThreadsAdapter(_room)
+
+
+def open_watcher_threads(folder: Path) -> Any:
+    """A watcher, for threads."""
+    return WatcherThreadsAdapter(folder, _room)
 
 
 def open_catalog_threads(folder: Path) -> Any:
@@ -271,6 +218,7 @@ _ADAPTERS = {
     "turns_threads": open_turns_threads,
     "channels_threads": open_channels_threads,
     "catalog_threads": open_catalog_threads,
+    "watcher_threads": open_watcher_threads,
     "wakeups_restarts": open_wakeups_restarts,
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,
@@ -289,3 +237,43 @@ _DRIVEN = {
     "state_db_crowd": (Path(state_db_adapter.__file__), Path(sql_crowd.__file__)),
     "soak": (Path(soak_adapter.__file__),),
 }
+
+
+class ReferenceTarget:
+    """Every ability, in this process; those that crash it, or fill it, in one of their own."""
+
+    abilities = frozenset({*_ADAPTERS, *_DRIVEN})
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """`folder` holds the package `reference_impl`; None means the installed one."""
+        self.name = "reference" if folder is None else f"reference@{folder}"
+        self._folder = folder
+        path = {"PYTHONPATH": str(folder or Path(__file__).parents[2])}
+        self._stables = {ability: Stable(files, path) for ability, files in _DRIVEN.items()}
+
+    def prepare(self) -> None:
+        """Put the wanted copy first on the path. Raises TargetUnavailableError where it is not."""
+        if self._folder is None:
+            return
+        if not (self._folder / PACKAGE / "__init__.py").is_file():
+            raise TargetUnavailableError(f"{self._folder}: there is no {PACKAGE} in it")
+        loaded = sys.modules.get(PACKAGE)
+        if loaded is not None and Path(str(loaded.__file__)).parent.parent != self._folder:
+            raise TargetUnavailableError(f"another {PACKAGE} is loaded: {loaded.__file__}")
+        sys.path.insert(0, str(self._folder))
+
+    def open(self, ability: str, folder: Path) -> Instance:
+        """A fresh room behind its adapter."""
+        if stable := self._stables.get(ability):
+            return ProcessInstance(stable, folder)
+        return AdapterInstance(_ADAPTERS[ability](folder))
+
+    def standalone(self, ability: str) -> str:
+        """Name the adapter; it lives here, with the package that it adapts."""
+        place = self._folder or Path(__file__).parents[2]
+        path = f"import sys\n\nsys.path.insert(0, {str(place)!r})\n\n"
+        if files := _DRIVEN.get(ability):
+            adapter, *wrappers = [file.read_text(encoding="utf-8") for file in files]
+            return path + in_a_process(adapter, wrappers)
+        here = f"from {__name__} import {_ADAPTERS[ability].__name__} as open_adapter"
+        return here if self._folder is None else path + here
