@@ -236,7 +236,7 @@ def test_a_stop_leaves_nobody_waiting(
     ended: list[bool], left: int, expected: list[Promise]
 ) -> None:
     """Each reader comes to the end, and is listed no more."""
-    reads = (("read", {}, end) for end in ended)
-    history = one_by_one(("stop", {}, None), *reads, ("readers", {}, left))
+    asked: list[tuple[str, dict[str, Any], Any]] = [("read", {}, end) for end in ended]
+    history = one_by_one(("stop", {}, None), *asked, ("readers", {}, left))
 
     assert broken(readers_end_with_the_stop(history)) == expected
