@@ -158,7 +158,7 @@ def test_what_bad_input_is_answered(calls: Sequence[Call], promise: Promise | No
     assert judged(HostileModel(), *calls) is promise
 
 
-STALLED = {"ids": True, "last": "stream_end", "answered": [200], "kept_bytes": 9, "let_go": True}
+STALLED = {"whole": True, "last": "stream_end", "answered": [200], "kept_bytes": 9, "let_go": True}
 FILLED = {"refused": [503], "answered": [200], "started": True, "taken": 4, "again": True}
 SILENT = {"silences_s": [4.0], "locked": [503], "freed": [200]}
 
@@ -170,7 +170,7 @@ SILENT = {"silences_s": [4.0], "locked": [503], "freed": [200]}
         (("stall", {"readers": 2}, {**STALLED, "dropped": 1}), Promise.C8),
         (("stall", {"readers": 2}, {**STALLED, "dropped": 2, "last": "token"}), Promise.C8),
         (("stall", {"readers": 2}, {**STALLED, "dropped": 2, "kept_bytes": 1 << 24}), Promise.C8),
-        (("stall", {"readers": 2}, {**STALLED, "dropped": 2, "ids": False}), Promise.C3),
+        (("stall", {"readers": 2}, {**STALLED, "dropped": 2, "whole": False}), Promise.C3),
         (("fill", {"streams": 4}, FILLED), None),
         (("fill", {"streams": 4}, {**FILLED, "answered": [200, 503]}), Promise.C10),
         (("fill", {"streams": 4}, {**FILLED, "refused": [503, None]}), Promise.C10),

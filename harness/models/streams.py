@@ -42,7 +42,7 @@ def _stalled(argument: Mapping[str, Any], told: Mapping[str, Any]) -> dict[Promi
     is_bounded = told["kept_bytes"] <= KEPT_BYTES_MAX
     is_dropped = told["let_go"] and told["dropped"] == argument["readers"]
     return {
-        Promise.C3: not told["ids"],
+        Promise.C3: not told["whole"],
         Promise.C8: not (others and is_bounded and is_dropped),
     }
 

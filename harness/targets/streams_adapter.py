@@ -22,6 +22,7 @@ from harness.web import LOOPBACK, PATIENCE_S, NotReachedError, StatusError, Web
 
 POLL_S = 0.02
 TINY_BYTES = 2048  # for what a stalled reader has not read
+SNAPSHOT = "session_snapshot"
 HELD = "[tokens=3][sleep=900]"
 QUICK_S = "0.3"
 DEFAULTS = {"HERMES_WEBUI_STREAMS_MAX": "64"}
@@ -48,7 +49,7 @@ class StreamsAdapter:
             answered = [web.ask("GET", path)[0] for path in ("/api/sessions", "/api/models")]
             let_go = _came_true(lambda: _dropped(web) >= readers and not _taken(web))
             return {
-                "ids": [id_.rpartition(":")[2] for id_, _ in read] == _numbers(len(read)),
+                "whole": _is_whole(read),
                 "last": read[-1][1],
                 "answered": answered,
                 "kept_bytes": health["channel_bytes_kept"],
@@ -176,8 +177,15 @@ def _dropped(web: Web) -> int:
     return int(web.get("/health")["accept_loop"]["streams_dropped"])
 
 
-def _numbers(count: int) -> list[str]:
-    return [str(number) for number in range(1, count + 1)]
+def _is_whole(read: list[tuple[str, str]]) -> bool:
+    """Whether numbers leave out nothing but what a snapshot says is left out."""
+    last = 0
+    for id_, name in read:
+        _, _, number = id_.rpartition(":")
+        if name != SNAPSHOT and number != str(last + 1):
+            return False
+        last = int(number) if number else last
+    return True
 
 
 def _opened(web: Web, path: str) -> int | None:
