@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,14 +141,20 @@ class Gate:
     ) -> dict[str, bool]:
         """Which were caught. One that could not be released at all is our own failure."""
         modes = {scenario.mode for scenario in scenarios}
-        canaries = {}
-        for name in [name for mode, name in CANARIES.items() if mode in modes]:
-            progress(f"canary {name}")
+        names = [name for mode, name in CANARIES.items() if mode in modes]
+
+        def release(name: str) -> bool | None:
             try:
-                canaries[name] = is_caught(find_bugs([name])[name], self.seed, CANARY_PATIENCE_S)
+                return is_caught(find_bugs([name])[name], self.seed, CANARY_PATIENCE_S)
             except HarnessError as error:
                 results.broken[f"canary {name}"] = str(error)
-        return canaries
+                return None
+            finally:
+                progress(f"canary {name}")
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            fates = zip(names, pool.map(release, names), strict=True)
+            return {name: caught for name, caught in fates if caught is not None}
 
 
 def is_caught(bug: KnownBug, seed: int, budget_s: float) -> bool:

@@ -19,9 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-from scipy.optimize import nnls
 
 from harness import history, probe
 from harness.catalog import scenarios_folder
@@ -275,13 +273,17 @@ def processor(seconds: Sequence[report.Second], cpu_s: float) -> dict[str, float
 
     By least squares over the seconds, neither below zero (Lawson and Hanson).
     """
+    from scipy.optimize import nnls  # noqa: PLC0415  slow to import
+
     rows = [(each.counts.get("events", 0), each.counts.get("calls", 0)) for each in seconds]
-    totals = np.array(rows, dtype=float).sum(axis=0) if rows else np.zeros(2)
-    told = {"events": float(totals[0]), "calls": float(totals[1])}
+    told = {
+        "events": float(sum(events for events, _ in rows)),
+        "calls": float(sum(calls for _, calls in rows)),
+    }
     spent = [each.target_cpu_s for each in seconds]
     if len(rows) > 2 and cpu_s > 0:  # noqa: PLR2004  unknowns
         with suppress(RuntimeError):  # it does not always converge
-            (an_event, a_call), _ = nnls(np.array(rows, dtype=float), np.array(spent))
+            (an_event, a_call), _ = nnls(rows, spent)
             told["us an event"] = round(1e6 * float(an_event), 1)
             told["us a call"] = round(1e6 * float(a_call), 1)
     return told
