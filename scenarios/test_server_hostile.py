@@ -161,6 +161,7 @@ TOO_MUCH = (
     GET + "X: " + "y" * 20_000 + "\r\n\r\n",
 )
 TORN = f"GET /api/sessions HTTP/1.1\r\n{HOST}X-Never: en"
+THERE = ("<session>", "<run>")  # what these stand for is there
 ID = re.compile("[0-9A-Za-z_-]+", re.ASCII)  # what the contract lets an id be, at most
 SERVED_MAX = 100
 STEPS = 25
@@ -255,7 +256,7 @@ def blamed(parameter: Parameter, value: Any) -> Promise | None:
     """Whose promise it is that this value is refused; None where it may as well be taken."""
     if parameter.place == "path":
         return Promise.S12
-    if parameter.place == "header":
+    if parameter.place == "header" or value in THERE:
         return None
     if value is None:
         return Promise.H2

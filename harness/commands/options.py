@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 SEED_MAX = 1 << 31
-WORKERS = max(1, os.cpu_count() or 1)
+WORKERS = 1 + (os.cpu_count() or 1)  # servers and their clients also wait for each other
 
 
 class Budget(click.ParamType[float]):
@@ -64,7 +64,7 @@ workers_option = click.option(
     "--workers",
     type=click.IntRange(1, 64),
     default=WORKERS,
-    help="Worker processes; one a core, if not given.",
+    help="Worker processes; one more than there are cores, if not given.",
 )
 
 
