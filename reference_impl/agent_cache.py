@@ -6,6 +6,9 @@ committed and closed outside it; who is live is asked before that lock is taken,
 after it, never inside. That is enough for a run that registers as live *before* it asks for its
 agent: either the second look sees the run, or the run no longer finds the agent.
 
+An agent can come back while it is let go, put by a run that had got it before, and then be a victim
+a second time. So whoever takes an agent out *claims* it, and only the latest claim may close it.
+
 An agent that is evicted under a live run *leaves* when that is over. One whose provider failed is
 kept *aside*, and closed by a later eviction, once its session is clean and idle.
 """
@@ -56,6 +59,7 @@ class AgentCache:
         self._agents: OrderedDict[str, CachedAgent] = OrderedDict()
         self._leaving: list[Victim] = []
         self._aside: list[Victim] = []
+        self._claims: dict[int, Victim] = {}  # by the agent's identity
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -73,14 +77,15 @@ class AgentCache:
     def put(self, sid: str, agent: CachedAgent) -> None:
         """Keep the session's agent, and evict whoever no longer fits, a predecessor included."""
         with self._lock:
-            replaced = self._agents.get(sid)
+            before = self._agents.get(sid)
+            replaced = [] if before is None or before is agent else [self._claimed(sid, before)]
             self._agents[sid] = agent
             self._agents.move_to_end(sid)
+            self._claims.pop(id(agent), None)
             for kept in (self._leaving, self._aside):
                 kept[:] = [victim for victim in kept if victim[1] is not agent]
             self._lifecycle.register_agent(sid, agent)
-        if replaced is not None and replaced is not agent:
-            self._retire([(sid, replaced)])
+        self._retire(replaced)
         self.shrink()
 
     def shrink(self) -> None:
@@ -89,7 +94,7 @@ class AgentCache:
         with self._lock:
             excess = max(0, len(self._agents) - self.cap)
             idle = [sid for sid in self._agents if sid not in live]
-            victims = [(sid, self._agents.pop(sid)) for sid in idle[:excess]]
+            victims = [self._claimed(sid, self._agents.pop(sid)) for sid in idle[:excess]]
             leaving, aside = list(self._leaving), list(self._aside)
             self._leaving.clear()
             self._aside.clear()
@@ -100,8 +105,8 @@ class AgentCache:
         """Let the session's agent go: at once if it is idle, else when its run is over."""
         with self._lock:
             agent = self._agents.pop(sid, None)
-        if agent is not None:
-            self._retire([(sid, agent)])
+            victims = [] if agent is None else [self._claimed(sid, agent)]
+        self._retire(victims)
 
     def gauges(self) -> dict[str, int]:
         """Sizes of the long-lived containers."""
@@ -109,7 +114,13 @@ class AgentCache:
             "agents_kept": len(self._agents),
             "agents_leaving": len(self._leaving),
             "agents_aside": len(self._aside),
+            "agents_claimed": len(self._claims),
         }
+
+    def _claimed(self, sid: str, agent: CachedAgent) -> Victim:
+        """Claim an agent that leaves the cache; whoever did before lets it be. Under the lock."""
+        victim = self._claims[id(agent)] = (sid, agent)
+        return victim
 
     def _retire(self, victims: Sequence[Victim]) -> None:
         """Commit and close agents that have left the cache, but for those of a live run."""
@@ -128,22 +139,26 @@ class AgentCache:
     def _close(self, victims: Sequence[Victim]) -> None:
         """Close the agents of clean and idle sessions, and keep the others aside."""
         live = self._live_sessions() if victims else frozenset()
-        for sid, agent in victims:
+        for victim in victims:
+            sid, agent = victim
             if sid in live or self._lifecycle.has_uncommitted_work(sid):
-                self._keep(self._aside, [(sid, agent)])
-            elif self._let_go(sid, agent):
+                self._keep(self._aside, [victim])
+            elif self._let_go(victim):
                 agent.close()
 
     def _keep(self, where: list[Victim], victims: Sequence[Victim]) -> None:
-        """Keep agents for later, but for those that their run has put back meanwhile."""
+        """Keep agents for later, but for those that came back, or are another's, meanwhile."""
         with self._lock:
-            where += [(sid, agent) for sid, agent in victims if self._agents.get(sid) is not agent]
+            where += [victim for victim in victims if self._claims.get(id(victim[1])) is victim]
 
-    def _let_go(self, sid: str, agent: CachedAgent) -> bool:
-        """Drop the lifecycle's entry, unless the session has an agent; False if it is this one."""
+    def _let_go(self, victim: Victim) -> bool:
+        """Drop the lifecycle's entry, unless the session has an agent; False if it is not ours."""
+        sid, agent = victim
         with self._lock:
-            current = self._agents.get(sid)
-            if current is None:
+            if self._claims.get(id(agent)) is not victim:
+                return False
+            del self._claims[id(agent)]
+            if sid not in self._agents:
                 self._lifecycle.unregister_agent(sid)
                 self._lifecycle.discard_session(sid)
-            return current is not agent
+            return True
