@@ -71,7 +71,7 @@ class HostileAdapter:
     ) -> dict[str, Any]:
         """Ask; a body that is text goes out as it is, anything else as JSON."""
         pairs = [f"{_quoted(name)}={_quoted(self._named(value))}" for name, value in query]
-        target = quote(self._named(path), safe="/%") + ("?" + "&".join(pairs) if pairs else "")
+        target = _quoted(self._named(path), "/%") + ("?" + "&".join(pairs) if pairs else "")
         connection = http.client.HTTPConnection(LOOPBACK, self._web.port, timeout=PATIENCE_S)
         try:
             connection.request(method, target, self._encoded(body), headers)
@@ -143,8 +143,8 @@ class HostileAdapter:
         self._server.close()
 
 
-def _quoted(text: str) -> str:
-    return quote(text.encode("utf-8", errors="surrogatepass"), safe="")
+def _quoted(text: str, kept: str = "") -> str:
+    return quote(text.encode("utf-8", errors="surrogatepass"), safe=kept)
 
 
 def _told(statuses: list[int], body: bytes) -> dict[str, Any]:

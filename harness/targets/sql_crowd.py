@@ -194,8 +194,8 @@ def watch_opens(path: Path, log: Log, process: int) -> None:
 
 # The processor ------------------------------------------------------------------------------------
 
-LONG_NS = 20_000_000  # of shorter calls nobody asks what they waited for
-STALE_NS = 5_000_000
+LONG_NS = 5_000_000  # of shorter calls nobody asks what they waited for
+STALE_NS = 1_000_000
 
 
 class Processor:
