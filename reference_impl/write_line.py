@@ -43,7 +43,7 @@ _FLOCK = struct.Struct("@hhqqi")  # `struct flock`: kind, whence, start, length,
 _NUMBER = struct.Struct("=q")
 _NOTES_AT, _NOTE_BYTES, _NOTES = 256, 256, 256
 _DRAWING = 1 << 40  # locked while one draws a ticket
-_DRAWING_S, _DRAWING_MAX_S = 0.00005, 0.01  # between two tries to draw
+_DRAWING_S, _DRAWING_MAX_S = 0.00005, 0.002  # between two tries to draw
 _TICKETS = _DRAWING + 1  # the byte of ticket 0, which nobody draws
 
 
