@@ -18,6 +18,7 @@ from harness.models.server import ServerModel
 from harness.models.streams import StreamsModel
 from harness.models.tabs import TabsModel
 from harness.promises import Promise
+from harness.targets.streams_adapter import SNAPSHOT, is_whole
 from scenarios import openapi
 
 HELD = "r1 [sleep=900]"
@@ -156,6 +157,29 @@ def files(bait: str, bystander: str = "b") -> Call:
 def test_what_bad_input_is_answered(calls: Sequence[Call], promise: Promise | None) -> None:
     """Refused with a sentence, and nothing has changed."""
     assert judged(HostileModel(), *calls) is promise
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        (["1", "2", "3"], True),
+        (["1", "3"], False),
+        (["1", "1"], False),
+        (["1", "snapshot 5", "6"], True),
+        (["1", "snapshot 5", "7"], False),
+        (["1", "2", "snapshot 1", "2"], False),
+    ],
+)
+def test_a_stream_is_whole_where_a_snapshot_tells_of_each_gap(
+    numbers: list[str], *, expected: bool
+) -> None:
+    """C3, C2: nothing is left out unsaid, and nothing comes twice."""
+    read = [
+        (f"run:{number.removeprefix('snapshot ')}", SNAPSHOT if "snapshot" in number else "token")
+        for number in numbers
+    ]
+
+    assert is_whole(read) is expected
 
 
 STALLED = {"whole": True, "last": "stream_end", "answered": [200], "kept_bytes": 9, "let_go": True}

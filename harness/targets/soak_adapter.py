@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ GRACE_S = 120.0  # after which a channel that nobody reads is collected
 FRAMES = 8
 SITES_MAX = 20
 KIB = 1024
-NOISE = """
+_NOISE = """
 import sys
 from reference_impl.state_db import StateDb
 
@@ -51,6 +51,41 @@ class SlowError(Exception):
     """What was caused did not come to its end in time."""
 
 
+class Noise:
+    """Another process that makes, uses and deletes sessions in the database of `state`."""
+
+    def __init__(self, state: Path) -> None:
+        """Start it when it is first told to."""
+        self._state = state
+        self._process: subprocess.Popen[str] | None = None
+
+    def make(self, source: str, environment: Mapping[str, str]) -> None:
+        """Have it make, use and delete a session of that source. Raises SlowError if it is gone."""
+        if self._process is None:
+            self._process = subprocess.Popen(  # noqa: S603  the command is our own
+                [sys.executable, "-S", "-P", "-c", _NOISE, str(self._state / "state.db")],
+                env=dict(environment),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{source} {os.getpid()}\n")
+        self._process.stdin.flush()
+        if not self._process.stdout.readline():
+            raise SlowError("the other process is gone")
+
+    def close(self) -> None:
+        """Let it end, and wait for that."""
+        if self._process is not None:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.close()
+            self._process.wait()
+            self._process.stdout.close()
+
+
 class SoakAdapter:
     """One host, through one life."""
 
@@ -67,7 +102,7 @@ class SoakAdapter:
         self._rooms.wakeups.begin()
         self._names: dict[str, str] = {}
         self._tabs: dict[str, Any] = {}
-        self._noise: subprocess.Popen[str] | None = None
+        self._noise = Noise(self._state)
         self._numbers = itertools.count()
         self._marks: list[tuple[dict[str, float], dict[tuple[str, int], int]]] = []
 
@@ -158,19 +193,7 @@ class SoakAdapter:
 
     def noise(self, source: str) -> None:
         """Have another process make, use and delete a session of that source."""
-        if self._noise is None:
-            self._noise = subprocess.Popen(  # noqa: S603  the command is our own
-                [sys.executable, "-S", "-P", "-c", NOISE, str(self._state / "state.db")],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        assert self._noise.stdin is not None
-        assert self._noise.stdout is not None
-        self._noise.stdin.write(f"{source} {os.getpid()}\n")
-        self._noise.stdin.flush()
-        if not self._noise.stdout.readline():
-            raise SlowError("the other process is gone")
+        self._noise.make(source, os.environ)
 
     def rest(self) -> None:
         """Let time pass: the watcher looks, and channels that nobody reads are collected."""
@@ -247,12 +270,7 @@ class SoakAdapter:
 
     def close(self) -> None:
         """Shut the host down, and give the room its clock back."""
-        if self._noise is not None:
-            assert self._noise.stdin is not None
-            assert self._noise.stdout is not None
-            self._noise.stdin.close()
-            self._noise.wait()
-            self._noise.stdout.close()
+        self._noise.close()
         for tab in self._tabs.values():
             tab.close()
         self._rooms.shut_down(PATIENCE_S)

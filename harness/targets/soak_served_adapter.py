@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import http.client
 import itertools
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,9 +16,9 @@ from harness.probe import cost_of
 from harness.targets.server_process import ReferenceLaunch, ServerProcess
 from harness.targets.soak_adapter import (
     AGENTS_MAX,
-    NOISE,
     PATIENCE_S,
     SESSIONS_MAX,
+    Noise,
     SlowError,
     file_sizes,
 )
@@ -44,7 +41,7 @@ class SoakServedAdapter:
         self._web = Web(self._server.port, PATIENCE_S)
         self._names: dict[str, str] = {}
         self._tabs: dict[str, http.client.HTTPResponse] = {}
-        self._noise: subprocess.Popen[str] | None = None
+        self._noise = Noise(self._state)
         self._numbers = itertools.count()
 
     # Sessions
@@ -127,20 +124,7 @@ class SoakServedAdapter:
 
     def noise(self, source: str) -> None:
         """Have another process make, use and delete a session of that source."""
-        if self._noise is None:
-            self._noise = subprocess.Popen(  # noqa: S603  the command is our own
-                [sys.executable, "-S", "-P", "-c", NOISE, str(self._state / "state.db")],
-                env={"PYTHONPATH": str(self._launch.package_folder)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        assert self._noise.stdin is not None
-        assert self._noise.stdout is not None
-        self._noise.stdin.write(f"{source} {os.getpid()}\n")
-        self._noise.stdin.flush()
-        if not self._noise.stdout.readline():
-            raise SlowError("the other process is gone")
+        self._noise.make(source, {"PYTHONPATH": str(self._launch.package_folder)})
 
     def rest(self, seconds: float = 0.0) -> None:
         """Let time pass; the server does by itself what it does then."""
@@ -179,10 +163,5 @@ class SoakServedAdapter:
         """Kill the server."""
         for tab in self._tabs.values():
             tab.close()
-        if self._noise is not None:
-            assert self._noise.stdin is not None
-            assert self._noise.stdout is not None
-            self._noise.stdin.close()
-            self._noise.wait()
-            self._noise.stdout.close()
+        self._noise.close()
         self._server.kill()

@@ -49,7 +49,7 @@ class StreamsAdapter:
             answered = [web.ask("GET", path)[0] for path in ("/api/sessions", "/api/models")]
             let_go = _came_true(lambda: _dropped(web) >= readers and not _taken(web))
             return {
-                "whole": _is_whole(read),
+                "whole": is_whole(read),
                 "last": read[-1][1],
                 "answered": answered,
                 "kept_bytes": health["channel_bytes_kept"],
@@ -177,14 +177,17 @@ def _dropped(web: Web) -> int:
     return int(web.get("/health")["accept_loop"]["streams_dropped"])
 
 
-def _is_whole(read: list[tuple[str, str]]) -> bool:
+def is_whole(read: list[tuple[str, str]]) -> bool:
     """Whether numbers leave out nothing but what a snapshot says is left out."""
     last = 0
     for id_, name in read:
         _, _, number = id_.rpartition(":")
-        if name != SNAPSHOT and number != str(last + 1):
+        if name == SNAPSHOT:
+            last = max(last, int(number or 0))
+        elif number != str(last + 1):
             return False
-        last = int(number) if number else last
+        else:
+            last += 1
     return True
 
 
