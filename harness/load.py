@@ -85,11 +85,13 @@ class Load:
     """What is asked of the generator.
 
     Without `for_s` each user does as many acts as the stage has examples, so that the same is asked
-    of a slow machine. `settings` are the target's; `kill_every_s` has it killed and booted again.
+    of a slow machine. Before each act a user thinks for `think_s` on average. `settings` are the
+    target's; `kill_every_s` has it killed and booted again.
     """
 
     mix: Mapping[str, int]
     for_s: float | None = None
+    think_s: float = 0.0
     shape: str = "steady"
     workers: int = 1
     write_deadline_s: float = 20.0
@@ -176,6 +178,7 @@ def generating(
             *([] if load.master else [f"--address={address}"]),  # others cannot read our files
             *(f"--mix={json.dumps(load.mix)}", f"--shape={load.shape}", f"--seed={stage.seed}"),
             *(f"--acts={0 if load.for_s else stage.examples}", f"--seconds={lasts_s}"),
+            f"--think={load.think_s}",
             f"--write-deadline={load.write_deadline_s}",
             f"--streams-max={load.streams_max}",
         ]

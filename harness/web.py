@@ -18,6 +18,7 @@ from harness.errors import TargetLostError
 
 LOOPBACK = "127.0.0.1"
 PATIENCE_S = 20.0
+_CHUNK_BYTES = 1 << 18
 
 
 class NotReachedError(Exception):
@@ -58,6 +59,13 @@ class Web:
         data = None if body is None else json.dumps(body).encode()
         with self._exchange(method, path, data, {}) as response:
             return response.status, json.loads(response.read())
+
+    def status(self, path: str) -> int:
+        """Read all of an answer, however long, and only its status. Raises as `ask` does."""
+        with self._exchange("GET", path, None, {}) as response:
+            while response.read(_CHUNK_BYTES):
+                pass
+            return response.status
 
     def get(self, path: str) -> Any:
         """Read. Raises StatusError for any other status than 200."""

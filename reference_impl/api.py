@@ -11,6 +11,7 @@ import base64
 import binascii
 import errno
 import hmac
+import json
 import os
 import shutil
 import threading
@@ -31,9 +32,11 @@ from reference_impl.rooms import Rooms
 from reference_impl.routes import Args, Field, Kind, Route
 from reference_impl.server import Plan, Streaming, Wake
 from reference_impl.session_files import InvalidSessionIdError, UnknownSessionError
+from reference_impl.session_list import shown
 from reference_impl.sidecar import Metadata, Session, SessionError, SidecarDamagedError
 from reference_impl.state_db_errors import StateDbError
 from reference_impl.turns import Run, ShuttingDownError, TurnConflictError
+from reference_impl.vitals import Vitals
 from reference_impl.wire import Answer, RefusedError, Request, answer
 
 MESSAGE_CHARS_MAX = 1_000_000
@@ -64,6 +67,7 @@ class Api:
         self._counters: Callable[[], Mapping[str, Any]] = dict
         self._started_at = time.time()
         self._is_draining = False
+        self._vitals = Vitals()
 
     def measure(
         self, gauges: Callable[[], Mapping[str, int]], counters: Callable[[], Mapping[str, Any]]
@@ -160,7 +164,7 @@ class Api:
             "uptime_seconds": now - self._started_at,
             "accept_loop": self._counters(),
             "containers": self._containers(),
-            "process": _process(),
+            "process": self._vitals.now(),
         }
         if runs:
             told["oldest_run_age_seconds"] = now - min(run.started_at for run in runs)
@@ -188,6 +192,7 @@ class Api:
         containers = self._containers()
         disk = shutil.disk_usage(self._rooms.folder)
         times = os.times()
+        vitals = self._vitals.now()
         return answer(
             {
                 "status": "ok",
@@ -195,9 +200,9 @@ class Api:
                     "load_average": os.getloadavg(),
                     "process_seconds": times.user + times.system,
                 },
-                "memory": {"rss_bytes": _process()["rss_bytes"]},
+                "memory": {"rss_bytes": vitals["rss_bytes"]},
                 "disk": {"total_bytes": disk.total, "free_bytes": disk.free},
-                "process": _process(),
+                "process": vitals,
                 "webui_runtime": {
                     "sessions": {
                         "resident": containers["sessions_held"],
@@ -266,15 +271,13 @@ class Api:
 
     def sessions(self, _args: Args, _wake: Wake) -> Answer:
         """All sessions, the latest activity first."""
-        rows = [self._shown(dict(row)) for row in self._rooms.store.rows()]
-        return answer(
-            {
-                "sessions": rows,
-                "webui_session_count": len(rows),
-                "server_time": time.time(),
-                "server_tz": time.strftime("%z"),
-            }
-        )
+        listed = self._rooms.sessions.now()
+        told = {
+            "webui_session_count": listed.number,
+            "server_time": time.time(),
+            "server_tz": time.strftime("%z"),
+        }
+        return Answer(200, b'{"sessions": ' + listed.rows + b", " + json.dumps(told).encode()[1:])
 
     def rename(self, args: Args, _wake: Wake) -> Answer:
         """Give a session a title."""
@@ -313,14 +316,8 @@ class Api:
         if metadata.is_busy and (stream_id is None or not self._rooms.turns.is_live(stream_id)):
             self._rooms.turns.repair(session_id)
 
-    def _row(self, metadata: Metadata) -> dict[str, Any]:
-        return self._shown(metadata.row())
-
-    def _shown(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row as clients see it: a run that they cannot attach to is none."""
-        run = self._rooms.turns.attachable(row["session_id"])
-        row["active_stream_id"] = None if run is None else run.stream_id
-        return {"model": None, "profile": None, "workspace": None, "personality": None, **row}
+    def _row(self, metadata: Metadata) -> Mapping[str, Any]:
+        return shown(metadata.row(), self._rooms.turns.attachable_stream(metadata.session_id))
 
     # Turns
 
@@ -493,15 +490,6 @@ def _run(run: Run) -> dict[str, Any]:
         "source": str(run.source),
         "phase": run.phase,
         "started_at": run.started_at,
-    }
-
-
-def _process() -> dict[str, int]:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return {
-        "threads": threading.active_count(),
-        "fds": len(os.listdir("/proc/self/fd")),  # noqa: PTH208 - counts, and need no paths
-        "rss_bytes": pages * os.sysconf("SC_PAGE_SIZE"),
     }
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, Self
 
-from reference_impl.feed import Feed, Frame, Subscription, frame
+from reference_impl.feed import Feed, Frame, Subscription, frame, sizes
 from reference_impl.journal import Replay, ReplayStatus
 
 log = logging.getLogger(__name__)
@@ -299,14 +299,14 @@ class Channels:
         with self._lock:
             channels = list(self._notices.values())
             runs = [run.feed for run in self._runs.values()]
-        feeds = [*channels, *runs, self._sessions]
+        total = sizes((*channels, *runs, self._sessions))
         return {
             "channels": len(channels),
             "channel_runs": len(runs),
             "channel_runs_offered": len(self._offered),
-            "channel_subscribers": sum(len(feed) for feed in feeds),
-            "channel_frames_kept": sum(feed.kept[0] for feed in feeds),
-            "channel_bytes_kept": sum(feed.kept[1] for feed in feeds),
+            "channel_subscribers": total.readers,
+            "channel_frames_kept": total.frames,
+            "channel_bytes_kept": total.bytes,
         }
 
 

@@ -87,6 +87,23 @@ class Subscription:
         self._feed.leave(self)
 
 
+@dataclass(slots=True)
+class Sizes:
+    """How many readers some feeds have, how many frames they keep, and the bytes of those."""
+
+    readers: int = 0
+    frames: int = 0
+    bytes: int = 0
+
+
+def sizes(feeds: Iterable[Feed]) -> Sizes:
+    """How large they are together."""
+    total = Sizes()
+    for feed in feeds:
+        feed.add_to(total)
+    return total
+
+
 class Feed:
     """One stream's frames, of which the latest are kept. Safe for threads.
 
@@ -130,10 +147,11 @@ class Feed:
         """The number of the latest frame; 0 before the first."""
         return self._last
 
-    @property
-    def kept(self) -> tuple[int, int]:
-        """How many frames are kept, and their bytes."""
-        return len(self._kept) + len(self._early), self._kept_size
+    def add_to(self, sizes: Sizes) -> None:
+        """Count it in; quick, because health is asked for often, and of thousands of feeds."""
+        sizes.readers += len(self._readers)
+        sizes.frames += len(self._kept) + len(self._early)
+        sizes.bytes += self._kept_size
 
     # Publishing
 

@@ -193,15 +193,15 @@ class SharedLock:
     def __init__(self, path: Path, patience_s: float) -> None:
         """Name the side file, and how long to wait before LockBusyError."""
         self._path = path
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._mutex = threading.Lock()
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold it for a while. Raises LockBusyError, or OSError where there is no side file."""
-        deadline_s = time.monotonic() + self._patience_s
-        if not self._mutex.acquire(timeout=self._patience_s):
-            raise LockBusyError(f"{self._path}: another thread held it for {self._patience_s} s")
+        deadline_s = time.monotonic() + self.patience_s
+        if not self._mutex.acquire(timeout=self.patience_s):
+            raise LockBusyError(f"{self._path}: another thread held it for {self.patience_s} s")
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
@@ -220,6 +220,6 @@ class SharedLock:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             if time.monotonic() >= deadline_s:
-                waited = f"{self._patience_s} s"
+                waited = f"{self.patience_s} s"
                 raise LockBusyError(f"{self._path}: another process held it for {waited}")
             time.sleep(_POLL_S)

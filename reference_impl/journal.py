@@ -15,6 +15,7 @@ import logging
 import re
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -38,6 +39,7 @@ RUNS_KEPT = 8  # a session: the live one, and those that a client may still be r
 REPLAY_ROWS_MAX = 4096
 REPLAY_BYTES_MAX = 4 * 1024 * 1024
 TURNS_KEPT = 256  # that have ended
+_LOCKS = 64
 
 _STREAM = re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII)
 _CURSOR = re.compile(rf"({_STREAM.pattern}):([0-9]{{1,12}})", re.ASCII)
@@ -139,7 +141,7 @@ class RunWriter:
                     if number < len(events):
                         self._file.append(row)  # the last one's sync is this one's too
                     else:
-                        self._file.append_durably(row)
+                        self._file.append_durably(encoded(row))
                     self._show(row)
             finally:
                 self._file.close()
@@ -332,8 +334,10 @@ class TurnJournal:
         """Open the file, or make it. Raises OSError."""
         self._ledger = Ledger(path)
         self._clock = clock
-        self._lock = threading.Lock()
-        self._ended = deque(turn.turn_id for turn in self.ended())
+        # Each keeps the steps of its turns apart; those of all others may share a sync.
+        self._locks = [threading.Lock() for _ in range(_LOCKS)]
+        self._ended = deque(self.ended())
+        self._by_stream = {turn.stream_id: turn.turn_id for turn in self.turns()}
 
     def gauges(self) -> dict[str, int]:
         """Sizes of the long-lived containers."""
@@ -357,23 +361,33 @@ class TurnJournal:
 
     def _advance(self, turn_id: str, event: TurnEvent) -> None:
         """Note how far it has come; an ending is final, whoever starts it meanwhile."""
-        with self._lock:
+        with self._locks[zlib.crc32(turn_id.encode()) % _LOCKS]:
             turn = self.get(turn_id)
             if turn is None or turn.event in _ENDINGS:
                 return
             self._put(replace(turn, event=event, at=self._clock()))
-            if event in _ENDINGS:
-                self._ended.append(turn_id)
-            while len(self._ended) > TURNS_KEPT:
-                self._ledger.drop(self._ended.popleft())
 
     def _put(self, turn: Turn) -> None:
-        self._ledger.put(turn.turn_id, asdict(turn))
+        """Note it, and forget those that ended too long ago."""
+        ending = [turn] if turn.event in _ENDINGS else []
+        number = len(self._ended) + len(ending) - TURNS_KEPT
+        surplus = [self._ended.popleft() for _ in range(number)]
+        forgotten = dict.fromkeys(old.turn_id for old in surplus)
+        self._ledger.change({turn.turn_id: asdict(turn), **forgotten})
+        self._ended.extend(ending)
+        self._by_stream[turn.stream_id] = turn.turn_id
+        for old in surplus:
+            self._by_stream.pop(old.stream_id, None)
 
     def get(self, turn_id: str) -> Turn | None:
         """What is remembered of a turn."""
         value = self._ledger.get(turn_id)
         return None if value is None else _turn(value)
+
+    def session_of(self, stream_id: str) -> str | None:
+        """The session of a turn's stream."""
+        turn = self.get(self._by_stream.get(stream_id, ""))
+        return None if turn is None else turn.session_id
 
     def turns(self) -> list[Turn]:
         """Every turn that is remembered."""

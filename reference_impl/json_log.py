@@ -50,18 +50,17 @@ class JsonLog:
 
     def append(self, row: Row) -> None:
         """Add a row. Raises OSError, or TypeError or ValueError for no JSON; then it is absent."""
-        self._append(row, sync=False)
+        self._append(encoded(row), rows=1, sync=False)
 
-    def append_durably(self, row: Row) -> None:
-        """Add a row that a power loss keeps. Raises as `append` does."""
-        self._append(row, sync=True)
+    def append_durably(self, *rows: bytes) -> None:
+        """Add rows, as `encoded` wrote them, that a power loss keeps. Raises OSError; then none."""
+        self._append(b"".join(rows), rows=len(rows), sync=True)
 
-    def _append(self, row: Row, *, sync: bool) -> None:
-        line = encoded(row)
+    def _append(self, lines: bytes, *, rows: int, sync: bool) -> None:
         self._mend()
         self._is_torn = True
         try:
-            rest = memoryview(line)
+            rest = memoryview(lines)
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
             if sync:
@@ -71,8 +70,8 @@ class JsonLog:
                 self._mend()
             raise
         self._is_torn = False
-        self.size_bytes += len(line)
-        self.rows += 1
+        self.size_bytes += len(lines)
+        self.rows += rows
 
     def _mend(self) -> None:
         """Cut off whatever follows the last whole row."""

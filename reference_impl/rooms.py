@@ -24,6 +24,7 @@ from reference_impl.json_log import Row
 from reference_impl.lifecycle import Lifecycle
 from reference_impl.offers import SCRIPTED, offered_models
 from reference_impl.processes import Event, Kind, ProcessRegistry
+from reference_impl.session_list import SessionList
 from reference_impl.sessions import PATIENCE_S, SessionStore
 from reference_impl.sidecar import Session
 from reference_impl.state_db import StateDb
@@ -55,6 +56,7 @@ class Rooms:
             lambda session_id: ScriptedAgent(session_id, self.processes),
             sync=self.sync,
         )
+        self.sessions = SessionList(self.store.rows, self.turns.attachable_stream)
         self.channels = Channels(self, grace_s=env_seconds("HERMES_WEBUI_CHANNEL_GRACE", GRACE_S))
         self.wakeups = Wakeups(self.processes, self.turns.start, announce=self._announce)
         self.herald = Herald(self.channels)
@@ -98,6 +100,7 @@ class Rooms:
             **self.channels.gauges(),
             **self.watcher.gauges(),
             **self.catalog.gauges(),
+            "sessions_listed": len(self.sessions),
             "lifecycle_entries": len(self.lifecycle),
             "agents_cached": len(self.turns.agents),
         }
@@ -121,8 +124,7 @@ class Rooms:
 
     def owner(self, stream_id: str) -> str | None:
         """The session of one of the last runs."""
-        turns = self.journal.turns()
-        return next((turn.session_id for turn in turns if turn.stream_id == stream_id), None)
+        return self.journal.session_of(stream_id)
 
     def read(self, session_id: str, cursor: str) -> Replay:
         """What a run showed after a cursor."""

@@ -9,8 +9,9 @@ next row. Messages are never parsed here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from reference_impl import files
 from reference_impl.index_files import IndexFiles, Row
@@ -29,6 +30,7 @@ class SessionIndex:
         self._rows: dict[str, Row] = {}
         self._lines: dict[str, bytes] = {}
         self._overdue: set[str] = set()
+        self._turn = threading.Lock()  # of our threads that write; taken before the other one
         self.newest_at = 0.0  # the latest `updated_at` that any row ever had
 
     def __len__(self) -> int:
@@ -36,12 +38,10 @@ class SessionIndex:
 
     def rows(self) -> tuple[Row, ...]:
         """All rows, newest first; exactly one for each sidecar. Raises LockBusyError, OSError."""
-        with self._lock.held():
-            self._load()
+        with self._written():
             on_disk = self._files.live_ids()
-            doubtful = (on_disk ^ self._rows.keys()) | self._overdue
             with suppress(OSError):  # a full disk is no reason not to answer
-                self._reread(doubtful)
+                self._reread(on_disk ^ self._rows.keys())
             return tuple(self._sorted())
 
     def row(self, session_id: str) -> Row | None:
@@ -53,19 +53,19 @@ class SessionIndex:
     def refresh(self, session_id: str) -> None:
         """Read one session's head again: it was saved, or deleted, or nobody knows.
 
-        Never raises for want of a disk or a lock: the sidecar is safe, and its row can wait.
+        Never raises for want of a disk or a lock: the sidecar is safe, and its row can wait. Who
+        comes while another one is at it waits, and then one of those who wait does it for all.
         """
-        try:
-            with self._lock.held():
-                self._load()
-                self._reread({session_id, *self._overdue})
-        except (OSError, files.LockBusyError):
-            self._overdue.add(session_id)
+        self._overdue.add(session_id)
+        with suppress(OSError, files.LockBusyError), self._in_turn():
+            if session_id in self._overdue:
+                with self._lock.held():
+                    self._load()
+                    self._reread()
 
     def rebuild(self) -> None:
         """Trust no row, and read every head again. Raises LockBusyError, OSError."""
-        with self._lock.held():
-            self._load()
+        with self._written():
             for name in files.names(self._files.folder):
                 if name.startswith("_index.tmp."):  # we hold the lock, so its writer is dead
                     files.remove(self._files.folder / name)
@@ -78,6 +78,23 @@ class SessionIndex:
             self._load()
             on_disk = self._files.live_ids()
             return self._rows.keys() - on_disk, on_disk - self._rows.keys()
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Be the one of our threads that writes. Raises LockBusyError."""
+        if not self._turn.acquire(timeout=self._lock.patience_s):
+            raise files.LockBusyError(f"the index was busy for {self._lock.patience_s} s")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Be the only one of all who writes, and know what is there. Raises LockBusyError."""
+        with self._in_turn(), self._lock.held():
+            self._load()
+            yield
 
     def _load(self) -> None:
         """Make the rows those of the files, where somebody else has written or damaged them."""
@@ -97,23 +114,28 @@ class SessionIndex:
         self._lines = {}
         self.newest_at = max([self.newest_at, *(row["updated_at"] for row in rows.values())])
 
-    def _reread(self, session_ids: Iterable[str]) -> None:
-        """Take these rows from the sidecars, and write the index if that changed anything."""
-        session_ids = tuple(session_ids)
-        before = {sid: self._rows.get(sid) for sid in session_ids}
-        for sid in session_ids:
-            try:
-                self._set(sid, self._files.head(sid).row())
-            except UnknownSessionError:
-                self._set(sid, None)
-            except (SidecarDamagedError, OSError):
-                pass  # the last good row is still the best that is known
-        changes = {sid: row for sid in before if (row := self._rows.get(sid)) != before[sid]}
-        if changes or self._kept.is_due:
-            self._overdue.update(session_ids)
-            if not self._kept.note(changes):
+    def _reread(self, session_ids: Iterable[str] = ()) -> None:
+        """Take these rows and the overdue ones from the sidecars, and write what that changed."""
+        # Overdue no more before they are read: whoever saves meanwhile makes them so again.
+        overdue = [self._overdue.pop() for _ in range(len(self._overdue))]
+        before = {sid: self._rows.get(sid) for sid in (*session_ids, *overdue)}
+        try:
+            for sid in before:
+                self._set(sid, self._row_on_disk(sid))
+            changes = {sid: row for sid in before if (row := self._rows.get(sid)) != before[sid]}
+            if (changes or self._kept.is_due) and not self._kept.note(changes):
                 self._kept.replace(self._line(row) for row in self._sorted())
-        self._overdue.difference_update(session_ids)
+        except BaseException:
+            self._overdue.update(before)
+            raise
+
+    def _row_on_disk(self, session_id: str) -> Row | None:
+        try:
+            return self._files.head(session_id).row()
+        except UnknownSessionError:
+            return None
+        except (SidecarDamagedError, OSError):
+            return self._rows.get(session_id)  # the last good one is still the best that is known
 
     def _set(self, session_id: str, row: Row | None) -> None:
         self._rows.pop(session_id, None)

@@ -188,10 +188,10 @@ class Turns:
         """Whether the stream's run is registered."""
         return stream_id in self._by_stream
 
-    def attachable(self, session_id: str) -> Run | None:
-        """The session's run, if a client may be sent to its stream."""
+    def attachable_stream(self, session_id: str) -> str | None:
+        """The stream of the session's run, if a client may be sent to it."""
         run = self._by_session.get(session_id)
-        return run if run is not None and run.is_attachable else None
+        return run.stream_id if run is not None and run.is_attachable else None
 
     # Beginning
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reference_impl.feed import Feed, Subscription
+from reference_impl.feed import Feed, Subscription, sizes
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,8 @@ class GatewayWatcher:
 
     def gauges(self) -> dict[str, int]:
         """Sizes of the long-lived containers."""
-        return {"watcher_subscribers": len(self._feed), "watcher_bytes_kept": self._feed.kept[1]}
+        total = sizes([self._feed])
+        return {"watcher_subscribers": total.readers, "watcher_bytes_kept": total.bytes}
 
     # Watching
 

@@ -51,6 +51,7 @@ SMALL_WINDOW = 4096
 PAUSE_S = 0.05
 AGAIN_S = 0.2
 POLL_S = 0.1
+PAGE_POLL_S = 1.0  # as a page polls; what goes by the clock is long enough to be asked less often
 POLLS_MAX = 100  # under way at once
 LAG_S = 0.02
 SECOND_S = 1.0
@@ -152,7 +153,7 @@ class Client(User):
         town.arrivals += 1
         self.process = town.generator * 1_000_000 + town.arrivals
         self.rng = random.Random(f"{self.options.seed}/{type(self).__name__}/{self.process}")
-        self.has_to_leave = False
+        self._leaving = Signal()
         self._acts = 0
         self._turns = itertools.count(1)
         self._taps: set[Tap] = set()
@@ -169,16 +170,23 @@ class Client(User):
         self.leave()
         return bool(super().stop(force))
 
+    @property
+    def has_to_leave(self) -> bool:
+        """Whether it begins nothing any more."""
+        return self._leaving.is_set()
+
     def leave(self) -> None:
         """Begin nothing any more."""
-        self.has_to_leave = True
+        self._leaving.set()
         if self.watches:
             for tap in tuple(self._taps):
                 tap.leave()
 
     @task
     def once(self) -> None:
-        """Act, and leave after the last act."""
+        """Think, act, and leave after the last act."""
+        if not self.watches and self._leaving.wait(self.rng.uniform(0, 2 * self.options.think)):
+            raise StopUser
         try:
             self.act()
         except (NotReachedError, TargetLostError, StatusError):
@@ -573,9 +581,10 @@ class Poller(Client):
 
     def act(self) -> None:
         due_s = time.monotonic()
+        pace_s = POLL_S if self.options.acts else PAGE_POLL_S
         asking = Pool(POLLS_MAX)
         for path in itertools.cycle(("/health", "/api/sessions")):
-            due_s += POLL_S
+            due_s += pace_s
             gevent.sleep(max(0.0, due_s - time.monotonic()))
             if self.has_to_leave:
                 asking.join()
@@ -584,7 +593,7 @@ class Poller(Client):
 
     def _poll(self, path: str, due_s: float) -> None:
         def get() -> dict[str, Any]:
-            status, _ = self.web.ask("GET", path)
+            status = self.web.status(path)
             town.meter.late(path, time.monotonic() - due_s)
             town.polls += 1
             return {"status": status}
@@ -703,6 +712,9 @@ def add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--mix", default='{"Chatter": 4, "Watcher": 10, "Poller": 1}')
     parser.add_argument("--acts", type=int, default=0, help="of each user; 0: until time is over")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument(
+        "--think", type=float, default=0.0, help="seconds before an act, on average"
+    )
     parser.add_argument("--shape", choices=tuple(SHAPES), default="steady")
     parser.add_argument("--seed", default="1")
     parser.add_argument("--address", default="", help="a file that says where the target is")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,58 @@ def test_a_line_that_was_cut_short_is_written_over(
     store.rename("s3", "third")
 
     assert list(other.rows()) == list(store.rows()) == heads(store)
+
+
+def lock_of(folder: Path) -> files.SharedLock:
+    """The lock of whoever reads or writes the index, as a neighbour has it."""
+    return files.SharedLock(folder / "_locks" / "index", 5.0)
+
+
+def on_disk(folder: Path) -> dict[str, index_files.Row]:
+    """The rows that the index's files give to somebody who reads only them."""
+    with lock_of(folder).held():
+        news = index_files.IndexFiles(folder).read()
+    rows = dict(news.whole or {})
+    for sid, row in news.changes:
+        rows.pop(sid, None)
+        if row is not None:
+            rows[sid] = row
+    return rows
+
+
+def test_a_row_that_found_the_index_taken_is_written_with_the_next(tmp_path: Path) -> None:
+    """S10, S11: a save is not refused because a neighbour has the index; its row comes later."""
+    store = SessionStore(tmp_path, patience_s=0.01)
+    store.new("a")
+    with lock_of(tmp_path).held():
+        store.new("b")
+        store.delete("a")
+    assert on_disk(tmp_path).keys() == {"a"}
+
+    store.new("c")
+
+    assert on_disk(tmp_path).keys() == {"b", "c"}
+
+
+def test_each_save_finds_its_row_written_whoever_wrote_it(tmp_path: Path) -> None:
+    """S11: many threads save at once, and one of them writes the rows of all who wait."""
+    stores = [SessionStore(tmp_path), SessionStore(tmp_path)]
+    late: list[str] = []
+
+    def save_often(store: SessionStore, sid: str) -> None:
+        store.new(sid)
+        for number in range(8):
+            version = store.rename(sid, f"{number}").version
+            if on_disk(tmp_path)[sid]["version"] != version:
+                late.append(f"{sid} at {version}")
+
+    threads = [
+        threading.Thread(target=save_often, args=(stores[number % 2], f"s{number}"))
+        for number in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert late == []
+    assert stores[0].index.differences() == (set(), set())

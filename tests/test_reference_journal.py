@@ -99,7 +99,7 @@ def test_an_append_that_failed_is_absent(fault_at: Any, tmp_path: Path) -> None:
         failed: OSError | None = None
         for number in range(4):
             try:
-                log.append_durably({"n": number})
+                log.append_durably(encoded({"n": number}))
             except OSError as error:
                 failed = error
             else:
@@ -209,6 +209,60 @@ def test_a_damaged_row_of_a_ledger_is_told_of_and_passed_over(
     assert book.copy() == {"a": {"n": 1}}
     assert len(caplog.records) == 3
     book.close()
+
+
+@pytest.mark.parametrize("refusal", [None, errno.ENOSPC])
+def test_one_sync_serves_all_who_wait(
+    refusal: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    W4: a:   |--- sync ---|                  and where the second sync is refused,
+        b-i:   wait ......|--- one sync ---| nothing of b to i is kept, and all are told.
+    """  # noqa: D212, D205 - a drawing
+    book = Ledger(tmp_path / "l")
+    book.put("first", {"n": 0})  # so that the file's name is durable
+    is_syncing, may_end = threading.Event(), threading.Event()
+    syncs: list[int] = []
+    sync = os.fsync
+
+    def slowly(fd: int) -> None:
+        syncs.append(fd)
+        if len(syncs) == 1:
+            is_syncing.set()
+            may_end.wait()
+        elif refusal is not None:
+            raise OSError(refusal, "no room")
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", slowly)
+    refused: dict[str, int | None] = {}
+
+    def put(key: str) -> None:
+        try:
+            book.put(key, {"n": 1})
+        except OSError as error:
+            refused[key] = error.errno
+
+    leader = threading.Thread(target=put, args=("a",))
+    leader.start()
+    is_syncing.wait()
+    others = [threading.Thread(target=put, args=(key,)) for key in "bcdefghi"]
+    for thread in others:
+        thread.start()
+    while len(book._waiting) < len(others):
+        threading.Event().wait(0.001)
+    may_end.set()
+    for thread in [leader, *others]:
+        thread.join()
+    monkeypatch.undo()
+    book.close()
+
+    kept = {"first", *"abcdefghi"} - refused.keys()
+    assert len(syncs) == 2
+    assert refused == (dict.fromkeys("bcdefghi", refusal) if refusal else {})
+    again = Ledger(tmp_path / "l")
+    assert set(again.copy()) == set(book.copy()) == kept
+    again.close()
 
 
 # The run journal

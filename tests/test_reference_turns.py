@@ -470,7 +470,7 @@ def test_a_cancel_keeps_what_was_produced_and_is_over_at_once(tmp_path: Path) ->
         assert home.messages("s1") == [("user", "hello"), ("assistant", "some words")]
         assert home.marks("s1") == [{"cancelled"}, {"cancelled"}]
         assert home.rows(run)[-1] == ("cancel", "cancelled")
-        assert home.turns.attachable("s1") is None
+        assert home.turns.attachable_stream("s1") is None
         assert home.turns.live_sessions() == {"s1"}
         with pytest.raises(TurnConflictError) as refusal:
             home.turns.start("s1", "two")

@@ -25,6 +25,8 @@ from harness.history import Operation
 from harness.load import CROWD, SHAPES, STORM, Load, crowd, join
 from harness.report import load as report
 
+THINK_S = 10.0
+
 
 @click.command("load")
 @target_option
@@ -38,6 +40,13 @@ from harness.report import load as report
     default="steady",
     show_default=True,
     help="All at once, more and more, a spike in the middle, or a storm of wakeups.",
+)
+@click.option(
+    "--think",
+    "think_s",
+    type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
+    help="How long a user thinks before each act, on average.  [default: 10, in a storm 0]",
 )
 @click.option("--kill-every", "kill_every_s", type=Budget(), help="Kill the target so often.")
 @click.option(
@@ -58,6 +67,7 @@ def load_command(  # noqa: PLR0913  one parameter an option
     users: int,
     for_s: float,
     shape: str,
+    think_s: float | None,
     kill_every_s: float | None,
     workers: int,
     master: str,
@@ -79,10 +89,11 @@ def load_command(  # noqa: PLR0913  one parameter an option
     if master and kill_every_s is not None:
         raise UsageError("generators elsewhere cannot be told where a killed target serves again")
     seed = seed_or_drawn(seed)
-    parts = STORM if shape == "storm" else CROWD
+    parts, thinking_s = (STORM, 0.0) if shape == "storm" else (CROWD, THINK_S)
     asked = Load(
         crowd(users, parts),
         for_s=for_s,
+        think_s=thinking_s if think_s is None else think_s,
         shape=shape,
         workers=workers,
         write_deadline_s=deadline,
