@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 import sys
-from pathlib import Path
 
 from reference_impl import files
 from reference_impl.api import LOOPBACK, Api
@@ -22,7 +21,7 @@ from reference_impl.server import DRAIN_S, Server
 PREDECESSOR_S = 1.0  # for the last server of the folder to go
 
 
-async def serve(folder: Path, host: str, port: int, password: str) -> None:
+async def serve(folder: str, host: str, port: int, password: str) -> None:
     """Serve a folder until a signal comes, and drain. Raises OSError, LockBusyError."""
     rooms = Rooms(folder)
     api = Api(rooms, host, password)
@@ -38,7 +37,7 @@ async def serve(folder: Path, host: str, port: int, password: str) -> None:
 def main() -> int:
     """Read the command line, and serve."""
     parser = argparse.ArgumentParser(prog="python -m reference_impl", description=__doc__)
-    parser.add_argument("--state", type=Path, required=True, help="the folder that keeps all")
+    parser.add_argument("--state", required=True, help="the folder that keeps all")
     parser.add_argument("--host", default="127.0.0.1", help="what to listen on")
     parser.add_argument("--port", type=int, default=8787, help="0 for any that is free")
     options = parser.parse_args()
@@ -47,10 +46,11 @@ def main() -> int:
     if options.host not in LOOPBACK and not password:
         parser.error(f"{options.host} is not loopback, so HERMES_WEBUI_PASSWORD has to be set")
     try:
-        files.make_folder(options.state.absolute())
+        folder = files.absolute(options.state)
+        files.make_folder(folder)
         # Another server would take our live runs for dead ones, and settle them.
-        with files.SharedLock(options.state.absolute() / "_server", PREDECESSOR_S).held():
-            asyncio.run(serve(options.state, options.host, options.port, password))
+        with files.SharedLock(os.path.join(folder, "_server"), PREDECESSOR_S).held():
+            asyncio.run(serve(folder, options.host, options.port, password))
     except (OSError, files.LockBusyError) as error:
         sys.stderr.write(f"cannot serve: {error}\n")
         return 1

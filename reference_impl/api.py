@@ -177,7 +177,7 @@ class Api:
 
     def _checks(self) -> dict[str, Any]:
         channels = self._rooms.channels.gauges()
-        has_db = (self._rooms.folder / "state.db").exists()
+        has_db = os.path.exists(os.path.join(self._rooms.folder, "state.db"))
         return {
             "stream_runtime": {
                 "total_subscribers": channels["channel_subscribers"],
@@ -265,7 +265,7 @@ class Api:
             {
                 **row,
                 "agent_running": sid in self._rooms.turns.live_sessions(),
-                "hermes_home": str(self._rooms.folder),
+                "hermes_home": self._rooms.folder,
             }
         )
 

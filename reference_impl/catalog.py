@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from reference_impl import files
@@ -64,12 +64,12 @@ def catalog_of(provider: str, *models: str) -> Catalog:
     }
 
 
-def fingerprint(config: Path, auth: Path) -> Fingerprint:
+def fingerprint(config: str, auth: str) -> Fingerprint:
     """What two files mean. A missing one is marked; one that cannot be read counts by its stat."""
     return {"config": _mark(config, bytes), "auth": _mark(auth, _lasting)}
 
 
-def _mark(path: Path, meaning: Callable[[bytes], bytes]) -> Mapping[str, Any]:
+def _mark(path: str, meaning: Callable[[bytes], bytes]) -> Mapping[str, Any]:
     try:
         return {"sha256": hashlib.sha256(meaning(files.read_whole(path))).hexdigest()}
     except FileNotFoundError:
@@ -105,7 +105,7 @@ class ModelCatalog:
 
     def __init__(
         self,
-        folder: Path,
+        folder: files.StrPath,
         fetch: Callable[[], Catalog],
         minimal: Catalog,
         *,
@@ -118,7 +118,7 @@ class ModelCatalog:
         """
         if budget_s is None:
             budget_s = env_seconds("HERMES_WEBUI_MODELS_REBUILD_BUDGET", BUDGET_S)
-        self._folder = folder
+        self._folder = os.fspath(folder)
         self._fetch = fetch
         self._minimal = minimal
         self._budget_s = budget_s
@@ -129,7 +129,7 @@ class ModelCatalog:
 
     def fingerprint(self) -> Fingerprint:
         """What config and auth mean now."""
-        return fingerprint(self._folder / "config.yaml", self._folder / "auth.json")
+        return fingerprint(self._at("config.yaml"), self._at("auth.json"))
 
     def shown(self) -> Catalog:
         """What is known now, or the minimal catalog; never empty, never from the network."""
@@ -215,8 +215,11 @@ class ModelCatalog:
         )
 
     @property
-    def _cache_path(self) -> Path:
-        return self._folder / "models_cache.json"
+    def _cache_path(self) -> str:
+        return self._at("models_cache.json")
+
+    def _at(self, name: str) -> str:
+        return os.path.join(self._folder, name)
 
 
 def _is_catalog(catalog: Any) -> bool:

@@ -2,6 +2,11 @@
 
 Knows nothing of what the files say. Every call goes through the `os` module by name, at the time
 of the call, so that a simulated disk can stand below. Files are private to their owner.
+
+A path is a `str`, here and wherever a file is named for a session, a run or a process. `pathlib`
+interns every part of every path that it is given, and on Python 3.12 what is interned stays for
+ever: a host would keep the name of each file that it ever wrote. So only the folders that rooms are
+opened with may come as a `Path`.
 """
 
 from __future__ import annotations
@@ -17,17 +22,25 @@ from pathlib import Path
 _CHUNK_BYTES = 4096
 _POLL_S = 0.001
 
+StrPath = str | os.PathLike[str]
+"""How a room may be given its folder, or a file that is called alike everywhere."""
+
 
 class LockBusyError(Exception):
     """Somebody else kept the lock for longer than we had patience."""
 
 
-def read_whole(path: Path) -> bytes:
+def absolute(path: StrPath) -> str:
+    """Name a file from the root on, without needless slashes and dots, so that names compare."""
+    return os.fspath(Path(path).absolute())
+
+
+def read_whole(path: str) -> bytes:
     """Read a file. Raises OSError."""
     return _read(path, b"", 1 << 16)
 
 
-def read_from(path: Path, at: int) -> bytes:
+def read_from(path: str, at: int) -> bytes:
     """Read a file from a place in it to its end. Raises OSError."""
     data = bytearray()
     fd = os.open(path, os.O_RDONLY)
@@ -40,12 +53,12 @@ def read_from(path: Path, at: int) -> bytes:
     return bytes(data)
 
 
-def read_until(path: Path, marker: bytes) -> bytes:
+def read_until(path: str, marker: bytes) -> bytes:
     """Read a file up to the marker, or all of it where there is none. Raises OSError."""
     return _read(path, marker, _CHUNK_BYTES).partition(marker)[0]
 
 
-def _read(path: Path, marker: bytes, chunk_bytes: int) -> bytes:
+def _read(path: str, marker: bytes, chunk_bytes: int) -> bytes:
     data = bytearray()
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -59,7 +72,7 @@ def _read(path: Path, marker: bytes, chunk_bytes: int) -> bytes:
     return bytes(data)
 
 
-def put(path: Path, data: bytes) -> None:
+def put(path: str, data: bytes) -> None:
     """Make `data` the file's content, for good: when this returns, a power loss keeps it.
 
     At any moment the file is the old or the new one, never a mixture: a temporary file beside it
@@ -74,10 +87,10 @@ def put(path: Path, data: bytes) -> None:
     except BaseException:
         _discard(temporary)
         raise
-    sync_folder(path.parent)
+    sync_folder(folder_of(path))
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: str, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         _write_all(fd, data)
@@ -86,7 +99,7 @@ def _write(path: Path, data: bytes) -> None:
         os.close(fd)
 
 
-def put_lightly(path: Path, data: bytes) -> None:
+def put_lightly(path: str, data: bytes) -> None:
     """Make `data` the file's content, whole or not at all, but not proof against a power loss.
 
     For what can be derived again. Raises OSError; then the file is the old one. The kernel's clock
@@ -107,7 +120,7 @@ def put_lightly(path: Path, data: bytes) -> None:
         raise
 
 
-def append_lightly(path: Path, data: bytes) -> None:
+def append_lightly(path: str, data: bytes) -> None:
     """Add to a file that is there, not proof against a power loss.
 
     Raises OSError; then a part of the data may have been added.
@@ -119,7 +132,7 @@ def append_lightly(path: Path, data: bytes) -> None:
         os.close(fd)
 
 
-def signature(path: Path) -> tuple[int, int, int] | None:
+def signature(path: str) -> tuple[int, int, int] | None:
     """What changes whenever the file does; None where there is no file. Raises OSError."""
     try:
         status = os.stat(path)
@@ -134,24 +147,25 @@ def _write_all(fd: int, data: bytes) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
-def _temporary(path: Path) -> Path:
+def _temporary(path: str) -> str:
     """Name a file beside `path` that nobody else writes now: `<stem>.tmp.<pid>.<tid>`."""
-    stem = path.name.partition(".")[0]
-    return path.with_name(f"{stem}.tmp.{os.getpid()}.{threading.get_ident()}")
+    folder, name = os.path.split(path)
+    stem = name.partition(".")[0]
+    return os.path.join(folder, f"{stem}.tmp.{os.getpid()}.{threading.get_ident()}")
 
 
-def _discard(path: Path) -> None:
+def _discard(path: str) -> None:
     with suppress(OSError):
         os.unlink(path)
 
 
-def rename(path: Path, target: Path) -> None:
+def rename(path: str, target: str) -> None:
     """Give a file another name, for good. Raises OSError."""
     os.replace(path, target)
-    sync_folder(path.parent)
+    sync_folder(folder_of(path))
 
 
-def remove(path: Path) -> bool:
+def remove(path: str) -> bool:
     """Remove a file; whether there was one. Lasts once the folder is synced. Raises OSError."""
     try:
         os.unlink(path)
@@ -160,12 +174,17 @@ def remove(path: Path) -> bool:
     return True
 
 
-def names(folder: Path) -> list[str]:
+def folder_of(path: str) -> str:
+    """Name the folder that a file is in."""
+    return os.path.dirname(path) or os.curdir
+
+
+def names(folder: str) -> list[str]:
     """Names of what is in a folder, in any order. Raises OSError."""
     return os.listdir(folder)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: str) -> None:
     """Make what was renamed, made and removed in a folder last. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -174,14 +193,14 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: str) -> None:
     """Make a folder, and those above it, for good. Raises OSError."""
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return
-    make_folder(folder.parent)
+    make_folder(folder_of(folder))
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
-    sync_folder(folder.parent)
+    sync_folder(folder_of(folder))
 
 
 class SharedLock:
@@ -190,7 +209,7 @@ class SharedLock:
     Not reentrant. The kernel drops a dead process's lock at once.
     """
 
-    def __init__(self, path: Path, patience_s: float) -> None:
+    def __init__(self, path: str, patience_s: float) -> None:
         """Name the side file, and how long to wait before LockBusyError."""
         self._path = path
         self.patience_s = patience_s

@@ -9,9 +9,9 @@ read from the sidecars again. Knows no sidecars; its caller holds the index's lo
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from reference_impl import files
@@ -34,10 +34,10 @@ class News(NamedTuple):
 class IndexFiles:
     """`_index.json` and `_index.log` of one folder, as far as we have read them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str) -> None:
         """Read nothing yet."""
-        self._list = folder / "_index.json"
-        self._log = folder / "_index.log"
+        self._list = os.path.join(folder, "_index.json")
+        self._log = os.path.join(folder, "_index.log")
         self._signature: tuple[int, int, int] | None = None
         self._read_to = 0  # in the log
         self.is_due = True  # for being replaced, because what there is cannot be gone on from

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import threading
 import time
@@ -21,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from reference_impl import files
@@ -110,13 +110,15 @@ class RunWriter:
         """
         with self._lock:
             if self._is_sealed:
-                raise RunOverError(f"{self._file.path.stem} is over, so nobody sees {event!r}")
+                raise RunOverError(f"{self._heading['run_id']} is over, so nobody sees {event!r}")
             row = self._row(event, payload, terminal_state=None)
             size_bytes = len(encoded(row))
             if size_bytes > ROW_BYTES_MAX:
                 raise RunTooLargeError(f"{event!r} has {size_bytes} bytes, of {ROW_BYTES_MAX}")
             if self._file.size_bytes + size_bytes > RUN_BYTES_MAX:
-                raise RunTooLargeError(f"{self._file.path.stem} has {RUN_BYTES_MAX} bytes already")
+                raise RunTooLargeError(
+                    f"{self._heading['run_id']} has {RUN_BYTES_MAX} bytes already"
+                )
             self._file.append(row)
             self._show(row)
             return row
@@ -165,12 +167,12 @@ class RunWriter:
 class RunJournal:
     """The runs of all sessions, a folder a session."""
 
-    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: files.StrPath, *, clock: Callable[[], float] = time.time) -> None:
         """Open the folder, or make it. Raises OSError."""
-        self._folder = folder
+        self._folder = os.fspath(folder)
         self._clock = clock
-        self._writers: dict[Path, RunWriter] = {}
-        files.make_folder(folder)
+        self._writers: dict[str, RunWriter] = {}
+        files.make_folder(self._folder)
 
     def gauges(self) -> dict[str, int]:
         """Sizes of the long-lived containers."""
@@ -179,7 +181,7 @@ class RunJournal:
     def begin(self, session_id: str, stream_id: str, show: Show) -> RunWriter:
         """Open a new run's journal, and let the session's oldest ones go. Raises OSError."""
         path = self._path(session_id, stream_id)
-        self._retire(path.parent)
+        self._retire(files.folder_of(path))
         heading = {"run_id": stream_id, "session_id": session_id}
         writer = RunWriter(
             JsonLog(path), heading, show, self._clock, lambda: self._writers.pop(path, None)
@@ -205,12 +207,12 @@ class RunJournal:
             writer = RunWriter(JsonLog(path), heading, _nobody, self._clock, _nobody)
             writer.finish(*_rest_of_end(last, ending))
 
-    def _retire(self, folder: Path) -> None:
+    def _retire(self, folder: str) -> None:
         try:
-            runs = [folder / name for name in files.names(folder)]
+            runs = [os.path.join(folder, name) for name in files.names(folder)]
         except FileNotFoundError:
             return
-        runs.sort(key=lambda path: path.stat().st_mtime_ns)
+        runs.sort(key=lambda path: os.stat(path).st_mtime_ns)
         for path in runs[: -(RUNS_KEPT - 1)]:
             if path not in self._writers:
                 files.remove(path)
@@ -246,11 +248,11 @@ class RunJournal:
 
     def remove_session(self, session_id: str) -> None:
         """Forget the session's runs; it was deleted. Raises OSError."""
-        folder = self._folder / checked_id(session_id)
+        folder = os.path.join(self._folder, checked_id(session_id))
         with suppress(FileNotFoundError):
             for name in files.names(folder):
-                files.remove(folder / name)
-            folder.rmdir()
+                files.remove(os.path.join(folder, name))
+            os.rmdir(folder)
 
     def _lines(self, session_id: str, stream_id: str) -> list[bytes]:
         path = self._path(session_id, stream_id)
@@ -258,10 +260,10 @@ class RunJournal:
         writer = self._writers.get(path)
         return read_lines(path, writer.size_bytes if writer is not None else None)
 
-    def _path(self, session_id: str, stream_id: str) -> Path:
+    def _path(self, session_id: str, stream_id: str) -> str:
         if not _STREAM.fullmatch(stream_id):
             raise FileNotFoundError(f"{stream_id[:64]!r} is no stream")
-        return self._folder / checked_id(session_id) / f"{stream_id}.jsonl"
+        return os.path.join(self._folder, checked_id(session_id), f"{stream_id}.jsonl")
 
 
 def _nobody(*_: object) -> None:
@@ -330,9 +332,9 @@ class Turn:
 class TurnJournal:
     """How far each turn has come: those in flight, and the last ones that ended."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: files.StrPath, *, clock: Callable[[], float] = time.time) -> None:
         """Open the file, or make it. Raises OSError."""
-        self._ledger = Ledger(path)
+        self._ledger = Ledger(os.fspath(path))
         self._clock = clock
         # Each keeps the steps of its turns apart; those of all others may share a sync.
         self._locks = [threading.Lock() for _ in range(_LOCKS)]

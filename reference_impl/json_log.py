@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from reference_impl import files
@@ -29,13 +28,13 @@ def encoded(row: Row) -> bytes:
 class JsonLog:
     """An open log. Not for several threads at once: whoever owns it has a lock of its own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         """Open the file, or make it, and cut off what a dead writer left half done.
 
         Raises OSError.
         """
         self.path = path
-        files.make_folder(path.parent)
+        files.make_folder(files.folder_of(path))
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._is_named = False  # whether a power loss keeps the file's name
         try:
@@ -82,7 +81,7 @@ class JsonLog:
     def _sync(self) -> None:
         os.fsync(self._fd)
         if not self._is_named:
-            files.sync_folder(self.path.parent)
+            files.sync_folder(files.folder_of(self.path))
             self._is_named = True
 
     def close(self) -> None:
@@ -90,7 +89,7 @@ class JsonLog:
         os.close(self._fd)
 
 
-def read_lines(path: Path, size_bytes: int | None = None) -> list[bytes]:
+def read_lines(path: str, size_bytes: int | None = None) -> list[bytes]:
     """Read a log's whole lines, of its first `size_bytes` where given. Raises OSError.
 
     What follows the last newline was torn by a kill, or is being written: it is not there.

@@ -16,7 +16,6 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from reference_impl import files
@@ -33,7 +32,7 @@ log = logging.getLogger(__name__)
 class Ledger:
     """Values by key, in the order in which the keys came. Safe for threads, of one process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         """Open the file, or make it. A row that cannot be read is told of, and passed over.
 
         Raises OSError.

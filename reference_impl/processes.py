@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from reference_impl import files, identity
@@ -136,15 +135,15 @@ class _Running:
 class ProcessRegistry:
     """The background processes of one host, and what is still to be told of them."""
 
-    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: files.StrPath, *, clock: Callable[[], float] = time.time) -> None:
         """Open the folder, or make it; what the last host left is adopted, or reported.
 
         Raises OSError.
         """
-        self._folder = folder.absolute()
+        self._folder = files.absolute(folder)
         files.make_folder(self._folder)
         self._clock = clock
-        self._ledger = Ledger(self._folder / "ledger.jsonl")
+        self._ledger = Ledger(os.path.join(self._folder, "ledger.jsonl"))
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
         self._finished: deque[Finished] = deque(maxlen=FINISHED_MAX)
@@ -219,7 +218,7 @@ class ProcessRegistry:
         try:
             running.pid = os.posix_spawn(
                 _SHELL,
-                [_SHELL, "-c", _WRAPPER, "sh", running.command, str(self._exit(running)), cwd],
+                [_SHELL, "-c", _WRAPPER, "sh", running.command, self._exit(running), cwd],
                 os.environ,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -467,9 +466,9 @@ class ProcessRegistry:
         self._numbers = left[-1].number if left else 0
         self._pending = {event.event_id: event for event in left}
         self._completions.extend(left)
-        pids = _pids({str(self._exit(running)).encode() for running in promised})
+        pids = _pids({os.fsencode(self._exit(running)) for running in promised})
         for running in promised:
-            running.pid = pids.get(str(self._exit(running)).encode(), 0)
+            running.pid = pids.get(os.fsencode(self._exit(running)), 0)
             self._adopt(running)
         self._sweep(promised)
 
@@ -494,13 +493,13 @@ class ProcessRegistry:
 
     def _sweep(self, promised: Iterable[_Running]) -> None:
         """Remove what processes left that had no promise, or were told of as lost."""
-        awaited = {self._exit(running).name for running in promised}
+        awaited = {os.path.basename(self._exit(running)) for running in promised}
         for name in files.names(self._folder):
             if name.startswith("proc_") and name.removesuffix(".new") not in awaited:
-                files.remove(self._folder / name)
+                files.remove(os.path.join(self._folder, name))
 
-    def _exit(self, running: _Running) -> Path:
-        return self._folder / f"{running.process_id}.exit"
+    def _exit(self, running: _Running) -> str:
+        return os.path.join(self._folder, f"{running.process_id}.exit")
 
 
 def _check_is_command(command: str) -> None:
@@ -534,11 +533,11 @@ def _look_for(exits: set[bytes]) -> tuple[dict[bytes, int], int]:
     """Find them, and count the processes that cannot be told yet."""
     found: dict[bytes, int] = {}
     unborn = 0
-    for name in files.names(Path("/proc")) if exits else ():
+    for name in files.names("/proc") if exits else ():
         if not name.isdecimal():
             continue
         with suppress(OSError):
-            arguments = files.read_whole(Path("/proc", name, "cmdline")).split(b"\0")
+            arguments = files.read_whole(f"/proc/{name}/cmdline").split(b"\0")
             if arguments == [b""]:
                 unborn += _may_have_arguments(name)
             elif set(arguments[5:6]) & exits and _leads_a_session(name):
@@ -559,7 +558,7 @@ def _leads_a_session(pid: str) -> bool:
 
 def _status(pid: str) -> list[bytes]:
     """State, parent, group, session, ... of a process: what follows its name. Raises OSError."""
-    return files.read_whole(Path("/proc", pid, "stat")).rpartition(b") ")[2].split()
+    return files.read_whole(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
 
 
 def _close(running: _Running) -> None:

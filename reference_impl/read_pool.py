@@ -10,7 +10,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from reference_impl.state_db_errors import ClosedError
 
@@ -20,7 +19,7 @@ _KEPT = 4
 class ReadPool:
     """Lends connections to the database at `path`, which `connect` opens."""
 
-    def __init__(self, path: Path, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
         self._path = path
         self._connect = connect
         self._idle: list[sqlite3.Connection] = []

@@ -6,11 +6,11 @@ Everything lies in one folder: `sessions/` with the journals beside the sidecars
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from reference_impl import recovery
@@ -18,7 +18,7 @@ from reference_impl.agent import ScriptedAgent
 from reference_impl.catalog import ModelCatalog
 from reference_impl.channels import GRACE_S, Channels
 from reference_impl.config import env_seconds
-from reference_impl.files import LockBusyError
+from reference_impl.files import LockBusyError, StrPath, absolute
 from reference_impl.journal import Replay, RunJournal, TurnJournal
 from reference_impl.json_log import Row
 from reference_impl.lifecycle import Lifecycle
@@ -39,15 +39,15 @@ _SYNC_LOCKS = 64
 class Rooms:
     """All rooms of one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: StrPath) -> None:
         """Open the folder, or make it. Raises OSError, LockBusyError."""
-        self.folder = folder.absolute()
-        self.store = SessionStore(self.folder / "sessions")
+        self.folder = absolute(folder)
+        self.store = SessionStore(self._at("sessions"))
         self.recovery = recovery.recover_all(self.store)
-        self.runs = RunJournal(self.folder / "sessions" / "_run_journal")
-        self.journal = TurnJournal(self.folder / "sessions" / "_turn_journal.jsonl")
+        self.runs = RunJournal(self._at("sessions", "_run_journal"))
+        self.journal = TurnJournal(self._at("sessions", "_turn_journal.jsonl"))
         self.lifecycle = Lifecycle()
-        self.processes = ProcessRegistry(self.folder / "processes")
+        self.processes = ProcessRegistry(self._at("processes"))
         self.turns = Turns(
             self.store,
             self.runs,
@@ -63,10 +63,13 @@ class Rooms:
         self.turns.listen(self.herald)  # before the one who starts the next run
         self.turns.listen(self.wakeups)
         poll_s = env_seconds("HERMES_WEBUI_GATEWAY_POLL", POLL_S)
-        self.watcher = GatewayWatcher(self.folder / "state.db", poll_s=poll_s)
+        self.watcher = GatewayWatcher(self._at("state.db"), poll_s=poll_s)
         self.catalog = ModelCatalog(self.folder, offered_models, SCRIPTED)
         self._db: StateDb | None = None
         self._sync_locks = [threading.Lock() for _ in range(_SYNC_LOCKS)]
+
+    def _at(self, *names: str) -> str:
+        return os.path.join(self.folder, *names)
 
     def begin(self) -> None:
         """Settle what was in flight when the last host died, and then start what runs by itself."""
@@ -114,7 +117,7 @@ class Rooms:
 
     def _opened_db(self) -> StateDb:
         if self._db is None:
-            self._db = StateDb(self.folder / "state.db")
+            self._db = StateDb(self._at("state.db"))
         return self._db
 
     def _sync_lock(self, session_id: str) -> threading.Lock:

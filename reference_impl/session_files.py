@@ -18,7 +18,6 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from reference_impl import files
 from reference_impl.sidecar import (
@@ -55,15 +54,15 @@ def checked_id(session_id: object) -> str:
 class SessionFiles:
     """The files of one folder of sessions."""
 
-    def __init__(self, folder: str | os.PathLike[str], patience_s: float) -> None:
+    def __init__(self, folder: files.StrPath, patience_s: float) -> None:
         """Make the folder where it is missing; wait for locks at most `patience_s` seconds."""
-        self.folder = Path(folder).absolute()
-        locks = self.folder / "_locks"
+        self.folder = files.absolute(folder)
+        locks = os.path.join(self.folder, "_locks")
         files.make_folder(locks)
-        self.index_lock = files.SharedLock(locks / "index", patience_s)
+        self.index_lock = files.SharedLock(os.path.join(locks, "index"), patience_s)
         # A fixed number of locks never grows with the sessions. Two sessions may share one: that
         # costs a little waiting, and nobody ever holds two.
-        paths = [locks / f"{number:02x}" for number in range(_LOCKS)]
+        paths = [os.path.join(locks, f"{number:02x}") for number in range(_LOCKS)]
         self._locks = [files.SharedLock(path, patience_s) for path in paths]
 
     @contextmanager
@@ -91,8 +90,8 @@ class SessionFiles:
             if _SAFE_ID.fullmatch(sid):
                 yield sid, kind
 
-    def _path(self, session_id: str, kind: str = "json") -> Path:
-        return self.folder / f"{session_id}.{kind}"
+    def _path(self, session_id: str, kind: str = "json") -> str:
+        return os.path.join(self.folder, f"{session_id}.{kind}")
 
     def live(self, session_id: str) -> Session:
         """Read the sidecar. Raises UnknownSessionError, SidecarDamagedError, OSError."""
@@ -123,8 +122,8 @@ class SessionFiles:
             return None
 
     def has(self, session_id: str, kind: str) -> bool:
-        """Whether the session has such a file: "json.bak", "json.damaged"."""
-        return self._path(session_id, kind).exists()
+        """Whether the session has such a file: "json.bak", "json.damaged". Raises OSError."""
+        return files.signature(self._path(session_id, kind)) is not None
 
     def signature(self, session_id: str) -> tuple[int, int, int] | None:
         """What changes whenever the sidecar does; None where there is none. Raises OSError."""
@@ -169,4 +168,4 @@ class SessionFiles:
         """Remove what dead writers left half written; a live one would hold the lock we hold."""
         for name in files.names(self.folder):
             if name.startswith(f"{session_id}.tmp."):
-                files.remove(self.folder / name)
+                files.remove(os.path.join(self.folder, name))

@@ -9,6 +9,7 @@ next row. Messages are never parsed here.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -68,7 +69,7 @@ class SessionIndex:
         with self._written():
             for name in files.names(self._files.folder):
                 if name.startswith("_index.tmp."):  # we hold the lock, so its writer is dead
-                    files.remove(self._files.folder / name)
+                    files.remove(os.path.join(self._files.folder, name))
             self._kept.is_due = True  # even if every row is still right
             self._reread(self._files.live_ids() | self._rows.keys())
 

@@ -9,7 +9,6 @@ whether a stream is alive is asked of whoever knows.
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 import uuid
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reference_impl.config import env_int
+from reference_impl.files import StrPath
 from reference_impl.index_files import Row
 from reference_impl.session_files import SessionFiles, UnknownSessionError, checked_id
 from reference_impl.session_index import SessionIndex
@@ -57,7 +57,7 @@ class SessionStore:
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: StrPath,
         *,
         clock: Callable[[], float] = time.time,
         cap: int | None = None,

@@ -34,6 +34,7 @@ A fork finds no connection open (`fork_guard`); both processes open their own wh
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 import weakref
@@ -41,10 +42,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
+from reference_impl.files import StrPath
 from reference_impl.fork_guard import guard
 from reference_impl.read_pool import ReadPool
 from reference_impl.state_db_errors import (
@@ -162,13 +163,13 @@ class StateDb:
 
     def __init__(
         self,
-        path: Path | str,
+        path: StrPath,
         *,
         patience_s: float = 30.0,
         synchronous: Literal["FULL", "NORMAL"] = "FULL",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._path = Path(path).resolve()
+        self._path = os.path.realpath(path)
         self._patience_s = patience_s
         self._clock = clock
         log = {"FULL": WriteLog, "NORMAL": UnsyncedLog}[synchronous]
@@ -185,7 +186,7 @@ class StateDb:
 
     def _make_ready(self) -> None:
         with _clearly(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
         if self._rows("PRAGMA user_version")[0][0] < _VERSION:
             self._write(_make_schema)
 
@@ -404,7 +405,7 @@ class StateDb:
 
 
 @contextmanager
-def _clearly(path: Path) -> Iterator[None]:
+def _clearly(path: str) -> Iterator[None]:
     """Turn what SQLite and the disk raise into one sentence that names the file."""
     try:
         yield
@@ -412,11 +413,11 @@ def _clearly(path: Path) -> Iterator[None]:
         raise DatabaseFailedError(f"{path}: {error}") from error
 
 
-def _connect_to_read(path: Path, patience_s: float) -> sqlite3.Connection:
+def _connect_to_read(path: str, patience_s: float) -> sqlite3.Connection:
     return _connect(path, patience_s, "PRAGMA query_only = 1")
 
 
-def _connect_to_write(path: Path) -> sqlite3.Connection:
+def _connect_to_write(path: str) -> sqlite3.Connection:
     """Open a connection that neither waits nor syncs nor copies the log: others see to that."""
     connection = _connect(
         path,
@@ -435,7 +436,7 @@ def _connect_to_write(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _connect(path: Path, timeout_s: float, *pragmas: str) -> sqlite3.Connection:
+def _connect(path: str, timeout_s: float, *pragmas: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=timeout_s, isolation_level=None, check_same_thread=False
     )

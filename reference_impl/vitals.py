@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from pathlib import Path
 
 from reference_impl import files
 
@@ -38,11 +37,9 @@ class Vitals:
 
 
 def _resident_pages() -> int:
-    return int(files.read_whole(Path("/proc/self/statm")).split()[1])
+    return int(files.read_whole("/proc/self/statm").split()[1])
 
 
 def _open_files() -> int:
-    folder = Path(
-        "/proc/self/fd"
-    )  # since Linux 6.2 its size says how many; before that it was zero
-    return folder.stat().st_size or len(files.names(folder))
+    folder = "/proc/self/fd"  # since Linux 6.2 its size says how many; before that it was zero
+    return os.stat(folder).st_size or len(files.names(folder))

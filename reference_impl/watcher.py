@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reference_impl.feed import Feed, Subscription, sizes
+from reference_impl.files import StrPath
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +61,14 @@ class GatewayWatcher:
 
     def __init__(
         self,
-        path: Path,
+        path: StrPath,
         *,
         poll_s: float = POLL_S,
         project: Callable[[sqlite3.Connection], Shown | None] = project,
     ) -> None:
         """Watch nothing yet. `project` may be slow, may raise, and may say None for a failure."""
-        self._path = path
+        self._path = os.fspath(path)
+        self._uri = f"{Path(path).absolute().as_uri()}?mode=ro"
         self._poll_s = poll_s
         self._project = project
         self._feed = Feed("gateway", frames_kept=1)
@@ -155,13 +157,13 @@ class GatewayWatcher:
     def _connected(self) -> sqlite3.Connection | None:
         """Be connected to the file that is there now; None where there is none."""
         try:
-            inode = os.stat(self._path).st_ino  # noqa: PTH116 - never opens it
+            inode = os.stat(self._path).st_ino
         except FileNotFoundError:
             return None
         if self._connection is None or inode != self._inode:
             self._disconnect()
             self._connection = sqlite3.connect(
-                f"{self._path.absolute().as_uri()}?mode=ro",
+                self._uri,
                 uri=True,
                 timeout=0.0,
                 isolation_level=None,

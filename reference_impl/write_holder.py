@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
+from reference_impl.files import read_whole
 from reference_impl.write_line import Stander, WriteLine
 
 _WRITE_LOCK_BYTE = 120  # of the -shm, which SQLite locks to write: sqlite.org/walformat.html
 
 
-def describe_holder(path: Path, line: WriteLine | None) -> str:
+def describe_holder(path: str, line: WriteLine | None) -> str:
     """Name the process that has the write lock, or else the one that keeps the line waiting."""
     stander = line.first() if line else None
     pid = _lock_holder(path)
@@ -33,11 +33,11 @@ def _describe_stander(stander: Stander) -> str:
     return f"process {stander.pid} ({stander.command}){_state(stander.pid)} has it since {since}"
 
 
-def _lock_holder(path: Path) -> int | None:
+def _lock_holder(path: str) -> int | None:
     """Look SQLite's own lock up among the system's, where it shows them (Linux)."""
     try:
-        inode = path.with_name(path.name + "-shm").stat().st_ino
-        locks = Path("/proc/locks").read_text(encoding="ascii")
+        inode = os.stat(f"{path}-shm").st_ino
+        locks = read_whole("/proc/locks").decode()
     except OSError:
         return None
     for row in map(str.split, locks.splitlines()):
@@ -51,7 +51,7 @@ def _lock_holder(path: Path) -> int | None:
 
 def _command(pid: int) -> str:
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        words = read_whole(f"/proc/{pid}/cmdline").split(b"\0")
     except OSError:
         return "command unknown"
     return " ".join(b" ".join(words).decode(errors="replace").split())[:200]
@@ -59,7 +59,7 @@ def _command(pid: int) -> str:
 
 def _state(pid: int) -> str:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        stat = read_whole(f"/proc/{pid}/stat").decode(errors="replace")
     except OSError:
         return ""
     return ", which is stopped," if stat.rpartition(") ")[2].startswith("T") else ""

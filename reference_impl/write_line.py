@@ -27,7 +27,6 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 try:
     from fcntl import F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW, F_RDLCK, F_UNLCK, F_WRLCK, fcntl
@@ -59,9 +58,9 @@ class Stander:
 class WriteLine:
     """The line before one file. Opens its side file when first used."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         """Make the line that belongs to the file at `path`."""
-        self._path = path.with_name(path.name + ".line")
+        self._path = f"{path}.line"
         self._fd = -1
 
     def stand(self) -> None:

@@ -38,7 +38,6 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from reference_impl.write_rounds import SyncRounds
@@ -59,8 +58,8 @@ class Commit(NamedTuple):
 class WriteLog:
     """The write-ahead log of the database at `path`."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path.with_name(path.name + "-wal")
+    def __init__(self, path: str) -> None:
+        self._path = f"{path}-wal"
         self._sync_file = _sync_data
         self._rounds = SyncRounds(path)
         self._syncing = threading.Lock()
@@ -81,7 +80,7 @@ class WriteLog:
             if commit.number in self._doubtful:
                 # After a failed sync the system forgets what it failed to write: another sync
                 # would succeed, and mean nothing.
-                raise OSError(errno.EIO, "an earlier sync failed", str(self._path))
+                raise OSError(errno.EIO, "an earlier sync failed", self._path)
             if commit.number <= self._synced or self._rounds.cover(commit.mark):
                 return
             covered = self._committed
@@ -104,7 +103,7 @@ class WriteLog:
 
     def _open(self) -> None:
         """Have the log open that is there now: others rely on it, and we may be late."""
-        if self._fd >= 0 and not os.path.samestat(os.fstat(self._fd), self._path.stat()):
+        if self._fd >= 0 and not os.path.samestat(os.fstat(self._fd), os.stat(self._path)):
             self._close()
         if self._fd < 0:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
@@ -122,7 +121,7 @@ class WriteLog:
 
     def is_long(self) -> bool:
         """Whether it is time to copy the log."""
-        size_bytes = self._path.stat().st_size
+        size_bytes = os.stat(self._path).st_size
         if size_bytes <= LIMIT_BYTES:
             self._due_bytes = LIMIT_BYTES
         return size_bytes > self._due_bytes
@@ -133,7 +132,7 @@ class WriteLog:
         For one who stands at the head of the line and has committed: whatever goes wrong here is
         no concern of the writes, and the next one tries again.
         """
-        self._due_bytes = self._path.stat().st_size + _STEP_BYTES
+        self._due_bytes = os.stat(self._path).st_size + _STEP_BYTES
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 

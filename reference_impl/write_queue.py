@@ -31,7 +31,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 from reference_impl.state_db_errors import ClosedError, NotSyncedError, OutOfPatienceError
@@ -72,7 +71,7 @@ class WriteQueue:
     """Writes to the database at `path` by what `connect` opens. `log` makes its log."""
 
     def __init__(
-        self, path: Path, connect: Callable[[], sqlite3.Connection], log: Callable[[Path], WriteLog]
+        self, path: str, connect: Callable[[], sqlite3.Connection], log: Callable[[str], WriteLog]
     ) -> None:
         self._path = path
         self._connect = connect

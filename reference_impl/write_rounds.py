@@ -32,7 +32,6 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 try:
@@ -74,8 +73,8 @@ class _Numbers(NamedTuple):
 class SyncRounds:
     """The rounds of the file at `path`. For one thread at a time, but `mark` for another one."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path.with_name(path.name + ".rounds")
+    def __init__(self, path: str) -> None:
+        self._path = f"{path}.rounds"
         self._fd = -1
         self._works = True
         self._took_s: tuple[float, ...] = ()  # the last syncs
@@ -99,7 +98,7 @@ class SyncRounds:
         """
         numbers = self._read() or _Numbers()
         if numbers.failed > mark:
-            raise OSError(errno.EIO, f"round {numbers.failed} of syncs failed", str(self._path))
+            raise OSError(errno.EIO, f"round {numbers.failed} of syncs failed", self._path)
         return numbers.done > mark
 
     def join(self, mark: int, sync: Callable[[], None]) -> bool:
@@ -233,7 +232,7 @@ class SyncRounds:
         _logger.warning("%s: %s: %s", self._path, said, error)
 
 
-def _open(path: Path) -> int:
+def _open(path: str) -> int:
     if fcntl is None:
         raise OSError(errno.ENOSYS, "this system has no open file description locks")
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

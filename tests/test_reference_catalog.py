@@ -187,7 +187,7 @@ json_values = st.recursive(
 
 def auth_mark(folder: Path, store: Any) -> Any:
     (folder / "auth.json").write_text(json.dumps(store), encoding="utf-8")
-    return fingerprint(folder / "config.yaml", folder / "auth.json")["auth"]
+    return fingerprint(str(folder / "config.yaml"), str(folder / "auth.json"))["auth"]
 
 
 def objects_in(value: Any) -> list[dict[str, Any]]:
@@ -251,18 +251,21 @@ def test_any_other_change_of_the_auth_store_changes_the_fingerprint(
 def test_missing_and_unreadable_files_have_marks_of_their_own(tmp_path: Path) -> None:
     """M3: missing is marked; what is no JSON counts by the file's stat."""
     auth, config = tmp_path / "auth.json", tmp_path / "config.yaml"
-    assert fingerprint(config, auth) == {"config": {"missing": True}, "auth": {"missing": True}}
+    assert fingerprint(str(config), str(auth)) == {
+        "config": {"missing": True},
+        "auth": {"missing": True},
+    }
 
     auth.write_text("{half", encoding="utf-8")
     config.write_text("model: x", encoding="utf-8")
-    torn = fingerprint(config, auth)
+    torn = fingerprint(str(config), str(auth))
     assert list(torn["auth"]) == ["stat"]
     auth.write_text("{half more", encoding="utf-8")
-    assert fingerprint(config, auth)["auth"] != torn["auth"]
+    assert fingerprint(str(config), str(auth))["auth"] != torn["auth"]
 
     auth.unlink()
     auth.mkdir()
-    assert fingerprint(config, auth)["auth"]["stat"]
+    assert fingerprint(str(config), str(auth))["auth"]["stat"]
 
 
 def test_the_cache_is_shown_for_the_sources_it_was_made_from_only(tmp_path: Path) -> None:

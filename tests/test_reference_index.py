@@ -50,7 +50,7 @@ def heads(store: SessionStore) -> list[Any]:
 
 def log_of(store: SessionStore) -> Path:
     """Where the changes go."""
-    return store.files.folder / "_index.log"
+    return Path(store.files.folder) / "_index.log"
 
 
 @settings(max_examples=60, deadline=None)
@@ -108,7 +108,7 @@ def test_a_damaged_log_is_no_hindrance(damage: str, tmp_path: Path) -> None:
     assert list(other.rows()) == list(store.rows()) == heads(store)
     store.rename("s3", "after")
     assert list(other.rows()) == list(store.rows()) == heads(store)
-    index_files.IndexFiles(tmp_path).read()  # raises where anything is still damaged
+    index_files.IndexFiles(str(tmp_path)).read()  # raises where anything is still damaged
 
 
 def test_a_log_of_a_list_that_was_replaced_counts_no_more(tmp_path: Path) -> None:
@@ -137,8 +137,8 @@ def test_a_line_that_was_cut_short_is_written_over(
         store.new(sid)
     store.rename("s1", "first")
 
-    def full(path: Path, data: bytes) -> None:
-        with path.open("ab") as file:
+    def full(path: str, data: bytes) -> None:
+        with Path(path).open("ab") as file:
             file.write(data[:9])
         raise OSError(28, "No space left on device")
 
@@ -154,13 +154,13 @@ def test_a_line_that_was_cut_short_is_written_over(
 
 def lock_of(folder: Path) -> files.SharedLock:
     """The lock of whoever reads or writes the index, as a neighbour has it."""
-    return files.SharedLock(folder / "_locks" / "index", 5.0)
+    return files.SharedLock(str(folder / "_locks" / "index"), 5.0)
 
 
 def on_disk(folder: Path) -> dict[str, index_files.Row]:
     """The rows that the index's files give to somebody who reads only them."""
     with lock_of(folder).held():
-        news = index_files.IndexFiles(folder).read()
+        news = index_files.IndexFiles(str(folder)).read()
     rows = dict(news.whole or {})
     for sid, row in news.changes:
         rows.pop(sid, None)

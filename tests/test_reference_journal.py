@@ -45,7 +45,7 @@ TEXTS = st.lists(st.text(st.characters(codec=None), max_size=5), max_size=8)
 
 
 def parsed(path: Path) -> list[Any]:
-    return [json.loads(line) for line in read_lines(path)]
+    return [json.loads(line) for line in read_lines(str(path))]
 
 
 def ignore(_: Row) -> None:
@@ -71,14 +71,14 @@ def test_a_torn_row_is_cut_off_and_nothing_is_glued_to_it(texts: list[str], keep
     """T5: whatever part of the file a kill left, whole rows stay and the next one stands alone."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
-        log = JsonLog(path)
+        log = JsonLog(str(path))
         for text in texts:
             log.append({"text": text})
         log.close()
         whole = path.read_bytes()
         path.write_bytes(whole[:keep])
 
-        log = JsonLog(path)
+        log = JsonLog(str(path))
         log.append({"text": "next"})
         log.close()
 
@@ -95,7 +95,7 @@ def test_an_append_that_failed_is_absent(fault_at: Any, tmp_path: Path) -> None:
 
     def operation() -> None:
         acknowledged.clear()
-        log = JsonLog(tmp_path / "log")
+        log = JsonLog(str(tmp_path / "log"))
         failed: OSError | None = None
         for number in range(4):
             try:
@@ -119,7 +119,7 @@ def test_an_append_that_failed_is_absent(fault_at: Any, tmp_path: Path) -> None:
 
 def test_a_torn_row_that_could_not_be_cut_off_is_cut_off_before_the_next(tmp_path: Path) -> None:
     """T5: the disk refused even that; the next append mends first."""
-    log = JsonLog(tmp_path / "log")
+    log = JsonLog(str(tmp_path / "log"))
     log.append({"n": 1})
 
     def fault(call: Call) -> Strike | None:
@@ -154,16 +154,16 @@ def test_a_ledger_opened_again_says_the_same(changes: list[tuple[str, int | None
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger, "HISTORY_ROWS_MAX", 2)
         path = Path(folder) / "ledger"
-        book, model = Ledger(path), dict[str, Any]()
+        book, model = Ledger(str(path)), dict[str, Any]()
         for key, number in changes:
             change(book, key, number)
             if number is None:
                 model.pop(key, None)
             else:
                 model[key] = {"n": number}
-            assert len(read_lines(path)) <= 2 * len(model) + 2
+            assert len(read_lines(str(path))) <= 2 * len(model) + 2
         book.close()
-        again = Ledger(path)
+        again = Ledger(str(path))
         assert list(again.copy().items()) == list(model.items())
         again.close()
 
@@ -177,7 +177,7 @@ def test_a_crash_within_a_ledgers_change_leaves_the_old_or_the_new(
 
     def operation() -> None:
         states[:] = [{}]
-        book = Ledger(tmp_path / "ledger")
+        book = Ledger(str(tmp_path / "ledger"))
         for key, number in (("a", 1), ("b", 2), ("a", None), ("b", 3), ("b", 4), ("b", 5)):
             last = dict(states[-1])
             if number is None:
@@ -193,7 +193,7 @@ def test_a_crash_within_a_ledgers_change_leaves_the_old_or_the_new(
         for image in crash.aftermaths(Random(0)):
             with tempfile.TemporaryDirectory() as elsewhere:
                 image.put_into(Path(elsewhere))
-                book = Ledger(Path(elsewhere) / "ledger")
+                book = Ledger(str(Path(elsewhere) / "ledger"))
                 assert {key: value["n"] for key, value in book.copy().items()} in states[-2:]
                 book.close()
 
@@ -204,7 +204,7 @@ def test_a_damaged_row_of_a_ledger_is_told_of_and_passed_over(
     """One bad row never stops a start."""
     (tmp_path / "l").write_bytes(b'{"key": "a", "value": {"n": 1}}\n\0\0\n[]\n{"key": "b"}\n')
 
-    book = Ledger(tmp_path / "l")
+    book = Ledger(str(tmp_path / "l"))
 
     assert book.copy() == {"a": {"n": 1}}
     assert len(caplog.records) == 3
@@ -219,7 +219,7 @@ def test_one_sync_serves_all_who_wait(
     W4: a:   |--- sync ---|                  and where the second sync is refused,
         b-i:   wait ......|--- one sync ---| nothing of b to i is kept, and all are told.
     """  # noqa: D212, D205 - a drawing
-    book = Ledger(tmp_path / "l")
+    book = Ledger(str(tmp_path / "l"))
     book.put("first", {"n": 0})  # so that the file's name is durable
     is_syncing, may_end = threading.Event(), threading.Event()
     syncs: list[int] = []
@@ -260,7 +260,7 @@ def test_one_sync_serves_all_who_wait(
     kept = {"first", *"abcdefghi"} - refused.keys()
     assert len(syncs) == 2
     assert refused == (dict.fromkeys("bcdefghi", refusal) if refusal else {})
-    again = Ledger(tmp_path / "l")
+    again = Ledger(str(tmp_path / "l"))
     assert set(again.copy()) == set(book.copy()) == kept
     again.close()
 
@@ -439,7 +439,7 @@ def test_a_damaged_run_says_so(spoil: Any, status: ReplayStatus, tmp_path: Path)
     tell(writer, *"abc")
     writer.finish("done", [])
     path = tmp_path / "s1" / "r1.jsonl"
-    path.write_bytes(b"\n".join(spoil(read_lines(path))) + b"\n")
+    path.write_bytes(b"\n".join(spoil(read_lines(str(path)))) + b"\n")
 
     assert runs.read("s1", "r1:0").status is status
     assert runs.read("s1", "r1:3").status is ReplayStatus.OK

@@ -63,7 +63,7 @@ class Writer:
     """One who writes to the disk and joins the rounds, as another process would: by a handle."""
 
     def __init__(self, path: Path, disk: Disk, rounds: type[SyncRounds] = SyncRounds) -> None:
-        self.rounds = rounds(path)
+        self.rounds = rounds(str(path))
         self.disk = disk
         self.told_too_soon: list[int] = []
         self.number = self.mark = 0
@@ -205,7 +205,7 @@ def test_a_round_of_another_covers_no_later_commit_of_ours(path: Path) -> None:
     """
     path.with_name("state.db-wal").touch()
     disk, ours = Disk(), Disk()
-    another, log = Writer(path, disk), WriteLog(path)
+    another, log = Writer(path, disk), WriteLog(str(path))
     log._sync_file = lambda _fd: ours.sync()
     first = log.note_commit()
     another.write()
@@ -260,7 +260,7 @@ import os, pathlib, sys
 from reference_impl import write_rounds
 write_rounds.QUICK_S = 0.0
 path, stop = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-rounds = write_rounds.SyncRounds(path)
+rounds = write_rounds.SyncRounds(str(path))
 mark, calls = rounds.mark(), 0
 
 def stopping(call):

@@ -76,8 +76,12 @@ def shrink(store: SessionStore, sid: str, keep: int) -> Session:
     return store.save(replace(session, messages=session.messages[:keep]))
 
 
+def folder_of(store: SessionStore) -> Path:
+    return Path(store.files.folder)
+
+
 def damage(store: SessionStore, sid: str) -> bytes:
-    path = store.files.folder / f"{sid}.json"
+    path = folder_of(store) / f"{sid}.json"
     torn = path.read_bytes()[:-10]
     path.write_bytes(torn)
     return torn
@@ -93,7 +97,7 @@ def test_what_was_appended_is_on_disk_metadata_first_then_messages(store: Sessio
     other = SessionStore(store.files.folder)
 
     assert texts(other.load("s1")) == ["one", "two"]
-    plain = json.loads((store.files.folder / "s1.json").read_text())
+    plain = json.loads((folder_of(store) / "s1.json").read_text())
     first, *_, last = plain
     assert (first, last) == ("session_id", "messages")
 
@@ -105,15 +109,15 @@ def test_a_temporary_file_is_named_by_session_process_and_thread(
     renamed: list[str] = []
     real = os.replace
 
-    def spy(source: Path, target: Path) -> None:
-        renamed.append(source.name)
+    def spy(source: str, target: str) -> None:
+        renamed.append(Path(source).name)
         real(source, target)
 
     monkeypatch.setattr(os, "replace", spy)
     store.new("s1")
 
     assert f"s1.tmp.{os.getpid()}.{threading.get_ident()}" in renamed
-    assert not [*store.files.folder.glob("*.tmp.*")]
+    assert not [*folder_of(store).glob("*.tmp.*")]
 
 
 JSON = st.recursive(
@@ -168,7 +172,7 @@ def test_a_torn_sidecar_is_never_taken_for_a_session(data: st.DataObject) -> Non
 )
 def test_what_is_no_session_is_damaged(store: SessionStore, text: str) -> None:
     """A sidecar of another shape is a clear error, and stays as it is."""
-    (store.files.folder / "s1.json").write_text(text)
+    (folder_of(store) / "s1.json").write_text(text)
 
     with pytest.raises(SidecarDamagedError):
         store.load("s1")
@@ -176,18 +180,18 @@ def test_what_is_no_session_is_damaged(store: SessionStore, text: str) -> None:
         store.load_metadata_only("s1")
     with pytest.raises(SidecarDamagedError):
         store.append("s1", *said("x"))
-    assert (store.files.folder / "s1.json").read_text() == text
+    assert (folder_of(store) / "s1.json").read_text() == text
 
 
 def test_a_sidecar_laid_out_by_others_is_read_and_keeps_what_it_has(store: SessionStore) -> None:
     """Metadata that we do not know, and any white space, come through a save."""
     plain = {"session_id": "s1", "title": "old", "model": "m", "messages": [*said("one")]}
-    (store.files.folder / "s1.json").write_text(json.dumps(plain))
+    (folder_of(store) / "s1.json").write_text(json.dumps(plain))
 
     assert store.load_metadata_only("s1").message_count == 1
     store.append("s1", *said("two"))
 
-    saved = json.loads((store.files.folder / "s1.json").read_text())
+    saved = json.loads((folder_of(store) / "s1.json").read_text())
     assert (saved["model"], saved["title"], len(saved["messages"])) == ("m", "old", 2)
 
 
@@ -245,7 +249,7 @@ def test_a_save_that_would_empty_a_session_in_a_turn_says_no(
 def test_what_is_no_json_is_refused_before_anything_is_written(store: SessionStore) -> None:
     """S10: an error, and the old version."""
     with_messages(store, "s1", "one")
-    before = (store.files.folder / "s1.json").read_bytes()
+    before = (folder_of(store) / "s1.json").read_bytes()
 
     for content in (object(), float("nan")):
         with pytest.raises((TypeError, ValueError)):
@@ -262,7 +266,7 @@ def test_what_is_no_json_is_refused_before_anything_is_written(store: SessionSto
     with pytest.raises(SessionError):
         store.change("s1", lambda session: replace(session, extra={"messages": []}))
 
-    assert (store.files.folder / "s1.json").read_bytes() == before
+    assert (folder_of(store) / "s1.json").read_bytes() == before
 
 
 HOSTILE = ["", "..", "../x", "a/b", "a\0b", "a.b", "x" * 129, "ä", "_index", "a\n", None, 7, ["a"]]
@@ -272,7 +276,7 @@ HOSTILE = ["", "..", "../x", "a/b", "a\0b", "a.b", "x" * 129, "ä", "_index", "a
 def test_a_hostile_id_is_an_error_and_touches_no_file(store: SessionStore, sid: str) -> None:
     """S12: also one that names a file of the store's own."""
     store.rows()
-    before = sorted(store.files.folder.parent.rglob("*"))
+    before = sorted(folder_of(store).parent.rglob("*"))
     acts: list[Callable[[], object]] = [
         lambda: store.load(sid),
         lambda: store.load_metadata_only(sid),
@@ -287,7 +291,7 @@ def test_a_hostile_id_is_an_error_and_touches_no_file(store: SessionStore, sid: 
         with pytest.raises(InvalidSessionIdError):
             act()
 
-    assert sorted(store.files.folder.parent.rglob("*")) == before
+    assert sorted(folder_of(store).parent.rglob("*")) == before
 
 
 def test_an_unknown_session_is_an_error(store: SessionStore) -> None:
@@ -339,7 +343,7 @@ def test_files_that_know_nothing_of_shrinks_are_recovered_by_their_counts(
     """S5: fewer messages than the backup, and no word of the user: the backup wins."""
     for name, contents in (("s1.json", "ab"), ("s1.json.bak", "abcde")):
         plain = {"session_id": "s1", "messages": [*said(*contents)]}
-        (store.files.folder / name).write_text(json.dumps(plain))
+        (folder_of(store) / name).write_text(json.dumps(plain))
 
     assert recover_all(store).restored == ("s1",)
     assert texts(store.load("s1")) == [*"abcde"]
@@ -431,7 +435,7 @@ def test_a_damaged_sidecar_is_kept_aside_before_it_is_replaced(store: SessionSto
 
     assert texts(SessionStore(store.files.folder).load("s1")) == ["one", "two", "three"]
     assert store.backup_count("s1") == -1
-    assert (store.files.folder / "s1.json.damaged").read_bytes() == torn
+    assert (folder_of(store) / "s1.json.damaged").read_bytes() == torn
 
 
 def test_memory_that_is_older_than_a_damaged_sidecar_never_replaces_it(
@@ -450,7 +454,7 @@ def test_memory_that_is_older_than_a_damaged_sidecar_never_replaces_it(
     for act in acts:
         with pytest.raises(SidecarDamagedError):
             act()
-    assert (store.files.folder / "s1.json").read_bytes() == torn
+    assert (folder_of(store) / "s1.json").read_bytes() == torn
 
 
 def test_a_damaged_sidecar_is_restored_from_a_good_backup(store: SessionStore) -> None:
@@ -468,7 +472,7 @@ def test_a_damaged_sidecar_is_restored_from_a_good_backup(store: SessionStore) -
     assert [finding.kind for finding in recovery.findings] == [Kind.UNREADABLE_LIVE]
     assert texts(restarted.load("s1")) == [*"abc"]
     assert restarted.load("s1").title == "newer"
-    assert (store.files.folder / "s1.json.damaged").read_bytes() == torn
+    assert (folder_of(store) / "s1.json.damaged").read_bytes() == torn
     for key in ("session_id", "updated_at"):
         assert [row[key] for row in restarted.rows()] == [row[key] for row in before]
 
@@ -511,10 +515,8 @@ def test_an_audit_changes_nothing_and_says_what_recovery_would_do(store: Session
     with_messages(store, "s1", *"abc")
     assert audit(store).status == "ok"
     shrink(store, "s1", 1)
-    (store.files.folder / "_index.json").write_text("[]")
-    before = {
-        path: path.read_bytes() for path in store.files.folder.glob("[!_]*") if path.is_file()
-    }
+    (folder_of(store) / "_index.json").write_text("[]")
+    before = {path: path.read_bytes() for path in folder_of(store).glob("[!_]*") if path.is_file()}
 
     found = audit(store)
 
@@ -538,7 +540,7 @@ def test_nothing_is_left_of_a_deleted_session(store: SessionStore) -> None:
     assert store.delete("s1") is True
 
     assert recover_all(store).restored == ()
-    assert not [*store.files.folder.glob("s1.*")]
+    assert not [*folder_of(store).glob("s1.*")]
     assert store.rows() == ()
     with pytest.raises(UnknownSessionError):
         store.load("s1")
@@ -640,7 +642,7 @@ def test_a_damaged_index_is_rebuilt_from_the_sidecars(store: SessionStore) -> No
     """S11: torn, of another shape, with ghosts, with duplicates, or gone."""
     store.new("s1")
     store.new("s2")
-    path = store.files.folder / "_index.json"
+    path = folder_of(store) / "_index.json"
     rows = json.loads(path.read_text())
     ghost = {**rows[0], "session_id": "ghost"}
     for text in (
@@ -663,12 +665,12 @@ def test_listing_parses_no_sidecar(store: SessionStore, monkeypatch: pytest.Monk
     read: list[str] = []
     whole, until = files.read_whole, files.read_until
 
-    def read_whole(path: Path) -> bytes:
-        read.append(path.name)
+    def read_whole(path: str) -> bytes:
+        read.append(Path(path).name)
         return whole(path)
 
-    def read_until(path: Path, marker: bytes) -> bytes:
-        read.append(f"head of {path.name}")
+    def read_until(path: str, marker: bytes) -> bytes:
+        read.append(f"head of {Path(path).name}")
         return until(path, marker)
 
     monkeypatch.setattr(files, "read_whole", read_whole)
@@ -678,7 +680,7 @@ def test_listing_parses_no_sidecar(store: SessionStore, monkeypatch: pytest.Monk
     assert read == []
     assert len(SessionStore(store.files.folder).rows()) == 5
     assert read == ["_index.json"]
-    (store.files.folder / "_index.json").unlink()
+    (folder_of(store) / "_index.json").unlink()
     read.clear()
     store.rows()
     assert sorted(read) == [f"head of s{number}.json" for number in range(5)]
@@ -701,7 +703,7 @@ def test_a_row_that_could_not_be_written_is_written_with_the_next(
         assert [(row["session_id"], row["title"]) for row in store.rows()] == [("s1", "renamed")]
     store.new("s3")
 
-    rows = json.loads((store.files.folder / "_index.json").read_text())
+    rows = json.loads((folder_of(store) / "_index.json").read_text())
     assert [(row["session_id"], row["title"]) for row in rows] == [
         ("s3", "Untitled"),
         ("s1", "renamed"),
@@ -720,7 +722,7 @@ def append_many(folder: Path, name: str, count: int) -> None:
 def test_two_processes_share_a_folder(store: SessionStore) -> None:
     """S11, S2, S9: every append of both is there; the index has each session once, no ghost."""
     store.new("shared")
-    folder = store.files.folder
+    folder = folder_of(store)
     writers = [FORK.Process(target=append_many, args=(folder, name, 30)) for name in "ab"]
     for writer in writers:
         writer.start()
@@ -806,8 +808,8 @@ def test_memory_never_answers_for_a_newer_disk(store: SessionStore) -> None:
 @pytest.mark.parametrize("holding", ["a thread", "another process"])
 def test_a_lock_that_nobody_gives_back_is_an_error_in_time(tmp_path: Path, holding: str) -> None:
     """H6: no wait is for ever; and the lock is free once its holder is gone."""
-    holder = SharedLock(tmp_path / "lock", patience_s=0.0)
-    waiter = holder if holding == "a thread" else SharedLock(tmp_path / "lock", patience_s=0.0)
+    holder = SharedLock(str(tmp_path / "lock"), patience_s=0.0)
+    waiter = holder if holding == "a thread" else SharedLock(str(tmp_path / "lock"), patience_s=0.0)
 
     with holder.held(), pytest.raises(LockBusyError, match="lock"), waiter.held():
         pass

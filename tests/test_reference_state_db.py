@@ -522,7 +522,7 @@ def test_a_stuck_line_is_gone_round(
     """D3: one who stands in line and hangs, but holds no lock of SQLite's, refuses nobody."""
     monkeypatch.setattr(write_queue, "GRACE_S", 0.05)
     db.append_message("s", "user", "before")
-    hanging = WriteLine(path)
+    hanging = WriteLine(str(path))
     hanging.stand()
     for text in ("a", "b"):
         db.append_message("s", "user", text)
@@ -533,9 +533,9 @@ def test_a_stuck_line_is_gone_round(
 
 
 STAND_IN_LINE = """
-import pathlib, sys
+import sys
 from reference_impl.write_line import WriteLine
-line = WriteLine(pathlib.Path(sys.argv[1]))
+line = WriteLine(sys.argv[1])
 print("coming", flush=True)
 line.stand()
 print("first", flush=True)
@@ -556,7 +556,7 @@ def test_processes_are_served_in_the_order_in_which_they_came(path: Path) -> Non
     line: |--- 1 ---|--- 2 ---|--- 3 ---|
     """
     with ExitStack() as stack:
-        line = WriteLine(path)
+        line = WriteLine(str(path))
         line.stand()
         waiting = []
         for number in range(3):
@@ -582,7 +582,7 @@ def test_one_who_died_in_line_is_not_waited_for(path: Path) -> None:
              |--- 2 ---X            dies waiting
              |--- 3 ---------|--- first
     """
-    first, dying, waiting = WriteLine(path), WriteLine(path), WriteLine(path)
+    first, dying, waiting = WriteLine(str(path)), WriteLine(str(path)), WriteLine(str(path))
     first.stand()
     dying._draw()
     third = threading.Thread(target=waiting.stand)

@@ -961,7 +961,7 @@ def test_one_session_that_cannot_be_settled_stops_no_recovery(tmp_path: Path) ->
     for sid in ("a", "z"):
         home.store.new(sid)
         home.store.change(sid, lambda session: replace(session, pending_user_message="x"))
-    (home.store.files.folder / "a.json").write_text("{")
+    (Path(home.store.files.folder) / "a.json").write_text("{")
 
     assert House(tmp_path).turns.recover() == ("s1", "z")
 

@@ -156,7 +156,9 @@ class DaysAdapter:
         del self._timers[running.process_id]
         self._ended.append([running.process_id, running.owner])
         running.is_child = False
-        registry._exit(running).write_text(str(exit_code), encoding="ascii")  # noqa: SLF001
+        # Python 3.12 would keep the name in a `Path` for ever, and we are in the host.
+        with open(registry._exit(running), "w", encoding="ascii") as file:  # noqa: PTH123, SLF001
+            file.write(str(exit_code))
         registry._end(running)  # noqa: SLF001 - as the watch does when a child ends
 
     # Living
@@ -323,7 +325,7 @@ def file_sizes(state: Path) -> dict[str, int]:
     """Bytes of all files below `state`, by kind."""
     sizes = dict.fromkeys(_KINDS.values(), 0)
     for place, _, names in os.walk(state):
-        folders = Path(place).relative_to(state).parts
+        folders = os.path.relpath(place, state).split("/")
         for name in names:
             with suppress(FileNotFoundError):
                 sizes[_kind(*folders, name)] += os.stat(f"{place}{os.sep}{name}").st_size  # noqa: PTH116 - of thousands
