@@ -69,6 +69,7 @@ class Machine(RuleBasedStateMachine):
     served_max: ClassVar[int] = 1
     served: ClassVar[int] = 0
     open_episode: ClassVar[Episode | None] = None
+    begun: ClassVar[int] = 0
     refusals: ClassVar[int] = 0
     tries: ClassVar[int] = 0  # since the first refusal
     shortest: ClassVar[Anomaly | None] = None
@@ -76,6 +77,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         machine = type(self)
+        machine.begun += 1
         machine.tries += bool(machine.refusals)
         if machine.tries > (SHRINKS_MAX if self.served_max == 1 else SHARED_SHRINKS_MAX):
             hypothesis.reject()
@@ -135,31 +137,44 @@ def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
 
     def workload(stage: Stage) -> None:
         staged: type[Machine] = type(machine.__name__, (machine,), {"stage": stage})
-        hypothesis.seed(stage.seed)(staged)
-        settings = hypothesis.settings(
-            max_examples=stage.examples,
-            stateful_step_count=steps,
-            database=None,
-            deadline=None,
-            print_blob=False,
-            report_multiple_bugs=False,
-            phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
-            suppress_health_check=list(hypothesis.HealthCheck),
-            verbosity=hypothesis.Verbosity.quiet,
-        )
-        try:
-            run_state_machine_as_test(staged, settings=settings)
-        except OurFailureError as ours:
-            raise ours.failure from None
-        except (PromiseBrokenError, Flaky):
-            if staged.shortest is None:
-                raise
-        finally:
-            staged.leave()
+        while staged.begun < stage.examples and staged.shortest is None:
+            _search(staged, f"{stage.seed}/{staged.begun}", stage.examples - staged.begun, steps)
         if staged.shortest is not None:
             minimize(stage, staged.model, staged.shortest)
 
     return workload
+
+
+def _search(staged: type[Machine], seed: str, examples: int, steps: int) -> None:
+    """Let Hypothesis try so many examples, or fewer.
+
+    It expects the same rules to be enabled after the same draws. A target that answers by the clock
+    (the turn before was over, or it was not) enables others, and Hypothesis gives up; all that was
+    tried until then counts, and the next search begins elsewhere.
+    """
+    hypothesis.seed(seed)(staged)
+    settings = hypothesis.settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        database=None,
+        deadline=None,
+        print_blob=False,
+        report_multiple_bugs=False,
+        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+        suppress_health_check=list(hypothesis.HealthCheck),
+        verbosity=hypothesis.Verbosity.quiet,
+    )
+    begun = staged.begun
+    try:
+        run_state_machine_as_test(staged, settings=settings)
+        staged.begun = max(staged.begun, begun + examples)  # it may find nothing more to draw
+    except OurFailureError as ours:
+        raise ours.failure from None
+    except (PromiseBrokenError, Flaky):
+        if staged.begun == begun:
+            raise
+    finally:
+        staged.leave()
 
 
 def minimize(stage: Stage, model: Model[Any], anomaly: Anomaly) -> None:

@@ -356,6 +356,19 @@ def test_beside_a_hung_holder_all_are_answered_and_told_who_it_is(
     assert the_hung_are_named(beside("pause process 42", one)).is_valid is is_valid
 
 
+def test_one_that_stood_still_may_write_before_anybody_noted_that_it_goes_on() -> None:
+    """D5: a process goes on a moment before anybody can note that it does.
+
+    it itself      [-- write ----------------][- write -]
+    stands still       |------------------------------|   as noted
+    truly              |----------------------|
+    """
+    own = (append(1, "inside", (9, 18)), append(1, "its next", (19, 21)))
+    assert the_hung_are_named(beside("pause process 42", *own)).is_valid
+    other = append(2, "held up", (19, 21))
+    assert not the_hung_are_named(beside("pause process 42", *own, other)).is_valid
+
+
 @pytest.mark.parametrize(
     ("fault", "one", "name"),
     [

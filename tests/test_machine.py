@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
 
 from harness import machine, runner
-from harness.history import Journal
+from harness.history import Journal, read
+from harness.models.lifecycle import LifecycleModel
 from harness.promises import Promise
+from harness.stage import Stage
 from harness.target import AdapterInstance, Instance
 from harness.verdict import Verdict
 from scenarios.test_lifecycle import OWNERS_AND_FAILURES
@@ -53,7 +60,7 @@ def try_toy(make: type[Toy], folder: Path) -> Verdict:
 @pytest.mark.parametrize(
     ("make", "promise", "steps"),
     [
-        (CommitsAtOnce, Promise.L12, 1),
+        (CommitsAtOnce, Promise.L12, 2),
         (DiscardsDirtyWork, Promise.L9, 2),
         (ExplicitAgentSteals, Promise.L4, 2),
         (LateCommitClearsAll, Promise.L2, 5),
@@ -63,10 +70,11 @@ def test_what_fails_is_left_with_the_least_evidence(
     make: type[Toy], promise: Promise, steps: int, tmp_path: Path
 ) -> None:
     """No operation can be left out of it that is not needed to see it."""
-    (anomaly,) = try_toy(make, tmp_path).anomalies
+    anomalies = try_toy(make, tmp_path).anomalies
+    proofs = [len(anomaly.evidence) for anomaly in anomalies if promise in anomaly.promises]
 
-    assert promise in anomaly.promises
-    assert len(anomaly.evidence) <= steps
+    assert proofs
+    assert min(proofs) <= steps
 
 
 def test_without_time_to_leave_anything_out_the_proof_stands(
@@ -74,9 +82,34 @@ def test_without_time_to_leave_anything_out_the_proof_stands(
 ) -> None:
     """Less evidence is nicer, not truer."""
     monkeypatch.setattr(machine, "MINIMIZING_S_MAX", 0.0)
-    (anomaly,) = try_toy(CommitsAtOnce, tmp_path).anomalies
+    anomalies = try_toy(CommitsAtOnce, tmp_path).anomalies
 
-    assert anomaly.promise is Promise.L12
+    assert Promise.L12 in {anomaly.promise for anomaly in anomalies}
+
+
+class SpeaksByChance(machine.Machine):
+    """Which rules there are depends on something else than what was drawn before."""
+
+    model = LifecycleModel()
+    chance: ClassVar[Iterator[int]] = itertools.cycle(range(7))
+
+    @precondition(lambda self: next(self.chance) % 3)
+    @rule(number=st.integers(0, 3))
+    def shout(self, number: int) -> None:
+        """Draw an integer."""
+
+    @rule(is_low=st.booleans())
+    def whisper(self, *, is_low: bool) -> None:
+        """Draw a boolean."""
+
+
+def test_rules_that_come_and_go_with_the_clock_are_no_failure_of_anybody(tmp_path: Path) -> None:
+    """What Hypothesis calls inconsistent generation ends a search, and another one goes on."""
+    path = tmp_path / "history.jsonl"
+    with Journal(path, time.monotonic_ns) as journal:
+        machine.explore(SpeaksByChance)(Stage(ToyTarget(Toy), "lifecycle", "1", 40, journal))
+
+    assert len(read(path)) >= 40
 
 
 def test_a_disk_that_is_full_for_a_moment_is_not_the_targets_fault(

@@ -25,8 +25,10 @@ def the_hung_are_named(history: History) -> Verdict:
 
 def _beside(pause: FaultInterval, history: History) -> Iterator[Anomaly]:
     pid = pause.name.removeprefix(PAUSE)
+    # Its own writes: it goes on a moment before anybody can note that it does.
+    stood_still = {op.process for op in history if _is_open_at(pause.began_ns, op)}
     for op in history:
-        if op.function not in WRITES or not _began_in(pause, op):
+        if op.function not in WRITES or op.process in stood_still or not _began_in(pause, op):
             continue
         if op.completed_ns is None or (pause.healed_ns and op.completed_ns > pause.healed_ns):
             message = f"no answer for as long as process {pid} stood still: {op}"
@@ -42,3 +44,7 @@ def _began_in(pause: FaultInterval, op: Operation) -> bool:
     return pause.began_ns < op.invoked_ns and (
         pause.healed_ns is None or op.invoked_ns < pause.healed_ns
     )
+
+
+def _is_open_at(moment_ns: int, op: Operation) -> bool:
+    return op.invoked_ns <= moment_ns and (op.completed_ns is None or op.completed_ns > moment_ns)
