@@ -451,15 +451,20 @@ class Writer:
         """Open with all the others and append; `told` is called after each answer."""
         start.wait()
         self._open()
-        self._client.ask(*_create(session))
+        for _ in range(OPENINGS_MAX):  # one that was killed meanwhile may not have created it
+            if not self._is_killed(*_create(session)):
+                break
         for number in range(messages):
-            if (
-                self._client.ask(*_append(session, f"{self._name} {number}")).outcome
-                is Outcome.INFO
-            ):
-                self._client = self._reborn()
-                self._open()
+            self._is_killed(*_append(session, f"{self._name} {number}"))
             told()
+
+    def _is_killed(self, function: str, argument: Mapping[str, Any]) -> bool:
+        """Ask; whether the process was killed meanwhile, and another one has opened since."""
+        is_killed = self._client.ask(function, argument).outcome is Outcome.INFO
+        if is_killed:
+            self._client = self._reborn()
+            self._open()
+        return is_killed
 
     def _open(self) -> None:
         for _ in range(OPENINGS_MAX):
