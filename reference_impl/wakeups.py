@@ -254,15 +254,22 @@ class Wakeups(TurnListener):
     # The other path: turns come by
 
     def user_refused(self, run: Run) -> None:
-        """Remember that a user waits for this wakeup to end."""
+        """Remember that a user waits for this wakeup to end, also if it has yet to start."""
         with self._changed:
-            if self._wakeup_runs.get(run.session_id) != run.stream_id:
+            if not self._is_under_way(run):
                 return
             line = self._lines.setdefault(run.session_id, _Line())
             now_s = time.monotonic()
             if line.refused_at_s is not None and now_s - line.refused_at_s < PACE_MAX_S:
                 line.pace_s = max(line.pace_s, now_s - line.refused_at_s)
             line.is_refusing, line.refused_at_s = True, now_s
+
+    def _is_under_way(self, run: Run) -> bool:
+        if run.source is not Source.WAKEUP:
+            return False
+        line = self._lines.get(run.session_id)
+        is_starting = line is not None and line.is_served
+        return is_starting or self._wakeup_runs.get(run.session_id) == run.stream_id
 
     def started(self, run: Run) -> None:
         """A user who is admitted waits no more."""
@@ -400,11 +407,13 @@ class Wakeups(TurnListener):
         with self._changed:
             line = self._lines[session_id]
             line.is_served = False
+            is_running = session_id in self._wakeup_runs  # or else it ended already, or never was
+            line.is_refusing = line.is_refusing and is_running
             match outcome:
                 case _Outcome.DELIVERED:
                     self._known.discard(line.events.popleft().event_id)
                     line.failures = 0
-                    if session_id not in self._wakeup_runs:  # it ended already, or never was
+                    if not is_running:
                         self._retry_soon(session_id, line)
                 case _Outcome.BUSY if line.is_freed:
                     self._retry_soon(session_id, line)

@@ -356,6 +356,7 @@ class Played:
         self.busy: dict[str, Run] = {}
         self.had: dict[str, list[str]] = {"s1": [], "s2": []}
         self.failures: list[Exception] = []
+        self.while_it_starts: Callable[[], None] = lambda: None
 
     def start(self, session_id: str, message: str, source: Source, **more: Any) -> Run:
         """Begin a turn, or fail as told."""
@@ -370,9 +371,14 @@ class Played:
             raise AlreadyDeliveredError(run.wakeup_id)
         if source is Source.WAKEUP and self.failures:
             raise self.failures.pop()
-        if run.wakeup_id is not None:
-            self.had[session_id].append(run.wakeup_id)
         self.busy[session_id] = run
+        if run.wakeup_id is not None:
+            try:
+                self.while_it_starts()
+            except BaseException:
+                del self.busy[session_id]
+                raise
+            self.had[session_id].append(run.wakeup_id)
         self.wakeups.started(run)
         return run
 
@@ -628,6 +634,50 @@ def test_a_user_who_gave_up_holds_up_the_wakeups_only_for_a_while(clock: Clock) 
     played.wakeups.drain()
 
     assert played.had["s1"] == ["p1", "p2"]
+
+
+def test_a_user_who_is_refused_while_a_wakeup_starts_finds_the_session_free_after_it(
+    clock: Clock,
+) -> None:
+    """W10: on a busy host a start takes long, and a user may meet nothing but starts.
+
+    wakeups  |- starts -|-- runs --|   |- starts -| ...
+    user            409                200
+    """
+    played = Played()
+
+    def refuse() -> None:
+        with pytest.raises(TurnConflictError):
+            played.start("s1", "user", Source.USER)
+
+    played.while_it_starts = refuse
+    played.registry.tell(event(1), event(2))
+    played.wakeups.drain()
+    played.end("s1")
+    played.wakeups.drain()
+
+    assert played.had["s1"] == ["p1"]
+    played.start("s1", "user", Source.USER)
+    played.end("s1")
+    assert played.had["s1"] == ["p1", "p2"]
+    assert clock.now_s == 0.0
+
+
+def test_a_user_who_was_refused_by_a_start_that_failed_is_not_kept(clock: Clock) -> None:
+    """W9: no wakeup is there that could end, so nothing is held for one."""
+    played = Played()
+
+    def refuse_and_go() -> None:
+        with pytest.raises(TurnConflictError):
+            played.start("s1", "user", Source.USER)
+        raise UnknownSessionError("s1")
+
+    played.while_it_starts = refuse_and_go
+    played.registry.tell(event(1))
+    played.wakeups.drain()
+
+    assert clock.now_s == 0.0
+    assert not any(played.wakeups.gauges().values())
 
 
 def test_a_refusal_that_is_told_late_is_not_kept(clock: Clock) -> None:
