@@ -423,11 +423,13 @@ def test_where_syncs_are_quick_nobody_waits(path: Path, monkeypatch: pytest.Monk
 
 # The whole database -------------------------------------------------------------------------------
 
-# Its disk keeps what was in the log when a sync began, and has it once the sync is over.
+# Its disk keeps what was in the log when a sync began, and has it once the sync is over. It knows
+# nothing of copies into the database, so the log never starts over, however long one writes alone.
 APPEND_TO_A_DISK = """
 import os, pathlib, shutil, sys, threading
-from reference_impl import write_rounds
+from reference_impl import write_log, write_rounds
 from reference_impl.state_db import StateDb
+write_log.LIMIT_BYTES = 1 << 40
 write_rounds.QUICK_S = 0.0
 path, disk, name = map(pathlib.Path, sys.argv[1:])
 db = StateDb(path)
