@@ -138,9 +138,10 @@ class SyncRounds:
             if self._is_free(number):
                 number += 1
                 if self._try_to_lock(number):
-                    if (self._read() or _Numbers()).begun < number:
+                    now = self._read() or _Numbers()
+                    if now.begun < number and not now.are_past(mark):
                         return number
-                    self._unlock(number)  # somebody led it in the meantime
+                    self._unlock(number)  # somebody led it, or ours ended, in the meantime
                     continue
             if not self._wait_for(number):
                 break

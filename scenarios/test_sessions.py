@@ -178,6 +178,8 @@ class DamagedSessionsMachine(SessionsMachine):
 
     @rule(session=SESSIONS, keeps=st.sampled_from([(3,), (1,), (3, 1), (2, 0), (3, 2, 1)]))
     def shrink(self, session: str, keeps: tuple[int, ...]) -> None:
+        for _ in range(4):  # so that there is something to lose, more than once
+            self.append(session)
         for keep in keeps:
             self.ask("shrink", session=session, keep=keep)
         self.ask("backup", session=session)
