@@ -53,7 +53,6 @@ BOUNDS = (
     Bound("files/state_db_wal_bytes", 2000.0, 0.25),
     Bound("files/*", 100.0, 0.1),
     Bound("process/blocks", 10.0, 0.15),
-    Bound("process/fds", 0.06),  # who read at the same time on one clock opened up to nine more
     Bound("process/*", 0.02),
 )
 LIVED = LivedWell(GrowsWithin(LIMITS, WARM_UP, Controls("sessions", "cached", ENTRY)), BOUNDS)

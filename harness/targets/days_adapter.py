@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,7 @@ class DaysAdapter:
         """Start what runs by itself."""
         self._rooms.turns.listen(self._ear())
         self._rooms.begin()
+        self._open_all_readers()
         self._list = self._rooms.channels.subscribe_sessions(lambda: None)  # a tab on all sessions
         self._every(COLLECTION_S, self._rooms.channels.collect, "collector")
         self._every(rotation_s, self._renew_tokens, "tokens")
@@ -160,6 +161,13 @@ class DaysAdapter:
         with open(registry._exit(running), "w", encoding="ascii") as file:  # noqa: PTH123, SLF001
             file.write(str(exit_code))
         registry._end(running)  # noqa: SLF001 - as the watch does when a child ends
+
+    def _open_all_readers(self) -> None:
+        """Open as many read connections as are ever kept, so that no clock decides how many are."""
+        readers = self._rooms._opened_db()._readers  # noqa: SLF001
+        with ExitStack() as lent:
+            for _ in range(room("read_pool")._KEPT):  # noqa: SLF001
+                lent.enter_context(readers.lend()).execute("SELECT count(*) FROM sessions")
 
     # Living
 
