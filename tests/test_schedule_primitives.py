@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.schedule import Budget, Result, Run, explore
+from harness.schedule import Budget, Result, Run, clock, explore
 from harness.schedule.program import Body
 from harness.verdict import Validity
 
@@ -198,6 +198,24 @@ def test_a_name_that_was_taken_before_is_under_control_too() -> None:
         captured_sleep(1000.0)
         assert captured_monotonic() - began_s == pytest.approx(1000.0)
         assert run.now_ns == 1000 * 10**9
+
+    clean(body)
+
+
+@pytest.mark.parametrize("uptime_s", [0.1, 964.123456789, 4_000.123456789, 2.0**22 - 0.3])
+def test_a_minute_is_a_minute_on_a_machine_of_any_age(
+    uptime_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A float of 4,060 s is coarser than one of 4,000 s, and a minute between them too short."""
+    monkeypatch.setattr(clock, "monotonic_ns", lambda: int(uptime_s * 1e9))
+
+    def body(run: Run) -> None:  # noqa: ARG001 - it needs only the clock
+        assert time.monotonic() >= uptime_s
+        for _ in range(4):
+            time.sleep(0.123456789)
+            began_s = time.monotonic()
+            time.sleep(60.0)
+            assert time.monotonic() - began_s == 60.0
 
     clean(body)
 
