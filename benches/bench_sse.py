@@ -1,13 +1,15 @@
 """What a stream costs, and how late it is: servers of events side by side, and a precise client.
 
-    python benches/bench_sse.py [--streams 1000] [--rate 20] [--seconds 5] [--rounds 3]
+    python benches/bench_sse.py [--streams 1000] [--rate 20] [--feeds 1] [--seconds 5] [--rounds 3]
                                 [--server NAME ...] [--plot FILE.html]
     python benches/bench_sse.py wakeups [--count 100]
 
-All send the same events to the same client: processor time of one core, latency from when an event
-was *due* to the client's loop (so a publisher that falls behind hides nothing), and resident memory
-for each stream. Rounds are interleaved and medians told: ratios mean something, the figures are
-only a scale. The client says how late its own loop was; where that is much, so is everything else.
+All send the same events to the same client: to all streams at once, or with `--feeds N` to one Nth
+of them after the other, as sessions do that know nothing of each other. Told are processor time of
+one core, latency from when an event was *due* to the client's loop (so a publisher that falls
+behind hides nothing), and resident memory for each stream. Rounds are interleaved and medians told:
+ratios mean something, the figures are only a scale. The client says how late its own loop was;
+where that is much, so is everything else.
 
 - `floor`: the least asyncio can do, a write to each transport; no cursor, limit, deadline, comment
 - `floor-uvloop`: the same on uvloop
@@ -27,6 +29,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+import itertools
 import json
 import math
 import queue
@@ -38,8 +41,9 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -77,22 +81,33 @@ def event(due_s: float) -> dict[str, Any]:
     return {"at": due_s, "text": TEXT}
 
 
-def pace(rate: float, publish: Callable[[float], object]) -> None:
-    """Publish for ever, so many times a second; a late one is not given up."""
-    due_s = time.monotonic()
-    while True:
-        due_s += 1 / rate
-        time.sleep(max(0.0, due_s - time.monotonic()))
-        publish(due_s)
+Publish = Callable[[int, float], object]  # to which feed, and when it was due
 
 
-async def pace_in_loop(rate: float, publish: Callable[[float], object]) -> None:
-    """Do the same in the loop."""
-    due_s = time.monotonic()
-    while True:
-        due_s += 1 / rate
-        await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-        publish(due_s)
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Events a second of each feed, the feeds in turn. A late event is not given up."""
+
+    rate: float
+    feeds: int
+
+    def keep(self, publish: Publish) -> None:
+        """Publish for ever."""
+        for feed, due_s in self._due():
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            publish(feed, due_s)
+
+    async def keep_in_loop(self, publish: Publish) -> None:
+        """Do the same in the loop."""
+        for feed, due_s in self._due():
+            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            publish(feed, due_s)
+
+    def _due(self) -> Iterator[tuple[int, float]]:
+        due_s = time.monotonic()
+        for number in itertools.count():
+            due_s += 1 / (self.rate * self.feeds)
+            yield number % self.feeds, due_s
 
 
 def say(address: object) -> None:
@@ -110,78 +125,93 @@ def allow_files() -> None:
 # The servers
 
 
-class OneFeed:
-    """An application with one feed."""
+def named(path: str) -> int:
+    """Which feed a path asks for: `/3` the fourth."""
+    return int(path[1:])
 
-    def __init__(self) -> None:
-        self.feed = Feed("bench")
+
+class Feeds:
+    """An application with some feeds."""
+
+    def __init__(self, count: int) -> None:
+        self.feeds = [Feed("bench") for _ in range(count)]
 
     def plan(self, request: Request) -> Plan:
-        """Everybody gets the feed."""
-        del request
-        return Plan(self._subscribe, is_stream=True)
+        """Everybody gets the feed that the path names."""
+        return Plan(partial(self._subscribe, self.feeds[named(request.path)]), is_stream=True)
 
-    def _subscribe(self, wake: Callable[[], None]) -> Answer | Streaming:
-        return Streaming(self.feed.subscribe(wake), b": keepalive\n\n")
+    def _subscribe(self, feed: Feed, wake: Callable[[], None]) -> Answer | Streaming:
+        return Streaming(feed.subscribe(wake), b": keepalive\n\n")
 
     def collect(self) -> None:
         """Nothing."""
 
     def shut_down(self, deadline_s: float) -> None:
-        """End the feed."""
+        """End the feeds."""
         del deadline_s
-        self.feed.end()
+        for feed in self.feeds:
+            feed.end()
 
 
-async def serve_reference(rate: float) -> None:
-    """The reference's server, its feed published from another thread."""
-    application = OneFeed()
+async def serve_reference(pace: Pace) -> None:
+    """The reference's server, its feeds published from another thread."""
+    application = Feeds(pace.feeds)
     server = Server(application)
     say(await server.listen("127.0.0.1", 0))
-    feed = application.feed
-    act = lambda: pace(rate, lambda due_s: feed.publish("token", event(due_s)))  # noqa: E731
-    threading.Thread(target=act, daemon=True).start()
+
+    def publish(feed: int, due_s: float) -> None:
+        application.feeds[feed].publish("token", event(due_s))
+
+    threading.Thread(target=pace.keep, args=(publish,), daemon=True).start()
     await server.serve_until_signalled(2.0)
 
 
-async def serve_floor(rate: float) -> None:
-    """The least: a set of transports, and a write to each."""
-    transports: dict[asyncio.Transport, None] = {}
+async def serve_floor(pace: Pace) -> None:
+    """The least: sets of transports, and a write to each."""
+    transports: list[dict[Any, None]] = [{} for _ in range(pace.feeds)]
 
     class Floor(asyncio.Protocol):
+        feed: int | None = None
+
         def connection_made(self, transport: Any) -> None:
-            transport.write(STREAM_HEAD)
-            transports[transport] = None
-            self._transport = transport
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            if self.feed is None:
+                self.feed = named(data.split()[1].decode())
+                self.transport.write(STREAM_HEAD)
+                transports[self.feed][self.transport] = None
 
         def connection_lost(self, exc: Exception | None) -> None:
             del exc
-            transports.pop(self._transport, None)
+            if self.feed is not None:
+                transports[self.feed].pop(self.transport, None)
 
-    def publish(due_s: float) -> None:
+    def publish(feed: int, due_s: float) -> None:
         encoded = frame("token", event(due_s), "bench:1").encoded
-        for transport in tuple(transports):
+        for transport in tuple(transports[feed]):
             transport.write(encoded)
 
     server = await asyncio.get_running_loop().create_server(Floor, "127.0.0.1", 0, backlog=4096)
     say(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    await pace_in_loop(rate, publish)
+    await pace.keep_in_loop(publish)
 
 
-def serve_threads(rate: float) -> None:
+def serve_threads(pace: Pace) -> None:
     """One thread a stream, which waits for its own queue."""
-    queues: dict[queue.Queue[bytes], None] = {}
+    queues: list[dict[queue.Queue[bytes], None]] = [{} for _ in range(pace.feeds)]
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.wfile.write(HEAD.encode())
             mine: queue.Queue[bytes] = queue.Queue(64)
-            queues[mine] = None
+            feed = named(self.path)
+            queues[feed][mine] = None
             try:
                 while True:
                     self.wfile.write(mine.get())
             except OSError:
-                queues.pop(mine, None)
+                queues[feed].pop(mine, None)
 
         def log_message(self, *_: object) -> None:
             """Nothing."""
@@ -190,9 +220,9 @@ def serve_threads(rate: float) -> None:
         request_queue_size = 4096
         daemon_threads = True
 
-    def publish(due_s: float) -> None:
+    def publish(feed: int, due_s: float) -> None:
         encoded = frame("token", event(due_s), "bench:1").encoded
-        for each in tuple(queues):
+        for each in tuple(queues[feed]):
             try:
                 each.put_nowait(encoded)
             except queue.Full:
@@ -200,41 +230,41 @@ def serve_threads(rate: float) -> None:
 
     server = Listening(("127.0.0.1", 0), Handler)
     say(f"http://127.0.0.1:{server.server_address[1]}")
-    threading.Thread(target=pace, args=(rate, publish), daemon=True).start()
+    threading.Thread(target=pace.keep, args=(publish,), daemon=True).start()
     server.serve_forever()
 
 
-def serve_starlette(rate: float) -> None:
+def serve_starlette(pace: Pace) -> None:
     """sse-starlette on uvicorn: a queue and a generator a stream."""
     import uvicorn  # noqa: PLC0415  only this one needs it
     from sse_starlette import EventSourceResponse  # noqa: PLC0415
 
-    queues: dict[asyncio.Queue[dict[str, Any]], None] = {}
+    queues: list[dict[asyncio.Queue[dict[str, Any]], None]] = [{} for _ in range(pace.feeds)]
 
-    async def events() -> Any:
+    async def events(feed: int) -> Any:
         mine: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        queues[mine] = None
+        queues[feed][mine] = None
         try:
             while True:
                 yield await mine.get()
         finally:
-            queues.pop(mine, None)
+            queues[feed].pop(mine, None)
 
-    def publish(due_s: float) -> None:
+    def publish(feed: int, due_s: float) -> None:
         told = {"id": "bench:1", "event": "token", "data": json.dumps(event(due_s))}
-        for each in tuple(queues):
+        for each in tuple(queues[feed]):
             each.put_nowait(told)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            await EventSourceResponse(events())(scope, receive, send)
+            await EventSourceResponse(events(named(scope["path"])))(scope, receive, send)
 
     async def serve() -> None:
         settings = uvicorn.Config(
             application, port=0, log_level="warning", lifespan="off", backlog=4096
         )
         server = uvicorn.Server(settings)
-        pacing = asyncio.create_task(pace_in_loop(rate, publish))
+        pacing = asyncio.create_task(pace.keep_in_loop(publish))
         serving = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110  it tells in no other way
             await asyncio.sleep(0.01)
@@ -245,17 +275,17 @@ def serve_starlette(rate: float) -> None:
     asyncio.run(serve())
 
 
-def serve_on_uvloop(rate: float) -> None:
+def serve_on_uvloop(pace: Pace) -> None:
     """The floor, on uvloop."""
     import uvloop  # noqa: PLC0415  only this one needs it
 
-    uvloop.run(serve_floor(rate))
+    uvloop.run(serve_floor(pace))
 
 
-SERVERS: dict[str, Callable[[float], object]] = {
-    "floor": lambda rate: asyncio.run(serve_floor(rate)),
+SERVERS: dict[str, Callable[[Pace], object]] = {
+    "floor": lambda pace: asyncio.run(serve_floor(pace)),
     "floor-uvloop": serve_on_uvloop,
-    "reference": lambda rate: asyncio.run(serve_reference(rate)),
+    "reference": lambda pace: asyncio.run(serve_reference(pace)),
     "sse-starlette": serve_starlette,
     "threads": serve_threads,
 }
@@ -272,10 +302,13 @@ class Client(asyncio.Protocol):
     is_measuring = False
     streaming = 0
 
+    def __init__(self, feed: int) -> None:
+        self._feed = feed
+        self._streams = False
+
     def connection_made(self, transport: Any) -> None:
         """Ask."""
-        self._streams = False
-        transport.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        transport.write(f"GET /{self._feed} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
 
     def data_received(self, data: bytes) -> None:
         """Note. One read can hold many events, and all of them came now."""
@@ -328,9 +361,9 @@ async def through_with_the_past() -> None:
     Client.is_measuring = False
 
 
-async def measure(name: str, streams: int, rate: float, seconds: float) -> Measure:
+async def measure(name: str, streams: int, pace: Pace, seconds: float) -> Measure:
     """Start a server, connect, and read it for a while."""
-    command = [sys.executable, __file__, "serve", name, str(rate)]
+    command = [sys.executable, __file__, "serve", name, str(pace.rate), str(pace.feeds)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: ASYNC220, S603 - our own
     assert process.stdout is not None
     transports: list[asyncio.Transport] = []
@@ -342,8 +375,8 @@ async def measure(name: str, streams: int, rate: float, seconds: float) -> Measu
         Client.streaming = 0
         for begun in range(0, streams, CONNECTING):
             connecting = [
-                loop.create_connection(Client, "127.0.0.1", port)
-                for _ in range(min(CONNECTING, streams - begun))
+                loop.create_connection(partial(Client, number % pace.feeds), "127.0.0.1", port)
+                for number in range(begun, min(begun + CONNECTING, streams))
             ]
             transports += [transport for transport, _ in await asyncio.gather(*connecting)]
         await all_streaming(streams)
@@ -367,17 +400,18 @@ async def measure(name: str, streams: int, rate: float, seconds: float) -> Measu
         await asyncio.sleep(0)
     late = Client.late
     quantiles = [late.quantile(share) / 1e3 for share in (0.5, 0.99)]
-    delivered = late.count / (streams * rate * lasted_s)
+    delivered = late.count / (streams * pace.rate * lasted_s)
     return Measure(delivered, cpu, *quantiles, kib, lags.quantile(0.99) / 1e3)
 
 
 def compare(names: Iterable[str], options: argparse.Namespace) -> dict[str, Measure]:
     """Measure all of them, some rounds in turn; medians."""
     rounds: defaultdict[str, list[Measure]] = defaultdict(list)
+    pace = Pace(options.rate, options.feeds)
     for number in range(options.rounds):
         for name in names:
             console.print(f"round {number + 1}: {name}", style="dim")
-            one = asyncio.run(measure(name, options.streams, options.rate, options.seconds))
+            one = asyncio.run(measure(name, options.streams, pace, options.seconds))
             rounds[name].append(one)
     fields = Measure.__slots__
     return {
@@ -386,9 +420,15 @@ def compare(names: Iterable[str], options: argparse.Namespace) -> dict[str, Meas
     }
 
 
+def described(options: argparse.Namespace) -> str:
+    """What is measured, in words."""
+    feeds = "" if options.feeds == 1 else f", {options.feeds} feeds in turn"
+    return f"{options.streams} streams, {options.rate:g} events/s each{feeds}"
+
+
 def show(measured: dict[str, Measure], options: argparse.Namespace) -> None:
     """Print the table."""
-    title = f"{options.streams} streams, {options.rate:g} events/s each, {options.seconds:g} s"
+    title = f"{described(options)}, {options.seconds:g} s"
     head = ("server", "delivered", "of a core", "p50 ms", "p99 ms", "KiB a stream", "client p99 ms")
     table = Table(*head, title=title, title_justify="left")
     for name, one in measured.items():
@@ -501,8 +541,8 @@ def main() -> None:
     """Compare servers, measure wakeups, or be one of the servers."""
     allow_files()
     match sys.argv[1:]:
-        case ["serve", name, rate]:
-            SERVERS[name](float(rate))
+        case ["serve", name, rate, feeds]:
+            SERVERS[name](Pace(float(rate), int(feeds)))
             return
         case ["wakeups", *rest]:
             parser = argparse.ArgumentParser(prog="bench_sse.py wakeups")
@@ -512,6 +552,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="servers of events, side by side")
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=20.0, help="events a second, of each stream")
+    parser.add_argument("--feeds", type=int, default=1, help="the streams' feeds, told in turn")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--server", action="append", choices=list(SERVERS), default=[])
@@ -522,8 +563,7 @@ def main() -> None:
     measured = compare(able, options)
     show(measured, options)
     if options.plot:
-        title = f"{options.streams} streams, {options.rate:g} events/s each"
-        options.plot.write_text(page(measured, title), encoding="utf-8")
+        options.plot.write_text(page(measured, described(options)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from harness.checkers.conformance import Fold
 from harness.errors import UsageError
 from harness.history import Journal, Operation
 from harness.models.model import Model
+from harness.promises import Promise
 from harness.stage import Episode, Stage, Workload
 from harness.verdict import Anomaly
 
@@ -72,7 +73,7 @@ class Machine(RuleBasedStateMachine):
     begun: ClassVar[int] = 0
     refusals: ClassVar[int] = 0
     tries: ClassVar[int] = 0  # since the first refusal
-    shortest: ClassVar[Anomaly | None] = None
+    proofs: ClassVar[dict[Promise, Anomaly]]  # of each broken promise the shortest
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,10 +101,10 @@ class Machine(RuleBasedStateMachine):
 
     @classmethod
     def refused(cls, anomaly: Anomaly) -> None:
-        """Keep the anomaly with the least evidence."""
+        """Keep it, unless there is a proof of the same promise with as little evidence."""
         cls.refusals += 1
-        if cls.shortest is None or len(anomaly.evidence) < len(cls.shortest.evidence):
-            cls.shortest = anomaly
+        shortest = cls.proofs.setdefault(anomaly.promise, anomaly)
+        cls.proofs[anomaly.promise] = min(shortest, anomaly, key=_length)
 
     @classmethod
     def opened(cls) -> Episode:
@@ -136,11 +137,12 @@ def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
     """Make the workload that runs the machine for the stage's number of examples."""
 
     def workload(stage: Stage) -> None:
-        staged: type[Machine] = type(machine.__name__, (machine,), {"stage": stage})
-        while staged.begun < stage.examples and staged.shortest is None:
+        staged: type[Machine] = type(machine.__name__, (machine,), {"stage": stage, "proofs": {}})
+        while staged.begun < stage.examples and not staged.proofs:
             _search(staged, f"{stage.seed}/{staged.begun}", stage.examples - staged.begun, steps)
-        if staged.shortest is not None:
-            minimize(stage, staged.model, staged.shortest)
+        ends_at = time.monotonic() + MINIMIZING_S_MAX
+        for anomaly in sorted(staged.proofs.values(), key=_length):
+            minimize(stage, staged.model, anomaly, ends_at)
 
     return workload
 
@@ -177,14 +179,18 @@ def _search(staged: type[Machine], seed: str, examples: int, steps: int) -> None
         staged.leave()
 
 
-def minimize(stage: Stage, model: Model[Any], anomaly: Anomaly) -> None:
+def _length(anomaly: Anomaly) -> int:
+    return len(anomaly.evidence)
+
+
+def minimize(stage: Stage, model: Model[Any], anomaly: Anomaly, ends_at: float) -> None:
     """Leave out operations, one at a time, while the same promise breaks; journal what is left.
 
     This is delta debugging with subsets of one (Zeller and Hildebrandt, "Simplifying and Isolating
     Failure-Inducing Input", TSE 2002). The tries are journalled elsewhere: they are no evidence.
-    What is left out may be what kept another operation from hanging, so there is a limit.
+    What is left out may be what kept another operation from hanging, so it ends at a moment of
+    `time.monotonic`.
     """
-    ends_at = time.monotonic() + MINIMIZING_S_MAX
     with (
         tempfile.TemporaryDirectory(prefix="harness-") as place,
         Journal(Path(place) / "tries.jsonl", time.monotonic_ns) as journal,

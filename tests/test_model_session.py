@@ -470,6 +470,24 @@ def test_a_wrong_store_is_refused_by_the_promise_it_broke(
     assert sum(promise in promises for promises in blamed) >= 0.9 * len(blamed)
 
 
+def test_what_a_damaged_session_may_say_is_not_taken_for_what_nobody_said() -> None:
+    """What was there before may be told; that what was said since is forgotten is all."""
+    asks: list[Ask] = [
+        ("new", {"session": "s"}),
+        ("append", {"session": "s", "text": "before"}),
+        ("corrupt", {"session": "s"}),
+        ("append", {"session": "s", "text": "since"}),
+    ]
+    fold = Fold(SessionModel())
+    for function, argument in asks:
+        assert fold.step(Operation(0, function, argument, Outcome.OK, 0, 1)) is None
+    told = Operation(0, "messages", {"session": "s"}, Outcome.OK, 0, 1, ["before"])
+    anomaly = fold.step(told)
+
+    assert anomaly is not None
+    assert anomaly.promises == {Promise.S2}
+
+
 def test_a_question_that_is_not_there_is_our_own_mistake() -> None:
     """Not the target's."""
     with pytest.raises(UsageError):

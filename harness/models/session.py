@@ -40,6 +40,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from harness.errors import UsageError
@@ -434,9 +436,13 @@ def _is_part(part: Texts, whole: Texts) -> bool:
 
 
 def _blame(state: State, name: str, told: Texts, readings: Iterable[Texts]) -> Refusal:
-    """Whose promises it broke that these messages were told, the most telling first."""
+    """Whose promises it broke that these messages were told, the most telling first.
+
+    What no reading has is stray, and what the last one has is missing.
+    """
     readings = [*readings]
-    stray = {(name, text) for text in Counter(told) - Counter(readings[-1])}
+    most = reduce(or_, map(Counter, readings))
+    stray = {(name, text) for text in Counter(told) - most}
     missing = {(name, text) for text in Counter(readings[-1]) - Counter(told)}
     stories = {
         Promise.S9: (stray & state.stale, "what a stale copy said is there"),
