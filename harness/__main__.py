@@ -1,4 +1,4 @@
-"""The command: `harness gate · prove · load · profile · soak · judge · replay · list`.
+"""The command: `harness gate · prove · mutate · load · profile · soak · judge · replay · list`.
 
 People read standard error as it goes and a table at the end; machines ask for `--json` and get one
 document on standard output. Exit codes: 0 valid, 1 invalid, 2 unknown, 254 a wrong question, 255
@@ -22,6 +22,7 @@ from harness.commands.gate import gate_command
 from harness.commands.judge import judge_command
 from harness.commands.listing import list_command
 from harness.commands.load import load_command
+from harness.commands.mutate import mutate_command
 from harness.commands.people import people
 from harness.commands.profile import profile_command
 from harness.commands.prove import prove_command
@@ -41,6 +42,7 @@ def cli() -> None:
     harness load --users 200 --for 60s          many clients, every stream checked
     harness profile                             where the time goes meanwhile
     harness prove                               does the judge catch known bugs?
+    harness mutate --sample 50                  how many small mistakes does it put up with?
     harness replay reports/runs/latest/NAME/failure.json
     harness soak --for 30m                      does anything grow?
     harness soak --days 30                      the same over days, which pass in seconds
@@ -52,7 +54,7 @@ def cli() -> None:
 
 
 for _command in (
-    *(gate_command, prove_command, load_command, profile_command, soak_command),
+    *(gate_command, prove_command, mutate_command, load_command, profile_command, soak_command),
     *(judge_command, replay_command, list_command),
 ):
     cli.add_command(_command)

@@ -68,9 +68,7 @@ def plant(bug: KnownBug, folder: Path) -> Path:
 
     Raises HarnessError where the patch no longer fits the reference.
     """
-    # The copy that the patches came with, not one that is on trial and first on the path.
-    original = scenarios_folder().parent / PACKAGE
-    shutil.copytree(original, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_reference(folder)
     command = ["git", "apply", "-p1", "--whitespace=nowarn", str(bug.patch.resolve())]
     # Inside a checkout git would apply relative to its top, and skip what lies outside.
     environment = {"GIT_CEILING_DIRECTORIES": str(folder.parent), "PATH": _path()}
@@ -80,6 +78,17 @@ def plant(bug: KnownBug, folder: Path) -> Path:
     if applied.returncode != 0:
         raise HarnessError(f"{bug.patch.name} does not fit: {' '.join(applied.stderr.split())}")
     return folder
+
+
+def reference_folder() -> Path:
+    """The reference that the patches came with, not one that is on trial and first on the path."""
+    return scenarios_folder().parent / PACKAGE
+
+
+def copy_reference(folder: Path) -> None:
+    """Put a copy of the reference into `folder`."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(reference_folder(), folder / PACKAGE, ignore=ignored)
 
 
 def _path() -> str:

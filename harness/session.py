@@ -27,6 +27,7 @@ LOG = "pytest.log"
 # Settings of our own, so that those of whatever project we stand in do not count.
 SETTINGS = "[pytest]\nconsole_output_style = classic\n"
 NOT_OURS = {"PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"}
+STOPPED = 1  # pytest's word for a test that failed
 SCRATCH = "harness-scratch-"
 SCRATCH_BYTES = 1 << 30
 Progress = Callable[[str], None]
@@ -34,13 +35,17 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What to run: these scenarios, on this target, with this seed and effort."""
+    """What to run: these scenarios, on this target, with this seed and effort.
+
+    One that `stops_early` leaves the others unfinished once a scenario is not valid.
+    """
 
     scenarios: Sequence[str]
     target: str
     seed: int
     effort: float
     workers: int = 1
+    stops_early: bool = False
 
 
 @dataclass
@@ -65,6 +70,8 @@ def run_session(
                 if event["outcome"] != "skipped":
                     progress(event["test"])
             exit_code: int | None = child.wait()
+            if session.stops_early and exit_code == STOPPED:
+                exit_code = None  # as was asked
         except TimeoutError:
             exit_code = None  # the budget is over; what is unfinished says so in the results
         finally:
@@ -128,6 +135,7 @@ def _command(session: Session, run: Path) -> list[str]:
         *(sys.executable, "-m", "pytest", "-c", str(run / "pytest.ini")),
         *("-p", "no:cacheprovider", "-p", "no:logging", "-q", *workers),
         *(f"--target={session.target}", f"--seed={session.seed}", f"--effort={session.effort}"),
+        *(["--maxfail=1"] if session.stops_early else []),
         *(f"--run-folder={run}", *chosen, str(scenarios_folder())),
     ]
 

@@ -14,6 +14,7 @@ from harness.checkers.conformance import Fold, conforms
 from harness.history import History, Operation, Outcome
 from harness.models.agent_cache import AgentCacheModel
 from harness.models.catalog import VOLATILE, CatalogModel
+from harness.models.doors import DoorsModel
 from harness.models.model import Model, Refusal
 from harness.models.register import Register
 from harness.models.striking import StrikingModel
@@ -50,6 +51,54 @@ def accepts(model: Model[Any], story: Story) -> bool:
     verdict = conforms(model)(History(tuple(story)))
     assert verdict == VALID, verdict.anomalies[0].message
     return True
+
+
+# The doors ----------------------------------------------------------------------------------------
+
+SERVES, REFUSES = ({"can_be_had": True, "serves": serves} for serves in (True, False))
+NO_ADDRESS = {"can_be_had": False, "serves": False}
+
+
+def opened(told: dict[str, bool], where: str = "elsewhere", *, with_word: str = "") -> Operation:
+    return op("open", told, is_loopback=where == "here", password=with_word)
+
+
+def knock(*statuses: int, word: str = "", scheme: str = "") -> Operation:
+    return op("knock", [*statuses], scheme=scheme, word=word)
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        [opened(SERVES, "here"), knock(200, 201), knock(200, word="any", scheme="Basic")],
+        [opened(REFUSES), knock()],
+        [opened(SERVES), knock(401, 403), knock(403, word="any", scheme="Bearer")],
+        [opened(NO_ADDRESS, with_word="pw"), knock()],
+        [opened(SERVES, with_word="pw"), knock(401), knock(200, word="pw", scheme="Bearer")],
+        [opened(SERVES, with_word="pw"), opened(SERVES, "here"), knock(200)],
+    ],
+)
+def test_a_door_opens_to_those_who_may_come_in(story: Story) -> None:
+    assert accepts(DoorsModel(), story)
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        [opened(SERVES), knock(401, 200)],
+        [opened(SERVES), knock(200, word="", scheme="Bearer")],
+        [opened(SERVES, with_word="pw"), knock(200)],
+        [opened(SERVES, "here", with_word="pw"), knock(200, word="wp", scheme="Basic")],
+        [opened(SERVES, with_word="pw"), knock(200, word="pw")],
+        [opened(SERVES, with_word="pw"), knock(401, word="pw", scheme="Basic")],
+        [opened(SERVES, "here"), knock(401)],
+        [opened(REFUSES, "here")],
+        [opened(REFUSES, with_word="pw")],
+        [raised("open", is_loopback=True, password="")],
+    ],
+)
+def test_a_door_that_opens_to_others_breaks_h1(story: Story) -> None:
+    assert refused(DoorsModel(), story).promise is Promise.H1
 
 
 # The agent cache ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import http.client
 import json
 import re
 import shutil
@@ -244,11 +245,17 @@ def test_its_own_origin_and_every_loopback_name_are_welcome(served: Served) -> N
         assert call(served.port, "GET", "/health", headers=headers).status == 200
 
 
+ELSEWHERE = "127.0.0.2"
+
+
 def test_off_loopback_nothing_is_served_without_the_password(tmp_path: Path) -> None:
-    """H1: it does not start without one, and does not answer without it."""
+    """H1: it does not start without one, and does not answer without it.
+
+    It takes 127.0.0.2 for a stranger's address; really it is loopback, as all that a test opens.
+    """
     command = [sys.executable, "-m", "reference_impl", "--state", str(tmp_path), "--port", "0"]
     refused = subprocess.run(  # noqa: S603 - our own
-        [*command, "--host", "0.0.0.0"],  # noqa: S104 - that is the question
+        [*command, "--host", ELSEWHERE],
         check=False,
         capture_output=True,
     )
@@ -256,7 +263,7 @@ def test_off_loopback_nothing_is_served_without_the_password(tmp_path: Path) -> 
     assert b"HERMES_WEBUI_PASSWORD" in refused.stderr
 
     basic = base64.b64encode(b"me:secret").decode()
-    with Served(tmp_path, "--host", "0.0.0.0", HERMES_WEBUI_PASSWORD="secret") as served:  # noqa: S104, S106
+    with Served(tmp_path, "--host", ELSEWHERE, HERMES_WEBUI_PASSWORD="secret") as served:  # noqa: S106
         for authorization, status in [
             ("", 401),
             ("Bearer wrong", 401),
@@ -267,9 +274,12 @@ def test_off_loopback_nothing_is_served_without_the_password(tmp_path: Path) -> 
             (f"Basic {basic}", 200),
         ]:
             headers = {"Authorization": authorization, "Host": "my-machine.local"}
-            told = call(served.port, "GET", "/health", headers=headers)
-            assert told.status == status, authorization
-            assert ("WWW-Authenticate" in told.headers) == (status == 401)
+            connection = http.client.HTTPConnection(ELSEWHERE, served.port, timeout=PATIENCE_S)
+            with contextlib.closing(connection):
+                connection.request("GET", "/health", None, headers)
+                with connection.getresponse() as told:
+                    assert told.status == status, authorization
+                    assert ("WWW-Authenticate" in told.headers) == (status == 401)
 
 
 # H2

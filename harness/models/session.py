@@ -375,9 +375,11 @@ def _recovered(session: Session, operation: Operation) -> Session:
 def _messages(state: State, operation: Operation, session: str) -> tuple[State] | Refusal:
     found, told = state.get(session), _told(operation)
     if found is None:
-        if told is None:
+        if told is None and operation.outcome is Outcome.OK:
             return (state,)
-        broken = Promise.S6 if session in state.deleted else Promise.S11
+        broken = Promise.S11 if told is not None else Promise.S1  # no session cannot be damaged
+        if session in state.deleted:
+            broken = Promise.S6
         return Refusal(broken, f"there is no such session, yet {operation}", (None,))
     if told is None:
         return _unreadable(state, found, operation)

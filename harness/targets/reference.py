@@ -29,6 +29,7 @@ from harness.targets.agent_cache_adapter import AgentCacheAdapter
 from harness.targets.catalog_adapter import CatalogAdapter
 from harness.targets.catalog_threads_adapter import CatalogThreadsAdapter
 from harness.targets.channels_threads_adapter import ChannelsThreadsAdapter
+from harness.targets.doors_adapter import DoorsAdapter
 from harness.targets.hostile_adapter import HostileAdapter
 from harness.targets.http_adapter import HttpAdapter
 from harness.targets.journal_adapter import JournalAdapter
@@ -167,6 +168,11 @@ def open_hostile(folder: Path) -> Any:
     return HostileAdapter(folder, _launch())
 
 
+def open_doors(folder: Path) -> Any:
+    """Whole servers in processes of their own, on loopback and elsewhere, to be let in."""
+    return DoorsAdapter(folder, _launch())
+
+
 def open_tabs(folder: Path) -> Any:
     """A whole server in a process of its own, one client, and tabs that watch meanwhile."""
     return TabsAdapter(folder, _launch())
@@ -224,6 +230,7 @@ _ADAPTERS = {
     "state_db": open_state_db,
     "http": open_http,
     "hostile": open_hostile,
+    "doors": open_doors,
     "tabs": open_tabs,
     "streams": open_streams,
     "outside": open_outside,

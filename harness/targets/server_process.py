@@ -58,6 +58,8 @@ class ReferenceLaunch:
     def start(self, state: Path, settings: Mapping[str, str], log: int) -> Process:
         """Start it. The settings go to its environment."""
         command = [sys.executable, "-S", "-P", "-c", REFERENCE, "--state", str(state), "--port=0"]
+        if "HERMES_WEBUI_HOST" in settings:
+            command.append(f"--host={settings['HERMES_WEBUI_HOST']}")
         environment = {
             "PATH": os.environ["PATH"],  # for the background processes
             "PYTHONPATH": str(self.package_folder),

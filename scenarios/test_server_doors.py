@@ -1,0 +1,62 @@
+"""A server at its door: on loopback all are welcome, elsewhere only those who know the password."""
+
+from __future__ import annotations
+
+import itertools
+
+from harness.checkers.conformance import Fold, conforms
+from harness.history import History
+from harness.models.doors import DoorsModel
+from harness.promises import Promise
+from harness.scenario import Expectation, Mode, Scenario
+from harness.stage import Stage
+from scenarios.conftest import Judge
+
+PASSWORD = "open sesame"  # noqa: S105  nobody else's
+CREDENTIALS = (
+    *(("", ""), ("Bearer", ""), ("Bearer", "open"), ("Bearer", PASSWORD[::-1])),
+    *(("Basic", ""), ("Basic", f"{PASSWORD} "), ("Digest", PASSWORD)),
+    *(("Bearer", PASSWORD), ("Basic", PASSWORD)),
+)
+
+
+def knock_everywhere(stage: Stage) -> None:
+    """Open each door, and knock with every word; stop at a proof."""
+    fold = Fold(DoorsModel())
+    with stage.episode() as episode:
+        for is_loopback, password in itertools.product((True, False), ("", PASSWORD)):
+            asked = {"is_loopback": is_loopback, "password": password}
+            if fold.step(episode.client.ask("open", asked)):
+                return
+            for scheme, word in CREDENTIALS:
+                if fold.step(episode.client.ask("knock", {"scheme": scheme, "word": word})):
+                    return
+
+
+def _served(history: History) -> int:
+    return sum(op.function == "open" and op.result["serves"] for op in history.happened)
+
+
+def _turned_away(history: History) -> int:
+    knocks = (op for op in history.happened if op.function == "knock")
+    return sum(401 in op.result for op in knocks)
+
+
+DOORS = Scenario(
+    name="server-doors",
+    mode=Mode.HTTP,
+    ability="doors",
+    promises=(Promise.H1,),
+    workload=knock_everywhere,
+    checker=conforms(DoorsModel()),
+    expectations=(
+        Expectation("a server served", _served, needed=2),
+        Expectation("somebody was turned away for want of the password", _turned_away),
+    ),
+    examples=1,
+)
+
+
+def test_nobody_comes_in_from_elsewhere_without_the_password(judge: Judge) -> None:
+    """Nor at home, once there is one."""
+    assert judge(DOORS).is_valid
