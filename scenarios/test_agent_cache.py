@@ -51,6 +51,7 @@ class AgentCacheMachine(Machine):
         """Ask once more, with every run over and every provider well."""
         for session in ("s1", "s2", "s3", "s4"):
             self.ask("end_run", session=session, provider="ok")
+        self.ask("drain")
         self.ask("size")
 
 

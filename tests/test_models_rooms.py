@@ -126,6 +126,10 @@ def end_run(events: str = "", session: str = "s", provider: str = "ok") -> Opera
     return cached("end_run", events, session, provider=provider)
 
 
+def drained(events: str) -> Operation:
+    return cached("drain", events)
+
+
 def get(agent: str | None, events: str = "", session: str = "s") -> Operation:
     return cached("get", events, session, told={"agent": agent})
 
@@ -147,6 +151,8 @@ RIGHT_CACHES: list[Story] = [
     [*FAILED, put("b"), evict("commit s a, close s b"), get(None, "close s a")],
     [*FAILED, put("a"), evict("commit s a, close s a"), size(0, 0)],
     [TURN, put("a"), evict("commit s a, close s a")],
+    [*FAILED, drained("commit s a, close s a"), size(0, 0)],
+    [put("a"), TURN, drained("commit s a"), size(1, 1)],
 ]
 WRONG_CACHES: list[tuple[Promise, Story]] = [
     (Promise.A1, [put("a"), get(None)]),
@@ -167,6 +173,8 @@ WRONG_CACHES: list[tuple[Promise, Story]] = [
     (Promise.A5, [put("a"), evict()]),
     (Promise.A5, [put("a"), LIVE, evict(), end_run()]),
     (Promise.A5, [*FAILED, end_run("close s a")]),
+    (Promise.A5, [*FAILED, drained("commit s a")]),
+    (Promise.A5, [*FAILED, drained("close s a, commit s a")]),
     (Promise.A5, [raised("evict", session="s", provider="ok")]),
     (Promise.L6, [put("a"), evict("commit s a, close s a")]),
     (Promise.L6, [put("a"), TURN, evict("commit s a, commit s a, close s a")]),

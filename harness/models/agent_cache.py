@@ -2,7 +2,7 @@
 
 What the contract leaves open is left open here: an agent that could not be closed when it left
 (its session was live, or its provider failed) may be closed by any later call, once its session is
-clean and idle.
+clean and idle; it has to be by the `drain` that commits all that waits.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class AgentCacheModel:
         return _judge(self._evictions(state, operation.function, **argument), operation)
 
     def _evictions(
-        self, state: State, function: str, session: str, provider: str = "ok", agent: str = ""
+        self, state: State, function: str, session: str = "", provider: str = "ok", agent: str = ""
     ) -> Eviction:
         match function:
             case "put":
@@ -93,6 +93,8 @@ class AgentCacheModel:
                 return self._evict(state, session, provider)
             case "end_run":
                 return self._shrink(replace(state, live=state.live - {session}), provider)
+            case "drain":
+                return self._drain(state)
             case "start_run":
                 return Eviction(replace(state, live=state.live | {session}), (), frozenset())
             case "complete_turn":
@@ -145,6 +147,17 @@ class AgentCacheModel:
         gone = tuple(pair for pair in state.agents if pair[0] == session)
         left = tuple(pair for pair in state.agents if pair[0] != session)
         return _retired(replace(state, agents=left), gone, provider)
+
+    def _drain(self, state: State) -> Eviction:
+        """All that waits is committed; so nothing keeps those aside any more."""
+        commits: list[Victim] = []
+        for session, _ in state.waiting:
+            state, owners = _tried(state, session, "ok")
+            commits += [(session, owner) for owner in owners]
+        then = self._shrink(state, "ok")
+        busy = then.after.live | dict(then.after.waiting).keys()
+        closes = frozenset(pair for pair in then.after.aside if pair[0] not in busy)
+        return Eviction(then.after, (*commits, *then.commits), then.closes | closes)
 
     def _shrink(self, state: State, provider: str) -> Eviction:
         excess = max(0, len(state.agents) - self._cap)

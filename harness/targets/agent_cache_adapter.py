@@ -15,6 +15,7 @@ from typing import Any
 from harness.targets.lifecycle_adapter import GLANCE_S, ProviderError, comes_back
 
 CAP = 2
+DRAIN_S = 20.0
 
 
 class CachedAgent:
@@ -84,6 +85,13 @@ class AgentCacheAdapter:
     def complete_turn(self, session: str) -> dict[str, Any]:
         """A turn of the session's current agent is completed."""
         self._lifecycle.mark_turn_completed(session)
+        return self._told()
+
+    def drain(self) -> dict[str, Any]:
+        """Commit all that waits, with every provider well, and let the cache shrink."""
+        self.provider = "ok"
+        self._lifecycle.drain_all_on_shutdown(DRAIN_S)
+        self._cache.shrink()
         return self._told()
 
     def size(self) -> dict[str, Any]:
