@@ -37,14 +37,24 @@ class Judgement:
     found_in: tuple[History, ...] = ()
 
 
-def run(scenario: Scenario, target: Target, seed: int, effort: float, folder: Path) -> Judgement:
-    """Put the target on trial, and judge what the journal in `folder` says."""
+def run(  # noqa: PLR0913  a run is scenario x target x seed, what it may cost, and a place
+    scenario: Scenario, target: Target, seed: int, effort: float, folder: Path, *, rounds: int = 1
+) -> Judgement:
+    """Put the target on trial, and judge what the journal in `folder` says.
+
+    Where nothing is broken, and not all was met that a verdict needs, chance may have been against
+    it: then the same journal goes on with other questions, for at most so many `rounds` in all.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    examples = max(1, round(scenario.examples * effort))
     with Journal(folder / HISTORY, time.monotonic_ns) as journal:
-        examples = max(1, round(scenario.examples * effort))
-        name = f"{seed}/{scenario.name}"
-        scenario.workload(Stage(target, scenario.ability, name, examples, journal))
-    return judge(scenario, folder)
+        for number in range(rounds):
+            name = f"{seed}/{scenario.name}" + (f"/{number}" if number else "")
+            scenario.workload(Stage(target, scenario.ability, name, examples, journal))
+            judged = judge(scenario, folder)
+            if judged.verdict.anomalies or not judged.verdict.unmet:
+                break
+    return judged
 
 
 def judge(scenario: Scenario, folder: Path) -> Judgement:

@@ -29,7 +29,7 @@ HOSTILE = st.sampled_from(["../s1", "a/b", "", "s1\0", "LONG", ".", "s1.json", "
 
 
 class SessionsMachine(Machine):
-    """Two sessions; users talk and remove, programmers blunder, the process restarts."""
+    """Two sessions, two processes; users talk and remove, programmers blunder, all restarts."""
 
     model = StrikingModel(SessionModel())
 
@@ -41,13 +41,15 @@ class SessionsMachine(Machine):
         """A text that nobody said before."""
         return f"t{next(self.numbers)}"
 
-    @initialize(lengths=st.tuples(LENGTHS, LENGTHS))
-    def begin(self, lengths: tuple[int | None, int | None]) -> None:
+    @initialize(lengths=st.tuples(LENGTHS, LENGTHS), is_long=st.sampled_from([True, False, False]))
+    def begin(self, lengths: tuple[int | None, int | None], *, is_long: bool) -> None:
         for session, length in zip(NAMES, lengths, strict=True):
             if length is not None:
                 self.new(session)
                 for _ in range(length):
                     self.append(session)
+        if is_long:
+            self.rename(NAMES[0], "epic")
 
     @rule(session=SESSIONS)
     def new(self, session: str) -> None:
@@ -57,7 +59,7 @@ class SessionsMachine(Machine):
     def append(self, session: str) -> None:
         self.ask("append", session=session, text=self.text())
 
-    @rule(session=SESSIONS, title=st.sampled_from(["plans", "notes"]))
+    @rule(session=SESSIONS, title=st.sampled_from(["plans", "notes", "epic"]))
     def rename(self, session: str, title: str) -> None:
         self.ask("rename", session=session, title=title)
 
@@ -109,6 +111,12 @@ class SessionsMachine(Machine):
         self.ask("list")
 
     @rule()
+    def swap(self) -> None:
+        self.list()
+        self.ask("swap")
+        self.list()
+
+    @rule()
     def restart(self) -> None:
         self.ask("restart")
 
@@ -151,6 +159,7 @@ SESSIONS_MODEL = Scenario(
         _count("a stale save was refused", "save_stale", outcome=Outcome.FAIL),
         _count("a hostile id was refused", "hostile", outcome=Outcome.FAIL),
         _count("maintenance was done", "cleanup"),
+        _count("another process went on", "swap"),
     ),
     examples=120,
 )
@@ -192,10 +201,12 @@ class DamagedSessionsMachine(SessionsMachine):
         session=SESSIONS,
         function=STRUCK,
         strike=STRIKES,
-        at=st.integers(1, 14),
+        at=st.integers(1, 10),
         image=st.integers(0, 5),
     )
     def strike(self, session: str, function: str, strike: str, at: int, image: int) -> None:
+        self.new(session)  # so that there is something to strike
+        self.append(session)
         argument = asked(function, session, self.text)
         struck: dict[str, Any] = {"function": function, "argument": argument}
         operation = self.ask("striking", **struck, strike=strike, at=at, image=image)

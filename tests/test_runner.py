@@ -11,9 +11,10 @@ from harness import runner
 from harness.history import History, Journal, Outcome
 from harness.promises import Promise
 from harness.report import folder, judgement
-from harness.scenario import Scenario
+from harness.scenario import Expectation, Scenario
+from harness.stage import Stage
 from harness.targets.reference import ReferenceTarget
-from harness.verdict import Anomaly, Verdict
+from harness.verdict import VALID, Anomaly, Validity, Verdict
 from scenarios.test_lifecycle import OWNERS_AND_FAILURES
 
 BROKEN = [(Promise.D9, 3), (Promise.D2, 4), (Promise.D9, 2)]  # episode by episode: operations
@@ -55,3 +56,60 @@ def test_each_broken_promise_can_be_seen_again(scenario: Scenario, tmp_path: Pat
     assert [folder.read_json(file)["anomaly"]["promise"] for file in files] == ["D9", "D2"]
     assert judgement.record(judged, 0.0, tmp_path).reproduce == record.reproduce
     assert [record.summary().count(line) for line in record.reproduce] == [1, 1]
+
+
+class Visits:
+    """A workload that tells which questions it asked, and meets somebody in some of them."""
+
+    def __init__(self, *met: bool) -> None:
+        self.seeds: list[str] = []
+        self._met = iter(met)
+
+    def __call__(self, stage: Stage) -> None:
+        """Write an episode."""
+        self.seeds.append(stage.seed)
+        stage.journal.episode(met=next(self._met))
+
+
+@pytest.mark.parametrize(
+    ("met", "rounds", "asked", "validity"),
+    [
+        ([True], 2, 1, Validity.VALID),
+        ([False, True], 2, 2, Validity.VALID),
+        ([False, False], 2, 2, Validity.UNKNOWN),
+        ([False], 1, 1, Validity.UNKNOWN),
+    ],
+)
+def test_a_run_that_met_too_little_goes_on_with_other_questions(
+    met: list[bool], rounds: int, asked: int, validity: Validity, tmp_path: Path
+) -> None:
+    """What it asked before counts as well."""
+    visits = Visits(*met)
+    somebody = Expectation("somebody was met", lambda episode: int(episode.notes["met"]))
+    scenario = replace(
+        OWNERS_AND_FAILURES,
+        workload=visits,
+        checker=lambda _: VALID,
+        expectations=(somebody,),
+    )
+    judged = runner.run(scenario, ReferenceTarget(), 1, 1.0, tmp_path, rounds=rounds)
+
+    assert judged.verdict.validity is validity
+    assert judged.episodes == asked
+    assert len(set(visits.seeds)) == asked
+
+
+def test_a_broken_promise_needs_no_second_round(tmp_path: Path) -> None:
+    """Nothing that is met later makes it whole."""
+    visits = Visits(*[False])
+    anomaly = Anomaly(Promise.L1, "broken")
+    scenario = replace(
+        OWNERS_AND_FAILURES,
+        workload=visits,
+        checker=lambda _: Verdict((anomaly,)),
+        expectations=(Expectation("somebody was met", lambda _: 0),),
+    )
+    judged = runner.run(scenario, ReferenceTarget(), 1, 1.0, tmp_path, rounds=2)
+
+    assert judged.verdict.anomalies == (anomaly,)
+    assert len(visits.seeds) == 1

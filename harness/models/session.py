@@ -14,7 +14,8 @@ Operations, with JSON arguments by name:
   `save_refused`: saves any other thing that must be refused. All three have to fail;
 - `cleanup`: maintenance of a session with a stream that nobody runs;
 - `corrupt`: the harness damages the sidecar; `restart`: a new process, with start-up recovery;
-  `recover`: start-up recovery alone; `hostile(session_id)`: asks about something that is no id.
+  `recover`: start-up recovery alone; `hostile(session_id)`: asks about something that is no id;
+  `swap`: from now on another process that has the folder open is asked.
 
 An *info* is a crash: the operation happened, or it did not. Which promise is broken:
 
@@ -160,6 +161,8 @@ class SessionModel:
             return _LOOKS[function](state, operation, **argument)
         if function in ("restart", "recover"):
             return _recover(state, operation)
+        if function == "swap":
+            return (state,)
         if function not in _ACTS:
             raise UsageError(f"{self.name} has no function {function!r}")
         return _act(state, operation, argument)

@@ -31,7 +31,10 @@ def open_adapter(folder: Path) -> WebuiSessionsAdapter:
 
 
 class WebuiSessionsAdapter(SessionsAdapter):
-    """One folder of sessions."""
+    """One folder of sessions, and one process: the module has its store in globals."""
+
+    def _begin(self) -> None:
+        self._store = self._other = self._open()
 
     def _open(self) -> Any:
         """A new process's store: the module, bound to the folder, and nothing in memory."""

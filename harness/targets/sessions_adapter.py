@@ -31,6 +31,7 @@ from harness.models.session import HELD_MAX
 
 LOSSES = 6  # images of a power loss to choose from, the extremes first
 HOSTILE_LENGTH = 10_000
+EPIC, EPIC_TIMES = "epic", 16_500
 
 STRIKES: Mapping[str, Callable[[int], Fault]] = {
     "kill": crash_before,
@@ -53,7 +54,10 @@ class NotRefusableError(Exception):
 
 
 class SessionsAdapter:
-    """One folder of sessions, and what users, clumsy programmers and the harness do to it."""
+    """One folder of sessions, and what users, clumsy programmers and the harness do to it.
+
+    Two stores are open on it, as in two processes, and take turns.
+    """
 
     def __init__(self, folder: Path, rooms: Callable[[str], Any]) -> None:
         """`rooms(name)` gives a module of the reference."""
@@ -61,7 +65,10 @@ class SessionsAdapter:
         self._folder.mkdir(exist_ok=True)
         self._rooms = rooms
         self._ticks = itertools.count(1_000)
-        self._store = self._open()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._store, self._other = self._open(), self._open()
 
     def _open(self) -> Any:
         store = self._rooms("sessions").SessionStore
@@ -78,8 +85,8 @@ class SessionsAdapter:
         self._store.append(session, {"role": "user", "content": text})
 
     def rename(self, session: str, title: str) -> None:
-        """Give it a title."""
-        self._store.rename(session, title)
+        """Give it a title; an epic one makes the list of sessions as long as hundreds would."""
+        self._store.rename(session, title * EPIC_TIMES if title == EPIC else title)
 
     def clear(self, session: str) -> None:
         """Remove all messages."""
@@ -115,7 +122,10 @@ class SessionsAdapter:
         """What the list says of the session."""
         shown = ("title", "message_count", "updated_at")
         rows = [row for row in self._store.rows() if row["session_id"] == session]
-        return {key: rows[0][key] for key in shown} if rows else None
+        told = {key: rows[0][key] for key in shown} if rows else None
+        if told is not None and told["title"] == EPIC * EPIC_TIMES:
+            told["title"] = EPIC
+        return told
 
     def backup(self, session: str) -> int | None:
         """How many messages the backup has."""
@@ -176,6 +186,10 @@ class SessionsAdapter:
 
     # What the harness does
 
+    def swap(self) -> None:
+        """Go on in the other process that has the folder open."""
+        self._store, self._other = self._other, self._store
+
     def corrupt(self, session: str) -> None:
         """Cut the sidecar in the middle."""
         path = self._folder / f"{session}.json"
@@ -185,8 +199,8 @@ class SessionsAdapter:
         path.write_bytes(data[: len(data) // 2])
 
     def restart(self) -> None:
-        """Start a new process, which recovers."""
-        self._store = self._open()
+        """Start both processes anew; one recovers."""
+        self._begin()
         self.recover()
 
     def recover(self) -> None:
@@ -222,7 +236,7 @@ class SessionsAdapter:
             losses = list(disk.power_losses(Random(image), LOSSES))
             left = losses[image % len(losses)]
         left.put_into(self._folder)
-        self._store = self._open()
+        self._begin()
 
     def close(self) -> None:
         """Nothing is held."""
