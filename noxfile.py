@@ -55,6 +55,13 @@ def prove(session: nox.Session) -> None:
 
 
 @nox.session
+def mutate(session: nox.Session) -> None:
+    """Make small mistakes in the reference, and see how many the judge puts up with."""
+    session.install("-e", ".")
+    session.run("harness", "mutate", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """See whether anything grows, for ten minutes each way: `nox -s soak -- 8h` for longer."""
     session.install("-e", ".")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import pytest
 
 from harness import __main__ as command
 from harness import runner
+from harness.commands import mutate
 from harness.commands.listing import LISTINGS
 from harness.history import History, Journal, Operation, Outcome
+from harness.mutants import Mutant
+from harness.mutation import NOBODY, Ending, Fate, Word
 from harness.promises import Promise
 from harness.report import folder, judgement
 from harness.runner import Judgement
-from harness.session import Results
+from harness.session import Progress, Results
 from harness.target import AdapterInstance, Instance
 from harness.targets.reference import ReferenceTarget
 from harness.verdict import Anomaly, Verdict
@@ -100,6 +104,8 @@ def a_failure(place: Path) -> Path:
         (["prove", "--by", "guess"], "'guess' is not one of"),
         (["prove", "commit-every-turn", "--by", "load"], "no known bug is to be caught by load"),
         (["prove", "--tries", "0"], "0 is not in the range"),
+        (["mutate", "nope.py"], "the reference has no file 'nope.py'; there are"),
+        (["mutate", "--at-least", "2"], "2.0 is not in the range"),
         (["judge"], "Missing argument 'RUN'"),
         (["judge", "nowhere"], "nowhere: there is no such run folder"),
         (["judge", "."], "there is no scenario's history.jsonl in it"),
@@ -211,10 +217,44 @@ def test_an_interrupt_is_no_verdict(told: Told, monkeypatch: pytest.MonkeyPatch)
     assert "harness: interrupted" in told()[1]
 
 
+# Mutants
+
+
+class EveryOtherSurvives:
+    """Stands in for a mutation run."""
+
+    def __init__(self, mutants: Sequence[Mutant], *_: object) -> None:
+        self._mutants = mutants
+
+    def run(self, progress: Progress) -> tuple[Path, list[Ending]]:
+        """Let every other mutant live."""
+        progress("judged")
+        words = itertools.cycle((Word(Fate.KILLED, "days", "T6"), NOBODY))
+        return Path("run"), [Ending(one, next(words), 1.0) for one in self._mutants]
+
+
+@pytest.mark.parametrize(("at_least", "exit_code"), [(0.5, 0), (0.51, 1)])
+def test_too_many_survivors_are_an_exit_code_and_each_is_named(
+    at_least: float, exit_code: int, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines get one document, people those that were not killed."""
+    monkeypatch.setattr(mutate, "Mutation", EveryOtherSurvives)
+    asked = ("mutate", "ledger.py", "--sample", 4, "--seed", 1, "--json", "--at-least", at_least)
+
+    assert run(*asked) == exit_code
+    out, error = told()
+    document = json.loads(out)
+    assert document["score"] == {"killed": 0.5, "noticed": 0.0, "survived": 0.5}
+    survivors = [one["line"] for one in document["mutants"] if one["fate"] == "survived"]
+    assert len(survivors) == 2
+    assert all(f"survived: ledger.py:{line} " in error for line in survivors)
+    assert "50% killed · 0% noticed · 50% survived" in error
+
+
 # Help
 
 
-@pytest.mark.parametrize("name", ["", "gate", "prove", "judge", "replay", "list"])
+@pytest.mark.parametrize("name", ["", *command.cli.commands])
 def test_help_explains_every_option(name: str, told: Told) -> None:
     """Each option has a line of its own that says more than its type."""
     assert run(*name.split(), "--help") == 0
