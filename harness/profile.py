@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +33,7 @@ from harness.runner import HISTORY
 from harness.stage import Stage
 from harness.tap import Tap, Wanted
 from harness.target import Target
+from harness.targets import tally
 from harness.targets.catalog import find_target
 from harness.web import LOOPBACK, Web
 
@@ -89,7 +91,7 @@ class Profile:
             progress("streams at rest")
             rest = streams_at_rest(served.port, served.pid)
             progress("turns one by one")
-            counts = counted(served.port, served.pid)
+            counts = {**counted(served.port, served.pid), **tallied(stage, load)}
             windows = Windows(served.pid, self.window_s, run, progress)
             operations = stack.enter_context(generating(load, locustfile, stage, episode, served))
             with windows, sampled(served, journal):
@@ -148,8 +150,23 @@ def counted(port: int, pid: int) -> Costs:
         spent = getattr(after[0], name, 0) - getattr(before[0], name, 0)
         told[name.replace("_", " ")] = round(spent / TURNS, 1)
     told["times it waited"] = round((after[1].voluntary - before[1].voluntary) / TURNS, 1)
-    told["SQL statements"] = "unavailable: only the target itself could count them"
     return {**told, **system_calls(pid, lambda: take_turns(web, session, TURNS))}
+
+
+def tallied(stage: Stage, load: Load) -> Costs:
+    """What another instance counts inside of itself, turn by turn, where it can."""
+    with tempfile.TemporaryDirectory(prefix="harness-tally-") as place, stage.episode() as episode:
+        path = Path(place) / "tally"
+        counting = replace(load, settings={**load.settings, tally.SETTING: str(path)})
+        web = Web(booted(episode, counting).port)
+        if not path.exists():
+            return {"SQL statements": "unavailable: this target counts none"}
+        session = web.post("/api/session/new")["session"]["session_id"]
+        take_turns(web, session, 5)
+        before = tally.read(path)
+        take_turns(web, session, TURNS)
+        after = tally.read(path)
+    return {name: round((after[name] - before[name]) / TURNS, 1) for name in after}
 
 
 def take_turns(web: Web, session: str, count: int) -> int:

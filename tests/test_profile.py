@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from harness import profile
 from harness.report.load import Second
+from harness.targets import tally
 
 SUMMARY = """\
 % time     seconds  usecs/call     calls    errors syscall
@@ -52,6 +55,42 @@ def test_too_few_seconds_divide_nothing() -> None:
 
 def test_a_summary_of_system_calls_is_read_with_and_without_errors() -> None:
     assert profile.counted_calls(SUMMARY) == {"futex": 600, "fsync": 540}
+
+
+COUNTED = """
+import _thread, runpy, sqlite3, sys, threading
+
+runpy.run_path(sys.argv[1])["begin"](sys.argv[2])
+lock, again, done = threading.Lock(), threading.RLock(), [_thread.allocate_lock() for _ in range(4)]
+
+def take(done):
+    for _ in range(1000):
+        with lock:
+            pass
+    done.release()
+
+for one in done:
+    one.acquire()
+    _thread.start_new_thread(take, (one,))
+for one in done:
+    one.acquire()
+with again, again:
+    assert lock.acquire(timeout=1) and lock.locked()
+    assert not lock.acquire(blocking=False)
+database = sqlite3.connect(":memory:", isolation_level=None)
+database.execute("CREATE TABLE t (n)")
+database.execute("CREATE TABLE u (n)")
+database.executemany("UPDATE t SET n = ?", [(n,) for n in range(7)])
+"""
+
+
+def test_statements_and_locks_are_counted_from_inside(tmp_path: Path) -> None:
+    """Each of them, whichever thread takes it; a lock that was tried for counts as well."""
+    tallied = tmp_path / "tally"
+    asked = [sys.executable, "-c", COUNTED, tally.__file__, str(tallied)]
+    subprocess.run(asked, check=True)  # noqa: S603 - our own
+
+    assert tally.read(tallied) == {"SQL statements": 2 + 7, "locks taken": 4 * 1000 + 2 + 2}
 
 
 def test_a_tool_that_is_not_here_is_unavailable(

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from harness.targets import tally
+
 BOOT_PATIENCE_S = 30.0
 EXIT_PATIENCE_S = 30.0  # far more than it has for its drain
 DRAIN_S = "4"
@@ -27,6 +29,8 @@ def follow():
     os.kill(os.getpid(), signal.SIGKILL)
 
 threading.Thread(target=follow, daemon=True).start()
+if "HARNESS_TALLY" in os.environ:
+    runpy.run_path(os.environ["HARNESS_TALLY_CODE"])["begin"](os.environ["HARNESS_TALLY"])
 runpy.run_module("reference_impl", run_name="__main__", alter_sys=True)
 """
 
@@ -64,6 +68,7 @@ class ReferenceLaunch:
             "PATH": os.environ["PATH"],  # for the background processes
             "PYTHONPATH": str(self.package_folder),
             "HERMES_WEBUI_DRAIN_DEADLINE": DRAIN_S,
+            "HARNESS_TALLY_CODE": tally.__file__,
             **settings,
         }
         return subprocess.Popen(  # noqa: S603  the command is our own
