@@ -11,6 +11,7 @@ import click
 
 from harness.commands.options import (
     as_json,
+    effort_option,
     keep_option,
     reports_option,
     seed_option,
@@ -33,13 +34,7 @@ AT_LEAST = 0.95
     show_default=True,
     help="How many mutants, drawn from all there are.",
 )
-@click.option(
-    "--effort",
-    type=click.FloatRange(0.01, 100),
-    default=0.25,
-    show_default=True,
-    help="How much is asked; 1 is as much as a gate of two minutes.",
-)
+@effort_option(0.25)
 @click.option(
     "--at-least",
     type=click.FloatRange(0, 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,17 @@ workers_option = click.option(
     default=WORKERS,
     help="Worker processes; one more than there are cores, if not given.",
 )
+
+
+def effort_option(default: float) -> Callable[[Any], Any]:
+    """How much a trial asks, where no budget says it."""
+    return click.option(
+        "--effort",
+        type=click.FloatRange(0.01, 100),
+        default=default,
+        show_default=True,
+        help="How much is asked; 1 is as much as a gate of two minutes.",
+    )
 
 
 def seed_or_drawn(seed: int | None) -> int:

@@ -9,6 +9,7 @@ import click
 
 from harness.commands.options import (
     as_json,
+    effort_option,
     keep_option,
     reports_option,
     seed_option,
@@ -38,13 +39,7 @@ from harness.scenario import Mode
     show_default=True,
     help="Seeds on which each bug is judged.",
 )
-@click.option(
-    "--effort",
-    type=click.FloatRange(0.01, 100),
-    default=1.0,
-    show_default=True,
-    help="How much is asked; 1 is as much as a gate of two minutes.",
-)
+@effort_option(1.0)
 @workers_option
 @keep_option
 @seed_option
