@@ -53,6 +53,7 @@ class Web:
 
     port: int
     timeout_s: float = PATIENCE_S
+    host: str = LOOPBACK
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Ask, and return the status and the JSON. Raises NotReachedError, TargetLostError."""
@@ -95,7 +96,7 @@ class Web:
     def _exchange(
         self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
     ) -> Iterator[http.client.HTTPResponse]:
-        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=self.timeout_s)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout_s)
         try:
             connection.connect()
         except OSError as error:

@@ -13,18 +13,18 @@ from harness.stage import Stage
 from scenarios.conftest import Judge
 
 PASSWORD = "open sesame"  # noqa: S105  nobody else's
-CREDENTIALS = (
-    *(("", ""), ("Bearer", ""), ("Bearer", "open"), ("Bearer", PASSWORD[::-1])),
-    *(("Basic", ""), ("Basic", f"{PASSWORD} "), ("Digest", PASSWORD)),
-    *(("Bearer", PASSWORD), ("Basic", PASSWORD)),
+CREDENTIALS = (  # the right ones first: who has been wrong too often may have to wait
+    *(("", ""), ("Bearer", PASSWORD), ("Basic", PASSWORD)),
+    *(("Bearer", ""), ("Bearer", "open"), ("Bearer", PASSWORD[::-1])),
+    *(("Basic", ""), ("Basic", f"{PASSWORD}r"), ("Basic", "open")),
 )
 
 
 def knock_everywhere(stage: Stage) -> None:
     """Open each door, and knock with every word; stop at a proof."""
-    fold = Fold(DoorsModel())
-    with stage.episode() as episode:
-        for is_loopback, password in itertools.product((True, False), ("", PASSWORD)):
+    for is_loopback, password in itertools.product((True, False), ("", PASSWORD)):
+        fold = Fold(DoorsModel())
+        with stage.episode() as episode:
             asked = {"is_loopback": is_loopback, "password": password}
             if fold.step(episode.client.ask("open", asked)):
                 return

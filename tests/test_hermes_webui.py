@@ -415,7 +415,7 @@ def test_a_checkout_can_do_what_it_has_the_files_for(checkout: Path, tmp_path: P
     try:
         instance.call("new", {"session": "s1"})
 
-        assert target.abilities == {"http"}
+        assert target.abilities == {"http", "doors"}
         assert instance.call("sessions", {}) == ["s1"]
     finally:
         instance.close()

@@ -1,15 +1,17 @@
 """The *doors* ability: a server that listens here or elsewhere, with a password or without.
 
-*Elsewhere* is an address that the target does not take for loopback. That of the reference is one
-all the same, so that nobody else on the network can come in while this is asked.
+*Elsewhere* is an address that the targets do not take for loopback, because they go by the name. It
+is loopback all the same, so that nobody else on the network can come in while this is asked.
 """
 
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 from base64 import b64encode
 from pathlib import Path
+from typing import Any
 
 from harness.targets.server_process import Launch, NotServingError, ServerProcess
 from harness.web import LOOPBACK, PATIENCE_S
@@ -45,19 +47,28 @@ class DoorsAdapter:
         """Ask for several things, with these credentials if there is a scheme; the statuses."""
         if self._server is None:
             return []
-        headers = {"Host": "localhost"}  # whoever comes from elsewhere says what he likes
-        if scheme:
-            told = b64encode(f"me:{word}".encode()).decode() if scheme == "Basic" else word
-            headers["Authorization"] = f"{scheme} {told}"
-        return [self._asked(method, path, headers) for method, path in ASKED]
+        told = self.credentials(scheme, word) if scheme else {}
+        return [self.asked(method, path, told)[0] for method, path in ASKED]
 
-    def _asked(self, method: str, path: str, headers: dict[str, str]) -> int:
+    def credentials(self, scheme: str, word: str) -> dict[str, str]:
+        """The headers of somebody who says this word."""
+        told = b64encode(f"me:{word}".encode()).decode() if scheme == "Basic" else word
+        return {"Authorization": f"{scheme} {told}"}
+
+    def asked(
+        self, method: str, path: str, headers: dict[str, str], body: Any = None
+    ) -> tuple[int, str]:
+        """Ask one thing; the status, and the cookie that comes with it.
+
+        Whoever comes from elsewhere says what he likes, so he says that he asks for localhost.
+        """
         assert self._server is not None
         connection = http.client.HTTPConnection(self._host, self._server.port, timeout=PATIENCE_S)
+        data = json.dumps(body or {}).encode() if method == "POST" else None
         try:
-            connection.request(method, path, b"{}" if method == "POST" else None, headers)
+            connection.request(method, path, data, {"Host": "localhost", **headers})
             with connection.getresponse() as response:
-                return response.status
+                return response.status, response.headers.get("Set-Cookie", "").partition(";")[0]
         finally:
             connection.close()
 

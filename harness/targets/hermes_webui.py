@@ -15,6 +15,7 @@ from types import CodeType
 from harness.errors import TargetUnavailableError
 from harness.target import AdapterInstance, Instance
 from harness.targets import hermes_webui_module, lifecycle_adapter
+from harness.targets.hermes_webui_doors_adapter import WebuiDoorsAdapter
 from harness.targets.hermes_webui_http_adapter import WebuiHttpAdapter
 from harness.targets.hermes_webui_module import ModuleLifecycle, execute
 from harness.targets.hermes_webui_modules import ADAPTERS, ModuleInstance, stable
@@ -29,9 +30,10 @@ from harness.targets.threaded_adapters import LifecycleThreadsAdapter
 MODULE = Path("api/session_lifecycle.py")
 SERVER = Path("server.py")
 _LIFECYCLES = {"lifecycle": LifecycleAdapter, "lifecycle_threads": LifecycleThreadsAdapter}
+_SERVED = {"http": WebuiHttpAdapter, "doors": WebuiDoorsAdapter}
 _FILES = {  # that an ability needs
     **dict.fromkeys(_LIFECYCLES, MODULE),
-    "http": SERVER,
+    **dict.fromkeys(_SERVED, SERVER),
     "sessions": Path("api/models.py"),
     "watcher": Path("api/gateway_watcher.py"),
     "catalog": Path("api/config.py"),
@@ -95,7 +97,7 @@ class HermesWebuiTarget:
             packages, bytecode = packages_folder(), bytecode_folder()
             for ability in self.abilities & set(ADAPTERS):
                 self._stables[ability] = stable(ability, self._folder, packages, bytecode)
-        if "http" in self.abilities:
+        if self.abilities & set(_SERVED):
             self._launch = WebuiLaunch(self._folder, packages, agent_folder(), bytecode)
             _try(self._launch)
 
@@ -103,9 +105,9 @@ class HermesWebuiTarget:
         """A module, or a server that is yet to boot, behind its adapter."""
         if ability in self._stables:
             return ModuleInstance(self._stables[ability], folder)
-        if ability == "http":
+        if ability in _SERVED:
             assert self._launch is not None, "it was prepared"
-            return AdapterInstance(WebuiHttpAdapter(folder, self._launch))
+            return AdapterInstance(_SERVED[ability](folder, self._launch))
         assert self._code is not None, "it was prepared"
         return AdapterInstance(_LIFECYCLES[ability](ModuleLifecycle(execute(self._code))))
 

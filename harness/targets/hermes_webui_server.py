@@ -36,10 +36,10 @@ answers = os.dup(1)
 os.dup2(2, 1)
 place = socket.socket()
 place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-place.bind(("127.0.0.1", 0))
-port = place.getsockname()[1]
+place.bind((os.environ["HERMES_WEBUI_HOST"], 0))
+host, port = place.getsockname()
 os.environ["HERMES_WEBUI_PORT"] = str(port)
-os.write(answers, b"%d\\n" % port)
+os.write(answers, f"{host}:{port}\\n".encode())
 threading.Thread(target=follow, daemon=True).start()
 sys.argv = [sys.argv[1]]
 sys.path.insert(0, os.getcwd())
@@ -99,16 +99,17 @@ class WebuiLaunch:
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], within_s)
         told = process.stdout.readline().decode().strip() if ready else ""
+        host, _, port = told.partition(":")
         while told and process.poll() is None and time.monotonic() < ends_at:
-            if _is_healthy(int(told)):
-                return int(told)
+            if _is_healthy(host, int(port)):
+                return int(port)
             time.sleep(POLL_S)
         return None
 
 
-def _is_healthy(port: int) -> bool:
+def _is_healthy(host: str, port: int) -> bool:
     try:
-        status, _ = Web(port).ask("GET", "/health")
+        status, _ = Web(port, host=host).ask("GET", "/health")
     except (NotReachedError, TargetLostError):
         return False
     return status == HTTPStatus.OK
