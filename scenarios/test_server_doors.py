@@ -33,8 +33,11 @@ def knock_everywhere(stage: Stage) -> None:
                     return
 
 
-def _served(history: History) -> int:
-    return sum(op.function == "open" and op.result["serves"] for op in history.happened)
+def _opened(history: History) -> int:
+    """Doors that open to somebody, or cannot be had on this machine."""
+    doors = (op for op in history.happened if op.function == "open")
+    may_open = (op for op in doors if op.argument["is_loopback"] or op.argument["password"])
+    return sum(op.result["serves"] or not op.result["can_be_had"] for op in may_open)
 
 
 def _turned_away(history: History) -> int:
@@ -50,7 +53,7 @@ DOORS = Scenario(
     workload=knock_everywhere,
     checker=conforms(DoorsModel()),
     expectations=(
-        Expectation("a server served", _served, needed=2),
+        Expectation("a server came up, if it could", _opened, needed=3),
         Expectation("somebody was turned away for want of the password", _turned_away),
     ),
     examples=1,
