@@ -142,7 +142,8 @@ class _Finder(ast.NodeVisitor):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         if not any(ast.unparse(base).startswith("Protocol") for base in node.bases):
-            self.generic_visit(node)
+            for part in node.body:
+                self.visit(part)
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         before, self._is_in_init = self._is_in_init, node.name == "__init__"

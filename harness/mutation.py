@@ -5,8 +5,8 @@ verdict, which no gate lets pass either: it cannot be asked, hangs, or does not 
 have met. It *survives* if every scenario is valid that is so for the clean reference, with the same
 seed.
 
-Scenarios that killed in the same file before are asked first, then those that kill most in a second:
-most mutants die soon, and only those that survive cost a whole gate.
+Scenarios that killed in the same file before are asked first, then those that kill most in a
+second: most mutants die soon, and only those that survive cost a whole gate.
 """
 
 from __future__ import annotations

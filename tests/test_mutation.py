@@ -19,6 +19,7 @@ from harness.session import Results, Session
 from harness.verdict import VALID, Anomaly, Assumption, Verdict
 
 SOURCE = '''
+@dataclass(slots=True)
 class Möbel:
     """Said to nobody."""
 
