@@ -21,6 +21,7 @@ from harness.models.server import ServerModel
 from harness.promises import Promise
 from harness.scenario import Expectation, Mode, Scenario
 from harness.stage import Stage, Workload
+from harness.targets.http_adapter import CURSORS
 from scenarios.conftest import Judge
 
 NAMES = ("s1", "s2", "s3")
@@ -87,7 +88,8 @@ class Life:
         session = self.any()
         run = self.begin(session, self._rng.choice(TALKS))
         self.conclude(session, run)
-        self.ask("events", run=run, after=self._rng.randint(1, TOKENS))
+        after, by = self._rng.randint(1, TOKENS), self._rng.choice(CURSORS)
+        self.ask("events", run=run, after=after, by=by)
 
     def fail(self) -> None:
         session = self.any()

@@ -18,7 +18,7 @@ from harness.models.relay import BEYOND
 from harness.models.server import GONE, ServerModel
 from harness.promises import Promise
 from harness.scenario import Expectation, Mode, Scenario
-from harness.targets.http_adapter import FOREIGN
+from harness.targets.http_adapter import CURSORS, FOREIGN
 from scenarios.conftest import Judge
 from scenarios.test_server import FAILS, HELD, TALKS, TOKENS
 
@@ -139,9 +139,9 @@ class SessionsMachine(Machine):
         self.ask("watch", session=session)
 
     @precondition(lambda self: self.over)
-    @rule(which=WHICH, after=st.integers(0, TOKENS + 3))
-    def read(self, which: int, after: int) -> None:
-        self.ask("events", run=self.over[-1 - which % len(self.over)], after=after)
+    @rule(which=WHICH, after=st.integers(0, TOKENS + 3), by=st.sampled_from(CURSORS))
+    def read(self, which: int, after: int, by: str) -> None:
+        self.ask("events", run=self.over[-1 - which % len(self.over)], after=after, by=by)
 
     @precondition(lambda self: self.over)
     @rule(which=WHICH, cursor=st.sampled_from(sorted(FOREIGN)))
@@ -170,6 +170,8 @@ class SessionsMachine(Machine):
         for run in self.over[-2:]:
             self.ask("events", run=run, after=0)
             self.ask("events_from", run=run, cursor="another run")
+            for by in CURSORS:
+                self.ask("events", run=run, after=1, by=by)
         for session in sorted(self.there):
             self.delete(session)
             self.ask("title", session=session)

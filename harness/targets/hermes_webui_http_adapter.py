@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from harness.dialect import is_wakeup
-from harness.targets.http_adapter import HttpAdapter, named
+from harness.targets.http_adapter import HEADER, HttpAdapter, named
 from harness.targets.server_process import Launch
 from harness.web import Event, StatusError, StillOpenError, Web
 
@@ -129,9 +129,9 @@ class WebuiHttpAdapter(HttpAdapter):
 
     # Streams
 
-    def _relay(self, run: str, last_event_id: str) -> dict[str, Any]:
+    def _relay(self, run: str, last_event_id: str = "", query: str = "") -> dict[str, Any]:
         try:
-            return super()._relay(run, last_event_id)
+            return super()._relay(run, last_event_id, query)
         except StatusError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
@@ -160,12 +160,16 @@ class WebuiHttpAdapter(HttpAdapter):
                 raise
         return None
 
+    def events(self, run: str, after: int, by: str = HEADER) -> dict[str, Any]:  # noqa: ARG002  all
+        """Read the run's relay, after so many events, until the server closes it."""
+        return super().events(run, after)
+
     @contextmanager
     def _stream(
         self, path: str, headers: Mapping[str, str] | None = None
     ) -> Iterator[Iterator[Event]]:
         """A cursor goes into the query too: the older ones look for it there alone."""
-        cursor = (headers or {}).get("Last-Event-ID")
+        cursor = (headers or {}).get(HEADER)
         query = f"&after_event_id={quote(cursor, safe='')}" if cursor else ""
         with super()._stream(path + query, headers) as events:
             yield events

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from harness.dialect import translated
 from harness.targets.server_adapter import ServerAdapter
@@ -28,6 +29,8 @@ FOREIGN = {  # cursors that are no place in the run
     "no number": "{stream_id}:1e0",
     "no cursor": "\xe9 %00 ../..",
 }
+HEADER = "Last-Event-ID"
+CURSORS = (HEADER, "after_event_id", "after_seq")  # the ways to say how far one has read
 MARKS = ("interrupted", "cancelled", "error")
 _UNKNOWN_COUNT = 10**9  # a count of messages that no session has
 _OUTPUT = re.compile(r"Output:\n(.*)\]", re.DOTALL)
@@ -173,20 +176,26 @@ class HttpAdapter:
 
     # Streams
 
-    def events(self, run: str, after: int) -> dict[str, Any]:
-        """Read the run's relay, after so many events, until the server closes it."""
-        return self._relay(run, f"{self._streams[run]}:{after}" if after else "")
+    def events(self, run: str, after: int, by: str = HEADER) -> dict[str, Any]:
+        """Read the run's relay, after so many events, until the server closes it.
+
+        The cursor is said by that header, or by a query of that name.
+        """
+        cursor = f"{self._streams[run]}:{after}"
+        if not after or by == HEADER:
+            return self._relay(run, cursor if after else "")
+        return self._relay(run, query=f"&{by}={after if by == 'after_seq' else quote(cursor)}")
 
     def events_from(self, run: str, cursor: str) -> dict[str, Any]:
         """Read the run's relay from a cursor that is no place in it, of the kind that is named."""
         return self._relay(run, FOREIGN[cursor].format(stream_id=self._streams[run]))
 
-    def _relay(self, run: str, last_event_id: str) -> dict[str, Any]:
+    def _relay(self, run: str, last_event_id: str = "", query: str = "") -> dict[str, Any]:
         stream_id = self._streams[run]
-        cursor = {"Last-Event-ID": last_event_id} if last_event_id else {}
+        cursor = {HEADER: last_event_id} if last_event_id else {}
         read: list[Event] = []
         is_closed = True
-        with self._stream(f"/api/chat/stream?stream_id={stream_id}", cursor) as events:
+        with self._stream(f"/api/chat/stream?stream_id={stream_id}{query}", cursor) as events:
             try:
                 read.extend(events)
             except TimeoutError:
