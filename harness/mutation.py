@@ -29,7 +29,8 @@ from harness.report import folder
 from harness.session import Progress, Results, Session, run_session
 
 FIRST = 12  # scenarios that are asked before all others
-TIMEOUT_S = 300.0  # of one session
+CLEAN_S = 600.0  # at most, for the clean reference
+STARTING_S, SLOWER = 30.0, 4.0  # a mutant may take so many times as long, and that to begin with
 
 
 class Fate(StrEnum):
@@ -114,7 +115,7 @@ class Mutation:
         where = run / "clean"
         where.mkdir()
         session = Session(list(find_scenarios()), "reference", self.seed, self.effort, self.workers)
-        results = run_session(session, where, TIMEOUT_S, lambda test: progress(f"clean {test}"))
+        results = run_session(session, where, CLEAN_S, lambda test: progress(f"clean {test}"))
         for record in results.records.values():
             if record.verdict.anomalies:
                 raise HarnessError(f"the clean reference is invalid: {record.summary()}")
@@ -162,7 +163,8 @@ class Mutation:
     def _asked(self, names: Sequence[str], target: str) -> Results:
         with tempfile.TemporaryDirectory(prefix="harness-mutant-") as place:
             session = Session(names, target, self.seed, self.effort, stops_early=True)
-            return run_session(session, Path(place), TIMEOUT_S)
+            budget_s = STARTING_S + SLOWER * sum(self._seconds[name] for name in names)
+            return run_session(session, Path(place), budget_s)
 
 
 def last_word(results: Results) -> Word:
