@@ -154,18 +154,27 @@ def counted(port: int, pid: int) -> Costs:
 
 
 def tallied(stage: Stage, load: Load) -> Costs:
-    """What another instance counts inside of itself, turn by turn, where it can."""
-    with tempfile.TemporaryDirectory(prefix="harness-tally-") as place, stage.episode() as episode:
-        path = Path(place) / "tally"
+    """What another instance counts inside of itself, turn by turn, where it can.
+
+    It has a journal of its own: what it is asked is no part of the load.
+    """
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-tally-")))
+        journal = stack.enter_context(Journal(place / HISTORY, time.monotonic_ns))
+        episode = stack.enter_context(replace(stage, journal=journal).episode())
+        path = place / "tally"
         counting = replace(load, settings={**load.settings, tally.SETTING: str(path)})
         web = Web(booted(episode, counting).port)
         if not path.exists():
             return {"SQL statements": "unavailable: this target counts none"}
         session = web.post("/api/session/new")["session"]["session_id"]
         take_turns(web, session, 5)
-        before = tally.read(path)
-        take_turns(web, session, TURNS)
-        after = tally.read(path)
+        try:
+            before = tally.read(path)
+            take_turns(web, session, TURNS)
+            after = tally.read(path)
+        except TimeoutError as error:
+            return {"SQL statements": f"unavailable: {error}"}
     return {name: round((after[name] - before[name]) / TURNS, 1) for name in after}
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from harness import profile
+from harness import history, profile
+from harness.history import History, Journal
+from harness.load import Load
 from harness.report.load import Second
+from harness.stage import Stage
 from harness.targets import tally
+from harness.targets.reference import ReferenceTarget
 
 SUMMARY = """\
 % time     seconds  usecs/call     calls    errors syscall
@@ -91,6 +96,29 @@ def test_statements_and_locks_are_counted_from_inside(tmp_path: Path) -> None:
     subprocess.run(asked, check=True)  # noqa: S603 - our own
 
     assert tally.read(tallied) == {"SQL statements": 2 + 7, "locks taken": 4 * 1000 + 2 + 2}
+
+
+def test_what_is_counted_inside_is_no_part_of_the_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The counting instance leaves nothing in the journal from which the load is accounted."""
+    monkeypatch.setattr(profile, "TURNS", 2)
+    with Journal(tmp_path / "history.jsonl", time.monotonic_ns) as journal:
+        stage = Stage(ReferenceTarget(), profile.ABILITY, "1/profile", 1, journal)
+        journal.episode()
+        told = profile.tallied(stage, Load({}))
+
+    assert all(isinstance(count, float) and count > 0 for count in told.values())
+    assert history.read(tmp_path / "history.jsonl") == (History(),)
+
+
+def test_who_never_rests_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so, instead."""
+    monkeypatch.setattr(tally, "PATIENCE_S", -1.0)
+    (tmp_path / "tally").write_bytes(b"1 1")
+
+    with pytest.raises(TimeoutError, match="did not rest"):
+        tally.read(tmp_path / "tally")
 
 
 def test_a_tool_that_is_not_here_is_unavailable(

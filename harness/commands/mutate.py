@@ -73,13 +73,11 @@ def mutate_command(  # noqa: PLR0913  one parameter an option
     asked = Mutation(drawn, first, effort, reports.resolve(), workers, keep)
     with progress() as step:
         run, endings = asked.run(step)
+    shares = score(endings)
     if wants_json:
         told = [ending.to_json() for ending in endings]
-        click.echo(
-            json.dumps({"run": str(run), "score": score(endings), "mutants": told}, indent=2)
-        )
+        click.echo(json.dumps({"run": str(run), "score": shares, "mutants": told}, indent=2))
     _show(endings)
-    shares = score(endings)
     words = " · ".join(f"{share:.0%} {fate}" for fate, share in shares.items())
     people.print(f"[bold]{words}[/bold] · {run}", soft_wrap=True)
     return 0 if 1 - shares[Fate.SURVIVED] >= at_least else 1

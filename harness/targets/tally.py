@@ -19,6 +19,7 @@ from typing import Any
 SETTING = "HARNESS_TALLY"  # the file, in the target's environment
 PERIOD_S = 0.05
 SETTLED_S = 4 * PERIOD_S
+PATIENCE_S = 30.0
 _NAMES = ("SQL statements", "locks taken")
 _STATEMENTS, _LOCKS = range(len(_NAMES))
 _DIGITS = 20
@@ -41,9 +42,12 @@ def begin(path: str) -> None:
 
 
 def read(path: Path) -> dict[str, int]:
-    """What was counted, once nothing is being counted any more."""
+    """What was counted, once nothing is being counted any more. Raises TimeoutError."""
+    ends_at = time.monotonic() + PATIENCE_S
     told = b""
     while not told or told != path.read_bytes():
+        if time.monotonic() > ends_at:
+            raise TimeoutError(f"it did not rest within {PATIENCE_S:g} s")
         told = path.read_bytes()
         time.sleep(SETTLED_S)
     return dict(zip(_NAMES, map(int, told.split()), strict=True))
