@@ -5,7 +5,7 @@
 All targets run in turn, round after round, each on a fresh file, and the median of the rounds is
 told: the ratios mean something, the figures are only a scale. `harness list` names the targets; in
 place of any stand the reference and the bare policies. Waits, shares and overtaking are those of
-`harness.checkers.waits`; how long the lock is held is seen from the statements, in a run apart.
+`harness.contract.checkers.state_db.wait_times`; how long the lock is held is seen from the statements, in a run apart.
 """
 
 # A script, not a package, and it speaks to the terminal:
@@ -20,15 +20,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.checkers.lock_use import held_ms
-from harness.checkers.log_growth import log_high_water_bytes
-from harness.checkers.waits import Waits, measure, writes_of
-from harness.crowd import ABILITY, Crowd, Round, Step, crowd
-from harness.history import History, Journal, read
-from harness.stage import Stage
-from harness.target import Target
-from harness.targets.catalog import find_target
-from harness.targets.sqlite import POLICIES
+from harness.contract.checkers.state_db.lock_discipline import held_ms
+from harness.contract.checkers.state_db.wait_times import Waits, measure, writes_of
+from harness.contract.checkers.state_db.wal_size import log_high_water_bytes
+from harness.contract.workloads.database_writers import ABILITY, Crowd, Round, Step, crowd
+from harness.core.history import History, Journal, read
+from harness.engine.context import Stage
+from harness.engine.target import Target
+from harness.targets.registry import find_target
+from harness.targets.sqlite.target import POLICIES
 
 SHAPES = ((8, 1), (32, 1), (8, 4))  # members, and hands of each
 TEXT = "the quick brown fox jumps over the lazy dog and then some more of the same " * 3

@@ -23,8 +23,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.targets.server_process import REFERENCE, Process, ReferenceLaunch
-from harness.targets.soak_served_adapter import SoakServedAdapter
+from harness.processes.server import REFERENCE, Process, ReferenceLaunch
+from harness.targets.reference.soak_http import SoakServedAdapter
 
 TABS = (0, 50)
 SECONDS = 60.0

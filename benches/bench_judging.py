@@ -2,7 +2,7 @@
 
     python benches/bench_judging.py [--histories FOLDER] [--rounds 5] [--peer COMMAND]
 
-The recorded histories are those of `tests/recorded.py`; without their folder, only histories made
+The recorded histories are those of `tests/support/recorded_histories.py`; without their folder, only histories made
 by chance are judged. Reading a file is not timed; finding the evidence is. Rounds are interleaved
 and medians told: ratios mean something, the figures are only a scale.
 
@@ -38,18 +38,18 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from harness.checkers.checker import Checker  # noqa: E402 - the path comes first
 from harness.checkers.linearizability import linearizable  # noqa: E402
-from harness.checkers.serializability import Order, serializable  # noqa: E402
-from harness.checkers.unique_queue import unique_queue  # noqa: E402
-from harness.checkers.unique_register import unique_register  # noqa: E402
-from harness.checkers.unique_set import unique_set  # noqa: E402
-from harness.history import History, Operation, Outcome  # noqa: E402
+from harness.checkers.serializability.checker import Order, serializable  # noqa: E402
+from harness.checkers.unique.queue import unique_queue  # noqa: E402
+from harness.checkers.unique.register import unique_register  # noqa: E402
+from harness.checkers.unique.set import unique_set  # noqa: E402
+from harness.core.checker import Checker  # noqa: E402 - the path comes first
+from harness.core.history import History, Operation, Outcome  # noqa: E402
+from harness.core.promises import Promise  # noqa: E402
 from harness.models.key_value import KeyValue, key  # noqa: E402
 from harness.models.register import Register  # noqa: E402
-from harness.promises import Promise  # noqa: E402
-from tests import recorded  # noqa: E402
-from tests.simulated import QUEUE, SET, UNIQUE_REGISTER, history_of  # noqa: E402
+from tests.support import recorded_histories as recorded
+from tests.support.simulated_histories import QUEUE, SET, UNIQUE_REGISTER, history_of  # noqa: E402
 
 REGISTER = linearizable(Register(Promise.D1), Promise.D1)
 STORE = linearizable(KeyValue(Promise.D1), Promise.D1)

@@ -31,7 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reference_impl import lifecycle  # noqa: E402 - the path comes first
+from reference_impl.memory import lifecycle
 
 SESSION = "s"
 TURNS = 2

@@ -57,12 +57,12 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from harness.histogram import Histogram  # noqa: E402  the root has to be on the path
-from harness.targets.server_process import ReferenceLaunch, ServerProcess  # noqa: E402
-from harness.web import Web  # noqa: E402
-from reference_impl.feed import Feed, frame  # noqa: E402
-from reference_impl.server import Plan, Server, Streaming  # noqa: E402
-from reference_impl.wire import STREAM_HEAD, Answer, Request  # noqa: E402
+from harness.core.histogram import Histogram  # noqa: E402  the root has to be on the path
+from harness.engine.http import Web  # noqa: E402
+from harness.processes.server import ReferenceLaunch, ServerProcess  # noqa: E402
+from reference_impl.live.event_buffer import Feed, frame  # noqa: E402
+from reference_impl.web.http_parser import STREAM_HEAD, Answer, Request  # noqa: E402
+from reference_impl.web.server import Plan, Server, Streaming  # noqa: E402
 
 CONNECTING = 100
 CONNECTED_S = 60.0  # at most

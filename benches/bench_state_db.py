@@ -36,8 +36,8 @@ from pathlib import Path
 from ecdf import draw
 from state_db_arms import ARMS, ROOT, Synchronous
 
-from harness.errors import TargetUnavailableError
-from harness.targets.hermes_agent import HermesAgentTarget, cache_folder
+from harness.core.errors import TargetUnavailableError
+from harness.targets.hermes_agent.target import HermesAgentTarget, cache_folder
 
 RELEASED = "0.19.0"
 WORKER = Path(__file__).with_name("state_db_worker.py")

@@ -39,7 +39,7 @@ class Reference:
 
     def __init__(self, path: Path, synchronous: Synchronous) -> None:
         sys.path.insert(0, str(ROOT))
-        from reference_impl.state_db import StateDb  # noqa: PLC0415  (only in this arm's process)
+        from reference_impl.state_db.state_db import StateDb  # noqa: PLC0415  (only in this arm's process)
 
         self._db = StateDb(path, synchronous=synchronous)
 

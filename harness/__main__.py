@@ -17,18 +17,18 @@ from typing import NoReturn
 import click
 from rich.markup import escape
 
-from harness import lifeline
-from harness.commands.gate import gate_command
-from harness.commands.judge import judge_command
-from harness.commands.listing import list_command
-from harness.commands.load import load_command
-from harness.commands.mutate import mutate_command
-from harness.commands.people import people
-from harness.commands.profile import profile_command
-from harness.commands.prove import prove_command
-from harness.commands.replay import replay_command
-from harness.commands.soak import soak_command
-from harness.errors import HarnessError, UsageError
+from harness.cli.gate import gate_command
+from harness.cli.judge import judge_command
+from harness.cli.listing import list_command
+from harness.cli.load import load_command
+from harness.cli.mutate import mutate_command
+from harness.cli.people import people
+from harness.cli.profile import profile_command
+from harness.cli.prove import prove_command
+from harness.cli.replay import replay_command
+from harness.cli.soak import soak_command
+from harness.core.errors import HarnessError, UsageError
+from harness.engine import supervision as lifeline
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

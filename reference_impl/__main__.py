@@ -12,11 +12,11 @@ import logging
 import os
 import sys
 
-from reference_impl import files
-from reference_impl.api import LOOPBACK, Api
+from reference_impl.app import Rooms
 from reference_impl.config import env_seconds
-from reference_impl.rooms import Rooms
-from reference_impl.server import DRAIN_S, Server
+from reference_impl.storage import files
+from reference_impl.web.api import LOOPBACK, Api
+from reference_impl.web.server import DRAIN_S, Server
 
 PREDECESSOR_S = 1.0  # for the last server of the folder to go
 

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import lifeline
+from harness.core.verdict import Verdict
+from harness.engine import supervision as lifeline
+from harness.engine.runner import run
+from harness.engine.scenario import Scenario
+from harness.engine.target import Target
 from harness.report import judgement
 from harness.report.folder import BROKEN
-from harness.runner import run
-from harness.scenario import Scenario
-from harness.target import Target
-from harness.targets.catalog import find_target
-from harness.verdict import Verdict
+from harness.targets.registry import find_target
 
 Judge = Callable[[Scenario], Verdict]
 

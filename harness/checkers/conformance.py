@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Generic
 
-from harness.checkers.checker import Checker
-from harness.history import History, Operation
-from harness.models.model import Model, Refusal, State
-from harness.verdict import VALID, Anomaly, Verdict
+from harness.core.checker import Checker
+from harness.core.history import History, Operation
+from harness.core.model import Model, Refusal, State
+from harness.core.verdict import VALID, Anomaly, Verdict
 
 
 @dataclass

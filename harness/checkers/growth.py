@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from harness.history import History, Operation
-from harness.promises import Promise
-from harness.trend import READINGS_MIN, Trend, trend_of
-from harness.verdict import Anomaly, Verdict
+from harness.core.history import History, Operation
+from harness.core.promises import Promise
+from harness.core.trend import READINGS_MIN, Trend, trend_of
+from harness.core.verdict import Anomaly, Verdict
 
 SAMPLE = "sample"
 EARLIER = 7 / 8  # of the samples: what the first of two alarms in a row knows

@@ -24,12 +24,12 @@ from itertools import count
 from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
-from harness.checkers.checker import Checker
-from harness.history import History, Operation, Outcome
-from harness.models.model import Model, Refusal, State
+from harness.core.checker import Checker
+from harness.core.history import History, Operation, Outcome
+from harness.core.model import Model, Refusal, State
+from harness.core.promises import Promise
+from harness.core.verdict import VALID, Anomaly, Verdict
 from harness.models.narrowing import Narrowing, Observing
-from harness.promises import Promise
-from harness.verdict import VALID, Anomaly, Verdict
 
 
 @dataclass(frozen=True, slots=True)

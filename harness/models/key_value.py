@@ -14,10 +14,10 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.history import Operation, Outcome
-from harness.models.model import Refusal
+from harness.core.history import Operation, Outcome
+from harness.core.model import Refusal
+from harness.core.promises import Promise
 from harness.models.narrowing import UNSEEN, Unseen
-from harness.promises import Promise
 
 Held = str | Unseen  # unseen is a text that nobody ever sees, nor any continuation of it
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from harness.history import Operation
-from harness.models.model import Model
+from harness.core.history import Operation
+from harness.core.model import Model
 
 
 class Unseen:

@@ -13,10 +13,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.history import Operation, Outcome
-from harness.models.model import Refusal
+from harness.core.history import Operation, Outcome
+from harness.core.model import Refusal
+from harness.core.promises import Promise
 from harness.models.narrowing import UNSEEN
-from harness.promises import Promise
 
 
 @dataclass

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.core.verdict import Verdict
+from harness.engine.context import ask_again
+from harness.engine.runner import Judgement
+from harness.engine.target import Target
 from harness.report import folder, standalone, timeline
-from harness.runner import Judgement
-from harness.stage import ask_again
-from harness.target import Target
-from harness.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from harness.core.verdict import Validity
 from harness.report.judgement import Record
-from harness.verdict import Validity
 
 # Characters that XML 1.0 cannot hold, not even escaped.
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -15,8 +15,8 @@ from typing import Any
 
 import jinja2
 
-from harness.histogram import Histogram, merged
-from harness.history import FaultInterval, History, Operation, Outcome
+from harness.core.histogram import Histogram, merged
+from harness.core.history import FaultInterval, History, Operation, Outcome
 
 US_A_MS = 1000.0
 WIDTH, HEIGHT = 900.0, 150.0

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from string import Template
 from typing import Any
 
-from harness.history import Operation, Outcome
-from harness.verdict import Anomaly
+from harness.core.history import Operation, Outcome
+from harness.core.verdict import Anomaly
 
 TRIES = 10  # a target whose answers depend on timing may need some to give the same ones
 
@@ -74,7 +74,7 @@ Found on $target by the scenario $scenario, seed $seed. It fails for as long as 
 broken: run it with `pytest $file`. It needs hermes-harness, which plays it again.
 """
 
-from harness.replay import failure_of, run
+from harness.runs.replay import failure_of, run
 
 $story
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.promises import FAMILIES
+from harness.core.promises import FAMILIES
+from harness.core.verdict import Verdict, merge
 from harness.report.judgement import Record
-from harness.verdict import Verdict, merge
 
 HEAD = ("promises", "operations", "examples", "assumptions met", "verdict")
 

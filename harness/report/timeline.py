@@ -13,8 +13,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from harness.history import FaultInterval, History, Operation
-from harness.verdict import Anomaly
+from harness.core.history import FaultInterval, History, Operation
+from harness.core.verdict import Anomaly
 
 WIDTH = 1000.0  # units of the drawing that the time shown is stretched over
 SHOWN_MAX = 400  # operations; evidence first, then those nearest to it

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.schedule.control import in_charge
 from harness.schedule.escapes import Audit, Watch
 from harness.schedule.exhaustive import PRUNED

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from itertools import count
 from random import Random
 
-from harness.errors import UsageError
+from harness.core.errors import UsageError
+from harness.core.verdict import Validity
 from harness.schedule.arena import Arena, Play, Setting
 from harness.schedule.distinct import Distinct
 from harness.schedule.exhaustive import Bounded, Reduced
@@ -33,7 +34,6 @@ from harness.schedule.shrink import shrink
 from harness.schedule.story import Recorder
 from harness.schedule.strategies import PCT, POS, Replay, Sticky, Strategy, Uniform
 from harness.schedule.trace import Level
-from harness.verdict import Validity
 
 PORTFOLIO = ("bounded", "pct-2", "sticky", "pct-3", "random", "pos")
 _OUTCOMES = 4_096  # distinct ones that are counted; the rest are not kept

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from types import CodeType, FunctionType
 from typing import Any
 
-from harness.errors import UsageError
+from harness.core.errors import UsageError
 from harness.schedule.control import in_charge
 from harness.schedule.scheduler import Scheduler
 from harness.schedule.trace import Level, Place, places, stop

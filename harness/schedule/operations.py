@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations_with_replacement, count
 from typing import Any, Protocol, runtime_checkable
 
-from harness.checkers.checker import Checker
-from harness.history import History, Operation, Outcome, call
+from harness.core.checker import Checker
+from harness.core.history import History, Operation, Outcome, call
+from harness.core.verdict import Validity, Verdict
 from harness.schedule.explorer import Result
 from harness.schedule.program import Body, Run
-from harness.verdict import Validity, Verdict
 
 _REMEMBERED = 4_096
 

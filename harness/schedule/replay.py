@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
-from harness.errors import UsageError
+from harness.core.errors import UsageError
 from harness.schedule.arena import Arena, Play, Setting
 from harness.schedule.finding import Finding
 from harness.schedule.locks import LockRules

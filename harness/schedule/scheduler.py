@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.schedule.clock import Clock
 from harness.schedule.workers import Pool, Worker, allocate_baton
 

@@ -1,0 +1,83 @@
+"""`harness list`: scenarios, promises, targets, known bugs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from harness.cli.options import as_json
+from harness.cli.people import console, table
+from harness.core.promises import Promise
+from harness.engine.discovery import choose, find_scenarios, tried_by
+from harness.mutation.known_bugs import find_bugs
+from harness.targets.registry import list_targets
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(["scenarios", "promises", "targets", "bugs"]), nargs=-1)
+@as_json
+def list_command(*, what: tuple[str, ...], wants_json: bool) -> int:
+    """Show scenarios, promises, targets, known bugs.
+
+    A promise is shown with the scenarios that try it; some have none yet.
+    """
+    listings = {name: LISTINGS[name]() for name in what or tuple(LISTINGS)}
+    if wants_json:
+        click.echo(json.dumps(listings, indent=2))
+        return 0
+    for name, rows in listings.items():
+        cells = [[_cell(value) for value in row.values()] for row in rows]
+        console(stderr=False).print(table(list(rows[0]) if rows else ["none"], cells, title=name))
+    return 0
+
+
+def _list_scenarios() -> list[dict[str, Any]]:
+    return [
+        {
+            "scenario": scenario.name,
+            "mode": str(scenario.mode),
+            "ability": scenario.ability,
+            "promises": [promise.name for promise in scenario.promises],
+        }
+        for scenario in find_scenarios().values()
+    ]
+
+
+def _list_promises() -> list[dict[str, Any]]:
+    scenarios = list(choose(()).values())
+    return [
+        {
+            "promise": promise.name,
+            "sentence": promise.value,
+            "tried by": tried_by(promise, scenarios),
+        }
+        for promise in Promise
+    ]
+
+
+def _list_bugs() -> list[dict[str, Any]]:
+    return [
+        {
+            "bug": bug.name,
+            "promise": bug.promise.name,
+            "mode": str(bug.mode),
+            "upstream": bug.upstream,
+            "story": bug.story,
+        }
+        for bug in find_bugs().values()
+    ]
+
+
+LISTINGS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "scenarios": _list_scenarios,
+    "promises": _list_promises,
+    "targets": list_targets,
+    "bugs": _list_bugs,
+}
+
+
+def _cell(value: Any) -> str:
+    return (", ".join(value) or "nothing") if isinstance(value, list) else str(value)

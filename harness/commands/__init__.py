@@ -1,1 +1,0 @@
-"""What can be asked on the command line, one command a file."""

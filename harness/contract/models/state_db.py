@@ -1,0 +1,445 @@
+"""The state database as a sequential specification: what each call may answer, and what then holds.
+
+Operations are those of the *state_db* ability (`harness.targets`). Where the contract is silent the
+model is lenient: row ids, times and system prompts are not looked at; a call about an unknown
+session may be refused or do nothing (adding tokens may create it); a session may be old since it
+began or since it ended; whether an age that equals the limit is older is open.
+
+Which promise is broken:
+
+- D1: what was acknowledged is not there: a message, session, title, count of tokens or end is
+  missing, messages changed their order, or what was removed has come back;
+- D2: what nobody acknowledged is there: a stray message or session, a title that two sessions
+  have; or one write is there by half: `message_count` or `tool_call_count` drifted, search is out
+  of step with the messages;
+- D3: a write was refused because of a lock, though nobody else writes;
+- D8: so was a read, or opening the file;
+- D10: anything else was refused that should succeed, or the error says nothing.
+
+What a fault leaves behind (D9, and D5 after a kill) is told by `harness.contract.models.fault_outcomes`, around
+this model.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.core.errors import UsageError
+from harness.core.history import Operation, Outcome
+from harness.core.model import Refusal
+from harness.core.promises import Promise
+
+Message = tuple[str, str]  # role and text
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One session. Days count from the beginning of the episode."""
+
+    source: str
+    began_day: float
+    ended_day: float | None = None
+    title: str | None = None
+    tool_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    messages: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All sessions by id, in order of id; what was removed, for the blame; and what day it is."""
+
+    sessions: tuple[tuple[str, Session], ...] = ()
+    removed: frozenset[tuple[str, ...]] = frozenset()  # (session,) or (session, role, text)
+    day: float = 0.0
+
+    def get(self, name: str) -> Session | None:
+        """The session, if it exists."""
+        return dict(self.sessions).get(name)
+
+    def put(self, name: str, session: Session) -> State:
+        """This state with one session new or changed."""
+        before = self.get(name)
+        kept = Counter(session.messages)
+        gone = Counter(before.messages if before else ()) - kept
+        back = {(name,), *((name, *message) for message in kept)}
+        removed = self.removed.union((name, *message) for message in gone) - back
+        sessions = dict(self.sessions) | {name: session}
+        return replace(self, sessions=tuple(sorted(sessions.items())), removed=removed)
+
+    def drop(self, names: Iterable[str]) -> State:
+        """This state without some sessions."""
+        names = set(names)
+        gone = {(name,) for name in names} | {
+            (name, *message)
+            for name, session in self.sessions
+            if name in names
+            for message in session.messages
+        }
+        left = tuple(item for item in self.sessions if item[0] not in names)
+        return replace(self, sessions=left, removed=self.removed | gone)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One thing that a call may answer, and the state that then holds."""
+
+    result: Any
+    after: State
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """All that a call may answer, and whether it may refuse instead."""
+
+    possible: tuple[Answer, ...]
+    may_fail: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """Whose promise a wrong answer broke, how, and whose it may have broken as well."""
+
+    promise: Promise
+    story: str
+    also: tuple[Promise, ...] = ()
+
+
+class StateDbModel:
+    """What the state database may answer to one client after another."""
+
+    name = "state-db"
+
+    def initial(self) -> State:
+        """No session is known."""
+        return State()
+
+    def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:
+        """The states after the operation, or the promise it broke."""
+        ask = _ANSWERS.get(operation.function)
+        if ask is None:
+            raise UsageError(f"{self.name} has no function {operation.function!r}")
+        answers = ask(state, **operation.argument or {})
+        match operation.outcome:
+            case Outcome.OK:
+                return _judge_result(state, operation, answers)
+            case Outcome.FAIL:
+                return _judge_error(state, operation, answers)
+            case Outcome.INFO:
+                afters = (answer.after for answer in answers.possible)
+                return tuple(dict.fromkeys((state, *afters)))
+
+
+# What may be answered ----------------------------------------------------------------------------
+
+
+def _create(state: State, session: str, source: str) -> Answers:
+    known = state.get(session) is not None
+    return _answer(state if known else state.put(session, Session(source, state.day)))
+
+
+def _end(state: State, session: str, reason: str) -> Answers:  # noqa: ARG001  (the wire's word)
+    def first_stays(found: Session) -> Session:
+        return found if found.ended_day is not None else replace(found, ended_day=state.day)
+
+    def last_wins(found: Session) -> Session:
+        return replace(found, ended_day=state.day)
+
+    return _change(state, session, first_stays, last_wins)
+
+
+def _reopen(state: State, session: str) -> Answers:
+    return _change(state, session, lambda found: replace(found, ended_day=None))
+
+
+def _set_title(state: State, session: str, title: str | None) -> Answers:
+    found = state.get(session)
+    if found is None:
+        return _answer(state, result=False, may_fail=True)
+    if title and _owner(state, title) not in (None, session):
+        return Answers((), may_fail=True)
+    return _answer(state.put(session, replace(found, title=title or None)), result=True)
+
+
+def _set_system_prompt(state: State, session: str, text: str) -> Answers:  # noqa: ARG001  (likewise)
+    return _change(state, session, lambda found: found)
+
+
+def _add_tokens(state: State, session: str, input: int, output: int) -> Answers:  # noqa: A002  (likewise)
+    return _count(
+        state,
+        session,
+        lambda found: replace(
+            found,
+            input_tokens=found.input_tokens + input,
+            output_tokens=found.output_tokens + output,
+        ),
+    )
+
+
+def _set_tokens(state: State, session: str, input: int, output: int) -> Answers:  # noqa: A002  (likewise)
+    return _count(
+        state, session, lambda found: replace(found, input_tokens=input, output_tokens=output)
+    )
+
+
+def _append(state: State, session: str, role: str, text: str, tool_calls: int = 0) -> Answers:
+    found = state.get(session)
+    if found is None:
+        return Answers((), may_fail=True)
+    messages = (*found.messages, (role, text))
+    after = replace(found, messages=messages, tool_calls=found.tool_calls + tool_calls)
+    return _answer(state.put(session, after))
+
+
+def _replace(state: State, session: str, messages: list[list[str]]) -> Answers:
+    found = state.get(session)
+    if found is None and messages:
+        return Answers((), may_fail=True)
+    rows = tuple((role, text) for role, text in messages)
+    return _change(state, session, lambda found: replace(found, messages=rows, tool_calls=0))
+
+
+def _clear(state: State, session: str) -> Answers:
+    return _replace(state, session, [])
+
+
+def _get(state: State, session: str) -> Answers:
+    found = state.get(session)
+    if found is None:
+        return _answer(state)
+    row = {
+        "source": found.source,
+        "title": found.title,
+        "ended": found.ended_day is not None,
+        "message_count": len(found.messages),
+        "tool_call_count": found.tool_calls,
+        "input_tokens": found.input_tokens,
+        "output_tokens": found.output_tokens,
+    }
+    return _answer(state, result=row)
+
+
+def _list(state: State) -> Answers:
+    return _answer(state, result=[name for name, _ in state.sessions])
+
+
+def _messages(state: State, session: str) -> Answers:
+    found = state.get(session)
+    return _answer(state, result=[list(message) for message in found.messages] if found else [])
+
+
+def _search(state: State, word: str) -> Answers:
+    found = [
+        [name, text]
+        for name, session in state.sessions
+        for _, text in session.messages
+        if _fold(word) in re.split(r"[\W_]+", _fold(text))
+    ]
+    return _answer(state, result=sorted(found))
+
+
+def _delete(state: State, session: str) -> Answers:
+    return _answer(state.drop([session]), result=state.get(session) is not None)
+
+
+def _prune(state: State, days: float) -> Answers:
+    ended = [(name, session) for name, session in state.sessions if session.ended_day is not None]
+    since_end = {name: state.day - (session.ended_day or 0.0) for name, session in ended}
+    since_begin = {name: state.day - session.began_day for name, session in ended}
+    readings = [
+        [name for name, age in ages.items() if age > days or (age == days and equal_is_older)]
+        for ages in (since_end, since_begin)
+        for equal_is_older in (False, True)
+    ]
+    return Answers(tuple(Answer(len(names), state.drop(names)) for names in readings))
+
+
+def _advance(state: State, days: float) -> Answers:
+    return _answer(replace(state, day=state.day + days))
+
+
+def _reopen_file(state: State) -> Answers:
+    return _answer(state)
+
+
+def _counters(state: State, session: str) -> Answers:
+    found = state.get(session)
+    rows = len(found.messages) if found else 0
+    return _answer(state, result={"message_count": rows if found else None, "rows": rows})
+
+
+_ANSWERS: Mapping[str, Callable[..., Answers]] = {
+    "create": _create,
+    "end": _end,
+    "reopen": _reopen,
+    "set_title": _set_title,
+    "set_system_prompt": _set_system_prompt,
+    "add_tokens": _add_tokens,
+    "set_tokens": _set_tokens,
+    "append": _append,
+    "replace": _replace,
+    "clear": _clear,
+    "get": _get,
+    "list": _list,
+    "messages": _messages,
+    "search": _search,
+    "delete": _delete,
+    "prune": _prune,
+    "advance": _advance,
+    "reopen_file": _reopen_file,
+    "counters": _counters,
+}
+_TAKE_NO_LOCK = ("get", "list", "messages", "search", "counters", "reopen_file")
+
+
+def _answer(after: State, *, result: Any = None, may_fail: bool = False) -> Answers:
+    return Answers((Answer(result, after),), may_fail)
+
+
+def _change(state: State, name: str, *changes: Callable[[Session], Session]) -> Answers:
+    """Change a session in one of these ways; about an unknown one refuse, or do nothing."""
+    found = state.get(name)
+    if found is None:
+        return _answer(state, may_fail=True)
+    return Answers(tuple(Answer(None, state.put(name, change(found))) for change in changes))
+
+
+def _count(state: State, name: str, change: Callable[[Session], Session]) -> Answers:
+    """Count tokens; about an unknown session refuse, do nothing, or create it."""
+    answers = _change(state, name, change)
+    if state.get(name) is not None:
+        return answers
+    created = state.put(name, change(Session("unknown", state.day)))
+    return replace(answers, possible=(*answers.possible, Answer(None, created)))
+
+
+def _owner(state: State, title: str) -> str | None:
+    return next((name for name, session in state.sessions if session.title == title), None)
+
+
+def _fold(text: str) -> str:
+    """Take away what full-text search does not look at: case and accents."""
+    letters = unicodedata.normalize("NFD", text.casefold())
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
+# Whose promise it was ----------------------------------------------------------------------------
+
+
+def _judge_result(
+    state: State, operation: Operation, answers: Answers
+) -> tuple[State, ...] | Refusal:
+    afters = [answer.after for answer in answers.possible if answer.result == operation.result]
+    if afters:
+        return tuple(dict.fromkeys(afters))
+    accepted = tuple(answer.result for answer in answers.possible)
+    if not accepted:
+        return Refusal(Promise.D2, f"it had to be refused: {operation}")
+    blame = _BLAMES.get(operation.function, _blame_answer)(state, operation, accepted[0])
+    message = f"{blame.story}: {operation}, and not {accepted[0]!r}"
+    return Refusal(blame.promise, message, accepted, blame.also)
+
+
+def _judge_error(
+    state: State, operation: Operation, answers: Answers
+) -> tuple[State, ...] | Refusal:
+    accepted = tuple(answer.result for answer in answers.possible)
+    if answers.may_fail:
+        _, _, said = operation.error.partition(":")
+        if said.strip():
+            return (state,)
+        return Refusal(Promise.D10, f"its error says nothing: {operation}", accepted)
+    if not re.search(r"\block(ed|ing)?\b|\bbusy\b|Patience", operation.error):
+        return Refusal(Promise.D10, f"it should have succeeded: {operation}", accepted)
+    broken = Promise.D8 if operation.function in _TAKE_NO_LOCK else Promise.D3
+    return Refusal(broken, f"nobody else writes, yet {operation}", accepted)
+
+
+def _blame_answer(state: State, operation: Operation, expected: Any) -> Blame:  # noqa: ARG001  (one shape)
+    return Blame(Promise.D1, "an acknowledged write is forgotten")
+
+
+def _blame_existence(state: State, operation: Operation, expected: Any) -> Blame:
+    """Blame whoever says that a session is there, or is not."""
+    if expected:
+        return Blame(Promise.D1, "a session is lost")
+    return _blame_stray(state, (operation.argument["session"],))
+
+
+def _blame_stray(state: State, stray: tuple[str, ...]) -> Blame:
+    if stray in state.removed:
+        return Blame(Promise.D1, f"{stray} was removed, and is back")
+    return Blame(Promise.D2, f"{stray} was never acknowledged, and is there")
+
+
+def _blame_get(state: State, operation: Operation, expected: Any) -> Blame:
+    seen = operation.result
+    if expected is None or seen is None:
+        return _blame_existence(state, operation, expected)
+    wrong = {name for name in expected if seen.get(name) != expected[name]}
+    for counter in ("message_count", "tool_call_count"):
+        if counter in wrong:
+            lost = (Promise.D1,) if (seen.get(counter) or 0) < expected[counter] else ()
+            return Blame(Promise.D2, f"{counter} drifted", lost)
+    title = seen.get("title")
+    if "title" in wrong and title and _owner(state, title) is not None:
+        return Blame(Promise.D2, f"two sessions are called {title!r}")
+    return Blame(Promise.D1, f"acknowledged, and lost: {', '.join(sorted(wrong))}")
+
+
+def _blame_list(state: State, operation: Operation, expected: list[str]) -> Blame:
+    lost = sorted(set(expected) - set(operation.result))
+    if lost:
+        return Blame(Promise.D1, f"sessions are lost: {lost}")
+    strays = Counter(operation.result) - Counter(expected)
+    return _blame_stray(state, (min(strays),)) if strays else Blame(Promise.D1, "out of order")
+
+
+def _blame_messages(state: State, operation: Operation, expected: list[list[str]]) -> Blame:
+    due, seen = Counter(map(tuple, expected)), Counter(map(tuple, operation.result))
+    if lost := due - seen:
+        return Blame(Promise.D1, f"messages are lost: {sorted(lost)}")
+    if strays := seen - due:
+        return _blame_stray(state, (operation.argument["session"], *min(strays)))
+    return Blame(Promise.D1, "messages changed their order")
+
+
+def _blame_search(state: State, operation: Operation, expected: list[list[str]]) -> Blame:  # noqa: ARG001  (one shape)
+    due, seen = Counter(map(tuple, expected)), Counter(map(tuple, operation.result))
+    return Blame(Promise.D2, "search is out of step", (Promise.D1,) if due - seen else ())
+
+
+def _blame_prune(state: State, operation: Operation, expected: int) -> Blame:  # noqa: ARG001  (one shape)
+    if operation.result > expected:
+        return Blame(Promise.D1, "sessions were pruned that had to stay")
+    return Blame(Promise.D2, "sessions stayed that had to be pruned")
+
+
+def _blame_counters(state: State, operation: Operation, expected: dict[str, Any]) -> Blame:
+    count, rows = operation.result["message_count"], operation.result["rows"]
+    if (count is None) != (expected["message_count"] is None):
+        return _blame_existence(state, operation, expected["message_count"] is not None)
+    if (count or 0) != rows:
+        return Blame(Promise.D2, "message_count is not the number of rows")
+    if rows < expected["rows"]:
+        return Blame(Promise.D1, "messages are lost")
+    return Blame(Promise.D2, "there are messages that nobody acknowledged")
+
+
+_BLAMES: Mapping[str, Callable[[State, Operation, Any], Blame]] = {
+    "set_title": _blame_existence,
+    "delete": _blame_existence,
+    "get": _blame_get,
+    "list": _blame_list,
+    "messages": _blame_messages,
+    "search": _blame_search,
+    "prune": _blame_prune,
+    "counters": _blame_counters,
+}

@@ -1,0 +1,71 @@
+"""The target: what is on trial, and what it can do.
+
+A target offers *abilities*. An ability is a set of functions that take and give JSON, so that the
+same question can be asked of an object in this process, of a package in a process of its own, or
+of a server. Each episode of a run asks a fresh instance in a folder of its own.
+
+An ability's functions are the methods of its adapter, in `harness/targets/*_adapter*.py`; arguments
+are keywords. Those that end in `_threads` are called by several threads under a controlled
+schedule, those in `_crash` run in a process that may be killed, and those in `_crowd` in many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.core.errors import UsageError
+
+
+class Instance(Protocol):
+    """One fresh thing on trial."""
+
+    def call(self, function: str, argument: Mapping[str, Any]) -> Any:
+        """Ask, and return the answer as JSON.
+
+        An exception means that the target refused: it did not happen. TargetLostError means that
+        nobody knows, because the target went away before it answered.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of everything: files, threads, processes."""
+        ...
+
+
+class Target(Protocol):
+    """Something that can be put on trial, as often as one likes."""
+
+    name: str
+    abilities: frozenset[str]
+
+    def prepare(self) -> None:
+        """Make the target ready to open, once. Raises TargetUnavailableError with the reason."""
+        ...
+
+    def open(self, ability: str, folder: Path) -> Instance:
+        """A fresh instance with its files in `folder`, which is empty."""
+        ...
+
+    def standalone(self, ability: str) -> str:
+        """Python source that defines `Adapter` for this ability, to be put in a test file."""
+        ...
+
+
+class AdapterInstance:
+    """An adapter in this process: an object whose methods are the ability's functions."""
+
+    def __init__(self, adapter: Any) -> None:
+        self.adapter = adapter
+
+    def call(self, function: str, argument: Mapping[str, Any]) -> Any:
+        """Call the adapter's method. Raises UsageError where it has none of that name."""
+        method = getattr(self.adapter, function, None)
+        if method is None or function.startswith("_"):
+            raise UsageError(f"{type(self.adapter).__name__} has no function {function!r}")
+        return method(**argument)
+
+    def close(self) -> None:
+        """Close the adapter."""
+        self.adapter.close()

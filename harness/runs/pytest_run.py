@@ -1,0 +1,146 @@
+"""A session: scenarios run in pytest workers of their own, and their records collected.
+
+The gate and the proof both stand on it. Everything it needs to know it reads from the run folder,
+so a worker that dies, or a budget that ends, costs only the scenarios that were under way.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from harness.engine.discovery import scenarios_folder
+from harness.engine.supervision import Child
+from harness.report import folder
+from harness.report.judgement import Record
+
+LOG = "pytest.log"
+# Settings of our own, so that those of whatever project we stand in do not count.
+SETTINGS = "[pytest]\nconsole_output_style = classic\n"
+NOT_OURS = {"PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"}
+STOPPED = 1  # pytest's word for a test that failed
+SCRATCH = "harness-scratch-"
+SCRATCH_BYTES = 1 << 30
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What to run: these scenarios, on this target, with this seed and effort.
+
+    One that `stops_early` leaves the others unfinished once a scenario is not valid.
+    """
+
+    scenarios: Sequence[str]
+    target: str
+    seed: int
+    effort: float
+    workers: int = 1
+    stops_early: bool = False
+
+
+@dataclass
+class Results:
+    """What came of it: records by scenario, and what did not come to a verdict, with the reason."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+    unfinished: list[str] = field(default_factory=list)
+
+
+def run_session(
+    session: Session, run: Path, budget_s: float, progress: Progress = lambda _: None
+) -> Results:
+    """Run the scenarios, at most `budget_s` seconds long, and read their records."""
+    folder.write_text(run / "pytest.ini", SETTINGS)
+    ends_at = time.monotonic() + budget_s
+    with (run / LOG).open("wb") as log, scratch() as place:
+        child = Child(_command(session, run), _environment(run, place), log, run)
+        try:
+            for event in child.events(ends_at):
+                if event["outcome"] != "skipped":
+                    progress(event["test"])
+            exit_code: int | None = child.wait()
+            if session.stops_early and exit_code == STOPPED:
+                exit_code = None  # as was asked
+        except TimeoutError:
+            exit_code = None  # the budget is over; what is unfinished says so in the results
+        finally:
+            child.end()
+    return collect(session.scenarios, run, exit_code)
+
+
+def scratch() -> AbstractContextManager[str]:
+    """A folder, in memory where that has room, that is gone afterwards, if only when we are."""
+    memory = _memory()
+    _sweep(memory or Path(tempfile.gettempdir()))
+    return tempfile.TemporaryDirectory(
+        prefix=f"{SCRATCH}{os.getpid()}-", dir=memory, ignore_cleanup_errors=True
+    )
+
+
+def _memory() -> Path | None:
+    """A file system in memory, where there is one with room; None for the usual place.
+
+    What a disk forgets is simulated, so a real one's syncs would cost time and prove nothing.
+    """
+    memory = Path("/dev/shm")  # noqa: S108  only a folder of our own in it is used
+    usable = memory.is_dir() and os.access(memory, os.W_OK)
+    return memory if usable and shutil.disk_usage(memory).free > SCRATCH_BYTES else None
+
+
+def _sweep(place: Path) -> None:
+    """Remove what sessions left behind whose process was killed."""
+    for scratch in place.glob(f"{SCRATCH}*-*"):
+        owner = scratch.name.removeprefix(SCRATCH).partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def collect(scenarios: Iterable[str], run: Path, exit_code: int | None) -> Results:
+    """Read what a session left in its run folder; no exit code means that it was cut short.
+
+    If pytest came to its end without a verdict on every scenario, it is pytest that broke.
+    """
+    results = Results()
+    for name in scenarios:
+        verdict, broken = run / name / folder.VERDICT, run / name / folder.BROKEN
+        if verdict.exists():
+            results.records[name] = Record.from_json(folder.read_json(verdict))
+        elif broken.exists():
+            results.broken[name] = broken.read_text(encoding="utf-8")
+        else:
+            results.unfinished.append(name)
+    if exit_code is not None and (results.unfinished or exit_code not in (0, 1)):
+        missing, results.unfinished = ", ".join(results.unfinished) or "none", []
+        log = (run / LOG).read_text(encoding="utf-8", errors="replace")[-2000:]
+        told = f"it ended with {exit_code}, without a verdict: {missing} (more in {run / LOG})"
+        results.broken["pytest"] = f"{told}\n\n{log}"
+    return results
+
+
+def _command(session: Session, run: Path) -> list[str]:
+    workers = ["-n", str(session.workers), "--dist", "worksteal"] if session.workers > 1 else []
+    chosen = [f"--scenario={name}" for name in session.scenarios]
+    return [
+        *(sys.executable, "-m", "pytest", "-c", str(run / "pytest.ini")),
+        *("-p", "no:cacheprovider", "-p", "no:logging", "-q", *workers),
+        *(f"--target={session.target}", f"--seed={session.seed}", f"--effort={session.effort}"),
+        *(["--maxfail=1"] if session.stops_early else []),
+        *(f"--run-folder={run}", *chosen, str(scenarios_folder())),
+    ]
+
+
+def _environment(run: Path, scratch: str) -> Mapping[str, str]:
+    """The caller's environment, without what it tells pytest; all that is scratch in one place."""
+    ours = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
+    return {**ours, "HYPOTHESIS_STORAGE_DIRECTORY": str(run / ".hypothesis"), "TMPDIR": scratch}

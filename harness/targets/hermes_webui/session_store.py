@@ -1,0 +1,228 @@
+"""The *sessions* ability over the session store of a hermes-webui checkout, in its own process.
+
+Users go through the server's own routes, programmers through its `Session`. Its lists hide a
+session without messages, so of those the index is asked.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.contract.models.session_store import HELD_MAX
+from harness.faults.simulated_disk import Image
+from harness.targets.components.session_store import (
+    HOSTILE_LENGTH,
+    NotRefusableError,
+    SessionsAdapter,
+    UnknownSessionError,
+)
+from harness.targets.hermes_webui import checkout
+
+STREAM = "0123456789abcdef"  # one that nobody runs
+INDEX = "_index.json"
+
+
+def open_adapter(folder: Path) -> WebuiSessionsAdapter:
+    """A store with its files in `folder`."""
+    return WebuiSessionsAdapter(folder, checkout.module)
+
+
+class WebuiSessionsAdapter(SessionsAdapter):
+    """One folder of sessions, and one process: the module has its store in globals."""
+
+    def _begin(self) -> None:
+        self._store = self._other = self._open()
+
+    def _open(self) -> Any:
+        """A new process's store: the module, bound to the folder, and nothing in memory."""
+        checkout.settle(self._folder.parent, HERMES_WEBUI_SESSIONS_MAX=str(HELD_MAX))
+        models = checkout.module("models")
+        checkout.module("routes")
+        _settle(models)
+        checkout.be_born_again()
+        checkout.put("SESSION_DIR", self._folder)
+        checkout.put("SESSION_INDEX_FILE", self._folder / INDEX)
+        checkout.put("STATE_DIR", self._folder.parent)
+        checkout.put("SESSIONS_MAX", HELD_MAX)
+        return models
+
+    # What users do
+
+    def new(self, session: str) -> None:
+        """Make a session. They are kept from their first message on; this one at once."""
+        if self._path(session).exists():
+            raise NotRefusableError(f"{session} is there already")
+        self._store.Session(session_id=session).save()
+
+    def append(self, session: str, text: str) -> None:
+        """Say something, as a turn does."""
+        found = self._found(session)
+        found.messages.append({"role": "user", "content": text})
+        found.save()
+
+    def rename(self, session: str, title: str) -> None:
+        """Give it a title."""
+        checkout.post("/api/session/rename", session_id=session, title=title)
+
+    def clear(self, session: str) -> None:
+        """Remove all messages; the title, which goes with them there, is given back."""
+        title = self._found(session).title
+        checkout.post("/api/session/clear", session_id=session)
+        self.rename(session, title)
+
+    def truncate(self, session: str, keep: int) -> None:
+        """Keep the first messages."""
+        checkout.post("/api/session/truncate", session_id=session, keep_count=keep)
+
+    def undo(self, session: str) -> None:
+        """Remove the last message; nothing, if there is none."""
+        if self._found(session).messages:
+            checkout.post("/api/session/undo", session_id=session)
+
+    def delete(self, session: str) -> None:
+        """Remove the session."""
+        checkout.post("/api/session/delete", session_id=session)
+
+    # What anybody may look at
+
+    def messages(self, session: str) -> list[str] | None:
+        """The texts, or None for no such session."""
+        try:
+            found = self._found(session)
+        except UnknownSessionError:
+            return None
+        return [message["content"] for message in found.messages]
+
+    def list(self) -> list[str]:
+        """Ids, newest activity first."""
+        return [row["session_id"] for row in _rows(self._store, self._folder / INDEX)]
+
+    def row(self, session: str) -> dict[str, Any] | None:
+        """What the list says of the session."""
+        shown = ("title", "message_count", "updated_at")
+        rows = [
+            row for row in _rows(self._store, self._folder / INDEX) if row["session_id"] == session
+        ]
+        return {key: rows[0][key] for key in shown} if rows else None
+
+    def backup(self, session: str) -> int | None:
+        """How many messages the backup has."""
+        path = self._path(session).with_suffix(".json.bak")
+        if not path.exists():
+            return None
+        try:
+            return len(json.loads(path.read_bytes())["messages"])
+        except (ValueError, KeyError):
+            return -1
+
+    def held(self) -> int:
+        """How many sessions are in memory."""
+        return len(self._store.SESSIONS)
+
+    # What clumsy programmers do
+
+    def shrink(self, session: str, keep: int) -> None:
+        """Save only the first messages, though no user asked for it."""
+        found = self._found(session)
+        found.messages = found.messages[:keep]
+        found.save()
+
+    def save_stub(self, session: str) -> None:
+        """Save what was loaded without messages."""
+        stub = self._store.Session.load_metadata_only(session)
+        if stub is None:
+            raise UnknownSessionError(f"there is no {session}")
+        stub.save()
+
+    def save_stale(self, session: str, text: str) -> None:
+        """Save a copy that was loaded before a newer save."""
+        stale, newer = self._loaded(session), self._loaded(session)
+        newer.save()
+        stale.messages.append({"role": "user", "content": text})
+        stale.save()
+
+    def save_refused(self, session: str) -> None:
+        """Save a session in the midst of a turn without any of its messages."""
+        found = self._loaded(session)
+        if not found.messages:
+            raise NotRefusableError(f"{session} has no messages to lose")
+        found.active_stream_id = STREAM
+        found.save(touch_updated_at=False)
+        empty = self._loaded(session)
+        empty.messages = []
+        try:
+            empty.save()
+        finally:
+            found.active_stream_id = None
+            found.save(touch_updated_at=False)
+
+    def cleanup(self, session: str) -> None:
+        """Maintain a session whose stream nobody runs any more."""
+        found = self._found(session)
+        found.active_stream_id = STREAM
+        found.save(touch_updated_at=False)
+        checkout.module("routes")._clear_stale_stream_state(found)  # noqa: SLF001  what polls call
+
+    def hostile(self, session_id: str) -> None:
+        """Ask about something that is no id. Raises, unless any of it was taken for one."""
+        _settle(self._store)
+        before = Image.of(self._folder)
+        long = session_id.replace("LONG", "x" * HOSTILE_LENGTH)
+        for ask in (self._found, self.clear, self.delete):
+            try:
+                ask(long)
+            except (UnknownSessionError, ValueError, checkout.RefusedRequestError):
+                continue
+            return
+        if Image.of(self._folder) == before:
+            raise UnknownSessionError(f"{session_id!r} is no id, and touched nothing")
+
+    # What the harness does
+
+    def recover(self) -> None:
+        """Recover as at start-up; the older ones have nothing that would."""
+        try:
+            recovery = checkout.module("session_recovery")
+        except ModuleNotFoundError:
+            return
+        recover = recovery.recover_all_sessions_on_startup
+        takes = inspect.signature(recover).parameters
+        recover(self._folder, **({"rebuild_index": True} if "rebuild_index" in takes else {}))
+        _settle(self._store)
+
+    def _path(self, session: str) -> Path:
+        return self._folder / f"{session}.json"
+
+    def _found(self, session: str) -> Any:
+        """The session as the server sees it, from memory if it is there."""
+        try:
+            return self._store.get_session(session)
+        except KeyError:
+            raise UnknownSessionError(f"there is no {session}") from None
+
+    def _loaded(self, session: str) -> Any:
+        """The session as it is on the disk."""
+        found = self._store.Session.load(session)
+        if found is None:
+            raise UnknownSessionError(f"there is no {session}")
+        return found
+
+
+def _rows(store: Any, index: Path) -> list[dict[str, Any]]:
+    """What is listed, newest activity first."""
+    listed = {row["session_id"]: row for row in store.all_sessions()}
+    _settle(store)
+    indexed = json.loads(index.read_bytes()) if index.exists() else []
+    empty = {row["session_id"]: row for row in indexed if not row["message_count"]}
+    every = [*(empty | listed).values()]
+    return sorted(every, key=lambda row: float(row["updated_at"]), reverse=True)
+
+
+def _settle(store: Any) -> None:
+    """Wait for whoever still writes the index in the background."""
+    thread = getattr(store, "_SESSION_INDEX_REBUILD_THREAD", None)
+    if thread is not None:
+        thread.join()

@@ -1,0 +1,163 @@
+"""The *state_db* ability over the reference's database room.
+
+Stand-alone like every adapter that is also run in a process of its own: the standard library, and
+the package `reference_impl`, found on the path.
+"""
+
+import contextlib
+import importlib
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+DAY_S = 86_400.0
+PATIENCE_S = 30.0  # of a write, unless the environment says otherwise
+
+Names = list[str]
+Rows = list[list[str]]  # [role, text] or [session, text]
+
+
+class Clock:
+    """Seconds of the epoch, some days ahead. The file keeps how many."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._days = float(file.read_text()) if file.exists() else 0.0
+
+    def __call__(self) -> float:
+        """What time it is to be."""
+        return time.time() + self._days * DAY_S
+
+    def advance(self, days: float) -> None:
+        """Let days pass."""
+        self._days += days
+        self._file.write_text(str(self._days))
+
+
+class StateDbAdapter:
+    """`StateDb` on the file `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._clock = Clock(path.with_name("clock"))
+        self._room = importlib.import_module("reference_impl.state_db.state_db")
+        self._db = self._open()
+
+    def _open(self) -> Any:
+        patience_s = float(os.environ.get("HARNESS_PATIENCE_S", PATIENCE_S))
+        return self._room.StateDb(self.path, clock=self._clock, patience_s=patience_s)
+
+    def create(self, session: str, source: str) -> None:
+        """Create the session, unless it is there."""
+        self._db.create_session(session, source)
+
+    def end(self, session: str, reason: str) -> None:
+        """End the session."""
+        self._db.end_session(session, reason)
+
+    def reopen(self, session: str) -> None:
+        """Undo its end."""
+        self._db.reopen_session(session)
+
+    def set_title(self, session: str, title: str | None) -> bool:
+        """Set or clear the title; whether there is such a session."""
+        return bool(self._db.set_title(session, title))
+
+    def set_system_prompt(self, session: str, text: str) -> None:
+        """Store the system prompt."""
+        self._db.set_system_prompt(session, text)
+
+    def add_tokens(self, session: str, input: int, output: int) -> None:  # noqa: A002  the wire's
+        """Add to the counts."""
+        self._db.add_tokens(session, input, output)
+
+    def set_tokens(self, session: str, input: int, output: int) -> None:  # noqa: A002  the wire's
+        """Set the counts."""
+        self._db.set_tokens(session, input, output)
+
+    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+        """Append a message that made so many tool calls."""
+        calls = [{"id": f"call-{number}"} for number in range(tool_calls)]
+        self._db.append_message(session, role, text, calls)
+
+    def replace(self, session: str, messages: Rows) -> None:
+        """Put these messages in the place of all."""
+        drafts = [self._room.Draft(role, text) for role, text in messages]
+        self._db.replace_messages(session, drafts)
+
+    def clear(self, session: str) -> None:
+        """Drop all messages of the session."""
+        self._db.clear_messages(session)
+
+    def get(self, session: str) -> dict[str, Any] | None:
+        """What is told of the session; None if it is unknown."""
+        found = self._db.get_session(session)
+        if found is None:
+            return None
+        told = ("source", "title", "message_count", "tool_call_count")
+        tokens = ("input_tokens", "output_tokens")
+        row = {name: getattr(found, name) for name in told + tokens}
+        return row | {"ended": found.ended_at is not None}
+
+    def list(self) -> Names:
+        """Every session."""
+        return sorted(session.id for session in self._db.list_sessions())
+
+    def messages(self, session: str) -> Rows:
+        """The session's messages, in order."""
+        return [[message.role, message.content] for message in self._db.get_messages(session)]
+
+    def search(self, word: str) -> Rows:
+        """The messages that contain the word, each with its session."""
+        return sorted([message.session, message.content] for message in self._db.search(word))
+
+    def delete(self, session: str) -> bool:
+        """Delete the session with its messages; whether it was there."""
+        return bool(self._db.delete_session(session))
+
+    def prune(self, days: float) -> int:
+        """Delete ended sessions older than that; how many."""
+        return int(self._db.prune(days))
+
+    def advance(self, days: float) -> None:
+        """Let days pass."""
+        self._clock.advance(days)
+
+    def reopen_file(self) -> None:
+        """Close the file and open it again."""
+        self._db.close()
+        self._db = self._open()
+
+    def counters(self, session: str) -> dict[str, int | None]:
+        """The stored count of messages and the true one, as another connection sees them."""
+        count = "SELECT message_count FROM sessions WHERE id = ?"
+        rows = "SELECT count(*) FROM messages WHERE session_id = ?"
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            stored = connection.execute(count, (session,)).fetchone()
+            (true,) = connection.execute(rows, (session,)).fetchone()
+        return {"message_count": None if stored is None else stored[0], "rows": true}
+
+    def probe(self) -> dict[str, Any]:
+        """Whether the write lock is held, and what SQLite's own check says of the file."""
+        with contextlib.closing(
+            sqlite3.connect(self.path, timeout=0.0, isolation_level=None)
+        ) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+                locked = False
+            except sqlite3.OperationalError:
+                locked = True
+            (integrity,) = connection.execute("PRAGMA integrity_check").fetchone()
+        return {"locked": locked, "integrity": integrity}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+def open_adapter(folder: Path) -> StateDbAdapter:
+    """A `StateDb` with its file in `folder`."""
+    return StateDbAdapter(folder / "state.db")

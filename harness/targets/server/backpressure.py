@@ -1,0 +1,253 @@
+"""The *streams* ability: one server, and readers who take nothing, too many, or none for a while.
+
+Each question boots a server of its own, with settings that make it quick, and asks for facts: who
+was answered while others stalled, and what was let go in the end. Nothing is told by a clock but
+the silences, which the contract bounds in seconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from harness.engine.http import LOOPBACK, PATIENCE_S, NotReachedError, StatusError, Web
+from harness.processes.server import Launch
+from harness.targets.server.lifecycle import ServerAdapter
+
+POLL_S = 0.02
+TINY_BYTES = 2048  # for what a stalled reader has not read
+SNAPSHOT = "session_snapshot"
+HELD = "[tokens=3][sleep=900]"
+QUICK_S = "0.3"
+DEFAULTS = {"HERMES_WEBUI_STREAMS_MAX": "64"}
+
+
+class StreamsAdapter:
+    """Servers on one folder, one after another."""
+
+    def __init__(self, folder: Path, launch: Launch) -> None:
+        """Boot nothing yet."""
+        self._server = ServerAdapter(folder, launch)
+
+    def stall(self, readers: int, tokens: int) -> dict[str, Any]:
+        """Let some read a run who take nothing, and one who takes all; and wait for their end."""
+        web = self._booted(HERMES_WEBUI_SSE_WRITE_DEADLINE="1")
+        sid = _new(web)
+        with ExitStack() as held:
+            run = _start(web, sid, f"[sleep={QUICK_S}][tokens={tokens}]")
+            for _ in range(readers):
+                held.enter_context(_stalled(web.port, f"/api/chat/stream?stream_id={run}"))
+            with web.stream(f"/api/chat/stream?stream_id={run}") as events:
+                read = [(event.id, event.name) for event in events]
+            health = web.get("/health")["containers"]
+            answered = [web.ask("GET", path)[0] for path in ("/api/sessions", "/api/models")]
+            let_go = _came_true(lambda: _dropped(web) >= readers and not _taken(web))
+            return {
+                "whole": is_whole(read),
+                "last": read[-1][1],
+                "answered": answered,
+                "kept_bytes": health["channel_bytes_kept"],
+                "let_go": let_go,
+                "dropped": _dropped(web),
+            }
+
+    def fill(self, streams: int) -> dict[str, Any]:
+        """Take every stream, ask for more, and for everything else; then give one back."""
+        web = self._booted(HERMES_WEBUI_STREAMS_MAX=str(streams))
+        sid = _new(web)
+        path = f"/api/session/stream?session_id={sid}"
+        with ExitStack() as held:
+            last = None
+            for _ in range(streams):
+                last = held.enter_context(ExitStack())
+                next(last.enter_context(web.stream(path)))
+            refused = [_opened(web, path) for _ in range(3)]
+            asked = ("/health", "/api/system/health", "/api/sessions", f"/api/session?{path[20:]}")
+            answered = [web.ask("GET", each)[0] for each in asked]
+            run = _start(web, sid, "[tokens=1]")
+            taken = _taken(web)
+            assert last is not None, "there was one"
+            last.close()
+            again = _came_true(lambda: _opened(web, path) is None)
+            return {
+                "refused": refused,
+                "answered": answered,
+                "started": bool(run),
+                "taken": taken,
+                "again": again,
+            }
+
+    def leave(self) -> dict[str, Any]:
+        """Watch two sessions, stop watching one, and wait until its channel is collected."""
+        web = self._booted(HERMES_WEBUI_CHANNEL_GRACE=QUICK_S, HERMES_WEBUI_COLLECT_PERIOD=QUICK_S)
+        kept, left = _new(web), _new(web)
+        with web.stream(f"/api/session/stream?session_id={kept}") as events:
+            next(events)
+            with web.stream(f"/api/session/stream?session_id={left}") as others:
+                next(others)
+                both = _containers(web)["channels"]
+            collected = _came_true(lambda: _containers(web)["channels"] < both)
+            channels = _containers(web)["channels"]
+            run = _start(web, kept, "[tokens=1]")
+            heard = next(e.data["stream_id"] for e in events if e.name == "server_turn_started")
+        return {"collected": collected, "channels": channels, "heard": heard == run}
+
+    def keep_silent(self) -> dict[str, Any]:
+        """Say nothing on four streams until each has told that it is alive; a lock is held, too."""
+        web = self._booted()
+        sid = _new(web)
+        run = _start(web, _new(web), HELD)
+        paths = (
+            f"/api/session/stream?session_id={sid}",
+            f"/api/chat/stream?stream_id={run}",
+            "/api/sessions/events",
+            "/api/sessions/gateway/stream",
+        )
+        statuses: list[int] = []
+
+        def rename() -> None:
+            body = {"session_id": sid, "title": "late"}
+            statuses.append(web.ask("POST", "/api/session/rename", body)[0])
+
+        with ExitStack() as held:
+            streams = [held.enter_context(_connected(web.port, path)) for path in paths]
+            with self._locked():
+                asker = Thread(target=rename)
+                asker.start()
+                silences_s = [_silence_s(stream) for stream in streams]
+                asker.join(PATIENCE_S)
+            rename()
+        return {"silences_s": silences_s, "locked": statuses[:1], "freed": statuses[1:]}
+
+    def stop(self) -> dict[str, Any]:
+        """Tell the server to go while three watch; whether each was let go, and the exit code."""
+        web = self._booted()
+        path = f"/api/session/stream?session_id={_new(web)}"
+        paths = ("/api/sessions/gateway/stream", "/api/sessions/events", path)
+        with ExitStack() as held:
+            streams = [held.enter_context(_connected(web.port, each)) for each in paths]
+            _came_true(lambda: _taken(web) == len(paths))
+            code = self._server.terminate()
+            return {"ended": [_has_ended(stream) for stream in streams], "code": code}
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the locks of all sessions, as another process might for a while."""
+        with ExitStack() as held:
+            for path in sorted((self._server.state / "sessions" / "_locks").iterdir()):
+                file = held.enter_context(path.open("rb"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _booted(self, **settings: str) -> Web:
+        self._server.kill()
+        return Web(self._server.boot(**{**DEFAULTS, **settings})["port"])
+
+    def close(self) -> None:
+        """Kill the server."""
+        self._server.close()
+
+
+def _new(web: Web) -> str:
+    sid: str = web.post("/api/session/new")["session"]["session_id"]
+    return sid
+
+
+def _start(web: Web, sid: str, message: str) -> str:
+    stream_id: str = web.post("/api/chat/start", session_id=sid, message=message)["stream_id"]
+    return stream_id
+
+
+def _containers(web: Web) -> Mapping[str, int]:
+    told: Mapping[str, int] = web.get("/health")["containers"]
+    return told
+
+
+def _taken(web: Web) -> int:
+    return _containers(web)["streams_taken"]
+
+
+def _dropped(web: Web) -> int:
+    return int(web.get("/health")["accept_loop"]["streams_dropped"])
+
+
+def is_whole(read: list[tuple[str, str]]) -> bool:
+    """Whether numbers leave out nothing but what a snapshot says is left out."""
+    last = 0
+    for id_, name in read:
+        _, _, number = id_.rpartition(":")
+        if name == SNAPSHOT:
+            last = max(last, int(number or 0))
+        elif number != str(last + 1):
+            return False
+        else:
+            last += 1
+    return True
+
+
+def _opened(web: Web, path: str) -> int | None:
+    """Try to open a stream; the status if it was refused, None if it was not."""
+    try:
+        with web.stream(path) as events:
+            next(events)
+    except StatusError as refused:
+        return refused.status
+    except NotReachedError:
+        return 0
+    return None
+
+
+@contextmanager
+def _connected(port: int, path: str, receive_bytes: int = 0) -> Iterator[socket.socket]:
+    with socket.socket() as client:
+        if receive_bytes:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        client.settimeout(PATIENCE_S)
+        client.connect((LOOPBACK, port))
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        yield client
+
+
+@contextmanager
+def _stalled(port: int, path: str) -> Iterator[None]:
+    """A client that reads a stream's first byte, and nothing more."""
+    with _connected(port, path, TINY_BYTES) as client:
+        client.recv(1)
+        yield
+
+
+def _silence_s(stream: socket.socket) -> float:
+    """Wait for a stream's first comment; how long it took since the last that was said."""
+    began_at = time.monotonic()
+    with stream.makefile("rb") as lines:
+        for line in lines:
+            if line.startswith(b":"):
+                return time.monotonic() - began_at
+            if line.startswith((b"event:", b"data:")):
+                began_at = time.monotonic()
+    raise NotReachedError("the stream was closed")
+
+
+def _has_ended(stream: socket.socket) -> bool:
+    """Read what is left, to the end that the server made of it."""
+    try:
+        while stream.recv(1 << 16):
+            pass
+    except OSError:  # dropped, or left open
+        return False
+    return True
+
+
+def _came_true(is_so: Callable[[], bool]) -> bool:
+    ends_at = time.monotonic() + PATIENCE_S
+    while not is_so():
+        if time.monotonic() > ends_at:
+            return False
+        time.sleep(POLL_S)
+    return True

@@ -1,0 +1,120 @@
+"""The *tabs* ability: the server of the *http* ability, and tabs that watch its sessions meanwhile.
+
+A tab is told of turns that start and of processes that end. Whoever asks says up to which of these
+it shall listen, and is given all that it heard since it was last asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.engine.http import Event, Web
+from harness.processes.server import Launch
+from harness.targets.server.http import HttpAdapter, UnknownError, named
+
+TAB_S = 60.0  # how long a tab may stay open
+STARTED, ENDED = "server_turn_started", "bg_task_complete"
+_UNKNOWN_COUNT = 10**9  # a count of messages that no session has, so that it is told
+
+
+@dataclass
+class Tab:
+    """A stream of notices, as far as it was read."""
+
+    session: str
+    last_id: str = ""
+    stream: AbstractContextManager[Iterator[Event]] | None = None
+    events: Iterator[Event] = field(default_factory=lambda: iter(()))
+
+
+class TabsAdapter(HttpAdapter):
+    """One server, and tabs by their names."""
+
+    def __init__(self, folder: Path, launch: Launch) -> None:
+        """Boot nothing yet, and open no tab."""
+        super().__init__(folder, launch)
+        self._tabs: dict[str, Tab] = {}
+
+    def begin(self) -> None:
+        """Forget every name, and close every tab."""
+        for tab in [*self._tabs]:
+            self._shut(tab)
+        super().begin()
+
+    def open(self, tab: str, session: str) -> str | None:
+        """Watch the session from now on; the run that is offered at once."""
+        self._shut(tab)
+        self._tabs[tab] = Tab(session)
+        return self._connect(self._tabs[tab])
+
+    def open_again(self, tab: str) -> str | None:
+        """Let the tab lose its connection, and go on from what it saw last."""
+        self._disconnect(self._tabs[tab])
+        return self._connect(self._tabs[tab])
+
+    def hear(self, tab: str, name: str, subject: str) -> list[list[str | None]]:
+        """Listen until this is heard; all that was heard: session, name, subject.
+
+        The last of it is what was waited for, unless it never came.
+        """
+        heard = []
+        try:
+            for event in self._tabs[tab].events:
+                self._tabs[tab].last_id = event.id or self._tabs[tab].last_id
+                if event.name in (STARTED, ENDED):
+                    heard.append(self._told(event))
+                    if heard[-1][1:] == [name, subject]:
+                        break
+        except TimeoutError:
+            pass  # it never came
+        return heard
+
+    def acknowledge(self, session: str, task: str) -> dict[str, Any] | None:
+        """Take note of a process's end; None where there is no such session."""
+        sid = self._sessions.get(session, "0" * 12)
+        try:
+            told = self._post("/api/bg-task-complete-ack", session_id=sid, task_id=task)
+        except UnknownError:
+            return None
+        return {"noop": told["noop"], "task": told["task_id"]}
+
+    def _told(self, event: Event) -> list[str | None]:
+        """Whose it is, what it is, and the run or the command's last word that it is about."""
+        session = named(self._sessions, event.data["session_id"])
+        if event.name == STARTED:
+            return [session, event.name, named(self._streams, event.data["stream_id"])]
+        return [session, event.name, event.data["summary"].partition("%s ")[2].partition(" ")[0]]
+
+    def _connect(self, tab: Tab) -> str | None:
+        query = f"session_id={self._sessions[tab.session]}&known_count={_UNKNOWN_COUNT}"
+        headers: Mapping[str, str] = {"Last-Event-ID": tab.last_id} if tab.last_id else {}
+        web = Web(self._server.boot()["port"], TAB_S)
+        tab.stream = web.stream(f"/api/session/stream?{query}", headers)
+        tab.events = tab.stream.__enter__()
+        offered = None
+        for event in tab.events:
+            if event.name == STARTED:
+                offered = event.data["stream_id"]
+            elif event.name == "session-updated":  # the last of the greeting
+                break
+        return named(self._streams, offered)
+
+    def _shut(self, tab: str) -> None:
+        if known := self._tabs.pop(tab, None):
+            self._disconnect(known)
+
+    @staticmethod
+    def _disconnect(tab: Tab) -> None:
+        if tab.stream is not None:
+            tab.stream.__exit__(None, None, None)
+            tab.stream = None
+
+    def close(self) -> None:
+        """Close every tab, and kill the server."""
+        for tab in [*self._tabs]:
+            self._shut(tab)
+        super().close()

@@ -1,0 +1,60 @@
+"""The *sessions_threads* ability: one session store, called by threads that meet."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+_numbers = itertools.count()  # one folder for each schedule
+
+
+class SessionsThreadsAdapter:
+    """One folder of sessions; runs register and leave, copies are loaded, changed and saved."""
+
+    def __init__(self, folder: Path, rooms: Callable[[str], Any]) -> None:
+        """`rooms(name)` gives a module of the reference."""
+        ticks = itertools.count(1_000)
+        place = folder / f"{next(_numbers)}"
+        self._store = rooms("sessions.store").SessionStore(place, clock=lambda: float(next(ticks)))
+        self._live: set[str] = set()
+
+    def new(self, session: str) -> None:
+        """Make a session."""
+        self._store.new(session)
+
+    def append(self, session: str, text: str) -> None:
+        """Say something, the way the server does."""
+        self._store.append(session, {"role": "user", "content": text})
+
+    def save_copy(self, session: str, text: str) -> None:
+        """Load a copy, add to it, and save it; raises if the copy is stale by then."""
+        copy = self._store.load(session)
+        self._store.save(copy.appended({"role": "user", "content": text}))
+
+    def start_run(self, session: str, stream: str) -> None:
+        """Register a run, then write down that the session has it."""
+        self._live.add(stream)
+        self._store.maintain(session, lambda found: replace(found, active_stream_id=stream))
+
+    def leave_behind(self, session: str, stream: str) -> None:
+        """Write down a run that nobody runs any more."""
+        self._store.maintain(session, lambda found: replace(found, active_stream_id=stream))
+
+    def cleanup(self, session: str) -> None:
+        """Unmark a stream that nobody runs."""
+        self._store.clean_stale_stream(session, lambda stream: stream in self._live)
+
+    def messages(self, session: str) -> list[str]:
+        """The texts."""
+        return [message["content"] for message in self._store.load(session).messages]
+
+    def active(self, session: str) -> str | None:
+        """The stream that the session is marked with."""
+        stream: str | None = self._store.load(session).active_stream_id
+        return stream
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,229 @@
+"""The rooms of one server, and how they are joined. Knows no HTTP.
+
+Everything lies in one folder: `sessions/` with the journals beside the sidecars, `processes/`,
+`state.db`, `config.yaml`, `auth.json`. What the last host left is settled before anything begins.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from reference_impl.agents.agent import ScriptedAgent
+from reference_impl.agents.processes import Event, Kind, ProcessRegistry
+from reference_impl.config import env_seconds
+from reference_impl.live.channels import GRACE_S, Channels
+from reference_impl.live.gateway_watcher import POLL_S, GatewayWatcher
+from reference_impl.memory.lifecycle import Lifecycle
+from reference_impl.model_catalog.catalog import ModelCatalog
+from reference_impl.model_catalog.providers import SCRIPTED, offered_models
+from reference_impl.sessions import recovery
+from reference_impl.sessions.list import SessionList
+from reference_impl.sessions.sidecar import Session
+from reference_impl.sessions.store import PATIENCE_S, SessionStore
+from reference_impl.state_db.state_db import StateDb
+from reference_impl.state_db.sync import StateSync
+from reference_impl.storage.files import LockBusyError, StrPath, absolute
+from reference_impl.storage.json_log import Row
+from reference_impl.turns.journal import Replay, RunJournal, TurnJournal
+from reference_impl.turns.turns import Run, TurnListener, Turns
+from reference_impl.turns.wakeups import Wakeups
+
+_SYNC_LOCKS = 64
+
+
+class Rooms:
+    """All rooms of one folder."""
+
+    def __init__(self, folder: StrPath) -> None:
+        """Open the folder, or make it. Raises OSError, LockBusyError."""
+        self.folder = absolute(folder)
+        self.store = SessionStore(self._at("sessions"))
+        self.recovery = recovery.recover_all(self.store)
+        self.runs = RunJournal(self._at("sessions", "_run_journal"))
+        self.journal = TurnJournal(self._at("sessions", "_turn_journal.jsonl"))
+        self.lifecycle = Lifecycle()
+        self.processes = ProcessRegistry(self._at("processes"))
+        self.turns = Turns(
+            self.store,
+            self.runs,
+            self.journal,
+            self.lifecycle,
+            lambda session_id: ScriptedAgent(session_id, self.processes),
+            sync=self.sync,
+        )
+        self.sessions = SessionList(self.store.rows, self.turns.attachable_stream)
+        self.channels = Channels(self, grace_s=env_seconds("HERMES_WEBUI_CHANNEL_GRACE", GRACE_S))
+        self.wakeups = Wakeups(self.processes, self.turns.start, announce=self._announce)
+        self.herald = Herald(self.channels)
+        self.turns.listen(self.herald)  # before the one who starts the next run
+        self.turns.listen(self.wakeups)
+        poll_s = env_seconds("HERMES_WEBUI_GATEWAY_POLL", POLL_S)
+        self.watcher = GatewayWatcher(self._at("state.db"), poll_s=poll_s)
+        self.catalog = ModelCatalog(self.folder, offered_models, SCRIPTED)
+        self._db: StateDb | None = None
+        self._sync_locks = [threading.Lock() for _ in range(_SYNC_LOCKS)]
+
+    def _at(self, *names: str) -> str:
+        return os.path.join(self.folder, *names)
+
+    def begin(self) -> None:
+        """Settle what was in flight when the last host died, and then start what runs by itself."""
+        self.turns.recover()
+        self.wakeups.begin()
+        self.watcher.start()
+
+    def shut_down(self, deadline_s: float) -> None:
+        """Finish or mark what is under way, commit what waits, and end every subscription."""
+        ends_at = time.monotonic() + deadline_s
+        self.wakeups.stop()
+        self.turns.shut_down(deadline_s / 4)
+        self.lifecycle.drain_all_on_shutdown(max(0.0, ends_at - time.monotonic()))
+        self.channels.close()
+        self.watcher.stop()
+        self.processes.close()
+        self.journal.close()
+        if self._db is not None:
+            self._db.close()
+
+    def gauges(self) -> dict[str, int]:
+        """Sizes of all long-lived containers."""
+        return {
+            **self.store.gauges(),
+            **self.runs.gauges(),
+            **self.journal.gauges(),
+            **self.processes.gauges(),
+            **self.turns.gauges(),
+            **self.turns.agents.gauges(),
+            **self.wakeups.gauges(),
+            **self.channels.gauges(),
+            **self.watcher.gauges(),
+            **self.catalog.gauges(),
+            "sessions_listed": len(self.sessions),
+            "lifecycle_entries": len(self.lifecycle),
+            "agents_cached": len(self.turns.agents),
+        }
+
+    # The state database, which a server that cannot open it does without
+
+    def sync(self, session: Session) -> None:
+        """Bring state.db up to what the session's sidecar says by now. Raises StateDbError."""
+        with self._sync_lock(session.session_id):
+            StateSync(self._opened_db())(self.store.load(session.session_id))
+
+    def _opened_db(self) -> StateDb:
+        if self._db is None:
+            self._db = StateDb(self._at("state.db"))
+        return self._db
+
+    def _sync_lock(self, session_id: str) -> threading.Lock:
+        return self._sync_locks[zlib.crc32(session_id.encode()) % _SYNC_LOCKS]
+
+    # What the channels need of the journals
+
+    def owner(self, stream_id: str) -> str | None:
+        """The session of one of the last runs."""
+        return self.journal.session_of(stream_id)
+
+    def read(self, session_id: str, cursor: str) -> Replay:
+        """What a run showed after a cursor."""
+        return self.runs.read(session_id, cursor)
+
+    # Sessions that come and go
+
+    def delete(self, session_id: str) -> bool:
+        """Delete a session with all that belongs to it; whether there was one.
+
+        Its run is cancelled and has to be over first, so that nothing writes any more. Raises
+        LockBusyError if that takes too long, and as the session store and the state database do.
+        """
+        for run in self.turns.runs():
+            if run.session_id == session_id:
+                self.cancel(run.stream_id)
+        if not self.herald.wait(lambda: session_id not in self.turns.live_sessions(), PATIENCE_S):
+            raise LockBusyError(f"session {session_id} is busy, try again")
+        existed = self.store.delete(session_id)
+        self.runs.remove_session(session_id)
+        self.channels.forget(session_id)
+        self.wakeups.forget_session(session_id)
+        self.turns.agents.evict(session_id)
+        self.channels.sessions_changed("deleted", session_id)
+        with self._sync_lock(session_id):
+            self._opened_db().delete_session(session_id)
+        return existed
+
+    def commit_memory(self, session_id: str) -> None:
+        """Hand all that the session's agents have completed to them; a boundary."""
+        while self.lifecycle.commit_session_memory(session_id):
+            pass
+
+    def cancel(self, stream_id: str) -> bool:
+        """Cancel a run, which is offered to nobody from now on."""
+        self.channels.withdraw_run(stream_id)
+        return self.turns.cancel(stream_id)
+
+    def _announce(self, session_id: str, event: Event) -> None:
+        if event.kind is not Kind.COMPLETION:
+            return
+        told = {
+            "session_id": session_id,
+            "task_id": event.process_id,
+            "completed_at": event.at,
+            "event_id": event.event_id,
+            "summary": f"exit_code={event.exit_code}: {event.command[:120]}",
+        }
+        self.channels.notify(session_id, "bg_task_complete", told)
+        self.channels.notify(session_id, "process_complete", told)
+
+
+class Herald(TurnListener):
+    """Tells the channels of the turns."""
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+        self._ended = threading.Condition(threading.Lock())
+        self.last_run_finished_at: float | None = None
+
+    def wait(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait for something that becomes so when a run ends; whether it did."""
+        with self._ended:
+            return self._ended.wait_for(is_so, timeout_s)
+
+    def started(self, run: Run) -> None:
+        """Open its feed, and offer it."""
+        self._channels.open_run(
+            run.session_id,
+            run.stream_id,
+            pending_started_at=run.started_at,
+            source=str(run.source),
+        )
+        self._channels.sessions_changed("turn_started", run.session_id)
+
+    def shown(self, run: Run, row: Row) -> None:
+        """Show it; what has shown its last is offered to nobody."""
+        self._channels.emit(run.stream_id, row["seq"], row["event"], row["payload"])
+        if row["terminal"]:
+            self._channels.withdraw_run(run.stream_id)
+            self._tell_of_messages(run, row["payload"].get("message_count"))
+
+    def _tell_of_messages(self, run: Run, count: Any) -> None:
+        if count is not None:
+            updated = {
+                "session_id": run.session_id,
+                "message_count": count,
+                "known_count": None,
+                "source": str(run.source),
+            }
+            self._channels.notify(run.session_id, "session-updated", updated)
+
+    def ended(self, run: Run) -> None:
+        """Close its feed."""
+        self.last_run_finished_at = time.time()
+        self._channels.close_run(run.stream_id)
+        self._channels.sessions_changed("turn_ended", run.session_id)
+        with self._ended:
+            self._ended.notify_all()

@@ -1,0 +1,162 @@
+"""Start-up recovery: what nobody meant to lose comes back, what the user removed stays gone.
+
+For each session one function looks at what is there and decides; the audit reports its decision,
+recovery carries it out. Both are safe to repeat, and one bad file never stops either. Recovery is
+maintenance: it moves neither the time nor the order of activity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from reference_impl.sessions.index_files import Row
+from reference_impl.sessions.session_files import SessionFiles, UnknownSessionError
+from reference_impl.sessions.sidecar import Session, SessionError, SidecarDamagedError
+from reference_impl.sessions.store import SessionStore
+from reference_impl.storage.files import LockBusyError
+
+
+class Kind(StrEnum):
+    """What can be wrong with a session's files, or its row in the index."""
+
+    SHRUNKEN_LIVE = "shrunken_live"
+    UNREADABLE_LIVE = "unreadable_live"
+    ORPHAN_BACKUP = "orphan_backup"
+    MALFORMED_ORPHAN_BACKUP = "malformed_orphan_backup"
+    INDEX_MISSING_FILE = "index_missing_file"
+    INDEX_MISSING_ENTRY = "index_missing_entry"
+    NOT_EXAMINED = "not_examined"  # the disk or a lock refused
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, and whether recovery makes it right or a person has to look.
+
+    Counts of messages are -1 for a file that cannot be read, and None for one that is not there.
+    """
+
+    session_id: str
+    kind: Kind
+    is_repairable: bool
+    live_messages: int | None = None
+    backup_messages: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What a recovery did: how many sessions it passed, what it found, and whom it restored."""
+
+    scanned: int
+    findings: tuple[Finding, ...]
+    restored: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What is wrong now, before anybody makes it right."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def status(self) -> str:
+        """Sum it up: "ok", "warn" where recovery makes it right, or "needs_manual_review"."""
+        if not self.findings:
+            return "ok"
+        repairable = all(finding.is_repairable for finding in self.findings)
+        return "warn" if repairable else "needs_manual_review"
+
+
+def recover_all(store: SessionStore) -> Recovery:
+    """Restore what shrank unasked or cannot be read, sweep up, and rebuild the index.
+
+    Parses only sessions that have a backup, so it is quick for many. Raises LockBusyError or
+    OSError only where the folder or the index cannot be had at all.
+    """
+    rows = {row["session_id"]: row for row in store.rows()}
+    suspects = store.files.backed_up_ids() | store.files.unfinished_ids()
+    findings: list[Finding] = []
+    restored: list[str] = []
+    for sid in sorted(suspects):
+        try:
+            with store.files.locked(sid):
+                store.files.finish_removal(sid)
+                finding, remedy = _diagnose(store.files, sid, rows.get(sid))
+                if remedy is not None:
+                    _restore(store.files, remedy)
+                    restored.append(sid)
+                store.files.sweep(sid)
+        except (OSError, LockBusyError, SessionError) as error:
+            finding = _not_examined(sid, error)
+        if finding is not None:
+            findings.append(finding)
+    store.index.rebuild()
+    return Recovery(len(store.files.live_ids()), tuple(findings), tuple(restored))
+
+
+def audit(store: SessionStore) -> Audit:
+    """Look at every session, and change nothing. Raises LockBusyError, OSError as recovery does."""
+    ghosts, missing = store.index.differences()
+    findings: list[Finding | None] = [
+        *(Finding(sid, Kind.INDEX_MISSING_FILE, is_repairable=True) for sid in sorted(ghosts)),
+        *(Finding(sid, Kind.INDEX_MISSING_ENTRY, is_repairable=True) for sid in sorted(missing)),
+    ]
+    for sid in sorted(store.files.live_ids() | store.files.backed_up_ids()):
+        try:
+            with store.files.locked(sid):
+                findings.append(_diagnose(store.files, sid, None)[0])
+        except (OSError, LockBusyError, SessionError) as error:
+            findings.append(_not_examined(sid, error))
+    return Audit(tuple(finding for finding in findings if finding is not None))
+
+
+def _diagnose(
+    session_files: SessionFiles, sid: str, row: Row | None
+) -> tuple[Finding | None, Session | None]:
+    """Decide what is wrong with a session, and what its sidecar should hold instead."""
+    backup = session_files.backup(sid)
+    backup_messages = -1 if session_files.has(sid, "json.bak") else None
+    remedy = None
+    if backup is not None:
+        backup_messages, remedy = backup.message_count, _salvaged(backup, row)
+    live_messages, damage = None, ""
+    try:
+        live = session_files.live(sid)
+    except UnknownSessionError:
+        if backup_messages is None:
+            return None, None  # its first save was never finished, so never acknowledged
+        kind = Kind.ORPHAN_BACKUP if remedy else Kind.MALFORMED_ORPHAN_BACKUP
+    except SidecarDamagedError as error:
+        kind, live_messages, damage = Kind.UNREADABLE_LIVE, -1, str(error)
+    else:
+        whole = live.completed(backup)
+        if whole is live:
+            return None, None
+        kind, live_messages = Kind.SHRUNKEN_LIVE, live.message_count
+        remedy = replace(whole, version=live.version + 1)
+    is_repairable = remedy is not None
+    return Finding(sid, kind, is_repairable, live_messages, backup_messages, damage), remedy
+
+
+def _salvaged(backup: Session, row: Row | None) -> Session:
+    """What a backup gives back, under the newer title and time that the index still knows."""
+    session = backup.salvaged()
+    if row is not None:
+        session = replace(session, title=row["title"], updated_at=row["updated_at"])
+        session = replace(session, version=max(session.version, row["version"]))
+    return replace(session, version=session.version + 1)
+
+
+def _restore(session_files: SessionFiles, session: Session) -> None:
+    try:
+        session_files.live(session.session_id)
+    except UnknownSessionError:
+        pass
+    except SidecarDamagedError:
+        session_files.set_aside(session.session_id)
+    session_files.put(session)
+
+
+def _not_examined(sid: str, error: Exception) -> Finding:
+    return Finding(sid, Kind.NOT_EXAMINED, is_repairable=False, error=repr(error))

@@ -1,0 +1,658 @@
+"""Turns: one entry point for all of them, one run a session, and one way out for every run.
+
+A *run* is a turn while it executes. It is registered before anything else happens, and it leaves
+the registry last of all: after its session is saved, its ending is decided and its terminal event
+is written. Whoever waits for the session to be idle is told after that, never before.
+
+Two may bring a run to its end, the worker that returns and whoever cancels; the first one does it,
+and the other leaves it alone. A cancelled run is over for its clients at once, but its session is
+busy until the agent has unwound, or until a bound, after which the run is reclaimed.
+
+Everything on disk goes through the session store and the journals. Knows no HTTP. A turn whose
+host was killed is found by what it left in its session, and settled there, once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, cast
+
+from reference_impl.agents import identity
+from reference_impl.agents.agent import Agent
+from reference_impl.memory.agent_cache import AgentCache
+from reference_impl.memory.lifecycle import Lifecycle
+from reference_impl.sessions.session_files import UnknownSessionError, checked_id
+from reference_impl.sessions.sidecar import Message, Session, SessionError
+from reference_impl.sessions.store import SessionStore
+from reference_impl.storage.files import LockBusyError
+from reference_impl.storage.json_log import Row
+from reference_impl.turns.journal import RunJournal, RunWriter, Turn, TurnEvent, TurnJournal
+
+UNWIND_BOUND_S = 180.0
+TEARDOWN_PATIENCE_S = 5.0
+TOKEN_CHARS_MAX = 16_384
+TOOL_CHARS_MAX = 16_384
+_UNMARKED: Mapping[str, Any] = {}
+_PENDING = ("pending_turn_id", "pending_user_source", "pending_wakeup_id")
+
+log = logging.getLogger(__name__)
+
+
+class TurnConflictError(Exception):
+    """The session has a run already. `stream_id` is None if that one is not to be attached to."""
+
+    def __init__(self, run: Run) -> None:
+        self.stream_id = run.stream_id if run.is_attachable else None
+        super().__init__(f"session {run.session_id} already has an active stream")
+
+
+class AlreadyDeliveredError(Exception):
+    """The session has had this wakeup before; no turn was started."""
+
+
+class ShuttingDownError(Exception):
+    """No turn begins any more."""
+
+
+class Source(StrEnum):
+    """Who asks for a turn. An ephemeral one leaves nothing in the session."""
+
+    USER = "user"
+    WAKEUP = "process_wakeup"
+    EPHEMERAL = "ephemeral"
+
+
+class State(StrEnum):
+    """How a run ended."""
+
+    DONE = "done"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(eq=False, slots=True)
+class Run:
+    """A turn while it executes. `started_at` is in seconds of the epoch."""
+
+    session_id: str
+    message: str
+    source: Source
+    wakeup_id: str | None
+    started_at: float
+    stream_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    turn_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    unwound: threading.Event = field(default_factory=threading.Event)
+    concluded: threading.Event = field(default_factory=threading.Event)
+    is_submitted: bool = False
+    is_concluding: bool = False
+    state: State | None = None  # decided, and final
+    error: str = ""
+    unsynced: Session | None = None
+    agent: Agent | None = None
+    writer: RunWriter | None = None
+    produced: list[str] = field(default_factory=list)
+
+    @property
+    def is_attachable(self) -> bool:
+        """Whether a client may be sent to its stream."""
+        return self.state is None and not self.cancelled.is_set()
+
+    @property
+    def phase(self) -> str:
+        """What it is doing, in a word."""
+        if self.cancelled.is_set():
+            return "cancelling"
+        return "running" if self.state is None else "ending"
+
+
+class TurnListener:
+    """Whoever wants to know of runs, and overrides what it wants to know. None may be slow."""
+
+    def user_refused(self, run: Run) -> None:
+        """A user could not begin a turn because of this run."""
+
+    def started(self, run: Run) -> None:
+        """The run is registered, and the user's message is on disk."""
+
+    def shown(self, run: Run, row: Row) -> None:
+        """The run's next event is in its journal; in order, one at a time."""
+
+    def ended(self, run: Run) -> None:
+        """The run is registered no more. It may never have started."""
+
+
+class Turns:
+    """The runs of all sessions."""
+
+    def __init__(  # noqa: PLR0913 - it is where the rooms meet
+        self,
+        store: SessionStore,
+        runs: RunJournal,
+        journal: TurnJournal,
+        lifecycle: Lifecycle,
+        make_agent: Callable[[str], Agent],
+        *,
+        sync: Callable[[Session], object] = lambda _: None,
+        clock: Callable[[], float] = time.time,
+        unwind_bound_s: float = UNWIND_BOUND_S,
+    ) -> None:
+        """`sync` brings what is kept elsewhere up to a session's state; it may raise anything."""
+        self._store = store
+        self._runs = runs
+        self._journal = journal
+        self._lifecycle = lifecycle
+        self._make_agent = make_agent
+        self.agents = AgentCache(lifecycle, self.live_sessions)
+        self._sync = sync
+        self._clock = clock
+        self._unwind_bound_s = unwind_bound_s
+        self._listeners: list[TurnListener] = []
+        self._changed = threading.Condition(threading.Lock())
+        self._by_session: dict[str, Run] = {}
+        self._by_stream: dict[str, Run] = {}
+        self._abandoned: set[Run] = set()
+        self._is_shutting_down = False
+
+    def listen(self, listener: TurnListener) -> None:
+        """Tell the listener of all runs from now on; before the first one starts."""
+        self._listeners.append(listener)
+
+    # Looking
+
+    def gauges(self) -> dict[str, int]:
+        """Sizes of the long-lived containers."""
+        return {
+            "runs": len(self._by_session),
+            "streams": len(self._by_stream),
+            "runs_abandoned": len(self._abandoned),
+        }
+
+    def runs(self) -> tuple[Run, ...]:
+        """Every run that is registered now."""
+        with self._changed:
+            return tuple(self._by_session.values())
+
+    def live_sessions(self) -> frozenset[str]:
+        """The sessions that have a run."""
+        with self._changed:
+            return frozenset(self._by_session)
+
+    def is_live(self, stream_id: str) -> bool:
+        """Whether the stream's run is registered."""
+        return stream_id in self._by_stream
+
+    def attachable_stream(self, session_id: str) -> str | None:
+        """The stream of the session's run, if a client may be sent to it."""
+        run = self._by_session.get(session_id)
+        return run.stream_id if run is not None and run.is_attachable else None
+
+    # Beginning
+
+    def start(
+        self,
+        session_id: str,
+        message: str,
+        source: Source = Source.USER,
+        *,
+        wakeup_id: str | None = None,
+    ) -> Run:
+        """Begin a turn; the message is on disk when this returns.
+
+        Raises TurnConflictError, ShuttingDownError, AlreadyDeliveredError for a wakeup that the
+        session has had, UnknownSessionError, and whatever else the session store raises.
+        """
+        run = Run(checked_id(session_id), message, source, wakeup_id, self._clock())
+        self._register(run)
+        try:
+            self._submit(run)
+            run.is_submitted = True
+            self._tell(lambda listener: listener.started(run))
+            name = f"turn of {session_id}"
+            threading.Thread(target=self._work, args=(run,), name=name, daemon=True).start()
+        except BaseException:
+            self._withdraw(run)
+            raise
+        return run
+
+    def _register(self, run: Run) -> None:
+        sid = run.session_id
+
+        def is_leaving() -> bool:
+            # Its clients were told that it is over, so nobody shall be refused because of it.
+            other = self._by_session.get(sid)
+            return other is not None and other.phase == "ending"
+
+        with self._changed:
+            self._changed.wait_for(lambda: not is_leaving(), TEARDOWN_PATIENCE_S)
+            if self._is_shutting_down:
+                raise ShuttingDownError("the server is shutting down")
+            other = self._by_session.get(sid)
+            if other is None:
+                self._by_session[sid] = self._by_stream[run.stream_id] = run
+                return
+        if run.source is Source.USER:
+            self._tell(lambda listener: listener.user_refused(other))
+        raise TurnConflictError(other)
+
+    def _submit(self, run: Run) -> None:
+        """Bring the message to disk. The session is saved last: that is what counts."""
+        self._store.load_metadata_only(run.session_id)  # an unknown one leaves no trace
+        run.writer = self._runs.begin(
+            run.session_id, run.stream_id, lambda row: self._show(run, row)
+        )
+        if run.source is Source.EPHEMERAL:
+            return
+        self._journal.submit(run.turn_id, run.session_id, run.stream_id, run.source)
+        dead: list[Session] = []
+
+        def submit(session: Session) -> Session:
+            if self._is_undelivered(session, run.wakeup_id):
+                session = _without_pending(session)
+            elif session.is_busy:
+                dead.append(session)
+                session = self._settled(session)
+            if run.wakeup_id is not None and _has_wakeup(session, run.wakeup_id):
+                raise AlreadyDeliveredError(f"{session.session_id} has had {run.wakeup_id}")
+            return _with_pending(session, run)
+
+        self._store.change(run.session_id, submit)
+        self._bury(dead)
+
+    def _is_undelivered(self, session: Session, wakeup_id: str | None) -> bool:
+        """Whether an attempt to start just this wakeup got no further than the session."""
+        if wakeup_id is None or session.extra.get("pending_wakeup_id") != wakeup_id:
+            return False
+        turn = self._journal.get(session.extra.get("pending_turn_id", ""))
+        return turn is not None and turn.event is TurnEvent.SUBMITTED
+
+    def _withdraw(self, run: Run) -> None:
+        """Undo a beginning that failed, as far as the disk lets us."""
+        run.error = "it could not be started"
+        self._decide(run, State.ERROR)
+
+        def withdraw(session: Session) -> Session:
+            is_ours = session.active_stream_id == run.stream_id
+            return _without_pending(session) if is_ours else session
+
+        try:
+            if run.writer is not None:
+                run.writer.finish(State.ERROR, [])
+            if run.source is not Source.EPHEMERAL:
+                self._store.maintain(run.session_id, withdraw)
+                self._journal.interrupt(run.turn_id)
+        except UnknownSessionError:
+            self._journal.interrupt(run.turn_id)
+        except (OSError, SessionError, LockBusyError) as error:
+            log.warning("%s: what is left will be settled later: %s", run.session_id, error)
+        finally:
+            self._forget_rows(run)
+            self._tear_down(run)
+
+    def _forget_rows(self, run: Run) -> None:
+        """Whoever tries again and again must push no run out that is yet to be settled."""
+        try:
+            self._runs.remove(run.session_id, run.stream_id)
+        except OSError as error:
+            log.warning("%s: its empty journal stays: %s", run.stream_id, error)
+
+    # Working
+
+    def _work(self, run: Run) -> None:
+        reply = error = ""
+        try:
+            with identity.bound(identity.Identity(run.session_id, run.stream_id)):
+                reply = self._converse(run)
+        except BaseException as raised:  # an agent that exits must not wedge its session
+            run.error = error = f"{type(raised).__name__}: {raised}"
+            if not run.cancelled.is_set():
+                log.exception("session %s: the turn failed", run.session_id)
+        finally:
+            try:
+                self._conclude(run, reply, error)
+                run.concluded.wait()
+            finally:
+                run.unwound.set()
+                self._tear_down(run)
+                with self._changed:
+                    self._abandoned.discard(run)
+        self.agents.shrink()
+
+    def _converse(self, run: Run) -> str:
+        if run.source is not Source.EPHEMERAL:
+            self._journal.start(run.turn_id)
+        history = self._store.load(run.session_id).messages
+        agent = run.agent = self._agent_of(run.session_id)
+        if run.cancelled.is_set():
+            return ""
+        return agent.run_turn(run.message, history, _Stage(run))
+
+    def _agent_of(self, session_id: str) -> Agent:
+        agent = cast("Agent | None", self.agents.get(session_id))  # only we put any there
+        if agent is None:
+            agent = self._make_agent(session_id)
+            self.agents.put(session_id, agent)
+        return agent
+
+    def _show(self, run: Run, row: Row) -> None:
+        if row["event"] == "token":
+            run.produced.append(row["payload"]["text"])
+        self._tell(lambda listener: listener.shown(run, row))
+
+    # Ending
+
+    def cancel(self, stream_id: str) -> bool:
+        """End a run now, and keep what it produced; whether it will have been cancelled."""
+        with self._changed:
+            run = self._by_stream.get(stream_id)
+            if run is None or not run.is_submitted:
+                return False
+            if run.state is not None or run.cancelled.is_set():
+                return run.cancelled.is_set()
+            run.cancelled.set()
+        threading.Thread(target=self._await_unwinding, args=(run,), daemon=True).start()
+        self._conclude(run, "", "")
+        # The worker may be at it, and whoever is told of the cancel shall find what it kept.
+        run.concluded.wait(TEARDOWN_PATIENCE_S)
+        return True
+
+    def _conclude(self, run: Run, reply: str, error: str) -> None:
+        """Save the session, decide how the run ended, and tell its clients; done by one of all.
+
+        The order is a promise: save, journal, look for a cancel, mark. Syncing follows when the
+        run leaves, so that nobody who cancels waits for it.
+        """
+        with self._changed:
+            if run.is_concluding:
+                return
+            run.is_concluding = True
+        session = None
+        try:
+            if run.writer is not None:
+                run.writer.seal()
+            session = self._save(run, reply, error)
+            self._decide(run, State.ERROR if error else State.DONE)
+            run.unsynced = session
+            if run.state is State.DONE and session is not None:
+                self._lifecycle.mark_turn_completed(run.session_id, agent=run.agent)
+        except Exception as failure:
+            log.exception("session %s: the turn could not be saved", run.session_id)
+            run.error = f"the turn could not be saved: {failure}"
+            self._decide(run, State.ERROR)
+        finally:
+            self._finish(run, session)
+            run.concluded.set()
+
+    def _save(self, run: Run, reply: str, error: str) -> Session | None:
+        """Add the turn to the session; None for one that leaves nothing there."""
+        if run.source is Source.EPHEMERAL:
+            return None
+        text, mark = reply, _UNMARKED
+        if run.cancelled.is_set():
+            text, mark = "".join(run.produced), {"cancelled": True}
+        elif error:
+            text, mark = "".join(run.produced), {"error": error}
+        saved = self._store.change(
+            run.session_id, lambda session: _concluded(session, text, mark, self._clock())
+        )
+        try:
+            if mark:
+                self._journal.interrupt(run.turn_id)
+            else:
+                self._journal.complete(run.turn_id)
+        except OSError as failure:
+            log.warning("%s: its ending is not in the journal: %s", run.turn_id, failure)
+        return saved
+
+    def _decide(self, run: Run, state: State) -> None:
+        """From here on, the ending is what it is: a cancel comes too late."""
+        with self._changed:
+            if run.state is None:
+                run.state = State.CANCELLED if run.cancelled.is_set() else state
+
+    def _finish(self, run: Run, session: Session | None) -> None:
+        """Tell the clients."""
+        count = session.message_count if session is not None else None
+        state = run.state or State.ERROR
+        events: Mapping[State, list[tuple[str, Mapping[str, Any]]]] = {
+            State.DONE: [("done", {"message_count": count}), ("stream_end", {})],
+            State.CANCELLED: [("cancel", {"message_count": count})],
+            State.ERROR: [("apperror", {"message_count": count, "error": run.error})],
+        }
+        try:
+            if run.writer is not None:
+                run.writer.finish(state, events[state])
+        except OSError as failure:
+            log.error("%s: its end is not in the journal: %s", run.stream_id, failure)  # noqa: TRY400 - known
+
+    def _sync_quietly(self, session: Session) -> None:
+        try:
+            self._sync(session)
+        except BaseException:  # whatever it is, the run has to leave
+            log.exception("session %s: not synced; a later turn will do it", session.session_id)
+
+    def _tear_down(self, run: Run) -> None:
+        """Sync, leave the registry, and only then let the session's next turn begin."""
+        with self._changed:
+            unsynced, run.unsynced = run.unsynced, None
+        if unsynced is not None:
+            self._sync_quietly(unsynced)
+        with self._changed:
+            if self._by_stream.pop(run.stream_id, None) is None:
+                return
+            del self._by_session[run.session_id]
+            self._changed.notify_all()
+        self._tell(lambda listener: listener.ended(run))
+
+    def _await_unwinding(self, run: Run) -> None:
+        if run.unwound.wait(self._unwind_bound_s):
+            return
+        run.concluded.wait()
+        log.error("%s: reclaimed after %s s of unwinding", run.stream_id, self._unwind_bound_s)
+        with self._changed:
+            if not run.unwound.is_set():
+                self._abandoned.add(run)
+        self.agents.evict(run.session_id)  # an agent that hangs serves no other turn
+        self._tear_down(run)
+        self.agents.shrink()
+
+    def shut_down(self, grace_s: float) -> bool:
+        """Begin no turn any more, give those under way some time, then cancel them.
+
+        Whether all have unwound within as much time again.
+        """
+        with self._changed:
+            self._is_shutting_down = True
+            self._changed.wait_for(lambda: not self._by_session, grace_s)
+        for run in self.runs():
+            self.cancel(run.stream_id)
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._by_session, grace_s)
+
+    # Settling what a dead host left
+
+    def recover(self) -> tuple[str, ...]:
+        """Settle every turn that was in flight when the last host died; returns the sessions.
+
+        For a start, before any turn begins or is read. What cannot be settled now is told of, and
+        settled by the session's next turn.
+        """
+        in_flight = self._journal.in_flight()
+        suspects = {turn.session_id for turn in in_flight} | {
+            row["session_id"]
+            for row in self._store.rows()
+            if row["active_stream_id"] is not None or row["has_pending_user_message"]
+        }
+        settled = []
+        for sid in sorted(suspects):
+            try:
+                if self._recover(sid, [turn for turn in in_flight if turn.session_id == sid]):
+                    settled.append(sid)
+            except (OSError, SessionError, LockBusyError) as error:
+                log.error("session %s: not settled: %s", sid, error)  # noqa: TRY400 - known
+        self._end_runs()
+        return tuple(settled)
+
+    def _recover(self, session_id: str, in_flight: list[Turn]) -> bool:
+        """Settle the session, and note how those turns ended of which only it knows."""
+        try:
+            is_settled = self.repair(session_id)
+            session = self._store.load(session_id)
+        except UnknownSessionError:
+            for turn in in_flight:
+                self._journal.interrupt(turn.turn_id)
+            return False
+        for turn in in_flight:
+            said = [message for message in session.messages if _is_of(message, turn.turn_id)]
+            if said and not any(_is_marked(message) for message in said):
+                self._journal.complete(turn.turn_id)
+            else:
+                self._journal.interrupt(turn.turn_id)
+        self._sync_quietly(session)
+        return is_settled
+
+    def _end_runs(self) -> None:
+        """Let every run say that it is over whose turn is.
+
+        The turn's ending comes to disk before its run's, so a kill in between leaves a turn that is
+        in flight no more, and a run that never ends.
+        """
+        for turn in self._journal.ended():
+            try:
+                self._runs.bury(turn.session_id, turn.stream_id, turn.event)
+            except OSError as error:
+                log.error("%s: its end is not written: %s", turn.stream_id, error)  # noqa: TRY400 - known
+
+    def repair(self, session_id: str) -> bool:
+        """Settle a turn of a run that is no more; whether there was one. A live run is left alone.
+
+        As maintenance, under the session's lock, by what is on disk at that moment. Raises as the
+        session store does.
+        """
+        dead: list[Session] = []
+
+        def settle(session: Session) -> Session:
+            stream_id = session.active_stream_id
+            if not session.is_busy or (stream_id is not None and self.is_live(stream_id)):
+                return session
+            dead.append(session)
+            return self._settled(session)
+
+        self._store.maintain(session_id, settle)
+        self._bury(dead)
+        return bool(dead)
+
+    def _settled(self, session: Session) -> Session:
+        """The same with all that its dead run has shown, marked as interrupted."""
+        text = ""
+        if session.active_stream_id is not None:
+            text = self._runs.text(session.session_id, session.active_stream_id)
+        return _concluded(session, text, {"interrupted": True}, session.pending_started_at)
+
+    def _bury(self, dead: list[Session]) -> None:
+        """Let both journals say that the runs which these sessions still had are over."""
+        for session in dead:
+            self._journal.interrupt(session.extra.get("pending_turn_id", ""))
+            if session.active_stream_id is not None:
+                stream_id = session.active_stream_id
+                self._runs.bury(session.session_id, stream_id, TurnEvent.INTERRUPTED)
+
+    def _tell(self, act: Callable[[TurnListener], object]) -> None:
+        for listener in self._listeners:
+            try:
+                act(listener)
+            except Exception:
+                log.exception("%s failed; the turn goes on", type(listener).__name__)
+
+
+class _Stage:
+    """The stage of one run."""
+
+    def __init__(self, run: Run) -> None:
+        assert run.writer is not None
+        self.cancelled = run.cancelled
+        self._emit = run.writer.emit
+
+    def token(self, text: str) -> None:
+        """Show a part of the reply, in as many rows as it takes."""
+        for at in range(0, len(text), TOKEN_CHARS_MAX):
+            self._emit("token", {"text": text[at : at + TOKEN_CHARS_MAX]})
+
+    def reasoning(self, text: str) -> None:
+        """Show a thought, in as many rows as it takes."""
+        for at in range(0, len(text), TOKEN_CHARS_MAX):
+            self._emit("reasoning", {"text": text[at : at + TOKEN_CHARS_MAX]})
+
+    def tool(self, name: str, arguments: Any) -> None:
+        """Show that a tool is called."""
+        self._emit("tool", {"name": name, "arguments": arguments})
+
+    def tool_complete(self, name: str, output: str) -> None:
+        """Show what the tool said, or its beginning."""
+        kept = output[:TOOL_CHARS_MAX]
+        self._emit("tool_complete", {"name": name, "output": kept, "output_chars": len(output)})
+
+
+# What a turn does to a session
+
+
+def _with_pending(session: Session, run: Run) -> Session:
+    pending = zip(_PENDING, (run.turn_id, str(run.source), run.wakeup_id), strict=True)
+    return replace(
+        session,
+        active_stream_id=run.stream_id,
+        pending_user_message=run.message,
+        pending_started_at=run.started_at,
+        extra={**session.extra, **{name: value for name, value in pending if value is not None}},
+    )
+
+
+def _without_pending(session: Session) -> Session:
+    return replace(
+        session,
+        active_stream_id=None,
+        pending_user_message=None,
+        pending_started_at=None,
+        extra={name: value for name, value in session.extra.items() if name not in _PENDING},
+    )
+
+
+def _concluded(session: Session, text: str, mark: Message, at: float | None) -> Session:
+    """The same with the pending turn among its messages: what was asked, and what was said."""
+    extra = session.extra
+    turn_id = {"turn_id": extra["pending_turn_id"]} if "pending_turn_id" in extra else {}
+    messages: list[Message] = []
+    if session.pending_user_message is not None:
+        asked: dict[str, Any] = {
+            "role": "user",
+            "content": session.pending_user_message,
+            "timestamp": session.pending_started_at,
+            **turn_id,
+            "source": extra.get("pending_user_source", Source.USER),
+        }
+        if "pending_wakeup_id" in extra:
+            asked["wakeup_id"] = extra["pending_wakeup_id"]
+        messages.append(asked if "error" in mark else {**asked, **mark})
+    if text or "error" in mark or not mark:
+        messages.append(
+            {"role": "assistant", "content": text, "timestamp": at, **turn_id, **mark},
+        )
+    return _without_pending(session).appended(*messages)
+
+
+def _has_wakeup(session: Session, wakeup_id: str) -> bool:
+    return any(message.get("wakeup_id") == wakeup_id for message in session.messages)
+
+
+def _is_of(message: Message, turn_id: str) -> bool:
+    return message.get("turn_id") == turn_id
+
+
+def _is_marked(message: Message) -> bool:
+    return bool(message.keys() & {"interrupted", "cancelled", "error"})

@@ -1,0 +1,736 @@
+"""The HTTP surface: which requests there are, what each asks of the rooms, and how it is answered.
+
+Whatever the rooms raise becomes a status and one sentence; nobody outside sees anything else. Who
+may ask at all is decided first: on loopback whoever comes by a loopback name and from no foreign
+page, elsewhere whoever knows the password.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import errno
+import hmac
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from reference_impl.app import Rooms
+from reference_impl.live.channels import Cursor
+from reference_impl.live.event_buffer import Subscription, frame
+from reference_impl.sessions import recovery
+from reference_impl.sessions.list import shown
+from reference_impl.sessions.session_files import InvalidSessionIdError, UnknownSessionError
+from reference_impl.sessions.sidecar import Metadata, Session, SessionError, SidecarDamagedError
+from reference_impl.state_db.errors import StateDbError
+from reference_impl.storage.files import LockBusyError
+from reference_impl.turns.turns import Run, ShuttingDownError, TurnConflictError
+from reference_impl.web.http_parser import Answer, RefusedError, Request, answer
+from reference_impl.web.openapi import described
+from reference_impl.web.process_stats import Vitals
+from reference_impl.web.routes import Args, Field, Kind, Route
+from reference_impl.web.server import Plan, Streaming, Wake
+
+MESSAGE_CHARS_MAX = 1_000_000
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_PAGE = Path(__file__).with_name("page.html")
+_PAGE_POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src data:; frame-ancestors 'none'; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+)
+_HEARTBEAT = b": heartbeat\n\n"
+_KEEPALIVE = b": keepalive\n\n"
+
+_ID = "[0-9A-Za-z-][0-9A-Za-z_-]{0,127}"
+SESSION_ID = Field("session_id", is_required=True, max_length=128, pattern=_ID)
+STREAM_ID = Field("stream_id", is_required=True, max_length=64, pattern="[0-9A-Za-z-]+")
+AFTER_EVENT_ID = Field("after_event_id", about="as the header Last-Event-ID: `<stream_id>:<seq>`")
+
+
+class Api:
+    """What the server serves: the rooms, by HTTP."""
+
+    def __init__(self, rooms: Rooms, host: str, password: str) -> None:
+        """`host` is what the server listens on; without a password only loopback is served."""
+        self._rooms = rooms
+        self._is_open = host in LOOPBACK and not password
+        self._password = password
+        self._gauges: Callable[[], Mapping[str, int]] = dict
+        self._counters: Callable[[], Mapping[str, Any]] = dict
+        self._started_at = time.time()
+        self._is_draining = False
+        self._vitals = Vitals()
+
+    def measure(
+        self, gauges: Callable[[], Mapping[str, int]], counters: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        """Tell of the server's sizes and counters too."""
+        self._gauges = gauges
+        self._counters = counters
+
+    def collect(self) -> None:
+        """Forget channels that nobody reads any more."""
+        self._rooms.channels.collect()
+
+    def shut_down(self, deadline_s: float) -> None:
+        """Finish or mark what is under way, and end every subscription."""
+        self._is_draining = True
+        self._rooms.shut_down(deadline_s)
+
+    # Who may ask, and what
+
+    def plan(self, request: Request) -> Plan:
+        """Find out what a request asks for. Raises RefusedError."""
+        self._check_is_welcome(request)
+        method = "GET" if request.method == "HEAD" else request.method
+        route, parts = _matched(method, request.path)
+        if route.kind is Kind.STREAM and request.method == "HEAD":
+            raise RefusedError(405, "a stream has no HEAD", ("Allow", "GET"))
+        return Plan(
+            partial(self._carry_out, route, request, parts),
+            is_stream=route.kind is Kind.STREAM,
+            is_instant=route.kind is Kind.INSTANT,
+        )
+
+    def _check_is_welcome(self, request: Request) -> None:
+        host = request.headers.get("host", "")
+        origin = request.headers.get("origin")
+        if self._is_open and _name_of(host) not in LOOPBACK:
+            raise RefusedError(403, f"{host[:80]!r} is not this server's name")
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+            raise RefusedError(403, f"{origin[:80]!r} is a foreign origin")
+        if request.headers.get("sec-fetch-site") == "cross-site":
+            raise RefusedError(403, "a foreign page asks")
+        if not self._is_open and not self._knows_password(request):
+            asked = ("WWW-Authenticate", 'Basic realm="sessions", charset="UTF-8"')
+            raise RefusedError(401, "the password is missing or wrong", asked)
+
+    def _knows_password(self, request: Request) -> bool:
+        kind, _, credentials = request.headers.get("authorization", "").partition(" ")
+        given = credentials.strip()
+        if kind.lower() == "basic":
+            try:
+                given = base64.b64decode(given, validate=True).decode().partition(":")[2]
+            except (binascii.Error, ValueError):
+                return False
+        return bool(self._password) and hmac.compare_digest(given.encode(), self._password.encode())
+
+    def _carry_out(
+        self, route: Route, request: Request, parts: Mapping[str, str], wake: Wake
+    ) -> Answer | Streaming:
+        args = route.args(request, parts)
+        try:
+            return route.act(self, args, wake)
+        except InvalidSessionIdError as error:
+            raise RefusedError(400, str(error)) from None
+        except UnknownSessionError as error:
+            raise RefusedError(404, str(error)) from None
+        except TurnConflictError as error:
+            raise RefusedError(409, str(error), active_stream_id=error.stream_id) from None
+        except (LockBusyError, ShuttingDownError) as error:
+            raise RefusedError(503, str(error)) from None
+        except SidecarDamagedError as error:
+            raise RefusedError(503, str(error)) from None
+        except SessionError as error:
+            raise RefusedError(409, str(error)) from None
+        except StateDbError as error:
+            raise RefusedError(503, str(error)) from None
+        except OSError as error:
+            status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 503
+            raise RefusedError(status, f"the disk refuses: {error.strerror}") from None
+
+    # Health
+
+    def health(self, args: Args, _wake: Wake) -> Answer:
+        """Whether the server is well, and what it is doing."""
+        runs = self._rooms.turns.runs()
+        now = time.time()
+        told: dict[str, Any] = {
+            "status": "draining" if self._is_draining else "ok",
+            "sessions": self._rooms.store.gauges()["sessions_held"],
+            "active_streams": sum(run.is_attachable for run in runs),
+            "active_runs": len(runs),
+            "runs": [_run(run) for run in runs],
+            "last_run_finished_at": self._rooms.herald.last_run_finished_at,
+            "server_started_at": self._started_at,
+            "uptime_seconds": now - self._started_at,
+            "accept_loop": self._counters(),
+            "containers": self._containers(),
+            "process": self._vitals.now(),
+        }
+        if runs:
+            told["oldest_run_age_seconds"] = now - min(run.started_at for run in runs)
+        if args.get("deep"):
+            told["checks"] = self._checks()
+        return answer(told, 503 if self._is_draining else 200)
+
+    def _containers(self) -> dict[str, int]:
+        return {**self._rooms.gauges(), **self._gauges()}
+
+    def _checks(self) -> dict[str, Any]:
+        channels = self._rooms.channels.gauges()
+        has_db = os.path.exists(os.path.join(self._rooms.folder, "state.db"))
+        return {
+            "stream_runtime": {
+                "total_subscribers": channels["channel_subscribers"],
+                "total_offline_buffered_events": channels["channel_frames_kept"],
+            },
+            "sessions": {"status": "ok", **self._rooms.store.gauges()},
+            "state_db": {"status": "ok" if has_db else "missing"},
+        }
+
+    def system_health(self, _args: Args, _wake: Wake) -> Answer:
+        """What the server costs, and the size of every long-lived container."""
+        containers = self._containers()
+        disk = shutil.disk_usage(self._rooms.folder)
+        times = os.times()
+        vitals = self._vitals.now()
+        return answer(
+            {
+                "status": "ok",
+                "cpu": {
+                    "load_average": os.getloadavg(),
+                    "process_seconds": times.user + times.system,
+                },
+                "memory": {"rss_bytes": vitals["rss_bytes"]},
+                "disk": {"total_bytes": disk.total, "free_bytes": disk.free},
+                "process": vitals,
+                "webui_runtime": {
+                    "sessions": {
+                        "resident": containers["sessions_held"],
+                        "cap": self._rooms.store.cap,
+                    },
+                    "streams": {
+                        "active": containers["streams"],
+                        "agent_instances": containers["agents_cached"],
+                        "subscribers": containers["channel_subscribers"],
+                        "offline_buffered_events": containers["channel_frames_kept"],
+                        "subscribers_dropped": self._counters().get("streams_dropped", 0),
+                        "events_skipped": self._rooms.channels.events_skipped,
+                    },
+                    "models_cache": {"resident": containers["catalogs_kept"]},
+                },
+                "containers": containers,
+            }
+        )
+
+    # Sessions
+
+    def new_session(self, args: Args, _wake: Wake) -> Answer:
+        """Make a session; the one before it comes to a boundary."""
+        previous = args.get("prev_session_id")
+        if previous is not None:
+            # The provider may be slow, and whoever opens a session does not wait for it.
+            commit = partial(self._rooms.commit_memory, previous)
+            threading.Thread(target=commit, name="boundary", daemon=True).start()
+        names = ("workspace", "model", "model_provider", "profile", "project_id")
+        extra = {name: args[name] for name in names if name in args}
+        session = self._rooms.store.new(extra=extra)
+        self._rooms.channels.sessions_changed("created", session.session_id)
+        return answer({"session": {**self._row(session), "messages": []}})
+
+    def session(self, args: Args, _wake: Wake) -> Answer:
+        """A session with its messages, or the last of them."""
+        sid = args["session_id"]
+        self._settle(sid)
+        session = self._rooms.store.load(sid)
+        first = max(0, session.message_count - args.get("msg_limit", session.message_count))
+        return answer(
+            {
+                "session": {
+                    **self._row(session),
+                    "messages": session.messages[first:],
+                    "tool_calls": [],
+                    "pending_user_message": session.pending_user_message,
+                    "_messages_truncated": first > 0,
+                    "_messages_offset": first,
+                }
+            }
+        )
+
+    def status(self, args: Args, _wake: Wake) -> Answer:
+        """What a session is doing, without its messages."""
+        sid = args["session_id"]
+        self._settle(sid)
+        row = self._row(self._rooms.store.load_metadata_only(sid))
+        return answer(
+            {
+                **row,
+                "agent_running": sid in self._rooms.turns.live_sessions(),
+                "hermes_home": self._rooms.folder,
+            }
+        )
+
+    def sessions(self, _args: Args, _wake: Wake) -> Answer:
+        """All sessions, the latest activity first."""
+        listed = self._rooms.sessions.now()
+        told = {
+            "webui_session_count": listed.number,
+            "server_time": time.time(),
+            "server_tz": time.strftime("%z"),
+        }
+        return Answer(200, b'{"sessions": ' + listed.rows + b", " + json.dumps(told).encode()[1:])
+
+    def rename(self, args: Args, _wake: Wake) -> Answer:
+        """Give a session a title."""
+        return self._changed(self._rooms.store.rename(args["session_id"], args["title"]), "renamed")
+
+    def clear(self, args: Args, _wake: Wake) -> Answer:
+        """Remove a session's messages."""
+        return self._changed(self._rooms.store.clear(args["session_id"]), "cleared")
+
+    def truncate(self, args: Args, _wake: Wake) -> Answer:
+        """Keep a session's first messages."""
+        session = self._rooms.store.truncate(args["session_id"], args["keep_count"])
+        return self._changed(session, "truncated")
+
+    def undo(self, args: Args, _wake: Wake) -> Answer:
+        """Remove the user's last message, and what followed."""
+        return self._changed(self._rooms.store.undo(args["session_id"]), "undone")
+
+    def _changed(self, session: Session, reason: str) -> Answer:
+        self._rooms.channels.sessions_changed(reason, session.session_id)
+        return answer({"ok": True, "session": self._row(session)})
+
+    def delete(self, args: Args, _wake: Wake) -> Answer:
+        """Delete a session; one that is gone already is fine."""
+        failed = False
+        try:
+            self._rooms.delete(args["session_id"])
+        except StateDbError:
+            failed = True
+        return answer({"ok": True, "state_db_cleanup_failed": failed})
+
+    def _settle(self, session_id: str) -> None:
+        """A session that is marked as busy by a run that is no more is set free."""
+        metadata = self._rooms.store.load_metadata_only(session_id)
+        stream_id = metadata.active_stream_id
+        if metadata.is_busy and (stream_id is None or not self._rooms.turns.is_live(stream_id)):
+            self._rooms.turns.repair(session_id)
+
+    def _row(self, metadata: Metadata) -> Mapping[str, Any]:
+        return shown(metadata.row(), self._rooms.turns.attachable_stream(metadata.session_id))
+
+    # Turns
+
+    def start(self, args: Args, _wake: Wake) -> Answer:
+        """Begin a turn; the message is on disk when this answers."""
+        sid = args["session_id"]
+        title = self._rooms.store.load_metadata_only(sid).title
+        run = self._rooms.turns.start(sid, args["message"])
+        return answer(
+            {
+                "stream_id": run.stream_id,
+                "session_id": sid,
+                "pending_started_at": run.started_at,
+                "turn_id": run.turn_id,
+                "title": title,
+            }
+        )
+
+    def cancel(self, args: Args, _wake: Wake) -> Answer:
+        """End a run now, and keep what it produced."""
+        stream_id = args["stream_id"]
+        cancelled = self._rooms.cancel(stream_id)
+        return answer({"ok": True, "cancelled": cancelled, "stream_id": stream_id})
+
+    def stream_status(self, args: Args, _wake: Wake) -> Answer:
+        """Whether a run can be attached to, or else be read from its journal."""
+        stream_id = args["stream_id"]
+        run = next((run for run in self._rooms.turns.runs() if run.stream_id == stream_id), None)
+        return answer(
+            {
+                "active": run is not None and run.is_attachable,
+                "stream_id": stream_id,
+                "replay_available": run is not None or self._rooms.owner(stream_id) is not None,
+            }
+        )
+
+    # Streams
+
+    def chat_stream(self, args: Args, wake: Wake) -> Streaming:
+        """Read a run, from its start or after a cursor, until its terminal event."""
+        stream_id = args["stream_id"]
+        cursor = _cursor(args)
+        if cursor is None and "after_seq" in args:
+            cursor = Cursor(stream_id, args["after_seq"])
+        reader = self._rooms.channels.subscribe_run(stream_id, wake, cursor)
+        if reader is None:
+            raise RefusedError(404, "stream not found")
+        return Streaming(reader, _HEARTBEAT)
+
+    def session_stream(self, args: Args, wake: Wake) -> Streaming:
+        """Watch a session: turns that start, messages that come, processes that end."""
+        sid = args["session_id"]
+        self._rooms.store.load_metadata_only(sid)
+        reader = self._rooms.channels.subscribe(sid, wake, _cursor(args))
+        self._tell_count(sid, args.get("known_count"), reader)
+        return Streaming(reader, _KEEPALIVE)
+
+    def _tell_count(self, session_id: str, known: int | None, reader: Subscription) -> None:
+        """Tell a client that knows less than there is; after it subscribed, so nothing slips by."""
+        if known is None:
+            return
+        try:
+            count = self._rooms.store.load_metadata_only(session_id).message_count
+        except BaseException:
+            reader.close()
+            raise
+        if count != known:
+            told = {"session_id": session_id, "message_count": count, "known_count": known}
+            reader.greet([frame("session-updated", {**told, "source": "subscribe"})])
+
+    def session_events(self, args: Args, wake: Wake) -> Streaming:
+        """Read a session's run: the present one, or the rest of the one that the cursor names."""
+        sid = args["session_id"]
+        self._rooms.store.load_metadata_only(sid)
+        reader = self._rooms.channels.subscribe_events(sid, wake, _cursor(args))
+        return Streaming(reader, _KEEPALIVE)
+
+    def sessions_events(self, _args: Args, wake: Wake) -> Streaming:
+        """Watch the list of sessions."""
+        return Streaming(self._rooms.channels.subscribe_sessions(wake), _KEEPALIVE)
+
+    def gateway_stream(self, args: Args, wake: Wake) -> Answer | Streaming:
+        """Watch what other processes do to the sessions in state.db; or ask whether that works."""
+        is_running = self._rooms.watcher.is_running
+        if args.get("probe"):
+            return answer(
+                {
+                    "enabled": True,
+                    "ok": is_running,
+                    "watcher_running": is_running,
+                    "fallback_poll_ms": 30_000,
+                    "scope": "gateway",
+                    "session_stream_available": True,
+                    "session_stream_path": "/api/session/stream",
+                }
+            )
+        if not is_running:
+            raise RefusedError(503, "the watcher is down")
+        return Streaming(self._rooms.watcher.subscribe(wake), _KEEPALIVE)
+
+    # The rest
+
+    def acknowledge(self, args: Args, _wake: Wake) -> Answer:
+        """Take note, which changes nothing."""
+        sid = args["session_id"]
+        task_id = args["task_id"] if "task_id" in args else args["process_id"]
+        self._rooms.store.load_metadata_only(sid)
+        told = {"ok": True, "session_id": sid, "task_id": task_id, "noop": True}
+        return answer(told) if "task_id" in args else answer(told, 200, ("Deprecation", "true"))
+
+    def acknowledge_as_before(self, _args: Args, _wake: Wake) -> Answer:
+        """Say where this went."""
+        new = "/api/bg-task-complete-ack"
+        raise RefusedError(410, f"it is {new} now", ("X-Replaced-By", new))
+
+    def audit(self, _args: Args, _wake: Wake) -> Answer:
+        """What is wrong with the sessions' files; changes nothing."""
+        return answer(_audit(recovery.audit(self._rooms.store)))
+
+    def models(self, args: Args, _wake: Wake) -> Answer:
+        """The models to choose from: what is known, or with `refresh` what the providers say."""
+        catalog = self._rooms.catalog
+        return answer(dict(catalog.rebuilt() if args.get("refresh") else catalog.shown()))
+
+    def openapi(self, _args: Args, _wake: Wake) -> Answer:
+        """This description."""
+        return answer(described(ROUTES))
+
+    def page(self, _args: Args, _wake: Wake) -> Answer:
+        """A page to watch the server with."""
+        headers = (("Content-Security-Policy", _PAGE_POLICY),)
+        return Answer(200, _PAGE.read_bytes(), "text/html; charset=utf-8", headers)
+
+
+def _matched(method: str, path: str) -> tuple[Route, Mapping[str, str]]:
+    """Find the route of a path. Raises RefusedError."""
+    if (fixed := _FIXED.get((method, path))) is not None:
+        return fixed, {}
+    methods = []
+    for route in ROUTES:
+        if match := route.matcher.fullmatch(path):
+            if route.method == method:
+                return route, match.groupdict()
+            methods.append(route.method)
+    if methods:
+        allowed = ", ".join(methods)
+        raise RefusedError(405, f"{method} is not allowed, only {allowed}", ("Allow", allowed))
+    raise RefusedError(404, "not found")
+
+
+def _name_of(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _cursor(args: Args) -> Cursor | None:
+    """Where the client has read to; one that cannot be read is a foreign one, never ignored."""
+    id_ = args.get("last_event_id") or args.get("after_event_id")
+    if not id_:
+        return None
+    return Cursor.parsed(id_) or Cursor("", 0)
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "session_id": run.session_id,
+        "stream_id": run.stream_id,
+        "source": str(run.source),
+        "phase": run.phase,
+        "started_at": run.started_at,
+    }
+
+
+def _audit(found: recovery.Audit) -> dict[str, Any]:
+    items = [asdict(finding) for finding in found.findings]
+    repairable = sum(finding.is_repairable for finding in found.findings)
+    summary = {"repairable": repairable, "unsafe_to_repair": len(items) - repairable}
+    return {"status": found.status, "summary": summary, "items": items}
+
+
+_DISK = (503, 507)
+
+ROUTES = (
+    Route("GET", "/", Api.page, "a page to watch the server with", content_type="text/html"),
+    Route("GET", "/openapi.json", Api.openapi, "this description", gives=("openapi", "paths")),
+    Route(
+        "GET",
+        "/health",
+        Api.health,
+        "whether the server is well, and what it is doing",
+        Kind.INSTANT,
+        query=(Field("deep", max_length=5),),
+        refusals=(503,),
+        gives=("status", "active_runs", "active_streams", "runs", "containers"),
+    ),
+    Route(
+        "GET",
+        "/api/system/health",
+        Api.system_health,
+        "what the server costs, and the size of every long-lived container",
+        Kind.INSTANT,
+        gives=("cpu", "memory", "disk", "webui_runtime", "containers"),
+    ),
+    Route(
+        "POST",
+        "/api/session/new",
+        Api.new_session,
+        "make a session",
+        body=(
+            Field("workspace"),
+            Field("model"),
+            Field("model_provider"),
+            Field("profile"),
+            Field("project_id"),
+            Field("prev_session_id", max_length=128, pattern=_ID),
+            Field("enabled_toolsets", "array"),
+        ),
+        refusals=_DISK,
+        gives=("session",),
+    ),
+    Route(
+        "GET",
+        "/api/session",
+        Api.session,
+        "a session with its messages",
+        query=(SESSION_ID, Field("msg_limit", "integer")),
+        refusals=(404, *_DISK),
+        gives=("session",),
+    ),
+    Route(
+        "GET",
+        "/api/session/status",
+        Api.status,
+        "what a session is doing",
+        query=(SESSION_ID,),
+        refusals=(404, *_DISK),
+        gives=("session_id", "title", "message_count", "agent_running", "active_stream_id"),
+    ),
+    Route(
+        "GET",
+        "/api/sessions",
+        Api.sessions,
+        "all sessions, the latest activity first",
+        refusals=_DISK,
+        gives=("sessions", "server_time"),
+    ),
+    Route(
+        "POST",
+        "/api/session/rename",
+        Api.rename,
+        "give a session a title",
+        body=(SESSION_ID, Field("title", is_required=True, max_length=500)),
+        refusals=(404, 409, *_DISK),
+        gives=("ok", "session"),
+    ),
+    Route(
+        "POST",
+        "/api/session/clear",
+        Api.clear,
+        "remove a session's messages",
+        body=(SESSION_ID,),
+        refusals=(404, 409, *_DISK),
+        gives=("ok", "session"),
+    ),
+    Route(
+        "POST",
+        "/api/session/truncate",
+        Api.truncate,
+        "keep a session's first messages",
+        body=(SESSION_ID, Field("keep_count", "integer", is_required=True)),
+        refusals=(404, 409, *_DISK),
+        gives=("ok", "session"),
+    ),
+    Route(
+        "POST",
+        "/api/session/undo",
+        Api.undo,
+        "remove the user's last message, and what followed",
+        body=(SESSION_ID,),
+        refusals=(404, 409, *_DISK),
+        gives=("ok", "session"),
+    ),
+    Route(
+        "POST",
+        "/api/session/delete",
+        Api.delete,
+        "delete a session; one that is gone already is fine",
+        body=(SESSION_ID,),
+        refusals=(409, *_DISK),
+        gives=("ok", "state_db_cleanup_failed"),
+    ),
+    Route(
+        "POST",
+        "/api/chat/start",
+        Api.start,
+        "begin a turn",
+        body=(
+            SESSION_ID,
+            Field("message", is_required=True, max_length=MESSAGE_CHARS_MAX),
+            Field("model"),
+            Field("model_provider"),
+            Field("workspace"),
+            Field("profile"),
+            Field("attachments", "array"),
+        ),
+        refusals=(404, 409, *_DISK),
+        gives=("stream_id", "session_id", "pending_started_at", "turn_id", "title"),
+    ),
+    Route(
+        "GET",
+        "/api/chat/cancel",
+        Api.cancel,
+        "end a run now, and keep what it produced",
+        query=(STREAM_ID,),
+        gives=("ok", "cancelled", "stream_id"),
+    ),
+    Route(
+        "GET",
+        "/api/chat/stream/status",
+        Api.stream_status,
+        "whether a run can be attached to",
+        query=(STREAM_ID,),
+        gives=("active", "stream_id", "replay_available"),
+    ),
+    Route(
+        "GET",
+        "/api/chat/stream",
+        Api.chat_stream,
+        "read a run until its terminal event",
+        Kind.STREAM,
+        query=(
+            STREAM_ID,
+            Field("after_seq", "integer"),
+            AFTER_EVENT_ID,
+            Field("replay", max_length=5),
+        ),
+        refusals=(404, 503),
+        content_type="text/event-stream",
+    ),
+    Route(
+        "GET",
+        "/api/session/stream",
+        Api.session_stream,
+        "watch a session",
+        Kind.STREAM,
+        query=(SESSION_ID, Field("known_count", "integer"), AFTER_EVENT_ID),
+        refusals=(404, 503),
+        content_type="text/event-stream",
+    ),
+    Route(
+        "GET",
+        "/api/sessions/events",
+        Api.sessions_events,
+        "watch the list of sessions",
+        Kind.STREAM,
+        refusals=(503,),
+        content_type="text/event-stream",
+    ),
+    Route(
+        "GET",
+        "/api/sessions/gateway/stream",
+        Api.gateway_stream,
+        "watch what other processes do to sessions",
+        Kind.STREAM,
+        query=(Field("probe", max_length=5),),
+        refusals=(503,),
+        content_type="text/event-stream",
+    ),
+    Route(
+        "GET",
+        "/api/sessions/{session_id}/events",
+        Api.session_events,
+        "read a session's run",
+        Kind.STREAM,
+        query=(AFTER_EVENT_ID,),
+        refusals=(400, 404, 503),
+        content_type="text/event-stream",
+    ),
+    Route(
+        "POST",
+        "/api/bg-task-complete-ack",
+        Api.acknowledge,
+        "take note of an ended process, which changes nothing",
+        body=(SESSION_ID, Field("task_id", max_length=128), Field("process_id", max_length=128)),
+        either=("task_id", "process_id"),
+        refusals=(404, 503),
+        gives=("ok", "session_id", "task_id", "noop"),
+    ),
+    Route(
+        "POST",
+        "/api/process-complete-ack",
+        Api.acknowledge_as_before,
+        "what the endpoint above was once called",
+        refusals=(410,),
+    ),
+    Route(
+        "GET",
+        "/api/session/recovery/audit",
+        Api.audit,
+        "what is wrong with the sessions' files",
+        refusals=_DISK,
+        gives=("status", "summary", "items"),
+    ),
+    Route(
+        "GET",
+        "/api/models",
+        Api.models,
+        "the models to choose from",
+        query=(Field("refresh", max_length=5),),
+        gives=("groups", "default_model"),
+    ),
+)
+
+_FIXED = {(route.method, route.path): route for route in ROUTES}

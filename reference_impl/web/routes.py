@@ -1,0 +1,127 @@
+"""The route table's words: which fields a request has, and what is refused before anybody is asked.
+
+A route says all that can be known of it without running it, so that one table serves the requests
+and describes them (`openapi`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import Any
+
+from reference_impl.web.http_parser import Answer, RefusedError, Request
+from reference_impl.web.server import Streaming, Wake
+
+_INTEGER = re.compile(r"-?[0-9]{1,15}", re.ASCII)
+_PYTHON = {"string": str, "integer": int, "array": list, "object": dict}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One named value of a request, with the bounds that JSON Schema has words for."""
+
+    name: str
+    kind: str = "string"
+    is_required: bool = False
+    max_length: int = 1000
+    pattern: str = ""
+    minimum: int = 0
+    maximum: int = 10**15 - 1
+    about: str = ""
+
+    def checked(self, value: Any) -> Any:
+        """The value, if it is one. Raises RefusedError."""
+        if self.kind == "integer" and isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON knows one kind of number
+        if not isinstance(value, _PYTHON[self.kind]) or isinstance(value, bool):
+            raise RefusedError(400, f"{self.name} is not of type {self.kind}")
+        if isinstance(value, str):
+            if len(value) > self.max_length:
+                raise RefusedError(400, f"{self.name} has more than {self.max_length} characters")
+            if self.pattern and not re.fullmatch(self.pattern, value, re.ASCII):
+                raise RefusedError(400, f"{self.name} does not match {self.pattern}")
+            if self.is_required and not value.strip():
+                raise RefusedError(400, f"{self.name} is empty")
+        if isinstance(value, int) and not self.minimum <= value <= self.maximum:
+            bounds = f"{self.minimum} to {self.maximum}"
+            raise RefusedError(400, f"{self.name} is not in {bounds}")
+        return value
+
+    def parsed(self, text: str) -> Any:
+        """The value that a text of the query stands for. Raises RefusedError."""
+        if self.kind != "integer":
+            return self.checked(text)
+        if not _INTEGER.fullmatch(text):
+            raise RefusedError(400, f"{self.name} is not of type integer")
+        return self.checked(int(text))
+
+
+class Kind(Enum):
+    """How a route is carried out."""
+
+    CALL = auto()
+    INSTANT = auto()  # waits for nothing
+    STREAM = auto()
+
+
+Args = Mapping[str, Any]
+Act = Callable[[Any, Args, Wake], Answer | Streaming]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One endpoint.
+
+    `refusals` are the statuses that it answers with an error of its own, `gives` the names that
+    are always in its answer, and of the fields in `either` one has to be there.
+    """
+
+    method: str
+    path: str
+    act: Act
+    about: str
+    kind: Kind = Kind.CALL
+    query: tuple[Field, ...] = ()
+    body: tuple[Field, ...] | None = None
+    either: tuple[str, ...] = ()
+    refusals: tuple[int, ...] = ()
+    gives: tuple[str, ...] = ()
+    content_type: str = "application/json"
+    matcher: re.Pattern[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(self.path))
+        object.__setattr__(self, "matcher", re.compile(pattern))
+
+    @property
+    def path_fields(self) -> tuple[str, ...]:
+        """Names of the parts of the path that vary."""
+        return tuple(self.matcher.groupindex)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it only says where it went."""
+        return HTTPStatus.GONE in self.refusals
+
+    def args(self, request: Request, parts: Mapping[str, str]) -> Args:
+        """All values of a request, checked. Raises RefusedError."""
+        given: dict[str, Any] = dict(parts)
+        for each in self.query:
+            if each.name in request.query:
+                given[each.name] = each.parsed(request.query[each.name])
+        if self.body is not None:
+            told = request.json()
+            for each in self.body:
+                if told.get(each.name) is not None:
+                    given[each.name] = each.checked(told[each.name])
+        for each in (*self.query, *(self.body or ())):
+            if each.is_required and each.name not in given:
+                raise RefusedError(400, f"{each.name} is missing")
+        if self.either and not given.keys() & set(self.either):
+            raise RefusedError(400, f"{self.either[0]} is missing")
+        given["last_event_id"] = request.headers.get("last-event-id")
+        return given

@@ -1,0 +1,140 @@
+"""The gateway watcher on trial: every change of others is announced, and quiet costs nothing."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, precondition, rule
+
+from harness.checkers.conformance import conforms
+from harness.contract.models.gateway_watcher import HIDDEN, WatcherModel
+from harness.core.history import History, Outcome
+from harness.core.promises import Promise
+from harness.engine.scenario import Expectation, Mode, Scenario
+from harness.workloads.stateful import Machine, explore
+from scenarios.conftest import Judge
+
+NAMES = ("s1", "s2", "s3")
+SESSIONS = st.sampled_from(NAMES)
+SOURCES = st.sampled_from(["cli", "telegram", "cron", "cli", "webui"])
+
+
+class WatcherMachine(Machine):
+    """Another process writes three sessions, some of them hidden; the projection fails at times."""
+
+    model = WatcherModel()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = itertools.count(1)
+        self.lengths: dict[str, int] = {}
+
+    def text(self) -> str:
+        """A text that nobody wrote before."""
+        return f"t{next(self.numbers)}"
+
+    @initialize(sources=st.lists(SOURCES, max_size=3))
+    def begin(self, sources: list[str]) -> None:
+        for session, source in zip(NAMES, sources, strict=False):
+            self.create(session, source, 2)
+
+    @rule(session=SESSIONS, source=SOURCES, length=st.integers(0, 2))
+    def create(self, session: str, source: str, length: int) -> None:
+        self.ask("create", session=session, source=source)
+        self.lengths.setdefault(session, 0)
+        for _ in range(length):
+            self.append(session)
+
+    @rule(session=SESSIONS)
+    def append(self, session: str) -> None:
+        self.ask("append", session=session, text=self.text())
+        self.lengths[session] = self.lengths.get(session, 0) + 1
+
+    @precondition(lambda self: self.lengths)
+    @rule(session=SESSIONS)
+    def rewrite_as_many(self, session: str) -> None:
+        self.poll()
+        texts = [self.text() for _ in range(self.lengths.get(session, 0))]
+        self.ask("rewrite", session=session, texts=texts)
+        self.poll()
+
+    @rule(session=SESSIONS)
+    def rename(self, session: str) -> None:
+        self.ask("rename", session=session, title=f"about {self.text()}")
+
+    @rule(session=SESSIONS)
+    def end(self, session: str) -> None:
+        self.ask("end", session=session)
+
+    @rule(session=SESSIONS)
+    def delete(self, session: str) -> None:
+        self.ask("delete", session=session)
+        self.lengths.pop(session, None)
+
+    @rule(how=st.sampled_from(["", "raises", "none"]))
+    def fail(self, how: str) -> None:
+        self.ask("fail", how=how)
+
+    @rule()
+    def poll(self) -> None:
+        self.ask("poll")
+
+    @rule()
+    def look(self) -> None:
+        self.ask("shown")
+
+    def finish(self) -> None:
+        """With a projection that works, look once more, and once in the quiet."""
+        self.ask("poll")
+        self.ask("shown")
+        self.ask("fail", how="")
+        for _ in range(2):
+            self.ask("poll")
+        self.ask("shown")
+
+
+def _announced(history: History) -> int:
+    polls = [op for op in history if op.function == "poll"]
+    return sum(op.result is not None and op.result["announced"] is not None for op in polls)
+
+
+def _failed(history: History) -> int:
+    failing = met = 0
+    for op in history:
+        if op.function == "fail":
+            failing = bool(op.argument["how"])
+        elif op.function == "poll":
+            met += bool(failing and op.result and op.result["projections"])
+    return met
+
+
+def _hidden(history: History) -> int:
+    return sum(op.function == "create" and op.argument["source"] in HIDDEN for op in history)
+
+
+def _rewritten(history: History) -> int:
+    done = [op for op in history if op.function == "rewrite" and op.outcome is Outcome.OK]
+    return sum(bool(op.argument["texts"]) for op in done)
+
+
+WATCHER = Scenario(
+    name="watcher-any-sequence",
+    mode=Mode.MODEL,
+    ability="watcher",
+    promises=(Promise.G1, Promise.G2, Promise.G3),
+    workload=explore(WatcherMachine),
+    checker=conforms(WatcherMachine.model),
+    expectations=(
+        Expectation("a change was announced", _announced),
+        Expectation("a projection failed", _failed),
+        Expectation("a hidden session was written", _hidden),
+        Expectation("messages were rewritten", _rewritten),
+    ),
+    examples=120,
+)
+
+
+def test_every_change_of_others_is_announced(judge: Judge) -> None:
+    """A change is announced in two polls, quiet is free, a failure shows the last list."""
+    assert judge(WATCHER).is_valid

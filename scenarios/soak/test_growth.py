@@ -1,0 +1,191 @@
+"""Soak: a host that is lived in for long is no larger, and no busier, than one that just warmed up.
+
+Sizes are read every so many operations, and judged by their slopes per operation: a leak of one
+entry a session shows long before it hurts, and is told by its container's name. A host on trial
+has small caches, so that it is warm soon; the largest keeps the last 256 turns.
+"""
+
+from __future__ import annotations
+
+import random
+
+from harness.checkers.growth import SAMPLE, Controls, GrowsWithin, Limit
+from harness.checkers.idle_cost import idles_within
+from harness.contract.workloads.session_churn import CACHE_TURNS, Churn
+from harness.core.history import History
+from harness.core.promises import Promise
+from harness.engine.context import Stage
+from harness.engine.scenario import Expectation, Mode, Scenario
+from scenarios.conftest import Judge
+
+OPERATIONS_A_TURN = 1.7  # of the churn
+WARM_UP = round(1.5 * CACHE_TURNS * OPERATIONS_A_TURN)
+SAMPLE_EVERY = 20  # operations
+SAMPLES_MIN = 64
+TALK_WARM_UP = 12  # turns; the journals of 8 are kept
+
+IDLE_S = 2.0
+SETTLING_S = 1.0
+TABS = 20
+CORE_SHARE_MAX = 0.01
+WAKEUPS_MAX = 50.0  # a second; the busiest of its clocks ticks twice
+
+ENTRY = 0.01  # an operation: a tenth of one entry a session
+BYTES = 100.0  # an operation
+BLOCKS = 1.0  # an operation
+KIB = 1024
+MIB = 1024 * KIB
+
+LIMITS = (
+    Limit("containers/lifecycle_entries", Promise.L9, ENTRY),
+    Limit("watcher/projections_unasked", Promise.G2, ENTRY),
+    Limit("idle/cpu_s", Promise.H5, 0.0, CORE_SHARE_MAX),
+    Limit("idle/wakeups", Promise.H5, 0.0, WAKEUPS_MAX),
+    Limit("containers/wakeup_*", Promise.W9, ENTRY),
+    Limit("containers/process*", Promise.W9, ENTRY),
+    Limit("containers/channel_frames_kept", Promise.C8, ENTRY),
+    Limit("containers/channel_bytes_kept", Promise.C8, BYTES),
+    Limit("containers/channels", Promise.C9, ENTRY),
+    Limit("containers/channel_*", Promise.C8, ENTRY),
+    Limit("containers/agents_*", Promise.A1, ENTRY),
+    Limit("containers/sessions_held", Promise.A6, ENTRY),
+    Limit("containers/run*", Promise.T3, ENTRY),
+    Limit("containers/streams", Promise.T3, ENTRY),
+    Limit("containers/turn_journal", Promise.T6, ENTRY),
+    Limit("containers/*_bytes*", Promise.H4, BYTES),
+    Limit("containers/*", Promise.H4, ENTRY),
+    Limit("files/turn_journal_bytes", Promise.T6, BYTES, 256 * KIB),
+    Limit("files/run_journal_bytes", Promise.T6, BYTES, 256 * KIB),
+    Limit("files/process_ledger_bytes", Promise.W9, BYTES, 256 * KIB),
+    Limit("files/state_db_wal_bytes", Promise.D6, BYTES, 16 * MIB),
+    Limit("files/*", Promise.H4, BYTES, MIB),
+    Limit("process/threads", Promise.H4, ENTRY),
+    Limit("process/fds", Promise.H4, ENTRY),
+    Limit("process/blocks", Promise.H4, BLOCKS),
+    Limit("process/uss_bytes", Promise.H4, BYTES, 16 * MIB),  # page caches and arenas fill late
+)
+CHURNED = GrowsWithin(LIMITS, WARM_UP, Controls("sessions", "cached", ENTRY))
+TALKED = GrowsWithin(
+    (Limit("files/run_journal_bytes", Promise.T6, BYTES),),
+    TALK_WARM_UP,
+    Controls("files/sidecar_bytes", "sessions", ENTRY),
+)
+
+
+def churn(stage: Stage) -> None:
+    """Live until warm, and then for as many samples as the stage has examples."""
+    samples = max(SAMPLES_MIN, stage.examples)
+    _churn(stage, WARM_UP + samples * SAMPLE_EVERY, stage.seed)
+
+
+def churn_again(stage: Stage, failed: History) -> None:
+    """Live the same life again."""
+    _churn(stage, failed.operations[-1].argument["operations"], failed.notes["seed"])
+
+
+def _churn(stage: Stage, operations: int, seed: str) -> None:
+    with stage.episode(seed=seed) as episode:
+        life = Churn(episode.client.ask, random.Random(f"{seed}/churn"))
+        while life.operations < operations:
+            due = life.operations + SAMPLE_EVERY
+            while life.operations < due:
+                life.step()
+            life.sample()
+
+
+def talk(stage: Stage) -> None:
+    """Have so many turns in one session that is never cleared."""
+    _talk(stage, TALK_WARM_UP + max(SAMPLES_MIN, stage.examples))
+
+
+def talk_again(stage: Stage, failed: History) -> None:
+    """Have as many turns again."""
+    _talk(stage, failed.operations[-1].argument["operations"])
+
+
+def _talk(stage: Stage, turns: int) -> None:
+    with stage.episode() as episode:
+        episode.client.ask("new", {"session": "s"})
+        for turn in range(1, turns + 1):
+            episode.client.ask("chat", {"session": "s", "text": "[tokens=3]"})
+            episode.client.ask("sample", {"operations": turn, "sessions": 1})
+
+
+def idle(stage: Stage) -> None:
+    """Ask nothing for a while: of a host that has no database yet, and of one with open tabs."""
+    seconds = IDLE_S * max(1.0, stage.examples / 10)
+    with stage.episode() as episode:
+        ask = episode.client.ask
+        ask("rest", {"seconds": SETTLING_S})
+        ask("idle", {"seconds": seconds})
+        ask("new", {"session": "s"})
+        ask("chat", {"session": "s", "text": "good morning"})
+        for tab in range(TABS):
+            ask("open_tab", {"tab": f"t{tab}", "session": "s"})
+        ask("rest", {"seconds": SETTLING_S})
+        ask("idle", {"seconds": seconds})
+
+
+def _sessions(history: History) -> int:
+    told = (op.argument["sessions"] for op in history.happened if op.function == SAMPLE)
+    return max(told, default=0)
+
+
+CHURN = Scenario(
+    name="soak-churn",
+    mode=Mode.SOAK,
+    ability="soak",
+    promises=(
+        *(Promise.L9, Promise.A1, Promise.A6, Promise.W9, Promise.C8, Promise.C9),
+        *(Promise.T3, Promise.T6, Promise.G2, Promise.D6, Promise.H4),
+    ),
+    workload=churn,
+    checker=CHURNED,
+    expectations=(
+        Expectation("there were samples enough", CHURNED.judgeable),
+        Expectation("sessions came and went", _sessions, 100),
+    ),
+    examples=100,
+    replay=churn_again,
+)
+
+TALK = Scenario(
+    name="soak-one-long-session",
+    mode=Mode.SOAK,
+    ability="soak",
+    promises=(Promise.T6,),
+    workload=talk,
+    checker=TALKED,
+    expectations=(Expectation("there were samples enough", TALKED.judgeable),),
+    examples=100,
+    replay=talk_again,
+)
+
+
+IDLE = Scenario(
+    name="soak-idle",
+    mode=Mode.SOAK,
+    ability="soak_served",
+    promises=(Promise.H5,),
+    workload=idle,
+    checker=idles_within(CORE_SHARE_MAX, WAKEUPS_MAX),
+    expectations=(
+        Expectation("it idled", lambda history: sum(op.function == "idle" for op in history), 2),
+    ),
+    examples=10,
+)
+
+
+def test_nothing_asked_costs_next_to_nothing(judge: Judge) -> None:
+    """With no database yet, and with twenty tabs open."""
+    assert judge(IDLE).is_valid
+
+
+def test_a_turn_leaves_no_more_in_the_journal_than_the_turn_before_it(judge: Judge) -> None:
+    """However long its session has become."""
+    assert judge(TALK).is_valid
+
+
+def test_what_lives_long_does_not_grow_with_what_was_ever_done(judge: Judge) -> None:
+    """Sessions come and go; containers, files, threads and memory stay as they were when warm."""
+    assert judge(CHURN).is_valid

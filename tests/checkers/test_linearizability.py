@@ -1,0 +1,444 @@
+"""The search for linearizations says what trying every order says, with fewer tries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from harness.checkers.conformance import Fold
+from harness.checkers.linearizability import Budget, linearizable
+from harness.core.checker import Checker
+from harness.core.history import History, Operation, Outcome
+from harness.core.model import Model, Refusal
+from harness.core.promises import Promise
+from harness.core.verdict import Validity
+from harness.models.key_value import KeyValue, key
+from harness.models.register import Register
+from tests.support.simulated_histories import (
+    CAS_REGISTER,
+    QUEUE,
+    Machine,
+    by_chance,
+    history_of,
+    in_order,
+    spoiled,
+)
+
+REGISTER = Register(Promise.S2)
+SEEDS = st.integers(0, 10**9)
+
+
+def has_an_order(model: Model[Any], operations: Iterable[Operation]) -> bool:
+    """Try every order that real time allows, and every subset of what is doubtful."""
+
+    def fits(rest: Sequence[Operation], state: Any) -> bool:
+        if all(operation.outcome is Outcome.INFO for operation in rest):
+            return True
+        for operation in rest:
+            others = [other for other in rest if other is not operation]
+            if any(other.precedes(operation) for other in others):
+                continue
+            step = model.step(state, operation)
+            after = () if isinstance(step, Refusal) else step
+            if operation.outcome is Outcome.INFO:
+                after = (*after, state)
+            if any(fits(others, state) for state in after):
+                return True
+        return False
+
+    happened = [operation for operation in operations if operation.outcome is not Outcome.FAIL]
+    return fits(happened, model.initial())
+
+
+def done(
+    process: int, function: str, argument: Any, times: tuple[int, int], result: Any = None
+) -> Operation:
+    return Operation(process, function, argument, Outcome.OK, *times, result)
+
+
+def is_linearizable(*operations: Operation) -> bool:
+    return linearizable(REGISTER, Promise.S2)(in_order(operations)).is_valid
+
+
+# The search against every order
+
+
+@given(SEEDS)
+@settings(max_examples=400, deadline=None)
+def test_a_register_is_judged_as_by_trying_every_order(seed: int) -> None:
+    history = by_chance(CAS_REGISTER, seed)
+
+    verdict = linearizable(REGISTER, Promise.S2)(history)
+
+    assert verdict.is_valid == has_an_order(REGISTER, history)
+
+
+@given(SEEDS)
+@settings(max_examples=200, deadline=None)
+def test_a_model_without_hints_is_judged_as_by_trying_every_order(seed: int) -> None:
+    """A queue says neither what only looks nor which states are alike."""
+    history = by_chance(QUEUE, seed)
+
+    verdict = linearizable(QUEUE, Promise.S2)(history)
+
+    assert verdict.is_valid == has_an_order(QUEUE, history)
+
+
+@given(SEEDS)
+@settings(max_examples=200, deadline=None)
+def test_what_a_model_hints_changes_no_verdict(seed: int) -> None:
+    """The machine is the same register, but gives no hints."""
+    history = by_chance(CAS_REGISTER, seed, operations=30, processes=5)
+
+    hinted = linearizable(REGISTER, Promise.S2)(history)
+
+    assert hinted.validity is linearizable(CAS_REGISTER, Promise.S2)(history).validity
+
+
+@given(SEEDS)
+@settings(max_examples=100, deadline=None)
+def test_an_object_that_is_right_by_construction_is_always_valid(seed: int) -> None:
+    history = history_of(CAS_REGISTER, Random(seed), operations=60, processes=5)
+
+    assert linearizable(REGISTER, Promise.S2)(history).is_valid
+
+
+def test_the_histories_made_by_chance_are_of_both_kinds() -> None:
+    """Else the properties above would say little."""
+    verdicts = [
+        linearizable(machine, Promise.S2)(by_chance(machine, seed)).is_valid
+        for machine in (CAS_REGISTER, QUEUE)
+        for seed in range(200)
+    ]
+
+    assert 50 <= verdicts.count(False) <= 350
+
+
+# Wrong implementations, which the property above must catch
+
+
+def _without_doubt(history: History) -> History:
+    return in_order([op for op in history if op.outcome is not Outcome.INFO])
+
+
+def _all_at_once(history: History) -> History:
+    return in_order(
+        [
+            replace(op, invoked_ns=0, completed_ns=None if op.completed_ns is None else 999)
+            for op in history
+        ]
+    )
+
+
+def _one_after_the_other(history: History) -> History:
+    return History(
+        tuple(
+            replace(op, invoked_ns=2 * place, completed_ns=2 * place + 1)
+            for place, op in enumerate(history)
+        )
+    )
+
+
+def _fail_as_info(history: History) -> History:
+    return in_order(
+        [replace(op, outcome=Outcome.INFO) if op.outcome is Outcome.FAIL else op for op in history]
+    )
+
+
+def _equal_times_in_order(history: History) -> History:
+    def later(op: Operation) -> Operation:
+        begin, end = 2 * op.invoked_ns + 1, op.completed_ns
+        return replace(
+            op, invoked_ns=begin, completed_ns=None if end is None else max(2 * end, begin)
+        )
+
+    return in_order([later(op) for op in history])
+
+
+class WritesOnlyLook(Register):
+    """Takes a write for something that changes nothing."""
+
+    def observes(self, operation: Operation) -> bool:
+        """Say so."""
+        return operation.function in {"read", "write"}
+
+
+class ExpectationsUnseen(Register):
+    """Forgets that a cas tells the value it expects from others."""
+
+    def narrowed(self, operations: Sequence[Operation]) -> Register:
+        """Leave them out."""
+        return super().narrowed([op for op in operations if op.function != "cas"])
+
+
+def _after(blur: Callable[[History], History]) -> Checker:
+    right = linearizable(REGISTER, Promise.S2)
+    return lambda history: right(blur(history))
+
+
+WRONG: dict[str, Checker] = {
+    "info is taken as fail": _after(_without_doubt),
+    "fail is taken as info": _after(_fail_as_info),
+    "real time is forgotten": _after(_all_at_once),
+    "overlaps are forgotten": _after(_one_after_the_other),
+    "equal times are an order": _after(_equal_times_in_order),
+    "a write only looks": linearizable(WritesOnlyLook(Promise.S2), Promise.S2),
+    "what a cas expects is unseen": linearizable(ExpectationsUnseen(Promise.S2), Promise.S2),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_a_wrong_search_is_caught_by_trying_every_order(wrong: Checker) -> None:
+    histories = (by_chance(CAS_REGISTER, seed) for seed in range(3000))
+
+    assert any(wrong(history).is_valid != has_an_order(REGISTER, history) for history in histories)
+
+
+# What the words mean
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "look", "before", "after"),
+    [
+        (REGISTER, ("write", 1), ("read", None), None, 1),
+        (REGISTER, ("cas", [None, 1]), ("read", None), None, 1),
+        (
+            KeyValue(Promise.D1),
+            ("append", {"key": "x", "value": "1"}),
+            ("get", {"key": "x"}),
+            "",
+            "1",
+        ),
+    ],
+)
+def test_after_a_lost_reply_both_states_may_hold(
+    model: Model[Any], change: tuple[str, Any], look: tuple[str, Any], before: Any, after: Any
+) -> None:
+    """One client, in order: what it saw tells which."""
+    lost = Operation(0, *change, Outcome.INFO, 0, None)
+
+    def says(*results: Any) -> bool:
+        looks = [done(0, *look, (2 * n, 2 * n + 1), result) for n, result in enumerate(results)]
+        fold = Fold(model)
+        return not any(map(fold.step, (lost, *looks)))
+
+    assert says(before)
+    assert says(after)
+    assert not says(before, after)
+    assert not says(after, before)
+
+
+def test_a_read_may_see_a_write_whose_reply_was_lost_or_not() -> None:
+    """A reply says nothing of when, nor whether.
+
+    C0: |--- write(1) ------ ?
+    C1:     |- read() -> nil -| |- read() -> 1 -|
+    """
+    lost = Operation(0, "write", 1, Outcome.INFO, 0, None)
+    unseen, seen = done(1, "read", None, (5, 10), None), done(1, "read", None, (15, 20), 1)
+
+    assert is_linearizable(lost, unseen, seen)
+    assert is_linearizable(lost, unseen)
+    assert not is_linearizable(lost, replace(unseen, result=1), replace(seen, result=None))
+
+
+def test_a_doubtful_write_that_has_an_end_does_not_happen_after_it() -> None:
+    """Here somebody knows that it is not still on its way.
+
+    C0: |--- write(1) ? ---|
+    C1:                       |- read() -> nil -| |- read() -> 1 -|
+    """
+    doubtful = Operation(0, "write", 1, Outcome.INFO, 0, 10)
+    unseen, seen = done(1, "read", None, (15, 20), None), done(1, "read", None, (25, 30), 1)
+
+    assert is_linearizable(doubtful, seen)
+    assert is_linearizable(doubtful, unseen)
+    assert not is_linearizable(doubtful, unseen, seen)
+
+
+def test_a_lost_write_is_kept_for_the_answer_that_needs_it() -> None:
+    """Each answer needs one of the lost writes, and neither is used up by the other's.
+
+    C0: |--- write(1) ---- ?
+    C1:   |--- write(0) -- ?
+    C2:      |- cas(0 to 0) -> true -| |- read() -> 1 -|
+    """
+    lost = [Operation(n, "write", 1 - n, Outcome.INFO, n, None) for n in range(2)]
+    swap = done(2, "cas", [0, 0], (3, 4), result=True)
+    look = done(2, "read", None, (5, 6), result=1)
+    missed = replace(swap, argument=[1, 1], result=False)
+
+    assert is_linearizable(*lost, swap, look)
+    assert is_linearizable(*lost, replace(look, invoked_ns=1, completed_ns=2), missed)
+    assert not is_linearizable(lost[0], swap, look)
+
+
+def test_a_write_that_failed_never_happened() -> None:
+    failed = Operation(0, "write", 1, Outcome.FAIL, 0, 10)
+
+    assert not is_linearizable(failed, done(1, "read", None, (5, 15), 1))
+
+
+def test_failures_are_judged_where_they_are_said_to_count() -> None:
+    """A model may refuse a failure, if it is asked."""
+
+    class NeverFails(Register):
+        def step(self, state: Any, operation: Operation) -> tuple[Any, ...] | Refusal:
+            if operation.outcome is Outcome.FAIL:
+                return Refusal(Promise.D3, "nobody is refused")
+            return super().step(state, operation)
+
+    history = in_order([Operation(0, "write", 1, Outcome.FAIL, 0, 10)])
+    model = NeverFails(Promise.D3)
+
+    assert linearizable(model, Promise.D3)(history).is_valid
+    judged = linearizable(model, Promise.D3, counts=lambda _: True)(history)
+    assert judged.validity is Validity.INVALID
+
+
+def test_operations_that_touch_in_time_overlap() -> None:
+    """Only what was over before is in order.
+
+    C0: |- write(1) -|
+    C1:              |- read() -> nil -|
+    """
+    write = done(0, "write", 1, (0, 10))
+
+    assert is_linearizable(write, done(1, "read", None, (10, 20), None))
+    assert not is_linearizable(write, done(1, "read", None, (11, 20), None))
+
+
+# Evidence, partitions and budgets
+
+
+def _as_known_then(operation: Operation, last: Operation) -> Operation:
+    assert last.completed_ns is not None
+    if operation.completed_ns is not None and operation.completed_ns < last.completed_ns:
+        return operation
+    return replace(operation, outcome=Outcome.INFO, completed_ns=None, result=None)
+
+
+@given(SEEDS)
+@example(17651)  # operations that end together: what ended just then is not known yet
+@example(18935)
+@settings(max_examples=300, deadline=None)
+def test_evidence_fits_no_order_and_without_its_last_operation_it_does(seed: int) -> None:
+    """So it is a proof by itself, and whoever reads it knows what to look at."""
+    history = by_chance(CAS_REGISTER, seed, operations=14, processes=4)
+
+    for anomaly in linearizable(REGISTER, Promise.S2)(history).anomalies:
+        *others, last = anomaly.evidence
+        before = [_as_known_then(operation, last) for operation in others]
+        assert not has_an_order(REGISTER, anomaly.evidence)
+        assert has_an_order(REGISTER, before)
+        assert last.result not in anomaly.accepted
+        assert all(
+            has_an_order(REGISTER, [*before, replace(last, result=result)])
+            for result in anomaly.accepted
+        )
+
+
+def test_evidence_leaves_out_what_does_not_matter() -> None:
+    """A stale read among two hundred operations is told in two."""
+    busy = [done(0, "write", n, (10 * n, 10 * n + 5)) for n in range(100)]
+    looks = [done(1, "read", None, (10 * n + 6, 10 * n + 8), n) for n in range(100)]
+    looks[80] = replace(looks[80], result=40)
+
+    (anomaly,) = linearizable(REGISTER, Promise.D1)(in_order(busy + looks)).anomalies
+
+    assert anomaly.promise is Promise.D1
+    assert anomaly.name == "not-linearizable"
+    assert anomaly.evidence[-1] == looks[80]
+    assert len(anomaly.evidence) == 2
+    assert str(looks[80]) in anomaly.message
+
+
+def key_value_history(seed: int) -> History:
+    """Three keys, each a text; some of it spoiled."""
+
+    def answer(state: Any, function: str, argument: Any) -> tuple[Any, Any]:
+        texts = dict(state)
+        held = texts.get(argument["key"], "")
+        if function == "get":
+            return state, held
+        texts[argument["key"]] = (
+            argument["value"] if function == "put" else held + argument["value"]
+        )
+        return tuple(sorted(texts.items())), None
+
+    def chance(rng: Random, number: int) -> tuple[str, Any]:
+        function = rng.choice(["get", "get", "put", "append"])
+        value = {} if function == "get" else {"value": rng.choice("abc") + str(number % 3)}
+        return function, {"key": rng.choice("xyz"), **value}
+
+    return by_chance(Machine("texts", (), answer, chance), seed, operations=20, processes=4)
+
+
+@given(SEEDS)
+@settings(max_examples=200, deadline=None)
+def test_a_store_is_linearizable_if_each_of_its_keys_is(seed: int) -> None:
+    history = key_value_history(seed)
+    model = KeyValue(Promise.D1)
+
+    whole = linearizable(model, Promise.D1)(history)
+    parts = linearizable(model, Promise.D1, partition=key)(history)
+
+    assert whole.validity is parts.validity
+
+
+@given(SEEDS)
+@settings(max_examples=100, deadline=None)
+def test_a_store_is_judged_as_by_trying_every_order(seed: int) -> None:
+    history = in_order(key_value_history(seed).operations[:6])
+    model = KeyValue(Promise.D1)
+
+    assert linearizable(model, Promise.D1)(history).is_valid == has_an_order(model, history)
+
+
+@given(SEEDS, st.integers(0, 60), st.integers(0, 30))
+@settings(max_examples=200, deadline=None)
+def test_a_search_that_may_not_go_far_says_unknown_and_nothing_else(
+    seed: int, steps: int, entries: int
+) -> None:
+    history = by_chance(CAS_REGISTER, seed, operations=12, processes=4)
+    full = linearizable(REGISTER, Promise.S2)(history)
+
+    short = linearizable(REGISTER, Promise.S2, budget=Budget(steps, entries))(history)
+
+    assert short.validity in {full.validity, Validity.UNKNOWN}
+
+
+def test_an_unknown_verdict_says_what_was_given_up() -> None:
+    history = history_of(CAS_REGISTER, Random(1), operations=30, processes=5)
+
+    verdict = linearizable(REGISTER, Promise.S2, budget=Budget(steps=5))(history)
+
+    assert verdict.validity is Validity.UNKNOWN
+    (reason,) = verdict.unknowns
+    assert "register operations" in reason
+
+
+def test_a_history_that_no_search_can_exhaust_ends_by_its_budget() -> None:
+    """Sixty enqueues at once have more orders than there are atoms, and none gives that answer."""
+    enqueues = [done(n, "enqueue", n, (0, 100)) for n in range(60)]
+    dequeue = done(60, "dequeue", None, (101, 102), "never put in")
+
+    verdict = linearizable(QUEUE, Promise.S2, budget=Budget(20_000, 5_000))(
+        in_order([*enqueues, dequeue])
+    )
+
+    assert verdict.validity is Validity.UNKNOWN
+
+
+def test_spoiling_changes_one_operation_at_most() -> None:
+    history = history_of(QUEUE, Random(3), operations=20, processes=3)
+
+    changed = set(map(str, spoiled(history, Random(4)))) ^ set(map(str, history))
+
+    assert len(changed) <= 2

@@ -1,0 +1,63 @@
+"""Every recorded history with a known verdict gets that verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.checkers.linearizability import linearizable
+from harness.core.promises import Promise
+from harness.core.verdict import Validity
+from harness.models.key_value import KeyValue, key
+from harness.models.register import Register
+from tests.support import recorded_histories as recorded
+from tests.support.simulated_histories import in_order
+
+REGISTER = linearizable(Register(Promise.D1), Promise.D1)
+STORE = linearizable(KeyValue(Promise.D1), Promise.D1)
+STORE_BY_KEY = linearizable(KeyValue(Promise.D1), Promise.D1, partition=key)
+
+
+@pytest.fixture
+def histories() -> Path:
+    """The folder that has them."""
+    if recorded.FOLDER is None:
+        pytest.skip(f"no recorded histories: {recorded.VARIABLE} names no folder that has them")
+    return recorded.FOLDER
+
+
+def expected(is_linearizable: bool) -> Validity:  # noqa: FBT001 - it is what the folder says
+    return Validity.VALID if is_linearizable else Validity.INVALID
+
+
+def test_every_log_of_etcd_gets_its_known_verdict(histories: Path) -> None:
+    logs = dict(recorded.etcd_logs(histories))
+
+    verdicts = {path: REGISTER(recorded.etcd(path)).validity for path in logs}
+
+    assert logs
+    assert verdicts == {path: expected(known) for path, known in logs.items()}
+
+
+def test_the_evidence_against_etcd_is_short_and_a_proof_by_itself(histories: Path) -> None:
+    """Of eighty operations a person has to read fifteen at most."""
+    for path, _ in recorded.etcd_logs(histories):
+        for anomaly in REGISTER(recorded.etcd(path)).anomalies:
+            assert len(anomaly.evidence) <= 15
+            assert REGISTER(in_order(anomaly.evidence)).validity is Validity.INVALID
+
+
+def test_every_log_of_a_store_gets_its_known_verdict_by_key_and_as_a_whole(
+    histories: Path,
+) -> None:
+    """Fifty clients at once are judged by key only."""
+    logs = dict(recorded.key_value_logs(histories))
+    fewer = [path for path in logs if not path.stem.startswith("c50")]
+
+    by_key = {path: STORE_BY_KEY(recorded.key_value(path)).validity for path in logs}
+    whole = {path: STORE(recorded.key_value(path)).validity for path in fewer}
+
+    assert logs
+    assert by_key == {path: expected(known) for path, known in logs.items()}
+    assert whole == {path: expected(logs[path]) for path in fewer}

@@ -1,0 +1,176 @@
+"""Each rule of a life that is judged hour by hour is missed when it is broken, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from harness.checkers.growth import Controls, GrowsWithin
+from harness.contract.checkers.server.simulated_days import (
+    Bound,
+    LivedWell,
+    elapsed,
+    lived_well,
+    of_process,
+)
+from harness.core.history import History, Operation, Outcome
+from harness.core.promises import Promise
+from harness.core.verdict import Validity
+
+HOUR_S = 3600.0
+TALK = {"act": "gateway_talk", "session": "g1", "count": 6}
+OPEN = {"act": "open_tab", "tab": "t1", "session": "w1"}
+CLOSE = {"act": "close_tab", "tab": "t1"}
+DELETE = {"act": "delete", "session": "w1"}
+SEEN: Mapping[str, Any] = {
+    "projections": 0,
+    "fetches": 0,
+    "rotations": 4,
+    "ended": [],
+    "woken": [],
+    "channels": 0,
+    "announced": None,
+    "shown": None,
+}
+
+
+def _hours(*hours: tuple[list[dict[str, Any]], Mapping[str, Any]]) -> History:
+    """Each hour is what was done in it, and what was seen besides nothing."""
+    return History(
+        tuple(
+            Operation(
+                0,
+                "live",
+                {"seconds": HOUR_S, "acts": acts},
+                Outcome.OK,
+                number * 10,
+                number * 10 + 5,
+                {**SEEN, **seen},
+            )
+            for number, (acts, seen) in enumerate(hours)
+        )
+    )
+
+
+def _samples(process: int, *readings: float) -> tuple[Operation, ...]:
+    return tuple(
+        Operation(
+            process,
+            "sample",
+            {"operations": number * 100},
+            Outcome.OK,
+            number * 10,
+            number * 10 + 5,
+            {"files/x": reading, "process/y": 1.0},
+        )
+        for number, reading in enumerate(readings)
+    )
+
+
+def _judge(*bounds: Bound) -> LivedWell:
+    return LivedWell(GrowsWithin((), 0, Controls("operations", "cached", 1.0)), bounds)
+
+
+def test_a_life_that_keeps_every_promise_is_valid() -> None:
+    """A wakeup may come an hour late, and one whose session was deleted need not come."""
+    told = {"announced": {"g1": 6}, "shown": {"g1": 6}, "projections": 1}
+    history = _hours(
+        ([TALK, OPEN], {**told, "projections": 2, "channels": 1, "fetches": 1}),
+        ([TALK], {**told, "channels": 1, "ended": [["p1", "w1"], ["p2", "w2"]], "woken": ["p2"]}),
+        ([], {"channels": 1, "woken": ["p1"], "ended": [["p3", "w1"], ["p4", None]]}),
+        ([DELETE, CLOSE], {}),
+    )
+
+    assert lived_well(history).is_valid
+
+
+@pytest.mark.parametrize(
+    ("promise", "history"),
+    [
+        (Promise.W1, _hours(([], {"woken": ["p1"]}), ([], {"woken": ["p1"]}))),
+        (Promise.W1, _hours(([], {"ended": [["p1", "w1"]]}), ([], {}))),
+        (Promise.G2, _hours(([], {"projections": 2}))),
+        (Promise.G2, _hours(([], {}), ([TALK], {"projections": 2, "announced": 1, "shown": 1}))),
+        (Promise.G1, _hours(([TALK], {"announced": {"g1": 6}, "shown": {"g1": 12}}))),
+        (Promise.G1, _hours(([TALK], {}))),
+        (Promise.C9, _hours(([OPEN, CLOSE], {"channels": 1}))),
+        (Promise.C9, _hours(([OPEN], {"channels": 0}))),
+        (Promise.C9, _hours(([OPEN], {"channels": 1}), ([DELETE], {"channels": 1}))),
+        (Promise.M3, _hours(([], {"fetches": 2}))),
+        (Promise.M3, _hours(*[([], {"fetches": 1})] * 3)),
+    ],
+)
+def test_a_broken_promise_is_found(promise: Promise, history: History) -> None:
+    """It is named, with the hours in which it was broken."""
+    verdict = lived_well(history)
+
+    assert verdict.validity is Validity.INVALID
+    assert verdict.anomalies[0].promise is promise
+    assert verdict.anomalies[0].evidence
+
+
+def test_providers_may_be_asked_once_a_day() -> None:
+    """A catalog of more than a day is asked for again; that is no churn."""
+    day: list[tuple[list[dict[str, Any]], Mapping[str, Any]]] = [
+        ([], {"fetches": int(hour == 0)}) for hour in range(24)
+    ]
+
+    assert lived_well(_hours(*day, *day)).is_valid
+
+
+@pytest.mark.parametrize(
+    ("real", "lapsed", "agrees"),
+    [
+        ((0, 100, 200), (0, 100, 200), True),
+        ((0, 100, 200), (50, 150, 252), True),  # another start, and one hundredth more
+        ((0, 100, 200), (0, 150, 300), False),
+        ((0, 100, 200), (0, 0, 0), False),
+        ((5, 5, 5), (5, 5, 9), True),  # within what is small in itself
+    ],
+)
+def test_clocks_agree_where_readings_move_alike(
+    real: tuple[float, ...], lapsed: tuple[float, ...], *, agrees: bool
+) -> None:
+    """By slopes per operation; where they do not, nothing is known, and the reading is named."""
+    history = History((*_samples(1, *real), *_samples(2, *lapsed)))
+    verdict = _judge(Bound("files/*", 0.02, 0.1))(history)
+
+    assert verdict.is_valid is agrees
+    assert agrees or (verdict.validity is Validity.UNKNOWN and "files/x" in verdict.unknowns[0])
+
+
+def test_a_clock_that_was_not_sampled_is_not_trusted() -> None:
+    """Where one of the lives was not lived there is nothing to agree with."""
+    verdict = _judge(Bound("*", 1e9))(History(_samples(1, 0, 1)))
+
+    assert verdict.validity is Validity.UNKNOWN
+
+
+def test_each_process_has_a_life_of_its_own() -> None:
+    """What another process was asked is no part of it."""
+    history = History((*_samples(1, 0, 1), *_samples(2, 0, 1, 2)))
+
+    assert len(of_process(history, 1)) == 2
+
+
+def test_a_life_with_a_gap_proves_nothing() -> None:
+    """Whoever was woken in an hour that was not answered for was not lost."""
+    lost = _hours(([], {"ended": [["p1", "w1"]]}), ([], {}))
+    refused = Operation(0, "live", {}, Outcome.FAIL, 7, 8, error="SlowError: a turn did not end")
+    history = History((*lost, refused, *_samples(1, 0, 1), *_samples(2, 0, 1)))
+    verdict = _judge(Bound("*", 1e9))(history)
+
+    assert lived_well(lost).validity is Validity.INVALID
+    assert verdict.validity is Validity.UNKNOWN
+    assert "SlowError" in verdict.unknowns[0]
+
+
+def test_how_long_it_took_is_told() -> None:
+    """By both clocks, where somebody told."""
+    told = {"virtual_s": 86_400.0, "real_s": 1.0, "jumps": 17_280}
+    history = History((Operation(0, "elapsed", {}, Outcome.OK, 0, 1, told),))
+
+    assert elapsed(history) == told
+    assert elapsed(History(())) == {}

@@ -1,0 +1,308 @@
+"""The checks of a stream: each breach of C1 to C6 is seen as itself, and a good stream as good."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.contract.checkers.server.sse_delivery import Reading, delivered, under_load
+from harness.core.history import FaultInterval, History, Operation, Outcome
+from harness.core.promises import Promise
+from harness.core.sse import COMMENT, Frame, Frames
+from harness.core.verdict import Validity
+
+MS = 1_000_000
+
+
+def event(seq: int | None, name: str = "token", stream: str = "r", **data: Any) -> bytes:
+    """One event on the wire."""
+    head = "" if seq is None else f"id: {stream}:{seq}\n"
+    told = json.dumps(data, separators=(",", ":"))
+    return f"{head}event: {name}\ndata: {told}\n\n".encode()
+
+
+def read(
+    *events: bytes, after: int | None = None, stream: str | None = "r", notices: bool = False
+) -> dict[str, Any]:
+    """What a connection comes to that shows these events and is closed."""
+    reading = Reading("s", stream, after, is_notices=notices)
+    for number, data in enumerate(events, start=1):
+        reading.take(data, number * MS)
+    return reading.end("closed", (len(events) + 1) * MS)
+
+
+def broken(result: dict[str, Any]) -> list[str]:
+    """The promises that it found broken."""
+    return [found["promise"] for found in result["found"]]
+
+
+def run(count: int, first: int = 1) -> list[bytes]:
+    """A run's events, and its end."""
+    return [event(seq) for seq in range(first, count)] + [event(count, "stream_end")]
+
+
+@given(st.integers(1, 50), st.integers(0, 49), st.randoms(use_true_random=False))
+def test_a_good_stream_is_good_however_its_bytes_are_cut(
+    count: int, after: int, chance: random.Random
+) -> None:
+    """From its start or after a cursor, with comments in between, in any pieces."""
+    after = min(after, count - 1)
+    wire = b"".join(
+        data + (b": heartbeat\n\n" if chance.random() < 0.2 else b"")
+        for data in run(count, after + 1)
+    )
+    cuts = sorted(chance.randrange(len(wire)) for _ in range(5))
+    pieces = [wire[i:j] for i, j in zip([0, *cuts], [*cuts, len(wire)], strict=True)]
+
+    result = read(*pieces, after=after or None)
+
+    assert broken(result) == []
+    assert (result["first"], result["last"], result["terminal"]) == (after + 1, count, "stream_end")
+    assert result["events"] == count - after
+
+
+@given(st.integers(3, 20), st.data())
+def test_each_breach_is_found_as_itself(count: int, data: st.DataObject) -> None:
+    """An event left out is C3, one shown twice C2, two exchanged C1."""
+    events = run(count)
+    where = data.draw(st.integers(1, count - 2))
+    twice = [*events[: where + 1], *events[where:]]
+    left_out = [*events[:where], *events[where + 1 :]]
+    exchanged = [*events[:where], events[where + 1], events[where], *events[where + 2 :]]
+
+    assert set(broken(read(*twice))) >= {"C2"}
+    assert broken(read(*left_out)) == ["C3"]
+    assert broken(read(*exchanged))[0] == "C1"
+    assert "C3" not in broken(read(*exchanged))
+
+
+def test_a_gap_names_what_is_missing() -> None:
+    found = read(event(1), event(4))["found"]
+
+    assert found[0]["ids"] == ["r:2", "r:3"]
+
+
+@pytest.mark.parametrize("first", [3, 6])
+def test_a_cursor_that_is_not_continued_exactly_is_no_resumption(first: int) -> None:
+    """After 4 comes 5, or a snapshot."""
+    assert broken(read(event(first), after=4)) == ["C4"]
+
+
+def test_a_snapshot_excuses_what_is_missing() -> None:
+    snapshot = event(7, "session_snapshot", session_id="s")
+
+    assert broken(read(snapshot, event(8), after=4)) == []
+    assert broken(read(event(1), snapshot, event(8))) == []
+    assert broken(read(event(1), event(3), snapshot, event(8))) == []
+
+
+def test_notices_go_on_in_another_stream_only_behind_a_snapshot() -> None:
+    """As after a restart: the channel has another name then."""
+    snapshot = event(0, "session_snapshot", "n2", session_id="s")
+    notices = [event(1, "session-updated", "n2", session_id="s")]
+
+    assert broken(read(snapshot, *notices, after=4, stream="n1", notices=True)) == []
+    assert broken(read(*notices, after=4, stream="n1", notices=True)) == ["C4"]
+
+
+def test_an_event_of_another_session_is_foreign() -> None:
+    """Whatever its id; with or without blanks in its data."""
+    ours = event(None, "initial", session_id="s")
+    theirs = event(1, "session-updated", "n1", session_id="t")
+    spaced = b'event: x\ndata: {"session_id": "t"}\n\n'
+
+    assert broken(read(ours, theirs, stream=None, notices=True)) == ["C5"]
+    assert broken(read(ours, spaced, stream=None, notices=True)) == ["C5"]
+    assert broken(read(b'event: x\ndata: {"session_id": "s"}\n\n')) == []
+
+
+def test_an_event_of_another_run_is_foreign() -> None:
+    result = read(event(1), event(1, stream="q"), event(2))
+
+    assert broken(result) == ["C5"]
+    assert result["found"][0]["also"] == ["W7"]
+
+
+def test_nothing_follows_a_terminal_event() -> None:
+    assert broken(read(event(1, "stream_end"), event(2))) == ["C6"]
+    assert broken(read(event(1, "done"), event(2, "stream_end"))) == []
+
+
+def test_a_relay_that_stays_open_after_its_end_is_not_closed() -> None:
+    reading = Reading("s", "r", None, is_notices=False)
+    reading.take(event(1, "apperror"), MS)
+
+    assert broken(reading.end("silent", 20_000 * MS)) == ["C6"]
+
+
+def test_a_silence_is_one_only_for_who_listens() -> None:
+    """What the kernel kept for us while we did something else was not late.
+
+    opened   listen   ev               ev      left
+    |--------|--------|----------------|-------|
+             1 s      2 s              5 s     7 s: three seconds at most
+    """
+    reading = Reading("s", "r", None, is_notices=False)
+    reading.listen(1000 * MS)
+    reading.take(event(1), 2000 * MS)
+    reading.take(event(2), 5000 * MS)
+
+    assert reading.end("left", 7000 * MS)["silence_ms"] == 3000.0
+
+
+def test_an_id_that_is_none_is_told() -> None:
+    assert broken(read(b"id: 17\nevent: token\ndata: {}\n\n")) == ["C1"]
+
+
+def test_frames_are_cut_in_whatever_order_their_fields_come() -> None:
+    wire = b"data: a\ndata: b\nid: r:1\nevent: x\n\n: hello\n\ndata: c\n\nid: r:2\nevent: y\nda"
+
+    assert Frames().cut(wire) == [
+        Frame(b"r:1", b"x", b"a\nb"),
+        COMMENT,
+        Frame(None, b"message", b"c"),
+    ]
+
+
+# Histories
+
+
+def op(
+    function: str, argument: Any, result: Any, at_ms: int = 0, ended_ms: int | None = None
+) -> Operation:
+    ended_ns = (at_ms + 10 if ended_ms is None else ended_ms) * MS
+    return Operation(1, function, argument, Outcome.OK, at_ms * MS, ended_ns, result)
+
+
+def reading(result: dict[str, Any], stream: str = "r", **argument: Any) -> Operation:
+    asked = {"session": "s", "stream": stream, "after": None, "notices": False, **argument}
+    return op("read", asked, result, 0, 30_000)
+
+
+def send(text: str = "hi", tokens: int | None = None, outputs: Sequence[str] = ()) -> Operation:
+    asked = {"session": "s", "text": text, "tokens": tokens, "outputs": list(outputs)}
+    return op("send", asked, {"status": 200, "stream": "r", "active": None})
+
+
+def messages(
+    users: Sequence[str] = ("hi",), woken: Sequence[str] = (), sid: str = "s"
+) -> Operation:
+    return op("messages", {"session": sid}, {"users": list(users), "woken": list(woken)})
+
+
+def generate(
+    cpu_share: float = 0.1, p50: float = 0.1, p99: float = 1.0, lag_max: float = 5.0
+) -> Operation:
+    lag = {"p50": p50, "p99": p99, "max": lag_max}
+    return op("generate", None, {"cpu_share": cpu_share, "lag_ms": lag, "unfinished": 0})
+
+
+def judged(*operations: Operation) -> list[Promise]:
+    return [anomaly.promise for anomaly in delivered(History(operations)).anomalies]
+
+
+WHOLE = read(*run(4))
+
+
+def test_a_good_history_is_valid() -> None:
+    """Of one turn, read to its end, that woke its session once."""
+    history = History(
+        (send(tokens=3, outputs=["p"]), reading(WHOLE), messages(woken=["p"]), generate())
+    )
+
+    assert under_load(history).is_valid
+
+
+@pytest.mark.parametrize(
+    ("operations", "promise"),
+    [
+        ((send(), messages([])), Promise.S2),
+        ((send(tokens=4), reading(WHOLE)), Promise.C3),
+        ((send(tokens=2), reading(WHOLE)), Promise.C2),
+        ((reading(WHOLE), reading(read(*run(5)))), Promise.C3),
+        ((send(outputs=["p"]), reading(WHOLE), messages()), Promise.W1),
+        ((send(outputs=["p"]), reading(WHOLE), messages(woken=["p", "p"])), Promise.W1),
+        (
+            (send(outputs=["p"]), reading(WHOLE), messages(), messages((), ["p"], "t")),
+            Promise.W6,
+        ),
+        (
+            (op("stall", {}, {"end": "held", "fellow": True, "stalled_s": 7.0}),),
+            Promise.C8,
+        ),
+        (
+            (op("stall", {}, {"end": "dropped", "fellow": False, "stalled_s": 7.0}),),
+            Promise.C8,
+        ),
+        (
+            (op("press", {"session": "s", "wakeups_max": 3}, {"refusals": 40, "wakeups": 4}),),
+            Promise.W10,
+        ),
+        (
+            (
+                op("hold", {}, {"held": 9, "is_full": True, "full_ns": [0, 900 * MS]}, 0, 1000),
+                op("poll", {"path": "/health"}, {"status": 503}, 100),
+            ),
+            Promise.C10,
+        ),
+    ],
+)
+def test_each_breach_of_a_history_is_found(
+    operations: tuple[Operation, ...], promise: Promise
+) -> None:
+    assert judged(*operations) == [promise]
+
+
+def test_what_was_never_finished_is_owed_nothing() -> None:
+    """A turn whose end nobody saw may never have begun its process."""
+    assert judged(send(outputs=["p"]), messages()) == []
+
+
+def test_a_call_refused_while_streams_were_free_breaks_nothing() -> None:
+    hold = op("hold", {}, {"held": 9, "is_full": False, "full_ns": [0, 900 * MS]}, 0, 1000)
+
+    assert judged(hold, op("poll", {"path": "/health"}, {"status": 503}, 100)) == []
+
+
+def test_a_silence_counts_against_how_late_we_were_ourselves() -> None:
+    """Eight seconds are the server's fault, unless the whole machine was held up.
+
+    server: ev |---------- 8 s ----------| ev     our loop was late by 5 ms: its fault
+                                                  ... by 500 ms: who knows
+    """
+    silent = {**read(event(1)), "silence_ms": 8000.0}
+
+    assert judged(reading(silent), generate(lag_max=5.0)) == [Promise.C6]
+    assert judged(reading(silent), generate(lag_max=500.0)) == []
+    assert judged(reading(silent)) == []
+
+
+def test_a_silence_while_the_server_was_killed_is_no_breach() -> None:
+    silent = {**read(event(1)), "silence_ms": 8000.0}
+    killed = FaultInterval("kill", 1000 * MS, 9000 * MS)
+    history = History((reading(silent), generate()))
+
+    assert delivered(history).anomalies
+    assert not delivered(replace(history, faults=(killed,))).anomalies
+
+
+@pytest.mark.parametrize("generator", [generate(0.97), generate(p50=80.0), generate(p99=2000.0)])
+def test_a_generator_that_was_the_bottleneck_proves_nothing(generator: Operation) -> None:
+    """Never valid; what it found broken still is."""
+    good = History((reading(WHOLE), generator))
+    bad = History((reading(read(event(1), event(3))), generator))
+
+    assert under_load(good).validity is Validity.UNKNOWN
+    assert "bottleneck" in under_load(good).unknowns[0]
+    assert under_load(bad).validity is Validity.INVALID
+
+
+def test_a_generator_that_left_no_account_proves_nothing() -> None:
+    assert under_load(History((reading(WHOLE),))).validity is Validity.UNKNOWN

@@ -1,0 +1,245 @@
+"""The checkers of threads that meet refuse what no promise allows, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+
+from harness.contract.checkers.threads.catalog_budget import rebuilds_keep_within
+from harness.contract.checkers.threads.channel_lifetime import channels_outlive_their_readers
+from harness.contract.checkers.threads.journal_order import rows_are_in_order
+from harness.contract.checkers.threads.stream_shutdown import readers_end_with_the_stop
+from harness.contract.checkers.threads.wakeup_routing import (
+    restarts_lose_nobody,
+    sessions_are_woken,
+)
+from harness.core.history import History, Operation, Outcome
+from harness.core.promises import Promise
+from harness.core.verdict import Verdict
+
+S = {"session": "s"}
+
+
+def one_by_one(*asked: tuple[str, dict[str, Any], Any]) -> History:
+    """Each call begins when the one before is over; its answer is an exception if it failed."""
+    ticks = count(1)
+    told = []
+    for function, argument, answer in asked:
+        failed = isinstance(answer, Exception)
+        outcome = Outcome.FAIL if failed else Outcome.OK
+        result, error = (None, repr(answer)) if failed else (answer, "")
+        at, until = next(ticks), next(ticks)
+        told.append(Operation(1, function, argument, outcome, at, until, result, error))
+    return History(tuple(told))
+
+
+def seen(function: str, argument: dict[str, Any], begun: int, ended: int) -> Operation:
+    """What happened inside a call."""
+    return Operation(0, function, argument, Outcome.OK, begun, ended)
+
+
+def broken(verdict: Verdict) -> list[Promise]:
+    """Whose promise the verdict says is broken, the first of all."""
+    return [anomaly.promise for anomaly in verdict.anomalies]
+
+
+A, B = ("emit", {"text": "a"}), ("emit", {"text": "b"})
+
+
+@pytest.mark.parametrize(
+    ("seqs", "texts", "shown", "expected"),
+    [
+        ([1, 2], ["a", "b"], [1, 2], []),
+        ([2, 1], ["b", "a"], [2, 1], [Promise.T5]),
+        ([1, 3], ["a", "b"], [1, 3], [Promise.T5]),
+        ([1, 1], ["a", "b"], [1, 1], [Promise.T5]),
+        ([1], ["a"], [1, 2], [Promise.T5]),
+        ([1, 2], ["a", "b"], [2, 1], [Promise.C1]),
+    ],
+)
+def test_rows_are_numbered_in_order_and_shown_so(
+    seqs: list[int], texts: list[str], shown: list[int], expected: list[Promise]
+) -> None:
+    """T5, C1: out of order, a gap, a number given twice, a row that is gone, shown otherwise."""
+    rows = {"seqs": seqs, "texts": texts, "shown": shown}
+
+    assert broken(rows_are_in_order(one_by_one((*A, 1), (*B, 2), ("rows", {}, rows)))) == expected
+
+
+def test_a_row_that_was_refused_is_not_there() -> None:
+    """T5: and one of which nobody knows may be."""
+    rows = {"seqs": [1], "texts": ["a"], "shown": [1]}
+    refused = one_by_one((*A, OSError("full")), ("rows", {}, rows))
+    unknown = History(
+        (Operation(1, *A, Outcome.INFO, 1, None, None, "killed"), refused.operations[-1])
+    )
+
+    assert broken(rows_are_in_order(refused)) == [Promise.T5]
+    assert broken(rows_are_in_order(unknown)) == []
+
+
+P1 = ("complete", {**S, "process": "p1"}, None)
+P2 = ("complete", {**S, "process": "p2"}, None)
+SETTLE: tuple[str, dict[str, Any], Any] = ("settle", {}, {"kept": 0})
+
+
+def wake(process: str, session: str = "s") -> tuple[str, dict[str, Any], None]:
+    return ("wake", {"session": session, "process": process}, None)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ((P1, P2, wake("p1"), wake("p2"), SETTLE), []),
+        ((P1, wake("p1"), wake("p1"), SETTLE), [Promise.W1]),
+        ((P1, wake("p1", "t"), SETTLE), [Promise.W6]),
+        ((P1, P2, wake("p2"), wake("p1"), SETTLE), [Promise.W3]),
+        ((P1, SETTLE), [Promise.W2]),
+        ((("begin_run", S, None), P1, SETTLE), [Promise.W3]),
+        ((P1,), []),
+    ],
+)
+def test_each_completion_wakes_its_session_once_and_in_its_turn(
+    told: tuple[tuple[str, dict[str, Any], Any], ...], expected: list[Promise]
+) -> None:
+    """W1, W2, W3, W6: twice, elsewhere, overtaken, never; before all is quiet nobody is late."""
+    assert broken(sessions_are_woken(one_by_one(*told))) == expected
+
+
+def test_what_a_turn_starts_is_its_own() -> None:
+    """T7, W6: a turn of `s` started a process, and `t` owns it.
+
+    turn of s:  |--- spawn -> t ---|
+    turn of t:     |--- spawn -> t ---|
+    """
+    spawns = [seen("spawn", {"session": "s", "owner": "t"}, 1, 3)]
+    spawns += [seen("spawn", {"session": "t", "owner": "t"}, 2, 4)]
+    (anomaly,) = sessions_are_woken(History(tuple(spawns))).anomalies
+
+    assert anomaly.promises == {Promise.T7, Promise.W6}
+    assert sessions_are_woken(History((spawns[1],))).is_valid
+
+
+@pytest.mark.parametrize(
+    ("woken", "expected"),
+    [
+        ([["s", "p1"]], []),
+        ([], [Promise.W4]),
+        ([["s", "p1"], ["s", "p1"]], [Promise.W1]),
+        ([["t", "p1"]], [Promise.W6]),
+        ([["s", "p1"], ["t", "p1"]], [Promise.W6]),
+    ],
+)
+def test_what_was_promised_is_told_after_a_restart(
+    woken: list[list[str]], expected: list[Promise]
+) -> None:
+    """W4: once, and to its owner."""
+    left = ("leave", {**S, "process": "p1"}, None)
+    history = one_by_one(left, ("restart", {}, None), ("settle", {}, {"woken": woken}))
+
+    assert broken(restarts_lose_nobody(history)) == expected
+
+
+COMES = ("subscribe", {**S, "reader": "r"}, None)
+GOES = ("leave", {"reader": "r"}, None)
+NOTICE = ("notify", {**S, "number": 1}, None)
+RUN = ("begin_run", {**S, "stream": "x"}, None)
+
+
+def heard(notices: list[int], runs: list[str]) -> tuple[str, dict[str, Any], Any]:
+    return ("heard", {"reader": "r"}, {"notices": notices, "runs": runs})
+
+
+def sizes(channels: int, readers: int) -> tuple[str, dict[str, Any], Any]:
+    return ("sizes", {}, {"channels": channels, "readers": readers})
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ((COMES, NOTICE, RUN, heard([1], ["x"]), sizes(1, 1), GOES, sizes(0, 0)), []),
+        ((COMES, sizes(0, 0)), [Promise.C9]),
+        ((COMES, GOES, sizes(1, 0)), [Promise.C9]),
+        ((COMES, RUN, heard([], [])), [Promise.C7]),
+        ((RUN, COMES, heard([], [])), [Promise.C7]),
+        ((COMES, RUN, heard([], ["x", "x"])), [Promise.C2]),
+        ((COMES, NOTICE, heard([], [])), [Promise.C3]),
+        ((NOTICE, COMES, heard([], [])), []),
+        ((COMES, NOTICE, heard([1, 1], [])), [Promise.C2]),
+    ],
+)
+def test_a_channel_lives_as_long_as_it_is_read_and_shows_all_meanwhile(
+    told: tuple[tuple[str, dict[str, Any], Any], ...], expected: list[Promise]
+) -> None:
+    """C9, C7, C3, C2: collected under a reader, kept for nobody, a run or a notice unheard."""
+    assert broken(channels_outlive_their_readers(one_by_one(*told))) == expected
+
+
+@pytest.mark.parametrize(
+    ("function", "models", "waited_s", "expected"),
+    [
+        ("rebuilt", ["m"], 4.0, []),
+        ("rebuilt", ["m"], 4.1, [Promise.M2]),
+        ("rebuilt", [], 0.0, [Promise.M1]),
+        ("shown", ["m"], 0.0, []),
+        ("shown", ["m"], 0.1, [Promise.M1]),
+        ("shown", [], 0.0, [Promise.M1]),
+    ],
+)
+def test_nobody_waits_for_longer_than_the_budget_and_a_display_never(
+    function: str, models: list[str], waited_s: float, expected: list[Promise]
+) -> None:
+    """M1, M2: and whoever asks is offered something."""
+    history = one_by_one((function, {}, {"models": models, "waited_s": waited_s}))
+
+    assert broken(rebuilds_keep_within(4.0)(history)) == expected
+
+
+def test_providers_are_asked_by_one_at_a_time() -> None:
+    """M2: one flight after another is fine.
+
+    first:   |--- fetch ---|
+    second:      |--- fetch ---|
+    third:                         |--- fetch ---|
+    """
+    first, second, third = (
+        seen("fetch", {"number": number}, begun, begun + 3)
+        for number, begun in enumerate((1, 2, 6), start=1)
+    )
+
+    assert broken(rebuilds_keep_within(4.0)(History((first, second)))) == [Promise.M2]
+    assert broken(rebuilds_keep_within(4.0)(History((first, third)))) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "function", "promise"),
+    [
+        (rows_are_in_order, "rows", Promise.T5),
+        (sessions_are_woken, "settle", Promise.W3),
+        (restarts_lose_nobody, "settle", Promise.W4),
+    ],
+)
+def test_a_last_look_that_raises_is_no_way_out(
+    check: Callable[[History], Verdict], function: str, promise: Promise
+) -> None:
+    """Whoever cannot even be looked at when all is quiet has not kept the promise."""
+    last = Operation(0, function, {}, Outcome.FAIL, 1, 2, error="OSError: broken")
+
+    assert broken(check(History((last,)))) == [promise]
+
+
+@pytest.mark.parametrize(
+    ("ended", "left", "expected"),
+    [([True, True], 0, []), ([True, False], 0, [Promise.G4]), ([True], 1, [Promise.G4])],
+)
+def test_a_stop_leaves_nobody_waiting(
+    ended: list[bool], left: int, expected: list[Promise]
+) -> None:
+    """Each reader comes to the end, and is listed no more."""
+    asked: list[tuple[str, dict[str, Any], Any]] = [("read", {}, end) for end in ended]
+    history = one_by_one(("stop", {}, None), *asked, ("readers", {}, left))
+
+    assert broken(readers_end_with_the_stop(history)) == expected

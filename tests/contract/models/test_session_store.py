@@ -1,0 +1,631 @@
+"""The model of the session store accepts what is right, and names the promise a wrong one broke."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.checkers.conformance import Fold
+from harness.contract.models.session_store import SessionModel
+from harness.core.errors import UsageError
+from harness.core.history import Operation, Outcome
+from harness.core.promises import Promise
+from harness.core.verdict import Anomaly
+from harness.faults.simulated_disk import Call, Image, SimulatedCrash, SimulatedDisk, Strike
+from reference_impl.sessions.recovery import recover_all
+from reference_impl.sessions.session_files import UnknownSessionError
+from reference_impl.sessions.sidecar import Session
+from reference_impl.sessions.store import SessionStore
+
+Ask = tuple[str, dict[str, Any]]
+
+
+class RefusedError(Exception):
+    """What a toy says when it will not."""
+
+
+class CrashedError(Exception):
+    """What a toy says when nobody knows."""
+
+
+# Toys ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Kept:
+    """What a toy keeps of a session; `live` is None for a file that cannot be read."""
+
+    live: list[str] | None
+    memory: list[str]
+    title: str = "Untitled"
+    backup: list[str] | None = None
+    asked: bool = False  # the user asked for what the backup undoes
+    left: int | None = None  # after so many messages comes what the backup does not have
+    has_copy: bool = False
+    updated_at: int = 0
+
+
+@dataclass
+class Toy:
+    """A right session store, in memory."""
+
+    kept: dict[str, Kept] = field(default_factory=dict)
+    now: int = 0
+
+    def _get(self, session: str) -> Kept:
+        if session not in self.kept:
+            raise RefusedError(session)
+        return self.kept[session]
+
+    def _readable(self, session: str) -> Kept:
+        kept = self._get(session)
+        if kept.live is None and not kept.memory:
+            raise RefusedError("damaged")
+        return kept
+
+    def _save(self, kept: Kept, messages: list[str]) -> None:
+        if kept.live is None:
+            self._keep_copy(kept)
+        kept.live = kept.memory = messages
+        self._touch(kept)
+
+    def _keep_copy(self, kept: Kept) -> None:
+        kept.has_copy = True
+
+    def _touch(self, kept: Kept) -> None:
+        self.now += 1
+        kept.updated_at = self.now
+
+    def _back_up(self, kept: Kept, *, asked: bool) -> None:
+        whole = self._whole(kept)
+        if asked and kept.backup is not None and len(kept.backup) > len(whole):
+            whole = kept.backup
+        kept.backup, kept.asked, kept.left = whole, asked, None
+
+    def _whole(self, kept: Kept) -> list[str]:
+        if kept.left is None or kept.backup is None:
+            return kept.memory
+        return kept.backup + kept.memory[kept.left :]
+
+    def new(self, session: str) -> None:
+        if session in self.kept:
+            raise RefusedError("taken")
+        self.kept[session] = Kept([], [])
+        self._touch(self.kept[session])
+
+    def append(self, session: str, text: str) -> None:
+        kept = self._readable(session)
+        self._save(kept, [*kept.memory, text])
+
+    def rename(self, session: str, title: str) -> None:
+        kept = self._readable(session)
+        kept.title = title
+        self._save(kept, kept.memory)
+
+    def clear(self, session: str) -> None:
+        self._cut(self._readable(session), 0)
+
+    def truncate(self, session: str, keep: int) -> None:
+        kept = self._readable(session)
+        if keep < len(kept.memory):
+            self._cut(kept, keep)
+
+    def undo(self, session: str) -> None:
+        kept = self._readable(session)
+        if not kept.memory:
+            raise RefusedError("nothing to undo")
+        self._cut(kept, len(kept.memory) - 1)
+
+    def _cut(self, kept: Kept, keep: int) -> None:
+        self._back_up(kept, asked=True)
+        self._save(kept, kept.memory[:keep])
+
+    def shrink(self, session: str, keep: int) -> None:
+        kept = self._readable(session)
+        if keep < len(kept.memory):
+            self._back_up(kept, asked=False)
+            kept.left = keep
+        self._save(kept, kept.memory[:keep])
+
+    def delete(self, session: str) -> None:
+        self.kept.pop(session, None)
+
+    def messages(self, session: str) -> list[str] | None:
+        if session not in self.kept:
+            return None
+        return list(self._readable(session).memory)
+
+    def list(self) -> list[str]:
+        return sorted(self.kept, key=lambda session: -self.kept[session].updated_at)
+
+    def row(self, session: str) -> dict[str, Any] | None:
+        if session not in self.kept:
+            return None
+        kept = self.kept[session]
+        count, at = len(kept.memory), kept.updated_at
+        return {"title": kept.title, "message_count": count, "updated_at": at}
+
+    def backup(self, session: str) -> int | None:
+        kept = self._get(session)
+        if kept.backup is not None:
+            return len(kept.backup)
+        return -1 if kept.has_copy else None
+
+    def save_stub(self, session: str) -> None:
+        raise RefusedError(session)
+
+    def save_stale(self, session: str, text: str) -> None:
+        self._touch(self._get(session))
+        raise RefusedError(text)
+
+    def save_refused(self, session: str) -> None:
+        raise RefusedError(session)
+
+    def cleanup(self, session: str) -> None:
+        self._get(session)
+
+    def corrupt(self, session: str) -> None:
+        self._get(session).live = None
+
+    def restart(self) -> None:
+        for kept in self.kept.values():
+            if kept.live is None:
+                kept.memory = []
+        self.recover()
+
+    def recover(self) -> None:
+        for kept in self.kept.values():
+            if kept.live is not None:
+                kept.live = kept.memory = self._whole(kept)
+                kept.left = None
+            elif kept.backup is not None and not kept.asked:
+                self._keep_copy(kept)
+                kept.live = kept.memory = kept.backup
+                kept.left = None
+
+    def hostile(self, session_id: str) -> None:
+        raise RefusedError(session_id)
+
+    def crash(self, ask: Callable[[], object], rng: Random) -> None:
+        """Die in the midst of a call, or just before it or after it."""
+        if rng.random() < 0.5:
+            with suppress(RefusedError):
+                ask()
+        for kept in self.kept.values():
+            kept.memory = kept.memory if kept.live is None else kept.live
+        raise CrashedError
+
+
+class Torn(Toy):
+    def crash(self, ask: Callable[[], object], rng: Random) -> None:
+        before = {session: kept.live for session, kept in self.kept.items()}
+        with suppress(CrashedError):
+            super().crash(ask, rng)
+        for session, kept in self.kept.items():
+            if kept.live != before.get(session):
+                kept.live, kept.memory = None, []
+        raise CrashedError
+
+
+class Doubling(Toy):
+    def recover(self) -> None:
+        super().recover()
+        for kept in self.kept.values():
+            if kept.memory:
+                kept.memory = [*kept.memory, kept.memory[-1]]
+
+
+class Forgetful(Toy):
+    def append(self, session: str, text: str) -> None:
+        super().append(session, text)
+        if int(text) % 3 == 0:
+            self.kept[session].live = self.kept[session].memory = self.kept[session].memory[:-1]
+
+
+class LosingWhatCameSince(Toy):
+    def _whole(self, kept: Kept) -> list[str]:
+        whole = super()._whole(kept)
+        return whole if whole is kept.memory else kept.backup or []
+
+
+class StubSaving(Toy):
+    def save_stub(self, session: str) -> None:
+        self._save(self._get(session), [])
+
+
+class KeepingTheLastBackup(Toy):
+    def _back_up(self, kept: Kept, *, asked: bool) -> None:
+        kept.backup, kept.asked, kept.left = kept.memory, asked, None
+
+
+class NotKeepingTheDamaged(Toy):
+    def _keep_copy(self, kept: Kept) -> None:
+        pass
+
+
+class DyingInRecovery(Toy):
+    def recover(self) -> None:
+        raise RefusedError("a list has no .get")
+
+
+class NotRecovering(Toy):
+    def recover(self) -> None:
+        pass
+
+
+class Resurrecting(Toy):
+    def _back_up(self, kept: Kept, *, asked: bool) -> None:
+        super()._back_up(kept, asked=asked)
+        if asked:
+            kept.asked, kept.left = False, len(kept.memory)
+
+
+class Undeleting(Toy):
+    def delete(self, session: str) -> None:
+        self.bin = {session: self.kept[session]} if session in self.kept else {}
+        super().delete(session)
+
+    def restart(self) -> None:
+        self.kept |= getattr(self, "bin", {})
+        super().restart()
+
+
+class BusyCleaning(Toy):
+    def cleanup(self, session: str) -> None:
+        self._touch(self._get(session))
+
+
+class BusyRecovering(Toy):
+    def recover(self) -> None:
+        super().recover()
+        for kept in self.kept.values():
+            self._touch(kept)
+
+
+class LastWriterWins(Toy):
+    def save_stale(self, session: str, text: str) -> None:
+        self.append(session, text)
+
+
+class LastWriterWinsWithAnError(Toy):
+    def save_stale(self, session: str, text: str) -> None:
+        self.append(session, text)
+        raise RefusedError(text)
+
+
+class Silent(Toy):
+    def save_refused(self, session: str) -> None:
+        self._get(session)
+
+
+class Haunted(Toy):
+    ghosts: tuple[str, ...] = ()
+
+    def delete(self, session: str) -> None:
+        super().delete(session)
+        self.ghosts = (session,)
+
+    def list(self) -> list[str]:
+        return [*super().list(), *self.ghosts]
+
+
+class SeeingDouble(Toy):
+    def list(self) -> list[str]:
+        return [session for session in super().list() for _ in range(2)]
+
+
+class LaggingRows(Toy):
+    def row(self, session: str) -> dict[str, Any] | None:
+        row = super().row(session)
+        return row and {**row, "message_count": max(0, row["message_count"] - 1)}
+
+
+class Trusting(Toy):
+    def hostile(self, session_id: str) -> None:
+        pass
+
+
+WRONG: list[tuple[type[Toy], Promise]] = [
+    (Torn, Promise.S1),
+    (Doubling, Promise.S1),
+    (Forgetful, Promise.S2),
+    (LosingWhatCameSince, Promise.S2),
+    (StubSaving, Promise.S3),
+    (KeepingTheLastBackup, Promise.S4),
+    (NotKeepingTheDamaged, Promise.S4),
+    (DyingInRecovery, Promise.S5),
+    (NotRecovering, Promise.S5),
+    (Resurrecting, Promise.S6),
+    (Undeleting, Promise.S6),
+    (BusyCleaning, Promise.S8),
+    (BusyRecovering, Promise.S8),
+    (LastWriterWins, Promise.S9),
+    (LastWriterWinsWithAnError, Promise.S9),
+    (Silent, Promise.S10),
+    (Haunted, Promise.S11),
+    (SeeingDouble, Promise.S11),
+    (LaggingRows, Promise.S11),
+    (Trusting, Promise.S12),
+]
+
+
+# Programs -----------------------------------------------------------------------------------------
+
+SESSIONS = ("s1", "s2")
+ALL_LOOKS = ("messages", "row", "backup")
+ACTS: Mapping[str, int] = {
+    "append": 8, "rename": 1, "clear": 1, "truncate": 2, "undo": 1, "shrink": 3, "delete": 1,
+    "new": 2, "cleanup": 2, "corrupt": 1, "save_stub": 1, "save_stale": 1, "save_refused": 1,
+    "restart": 3, "recover": 1, "hostile": 1, "look": 6, "crash": 2,
+}  # fmt: skip
+
+
+def program(rng: Random, length: int) -> Iterator[Ask]:
+    """Ask anything of two sessions; a crash is followed by a restart, and the end is a look."""
+    yield "new", {"session": "s1"}
+    for number in range(length):
+        function = rng.choices([*ACTS], [*ACTS.values()])[0]
+        session = rng.choice(SESSIONS)
+        if function == "look":
+            yield from look()
+        elif function == "crash":
+            inner = rng.choice(["append", "clear", "truncate", "shrink", "delete", "rename"])
+            yield "crash", {"function": inner, "argument": asked(inner, session, number, rng)}
+            yield "restart", {}
+        else:
+            yield function, asked(function, session, number, rng)
+    yield "restart", {}
+    yield from look()
+
+
+def asked(function: str, session: str, number: int, rng: Random) -> dict[str, Any]:
+    """The argument of a call."""
+    more: dict[str, dict[str, Any]] = {
+        "append": {"text": str(number)},
+        "save_stale": {"text": f"stale {number}"},
+        "rename": {"title": f"title {number}"},
+        "truncate": {"keep": rng.randrange(5)},
+        "shrink": {"keep": rng.randrange(4)},
+    }
+    if function in ("restart", "recover"):
+        return {}
+    if function == "hostile":
+        return {"session_id": "../x"}
+    return {"session": session, **more.get(function, {})}
+
+
+def look() -> Iterator[Ask]:
+    yield "list", {}
+    for session in SESSIONS:
+        for function in ALL_LOOKS:
+            yield function, {"session": session}
+
+
+def run(target: Any, asks: Iterator[Ask], rng: Random) -> Anomaly | None:
+    """Ask a target, and let the model judge each answer."""
+    fold = Fold(SessionModel())
+    for function, argument in asks:
+        if anomaly := fold.step(answer(target, function, argument, rng)):
+            return anomaly
+    return None
+
+
+def answer(target: Any, function: str, argument: dict[str, Any], rng: Random) -> Operation:
+    result, outcome = None, Outcome.OK
+    try:
+        if function == "crash":
+            function, argument = argument["function"], argument["argument"]
+            method = getattr(target, function)
+            result = target.crash(lambda: method(**argument), rng)
+        else:
+            result = getattr(target, function)(**argument)
+    except CrashedError:
+        outcome = Outcome.INFO
+    except Exception:  # noqa: BLE001  a target may refuse in any way
+        outcome = Outcome.FAIL
+    return Operation(0, function, argument, outcome, 0, 1, result)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 60))
+def test_a_right_store_is_accepted(rng: Random, length: int) -> None:
+    """Whatever is asked of it."""
+    assert run(Toy(), program(rng, length), rng) is None
+
+
+def shortest(wrong: type[Toy], asks: list[Ask]) -> Anomaly | None:
+    """What a wrong toy is blamed for, once nothing can be left out of the program any more."""
+    blamed = run(wrong(), iter(asks), Random(0))
+    at = 0
+    while blamed is not None and at < len(asks):
+        fewer = [*asks[:at], *asks[at + 1 :]]
+        if found := run(wrong(), iter(fewer), Random(0)):
+            blamed, asks = found, fewer
+        else:
+            at += 1
+    return blamed
+
+
+@pytest.mark.parametrize(("wrong", "promise"), WRONG, ids=[wrong.__name__ for wrong, _ in WRONG])
+def test_a_wrong_store_is_refused_by_the_promise_it_broke(
+    wrong: type[Toy], promise: Promise
+) -> None:
+    """Soon, and once the program is as short as can be, by that promise."""
+    programs = [[*program(Random(seed), 40)] for seed in range(200)]
+    found = (shortest(wrong, asks) for asks in programs)
+    blamed = [*itertools.islice((anomaly.promises for anomaly in found if anomaly), 10)]
+
+    assert len(blamed) >= 5
+    assert sum(promise in promises for promises in blamed) >= 0.9 * len(blamed)
+
+
+def test_what_a_damaged_session_may_say_is_not_taken_for_what_nobody_said() -> None:
+    """What was there before may be told; that what was said since is forgotten is all."""
+    asks: list[Ask] = [
+        ("new", {"session": "s"}),
+        ("append", {"session": "s", "text": "before"}),
+        ("corrupt", {"session": "s"}),
+        ("append", {"session": "s", "text": "since"}),
+    ]
+    fold = Fold(SessionModel())
+    for function, argument in asks:
+        assert fold.step(Operation(0, function, argument, Outcome.OK, 0, 1)) is None
+    told = Operation(0, "messages", {"session": "s"}, Outcome.OK, 0, 1, ["before"])
+    anomaly = fold.step(told)
+
+    assert anomaly is not None
+    assert anomaly.promises == {Promise.S2}
+
+
+def test_a_question_that_is_not_there_is_our_own_mistake() -> None:
+    """Not the target's."""
+    with pytest.raises(UsageError):
+        SessionModel().step(SessionModel().initial(), Operation(0, "x", {}, Outcome.OK, 0, 1))
+
+
+# The reference ------------------------------------------------------------------------------------
+
+
+class Reference:
+    """The reference's store on a simulated disk, which may die at any call."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = itertools.count(1.0).__next__
+        self.dies_at = 0
+        self._start()
+
+    def _fault(self, call: Call) -> Strike | None:
+        if call.number != self.dies_at:
+            return None
+        return Strike(SimulatedCrash(call), call.length // 2)
+
+    def crash(self, ask: Callable[[], object], rng: Random) -> object:
+        """Die at one of the next calls, or lose power after the last, and come back."""
+        self.dies_at = len(self.disk.calls) + rng.randrange(1, 20)
+        try:
+            return ask()
+        except SimulatedCrash as death:
+            raise CrashedError from death
+        finally:
+            self.dies_at = 0
+            left = rng.choice([self.disk.process_crash(), *self.disk.power_losses(rng, 3)])
+            self._start_again(left)
+
+    def _start_again(self, left: Image) -> None:
+        self.close()
+        left.put_into(self.folder)
+        self._start()
+
+    def _start(self) -> None:
+        self.disk = SimulatedDisk(self.folder, self._fault)
+        self.disk.__enter__()
+        self.store = SessionStore(self.folder, clock=self.clock)
+
+    def close(self) -> None:
+        self.disk.__exit__()
+
+    def new(self, session: str) -> None:
+        self.store.new(session)
+
+    def append(self, session: str, text: str) -> None:
+        self.store.append(session, {"role": "user", "content": text})
+
+    def rename(self, session: str, title: str) -> None:
+        self.store.rename(session, title)
+
+    def clear(self, session: str) -> None:
+        self.store.clear(session)
+
+    def truncate(self, session: str, keep: int) -> None:
+        self.store.truncate(session, keep)
+
+    def undo(self, session: str) -> None:
+        self.store.undo(session)
+
+    def shrink(self, session: str, keep: int) -> None:
+        found = self.store.load(session)
+        self.store.save(replace(found, messages=found.messages[:keep]))
+
+    def delete(self, session: str) -> None:
+        self.store.delete(session)
+
+    def messages(self, session: str) -> list[str] | None:
+        try:
+            return [message["content"] for message in self.store.load(session).messages]
+        except UnknownSessionError:
+            return None
+
+    def list(self) -> list[str]:
+        return [row["session_id"] for row in self.store.rows()]
+
+    def row(self, session: str) -> dict[str, Any] | None:
+        rows = [row for row in self.store.rows() if row["session_id"] == session]
+        return dict(rows[0]) if rows else None
+
+    def backup(self, session: str) -> int | None:
+        return self.store.backup_count(session)
+
+    def save_stub(self, session: str) -> None:
+        self.store.save(self.store.load_metadata_only(session))
+
+    def save_stale(self, session: str, text: str) -> None:
+        stale = self.store.load(session)
+        self.store.save(stale)
+        self.store.save(stale.appended({"role": "user", "content": text}))
+
+    def save_refused(self, session: str) -> None:
+        waiting = self.store.maintain(
+            session, lambda found: replace(found, pending_user_message="waiting")
+        )
+        accident = replace(waiting, messages=())
+        try:
+            # One that is empty already cannot be emptied, so save something else that nobody may.
+            self.store.save(accident if waiting.messages else replace(accident, version=99))
+        finally:
+            self.store.maintain(session, lambda found: replace(found, pending_user_message=None))
+
+    def cleanup(self, session: str) -> None:
+        def begin(found: Session) -> Session:
+            return replace(found, active_stream_id="dead")
+
+        self.store.maintain(session, begin)
+        self.store.clean_stale_stream(session, lambda _: False)
+
+    def corrupt(self, session: str) -> None:
+        with (self.folder / f"{session}.json").open("r+b") as file:
+            file.truncate(len(file.read()) - 9)
+            os.fsync(file.fileno())  # so that no power loss undoes it
+
+    def restart(self) -> None:
+        self.store = SessionStore(self.folder, clock=self.clock)
+        self.recover()
+
+    def recover(self) -> None:
+        recover_all(self.store)
+
+    def hostile(self, session_id: str) -> None:
+        self.store.load(session_id)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 40))
+def test_the_reference_is_accepted_whenever_it_dies(rng: Random, length: int) -> None:
+    """With processes killed and power lost at any call of any operation."""
+    with tempfile.TemporaryDirectory() as name:
+        reference = Reference(Path(name))
+        try:
+            assert run(reference, program(rng, length), rng) is None
+        finally:
+            reference.close()

@@ -1,0 +1,449 @@
+"""The model of the state database lets a right one go free, and tells by which promise others fail.
+
+`Plain` is a state database that keeps everything in a dictionary, so it is right by its looks. Each
+culprit below changes one thing in it.
+"""
+
+# A culprit's name says what it does, and it ignores what it gets wrong:
+# ruff: noqa: ARG002
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.checkers.conformance import Fold, conforms
+from harness.contract.models.state_db import State, StateDbModel
+from harness.core.errors import UsageError
+from harness.core.history import History, Operation, Outcome
+from harness.core.promises import Promise
+from harness.core.verdict import Verdict
+
+Call = tuple[str, dict[str, Any]]
+
+SESSIONS = st.sampled_from(["s", "t", "u"])
+TEXTS = st.sampled_from(["red apple", "red pear", "Green, pear!", "Äpfel"])
+COUNTS = st.integers(0, 3)
+ROWS = st.lists(st.tuples(st.just("user"), TEXTS).map(list), max_size=3)
+
+
+def call(function: str, **arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.tuples(st.just(function), st.fixed_dictionaries(arguments))
+
+
+CALLS = st.one_of(
+    call("create", session=SESSIONS, source=st.sampled_from(["cli", "web"])),
+    call("end", session=SESSIONS, reason=st.just("done")),
+    call("reopen", session=SESSIONS),
+    call("set_title", session=SESSIONS, title=st.sampled_from([None, "a", "b"])),
+    call("set_system_prompt", session=SESSIONS, text=TEXTS),
+    call("add_tokens", session=SESSIONS, input=COUNTS, output=COUNTS),
+    call("set_tokens", session=SESSIONS, input=COUNTS, output=COUNTS),
+    call("append", session=SESSIONS, role=st.just("user"), text=TEXTS, tool_calls=COUNTS),
+    call("replace", session=SESSIONS, messages=ROWS),
+    call("clear", session=SESSIONS),
+    call("get", session=SESSIONS),
+    call("list"),
+    call("messages", session=SESSIONS),
+    call("search", word=st.sampled_from(["red", "PEAR", "apfel", "absent"])),
+    call("delete", session=SESSIONS),
+    call("prune", days=st.sampled_from([1, 7])),
+    call("advance", days=st.sampled_from([1, 5])),
+    call("reopen_file"),
+    call("counters", session=SESSIONS),
+)
+
+
+class RefusedError(Exception):
+    """The database says no."""
+
+
+@dataclass
+class Row:
+    """One session."""
+
+    source: str
+    ended_day: int | None = None
+    title: str | None = None
+    count: int = 0
+    tool_calls: int = 0
+    tokens: tuple[int, int] = (0, 0)
+    messages: list[list[str]] = field(default_factory=list)
+
+
+class Plain:
+    """A state database in a dictionary."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.index: list[list[str]] = []
+        self.day = 0
+
+    def find(self, session: str) -> Row:
+        if session not in self.rows:
+            raise RefusedError(f"no session {session}")
+        return self.rows[session]
+
+    def create(self, session: str, source: str) -> None:
+        self.rows.setdefault(session, Row(source))
+
+    def end(self, session: str, reason: str) -> None:
+        row = self.find(session)
+        row.ended_day = self.day if row.ended_day is None else row.ended_day
+
+    def reopen(self, session: str) -> None:
+        self.find(session).ended_day = None
+
+    def set_title(self, session: str, title: str | None) -> bool:
+        if session not in self.rows:
+            return False
+        for name, row in self.rows.items():
+            if title is not None and row.title == title and name != session:
+                raise RefusedError(f"{name} is called {title}")
+        self.rows[session].title = title
+        return True
+
+    def set_system_prompt(self, session: str, text: str) -> None:
+        self.find(session)
+
+    def add_tokens(self, session: str, input: int, output: int) -> None:  # noqa: A002
+        had = self.find(session).tokens
+        self.find(session).tokens = (had[0] + input, had[1] + output)
+
+    def set_tokens(self, session: str, input: int, output: int) -> None:  # noqa: A002
+        self.find(session).tokens = (input, output)
+
+    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+        row = self.find(session)
+        row.count += 1
+        row.tool_calls += tool_calls
+        row.messages.append([role, text])
+        self.index.append([session, text])
+
+    def replace(self, session: str, messages: list[list[str]]) -> None:
+        row = self.find(session)
+        row.count, row.tool_calls, row.messages = 0, 0, []
+        self.index = [entry for entry in self.index if entry[0] != session]
+        for role, text in messages:
+            self.append(session, role, text)
+
+    def clear(self, session: str) -> None:
+        self.replace(session, [])
+
+    def get(self, session: str) -> dict[str, Any] | None:
+        row = self.rows.get(session)
+        if row is None:
+            return None
+        return {
+            "source": row.source,
+            "title": row.title,
+            "ended": row.ended_day is not None,
+            "message_count": row.count,
+            "tool_call_count": row.tool_calls,
+            "input_tokens": row.tokens[0],
+            "output_tokens": row.tokens[1],
+        }
+
+    def list(self) -> Any:
+        return sorted(self.rows)
+
+    def messages(self, session: str) -> Any:
+        return (
+            [message[:] for message in self.rows[session].messages] if session in self.rows else []
+        )
+
+    def search(self, word: str) -> Any:
+        return sorted(entry for entry in self.index if word.lower() in words(entry[1]))
+
+    def delete(self, session: str) -> bool:
+        self.index = [entry for entry in self.index if entry[0] != session]
+        return self.rows.pop(session, None) is not None
+
+    def prune(self, days: int) -> int:
+        ended = {name: row.ended_day for name, row in self.rows.items()}
+        old = [name for name, day in ended.items() if day is not None and self.day - day > days]
+        return sum(self.delete(name) for name in old)
+
+    def advance(self, days: int) -> None:
+        self.day += days
+
+    def reopen_file(self) -> None:
+        pass
+
+    def counters(self, session: str) -> dict[str, Any]:
+        row = self.rows.get(session)
+        if row is None:
+            return {"message_count": None, "rows": 0}
+        return {"message_count": row.count, "rows": len(row.messages)}
+
+
+def words(text: str) -> list[str]:
+    return re.split(r"\W+", text.lower().replace("ä", "a"))
+
+
+def ask(db: Any, function: str, argument: dict[str, Any], at_ns: int = 0) -> Operation:
+    """Ask, and note what came back."""
+    try:
+        result = getattr(db, function)(**argument)
+    except RefusedError as error:
+        outcome, result, said = Outcome.FAIL, None, f"Refused: {error}"
+    else:
+        outcome, said = Outcome.OK, ""
+    return Operation(0, function, argument, outcome, at_ns, at_ns + 1, result, said)
+
+
+def judge(db: Any, *calls: Call) -> Verdict:
+    operations = (ask(db, *asked, at_ns=number * 10) for number, asked in enumerate(calls))
+    return conforms(StateDbModel())(History(tuple(operations)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(CALLS, max_size=40))
+def test_a_right_database_goes_free(calls: list[Call]) -> None:
+    """Whatever is asked in whatever order."""
+    assert judge(Plain(), *calls).is_valid
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(CALLS, st.booleans(), st.booleans()), max_size=15))
+def test_a_lost_reply_leaves_both_possible(
+    steps: list[tuple[Call, bool, bool]],
+) -> None:
+    """A call whose reply was lost happened or did not, and the model follows either way."""
+    db, fold = Plain(), Fold(StateDbModel())
+    for (function, argument), is_lost, happened in steps:
+        if not is_lost:
+            operation = ask(db, function, argument)
+        else:
+            if happened:
+                ask(db, function, argument)
+            operation = Operation(0, function, argument, Outcome.INFO, 0, None, None, "killed")
+        assert fold.step(operation) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(CALLS, max_size=20))
+def test_states_are_values(calls: list[Call]) -> None:
+    """The same history leads to equal states, with equal hashes."""
+    ends: list[State] = []
+    for _ in range(2):
+        db, model = Plain(), StateDbModel()
+        state = model.initial()
+        for function, argument in calls:
+            step = model.step(state, ask(db, function, argument))
+            assert isinstance(step, tuple)
+            state = step[0]
+        ends.append(state)
+    assert ends[0] == ends[1]
+    assert hash(ends[0]) == hash(ends[1])
+
+
+# Culprits ----------------------------------------------------------------------------------------
+
+
+class LosesAnAppend(Plain):
+    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+        if text != "red pear":
+            super().append(session, role, text, tool_calls)
+
+
+class CountsInAnotherTransaction(Plain):
+    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+        super().append(session, role, text, tool_calls)
+        self.find(session).count -= 1
+
+
+class ForgetsToolCalls(Plain):
+    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+        super().append(session, role, text)
+
+
+class CountsTwice(Plain):
+    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+        super().append(session, role, text, tool_calls)
+        super().append(session, role, text, tool_calls)
+
+
+class RefusesButWrites(Plain):
+    def set_title(self, session: str, title: str | None) -> bool:
+        try:
+            return super().set_title(session, title)
+        except RefusedError:
+            self.rows[session].title = title
+            raise
+
+
+class RefusesButCreates(Plain):
+    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+        known = session in self.rows
+        self.create(session, "cli")
+        super().append(session, role, text, tool_calls)
+        if not known:
+            raise RefusedError("no such session")
+
+
+class AcceptsAnyTitle(Plain):
+    def set_title(self, session: str, title: str | None) -> bool:
+        self.find(session).title = title
+        return True
+
+
+class IndexIsNotPartOfTheWrite(Plain):
+    def delete(self, session: str) -> bool:
+        return self.rows.pop(session, None) is not None
+
+
+class ClearComesUndone(Plain):
+    def clear(self, session: str) -> None:
+        self.find(session)
+
+
+class DeleteComesUndone(Plain):
+    def delete(self, session: str) -> bool:
+        return session in self.rows
+
+
+class ForgetsTheEnd(Plain):
+    def end(self, session: str, reason: str) -> None:
+        self.find(session)
+
+
+class AddsWhereItShouldSet(Plain):
+    set_tokens = Plain.add_tokens
+
+
+class PrunesOpenSessions(Plain):
+    def prune(self, days: int) -> int:
+        return sum(self.delete(name) for name in list(self.rows))
+
+
+class PrunesNothing(Plain):
+    def prune(self, days: int) -> int:
+        return 0
+
+
+class Reverses(Plain):
+    def messages(self, session: str) -> Any:
+        return super().messages(session)[::-1]
+
+
+class IsLocked(Plain):
+    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+        raise RefusedError("database is locked")
+
+
+class CannotBeReadBesideAWriter(Plain):
+    def messages(self, session: str) -> Any:
+        raise RefusedError("database is locked")
+
+
+class FailsForNoReason(Plain):
+    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+        raise RefusedError("disk I/O error")
+
+
+class SaysNothing(Plain):
+    def find(self, session: str) -> Row:
+        if session not in self.rows:
+            raise RefusedError
+        return self.rows[session]
+
+
+CREATE: Call = ("create", {"session": "s", "source": "cli"})
+CREATE_T: Call = ("create", {"session": "t", "source": "cli"})
+APPLE: Call = ("append", {"session": "s", "role": "user", "text": "red apple", "tool_calls": 2})
+PEAR: Call = ("append", {"session": "s", "role": "user", "text": "red pear"})
+MESSAGES: Call = ("messages", {"session": "s"})
+COUNTERS: Call = ("counters", {"session": "s"})
+GET: Call = ("get", {"session": "s"})
+TITLE: Call = ("set_title", {"session": "s", "title": "a"})
+TITLE_T: Call = ("set_title", {"session": "t", "title": "a"})
+TOKENS: Call = ("set_tokens", {"session": "s", "input": 2, "output": 2})
+END: Call = ("end", {"session": "s", "reason": "done"})
+LATER: Call = ("advance", {"days": 30})
+PRUNE: Call = ("prune", {"days": 7})
+CLEAR: Call = ("clear", {"session": "s"})
+DELETE: Call = ("delete", {"session": "s"})
+RED: Call = ("search", {"word": "red"})
+LIST: Call = ("list", {})
+
+CULPRITS: list[tuple[type[Plain], Promise, list[Call]]] = [
+    (LosesAnAppend, Promise.D1, [CREATE, APPLE, PEAR, MESSAGES]),
+    (LosesAnAppend, Promise.D1, [CREATE, PEAR, COUNTERS]),
+    (CountsInAnotherTransaction, Promise.D2, [CREATE, APPLE, COUNTERS]),
+    (CountsInAnotherTransaction, Promise.D2, [CREATE, APPLE, GET]),
+    (ForgetsToolCalls, Promise.D2, [CREATE, APPLE, GET]),
+    (CountsTwice, Promise.D2, [CREATE, APPLE, MESSAGES]),
+    (CountsTwice, Promise.D2, [CREATE, APPLE, COUNTERS]),
+    (RefusesButWrites, Promise.D2, [CREATE, CREATE_T, TITLE_T, TITLE, GET]),
+    (RefusesButCreates, Promise.D2, [APPLE, LIST]),
+    (RefusesButCreates, Promise.D2, [APPLE, GET]),
+    (RefusesButCreates, Promise.D2, [APPLE, COUNTERS]),
+    (RefusesButCreates, Promise.D2, [APPLE, MESSAGES]),
+    (AcceptsAnyTitle, Promise.D2, [CREATE, CREATE_T, TITLE_T, TITLE]),
+    (IndexIsNotPartOfTheWrite, Promise.D2, [CREATE, APPLE, DELETE, RED]),
+    (LosesAnAppend, Promise.D2, [CREATE, PEAR, RED]),
+    (ClearComesUndone, Promise.D1, [CREATE, APPLE, CLEAR, MESSAGES]),
+    (DeleteComesUndone, Promise.D1, [CREATE, DELETE, LIST]),
+    (DeleteComesUndone, Promise.D1, [CREATE, DELETE, GET]),
+    (ForgetsTheEnd, Promise.D1, [CREATE, END, GET]),
+    (AddsWhereItShouldSet, Promise.D1, [CREATE, TOKENS, TOKENS, GET]),
+    (PrunesOpenSessions, Promise.D1, [CREATE, LATER, PRUNE]),
+    (PrunesNothing, Promise.D2, [CREATE, END, LATER, PRUNE]),
+    (Reverses, Promise.D1, [CREATE, APPLE, PEAR, MESSAGES]),
+    (IsLocked, Promise.D3, [CREATE, APPLE]),
+    (CannotBeReadBesideAWriter, Promise.D8, [CREATE, MESSAGES]),
+    (FailsForNoReason, Promise.D10, [CREATE, APPLE]),
+    (SaysNothing, Promise.D10, [APPLE]),
+]
+
+
+@pytest.mark.parametrize(
+    ("culprit", "broken", "calls"),
+    CULPRITS,
+    ids=[f"{row[0].__name__}-{row[2][-1][0]}" for row in CULPRITS],
+)
+def test_a_culprit_is_refused_by_its_promise(
+    culprit: type[Plain], broken: Promise, calls: list[Call]
+) -> None:
+    """The last call, and no earlier one, proves it."""
+    assert judge(culprit(), *calls[:-1]).is_valid
+    (anomaly,) = judge(culprit(), *calls).anomalies
+    assert anomaly.promise is broken
+
+
+def test_a_refusal_tells_what_would_have_been_accepted() -> None:
+    (anomaly,) = judge(LosesAnAppend(), CREATE, PEAR, MESSAGES).anomalies
+    assert anomaly.accepted == ([["user", "red pear"]],)
+
+
+def test_a_session_may_be_old_since_it_began() -> None:
+    """The contract says *older*: one that began long ago and ended just now may go, or stay."""
+
+    class CountsFromTheBeginning(Plain):
+        def prune(self, days: int) -> int:
+            ended = [name for name, row in self.rows.items() if row.ended_day is not None]
+            return sum(self.delete(name) for name in ended if self.day > days)
+
+    calls: list[Call] = [CREATE, LATER, END, PRUNE, LIST]
+    assert judge(CountsFromTheBeginning(), *calls).is_valid
+    assert judge(Plain(), *calls).is_valid
+
+
+def test_tokens_of_an_unknown_session_may_create_it() -> None:
+    class Creates(Plain):
+        def set_tokens(self, session: str, input: int, output: int) -> None:  # noqa: A002
+            self.create(session, "unknown")
+            super().set_tokens(session, input, output)
+
+    assert judge(Creates(), TOKENS, GET).is_valid
+
+
+def test_a_function_that_is_none_is_an_error_of_the_question() -> None:
+    with pytest.raises(UsageError, match="state-db has no function 'vacuum'"):
+        StateDbModel().step(State(), Operation(0, "vacuum", {}, Outcome.OK, 0, 1))

@@ -1,0 +1,208 @@
+"""The reference's index keeps S11 where it is logged: no ghost, no duplicate, whoever writes it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reference_impl.sessions import index_files
+from reference_impl.sessions.sidecar import SessionError
+from reference_impl.sessions.store import SessionStore
+from reference_impl.storage import files
+
+IDS = [f"s{number}" for number in range(4)]
+ACTS: dict[str, Callable[[SessionStore, str], object]] = {
+    "new": lambda store, sid: store.new(sid),
+    "rename": lambda store, sid: store.rename(sid, f"again{store.load(sid).version}"),
+    "append": lambda store, sid: store.append(sid, {"role": "user", "content": "x"}),
+    "delete": lambda store, sid: store.delete(sid),
+}
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "torn": lambda data: data[:-3],
+    "no JSON": lambda data: data + b"{\n",
+    "no change": lambda data: data + b"7\n",
+    "no row": lambda data: data + b'["s1", {"updated_at": 1}]\n',
+    "hostile": lambda data: data + b'["../s1", null]\n',
+    "binary": lambda data: data + b"\xff\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def _every_list_is_long() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_files, "SHORT_BYTES", 0)
+        patch.setattr(index_files, "LOG_SHARE_MAX", 3.0)
+        yield
+
+
+def heads(store: SessionStore) -> list[Any]:
+    """The rows that the sidecars would give."""
+    rows = [store.files.head(sid).row() for sid in store.files.live_ids()]
+    return sorted(rows, key=lambda row: (-row["updated_at"], row["session_id"]))
+
+
+def log_of(store: SessionStore) -> Path:
+    """Where the changes go."""
+    return Path(store.files.folder) / "_index.log"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from(sorted(ACTS)), st.sampled_from(IDS)),
+        max_size=30,
+    )
+)
+def test_all_who_share_a_folder_list_what_is_there(steps: list[tuple[int, str, str]]) -> None:
+    """Two stores take turns, and a third is always new: each lists just what the sidecars say."""
+    with tempfile.TemporaryDirectory() as place:
+        stores = [SessionStore(place), SessionStore(place)]
+        for who, act, sid in steps:
+            store = SessionStore(place) if who == 2 else stores[who]
+            try:
+                ACTS[act](store, sid)
+            except SessionError:
+                continue
+            for each in (*stores, SessionStore(place)):
+                assert list(each.rows()) == heads(each)
+
+
+def test_a_change_of_a_long_list_is_a_line_and_the_list_is_replaced_in_time(
+    tmp_path: Path,
+) -> None:
+    """The list is whole JSON at any moment; the log never grows beyond its share of it."""
+    store = SessionStore(tmp_path)
+    for sid in IDS:
+        store.new(sid)
+    replaced = set()
+    for number in range(50):
+        store.rename("s1", f"t{number}")
+        replaced.add((tmp_path / "_index.json").stat().st_ino)
+        assert len(json.loads((tmp_path / "_index.json").read_bytes())) == len(IDS)
+        if log_of(store).exists():
+            list_size = (tmp_path / "_index.json").stat().st_size
+            assert log_of(store).stat().st_size <= list_size * index_files.LOG_SHARE_MAX
+
+    assert 1 < len(replaced) < 25
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_log_is_no_hindrance(damage: str, tmp_path: Path) -> None:
+    """For those who know the log already, and for those who come; and nobody goes on from it."""
+    store = SessionStore(tmp_path)
+    for sid in IDS:
+        store.new(sid)
+    store.rename("s1", "renamed")
+    store.rename("s2", "renamed")
+    log = log_of(store)
+    log.write_bytes(DAMAGES[damage](log.read_bytes()))
+    other = SessionStore(tmp_path)
+
+    assert list(other.rows()) == list(store.rows()) == heads(store)
+    store.rename("s3", "after")
+    assert list(other.rows()) == list(store.rows()) == heads(store)
+    index_files.IndexFiles(str(tmp_path)).read()  # raises where anything is still damaged
+
+
+def test_a_log_of_a_list_that_was_replaced_counts_no_more(tmp_path: Path) -> None:
+    """A crash between replacing the list and removing its log leaves a log of the past."""
+    store = SessionStore(tmp_path)
+    for sid in IDS:
+        store.new(sid)
+    store.rename("s1", "old")
+    old = log_of(store).read_bytes()
+    store.index.rebuild()
+    store.rename("s1", "new")
+    store.index.rebuild()
+    log_of(store).write_bytes(old)
+
+    assert list(SessionStore(tmp_path).rows()) == heads(store)
+    store.rename("s2", "after")
+    assert list(SessionStore(tmp_path).rows()) == list(store.rows()) == heads(store)
+
+
+def test_a_line_that_was_cut_short_is_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk takes half a line: the next change replaces the list."""
+    store = SessionStore(tmp_path)
+    for sid in IDS:
+        store.new(sid)
+    store.rename("s1", "first")
+
+    def full(path: str, data: bytes) -> None:
+        with Path(path).open("ab") as file:
+            file.write(data[:9])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "append_lightly", full)
+        store.rename("s2", "second")
+    other = SessionStore(tmp_path)
+    assert len(other.rows()) == len(IDS)
+    store.rename("s3", "third")
+
+    assert list(other.rows()) == list(store.rows()) == heads(store)
+
+
+def lock_of(folder: Path) -> files.SharedLock:
+    """The lock of whoever reads or writes the index, as a neighbour has it."""
+    return files.SharedLock(str(folder / "_locks" / "index"), 5.0)
+
+
+def on_disk(folder: Path) -> dict[str, index_files.Row]:
+    """The rows that the index's files give to somebody who reads only them."""
+    with lock_of(folder).held():
+        news = index_files.IndexFiles(str(folder)).read()
+    rows = dict(news.whole or {})
+    for sid, row in news.changes:
+        rows.pop(sid, None)
+        if row is not None:
+            rows[sid] = row
+    return rows
+
+
+def test_a_row_that_found_the_index_taken_is_written_with_the_next(tmp_path: Path) -> None:
+    """S10, S11: a save is not refused because a neighbour has the index; its row comes later."""
+    store = SessionStore(tmp_path, patience_s=0.01)
+    store.new("a")
+    with lock_of(tmp_path).held():
+        store.new("b")
+        store.delete("a")
+    assert on_disk(tmp_path).keys() == {"a"}
+
+    store.new("c")
+
+    assert on_disk(tmp_path).keys() == {"b", "c"}
+
+
+def test_each_save_finds_its_row_written_whoever_wrote_it(tmp_path: Path) -> None:
+    """S11: many threads save at once, and one of them writes the rows of all who wait."""
+    stores = [SessionStore(tmp_path), SessionStore(tmp_path)]
+    late: list[str] = []
+
+    def save_often(store: SessionStore, sid: str) -> None:
+        store.new(sid)
+        for number in range(8):
+            version = store.rename(sid, f"{number}").version
+            if on_disk(tmp_path)[sid]["version"] != version:
+                late.append(f"{sid} at {version}")
+
+    threads = [
+        threading.Thread(target=save_often, args=(stores[number % 2], f"s{number}"))
+        for number in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert late == []
+    assert stores[0].index.differences() == (set(), set())

@@ -1,0 +1,948 @@
+"""The reference's session store and its recovery keep S1 to S12, and A6."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.faults.simulated_disk import (
+    Fault,
+    Image,
+    every_crash_point,
+    every_failure,
+    fail_from,
+    fail_once,
+    shorten,
+)
+from reference_impl.sessions.recovery import Kind, audit, recover_all
+from reference_impl.sessions.session_files import InvalidSessionIdError, UnknownSessionError
+from reference_impl.sessions.sidecar import (
+    Message,
+    Session,
+    SessionError,
+    SidecarDamagedError,
+    decode,
+    encode,
+)
+from reference_impl.sessions.store import (
+    MetadataOnlyError,
+    SaveRefusedError,
+    SessionStore,
+    StaleCopyError,
+)
+from reference_impl.storage import files
+from reference_impl.storage.files import LockBusyError, SharedLock
+
+FORK = multiprocessing.get_context("fork")
+
+
+def said(*texts: str) -> tuple[Message, ...]:
+    return tuple({"role": "user", "content": text} for text in texts)
+
+
+def texts(session: Session) -> list[str]:
+    return [message["content"] for message in session.messages]
+
+
+def ids(store: SessionStore) -> list[str]:
+    return [row["session_id"] for row in store.rows()]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SessionStore:
+    return SessionStore(tmp_path)
+
+
+def with_messages(store: SessionStore, sid: str, *contents: str) -> Session:
+    store.new(sid)
+    return store.append(sid, *said(*contents))
+
+
+def shrink(store: SessionStore, sid: str, keep: int) -> Session:
+    """Shrink a session as a buggy writer would: nobody asked for it."""
+    session = store.load(sid)
+    return store.save(replace(session, messages=session.messages[:keep]))
+
+
+def folder_of(store: SessionStore) -> Path:
+    return Path(store.files.folder)
+
+
+def damage(store: SessionStore, sid: str) -> bytes:
+    path = folder_of(store) / f"{sid}.json"
+    torn = path.read_bytes()[:-10]
+    path.write_bytes(torn)
+    return torn
+
+
+# What is kept
+
+
+def test_what_was_appended_is_on_disk_metadata_first_then_messages(store: SessionStore) -> None:
+    """S2: another store on the folder reads what one acknowledged; the file is laid out for it."""
+    with_messages(store, "s1", "one", "two")
+
+    other = SessionStore(store.files.folder)
+
+    assert texts(other.load("s1")) == ["one", "two"]
+    plain = json.loads((folder_of(store) / "s1.json").read_text())
+    first, *_, last = plain
+    assert (first, last) == ("session_id", "messages")
+
+
+def test_a_temporary_file_is_named_by_session_process_and_thread(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S1: `<sid>.tmp.<pid>.<tid>`, and nothing of it stays."""
+    renamed: list[str] = []
+    real = os.replace
+
+    def spy(source: str, target: str) -> None:
+        renamed.append(Path(source).name)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", spy)
+    store.new("s1")
+
+    assert f"s1.tmp.{os.getpid()}.{threading.get_ident()}" in renamed
+    assert not [*folder_of(store).glob("*.tmp.*")]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec=None)),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    title=st.text(st.characters(codec=None)),
+    messages=st.lists(st.dictionaries(st.text(), JSON), max_size=3),
+    extra=st.dictionaries(st.text().map("x-{}".format), JSON, max_size=3),
+)
+def test_a_sidecar_says_what_the_session_was(
+    title: str, messages: list[Message], extra: dict[str, object]
+) -> None:
+    """Any JSON goes through a sidecar unchanged, lone surrogates included."""
+    session = Session(session_id="s", version=3, title=title, messages=(*messages,), extra=extra)
+
+    assert decode(encode(session), "s") == session
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_torn_sidecar_is_never_taken_for_a_session(data: st.DataObject) -> None:
+    """S1: whatever its length, a part of a sidecar is damaged, not shorter."""
+    whole = encode(Session(session_id="s", messages=said("one", "two")))
+    torn = whole[: data.draw(st.integers(0, len(whole.rstrip()) - 1))]
+
+    with pytest.raises(SidecarDamagedError):
+        decode(torn, "s")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "null",
+        '"x"',
+        "[" * 100_000,
+        '{"session_id": "other", "messages": []}',
+        '{"session_id": "s1"}',
+        '{"session_id": "s1", "messages": {}}',
+        '{"session_id": "s1", "messages": ["text"]}',
+        '{"session_id": "s1", "version": "3", "messages": []}',
+        '{"session_id": "s1", "updated_at": NaN, "messages": []}',
+        '{"session_id": "s1", "version": true, "messages": []}',
+    ],
+)
+def test_what_is_no_session_is_damaged(store: SessionStore, text: str) -> None:
+    """A sidecar of another shape is a clear error, and stays as it is."""
+    (folder_of(store) / "s1.json").write_text(text)
+
+    with pytest.raises(SidecarDamagedError):
+        store.load("s1")
+    with pytest.raises(SidecarDamagedError):
+        store.load_metadata_only("s1")
+    with pytest.raises(SidecarDamagedError):
+        store.append("s1", *said("x"))
+    assert (folder_of(store) / "s1.json").read_text() == text
+
+
+def test_a_sidecar_laid_out_by_others_is_read_and_keeps_what_it_has(store: SessionStore) -> None:
+    """Metadata that we do not know, and any white space, come through a save."""
+    plain = {"session_id": "s1", "title": "old", "model": "m", "messages": [*said("one")]}
+    (folder_of(store) / "s1.json").write_text(json.dumps(plain))
+
+    assert store.load_metadata_only("s1").message_count == 1
+    store.append("s1", *said("two"))
+
+    saved = json.loads((folder_of(store) / "s1.json").read_text())
+    assert (saved["model"], saved["title"], len(saved["messages"])) == ("m", "old", 2)
+
+
+# What is refused
+
+
+def test_a_metadata_only_load_cannot_be_saved(store: SessionStore) -> None:
+    """S3: it has no messages, so saving it would wipe them."""
+    with_messages(store, "s1", "one")
+
+    with pytest.raises(MetadataOnlyError):
+        store.save(store.load_metadata_only("s1"))
+
+    assert texts(store.load("s1")) == ["one"]
+
+
+def test_a_stale_copy_is_refused_whoever_made_it_stale(store: SessionStore) -> None:
+    """S9: the loser of two savers gets an error; so does who saves what was deleted meanwhile."""
+    stale = with_messages(store, "s1", "one")
+    other = SessionStore(store.files.folder)
+    other.append("s1", *said("two"))
+
+    with pytest.raises(StaleCopyError):
+        store.save(stale.appended(*said("lost")))
+    assert texts(store.load("s1")) == ["one", "two"]
+
+    other.delete("s1")
+    with pytest.raises(StaleCopyError):
+        store.save(stale)
+    other.new("s1")
+    with pytest.raises(StaleCopyError):
+        store.save(replace(stale, version=1))
+    with pytest.raises(StaleCopyError):
+        store.new("s1")
+
+
+@pytest.mark.parametrize(
+    "busy", [{"active_stream_id": "r1"}, {"pending_user_message": "hello"}], ids=["run", "pending"]
+)
+def test_a_save_that_would_empty_a_session_in_a_turn_says_no(
+    store: SessionStore, busy: dict[str, Any]
+) -> None:
+    """S10: refused out loud, whether the old or the new value is in the midst of a turn."""
+    session = with_messages(store, "s1", "one")
+    with pytest.raises(SaveRefusedError):
+        store.save(replace(session, messages=(), **busy))
+    session = store.save(replace(session, **busy))
+    with pytest.raises(SaveRefusedError):
+        store.save(replace(session, messages=(), active_stream_id=None, pending_user_message=None))
+
+    assert texts(store.load("s1")) == ["one"]
+    assert store.backup_count("s1") is None
+
+
+def test_what_is_no_json_is_refused_before_anything_is_written(store: SessionStore) -> None:
+    """S10: an error, and the old version."""
+    with_messages(store, "s1", "one")
+    before = (folder_of(store) / "s1.json").read_bytes()
+
+    for content in (object(), float("nan")):
+        with pytest.raises((TypeError, ValueError)):
+            store.append("s1", {"role": "user", "content": content})
+    strange: Any = 7
+    acts: list[Callable[[], object]] = [
+        lambda: store.rename("s1", strange),
+        lambda: store.append("s1", strange),
+        lambda: store.change("s1", lambda session: replace(session, active_stream_id=strange)),
+    ]
+    for act in acts:
+        with pytest.raises(TypeError):
+            act()
+    with pytest.raises(SessionError):
+        store.change("s1", lambda session: replace(session, extra={"messages": []}))
+
+    assert (folder_of(store) / "s1.json").read_bytes() == before
+
+
+HOSTILE = ["", "..", "../x", "a/b", "a\0b", "a.b", "x" * 129, "ä", "_index", "a\n", None, 7, ["a"]]
+
+
+@pytest.mark.parametrize("sid", HOSTILE, ids=repr)
+def test_a_hostile_id_is_an_error_and_touches_no_file(store: SessionStore, sid: str) -> None:
+    """S12: also one that names a file of the store's own."""
+    store.rows()
+    before = sorted(folder_of(store).parent.rglob("*"))
+    acts: list[Callable[[], object]] = [
+        lambda: store.load(sid),
+        lambda: store.load_metadata_only(sid),
+        lambda: store.save(Session(session_id=sid)),
+        lambda: store.append(sid, *said("x")),
+        lambda: store.clear(sid),
+        lambda: store.delete(sid),
+        lambda: store.clean_stale_stream(sid, lambda _: False),
+        lambda: store.backup_count(sid),
+    ]
+    for act in acts:
+        with pytest.raises(InvalidSessionIdError):
+            act()
+
+    assert sorted(folder_of(store).parent.rglob("*")) == before
+
+
+def test_an_unknown_session_is_an_error(store: SessionStore) -> None:
+    """Nothing comes to be by asking for it."""
+    for act in (store.load, store.load_metadata_only, store.clear, store.undo):
+        with pytest.raises(UnknownSessionError):
+            act("nobody")
+    assert store.delete("nobody") is False
+    assert store.rows() == ()
+
+
+# Shrinking, backups and recovery
+
+
+def test_a_shrink_that_nobody_asked_for_is_undone_with_what_came_since(
+    store: SessionStore,
+) -> None:
+    """S4, S5, S2: recovery brings back what was lost, and keeps what was said after the loss."""
+    with_messages(store, "s1", *"abcdefgh")
+    shrink(store, "s1", 4)
+    store.append("s1", *said("x"))
+    shrink(store, "s1", 1)
+    assert store.backup_count("s1") == 9
+    store.append("s1", *said("y"))
+    store.rename("s1", "newer")
+
+    recovery = recover_all(store)
+
+    assert recovery.restored == ("s1",)
+    assert texts(store.load("s1")) == [*"abcdefgh", "x", "y"]
+    assert store.load("s1").title == "newer"
+    assert recover_all(store).restored == ()
+
+
+def test_a_session_that_outgrew_its_loss_still_gets_it_back(store: SessionStore) -> None:
+    """S5: it is not the number of messages that tells, but whether some were lost."""
+    with_messages(store, "s1", *"abc")
+    shrink(store, "s1", 1)
+    store.append("s1", *said(*"uvwxyz"))
+
+    recover_all(store)
+
+    assert texts(store.load("s1")) == [*"abcuvwxyz"]
+
+
+def test_files_that_know_nothing_of_shrinks_are_recovered_by_their_counts(
+    store: SessionStore,
+) -> None:
+    """S5: fewer messages than the backup, and no word of the user: the backup wins."""
+    for name, contents in (("s1.json", "ab"), ("s1.json.bak", "abcde")):
+        plain = {"session_id": "s1", "messages": [*said(*contents)]}
+        (folder_of(store) / name).write_text(json.dumps(plain))
+
+    assert recover_all(store).restored == ("s1",)
+    assert texts(store.load("s1")) == [*"abcde"]
+
+
+@pytest.mark.parametrize("act", ["clear", "truncate", "undo"])
+@pytest.mark.parametrize("lost", [0, 3], ids=["whole", "after a loss"])
+@pytest.mark.parametrize("then", ["sound", "damaged"])
+def test_what_the_user_removed_stays_so(
+    store: SessionStore, act: str, lost: int, then: str
+) -> None:
+    """S6: also where messages were lost before, and where the sidecar is damaged after."""
+    with_messages(store, "s1", *"abcdefgh")
+    if lost:
+        shrink(store, "s1", 8 - lost)
+    match act:
+        case "clear":
+            after = store.clear("s1")
+        case "truncate":
+            after = store.truncate("s1", 2)
+        case "undo":
+            after = store.undo("s1")
+    assert store.backup_count("s1") == 8
+    restored: list[tuple[str, ...]] = [(), ()]
+    if then == "damaged":
+        damage(store, "s1")
+        restored[0] = ("s1",)
+
+    for expected in restored:
+        restarted = SessionStore(store.files.folder)
+        assert recover_all(restarted).restored == expected
+        assert texts(restarted.load("s1")) == texts(after)
+
+
+def test_a_user_who_clears_what_was_already_lost_has_cleared_it(store: SessionStore) -> None:
+    """S6: the loss is not undone, because what the user saw was empty, and he said so."""
+    with_messages(store, "s1", "one")
+    shrink(store, "s1", 0)
+    store.clear("s1")
+
+    assert recover_all(store).restored == ()
+    assert texts(store.load("s1")) == []
+
+
+def test_truncating_to_more_than_there_is_removes_nothing(store: SessionStore) -> None:
+    """No message goes, so recovery may still bring back what was lost before."""
+    with_messages(store, "s1", *"abc")
+    shrink(store, "s1", 1)
+    store.truncate("s1", 2)
+
+    assert recover_all(store).restored == ("s1",)
+    with pytest.raises(ValueError, match="-1"):
+        store.truncate("s1", -1)
+
+
+def test_undo_takes_the_last_message_of_the_user_and_what_followed(store: SessionStore) -> None:
+    """And says so where there is none."""
+    with_messages(store, "s1", "a", "b")
+    store.append("s1", {"role": "assistant", "content": "c"})
+
+    assert texts(store.undo("s1")) == ["a"]
+    assert texts(store.undo("s1")) == []
+    with pytest.raises(SaveRefusedError):
+        store.undo("s1")
+
+
+def test_an_unasked_shrink_after_a_users_is_undone_as_far_as_the_user_left_it(
+    store: SessionStore,
+) -> None:
+    """S4 to S6: the backup follows what the user wants."""
+    with_messages(store, "s1", *"abcdefgh")
+    store.truncate("s1", 4)
+    store.append("s1", *said("x"))
+    shrink(store, "s1", 2)
+
+    assert store.backup_count("s1") == 5
+    recover_all(store)
+    assert texts(store.load("s1")) == [*"abcd", "x"]
+
+
+def test_a_damaged_sidecar_is_kept_aside_before_it_is_replaced(store: SessionStore) -> None:
+    """S4, S2: memory still knows what it said, so nothing is lost, and the torn bytes are kept."""
+    with_messages(store, "s1", "one", "two")
+    torn = damage(store, "s1")
+
+    assert texts(store.load("s1")) == ["one", "two"]
+    assert store.load_metadata_only("s1").message_count == 2
+    store.append("s1", *said("three"))
+
+    assert texts(SessionStore(store.files.folder).load("s1")) == ["one", "two", "three"]
+    assert store.backup_count("s1") == -1
+    assert (folder_of(store) / "s1.json.damaged").read_bytes() == torn
+
+
+def test_memory_that_is_older_than_a_damaged_sidecar_never_replaces_it(
+    store: SessionStore,
+) -> None:
+    """S9: the other process's version can no longer be read, but it was newer."""
+    stale = with_messages(store, "s1", "one")
+    SessionStore(store.files.folder).append("s1", *said("two"))
+    torn = damage(store, "s1")
+
+    acts: list[Callable[[], object]] = [
+        lambda: store.load("s1"),
+        lambda: store.save(stale),
+        lambda: store.undo("s1"),
+    ]
+    for act in acts:
+        with pytest.raises(SidecarDamagedError):
+            act()
+    assert (folder_of(store) / "s1.json").read_bytes() == torn
+
+
+def test_a_damaged_sidecar_is_restored_from_a_good_backup(store: SessionStore) -> None:
+    """S4, S5, S8: its torn bytes are kept; title, time and order are those of the index."""
+    with_messages(store, "s1", *"abc")
+    shrink(store, "s1", 1)
+    store.rename("s1", "newer")
+    with_messages(store, "s2", "x")
+    torn = damage(store, "s1")
+    before = store.rows()
+
+    restarted = SessionStore(store.files.folder)
+    recovery = recover_all(restarted)
+
+    assert [finding.kind for finding in recovery.findings] == [Kind.UNREADABLE_LIVE]
+    assert texts(restarted.load("s1")) == [*"abc"]
+    assert restarted.load("s1").title == "newer"
+    assert (folder_of(store) / "s1.json.damaged").read_bytes() == torn
+    for key in ("session_id", "updated_at"):
+        assert [row[key] for row in restarted.rows()] == [row[key] for row in before]
+
+
+def test_one_bad_file_never_stops_recovery(store: SessionStore, tmp_path: Path) -> None:
+    """S5: lists in `_*` files, folders, garbage and leftovers beside one real loss."""
+    with_messages(store, "s5", *"abc")
+    shrink(store, "s5", 1)
+    (tmp_path / "_index.json").write_text('["not", {"a": "row"}]')
+    (tmp_path / "_index.json.bak").write_text("[]")
+    (tmp_path / "_other.json").mkdir()
+    (tmp_path / "_other.json.bak").write_bytes(b"\xff\0")
+    (tmp_path / "s1.json.bak").mkdir()
+    (tmp_path / "s2.json").mkdir()
+    (tmp_path / "s3.json").write_bytes(b"\xff")
+    (tmp_path / "s3.json.bak").write_text("[1, 2]")
+    (tmp_path / "s4.json.bak").write_text("{")
+    (tmp_path / "s6.json.bak").write_bytes(encode(Session(session_id="s6", messages=said("x"))))
+    (tmp_path / "s6.tmp.1.2").write_text("half a fi")
+    (tmp_path / "s7.tmp.1.2").write_text("half a fi")
+    (tmp_path / "_index.tmp.1.2").write_text("half a fi")
+
+    assert audit(store).status == "needs_manual_review"
+    recovery = recover_all(store)
+
+    assert recovery.restored == ("s5", "s6")
+    assert {finding.session_id: finding.kind for finding in recovery.findings} == {
+        "s1": Kind.NOT_EXAMINED,
+        "s3": Kind.UNREADABLE_LIVE,
+        "s4": Kind.MALFORMED_ORPHAN_BACKUP,
+        "s5": Kind.SHRUNKEN_LIVE,
+        "s6": Kind.ORPHAN_BACKUP,
+    }
+    assert sorted(ids(store)) == ["s5", "s6"]
+    assert not [*tmp_path.glob("*.tmp.*")]
+
+
+def test_an_audit_changes_nothing_and_says_what_recovery_would_do(store: SessionStore) -> None:
+    """Ok, warn, ok."""
+    with_messages(store, "s1", *"abc")
+    assert audit(store).status == "ok"
+    shrink(store, "s1", 1)
+    (folder_of(store) / "_index.json").write_text("[]")
+    before = {path: path.read_bytes() for path in folder_of(store).glob("[!_]*") if path.is_file()}
+
+    found = audit(store)
+
+    assert found.status == "warn"
+    assert [finding.kind for finding in found.findings] == [
+        Kind.INDEX_MISSING_ENTRY,
+        Kind.SHRUNKEN_LIVE,
+    ]
+    assert before == {path: path.read_bytes() for path in before}
+    recover_all(store)
+    assert audit(store).status == "ok"
+
+
+def test_nothing_is_left_of_a_deleted_session(store: SessionStore) -> None:
+    """S6: no backup outlives it, so nothing can bring it back."""
+    with_messages(store, "s1", *"abc")
+    shrink(store, "s1", 1)
+    damage(store, "s1")
+    store.append("s1", *said("x"))
+
+    assert store.delete("s1") is True
+
+    assert recover_all(store).restored == ()
+    assert not [*folder_of(store).glob("s1.*")]
+    assert store.rows() == ()
+    with pytest.raises(UnknownSessionError):
+        store.load("s1")
+
+
+# Maintenance
+
+
+def test_maintenance_is_not_activity(store: SessionStore) -> None:
+    """S8: cleanup and recovery move neither `updated_at` nor the order."""
+    with_messages(store, "s1", *"abc")
+    store.maintain("s1", lambda session: replace(session, active_stream_id="r1"))
+    with_messages(store, "s2", *"abc")
+    shrink(store, "s2", 1)
+    store.new("s3")
+    before = [(row["session_id"], row["updated_at"]) for row in store.rows()]
+
+    assert store.clean_stale_stream("s1", lambda _: False)
+    assert recover_all(store).restored == ("s2",)
+
+    assert [(row["session_id"], row["updated_at"]) for row in store.rows()] == before
+    assert ids(store) == ["s3", "s2", "s1"]
+
+
+def test_cleanup_spares_a_live_stream_and_keeps_a_pending_message(store: SessionStore) -> None:
+    """S7, S13: what the user typed joins the messages, marked, and only once."""
+    with_messages(store, "s1", "one")
+    busy: dict[str, Any] = {
+        "active_stream_id": "r1",
+        "pending_user_message": "two",
+        "pending_started_at": 5.0,
+    }
+    store.maintain("s1", lambda session: replace(session, **busy))
+
+    assert not store.clean_stale_stream("s1", lambda stream: stream == "r1")
+    assert store.load("s1").is_busy
+    assert store.clean_stale_stream("s1", lambda _: False)
+    assert not store.clean_stale_stream("s1", lambda _: False)
+
+    session = store.load("s1")
+    assert texts(session) == ["one", "two"]
+    assert session.messages[1]["interrupted"] is True
+    assert not session.is_busy
+
+
+def test_cleanup_asks_about_the_stream_that_is_there_when_it_holds_the_lock(
+    store: SessionStore,
+) -> None:
+    """S7: a run that registered while cleanup waited for the lock is left alone.
+
+    new run:  |--- holds the lock --- r1 becomes r2 ---|
+    cleanup:       |--- waits ------------------------- asks about r2: alive ---|
+    """
+    with_messages(store, "s1", "one")
+    store.maintain("s1", lambda session: replace(session, active_stream_id="r1"))
+    other = SessionStore(store.files.folder)
+    asked: list[str] = []
+    holds, registers = threading.Event(), threading.Event()
+
+    def register(session: Session) -> Session:
+        holds.set()
+        registers.wait()
+        return replace(session, active_stream_id="r2")
+
+    run = threading.Thread(target=lambda: other.change("s1", register))
+    run.start()
+    holds.wait()
+
+    def is_live(stream: str) -> bool:
+        asked.append(stream)
+        return stream == "r2"
+
+    cleanup = threading.Thread(target=lambda: store.clean_stale_stream("s1", is_live))
+    cleanup.start()
+    registers.set()
+    run.join()
+    cleanup.join()
+
+    assert asked == ["r2"]
+    assert store.load("s1").active_stream_id == "r2"
+
+
+def test_the_newest_activity_comes_first_whatever_the_clock_does(tmp_path: Path) -> None:
+    """A clock that stands still or jumps back does not disturb the order."""
+    times = iter([5.0, 5.0, 5.0, 5.0, 1.0, 1.0])
+    store = SessionStore(tmp_path, clock=lambda: next(times))
+    store.new("a")
+    store.new("b")
+    store.append("a", *said("x"))
+    assert ids(store) == ["a", "b"]
+    store.append("b", *said("x"))
+    assert ids(store) == ["b", "a"]
+
+
+# The index
+
+
+def test_a_damaged_index_is_rebuilt_from_the_sidecars(store: SessionStore) -> None:
+    """S11: torn, of another shape, with ghosts, with duplicates, or gone."""
+    store.new("s1")
+    store.new("s2")
+    path = folder_of(store) / "_index.json"
+    rows = json.loads(path.read_text())
+    ghost = {**rows[0], "session_id": "ghost"}
+    for text in (
+        "[", "{}", "[1]", '[{"session_id": "s1"}]', json.dumps([*rows, ghost]),
+        json.dumps([*rows, rows[0]]), json.dumps([{**rows[0], "session_id": "../x"}]), "[]", None,
+    ):  # fmt: skip
+        if text is None:
+            path.unlink()
+        else:
+            path.write_text(text)
+        assert ids(store) == ["s2", "s1"]
+        assert ids(SessionStore(store.files.folder)) == ["s2", "s1"]
+        assert [row["session_id"] for row in json.loads(path.read_text())] == ["s2", "s1"]
+
+
+def test_listing_parses_no_sidecar(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing reads the index and the names; a first one reads heads, never messages."""
+    for number in range(5):
+        with_messages(store, f"s{number}", *"abc")
+    read: list[str] = []
+    whole, until = files.read_whole, files.read_until
+
+    def read_whole(path: str) -> bytes:
+        read.append(Path(path).name)
+        return whole(path)
+
+    def read_until(path: str, marker: bytes) -> bytes:
+        read.append(f"head of {Path(path).name}")
+        return until(path, marker)
+
+    monkeypatch.setattr(files, "read_whole", read_whole)
+    monkeypatch.setattr(files, "read_until", read_until)
+
+    assert len(store.rows()) == 5
+    assert read == []
+    assert len(SessionStore(store.files.folder).rows()) == 5
+    assert read == ["_index.json"]
+    (folder_of(store) / "_index.json").unlink()
+    read.clear()
+    store.rows()
+    assert sorted(read) == [f"head of s{number}.json" for number in range(5)]
+
+
+def test_a_row_that_could_not_be_written_is_written_with_the_next(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S11, S10: the session is safe, so the save succeeds, and its row is not forgotten."""
+    store.new("s1")
+    store.new("s2")
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path), len(data))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "put_lightly", full)
+        store.rename("s1", "renamed")
+        store.delete("s2")
+        assert [(row["session_id"], row["title"]) for row in store.rows()] == [("s1", "renamed")]
+    store.new("s3")
+
+    rows = json.loads((folder_of(store) / "_index.json").read_text())
+    assert [(row["session_id"], row["title"]) for row in rows] == [
+        ("s3", "Untitled"),
+        ("s1", "renamed"),
+    ]
+
+
+def append_many(folder: Path, name: str, count: int) -> None:
+    store = SessionStore(folder)
+    for number in range(count):
+        store.append("shared", *said(f"{name}{number}"))
+        store.new(f"{name}{number}")
+        if number % 3 == 0:
+            store.delete(f"{name}{number}")
+
+
+def test_two_processes_share_a_folder(store: SessionStore) -> None:
+    """S11, S2, S9: every append of both is there; the index has each session once, no ghost."""
+    store.new("shared")
+    folder = folder_of(store)
+    writers = [FORK.Process(target=append_many, args=(folder, name, 30)) for name in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    names = [f"{name}{number}" for name in "ab" for number in range(30)]
+    assert sorted(texts(store.load("shared"))) == sorted(names)
+    left = {name for name in names if int(name[1:]) % 3}
+    on_file = [row["session_id"] for row in json.loads((folder / "_index.json").read_text())]
+    assert sorted(on_file) == sorted(left | {"shared"})
+    assert ids(store) == on_file
+
+
+def test_threads_share_a_store(store: SessionStore) -> None:
+    """S2: no append is lost among threads."""
+    store.new("s1")
+
+    def append(name: str) -> None:
+        for number in range(10):
+            store.append("s1", *said(f"{name}{number}"))
+
+    threads = [threading.Thread(target=append, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    expected = sorted(f"{name}{number}" for name in "abcd" for number in range(10))
+    assert sorted(texts(store.load("s1"))) == expected
+
+
+# Memory
+
+
+def test_sessions_in_memory_are_bounded_and_one_in_use_or_unproven_stays(tmp_path: Path) -> None:
+    """A6: least recently used goes first, unless it is streaming, pending, or damaged on disk."""
+    store = SessionStore(tmp_path, cap=3)
+    with_messages(store, "run", "x")
+    store.maintain("run", lambda session: replace(session, active_stream_id="r1"))
+    with_messages(store, "pending", "x")
+    store.maintain("pending", lambda session: replace(session, pending_user_message="y"))
+    with_messages(store, "torn", "x")
+    damage(store, "torn")
+    for number in range(20):
+        with_messages(store, f"s{number}", "x")
+
+    assert {*store._held} == {"run", "pending", "torn"}
+    assert texts(store.load("torn")) == ["x"]
+    store.clean_stale_stream("run", lambda _: False)
+    store.maintain("pending", lambda session: replace(session, pending_user_message=None))
+    store.append("torn", *said("y"))
+    for number in range(3):
+        store.load(f"s{number}")
+    assert {*store._held} == {"s0", "s1", "s2"}
+    assert store.gauges() == {"sessions_held": 3, "session_index_rows": 23}
+
+
+@pytest.mark.parametrize(
+    ("value", "cap"), [("7", 7), ("", 100), ("many", 100), ("0", 100), ("-3", 100)]
+)
+def test_garbage_in_the_environment_falls_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, cap: int
+) -> None:
+    """A6: HERMES_WEBUI_SESSIONS_MAX, if it is a number that makes sense."""
+    monkeypatch.setenv("HERMES_WEBUI_SESSIONS_MAX", value)
+
+    assert SessionStore(tmp_path).cap == cap
+
+
+def test_memory_never_answers_for_a_newer_disk(store: SessionStore) -> None:
+    """S9: what another process saved is what a load gives."""
+    with_messages(store, "s1", "one")
+    SessionStore(store.files.folder).append("s1", *said("two"))
+
+    assert texts(store.load("s1")) == ["one", "two"]
+
+
+# Locks
+
+
+@pytest.mark.parametrize("holding", ["a thread", "another process"])
+def test_a_lock_that_nobody_gives_back_is_an_error_in_time(tmp_path: Path, holding: str) -> None:
+    """H6: no wait is for ever; and the lock is free once its holder is gone."""
+    holder = SharedLock(str(tmp_path / "lock"), patience_s=0.0)
+    waiter = holder if holding == "a thread" else SharedLock(str(tmp_path / "lock"), patience_s=0.0)
+
+    with holder.held(), pytest.raises(LockBusyError, match="lock"), waiter.held():
+        pass
+
+    with waiter.held():
+        pass
+
+
+def test_a_busy_lock_changes_nothing(tmp_path: Path) -> None:
+    """H6, S10: the save did not happen, and says so."""
+    store = SessionStore(tmp_path, patience_s=0.0)
+    with_messages(store, "s1", "one")
+
+    with store.files.locked("s1"), pytest.raises(LockBusyError):
+        store.append("s1", *said("two"))
+    with store.files.index_lock.held():
+        store.append("s1", *said("two"))
+
+    assert texts(store.load("s1")) == ["one", "two"]
+    assert store.rows()[0]["message_count"] == 2
+
+
+# The disk
+
+
+def lose_twice(store: SessionStore) -> None:
+    shrink(store, "s1", 2)
+    store.append("s1", *said("x"))
+    shrink(store, "s1", 1)
+
+
+ACTS: dict[str, Callable[[SessionStore], object]] = {
+    "new": lambda store: with_messages(store, "s2"),
+    "append": lambda store: store.append("s1", *said("x")),
+    "rename": lambda store: store.rename("s1", "newer"),
+    "clear": lambda store: store.clear("s1"),
+    "truncate": lambda store: store.truncate("s1", 2),
+    "shrink": lambda store: shrink(store, "s1", 1),
+    "delete": lambda store: store.delete("s1"),
+    "recover": recover_all,
+}
+View = dict[str, tuple[str, list[str]]]
+
+
+def view(folder: Path) -> View:
+    """What a user sees after a restart."""
+    store = SessionStore(folder)
+    recover_all(store)
+    rows = store.rows()
+    sessions = [store.load(row["session_id"]) for row in rows]
+    assert [row["message_count"] for row in rows] == [len(each.messages) for each in sessions]
+    assert not [*folder.glob("*.tmp.*"), *folder.glob("*.deleted")]
+    return {each.session_id: (each.title, texts(each)) for each in sessions}
+
+
+@pytest.fixture(params=["whole", "shrunk"])
+def started(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder with one session, which may have lost messages already."""
+    folder = tmp_path / "sessions"
+    store = SessionStore(folder)
+    with_messages(store, "s1", *"abcd")
+    if request.param == "shrunk":
+        shrink(store, "s1", 2)
+        store.append("s1", *said("e"))
+    return folder
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_crash_anywhere_leaves_the_old_or_the_new(act: str, started: Path) -> None:
+    """S1, S2, S5, S6: killed or without power, at every call, and recovered: whole or absent."""
+    copy = started.with_name("copy")
+    start = Image.of(started)
+    start.put_into(copy)
+    old = view(copy)
+    start.put_into(copy)
+    ACTS[act](SessionStore(copy))
+    new = view(copy)
+
+    for crash in every_crash_point(started, lambda: ACTS[act](SessionStore(started))):
+        accepted = [new] if crash.call is None else [old, new]
+        for image in crash.aftermaths(Random(1), 16):
+            image.put_into(copy)
+            assert view(copy) in accepted, f"{crash.call}: {sorted(image.files)}"
+
+
+def test_a_crash_among_several_losses_loses_and_doubles_nothing(started: Path) -> None:
+    """S2, S5: a backup without its shrink, or a shrink with a newer backup, is told apart."""
+    copy = started.with_name("copy")
+    Image.of(started).put_into(copy)
+    old = view(copy)["s1"][1]
+
+    for crash in every_crash_point(started, lambda: lose_twice(SessionStore(started))):
+        for image in crash.aftermaths(Random(1), 4):
+            image.put_into(copy)
+            assert view(copy)["s1"][1] in (
+                [[*old, "x"]] if crash.call is None else [old, [*old, "x"]]
+            )
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize(
+    "fault_at",
+    [
+        fail_once(errno.ENOSPC),
+        fail_from(errno.ENOSPC),
+        fail_once(errno.EIO),
+        fail_from(errno.EIO),
+        shorten,
+    ],
+    ids=["once full", "full", "once broken", "broken", "short"],
+)
+def test_a_failure_anywhere_is_told_or_harmless(
+    act: str, fault_at: Callable[[int], Fault], started: Path
+) -> None:
+    """S1, S2, S10: what raised left the old or the new; what did not, did it; and life goes on."""
+    copy = started.with_name("copy")
+    start = Image.of(started)
+    start.put_into(copy)
+    old = view(copy)
+    start.put_into(copy)
+    ACTS[act](SessionStore(copy))
+    new = view(copy)
+    stores: list[SessionStore] = []
+
+    def operation() -> None:
+        stores.append(SessionStore(started))
+        ACTS[act](stores[-1])
+
+    for failure in every_failure(started, operation, fault_at):
+        healed = stores[-1]
+        rows = [(row["session_id"], row["title"], row["message_count"]) for row in healed.rows()]
+        loaded = {sid: healed.load(sid) for sid, _, _ in rows}
+        assert rows == [(sid, each.title, each.message_count) for sid, each in loaded.items()]
+        for image in (Image.of(started), *failure.disk.power_losses(Random(1), 4)):
+            image.put_into(copy)
+            assert view(copy) in ([new] if failure.raised is None else [old, new]), failure.call
