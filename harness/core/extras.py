@@ -1,0 +1,51 @@
+"""Names the optional packages that parts of the harness need, and how to install them.
+
+The core runs without them. A command that needs one calls `require_extras` before it starts; a gate
+asks `missing_extra` for each scenario and skips it with the returned reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+
+from harness.core.errors import UsageError
+
+DISTRIBUTION = "hermes-harness"
+
+# The packages by which an extra is recognised as installed. py-spy is a program without a module;
+# what needs it reports stacks as unavailable.
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "load": ("locust",),
+    "soak": ("scipy",),
+}
+
+
+class MissingExtraError(UsageError):
+    """An optional package is not installed; the message says how to install it."""
+
+
+def missing_extra(user: str, extras: Iterable[str]) -> str | None:
+    """Say which packages `user` lacks and how to install them; None if it lacks none.
+
+    `user` is what needs them, as a reader knows it: "`harness soak`", "scenario 'soak-churn'".
+    Raises UsageError for an extra that does not exist.
+    """
+    lacking = {extra: packages for extra in extras if (packages := _missing(extra))}
+    if not lacking:
+        return None
+    packages = ", ".join(sorted({package for missing in lacking.values() for package in missing}))
+    return f"{user} needs {packages}: pip install '{DISTRIBUTION}[{','.join(sorted(lacking))}]'"
+
+
+def require_extras(user: str, *extras: str) -> None:
+    """Raise MissingExtraError if a package of these extras is not installed."""
+    if (reason := missing_extra(user, extras)) is not None:
+        raise MissingExtraError(reason)
+
+
+def _missing(extra: str) -> list[str]:
+    """Return the packages of one extra that cannot be imported."""
+    if extra not in EXTRAS:
+        raise UsageError(f"unknown extra {extra!r}; known: {', '.join(EXTRAS)}")
+    return [package for package in EXTRAS[extra] if find_spec(package) is None]
