@@ -1,1 +1,1 @@
-"""faults."""
+"""Fault injection: faults of processes, disks and files, and a simulated disk."""
