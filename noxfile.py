@@ -26,21 +26,9 @@ def install(session: nox.Session, extras: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting of Python, YAML, workflows and templates."""
+    """Check style, formatting, YAML and workflows: the hooks of `.pre-commit-config.yaml`."""
     install(session, "dev")
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
-    session.run("yamllint", "--strict", ".")
-    check_schemas(session)
-
-
-def check_schemas(session: nox.Session) -> None:
-    """Check the files of `.github` by the schemas that check-jsonschema ships."""
-    github = Path(".github")
-    workflows = [str(path) for path in sorted((github / "workflows").glob("*.yml"))]
-    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
-    dependabot = str(github / "dependabot.yml")
-    session.run("check-jsonschema", "--builtin-schema", "vendor.dependabot", dependabot)
+    session.run("pre-commit", "run", "--all-files", "--show-diff-on-failure")
 
 
 @nox.session
