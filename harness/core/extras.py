@@ -31,10 +31,10 @@ def missing_extra(user: str, extras: Iterable[str]) -> str | None:
     `user` is what needs them, as a reader knows it: "`harness soak`", "scenario 'soak-churn'".
     Raises UsageError for an extra that does not exist.
     """
-    lacking = {extra: packages for extra in extras if (packages := _missing(extra))}
+    lacking = {extra: names for extra in extras if (names := _missing(extra))}
     if not lacking:
         return None
-    packages = ", ".join(sorted({package for missing in lacking.values() for package in missing}))
+    packages = ", ".join(sorted({name for names in lacking.values() for name in names}))
     return f"{user} needs {packages}: pip install '{DISTRIBUTION}[{','.join(sorted(lacking))}]'"
 
 
