@@ -1,1 +1,1 @@
-"""processes."""
+"""Child processes: pools of adapters, servers, their drivers, and probes from outside."""

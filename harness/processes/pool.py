@@ -1,7 +1,7 @@
-"""An instance in a process of its own: it can be killed, and comes back on the same folder.
+"""Instances of a target in child processes, which can be killed and restarted, and their pool.
 
 Starting a process and importing a package take longer than most episodes, so a target keeps its
-idle children in a *stable*: an instance takes one, has it open a fresh adapter, and gives it back.
+idle children in a pool: an instance takes a child, opens a fresh adapter in it, and gives it back.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from harness.worker import main as driver
 DRIVER = Path(driver.__file__)
 
 
-class Stable:
-    """The idle children of one target, all running the same adapter."""
+class ProcessPool:
+    """The idle child processes of one target, all running the same adapter."""
 
     def __init__(self, files: Sequence[Path], environment: Mapping[str, str]) -> None:
-        """`files` are the adapter's file and its wrappers'; the environment is all they get."""
+        """`files` are the adapter's and its wrappers'; `environment` is a child's whole one."""
         self._files = (DRIVER, *files)
         self._environment = environment
         self._idle: list[Remote] = []
         weakref.finalize(self, _end, self._idle)
 
     def take(self) -> Remote:
-        """A child that has nothing open, or may have: its next question opens a folder."""
+        """Return an idle child, or a new one; its adapter may still be open in another folder."""
         return self._idle.pop() if self._idle else Remote(self._files, self._environment)
 
     def give_back(self, child: Remote) -> None:
-        """Keep a child for the next who needs one, unless it is dead."""
+        """Keep a child for reuse, unless it is lost."""
         if child.is_lost:
             child.close()
         else:
@@ -49,24 +49,24 @@ def _end(children: list[Remote]) -> None:
 class ProcessInstance:
     """An adapter in a child process, with its files in one folder.
 
-    The folder is opened by the first call, and again by the first call after the child was lost;
-    what goes wrong *while opening* is that call's answer, and says so.
+    The first call opens the folder, and so does the first call after the child was lost. An error
+    *while opening* is that call's result, and its message says so.
     """
 
-    def __init__(self, stable: Stable, folder: Path) -> None:
-        self._stable = stable
+    def __init__(self, pool: ProcessPool, folder: Path) -> None:
+        self._pool = pool
         self._folder = folder
-        self._child = stable.take()
+        self._child = pool.take()
         self._is_open = False
         self._opening = threading.Lock()
 
     @property
     def pid(self) -> int:
-        """The child's process id. A child that was lost is followed by another."""
+        """The pid of the present child; it changes after a child was lost."""
         return self._child.pid
 
     def call(self, function: str, argument: Mapping[str, Any]) -> Any:
-        """Ask the child. Raises TargetLostError if it went away, or hung, before it answered."""
+        """Call the adapter. Raises TargetLostError if the child died or hung before it replied."""
         try:
             return self._opened().ask(function, argument)
         except LostError as error:
@@ -80,7 +80,7 @@ class ProcessInstance:
         with self._opening:
             if self._child.is_lost:
                 self._child.close()
-                self._child = self._stable.take()
+                self._child = self._pool.take()
                 self._is_open = False
             if not self._is_open:
                 try:
@@ -91,16 +91,16 @@ class ProcessInstance:
             return self._child
 
     def kill(self) -> None:
-        """Kill the child with kill -9, wherever it is. The next call starts another."""
+        """Kill the child with SIGKILL. The next call starts another."""
         self._child.kill()
 
     def close(self) -> None:
-        """Close the adapter and let the child go."""
+        """Close the adapter and give the child back."""
         with self._opening:
             try:
                 if self._is_open and not self._child.is_lost:
                     self._child.ask("close", {})
             except (LostError, RefusedError):
-                self._child.kill()  # what it has open goes with it
+                self._child.kill()  # which closes what it has open
             finally:
-                self._stable.give_back(self._child)
+                self._pool.give_back(self._child)

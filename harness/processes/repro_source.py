@@ -1,7 +1,7 @@
-"""An adapter as one text that runs it in a process of its own: for tests whose steps kill it.
+"""Generates the source text of an adapter that runs in a child process, for stand-alone tests.
 
-The text defines `open_adapter(folder)`, and imports nothing but the standard library and what the
-adapter itself does.
+The text defines `open_adapter(folder)`; it imports the standard library and the adapter's own
+imports only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FILES = {files}
 
 
 class ChildAdapter:
-    """Asks the adapter in a child; one that was killed is started again by the next question."""
+    """Calls the adapter in a child process; the next call after a kill starts a new child."""
 
     def __init__(self, folder):
         self._folder = folder
@@ -51,7 +51,7 @@ open_adapter = ChildAdapter
 
 
 def in_a_process(adapter: str, wrappers: Sequence[str]) -> str:
-    """Make the text. `adapter` and `wrappers` are the sources of what the driver is to load."""
+    """Generate the text. `adapter` and `wrappers` are the sources that the driver loads."""
     sources = {"driver.py": _source(driver), "adapter.py": adapter}
     sources |= {f"wrapper_{number}.py": text for number, text in enumerate(wrappers, start=1)}
     files = "".join(f"    {name!r}: {_quoted(text)},\n" for name, text in sources.items())
@@ -63,6 +63,6 @@ def _source(module: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A literal that reads as the text does. Ours never uses the other triple quotes."""
+    """Return a raw literal of the text, which must not contain triple single quotes."""
     assert "'''" not in text
     return f"r'''{text}'''"

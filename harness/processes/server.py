@@ -1,6 +1,6 @@
-"""A server in a process of its own, on one folder, listening on loopback; its lives and deaths.
+"""Starts, stops, pauses and kills a server process that serves one folder on loopback.
 
-No server outlives us: whatever launches it has it end with us. Knows no HTTP.
+No server outlives this process: every launch ties the server to it. The module knows no HTTP.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from harness.worker import call_counter as tally
+from harness.worker import call_counter
 
 BOOT_PATIENCE_S = 30.0
-EXIT_PATIENCE_S = 30.0  # far more than it has for its drain
+EXIT_PATIENCE_S = 30.0  # far more than the drain deadline
 DRAIN_S = "4"
 LOG_CHARS = 1000
 REFERENCE = """
@@ -29,8 +29,8 @@ def follow():
     os.kill(os.getpid(), signal.SIGKILL)
 
 threading.Thread(target=follow, daemon=True).start()
-if "HARNESS_TALLY" in os.environ:
-    runpy.run_path(os.environ["HARNESS_TALLY_CODE"])["begin"](os.environ["HARNESS_TALLY"])
+if "HARNESS_CALL_COUNTS" in os.environ:
+    runpy.run_path(os.environ["HARNESS_CALL_COUNTER_CODE"])["begin"](os.environ["HARNESS_CALL_COUNTS"])
 runpy.run_module("reference_impl", run_name="__main__", alter_sys=True)
 """
 
@@ -38,29 +38,29 @@ Process = subprocess.Popen[bytes]
 
 
 class NotServingError(Exception):
-    """The server did not come up."""
+    """The server did not start to listen."""
 
 
 class Launch(Protocol):
-    """How one kind of server is brought up."""
+    """Starts one kind of server."""
 
     def start(self, state: Path, settings: Mapping[str, str], log: int) -> Process:
-        """Start it on the folder `state`, in a session of its own, what it says going to `log`."""
+        """Start the server on the folder `state`, in its own session, with its output to `log`."""
         ...
 
     def await_port(self, process: Process, within_s: float) -> int | None:
-        """Wait until it serves; the port, or None if it does not."""
+        """Wait until the server listens; return its port, or None after `within_s`."""
         ...
 
 
 @dataclass(frozen=True)
 class ReferenceLaunch:
-    """Starts the reference of a folder; its standard input ends with us, and so does it."""
+    """Starts the reference of a folder, which exits when its standard input ends."""
 
     package_folder: Path
 
     def start(self, state: Path, settings: Mapping[str, str], log: int) -> Process:
-        """Start it. The settings go to its environment."""
+        """Start the server with the settings in its environment."""
         command = [sys.executable, "-S", "-P", "-c", REFERENCE, "--state", str(state), "--port=0"]
         if "HERMES_WEBUI_HOST" in settings:
             command.append(f"--host={settings['HERMES_WEBUI_HOST']}")
@@ -68,10 +68,10 @@ class ReferenceLaunch:
             "PATH": os.environ["PATH"],  # for the background processes
             "PYTHONPATH": str(self.package_folder),
             "HERMES_WEBUI_DRAIN_DEADLINE": DRAIN_S,
-            "HARNESS_TALLY_CODE": tally.__file__,
+            "HARNESS_CALL_COUNTER_CODE": call_counter.__file__,
             **settings,
         }
-        return subprocess.Popen(  # noqa: S603  the command is our own
+        return subprocess.Popen(  # noqa: S603  the command is fixed
             command,
             env=environment,
             stdin=subprocess.PIPE,
@@ -81,7 +81,7 @@ class ReferenceLaunch:
         )
 
     def await_port(self, process: Process, within_s: float) -> int | None:
-        """Read the address that it prints once it listens."""
+        """Read the address that the server prints once it listens."""
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], within_s)
         address = process.stdout.readline().decode().strip() if ready else ""
@@ -89,12 +89,12 @@ class ReferenceLaunch:
 
 
 class ServerProcess:
-    """One life of a server, from its boot to its death."""
+    """One server process, from its start to its end."""
 
     def __init__(
         self, launch: Launch, state: Path, settings: Mapping[str, str] | None = None
     ) -> None:
-        """Boot, and wait until it serves. Raises NotServingError with the last that it logged."""
+        """Start, and wait until it listens. Raises NotServingError with the end of its log."""
         log_path = state.with_suffix(".log")
         with log_path.open("ab") as log:
             self._process = launch.start(state, settings or {}, log.fileno())
@@ -106,16 +106,16 @@ class ServerProcess:
         if port is None:
             self.kill()
             logged = log_path.read_text(encoding="utf-8", errors="replace")[-LOG_CHARS:]
-            raise NotServingError(f"not serving within {BOOT_PATIENCE_S:g} s, but: {logged}")
+            raise NotServingError(f"no port within {BOOT_PATIENCE_S:g} s; log: {logged}")
         self.port = port
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The server's pid."""
         return self._process.pid
 
     def kill(self) -> None:
-        """End it with kill -9, and leave nothing of it behind."""
+        """Kill the server with SIGKILL, reap it and close its pipes."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -123,7 +123,7 @@ class ServerProcess:
                 pipe.close()
 
     def terminate(self) -> int | None:
-        """Ask it to go by SIGTERM; its exit code, None if it had to be killed after all."""
+        """Send SIGTERM; return the exit code, or None if a kill was necessary."""
         self._process.send_signal(signal.SIGTERM)
         try:
             return self._process.wait(EXIT_PATIENCE_S)
@@ -133,9 +133,9 @@ class ServerProcess:
             self.kill()
 
     def pause(self) -> None:
-        """Stop it where it is; it keeps its port, its files and its locks."""
+        """Stop the process with SIGSTOP; it keeps its port, its files and its locks."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Continue the process."""
         self._process.send_signal(signal.SIGCONT)

@@ -1,1 +1,1 @@
-"""worker."""
+"""Code that runs inside another process; it imports the standard library only."""

@@ -1,11 +1,11 @@
-"""The tally: what a process does that nobody can count from outside: SQL statements, locks taken.
+"""Counts the SQL statements and the lock acquisitions of a process from inside it.
 
-It begins before anything of the target is imported, and knows nothing of it. What was counted is
-written to a file many times a second, and `read` from there. Each thread counts for itself, so that
-nothing is lost and nobody waits. What a trigger does counts as statements, too; what a full-text
-index does by itself, now and then, does not.
+Counting begins before any module of the target is imported, and knows no target. A thread writes
+the totals to a file every PERIOD_S; `read` reads them. Each thread has counters of its own, so no
+count is lost and no thread waits. Statements of triggers count; statements that a full-text index
+runs for its own maintenance do not.
 
-Nothing but the standard library: it runs inside of the target.
+This module imports the standard library only, because it runs inside the target.
 """
 
 import atexit
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-SETTING = "HARNESS_TALLY"  # the file, in the target's environment
+SETTING = "HARNESS_CALL_COUNTS"  # environment variable of the target: the path of the file
 PERIOD_S = 0.05
 SETTLED_S = 4 * PERIOD_S
 PATIENCE_S = 30.0
@@ -28,32 +28,35 @@ _lock_native = threading.Lock
 _rlock_native = threading.RLock
 _connect_native = sqlite3.connect
 _mine = threading.local()
-_counts: list[list[int]] = []  # of each thread there ever was
+_counts: list[list[int]] = []  # of each thread that ever counted
 
 
 def begin(path: str) -> None:
-    """Count from now on, in this process."""
+    """Start counting in this process."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     atexit.register(_write, fd)
-    threading.Thread(target=_write_for_ever, args=(fd,), name="tally", daemon=True).start()
+    writer = threading.Thread(
+        target=_write_periodically, args=(fd,), name="call-counter", daemon=True
+    )
+    writer.start()
     threading.Lock = CountedLock  # type: ignore[assignment]
     threading.RLock = CountedRLock  # type: ignore[assignment]
     sqlite3.connect = _connect
 
 
 def read(path: Path) -> dict[str, int]:
-    """What was counted, once nothing is being counted any more. Raises TimeoutError."""
+    """Read the totals once they no longer change. Raises TimeoutError after PATIENCE_S."""
     ends_at = time.monotonic() + PATIENCE_S
-    told = b""
-    while not told or told != path.read_bytes():
+    content = b""
+    while not content or content != path.read_bytes():
         if time.monotonic() > ends_at:
-            raise TimeoutError(f"it did not rest within {PATIENCE_S:g} s")
-        told = path.read_bytes()
+            raise TimeoutError(f"{path.name}: counts still change after {PATIENCE_S:g} s")
+        content = path.read_bytes()
         time.sleep(SETTLED_S)
-    return dict(zip(_NAMES, map(int, told.split()), strict=True))
+    return dict(zip(_NAMES, map(int, content.split()), strict=True))
 
 
-def _write_for_ever(fd: int) -> None:
+def _write_periodically(fd: int) -> None:
     while True:
         _write(fd)
         time.sleep(PERIOD_S)
@@ -64,33 +67,33 @@ def _write(fd: int) -> None:
     os.pwrite(fd, b" ".join(b"%0*d" % (_DIGITS, total) for total in totals), 0)
 
 
-def _count(what: int) -> None:
+def _count(kind: int) -> None:
     mine = getattr(_mine, "counts", None)
     if mine is None:
         mine = _mine.counts = [0] * len(_NAMES)
         _counts.append(mine)
-    mine[what] += 1
+    mine[kind] += 1
 
 
 def _connect(*args: Any, **kwargs: Any) -> Any:
     connection = _connect_native(*args, **kwargs)
-    connection.set_trace_callback(_traced)
+    connection.set_trace_callback(_count_statement)
     return connection
 
 
-def _traced(statement: str) -> None:
-    if not statement.startswith("--"):  # as what a full-text index does by itself is shown
+def _count_statement(statement: str) -> None:
+    if not statement.startswith("--"):  # comments: maintenance of a full-text index
         _count(_STATEMENTS)
 
 
 class CountedLock:
-    """A lock that counts who takes it."""
+    """A lock that counts its acquisitions."""
 
     def __init__(self) -> None:
         self._native: Any = _lock_native()
 
     def acquire(self, *args: Any, **kwargs: Any) -> bool:
-        """As that of `threading.Lock`."""
+        """See `threading.Lock.acquire`."""
         _count(_LOCKS)
         return bool(self._native.acquire(*args, **kwargs))
 
@@ -105,7 +108,7 @@ class CountedLock:
 
 
 class CountedRLock(CountedLock):
-    """The same, for whoever has it already."""
+    """A reentrant lock that counts its acquisitions."""
 
     def __init__(self) -> None:
         self._native = _rlock_native()

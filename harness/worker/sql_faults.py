@@ -1,19 +1,19 @@
-"""Faults below a database's user: the Nth SQL statement of one call fails, or is the last.
+"""Injects a fault into the Nth SQL statement of one adapter call: an error, interrupt or kill.
 
-`wrap` puts this under any adapter that uses `sqlite3` on the file `path`, and adds two functions to
-it: `faulty` and `beside_a_writer`. The adapter and what it adapts stay as they are. Stand-alone, to
-be loaded beside any package.
+`wrap` works below any adapter that uses `sqlite3` on the file `path`, and adds two functions to it:
+`faulty` and `beside_a_writer`. The adapter and the code that it adapts are not changed. The module
+imports the standard library only, so that it can be loaded beside any package.
 
-A statement is an `execute` of any kind or a commit that has something to commit, on any connection
-and thread, while the call lasts. A rollback is none: it is what the fault should lead to.
+A statement is an `execute` of any kind, or a commit of an open transaction, on any connection and
+thread during the call. A rollback does not count: it is the expected reaction to the fault.
 
-- `full`: the statement fails, "database or disk is full", and the transaction stays open;
-- `full-abort`: it fails alike, after SQLite itself has rolled the transaction back, which it may
-  do for such errors (see "Response To Errors Within A Transaction" in its documentation);
-- `interrupt`: KeyboardInterrupt comes just before the statement;
-- `late-interrupt`: it comes just after, as does one that arrives while the statement waits for a
-  lock: the interpreter raises it when the statement is back;
-- `kill`: the process is killed just before the statement, and `late-kill`: just after.
+- `full`: the statement fails with "database or disk is full"; the transaction stays open;
+- `full-abort`: it fails alike after a rollback of the transaction, which SQLite may do for such
+  errors (see "Response To Errors Within A Transaction" in its documentation);
+- `interrupt`: KeyboardInterrupt is raised just before the statement;
+- `late-interrupt`: KeyboardInterrupt is raised just after the statement, as for an interrupt that
+  arrives during a wait for a lock: the interpreter raises it when the statement returns;
+- `kill`: SIGKILL just before the statement; `late-kill`: just after.
 """
 
 import contextlib
@@ -30,28 +30,28 @@ FAULTS = ("full", "full-abort", "interrupt", "late-interrupt", "kill", "late-kil
 _connect = sqlite3.connect
 
 
-class Trap:
-    """Counts the statements of one call, and springs at one of them."""
+class StatementFault:
+    """Counts the statements of one call, and injects its fault into one of them."""
 
     def __init__(self, fault: str, at: int) -> None:
-        """`at` counts from 1. Raises ValueError for a fault that is none."""
+        """`at` counts from 1. Raises ValueError for an unknown fault."""
         if fault not in FAULTS:
-            raise ValueError(f"no fault is called {fault!r}; there are {', '.join(FAULTS)}")
-        self.sprung = False
+            raise ValueError(f"unknown fault {fault!r}; known: {', '.join(FAULTS)}")
+        self.triggered = False
         self._fault = fault
         self._left = at
 
     def around(self, connection: sqlite3.Connection, sql: str, run: Callable[[], Any]) -> Any:
-        """Run the statement, unless it is the one."""
+        """Run the statement, or inject the fault if it is the counted one."""
         if sql.lstrip()[:8].upper() == "ROLLBACK":
             return run()
         self._left -= 1
         if self._left != 0:
             return run()
-        self.sprung = True
-        return self._spring(connection, run)
+        self.triggered = True
+        return self._trigger(connection, run)
 
-    def _spring(self, connection: sqlite3.Connection, run: Callable[[], Any]) -> Any:
+    def _trigger(self, connection: sqlite3.Connection, run: Callable[[], Any]) -> Any:
         match self._fault:
             case "full-abort":
                 if connection.in_transaction:
@@ -66,18 +66,18 @@ class Trap:
         raise KeyboardInterrupt(f"{self._fault} at a statement")
 
 
-# These wait until nobody writes; a PASSIVE one does not.
+# These modes wait until no connection writes; PASSIVE does not wait.
 _WAITING_CHECKPOINT = re.compile(r"wal_checkpoint\s*\(\s*(FULL|RESTART|TRUNCATE)", re.IGNORECASE)
 
 
-class Witness:
-    """Counts the statements of one call that met a lock, or waited for one and said nothing."""
+class LockMonitor:
+    """Counts the statements of one call that found the database locked, or would wait silently."""
 
     def __init__(self) -> None:
         self.refused = 0
 
-    def around(self, connection: sqlite3.Connection, sql: str, run: Callable[[], Any]) -> Any:  # noqa: ARG002  as a trap's
-        """Run the statement, and look how it ended."""
+    def around(self, connection: sqlite3.Connection, sql: str, run: Callable[[], Any]) -> Any:  # noqa: ARG002  same signature as StatementFault
+        """Run the statement, and count it if it was refused."""
         self.refused += bool(_WAITING_CHECKPOINT.search(sql))
         try:
             return run()
@@ -86,49 +86,49 @@ class Witness:
             raise
 
 
-_guest: Trap | Witness | None = None  # who looks at the statements of the call under way
+_interceptor: StatementFault | LockMonitor | None = None  # of the call in progress
 
 
 class FaultyCursor(sqlite3.Cursor):
-    """Runs every statement past the trap."""
+    """Passes every statement to the interceptor."""
 
     def execute(self, sql: str, *parameters: Any) -> Any:
-        """As `sqlite3.Cursor.execute`."""
+        """See `sqlite3.Cursor.execute`."""
         run = super().execute
         return _around(self.connection, sql, lambda: run(sql, *parameters))
 
     def executemany(self, sql: str, *parameters: Any) -> Any:
-        """As `sqlite3.Cursor.executemany`."""
+        """See `sqlite3.Cursor.executemany`."""
         run = super().executemany
         return _around(self.connection, sql, lambda: run(sql, *parameters))
 
     def executescript(self, sql: str) -> Any:
-        """As `sqlite3.Cursor.executescript`."""
+        """See `sqlite3.Cursor.executescript`."""
         run = super().executescript
         return _around(self.connection, sql, lambda: run(sql))
 
 
 class FaultyConnection(sqlite3.Connection):
-    """Hands out faulty cursors, and runs its commits past the trap."""
+    """Creates faulty cursors, and passes its commits to the interceptor."""
 
     def cursor(self, factory: Any = FaultyCursor) -> Any:
-        """As `sqlite3.Connection.cursor`."""
+        """See `sqlite3.Connection.cursor`."""
         return super().cursor(factory)
 
     def execute(self, sql: str, *parameters: Any) -> Any:
-        """As `sqlite3.Connection.execute`."""
+        """See `sqlite3.Connection.execute`."""
         return self.cursor().execute(sql, *parameters)
 
     def executemany(self, sql: str, *parameters: Any) -> Any:
-        """As `sqlite3.Connection.executemany`."""
+        """See `sqlite3.Connection.executemany`."""
         return self.cursor().executemany(sql, *parameters)
 
     def executescript(self, sql: str) -> Any:
-        """As `sqlite3.Connection.executescript`."""
+        """See `sqlite3.Connection.executescript`."""
         return self.cursor().executescript(sql)
 
     def commit(self) -> None:
-        """As `sqlite3.Connection.commit`."""
+        """See `sqlite3.Connection.commit`."""
         if self.in_transaction:
             _around(self, "COMMIT", super().commit)
 
@@ -145,18 +145,18 @@ class FaultyConnection(sqlite3.Connection):
 
 
 def _around(connection: sqlite3.Connection, sql: str, run: Callable[[], Any]) -> Any:
-    return run() if _guest is None else _guest.around(connection, sql, run)
+    return run() if _interceptor is None else _interceptor.around(connection, sql, run)
 
 
 @contextlib.contextmanager
-def _invited(guest: Trap | Witness) -> Iterator[None]:
-    """Have the guest look at every statement of the process while the block lasts."""
-    global _guest  # noqa: PLW0603  whatever connection and thread
-    _guest = guest
+def _intercepting(interceptor: StatementFault | LockMonitor) -> Iterator[None]:
+    """Pass every statement of the process to the interceptor for the duration of the block."""
+    global _interceptor  # noqa: PLW0603  applies to all connections and threads
+    _interceptor = interceptor
     try:
         yield
     finally:
-        _guest = None
+        _interceptor = None
 
 
 def _faulty_connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
@@ -165,7 +165,7 @@ def _faulty_connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
 
 
 class FaultyAdapter:
-    """An adapter with two functions more."""
+    """An adapter with the functions `faulty` and `beside_a_writer` added."""
 
     def __init__(self, adapter: Any) -> None:
         self._adapter = adapter
@@ -174,29 +174,29 @@ class FaultyAdapter:
         return getattr(self._adapter, function)
 
     def faulty(self, function: str, argument: dict[str, Any], at: int, fault: str) -> Any:
-        """Ask the function, with this fault at its statement number `at` (from 1).
+        """Call the function with this fault at its statement number `at` (from 1).
 
-        `completed` tells whether it was over before it came that far.
+        `completed` is True if the function returned before that statement.
         """
-        trap = Trap(fault, at)
-        with _invited(trap):
+        interceptor = StatementFault(fault, at)
+        with _intercepting(interceptor):
             result = getattr(self._adapter, function)(**argument)
-        return {"completed": not trap.sprung, "result": result}
+        return {"completed": not interceptor.triggered, "result": result}
 
     def beside_a_writer(self, function: str, argument: dict[str, Any]) -> Any:
-        """Ask the function while another connection has the write lock.
+        """Call the function while another connection holds the write lock.
 
-        `refused` tells how many of its statements wanted it too.
+        `refused` is the number of its statements that needed the lock.
         """
-        witness = Witness()
+        monitor = LockMonitor()
         with contextlib.closing(_connect(self._adapter.path, isolation_level=None)) as writer:
             writer.execute("BEGIN IMMEDIATE")
-            with _invited(witness):
+            with _intercepting(monitor):
                 result = getattr(self._adapter, function)(**argument)
-        return {"refused": witness.refused, "result": result}
+        return {"refused": monitor.refused, "result": result}
 
 
 def wrap(open_adapter: Callable[[Path], Any]) -> Callable[[Path], FaultyAdapter]:
-    """Put faults under an adapter: every connection opened from now on can be hit."""
-    sqlite3.connect = _faulty_connect  # type: ignore[assignment]  # takes whatever it took
+    """Wrap an adapter: every connection opened from now on can be faulted."""
+    sqlite3.connect = _faulty_connect  # type: ignore[assignment]  # same signature
     return lambda folder: FaultyAdapter(open_adapter(folder))

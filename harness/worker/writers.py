@@ -1,21 +1,21 @@
-"""A crowd on one database: an adapter's process forks members that work by themselves.
+"""Writer processes on one database: forks of an adapter's process that work independently.
 
-`wrap` puts this in the place of an adapter: `fork` makes a *member*, `bury` waits for its end.
-Importing a package takes longer than writing a message, so it is done once; a member is a fork that
-opens the adapter for itself, does the work it was given without asking anybody, and notes every
-call before it goes out and when it came back, each with a single `write`, on the one monotonic
-clock of the machine. So a kill at any moment leaves all that it did.
+`wrap` replaces an adapter: `fork` starts a *writer process*, `wait_for_exit` waits for its end.
+Importing a package takes longer than writing a message, so the parent imports it once. A writer
+opens its own adapter, does its work without further requests, and logs every call before and after
+it, each with a single `write`, on the monotonic clock of the machine. So a kill at any moment
+leaves a complete log.
 
-*Work* is a log, a *gate* perhaps (who waits there starts when that file is unlocked), and
-*hands*. A hand is a thread with a process number and *rounds*: steps, each a function and its
-argument, asked so many times over; `{n}` in a text stands for the time. The functions are the
-adapter's, and those of `Member`. `doom` says at which statement a member gets a signal from itself;
-one that is `watched` also notes what its connections did, and who opened the file without SQLite.
-Of long calls every member notes how long it was `unscheduled`: ready to run, and without a
-processor, which is nobody's fault who is on trial.
+*Work* is a log, an optional *gate* (the writer starts when that file is unlocked), and *threads*.
+A thread has a process number of the history and *rounds*: steps, each a function and its argument,
+repeated a number of times; `{n}` in a text stands for the number of the repetition. The functions
+are the adapter's, and the `do_` methods of `WriterProcess`. `signal_at` names the statement at
+which a writer sends itself a signal. A `traced` writer also logs its transactions, and every open
+of the file that bypasses SQLite. For long calls every writer logs how long it was `unscheduled`:
+ready to run, but without a processor, which is not the fault of the code under test.
 
-Stand-alone, to be loaded beside any package. Whoever forks has open no database, and nothing that
-a thread may hold is used after it.
+The module imports the standard library only, so that it can be loaded beside any package. The
+parent has no database open when it forks, and the child uses nothing that a thread may hold.
 """
 
 import contextlib
@@ -47,25 +47,25 @@ _connect = sqlite3.connect
 
 
 class Log:
-    """Where a member notes what it asks and is told: one line an event, whole or not at all."""
+    """The log of a writer process: one line per event, written with a single `write`."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._numbers = itertools.count()
 
     def invoke(self, process: int, function: str, argument: Any) -> int:
-        """Note a call that is about to go out; returns its number."""
+        """Log a call that is about to be made; returns its number."""
         number = next(self._numbers)
         self._write(["?", number, time.monotonic_ns(), process, function, argument])
         return number
 
-    def complete(self, number: int, *, ok: bool, told: Any) -> None:
-        """Note what came back: a result, or an error's line."""
+    def complete(self, number: int, *, ok: bool, result: Any) -> None:
+        """Log the result of a call, or the line of its error."""
         at_ns = time.monotonic_ns()
-        self._write(["+" if ok else "-", number, at_ns, told])
+        self._write(["+" if ok else "-", number, at_ns, result])
 
     def note(self, process: int, function: str, argument: Any, result: Any, began_ns: int) -> None:
-        """Note what was seen to have happened since then."""
+        """Log an observation that began at `began_ns`."""
         number = next(self._numbers)
         self._write(["?", number, began_ns, process, function, argument])
         self._write(["+", number, time.monotonic_ns(), result])
@@ -74,56 +74,56 @@ class Log:
         os.write(self._fd, json.dumps(row, separators=(",", ":")).encode() + b"\n")
 
 
-# What connections do ------------------------------------------------------------------------------
+# Statements of connections ------------------------------------------------------------------------
 
 READS = ("SELECT", "WITH", "EXPLAIN", "PRAGMA", "SAVEPOINT", "RELEASE")
 WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER", "REINDEX", "VACUUM")
 
 
-class Doom:
-    """Sends this process a signal at one of its statements, or some time into it."""
+class SelfSignal:
+    """Sends this process a signal at one of its statements, or some time after it."""
 
-    def __init__(self, log: Log, process: int, doom: Work) -> None:
-        """Only statements that begin with `match` count, from 1."""
+    def __init__(self, log: Log, process: int, signal_at: Work) -> None:
+        """Count only statements that begin with `match`, from 1."""
         self._log = log
         self._process = process
-        self._left = doom["at"]
-        self._signal = doom["signal"]
-        self._after_s = doom["after_s"]
-        self._match = doom["match"]
+        self._remaining = signal_at["at"]
+        self._signal = signal_at["signal"]
+        self._after_s = signal_at["after_s"]
+        self._match = signal_at["match"]
 
-    def saw(self, sql: str) -> None:
-        """Count the statement; the one that it is meant for does not get past this."""
+    def observe(self, sql: str) -> None:
+        """Count the statement; at the chosen one the signal arrives before it runs."""
         if not sql.lstrip().startswith(self._match):
             return
-        self._left -= 1
-        if self._left == 0:
+        self._remaining -= 1
+        if self._remaining == 0:
             if self._after_s:
-                threading.Thread(target=self._strike, args=(sql,), daemon=True).start()
+                threading.Thread(target=self._send, args=(sql,), daemon=True).start()
             else:
-                self._strike(sql)
+                self._send(sql)
 
-    def _strike(self, sql: str) -> None:
-        # To this very thread: sent to the process, it would let this one go on for a moment.
+    def _send(self, sql: str) -> None:
+        # To this thread: a signal to the process would let this thread run on for a moment.
         time.sleep(self._after_s)
         at = {"signal": self._signal, "statement": _short(sql)}
         self._log.note(self._process, "struck", at, None, time.monotonic_ns())
         signal.pthread_kill(threading.get_ident(), self._signal)
 
 
-class Watch:
-    """Follows one connection's statements, and notes each transaction that wrote."""
+class TransactionTracer:
+    """Follows one connection's statements, and logs each transaction that wrote."""
 
     def __init__(self, log: Log, process: int) -> None:
         self._log = log
         self._process = process
-        self._begin = ""  # how the transaction under way began, if one is
+        self._begin = ""  # the first words of the open transaction, if there is one
         self._began_ns = 0
-        self._locked_ns = 0  # when the first statement ran that had the lock already
+        self._locked_ns = 0  # when the first statement began that ran under the lock
         self._statements: list[str] = []
 
-    def saw(self, sql: str) -> None:
-        """Take one more statement; those of triggers belong to the one that fired them."""
+    def observe(self, sql: str) -> None:
+        """Take the next statement; a trigger's statements belong to the one that fired it."""
         words = sql.split(None, 2)
         verb = words[0].upper() if words else ""
         now_ns = time.monotonic_ns()
@@ -142,13 +142,13 @@ class Watch:
                 self._note("", now_ns)
 
     def _note(self, end: str, now_ns: int) -> None:
-        seen = {
+        transaction = {
             "begin": self._begin,
             "statements": self._statements[:20],
             "end": end,
             "held_ns": now_ns - self._locked_ns if self._locked_ns and self._begin else 0,
         }
-        self._log.note(self._process, "transaction", None, seen, self._began_ns)
+        self._log.note(self._process, "transaction", None, transaction, self._began_ns)
         self._locked_ns = 0
 
 
@@ -156,30 +156,32 @@ def _short(sql: str) -> str:
     return " ".join(sql.split())[:80]
 
 
-def watch_connections(make: Callable[[], list[Callable[[str], None]]]) -> None:
-    """Have every connection opened from now on tell its statements to what `make` makes for it."""
+def trace_connections(make: Callable[[], list[Callable[[str], None]]]) -> None:
+    """Pass the statements of every later connection to the observers that `make` returns for it."""
 
-    class Watched(sqlite3.Connection):
+    class TracedConnection(sqlite3.Connection):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            told = make()
+            observers = make()
 
-            def tell(sql: str) -> None:
+            def trace(sql: str) -> None:
                 if not sql.startswith("--"):
-                    for one in told:
-                        one(sql)
+                    for observe in observers:
+                        observe(sql)
 
-            self.set_trace_callback(tell)
+            self.set_trace_callback(trace)
 
     def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        connection: sqlite3.Connection = _connect(*arguments, **{"factory": Watched, **options})
+        connection: sqlite3.Connection = _connect(
+            *arguments, **{"factory": TracedConnection, **options}
+        )
         return connection
 
-    sqlite3.connect = connect  # type: ignore[assignment]  # takes whatever it took
+    sqlite3.connect = connect  # type: ignore[assignment]  # same signature
 
 
-def watch_opens(path: Path, log: Log, process: int) -> None:
-    """Note whenever this process opens the database, or its shared memory, other than by SQLite."""
+def trace_opens(path: Path, log: Log, process: int) -> None:
+    """Log every open of the database or its shared memory by this process that bypasses SQLite."""
     guarded = {os.path.realpath(path), os.path.realpath(f"{path}-shm")}
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -194,32 +196,32 @@ def watch_opens(path: Path, log: Log, process: int) -> None:
 
 # The processor ------------------------------------------------------------------------------------
 
-LONG_NS = 5_000_000  # of shorter calls nobody asks what they waited for
+LONG_NS = 5_000_000  # waits of shorter calls are not measured
 STALE_NS = 1_000_000
 
 
 class Processor:
-    """How long this process was ready to run and another had the processor (Linux)."""
+    """Measures how long this process was ready to run without a processor (Linux)."""
 
     def __init__(self) -> None:
         self._waited_ns = 0
-        self._looked_at_ns = 0
+        self._read_at_ns = 0
 
-    def look(self) -> None:
-        """Take the reading that a call is measured from, unless there is a fresh one."""
-        if time.monotonic_ns() - self._looked_at_ns > STALE_NS:
+    def start(self) -> None:
+        """Take the reading from which a call is measured, unless there is a fresh one."""
+        if time.monotonic_ns() - self._read_at_ns > STALE_NS:
             self._waited_ns = self._read()
 
     def waited_ns(self) -> int:
-        """How long it was since then, for all threads together."""
+        """Return the wait since the last reading, summed over all threads."""
         before = self._waited_ns
         self._waited_ns = self._read()
         return max(0, self._waited_ns - before)
 
     def _read(self) -> int:
-        self._looked_at_ns = time.monotonic_ns()
+        self._read_at_ns = time.monotonic_ns()
         waited_ns = 0
-        with contextlib.suppress(OSError):  # a thread that ends, or a system that does not tell
+        with contextlib.suppress(OSError):  # a thread that ended, or an unsupported system
             for thread in os.listdir("/proc/self/task"):  # noqa: PTH208  names are enough
                 fd = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)
                 try:
@@ -229,11 +231,11 @@ class Processor:
         return waited_ns
 
 
-# A member -----------------------------------------------------------------------------------------
+# A writer process ---------------------------------------------------------------------------------
 
 
-class Member:
-    """One process of the crowd, and the functions that it has besides its adapter's."""
+class WriterProcess:
+    """One writer process, and the functions that it adds to its adapter's."""
 
     def __init__(self, folder: Path, work: Work, open_adapter: Callable[[Path], Any]) -> None:
         self._folder = folder
@@ -242,74 +244,76 @@ class Member:
         self._open_adapter = open_adapter
         self._log = Log(Path(work["log"]))
         self._adapter: Any = None
-        self._hands = work["hands"]
-        self._process = self._hands[0]["process"]
-        self._processors = {hand["process"]: Processor() for hand in self._hands}
+        self._threads = work["threads"]
+        self._process = self._threads[0]["process"]
+        self._processors = {thread["process"]: Processor() for thread in self._threads}
 
     def run(self) -> None:
-        """Do the work, from the opening of the file to its closing."""
-        self._arm()
-        self._pass_the_gate()
-        if self._ask(self._process, "open", {}):
-            crew = [threading.Thread(target=self._lend, args=(hand,)) for hand in self._hands[1:]]
-            for thread in crew:
+        """Open the file, do the work, and close the file."""
+        self._install_observers()
+        self._wait_at_gate()
+        if self._call(self._process, "open", {}):
+            threads = [
+                threading.Thread(target=self._run_rounds, args=(thread,))
+                for thread in self._threads[1:]
+            ]
+            for thread in threads:
                 thread.start()
-            self._lend(self._hands[0])
-            for thread in crew:
+            self._run_rounds(self._threads[0])
+            for thread in threads:
                 thread.join()
-            self._ask(self._process, "close", {})
+            self._call(self._process, "close", {})
 
-    def _arm(self) -> None:
+    def _install_observers(self) -> None:
         if patience_s := self._work.get("patience_s"):
             os.environ["HARNESS_PATIENCE_S"] = str(patience_s)
-        doom = self._work.get("doom")
-        ears: list[Callable[[str], None]] = (
-            [] if doom is None else [Doom(self._log, self._process, doom).saw]
+        signal_at = self._work.get("signal_at")
+        shared: list[Callable[[str], None]] = (
+            [] if signal_at is None else [SelfSignal(self._log, self._process, signal_at).observe]
         )
-        watched = self._work.get("watched", False)
-        if watched:
-            watch_opens(self._path, self._log, self._process)
-        if watched or ears:
-            watch_connections(
-                lambda: [*ears, *([Watch(self._log, self._process).saw] if watched else [])]
-            )
+        if not self._work.get("traced", False):
+            if shared:
+                trace_connections(lambda: shared)
+            return
+        trace_opens(self._path, self._log, self._process)
+        trace_connections(lambda: [*shared, TransactionTracer(self._log, self._process).observe])
 
-    def _pass_the_gate(self) -> None:
+    def _wait_at_gate(self) -> None:
         if gate := self._work.get("gate"):
             with Path(gate).open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH)
 
-    def _lend(self, hand: Work) -> None:
-        for each in hand["rounds"]:
-            for number in range(each["times"]):
-                for function, argument in each["steps"]:
+    def _run_rounds(self, thread: Work) -> None:
+        for repeated in thread["rounds"]:
+            for number in range(repeated["times"]):
+                for function, argument in repeated["steps"]:
                     filled = {
                         name: value.replace("{n}", str(number)) if isinstance(value, str) else value
                         for name, value in argument.items()
                     }
-                    self._ask(hand["process"], function, filled)
-                if think_s := each.get("think_s"):
+                    self._call(thread["process"], function, filled)
+                if think_s := repeated.get("think_s"):
                     time.sleep(think_s)
 
-    def _ask(self, process: int, function: str, argument: dict[str, Any]) -> bool:
+    def _call(self, process: int, function: str, argument: dict[str, Any]) -> bool:
         processor = self._processors[process]
-        processor.look()
+        processor.start()
         began_ns = time.monotonic_ns()
-        is_answered = self._answered(process, function, argument)
+        is_ok = self._logged_call(process, function, argument)
         if time.monotonic_ns() - began_ns > LONG_NS:
             self._log.note(process, "unscheduled", None, processor.waited_ns(), began_ns)
-        return is_answered
+        return is_ok
 
-    def _answered(self, process: int, function: str, argument: dict[str, Any]) -> bool:
+    def _logged_call(self, process: int, function: str, argument: dict[str, Any]) -> bool:
         number = self._log.invoke(process, function, argument)
         own = getattr(self, f"do_{function}", None)
         try:
             result = (own or getattr(self._adapter, function))(**argument)
-        except BaseException as error:  # noqa: BLE001  whatever it raises is its answer
+        except BaseException as error:  # noqa: BLE001  the exception is the result
             line = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            self._log.complete(number, ok=False, told=line)
+            self._log.complete(number, ok=False, result=line)
             return False
-        self._log.complete(number, ok=True, told=result)
+        self._log.complete(number, ok=True, result=result)
         return True
 
     def do_open(self) -> None:
@@ -317,31 +321,31 @@ class Member:
         self._adapter = self._open_adapter(self._folder)
 
     def do_close(self) -> None:
-        """Close it."""
+        """Close the adapter."""
         adapter, self._adapter = self._adapter, None
         if adapter is not None:
             adapter.close()
 
     def do_drop(self) -> int:
-        """Let go of the open file without closing it; how many descriptors of it are left."""
+        """Drop the adapter without closing it; return how many descriptors of the file remain."""
         self._adapter = None
         gc.collect()
         return _descriptors_of(self._path)
 
     def do_await(self, name: str) -> None:
-        """Wait until there is a file of this name beside the log."""
+        """Wait until a file of this name exists beside the log."""
         while not Path(self._work["log"]).with_name(name).exists():
             time.sleep(0.001)
 
     def do_log_bytes(self) -> int:
-        """How long the write-ahead log is."""
+        """Return the length of the write-ahead log in bytes."""
         try:
             return self._path.with_name(f"{self._path.name}-wal").stat().st_size
         except FileNotFoundError:
             return 0
 
     def do_hold(self, strokes: int, pause_s: float) -> int:
-        """Hold the write lock and make progress, as a large transaction does; how often."""
+        """Hold the write lock for `strokes` updates, as a large transaction does."""
         with _raw(self._path) as connection:
             began_ns = time.monotonic_ns()
             connection.execute("BEGIN IMMEDIATE")
@@ -353,7 +357,7 @@ class Member:
         return strokes
 
     def do_pin(self, pause_s: float) -> list[int]:
-        """Hold a snapshot for so long; how many messages it showed at first and at last."""
+        """Hold a snapshot for `pause_s`; return its first and its last count of messages."""
         with _raw(self._path) as connection:
             connection.execute("BEGIN")
             (first,) = connection.execute("SELECT count(*) FROM messages").fetchone()
@@ -363,7 +367,7 @@ class Member:
         return [first, last]
 
     def do_inspect(self) -> dict[str, Any]:
-        """What SQLite finds in the file: its own check, that of each full-text index, counters."""
+        """Return SQLite's integrity check, that of each full-text index, and wrong counters."""
         with _raw(self._path) as connection:
             return {
                 "integrity": connection.execute("PRAGMA integrity_check").fetchone()[0],
@@ -378,13 +382,13 @@ _DRIFT = """SELECT id, message_count, (SELECT count(*) FROM messages WHERE sessi
 
 @contextlib.contextmanager
 def _raw(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that is the crowd's own, seen by nobody."""
+    """Open a connection of the writer process itself, which is not traced."""
     with contextlib.closing(_connect(path, isolation_level=None, timeout=60.0)) as connection:
         yield connection
 
 
 def _full_text(connection: sqlite3.Connection) -> str:
-    """Have each index of the file check itself against what it is an index of."""
+    """Check each full-text index of the file against its table."""
     tables = "SELECT name FROM sqlite_master WHERE sql LIKE '%USING fts5%' ORDER BY name"
     for (name,) in connection.execute(tables).fetchall():
         try:
@@ -398,73 +402,75 @@ _CHECK = "integrity-check"
 
 
 def _descriptors_of(path: Path) -> int:
-    """How many open descriptors this process has of the database or its companions."""
-    place = Path("/proc/self/fd")
-    if not place.is_dir():
+    """Return the number of this process's open descriptors of the database's files."""
+    folder = Path("/proc/self/fd")
+    if not folder.is_dir():
         return 0
-    found = 0
-    for name in os.listdir(place):  # noqa: PTH208  the listing itself is one of them
+    count = 0
+    for name in os.listdir(folder):  # noqa: PTH208  the listing's own descriptor does not count
         with contextlib.suppress(OSError):
-            found += os.readlink(place / name).startswith(str(path.resolve()))  # noqa: PTH115
-    return found
+            count += os.readlink(folder / name).startswith(str(path.resolve()))  # noqa: PTH115
+    return count
 
 
-# The crowd ----------------------------------------------------------------------------------------
+# The parent ---------------------------------------------------------------------------------------
 
 
-class Crowd:
-    """Forks members, and tells what became of them."""
+class WriterParent:
+    """Forks writer processes, and waits for their exit."""
 
     def __init__(self, folder: Path, open_adapter: Callable[[Path], Any]) -> None:
         self._folder = folder
         self._open_adapter = open_adapter
 
     def fork(self, work: Work) -> int:
-        """Make a member; its process id, which stays its own until it is buried."""
+        """Start a writer process; return its pid, which stays valid until `wait_for_exit`."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # threads and forks: see above
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # fork with threads: see the module's docstring
             pid = os.fork()
         if pid:
             return pid
         try:
-            self._live(work)
-        except BaseException as error:  # noqa: BLE001  nothing of the parent's goes on in here
+            self._run_child(work)
+        except BaseException as error:  # noqa: BLE001  no code of the parent runs on in the child
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
             os._exit(1)
         os._exit(0)
 
-    def _live(self, work: Work) -> None:
-        """Let go of what is the parent's, and do the work."""
+    def _run_child(self, work: Work) -> None:
+        """Close the parent's descriptors, and do the work."""
         die_with_parent()
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 0)
         os.dup2(nothing, 1)
         os.closerange(3, DESCRIPTORS_MAX)
-        Member(self._folder, work, self._open_adapter).run()
+        WriterProcess(self._folder, work, self._open_adapter).run()
 
-    def bury(self, pid: int) -> int:
-        """Wait for a member's end: its exit code, negative if a signal ended it."""
+    def wait_for_exit(self, pid: int) -> int:
+        """Wait for a writer's exit; return its exit code, negative if a signal ended it."""
         _, status = os.waitpid(pid, 0)
         return os.waitstatus_to_exitcode(status)
 
     def close(self) -> None:
-        """Nothing is open here."""
+        """Do nothing: the parent has nothing open."""
 
 
 def die_with_parent() -> None:
-    """Ask Linux to kill us with the thread that forked us, even while we are stopped."""
+    """Have Linux kill this process when its parent thread ends, even while it is stopped."""
     if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415  elsewhere there may be none, and no need of it
+        import ctypes  # noqa: PLC0415  absent on some systems
 
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def wrap(open_adapter: Callable[[Path], Any]) -> Callable[[Path], Crowd]:
-    """Put a crowd in the place of one adapter.
+def wrap(open_adapter: Callable[[Path], Any]) -> Callable[[Path], WriterParent]:
+    """Replace the adapter by a parent of writer processes.
 
-    It is opened once, far from everybody, so that what it imports is there before the first fork.
+    The adapter is opened once in a temporary folder, so that its imports precede the first fork.
     """
-    with tempfile.TemporaryDirectory() as place:
-        open_adapter(Path(place)).close()
-    return lambda folder: Crowd(folder, open_adapter)
+    with tempfile.TemporaryDirectory() as folder:
+        open_adapter(Path(folder)).close()
+    return lambda path: WriterParent(path, open_adapter)

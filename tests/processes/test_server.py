@@ -1,4 +1,4 @@
-"""A server on trial lives no longer than we want it to, or than we do."""
+"""Checks that a server process ends on request, and at the latest with its parent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.targets.reference.target import open_http
 from harness.targets.server.http import HttpAdapter
 
 LONG_S = 30.0
-PLACE = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 PARENT = """
 import sys
 from pathlib import Path
@@ -29,8 +29,8 @@ sys.stdin.read()
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[HttpAdapter]:
-    """A server that is closed in the end."""
+def running_server(folder: Path) -> Iterator[HttpAdapter]:
+    """Run a server, and close it at the end of the block."""
     adapter = open_http(folder)
     try:
         yield adapter
@@ -38,10 +38,10 @@ def served(folder: Path) -> Iterator[HttpAdapter]:
         adapter.close()
 
 
-def test_a_server_dies_with_whoever_booted_it(tmp_path: Path) -> None:
-    """Killed with kill -9, it can clean up nothing."""
-    command = [sys.executable, "-c", PARENT, str(PLACE), str(tmp_path / "state")]
-    with subprocess.Popen(  # noqa: S603  our own
+def test_server_ends_with_killed_parent(tmp_path: Path) -> None:
+    """A parent that dies by SIGKILL cannot clean up, and its server ends all the same."""
+    command = [sys.executable, "-c", PARENT, str(ROOT), str(tmp_path / "state")]
+    with subprocess.Popen(  # noqa: S603  the command is fixed
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as parent:
         assert parent.stdout is not None
@@ -51,36 +51,37 @@ def test_a_server_dies_with_whoever_booted_it(tmp_path: Path) -> None:
     assert psutil.wait_procs([server], LONG_S) == ([server], [])
 
 
-def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:
-    """The last that it logged is in the error."""
-    (tmp_path / "state").write_text("no folder")
+def test_failed_start_quotes_log(tmp_path: Path) -> None:
+    """The end of the server's log is in the error."""
+    (tmp_path / "state").write_text("a file, not a folder")
 
     with pytest.raises(NotServingError, match="cannot serve"):
-        ServerProcess(ReferenceLaunch(PLACE), tmp_path / "state")
+        ServerProcess(ReferenceLaunch(ROOT), tmp_path / "state")
 
 
-def test_a_closed_server_is_gone_whatever_it_was_doing(tmp_path: Path) -> None:
-    """It is reaped, too; and what was acknowledged is on the disk."""
-    with served(tmp_path) as server:
+def test_closed_server_is_reaped_during_turn(tmp_path: Path) -> None:
+    """A server that is closed during a turn is reaped, and its acknowledged message is on disk."""
+    with running_server(tmp_path) as server:
         server.new("s1")
         assert server.send("s1", "r1", "hello [sleep=900]") == {"status": 200, "active": None}
         assert server.send("s1", "r2", "again") == {"status": 409, "active": "r1"}
-        (process,) = (each for each in psutil.Process().children() if serves(each, tmp_path))
+        children = psutil.Process().children()
+        (process,) = (child for child in children if serves(child, tmp_path))
 
     assert server.disk("s1") == ["hello [sleep=900]"]
     assert not process.is_running(), "not even as a zombie"
 
 
 def serves(process: psutil.Process, folder: Path) -> bool:
-    """Whether this is the server of that folder; other tests have children too."""
+    """Return whether this is the server of that folder; other tests have children too."""
     with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
         return any(str(folder) in argument for argument in process.cmdline())
     return False
 
 
-def test_a_server_is_told_apart_by_its_exit(tmp_path: Path) -> None:
-    """SIGTERM drains; and what was said is there again, in the next one."""
-    with served(tmp_path) as server:
+def test_terminated_server_exits_zero_and_keeps_messages(tmp_path: Path) -> None:
+    """SIGTERM drains, and the next server has the messages."""
+    with running_server(tmp_path) as server:
         server.new("s1")
         server.send("s1", "r1", "hello [tokens=2]")
         assert server.wait_idle("s1")

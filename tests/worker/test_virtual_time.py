@@ -1,4 +1,4 @@
-"""Who lives in a lapse finds that time passes as it should, and nobody notices that it does not."""
+"""Checks that waits in virtual time take their time by every clock, and no real time."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.worker import virtual_time as time_lapse
-from harness.worker.virtual_time import Lapse, LeftBehindError, StuckError, wrap
+from harness.worker import virtual_time
+from harness.worker.virtual_time import StuckError, ThreadsLeftError, VirtualTime, wrap
 
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 
 
 @pytest.fixture
-def lapse() -> Iterator[Lapse]:
-    with Lapse() as lapse:
-        yield lapse
+def active_time() -> Iterator[VirtualTime]:
+    with VirtualTime() as active_time:
+        yield active_time
 
 
-def _started(*acts: Callable[[], object]) -> list[threading.Thread]:
-    threads = [threading.Thread(target=act, daemon=True) for act in acts]
+def _started(*functions: Callable[[], object]) -> list[threading.Thread]:
+    threads = [threading.Thread(target=function, daemon=True) for function in functions]
     for thread in threads:
         thread.start()
     return threads
 
 
-@pytest.mark.usefixtures("lapse")
-def test_a_timer_set_for_an_hour_fires_after_an_hour() -> None:
-    """Neither before nor long after, by the clock that everybody reads."""
+@pytest.mark.usefixtures("active_time")
+def test_timer_fires_after_its_delay() -> None:
+    """A timer of an hour fires neither before nor long after an hour of the virtual clock."""
     fired: list[float] = []
     began_s = time.monotonic()
     timer = threading.Timer(HOUR_S, lambda: fired.append(time.monotonic() - began_s))
@@ -48,36 +48,36 @@ def test_a_timer_set_for_an_hour_fires_after_an_hour() -> None:
     assert fired == [pytest.approx(HOUR_S, abs=1e-3)]
 
 
-def test_an_hour_takes_no_hour() -> None:
-    """A thousand years, by a clock that is outside, are over within the patience of a test."""
-    with Lapse() as lapse:
+def test_thousand_virtual_years_take_little_real_time() -> None:
+    """A sleep of a thousand years ends within the timeout of a test."""
+    with VirtualTime() as active_time:
         time.sleep(1000 * 365 * DAY_S)
 
-    assert lapse.now_ns / 1e9 >= 1000 * 365 * DAY_S
+    assert active_time.now_ns / 1e9 >= 1000 * 365 * DAY_S
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12))
-def test_timers_keep_their_order(delays_s: list[int]) -> None:
-    """Whoever is due earlier acts earlier, however many threads wait."""
-    woken: list[int] = []
+def test_sleeps_end_in_order_of_deadlines(delays_s: list[int]) -> None:
+    """A thread with an earlier deadline runs earlier, for any number of threads."""
+    ended: list[int] = []
 
     def wait(delay_s: int) -> None:
         time.sleep(delay_s)
-        woken.append(delay_s)
+        ended.append(delay_s)
 
-    with Lapse():
+    with VirtualTime():
         for thread in _started(*(partial(wait, delay_s) for delay_s in delays_s)):
             thread.join()
 
-    assert woken == sorted(delays_s)
+    assert ended == sorted(delays_s)
 
 
-@pytest.mark.usefixtures("lapse")
-def test_time_does_not_pass_while_anybody_is_busy(tmp_path: Path) -> None:
-    """A second is over when the writer has written, however long that takes him.
+@pytest.mark.usefixtures("active_time")
+def test_clock_stands_still_while_thread_works(tmp_path: Path) -> None:
+    """A sleep of a second ends after the writer has written, whatever real time that takes.
 
-    writer:  |--- ten thousand rows, really ---|
+    writer:  |--- ten thousand real rows ------|
     sleeper:    |--- one second -------------------|
     """
     order: list[str] = []
@@ -103,47 +103,47 @@ def test_time_does_not_pass_while_anybody_is_busy(tmp_path: Path) -> None:
     assert order == ["written", "slept"]
 
 
-def test_all_clocks_tell_the_same_time(lapse: Lapse) -> None:
-    """A day passes on each of them, and none ever goes back."""
+def test_all_clocks_advance_equally(active_time: VirtualTime) -> None:
+    """A day passes on each of the six clocks."""
     clocks = (time.time, time.monotonic, time.perf_counter)
-    whole = (time.time_ns, time.monotonic_ns, time.perf_counter_ns)
-    before = [clock() for clock in clocks] + [clock() / 1e9 for clock in whole]
+    clocks_ns = (time.time_ns, time.monotonic_ns, time.perf_counter_ns)
+    before = [clock() for clock in clocks] + [clock() / 1e9 for clock in clocks_ns]
     time.sleep(DAY_S)
-    after = [clock() for clock in clocks] + [clock() / 1e9 for clock in whole]
+    after = [clock() for clock in clocks] + [clock() / 1e9 for clock in clocks_ns]
 
     assert [now - then for then, now in zip(before, after, strict=True)] == [
         pytest.approx(DAY_S, abs=1e-3)
     ] * 6
-    assert lapse.now_ns / 1e9 == pytest.approx(DAY_S, abs=1e-2)
+    assert active_time.now_ns / 1e9 == pytest.approx(DAY_S, abs=1e-2)
 
 
-@pytest.mark.usefixtures("lapse")
-def test_a_wait_that_is_met_takes_no_longer() -> None:
-    """Who waits for an event, at most a day, waits the hour that it takes."""
-    met = threading.Event()
+@pytest.mark.usefixtures("active_time")
+def test_event_wait_ends_when_event_is_set() -> None:
+    """A wait of at most a day for an event that is set after an hour takes an hour."""
+    event = threading.Event()
     began_s = time.monotonic()
-    setter = threading.Timer(HOUR_S, met.set)
+    setter = threading.Timer(HOUR_S, event.set)
     setter.start()
-    is_met = met.wait(DAY_S)
+    is_set = event.wait(DAY_S)
 
-    assert is_met
+    assert is_set
     assert time.monotonic() - began_s == pytest.approx(HOUR_S, abs=1e-3)
     setter.join()
 
 
-@pytest.mark.usefixtures("lapse")
-def test_a_wait_that_is_not_met_ends_in_time() -> None:
-    """For each thing that can be waited for with a timeout, the whole timeout passes."""
-    taken = threading.Lock()
-    taken.acquire()
+@pytest.mark.usefixtures("active_time")
+def test_wait_with_timeout_takes_whole_timeout() -> None:
+    """Each kind of wait with a timeout takes its whole timeout."""
+    held_lock = threading.Lock()
+    held_lock.acquire()
     never = threading.Event()
     thread = threading.Thread(target=never.wait, daemon=True)
     thread.start()
     waits: tuple[Callable[[], bool], ...] = (
-        lambda: not taken.acquire(timeout=60.0),
+        lambda: not held_lock.acquire(timeout=60.0),
         lambda: not threading.Event().wait(60.0),
         lambda: not threading.Semaphore(0).acquire(timeout=60.0),
-        lambda: _goes_on(thread),
+        lambda: _outlives_join(thread),
         lambda: _is_empty(queue.Queue()),
         lambda: _is_empty(queue.SimpleQueue()),
     )
@@ -155,7 +155,7 @@ def test_a_wait_that_is_not_met_ends_in_time() -> None:
     thread.join()
 
 
-def _goes_on(thread: threading.Thread) -> bool:
+def _outlives_join(thread: threading.Thread) -> bool:
     thread.join(60.0)
     return thread.is_alive()
 
@@ -166,23 +166,23 @@ def _is_empty(waiting: queue.Queue[int] | queue.SimpleQueue[int]) -> bool:
     return True
 
 
-@pytest.mark.usefixtures("lapse")
-def test_a_wait_of_no_time_waits_for_nobody() -> None:
-    """A look whether an event is set does not depend on what others do meanwhile."""
-    outside = time_lapse._allocate()
-    outside.acquire()
-    (busy,) = _started(outside.acquire)
+@pytest.mark.usefixtures("active_time")
+def test_zero_timeout_does_not_wait_for_threads() -> None:
+    """A wait of zero seconds returns while another thread is busy."""
+    real_lock = virtual_time._allocate()
+    real_lock.acquire()
+    (busy,) = _started(real_lock.acquire)
     began_s = time.monotonic()
 
     assert not threading.Event().wait(0)
     assert time.monotonic() - began_s < 1e-3
-    outside.release()
+    real_lock.release()
     busy.join()
 
 
-@pytest.mark.usefixtures("lapse")
-def test_locks_exclude_and_are_handed_on() -> None:
-    """Eight threads of a pool meet at one lock: no update is lost, and nobody is forgotten."""
+@pytest.mark.usefixtures("active_time")
+def test_locks_exclude_and_wake_all_waiters() -> None:
+    """Eight threads of a pool share one lock: no update is lost, and every waiter proceeds."""
     lock, rlock = threading.Lock(), threading.RLock()
     count = 0
 
@@ -200,35 +200,35 @@ def test_locks_exclude_and_are_handed_on() -> None:
     assert count == 8 * 50
 
 
-def test_a_world_in_which_nobody_will_ever_act_is_an_error() -> None:
-    """A deadlock is told of, with the place where its keeper waits, and does not hang."""
-    with Lapse() as lapse:
-        with pytest.raises(StuckError, match=r"everybody waits.*test_virtual_time\.py"):
+def test_deadlock_raises_stuck_error() -> None:
+    """A deadlock raises an error that names where the owner waits, and does not hang."""
+    with VirtualTime() as active_time:
+        with pytest.raises(StuckError, match=r"all threads wait.*test_virtual_time\.py"):
             threading.Event().wait()
         time.sleep(HOUR_S)
 
-    assert lapse.now_ns / 1e9 >= HOUR_S
+    assert active_time.now_ns / 1e9 >= HOUR_S
 
 
-def test_somebody_who_waits_for_the_outside_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread in a real wait holds time back; the keeper says where, when his patience ends."""
-    monkeypatch.setattr(time_lapse, "PATIENCE_S", 0.05)
-    outside = time_lapse._allocate()
-    outside.acquire()
-    with Lapse():
-        thread = threading.Thread(target=outside.acquire, name="far away", daemon=True)
+def test_real_wait_raises_stuck_error_with_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread in a real wait holds time back; after PATIENCE_S the owner's error names it."""
+    monkeypatch.setattr(virtual_time, "PATIENCE_S", 0.05)
+    real_lock = virtual_time._allocate()
+    real_lock.acquire()
+    with VirtualTime():
+        thread = threading.Thread(target=real_lock.acquire, name="far away", daemon=True)
         thread.start()
         with pytest.raises(StuckError, match="far away"):
             time.sleep(HOUR_S)
 
-        outside.release()
+        real_lock.release()
         thread.join()
 
 
-def test_nothing_is_left_of_a_lapse() -> None:
-    """Clocks, locks and threads are what they were, and locks made in there go on working."""
+def test_end_restores_clocks_and_locks() -> None:
+    """The original functions return, and locks made in virtual time work in real time."""
     before = (time.sleep, time.time, threading.Lock, threading.RLock(), queue.SimpleQueue)
-    with Lapse():
+    with VirtualTime():
         lock, condition = threading.Lock(), threading.Condition()
         time.sleep(DAY_S)
 
@@ -250,39 +250,39 @@ def test_nothing_is_left_of_a_lapse() -> None:
     assert not lock.locked()
 
 
-def test_a_thread_outside_finds_everything_as_it_was() -> None:
-    """Its clock is the real one, and it may take and give back the locks of those inside."""
-    seen: list[float] = []
+def test_other_thread_keeps_real_time() -> None:
+    """A thread that is no member reads the real clock, and can use the members' locks."""
+    readings: list[float] = []
     lock = threading.Lock()
-    go, gone = time_lapse._allocate(), time_lapse._allocate()
-    go.acquire()
-    gone.acquire()
+    begin, ended = virtual_time._allocate(), virtual_time._allocate()
+    begin.acquire()
+    ended.acquire()
 
-    def look() -> None:
-        with go:
-            seen.append(time.time())
-        gone.release()
+    def read_clock() -> None:
+        with begin:
+            readings.append(time.time())
+        ended.release()
 
-    (thread,) = _started(look)
+    (thread,) = _started(read_clock)
     real_s = time.time()
-    with Lapse():
+    with VirtualTime():
         time.sleep(DAY_S)
         with lock:
-            go.release()
-            gone.acquire()
+            begin.release()
+            ended.acquire()
 
     thread.join()
-    assert 0 <= seen[0] - real_s < DAY_S / 2
+    assert 0 <= readings[0] - real_s < DAY_S / 2
 
 
-def test_threads_that_outlive_the_adapter_are_named(tmp_path: Path) -> None:
-    """They return to real time, and are told of by name."""
+def test_close_names_threads_that_still_run(tmp_path: Path) -> None:
+    """Threads that outlive the adapter return to real time, and the error names them."""
     never = []
 
-    class Forgetful:
+    class LeakyAdapter:
         def __init__(self, _folder: Path) -> None:
             never.append(threading.Event())
-            threading.Thread(target=never[0].wait, name="forgotten", daemon=True).start()
+            threading.Thread(target=never[0].wait, name="leaked", daemon=True).start()
 
         def rest(self) -> float:
             began_s = time.monotonic()
@@ -292,19 +292,19 @@ def test_threads_that_outlive_the_adapter_are_named(tmp_path: Path) -> None:
         def close(self) -> None:
             pass
 
-    adapter = wrap(Forgetful)(tmp_path)
+    adapter = wrap(LeakyAdapter)(tmp_path)
     assert adapter.rest() == pytest.approx(HOUR_S, abs=1e-3)
     assert adapter.elapsed()["virtual_s"] == pytest.approx(HOUR_S, abs=1e-2)
-    with pytest.raises(LeftBehindError, match="forgotten"):
+    with pytest.raises(ThreadsLeftError, match="leaked"):
         adapter.close()
     never[0].set()
 
 
-def test_one_lapse_at_a_time() -> None:
-    """A second one is refused, and changes nothing."""
-    with Lapse() as lapse:
+def test_second_virtual_time_is_refused() -> None:
+    """A second virtual time raises RuntimeError, and the first one goes on."""
+    with VirtualTime() as active_time:
         with pytest.raises(RuntimeError, match="already"):
-            Lapse()
+            VirtualTime()
         time.sleep(DAY_S)
 
-    assert lapse.now_ns / 1e9 >= DAY_S
+    assert active_time.now_ns / 1e9 >= DAY_S
