@@ -1,7 +1,7 @@
 """Names the optional packages that parts of the harness need, and how to install them.
 
 The core runs without them. A command that needs one calls `require_extras` before it starts; a gate
-asks `missing_extra` for each scenario and skips it with the returned reason.
+asks `missing_extra` for each scenario and skips it with that reason.
 """
 
 from __future__ import annotations
@@ -25,23 +25,26 @@ class MissingExtraError(UsageError):
     """An optional package is not installed; the message says how to install it."""
 
 
-def missing_extra(user: str, extras: Iterable[str]) -> str | None:
-    """Say which packages `user` lacks and how to install them; None if it lacks none.
+def missing_extra(extras: Iterable[str]) -> str | None:
+    """Return what is missing of these extras and how to install it; None if nothing is.
 
-    `user` is what needs them, as a reader knows it: "`harness soak`", "scenario 'soak-churn'".
-    Raises UsageError for an extra that does not exist.
+    For `["soak"]` without scipy: "needs scipy: pip install 'hermes-harness[soak]'". Raises
+    UsageError for an extra that does not exist.
     """
     lacking = {extra: names for extra in extras if (names := _missing(extra))}
     if not lacking:
         return None
     packages = ", ".join(sorted({name for names in lacking.values() for name in names}))
-    return f"{user} needs {packages}: pip install '{DISTRIBUTION}[{','.join(sorted(lacking))}]'"
+    return f"needs {packages}: pip install '{DISTRIBUTION}[{','.join(sorted(lacking))}]'"
 
 
 def require_extras(user: str, *extras: str) -> None:
-    """Raise MissingExtraError if a package of these extras is not installed."""
-    if (reason := missing_extra(user, extras)) is not None:
-        raise MissingExtraError(reason)
+    """Raise MissingExtraError if a package of these extras is not installed.
+
+    `user` is the command or scenario that needs them, as a reader knows it: "`harness soak`".
+    """
+    if (reason := missing_extra(extras)) is not None:
+        raise MissingExtraError(f"{user} {reason}")
 
 
 def _missing(extra: str) -> list[str]:
