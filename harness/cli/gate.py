@@ -11,7 +11,11 @@ from harness.cli.options import (
     Budget,
     as_json,
     keep_option,
+    mode_option,
+    promise_option,
     reports_option,
+    scenario_option,
+    scenarios_option,
     seed_option,
     seed_or_drawn,
     target_option,
@@ -26,7 +30,10 @@ from harness.runs.gate import Gate
 @click.option(
     "--budget", type=Budget(), default="120s", show_default=True, help="Time it may take."
 )
-@click.option("--scenario", multiple=True, help="Only this scenario; may be repeated.")
+@scenarios_option
+@scenario_option
+@promise_option
+@mode_option
 @workers_option
 @keep_option
 @seed_option
@@ -37,6 +44,8 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     target: str,
     budget: float,
     scenario: tuple[str, ...],
+    promise: tuple[str, ...],
+    mode: tuple[str, ...],
     workers: int,
     keep: int,
     seed: int | None,
@@ -50,7 +59,7 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     """
     seed = seed_or_drawn(seed)
     people.print(f"gate · target {escape(target)} · seed {seed} · budget {budget:g} s")
-    asked = Gate(target, seed, budget, reports.resolve(), workers, scenario, keep)
+    asked = Gate(target, seed, budget, reports.resolve(), workers, scenario, keep, promise, mode)
     with progress() as step:
         conclusion = asked.run(step)
     show(conclusion, wants_json=wants_json)

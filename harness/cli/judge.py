@@ -9,18 +9,19 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from harness.cli.options import as_json
+from harness.cli.options import as_json, scenarios_option
 from harness.cli.people import people, table, tell
 from harness.core.errors import UsageError
 from harness.core.verdict import Validity, Verdict, merge
 from harness.engine import runner
-from harness.engine.discovery import choose
 from harness.engine.scenario import Scenario
+from harness.engine.suite import choose, chosen_folders, use_folders
 from harness.report import folder, judgement, summary
 from harness.report.judgement import Record
 
 
 @click.command("judge")
+@scenarios_option
 @click.argument("run", type=click.Path(path_type=Path))
 @as_json
 def judge_command(*, run: Path, wants_json: bool) -> int:
@@ -49,6 +50,8 @@ def rejudge(run: Path) -> list[Record]:
     if not run.is_dir():
         raise UsageError(f"{run}: there is no such run folder")
     plan = folder.read_json(run / folder.PLAN) if (run / folder.PLAN).exists() else {}
+    if plan.get("suites") and not chosen_folders():
+        use_folders(map(Path, plan["suites"]))
     try:
         planned = {name: run / name for name in plan.get("scenarios", [])}
     except TypeError as error:

@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from harness.cli.options import as_json
+from harness.cli.options import as_json, scenarios_option
 from harness.cli.people import console, table
-from harness.core.promises import Promise
-from harness.engine.discovery import choose, find_scenarios, tried_by
+from harness.engine.suite import find_promises, find_scenarios, tried_by
 from harness.mutation.known_bugs import find_bugs
 from harness.targets.registry import list_targets
 
 
 @click.command("list")
+@scenarios_option
 @click.argument("what", type=click.Choice(["scenarios", "promises", "targets", "bugs"]), nargs=-1)
 @as_json
 def list_command(*, what: tuple[str, ...], wants_json: bool) -> int:
@@ -40,21 +40,21 @@ def _list_scenarios() -> list[dict[str, Any]]:
             "scenario": scenario.name,
             "mode": str(scenario.mode),
             "ability": scenario.ability,
-            "promises": [promise.name for promise in scenario.promises],
+            "promises": [promise.id for promise in scenario.promises],
         }
         for scenario in find_scenarios().values()
     ]
 
 
 def _list_promises() -> list[dict[str, Any]]:
-    scenarios = list(choose(()).values())
+    scenarios = list(find_scenarios().values())
     return [
         {
-            "promise": promise.name,
-            "sentence": promise.value,
+            "promise": promise.id,
+            "sentence": promise.sentence,
             "tried by": tried_by(promise, scenarios),
         }
-        for promise in Promise
+        for promise in find_promises()
     ]
 
 
@@ -62,7 +62,7 @@ def _list_bugs() -> list[dict[str, Any]]:
     return [
         {
             "bug": bug.name,
-            "promise": bug.promise.name,
+            "promise": bug.promise.id,
             "mode": str(bug.mode),
             "upstream": bug.upstream,
             "story": bug.story,

@@ -10,7 +10,11 @@ from typing import Any
 
 import click
 
+from harness.engine.scenario import Mode
+from harness.engine.suite import chosen_folders, find_suites, use_folders
+
 SEED_MAX = 1 << 31
+REFERENCE = "reference"
 WORKERS = 1 + (os.cpu_count() or 1)  # servers and their clients also wait for each other
 
 
@@ -58,8 +62,56 @@ seed_option = click.option(
     type=Seed(0, SEED_MAX),
     help="Where all chance comes from; drawn, and printed, if not given.",
 )
+
+
+def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
+    """The target that was named, or the suite's own; suites may put it on the path."""
+    if not chosen_folders():
+        return value or REFERENCE
+    declared = [loaded.suite.target for loaded in find_suites() if loaded.suite.target]
+    return value or (declared[0] if declared else REFERENCE)
+
+
 target_option = click.option(
-    "--target", default="reference", show_default=True, help="What is on trial."
+    "--target",
+    callback=_target,
+    show_default="the suite's own, else reference",
+    help="What is on trial: a name of `harness list targets`, or module:Class, and @ARGUMENT.",
+)
+
+
+def _use_folders(_: click.Context, __: click.Parameter, folders: tuple[Path, ...]) -> None:
+    if folders:
+        use_folders(folders)
+
+
+scenarios_option = click.option(
+    "--scenarios",
+    multiple=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_use_folders,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Judge by the scenarios in this folder instead of the installed ones; repeatable.",
+)
+scenario_option = click.option(
+    "--scenario",
+    multiple=True,
+    metavar="NAME",
+    help="Only scenarios of this name or glob; repeatable.",
+)
+promise_option = click.option(
+    "--promise",
+    multiple=True,
+    metavar="ID",
+    help="Only scenarios that put this promise on trial; repeatable.",
+)
+mode_option = click.option(
+    "--mode",
+    multiple=True,
+    type=click.Choice([str(mode) for mode in Mode]),
+    help="Only scenarios of this mode; repeatable.",
 )
 workers_option = click.option(
     "--workers",

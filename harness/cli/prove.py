@@ -12,6 +12,7 @@ from harness.cli.options import (
     effort_option,
     keep_option,
     reports_option,
+    scenarios_option,
     seed_option,
     seed_or_drawn,
     workers_option,
@@ -24,6 +25,7 @@ from harness.runs.bug_detection import Proof
 
 
 @click.command("prove")
+@scenarios_option
 @click.argument("bugs", nargs=-1)
 @click.option(
     "--by",

@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from harness.cli.options import as_json
+from harness.cli.options import as_json, scenarios_option
 from harness.cli.people import people
 from harness.runs import replay
 
 
 @click.command("replay")
+@scenarios_option
 @click.argument("failure", type=click.Path(path_type=Path))
 @click.option("--target", help="Ask another target instead of the one it was found on.")
 @as_json
@@ -27,7 +28,7 @@ def replay_command(*, failure: Path, target: str | None, wants_json: bool) -> in
         people.print(escape(f"{number:3}. {operation}"), soft_wrap=True)
     for anomaly in replayed.verdict.anomalies:
         people.print(
-            f"[bold]{anomaly.promise.name} broken:[/bold] {escape(anomaly.message)}", soft_wrap=True
+            f"[bold]{anomaly.promise.id} broken:[/bold] {escape(anomaly.message)}", soft_wrap=True
         )
     people.print(f"[bold]{replayed.verdict.validity}[/bold]")
     return replayed.verdict.validity.exit_code

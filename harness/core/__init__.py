@@ -1,1 +1,1 @@
-"""core."""
+"""Values of every run: histories, operations, models, promises, verdicts, and statistics."""

@@ -1,7 +1,7 @@
-"""What goes wrong with the harness itself. What is wrong with a target is a value: an `Anomaly`.
+"""Exceptions of the harness itself, each with the exit code of the command that meets it.
 
-Each class carries the exit code of the command that meets it, so that a caller can tell a bad
-question (254) from a broken judge (255), and neither from a broken promise (1).
+A defect of a target is no exception but a value: an `Anomaly`. The exit codes separate a usage
+error (254) from a failure of the harness (255), and both from a broken promise (1).
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ class HarnessError(Exception):
 
 
 class UsageError(HarnessError):
-    """The question was wrong: an unknown name, a bad value, a folder that is no run."""
+    """The caller passed an unknown name, a bad value, or a folder that is no run."""
 
     exit_code = 254
 
 
 class HistoryDamagedError(UsageError):
-    """A stored history cannot be read, somewhere other than in its torn last line."""
+    """A stored history cannot be read, at another place than its torn last line."""
 
 
 class UnknownPromiseError(UsageError):
-    """Somebody named a promise that the contract does not make."""
+    """The contract has no promise of this ID."""
 
 
 class TargetUnavailableError(UsageError):
-    """The target cannot be had here: unknown, not installable, or it does not start."""
+    """The target is unknown, cannot be installed here, or does not start."""
 
 
 class TargetLostError(HarnessError):
-    """The target's process went away in the middle of a call that nobody meant to kill."""
+    """The target's process ended in the middle of a call, though the harness did not kill it."""

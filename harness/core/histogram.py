@@ -1,14 +1,14 @@
-"""The histogram: many durations in little room, each kept to within one part in 128.
+"""A histogram of durations in constant memory, with a relative error below 1/128.
 
 Buckets are as wide as their power of two divided by 128, after Tene's HdrHistogram: below 128 a
 value is its own bucket, and above that the relative error of any quantile is less than 1/128.
 Counts add, so histograms of several clients, seconds or machines merge without loss, in any order.
 
-Values are whole numbers of whatever unit its owner says, microseconds here as a rule.
+Values are whole numbers in the caller's unit, usually microseconds. The module knows no clock.
 
-Coordinated omission (Tene): a client that waits for a slow answer does not ask meanwhile, and so
-hides what others would have waited. Either the time is taken from when the question was *due*, or
-`record_corrected` adds the waits that were left out. Knows no clock.
+Coordinated omission (Tene): a client that waits for a slow reply sends no calls meanwhile, and so
+hides the latency that those calls would have had. Either the caller measures from the time at
+which a call was *due*, or `record_corrected` adds the missing latencies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Histogram:
     __slots__ = ("_counts", "count", "maximum", "total")
 
     def __init__(self, values: Iterable[int] = ()) -> None:
-        """Begin with these values."""
+        """Record these values."""
         self._counts: Counter[int] = Counter()
         self.count = 0
         self.total = 0
@@ -36,7 +36,7 @@ class Histogram:
             self.record(value)
 
     def record(self, value: int, count: int = 1) -> None:
-        """Count a value. What is below zero, by clocks that disagree a little, is zero."""
+        """Count a value. A value below zero, from clocks that disagree a little, counts as 0."""
         value = max(value, 0)
         self._counts[_bucket(value)] += count
         self.count += count
@@ -44,13 +44,13 @@ class Histogram:
         self.maximum = max(self.maximum, value)
 
     def record_corrected(self, value: int, interval: int) -> None:
-        """Count a value, and those of the questions that were due every `interval` meanwhile."""
+        """Count a value, and the latencies of calls that were due every `interval` meanwhile."""
         self.record(value)
         for missed in range(value - interval, interval - 1, -interval):
             self.record(missed)
 
     def merge(self, other: Histogram) -> None:
-        """Count all that the other one counted."""
+        """Add the counts of another histogram."""
         self._counts.update(other._counts)
         self.count += other.count
         self.total += other.total
@@ -58,25 +58,25 @@ class Histogram:
 
     @property
     def mean(self) -> float:
-        """The mean, exactly; 0 of nothing."""
+        """The exact mean; 0 if no value was recorded."""
         return self.total / self.count if self.count else 0.0
 
     def quantile(self, share: float) -> int:
-        """The smallest value that `share` of all do not exceed, to within 1/128; 0 of nothing.
+        """The smallest value that a `share` of all values does not exceed, to within 1/128.
 
-        It is never below the true one, and never above the largest.
+        It is never below the true quantile and never above the maximum; 0 if no value was recorded.
         """
-        wanted = max(1, -int(-share * self.count // 1))  # the rank, rounded up
+        rank = max(1, -int(-share * self.count // 1))  # rounded up
         for bucket in sorted(self._counts):
-            wanted -= self._counts[bucket]
-            if wanted <= 0:
+            rank -= self._counts[bucket]
+            if rank <= 0:
                 return min(_last(bucket), self.maximum)
         return self.maximum
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Histogram) and self.to_json() == other.to_json()
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # a histogram is mutable
 
     def to_json(self) -> dict[str, object]:
         """Render as a JSON object; `from_json` reads it back."""
@@ -88,18 +88,19 @@ class Histogram:
         """Read what `to_json` wrote. Raises TypeError or ValueError for anything else."""
         counts, total, maximum = document["counts"], document["total"], document["maximum"]
         if not (isinstance(counts, dict) and isinstance(total, int) and isinstance(maximum, int)):
-            raise TypeError(f"no histogram: {document!r}")
-        read = cls()
-        read._counts.update({int(bucket): int(count) for bucket, count in counts.items()})
-        read.count, read.total, read.maximum = read._counts.total(), total, maximum
-        return read
+            raise TypeError(f"not a histogram: {document!r}")
+        histogram = cls()
+        histogram._counts.update({int(bucket): int(count) for bucket, count in counts.items()})
+        histogram.count = histogram._counts.total()
+        histogram.total, histogram.maximum = total, maximum
+        return histogram
 
 
 def merged(histograms: Iterable[Histogram]) -> Histogram:
-    """All in one."""
+    """The histogram of the values of all these histograms."""
     union = Histogram()
-    for each in histograms:
-        union.merge(each)
+    for histogram in histograms:
+        union.merge(histogram)
     return union
 
 

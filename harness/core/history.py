@@ -1,11 +1,11 @@
-"""The history: everything the clients asked, and were told.
+"""The history of a run: every operation of every client, and the journal file that stores it.
 
-Knows nothing of servers, nor of the time of day: whoever writes a journal brings the clock. A
-run's file holds one or more *episodes*, each the history of one target from its birth to its end.
+This module knows no server and no wall clock: the writer of a journal passes a clock in. A run's
+file holds one or more *episodes*, each the history of one fresh instance of a target.
 
 An invocation is written before the call goes out and its completion after, so a crash of the
-harness leaves evidence; an invocation without a completion is read back as *info*: it may have
-happened, and may yet.
+harness leaves evidence. An invocation without a completion is read back as *info*: it may have
+happened, and may still happen.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ from harness.core.errors import HistoryDamagedError
 
 
 class Outcome(StrEnum):
-    """What is known of a call after it came back, or did not."""
+    """What is known of a call after its reply arrived or was lost."""
 
     OK = "ok"  # it happened
     FAIL = "fail"  # it did not happen, and will not
-    INFO = "info"  # nobody knows
+    INFO = "info"  # unknown: it may have happened
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One question of one logical client, and its answer.
+    """One call of one logical client, and its outcome.
 
-    `process` does one thing at a time; after a lost reply it gets a new number. Times are
-    monotonic nanoseconds on the run's one clock; `completed_ns` is None while nobody knows.
-    `result` belongs to an *ok*, `error` (one line, the exception's type first) to the others.
+    `argument` is the mapping of keyword arguments that the client journals, such as
+    `{"key": "x", "value": 3}`; every model and checker reads that shape. `process` does one thing
+    at a time; after a lost reply it gets a new number. Times are monotonic nanoseconds on the
+    run's one clock; `completed_ns` is None where the completion is unknown. `result` belongs to
+    an *ok*, `error` (one line, the exception's type first) to the others.
     """
 
     process: int
@@ -52,24 +54,33 @@ class Operation:
 
     @property
     def is_unanswered(self) -> bool:
-        """Whether whoever asked was gone before anything came back, not even a lost reply."""
+        """Whether the client itself was gone before a reply arrived or was given up."""
         return self.outcome is Outcome.INFO and not self.error
 
     def precedes(self, other: Operation) -> bool:
-        """Whether this was over before `other` began (real-time order)."""
+        """Whether this operation completed before `other` was invoked (real-time order)."""
         return self.completed_ns is not None and self.completed_ns < other.invoked_ns
 
     def meets(self, other: Operation) -> bool:
-        """Whether the two surely overlap in time: for a moment, both were under way."""
-        return _began_within(self, other) and _began_within(other, self)
+        """Whether the two operations overlap in time for certain."""
+        return _begins_within(self, other) and _begins_within(other, self)
 
-    def __str__(self) -> str:
-        said = {
+    @property
+    def call(self) -> str:
+        """The call as text: `append(session='s1', text='x')`."""
+        return call(self.function, self.argument)
+
+    @property
+    def answer(self) -> str:
+        """The outcome as text: the result, the error, or that it is unknown."""
+        return {
             Outcome.OK: f"-> {json.dumps(self.result)}",
             Outcome.FAIL: f"failed: {self.error}",
             Outcome.INFO: f"unknown: {self.error or 'no reply'}",
         }[self.outcome]
-        return f"{call(self.function, self.argument)} {said}"
+
+    def __str__(self) -> str:
+        return f"{self.call} {self.answer}"
 
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object; `from_json` reads it back."""
@@ -90,22 +101,22 @@ class Operation:
         return cls(**{**data, "outcome": Outcome(data["outcome"])})
 
 
-def _began_within(one: Operation, other: Operation) -> bool:
-    return other.completed_ns is None or one.invoked_ns < other.completed_ns
+def _begins_within(first: Operation, second: Operation) -> bool:
+    return second.completed_ns is None or first.invoked_ns < second.completed_ns
 
 
 def call(function: str, argument: Any) -> str:
-    """Render a call as a person would write it: `append(session='s1', text='x')`."""
+    """Render a call as source code would write it: `append(session='s1', text='x')`."""
     if isinstance(argument, Mapping):
-        inside = ", ".join(f"{name}={value!r}" for name, value in argument.items())
+        text = ", ".join(f"{name}={value!r}" for name, value in argument.items())
     else:
-        inside = "" if argument is None else repr(argument)
-    return f"{function}({inside})"
+        text = "" if argument is None else repr(argument)
+    return f"{function}({text})"
 
 
 @dataclass(frozen=True, slots=True)
 class FaultInterval:
-    """While this lasted, that was broken. `healed_ns` is None for what was never undone."""
+    """The time during which one fault was active; `healed_ns` is None if it never ended."""
 
     name: str
     began_ns: int
@@ -114,7 +125,7 @@ class FaultInterval:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One episode: operations in order of invocation, and the faults that roamed meanwhile."""
+    """One episode: operations in order of invocation, and the faults injected meanwhile."""
 
     operations: tuple[Operation, ...] = ()
     faults: tuple[FaultInterval, ...] = ()
@@ -126,14 +137,20 @@ class History:
     def __len__(self) -> int:
         return len(self.operations)
 
+    def of(self, *functions: str) -> tuple[Operation, ...]:
+        """The operations of these functions, in order of invocation."""
+        return tuple([op for op in self.operations if op.function in functions])
+
     @property
-    def happened(self) -> Iterator[Operation]:
-        """Operations that are known to have happened: those with a result."""
-        return (operation for operation in self.operations if operation.outcome is Outcome.OK)
+    def happened(self) -> History:
+        """The same episode with only the operations that happened: those with a result."""
+        return replace(
+            self, operations=tuple([op for op in self.operations if op.outcome is Outcome.OK])
+        )
 
 
 def digest(histories: Iterable[History]) -> str:
-    """Fingerprint what was asked and answered, without the times: same seed, same digest."""
+    """Fingerprint calls and outcomes without the times: same seed, same digest."""
     sha = hashlib.sha256()
     for history in histories:
         for op in history:
@@ -144,11 +161,12 @@ def digest(histories: Iterable[History]) -> str:
 
 
 class Journal:
-    """Writes a history as it happens, one JSON line an event, each with a single `write`.
+    """Writes a history while it happens, one JSON line for each event, each by a single `write`.
 
     A line goes to the operating system at once: it survives a kill of this process. It is not
-    synced, so it need not survive a power loss. Safe for threads as far as single appends are.
-    Every method that writes raises OSError where that fails, on a full disk say.
+    synced, so it need not survive a power loss. Threads may share a journal, because each line is
+    a single append. Every method that writes raises OSError where that fails, such as on a full
+    disk.
     """
 
     def __init__(self, path: Path, clock: Callable[[], int]) -> None:
@@ -161,11 +179,11 @@ class Journal:
         self._pending: dict[int, Operation] = {}
 
     def episode(self, **notes: Any) -> None:
-        """Begin a new episode: a fresh target, about which the notes say what a judge needs."""
+        """Begin a new episode; the notes say what a checker must know about the fresh target."""
         self._write({"episode": notes})
 
     def invoke(self, process: int, function: str, argument: Any) -> int:
-        """Note a call that is about to go out; returns the number by which to complete it."""
+        """Note a call that is about to be sent; returns the number by which to complete it."""
         number = next(self._ids)
         row = {"id": number, "process": process, "function": function, "argument": argument}
         at_ns = self._clock()
@@ -176,49 +194,48 @@ class Journal:
     def complete(
         self, number: int, outcome: Outcome, result: Any = None, error: str = ""
     ) -> Operation:
-        """Note what came back, and return the whole operation."""
+        """Note the outcome of a call, and return the whole operation."""
         row = {"id": number, "outcome": str(outcome), "result": result, "error": error}
         at_ns = self._clock()
         self._write({"complete": row, "at": at_ns})
         return _completed(self._pending.pop(number), row, at_ns)
 
     def record(self, operation: Operation) -> None:
-        """Note a whole operation that was seen on a clock of its own, a virtual one say."""
+        """Note a whole operation that carries times of another clock, such as a virtual one."""
         number = next(self._ids)
-        process, function = operation.process, operation.function
-        asked = {
+        invocation = {
             "id": number,
-            "process": process,
-            "function": function,
+            "process": operation.process,
+            "function": operation.function,
             "argument": operation.argument,
         }
-        told = {
+        completion = {
             "id": number,
             "outcome": str(operation.outcome),
             "result": operation.result,
             "error": operation.error,
         }
-        self._write({"invoke": asked, "at": operation.invoked_ns})
+        self._write({"invoke": invocation, "at": operation.invoked_ns})
         if operation.completed_ns is not None:
-            self._write({"complete": told, "at": operation.completed_ns})
+            self._write({"complete": completion, "at": operation.completed_ns})
 
     def fault(self, name: str) -> None:
-        """Note that something was broken on purpose."""
+        """Note that a fault begins."""
         self._write({"fault": name, "at": self._clock()})
 
     def heal(self, name: str) -> None:
-        """Note that it was undone."""
+        """Note that the fault of this name ends."""
         self._write({"heal": name, "at": self._clock()})
 
     def _write(self, event: dict[str, Any]) -> None:
         line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
-        # A full disk takes what fits. Nothing may follow a torn line, or it would be lost as well.
+        # A full disk takes what fits. No line may follow a torn line: it would be lost as well.
         if self._is_torn or os.write(self._fd, line) < len(line):
             self._is_torn = True
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._fd)
 
     def __enter__(self) -> Self:
@@ -237,7 +254,7 @@ def read(path: Path) -> tuple[History, ...]:
     """Read every episode of a journal.
 
     A kill can tear the last line; the journal before it is still good, so only that line goes.
-    Raises HistoryDamagedError, naming file and line, for anything else that cannot be read.
+    Raises HistoryDamagedError, naming file and line, for any other line that cannot be read.
     """
     lines = path.read_bytes().split(b"\n")
     torn = lines.pop()  # what follows the last newline: empty, or a line cut short by a kill
@@ -248,7 +265,7 @@ def read(path: Path) -> tuple[History, ...]:
         except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             raise HistoryDamagedError(f"{path}:{number}: {error!r}") from error
     if torn and not lines:
-        raise HistoryDamagedError(f"{path}:1: no whole line in it")
+        raise HistoryDamagedError(f"{path}:1: the file has no complete line")
     return tuple(episode.history() for episode in episodes)
 
 
@@ -269,8 +286,8 @@ def _replay(event: Mapping[str, Any], episodes: list[_Episode]) -> None:
         case {"episode": notes}:
             episodes.append(_Episode(dict(notes)))
         case {"invoke": row, "at": at}:
-            asked = (row["process"], row["function"], row["argument"])
-            operation = Operation(*asked, Outcome.INFO, invoked_ns=int(at), completed_ns=None)
+            question = (row["process"], row["function"], row["argument"])
+            operation = Operation(*question, Outcome.INFO, invoked_ns=int(at), completed_ns=None)
             _current(episodes).invoked[row["id"]] = operation
         case {"complete": row, "at": at}:
             invoked = _current(episodes).invoked
@@ -280,7 +297,7 @@ def _replay(event: Mapping[str, Any], episodes: list[_Episode]) -> None:
         case {"heal": name, "at": at}:
             _heal(_current(episodes).faults, str(name), int(at))
         case _:
-            raise ValueError(f"no such event: {sorted(event)}")
+            raise ValueError(f"unknown event with the keys {sorted(event)}")
 
 
 def _current(episodes: list[_Episode]) -> _Episode:
@@ -289,10 +306,10 @@ def _current(episodes: list[_Episode]) -> _Episode:
     return episodes[-1]
 
 
-def _completed(asked: Operation, row: Mapping[str, Any], at_ns: int) -> Operation:
+def _completed(invoked: Operation, row: Mapping[str, Any], at_ns: int) -> Operation:
     outcome = Outcome(row["outcome"])
     return replace(
-        asked,
+        invoked,
         outcome=outcome,
         completed_ns=None if outcome is Outcome.INFO else at_ns,
         result=row["result"],
@@ -305,4 +322,4 @@ def _heal(faults: list[FaultInterval], name: str, at_ns: int) -> None:
         if faults[index].name == name and faults[index].healed_ns is None:
             faults[index] = FaultInterval(name, faults[index].began_ns, at_ns)
             return
-    raise ValueError(f"{name!r} was healed, but nobody broke it")
+    raise ValueError(f"fault {name!r} was healed, but is not active")

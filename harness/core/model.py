@@ -1,8 +1,8 @@
-"""What a sequential specification is: states, and the steps that lead from one to the next.
+"""The interface of a model: a sequential specification made of states and steps.
 
-A model answers one question: in this state, may this operation have had this outcome, and what
-may hold afterwards? One function, so that a random machine, a stored history and a search for
-linearizations are all judged by the very same sentence. Pure: no target, no clock.
+A model answers one question: in this state, may this operation have this outcome, and which states
+may follow? It is one function, so that a state machine test, a stored history and a search for
+linearizations use the same specification. A model is pure: it knows no target and no clock.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from harness.core.contract import Promise
 from harness.core.history import Operation
-from harness.core.promises import Promise
 
 State = TypeVar("State", bound=Hashable)
 
@@ -21,14 +21,19 @@ State = TypeVar("State", bound=Hashable)
 class Refusal:
     """Why no state can follow: the promise that the operation broke, and how.
 
-    `accepted` lists the results that the promise would have allowed, where they can be listed;
-    `also` names further promises that the very same outcome breaks.
+    `message` names the operation and what is wrong with it; `expected` says what the promise
+    allows in this state, and `observed` what the operation did (the conformance checker fills it
+    in from the operation where the model leaves it empty). `accepted` lists the results that the
+    promise would have allowed, where they can be listed; `also` names further promises that the
+    same outcome breaks.
     """
 
     promise: Promise
     message: str
     accepted: tuple[Any, ...] = ()
     also: tuple[Promise, ...] = ()
+    expected: str = ""
+    observed: str = ""
 
 
 class Model(Protocol[State]):
@@ -41,7 +46,7 @@ class Model(Protocol[State]):
         ...
 
     def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:
-        """States that may hold after the operation (several where nobody knows), or a refusal.
+        """The states that may hold after the operation, or a refusal.
 
         An *info* operation may have happened or not: its step returns both states.
         """

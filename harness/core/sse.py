@@ -1,7 +1,7 @@
-"""Frames: the events of a `text/event-stream`, cut out of its bytes as they come.
+"""A parser that cuts the bytes of a `text/event-stream` into frames, one for each event.
 
-Pure, and quick where the fields come in the usual order. Lines end with a line feed; a stream that
-ends them otherwise is none of those that we judge.
+It is fast where the fields come in the usual order. It supports only streams whose lines end with
+a line feed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _USUAL = re.compile(rb"(?:id: ([^\n]*)\n)?event: ([^\n]*)\ndata: ([^\n]*)")
 
 
 class Frame(NamedTuple):
-    """One event, undecoded. A comment, a heartbeat as a rule, has neither id nor event nor data."""
+    """One event, undecoded. A comment, usually a heartbeat, has neither id nor event nor data."""
 
     id: bytes | None
     event: bytes
@@ -21,7 +21,7 @@ class Frame(NamedTuple):
 
     @property
     def is_comment(self) -> bool:
-        """Whether it says only that somebody is there."""
+        """Whether the frame is a comment."""
         return not self.event and not self.data
 
 
@@ -29,7 +29,7 @@ COMMENT = Frame(None, b"", b"")
 
 
 class Frames:
-    """Cuts one stream."""
+    """The parser of one stream; it keeps the bytes of an incomplete frame."""
 
     __slots__ = ("_rest",)
 
@@ -37,7 +37,7 @@ class Frames:
         self._rest = b""
 
     def cut(self, data: bytes) -> list[Frame]:
-        """The frames that these bytes complete; what is left waits for more."""
+        """The frames that these bytes complete."""
         *blocks, self._rest = (self._rest + data).split(b"\n\n")
         return [_read(block) for block in blocks if block]
 
@@ -48,7 +48,7 @@ def _read(block: bytes) -> Frame:
 
 
 def _read_slowly(block: bytes) -> Frame:
-    """Read fields in any order; several lines of data are one text, as the format has it."""
+    """Read fields in any order; join several lines of data to one text, as the format demands."""
     id_, event, data = None, b"", list[bytes]()
     for line in block.split(b"\n"):
         name, _, value = line.partition(b":")

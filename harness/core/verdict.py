@@ -1,7 +1,7 @@
-"""The verdict: what a history proves, what it does not, and what it would have needed.
+"""The verdict on a history: valid, unknown or invalid, with anomalies and unmet assumptions.
 
-Three values, never two. An anomaly is a proof; without one, a run that did not try what it
-meant to try is *unknown*, and only the rest is *valid*. Knows no target and no clock.
+A verdict has three values, never two. An anomaly is a proof, so the verdict is *invalid*; without
+one, a run that did not reach the situations it was made for is *unknown*; any other is *valid*.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from harness.core.contract import Promise
 from harness.core.history import Operation
-from harness.core.promises import Promise, promise
 
 
 class Validity(IntEnum):
@@ -35,10 +35,12 @@ class Validity(IntEnum):
 class Anomaly:
     """One proven violation of a promise, with the operations that prove it.
 
-    Where the same evidence breaks the sentence of a further promise, `also` names it. `name` is
-    the field's word for the kind of violation ("lost-write"), where there is one.
-    `accepted` lists every result that the last operation of the evidence could have had under the
-    promise, where the checker knows them: a stand-alone test asserts one of these.
+    `message` names the operation and what is wrong with it, in one sentence; `expected` says what
+    the promise allows there, and `observed` what the target did. `name` is the field's word for
+    the kind of violation ("lost-write"), where there is one. Where the same evidence breaks the
+    sentence of a further promise, `also` names it. `accepted` lists every result that the last
+    operation of the evidence could have had under the promise, where the checker knows them: a
+    stand-alone test asserts one of these.
     """
 
     promise: Promise
@@ -47,6 +49,8 @@ class Anomaly:
     name: str = ""
     accepted: tuple[Any, ...] = ()
     also: tuple[Promise, ...] = ()
+    expected: str = ""
+    observed: str = ""
 
     @property
     def promises(self) -> frozenset[Promise]:
@@ -56,30 +60,36 @@ class Anomaly:
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object; `from_json` reads it back."""
         return {
-            "promise": self.promise.name,
-            "also": [promise.name for promise in self.also],
+            "promise": self.promise.id,
+            "sentence": self.promise.sentence,
+            "family": self.promise.family,
+            "also": [promise.id for promise in self.also],
             "name": self.name,
             "message": self.message,
+            "expected": self.expected,
+            "observed": self.observed,
             "evidence": [operation.to_json() for operation in self.evidence],
             "accepted": list(self.accepted),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Anomaly:
-        """Read what `to_json` wrote. Raises UnknownPromiseError for a promise never made."""
+        """Read what `to_json` wrote."""
         return cls(
-            promise=promise(data["promise"]),
+            promise=Promise(data["promise"], data.get("sentence", ""), data.get("family", "")),
             message=data["message"],
             evidence=tuple(Operation.from_json(row) for row in data["evidence"]),
             name=data.get("name", ""),
             accepted=tuple(data.get("accepted", ())),
-            also=tuple(promise(name) for name in data.get("also", ())),
+            also=tuple(Promise(id_) for id_ in data.get("also", ())),
+            expected=data.get("expected", ""),
+            observed=data.get("observed", ""),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Assumption:
-    """What must have happened for a verdict to mean something: `name` at least `needed` times."""
+    """A situation that a run must reach at least `needed` times for its verdict to be valid."""
 
     name: str
     observed: int
@@ -87,7 +97,7 @@ class Assumption:
 
     @property
     def is_met(self) -> bool:
-        """Whether it happened often enough."""
+        """Whether the run reached it often enough."""
         return self.observed >= self.needed
 
     def to_json(self) -> dict[str, Any]:
@@ -102,7 +112,7 @@ class Assumption:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Anomalies found, assumptions made, and reasons why something could not be judged."""
+    """Anomalies, assumptions, and the reasons why a part of the history could not be judged."""
 
     anomalies: tuple[Anomaly, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
@@ -124,7 +134,7 @@ class Verdict:
 
     @property
     def is_valid(self) -> bool:
-        """Whether nothing is wrong and nothing is missing."""
+        """Whether there is no anomaly, no unmet assumption and no other gap."""
         return self.validity is Validity.VALID
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The stage: where a workload meets fresh instances of a target, one episode after another.
+"""The context: where a workload meets fresh instances of a target, one episode after another.
 
 Hands out chance, folders and clients; writes the journal. It knows neither the scenario's checker
 nor what a promise is.
@@ -30,7 +30,7 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Context:
     """One run of one scenario: its target, chance and journal.
 
     `examples` is how many episodes the workload should explore; a workload that explores by other
@@ -73,12 +73,12 @@ class Stage:
             self.close(episode)
 
 
-Workload = Callable[[Stage], None]
-Replay = Callable[[Stage, History], None]
+Workload = Callable[[Context], None]
+Replay = Callable[[Context, History], None]
 
 
-def ask_again(stage: Stage, failed: History) -> None:
+def ask_again(context: Context, failed: History) -> None:
     """Replay a failure by asking its questions again, one after another."""
-    with stage.episode(**failed.notes) as episode:
+    with context.episode(**failed.notes) as episode:
         for operation in failed:
             episode.client.ask(operation.function, operation.argument)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.core import history
+from harness.core.contract import Promise
 from harness.core.history import History, Journal
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Assumption, Verdict, merge
-from harness.engine.context import Stage
+from harness.engine.context import Context
 from harness.engine.scenario import Scenario
 from harness.engine.target import Target
 
@@ -50,7 +50,7 @@ def run(  # noqa: PLR0913  a run is scenario x target x seed, what it may cost, 
     with Journal(folder / HISTORY, time.monotonic_ns) as journal:
         for number in range(rounds):
             name = f"{seed}/{scenario.name}" + (f"/{number}" if number else "")
-            scenario.workload(Stage(target, scenario.ability, name, examples, journal))
+            scenario.workload(Context(target, scenario.ability, name, examples, journal))
             judged = judge(scenario, folder)
             if judged.verdict.anomalies or not judged.verdict.unmet:
                 break

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.core.checker import Checker
+from harness.core.contract import Promise
 from harness.core.history import History
-from harness.core.promises import Promise
 from harness.engine.context import Replay, Workload, ask_again
 
 

@@ -104,7 +104,7 @@ class Lifeline:
             self._socket.sendall(json.dumps(event).encode() + b"\n")
 
 
-def grasp() -> Lifeline | None:
+def inherited_lifeline() -> Lifeline | None:
     """Take hold of the lifeline this process was given, once; None if it was given none."""
     fd = os.environ.pop(VARIABLE, None)
     return None if fd is None else Lifeline(int(fd))

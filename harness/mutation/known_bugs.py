@@ -1,8 +1,8 @@
-"""Known bugs: real ones, planted in a copy of the reference to see whether they are caught.
+"""Known bugs: historical bugs, planted in a copy of a target's source to see them detected.
 
 A patch opens with its header, one `# key: value` a line (promise, mode, upstream, story), and goes
-on as a unified diff against the folder that holds `reference_impl`. It is applied by `git apply`,
-to a copy; the reference itself is never touched.
+on as a unified diff against the folder that holds the suite's source. `git apply` applies it to a
+copy; the source itself is never touched.
 """
 
 from __future__ import annotations
@@ -14,29 +14,19 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.core.contract import Promise
 from harness.core.errors import HarnessError, UnknownPromiseError, UsageError
-from harness.core.promises import Promise, promise
-from harness.engine.discovery import scenarios_folder
+from harness.core.suggestions import unknown
 from harness.engine.scenario import Mode
-
-PACKAGE = "reference_impl"
-CANARIES = {
-    Mode.MODEL: "commit-every-turn",
-    Mode.SCHEDULE: "late-commit-clears-new-turn",
-    Mode.CONTENTION: "read-handle-takes-write-lock",
-    Mode.CRASH: "counter-outside-transaction",
-    Mode.HTTP: "pending-user-text-dropped",
-    Mode.LOAD: "streams-exhaust-health",
-    Mode.SOAK: "lifecycle-never-discards",
-}
+from harness.engine.suite import LoadedSuite, Suite, find_suites
 
 
 @dataclass(frozen=True, slots=True)
 class KnownBug:
-    """One historical bug: what goes wrong, whose promise it breaks, and which mode should see it.
+    """One historical bug: what goes wrong, which promise it breaks, and which mode detects it.
 
-    `upstream` says where it lived in the wild, as precisely as is known. `also` are promises that
-    the same story breaks by its very nature, so that a kill by one of them is not a false one.
+    `upstream` says where it was found, as precisely as is known. `also` are promises that the same
+    bug breaks by its nature, so that a detection by one of them is not a false one.
     """
 
     name: str
@@ -45,30 +35,41 @@ class KnownBug:
     upstream: str
     story: str
     patch: Path
+    suite: Suite
     also: tuple[Promise, ...] = ()
 
     def explains(self, broken: AbstractSet[Promise]) -> bool:
-        """Whether an anomaly that breaks these promises is this bug's doing."""
+        """Whether an anomaly that breaks these promises is due to this bug."""
         return not broken.isdisjoint({self.promise, *self.also})
+
+    def target_in(self, folder: Path) -> str:
+        """The name of the target whose source is the copy in `folder`."""
+        return f"{self.suite.target}@{folder}"
 
 
 def find_bugs(names: Iterable[str] = ()) -> dict[str, KnownBug]:
     """The bugs of these names; all of them for none. Raises UsageError for an unknown one."""
-    patches = sorted((scenarios_folder() / "bugs").glob("*.patch"))
-    every = {patch.stem: _read(patch) for patch in patches}
+    every = {
+        patch.stem: _read(patch, suite) for suite in find_suites() for patch in suite.patches
+    }
     wanted = list(names)
     for name in wanted:
         if name not in every:
-            raise UsageError(f"no known bug is called {name!r}; there are {', '.join(every)}")
+            raise UsageError(unknown("known bug", name, every))
     return {name: every[name] for name in every if not wanted or name in wanted}
 
 
-def plant(bug: KnownBug, folder: Path) -> Path:
-    """Put a copy of the reference with the bug in it into `folder`, and return the folder.
+def canaries() -> dict[Mode, str]:
+    """The known bug of each mode that every gate must detect."""
+    return {mode: name for suite in find_suites() for mode, name in suite.suite.canaries.items()}
 
-    Raises HarnessError where the patch no longer fits the reference.
+
+def plant(bug: KnownBug, folder: Path) -> Path:
+    """Put a copy of the source with the bug in it into `folder`, and return the folder.
+
+    Raises HarnessError where the patch does not apply to the source.
     """
-    copy_reference(folder)
+    copy_source(bug.suite, folder)
     command = ["git", "apply", "-p1", "--whitespace=nowarn", str(bug.patch.resolve())]
     # Inside a checkout git would apply relative to its top, and skip what lies outside.
     environment = {"GIT_CEILING_DIRECTORIES": str(folder.parent), "PATH": _path()}
@@ -76,19 +77,22 @@ def plant(bug: KnownBug, folder: Path) -> Path:
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     if applied.returncode != 0:
-        raise HarnessError(f"{bug.patch.name} does not fit: {' '.join(applied.stderr.split())}")
+        reason = " ".join(applied.stderr.split())
+        raise HarnessError(f"{bug.patch.name} does not apply to {bug.suite.source}: {reason}")
     return folder
 
 
-def reference_folder() -> Path:
-    """The reference that the patches came with, not one that is on trial and first on the path."""
-    return scenarios_folder().parent / PACKAGE
-
-
-def copy_reference(folder: Path) -> None:
-    """Put a copy of the reference into `folder`."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(reference_folder(), folder / PACKAGE, ignore=ignored)
+def copy_source(suite: Suite, folder: Path) -> None:
+    """Put a copy of a suite's source into `folder`. Raises UsageError where it names none."""
+    source = suite.source
+    if source is None or not source.exists():
+        raise UsageError(f"suite.py names no `source` to plant a bug in ({source})")
+    if source.is_dir():
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source, folder / source.name, ignore=ignored)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, folder / source.name)
 
 
 def _path() -> str:
@@ -98,19 +102,21 @@ def _path() -> str:
     return str(Path(git).parent)
 
 
-def _read(patch: Path) -> KnownBug:
+def _read(patch: Path, suite: LoadedSuite) -> KnownBug:
     lines = patch.read_text(encoding="utf-8").splitlines()
-    said = [line.removeprefix("# ").partition(": ") for line in lines if line.startswith("# ")]
-    header = {key: value for key, _, value in said}
+    pairs = [line.removeprefix("# ").partition(": ") for line in lines if line.startswith("# ")]
+    header = {key: value for key, _, value in pairs}
+    contract = suite.suite.contract
     try:
         return KnownBug(
             patch.stem,
-            promise(header["promise"]),
+            contract.promise(header["promise"]),
             Mode(header["mode"]),
-            header["upstream"],
+            header.get("upstream", ""),
             header["story"],
             patch,
-            tuple(promise(name) for name in header.get("also", "").split()),
+            suite.suite,
+            tuple(contract.promise(name) for name in header.get("also", "").split()),
         )
     except (KeyError, ValueError, UnknownPromiseError) as error:
-        raise HarnessError(f"{patch.name}: its header is not right: {error!r}") from error
+        raise HarnessError(f"{patch}: its header is wrong: {error!r}") from error

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import UsageError
-from harness.mutation.known_bugs import PACKAGE, copy_reference, reference_folder
+from harness.core.suggestions import unknown
+from harness.engine.suite import suite_with_source
+from harness.mutation.known_bugs import copy_source
 
 
 class Operator(StrEnum):
@@ -63,15 +65,21 @@ def find_mutants(files: Iterable[str] = ()) -> list[Mutant]:
 
     Raises UsageError for a file that is not there.
     """
-    every = sorted(
-        path.relative_to(reference_folder()).as_posix() for path in reference_folder().rglob("*.py")
-    )
+    top = source_folder()
+    every = sorted(path.relative_to(top).as_posix() for path in top.rglob("*.py"))
     wanted = list(files)
     for name in wanted:
         if name not in every:
-            raise UsageError(f"the reference has no file {name!r}; there are {', '.join(every)}")
-    sources = {name: (reference_folder() / name).read_text("utf-8") for name in wanted or every}
+            raise UsageError(unknown("file of the source", name, every))
+    sources = {name: (top / name).read_text("utf-8") for name in wanted or every}
     return [mutant for name, source in sources.items() for mutant in mutants_of(name, source)]
+
+
+def source_folder() -> Path:
+    """The folder of the package that mutants are made of."""
+    source = suite_with_source().source
+    assert source is not None, "the suite was chosen for it"
+    return source
 
 
 def mutants_of(file: str, source: str) -> list[Mutant]:
@@ -83,8 +91,9 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
 
 def breed(mutant: Mutant, folder: Path) -> Path:
     """Put a copy of the reference with the mistake in it into `folder`, and return the folder."""
-    copy_reference(folder)
-    path = folder / PACKAGE / mutant.file
+    suite = suite_with_source()
+    copy_source(suite, folder)
+    path = folder / source_folder().name / mutant.file
     path.write_text(mutated(path.read_text("utf-8"), mutant), "utf-8")
     return folder
 

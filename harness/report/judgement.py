@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.core.verdict import Verdict
 from harness.engine.context import ask_again
 from harness.engine.runner import Judgement
+from harness.engine.suite import chosen_folders
 from harness.engine.target import Target
 from harness.report import folder, standalone, timeline
 
@@ -26,6 +28,7 @@ class Record:
     digest: str
     seconds: float
     reproduce: tuple[str, ...] = ()  # one line for each anomaly, where there is a way
+    families: Mapping[str, str] = field(default_factory=dict)  # the title of each ID's letters
 
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object; `from_json` reads it back."""
@@ -39,6 +42,7 @@ class Record:
             "digest": self.digest,
             "seconds": self.seconds,
             "reproduce": list(self.reproduce),
+            "families": dict(self.families),
         }
 
     def summary(self) -> str:
@@ -46,8 +50,8 @@ class Record:
         verdict = self.verdict
         lines = [f"{self.scenario}: {verdict.validity} · {self.operations} operations"]
         for number, anomaly in enumerate(verdict.anomalies):
-            lines.append(f"{anomaly.promise.name}: {anomaly.promise.value}")
-            lines += [f"  also {broken.name}: {broken.value}" for broken in anomaly.also]
+            lines.append(f"{anomaly.promise.id}: {anomaly.promise.sentence}")
+            lines += [f"  also {broken.id}: {broken.sentence}" for broken in anomaly.also]
             lines.append(f"  {anomaly.message}")
             steps = enumerate(anomaly.evidence, start=1)
             lines += [f"  {step:3}. {operation}" for step, operation in steps]
@@ -69,6 +73,7 @@ class Record:
             data["digest"],
             data["seconds"],
             tuple(data["reproduce"]),
+            dict(data.get("families", {})),
         )
 
 
@@ -83,7 +88,7 @@ def store(judgement: Judgement, target: Target, seed: int, seconds: float, where
 
 def failures(verdict: Verdict, where: Path) -> list[Path]:
     """Where each of the verdict's anomalies is kept."""
-    further = [f"failure-{anomaly.promise.name}.json" for anomaly in verdict.anomalies[1:]]
+    further = [f"failure-{anomaly.promise.id}.json" for anomaly in verdict.anomalies[1:]]
     return [where / name for name in (folder.FAILURE, *further)][: len(verdict.anomalies)]
 
 
@@ -94,13 +99,14 @@ def record(judgement: Judgement, seconds: float, where: Path) -> Record:
     return Record(
         scenario.name,
         str(scenario.mode),
-        tuple(promise.name for promise in scenario.promises),
+        tuple(promise.id for promise in scenario.promises),
         judgement.verdict,
         judgement.episodes,
         judgement.operations,
         judgement.digest,
         round(seconds, 3),
         tuple(f"harness replay {path}" for path in kept),
+        {promise.prefix: promise.family for promise in scenario.promises},
     )
 
 
@@ -111,6 +117,7 @@ def _store_failure(
     anomaly, episode = judgement.verdict.anomalies[number], judgement.found_in[number]
     told = {
         "scenario": scenario.name,
+        "suites": list(map(str, chosen_folders())),
         "ability": scenario.ability,
         "target": target.name,
         "seed": seed,
@@ -121,7 +128,7 @@ def _store_failure(
     if timeline.is_worth_it(episode, anomaly):
         page = timeline.render(episode, anomaly, f"harness replay {failure}")
         folder.write_text(_beside(failure, "timeline", "html"), page)
-    file = f"test_{scenario.name.replace('-', '_')}_{anomaly.promise.name.lower()}.py"
+    file = f"test_{scenario.name.replace('-', '_')}_{anomaly.promise.id.lower()}.py"
     if story := episode.notes.get("story"):
         folder.write_text(_beside(failure, "story", "txt"), story)
     if scenario.replay is not ask_again:

@@ -22,7 +22,7 @@ def render(conclusion: Mapping[str, Any]) -> str:
         case = _case(suite, record.scenario, record.seconds)
         validity = record.verdict.validity
         if validity is Validity.INVALID:
-            broken = ", ".join(a.promise.name for a in record.verdict.anomalies)
+            broken = ", ".join(a.promise.id for a in record.verdict.anomalies)
             ET.SubElement(case, "failure", message=f"broken: {broken}").text = record.summary()
         elif validity is Validity.UNKNOWN:
             ET.SubElement(case, "error", message="unknown").text = record.summary()

@@ -91,8 +91,8 @@ def render_replay(failure: Mapping[str, Any], anomaly: Anomaly, file: str) -> st
     """Render a failure that asking again does not show; `failure` is what `replay` reads."""
     story = failure["notes"].get("story", "").splitlines()
     return _REPLAY.substitute(
-        promise=anomaly.promise.name,
-        sentence=anomaly.promise.value,
+        promise=anomaly.promise.id,
+        sentence=anomaly.promise.sentence,
         message=_prose(anomaly.message),
         target=failure["target"],
         scenario=failure["scenario"],
@@ -100,7 +100,7 @@ def render_replay(failure: Mapping[str, Any], anomaly: Anomaly, file: str) -> st
         file=file,
         story="\n".join(f"# {line}".rstrip() for line in story),
         failure=pprint.pformat(failure, width=96, sort_dicts=False),
-        name=anomaly.promise.name.lower(),
+        name=anomaly.promise.id.lower(),
     )
 
 
@@ -110,8 +110,8 @@ def render(  # noqa: PLR0913  the facts of one failure
     """Render the file. `adapter` is source that defines `open_adapter(folder)`."""
     expectation, assertion = _expectation(anomaly)
     return _FILE.substitute(
-        promise=anomaly.promise.name,
-        sentence=anomaly.promise.value,
+        promise=anomaly.promise.id,
+        sentence=anomaly.promise.sentence,
         message=_prose(anomaly.message),
         target=target,
         scenario=scenario,
@@ -121,7 +121,7 @@ def render(  # noqa: PLR0913  the facts of one failure
         tries=TRIES,
         steps=pprint.pformat(_steps(anomaly.evidence), width=96, sort_dicts=False),
         expectation=expectation,
-        name=anomaly.promise.name.lower(),
+        name=anomaly.promise.id.lower(),
         assertion=assertion,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.core.promises import FAMILIES
+from harness.core.contract import prefix_of
 from harness.core.verdict import Verdict, merge
 from harness.report.judgement import Record
 
@@ -16,16 +16,14 @@ def rows(records: Iterable[Record]) -> list[tuple[str, str, str, str, str]]:
     """One row a promise family that was tried: operations, examples, assumptions, verdict."""
     every = list(records)
     table = []
-    for letter, title in FAMILIES.items():
-        tried = [record for record in every if any(p.startswith(letter) for p in record.promises)]
-        if not tried:
-            continue
-        verdict = family_verdict(letter, tried)
+    for prefix, title in _families(every).items():
+        tried = [record for record in every if prefix in map(prefix_of, record.promises)]
+        verdict = family_verdict(prefix, tried)
         assumptions = [met for record in tried for met in record.verdict.assumptions]
         met = sum(assumption.is_met for assumption in assumptions)
         table.append(
             (
-                f"{letter} · {title.partition(':')[0]}",
+                f"{prefix} · {title.partition(':')[0]}" if title else prefix,
                 f"{sum(record.operations for record in tried):,}",
                 f"{sum(record.episodes for record in tried):,}",
                 f"{met} of {len(assumptions)}",
@@ -35,16 +33,25 @@ def rows(records: Iterable[Record]) -> list[tuple[str, str, str, str, str]]:
     return table
 
 
-def family_verdict(letter: str, records: Iterable[Record]) -> Verdict:
+def family_verdict(prefix: str, records: Iterable[Record]) -> Verdict:
     """What the records say of one family: an anomaly counts where its promise belongs."""
     verdicts = []
     for record in records:
-        own = tuple(a for a in record.verdict.anomalies if a.promise.family == letter)
+        own = tuple(a for a in record.verdict.anomalies if a.promise.prefix == prefix)
         foreign = len(record.verdict.anomalies) > len(own)
         reasons = ("cut short by another family's anomaly",) if foreign and not own else ()
         unknowns = record.verdict.unknowns + reasons
         verdicts.append(Verdict(own, record.verdict.assumptions, unknowns))
     return merge(verdicts)
+
+
+def _families(records: Iterable[Record]) -> dict[str, str]:
+    """The title of each family that was tried, in alphabetical order."""
+    families: dict[str, str] = {}
+    for record in records:
+        for prefix in map(prefix_of, record.promises):
+            families[prefix] = families.get(prefix) or record.families.get(prefix, "")
+    return dict(sorted(families.items()))
 
 
 def markdown(conclusion: Mapping[str, Any]) -> str:

@@ -44,7 +44,7 @@ class Kill:
         """Render as a JSON object."""
         return {
             "bug": self.bug.name,
-            "promise": self.bug.promise.name,
+            "promise": self.bug.promise.id,
             "mode": str(self.bug.mode),
             "tries": self.tries,
             "kills": self.own,
@@ -84,11 +84,12 @@ class Proof:
     ) -> dict[str, Validity]:
         """The clean reference's verdict on each scenario that any of the bugs needs."""
         names = sorted({name for bug in self.bugs for name in trials_of(bug)})
+        target = self.bugs[0].suite.target
         trials = [(name, seed) for seed in self.seeds for name in names]
 
         def judge_one(trial: tuple[str, int]) -> tuple[str, Validity]:
             name, seed = trial
-            results = self._session([name], "reference", seed, run / f"clean-{name}-{seed}")
+            results = self._session([name], target, seed, run / f"clean-{name}-{seed}")
             progress(f"clean {name}")
             record = results.records.get(name)
             return name, record.verdict.validity if record else Validity.UNKNOWN
@@ -103,14 +104,14 @@ class Proof:
     ) -> Kill:
         names = trials_of(bug)
         if not names:
-            raise HarnessError(f"{bug.name}: no scenario tries {bug.promise.name} by {bug.mode}")
+            raise HarnessError(f"{bug.name}: no scenario tries {bug.promise.id} by {bug.mode}")
         own, others, seconds = 0, Counter[str](), list[float]()
         for seed in self.seeds:
             began = time.monotonic()
             anomalies = self._judge_planted(bug, names, seed, run)
             seconds.append(time.monotonic() - began)
             own += any(bug.promise in anomaly.promises for anomaly in anomalies)
-            others.update(a.promise.name for a in anomalies if not bug.explains(a.promises))
+            others.update(a.promise.id for a in anomalies if not bug.explains(a.promises))
         progress(f"{bug.name}: {own} of {len(self.seeds)}")
         worst = max(clean[name] for name in names)
         return Kill(bug, len(self.seeds), own, others, worst, sum(seconds) / len(seconds))
@@ -121,7 +122,7 @@ class Proof:
         with tempfile.TemporaryDirectory(prefix="harness-planted-") as place:
             planted = plant(bug, Path(place))
             where = run / f"{bug.name}-{seed}"
-            results = self._session(list(names), f"reference@{planted}", seed, where)
+            results = self._session(list(names), bug.target_in(planted), seed, where)
         if results.broken:
             raise HarnessError(f"{bug.name}: {next(iter(results.broken.values()))}")
         return [

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, UsageError
 from harness.core.verdict import Validity, Verdict, merge
 from harness.engine import runner
-from harness.engine.discovery import choose
 from harness.engine.scenario import Mode, Scenario
+from harness.engine.suite import choose, chosen_folders
 from harness.engine.target import Target
-from harness.mutation.known_bugs import CANARIES, KnownBug, find_bugs, plant
+from harness.mutation.known_bugs import KnownBug, canaries, find_bugs, plant
 from harness.report import folder, judgement, junit, summary
 from harness.report.judgement import Record
 from harness.runs.pytest_run import Progress, Results, Session, run_session
@@ -104,16 +104,21 @@ class Gate:
     workers: int
     scenarios: tuple[str, ...] = ()
     keep: int = 20
+    promises: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
 
     def run(self, progress: Progress) -> Conclusion:
         """Run the scenarios and the canaries, and write everything down."""
         began = time.monotonic()
         target = find_target(self.target)
         target.prepare()
-        chosen = choose(self.scenarios)
+        chosen = choose(self.scenarios, self.promises, self.modes)
+        if not chosen:
+            raise UsageError("no scenario fits --scenario, --promise and --mode together")
         able = {name: one for name, one in chosen.items() if one.ability in target.abilities}
         effort = self.budget_s / EFFORT_SECONDS
         plan = {"target": target.name, "effort": effort, "scenarios": list(able)}
+        plan["suites"] = list(map(str, chosen_folders()))
         plan["skipped"] = [name for name in chosen if name not in able]
         run = folder.create(self.reports, "gate", self.seed, plan)
         session = Session(list(able), target.name, self.seed, effort, self.workers)
@@ -141,7 +146,7 @@ class Gate:
     ) -> dict[str, bool]:
         """Which were caught. One that could not be released at all is our own failure."""
         modes = {scenario.mode for scenario in scenarios}
-        names = [name for mode, name in CANARIES.items() if mode in modes]
+        names = [name for mode, name in canaries().items() if mode in modes]
 
         def release(name: str) -> bool | None:
             try:
@@ -167,7 +172,7 @@ def is_caught(bug: KnownBug, seed: int, budget_s: float) -> bool:
         planted = plant(bug, Path(place) / "planted")
         run = Path(place) / "run"
         run.mkdir()
-        session = Session(names, f"reference@{planted}", seed, CANARY_EFFORT)
+        session = Session(names, bug.target_in(planted), seed, CANARY_EFFORT)
         results = run_session(session, run, budget_s)
     if results.broken:
         raise HarnessError("; ".join(results.broken.values()))

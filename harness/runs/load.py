@@ -16,7 +16,7 @@ from harness.core import history
 from harness.core.errors import UsageError
 from harness.core.history import Operation
 from harness.engine import runner
-from harness.engine.discovery import choose, scenarios_folder
+from harness.engine.suite import choose, find_suites
 from harness.report import folder, judgement
 from harness.report import load as report
 from harness.runs.gate import Conclusion, conclude, store
@@ -28,8 +28,12 @@ PAGE = "load.html"
 
 
 def locustfile() -> Path:
-    """Where the users are."""
-    return scenarios_folder() / "load" / "locustfile.py"
+    """The file that defines the users. Raises UsageError where no suite has one."""
+    for suite in find_suites():
+        path = suite.folder / "load" / "locustfile.py"
+        if path.is_file():
+            return path
+    raise UsageError("no suite has a load/locustfile.py")
 
 
 @dataclass(frozen=True)

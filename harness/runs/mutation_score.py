@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import HarnessError
-from harness.engine.discovery import find_scenarios
+from harness.engine.suite import find_scenarios, suite_with_source
 from harness.mutation.mutants import Mutant, breed
 from harness.report import folder
 from harness.runs.pytest_run import Progress, Results, Session, run_session
@@ -114,7 +114,9 @@ class Mutation:
         """How long each scenario takes that is valid for the clean reference."""
         where = run / "clean"
         where.mkdir()
-        session = Session(list(find_scenarios()), "reference", self.seed, self.effort, self.workers)
+        session = Session(
+            list(find_scenarios()), suite_with_source().target, self.seed, self.effort, self.workers
+        )
         results = run_session(session, where, CLEAN_S, lambda test: progress(f"clean {test}"))
         for record in results.records.values():
             if record.verdict.anomalies:
@@ -125,7 +127,7 @@ class Mutation:
     def _judge(self, mutant: Mutant, progress: Progress) -> Ending:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="harness-mutant-") as place:
-            word = self._word(mutant, f"reference@{breed(mutant, Path(place))}")
+            word = self._word(mutant, f"{suite_with_source().target}@{breed(mutant, Path(place))}")
         if word.fate is Fate.KILLED:
             with self._lock:
                 self._killers[mutant.file, word.scenario] += 1
@@ -171,7 +173,7 @@ def last_word(results: Results) -> Word:
     """The worst that any of the scenarios said."""
     for name, record in results.records.items():
         if record.verdict.anomalies:
-            broken = " ".join(anomaly.promise.name for anomaly in record.verdict.anomalies)
+            broken = " ".join(anomaly.promise.id for anomaly in record.verdict.anomalies)
             return Word(Fate.KILLED, name, broken)
     for name, error in results.broken.items():
         return Word(Fate.NOTICED, name, error.splitlines()[0])

@@ -22,21 +22,21 @@ from typing import Any
 
 import psutil
 
-from harness.contract.clients.event_stream import Tap, Wanted
+from harness.contract.clients.event_stream import EventStream, StreamRequest
 from harness.contract.workloads.load import Load, booted, crowd, generating, sampled
 from harness.core import history
 from harness.core.errors import UsageError
 from harness.core.history import Journal
-from harness.engine.context import Stage
-from harness.engine.discovery import scenarios_folder
+from harness.engine.context import Context
 from harness.engine.http import LOOPBACK, Web
 from harness.engine.runner import HISTORY
 from harness.engine.target import Target
 from harness.processes import probe
 from harness.report import folder
 from harness.report import load as report
+from harness.runs.load import locustfile as default_locustfile
 from harness.targets.registry import find_target
-from harness.worker import call_counter as tally
+from harness.worker import call_counter
 
 ABILITY = "server"
 # Nobody who is woken: so each turn is one that was asked for.
@@ -83,18 +83,18 @@ class Profile:
         self, target: Target, run: Path, progress: Callable[[str], None]
     ) -> dict[str, Any]:
         load = Load(crowd(self.users, PARTS), for_s=WARM_UP_S + 3 * self.window_s + MARGIN_S)
-        locustfile = scenarios_folder() / "load" / "locustfile.py"
+        locustfile = default_locustfile()
         with ExitStack() as stack:
             journal = stack.enter_context(Journal(run / HISTORY, time.monotonic_ns))
-            stage = Stage(target, ABILITY, f"{self.seed}/profile", 1, journal)
-            episode = stack.enter_context(stage.episode())
+            context = Context(target, ABILITY, f"{self.seed}/profile", 1, journal)
+            episode = stack.enter_context(context.episode())
             served = booted(episode, load)
             progress("streams at rest")
             rest = streams_at_rest(served.port, served.pid)
             progress("turns one by one")
-            counts = {**counted(served.port, served.pid), **tallied(stage, load)}
+            counts = {**counted(served.port, served.pid), **tallied(context, load)}
             windows = Windows(served.pid, self.window_s, run, progress)
-            operations = stack.enter_context(generating(load, locustfile, stage, episode, served))
+            operations = stack.enter_context(generating(load, locustfile, context, episode, served))
             with windows, sampled(served, journal):
                 for operation in operations:
                     journal.record(operation)
@@ -122,10 +122,12 @@ def streams_at_rest(port: int, pid: int) -> Costs:
     session = web.post("/api/session/new")["session"]["session_id"]
     process = psutil.Process(pid)
     with ExitStack() as stack:
-        stack.callback(Tap((LOOPBACK, port), Wanted(session, is_notices=True)).close)
+        stack.callback(EventStream((LOOPBACK, port), StreamRequest(session, is_notices=True)).close)
         before, threads = process.memory_info().rss, process.num_threads()
         for _ in range(STREAMS):
-            stack.callback(Tap((LOOPBACK, port), Wanted(session, is_notices=True)).close)
+            stack.callback(
+                EventStream((LOOPBACK, port), StreamRequest(session, is_notices=True)).close
+            )
         grown, more = process.memory_info().rss - before, process.num_threads() - threads
     return {
         "streams": STREAMS,
@@ -154,7 +156,7 @@ def counted(port: int, pid: int) -> Costs:
     return {**told, **system_calls(pid, lambda: take_turns(web, session, TURNS))}
 
 
-def tallied(stage: Stage, load: Load) -> Costs:
+def tallied(context: Context, load: Load) -> Costs:
     """What another instance counts inside of itself, turn by turn, where it can.
 
     It has a journal of its own: what it is asked is no part of the load.
@@ -162,18 +164,18 @@ def tallied(stage: Stage, load: Load) -> Costs:
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-tally-")))
         journal = stack.enter_context(Journal(place / HISTORY, time.monotonic_ns))
-        episode = stack.enter_context(replace(stage, journal=journal).episode())
+        episode = stack.enter_context(replace(context, journal=journal).episode())
         path = place / "tally"
-        counting = replace(load, settings={**load.settings, tally.SETTING: str(path)})
+        counting = replace(load, settings={**load.settings, call_counter.SETTING: str(path)})
         web = Web(booted(episode, counting).port)
         if not path.exists():
             return {"SQL statements": "unavailable: this target counts none"}
         session = web.post("/api/session/new")["session"]["session_id"]
         take_turns(web, session, 5)
         try:
-            before = tally.read(path)
+            before = call_counter.read(path)
             take_turns(web, session, TURNS)
-            after = tally.read(path)
+            after = call_counter.read(path)
         except TimeoutError as error:
             return {"SQL statements": f"unavailable: {error}"}
     return {name: round((after[name] - before[name]) / TURNS, 1) for name in after}

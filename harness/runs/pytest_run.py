@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from harness.engine.discovery import scenarios_folder
+from harness.engine.suite import find_suites
 from harness.engine.supervision import Child
 from harness.report import folder
 from harness.report.judgement import Record
@@ -130,13 +130,19 @@ def collect(scenarios: Iterable[str], run: Path, exit_code: int | None) -> Resul
 
 def _command(session: Session, run: Path) -> list[str]:
     workers = ["-n", str(session.workers), "--dist", "worksteal"] if session.workers > 1 else []
-    chosen = [f"--scenario={name}" for name in session.scenarios]
+    chosen = [f"--harness-scenario={name}" for name in session.scenarios]
+    wanted = set(session.scenarios)
+    folders = [
+        str(suite.folder)
+        for suite in find_suites()
+        if not wanted or wanted & suite.scenarios.keys()
+    ]
     return [
         *(sys.executable, "-m", "pytest", "-c", str(run / "pytest.ini")),
         *("-p", "no:cacheprovider", "-p", "no:logging", "-q", *workers),
-        *(f"--target={session.target}", f"--seed={session.seed}", f"--effort={session.effort}"),
+        *(f"--harness-target={session.target}", f"--harness-seed={session.seed}"),
         *(["--maxfail=1"] if session.stops_early else []),
-        *(f"--run-folder={run}", *chosen, str(scenarios_folder())),
+        *(f"--harness-effort={session.effort}", f"--harness-run-folder={run}", *chosen, *folders),
     ]
 
 

@@ -13,9 +13,9 @@ from harness.core import history
 from harness.core.errors import UsageError
 from harness.core.history import History, Journal
 from harness.core.verdict import Anomaly, Verdict, merge
-from harness.engine.context import Stage
-from harness.engine.discovery import choose
+from harness.engine.context import Context
 from harness.engine.scenario import Scenario
+from harness.engine.suite import choose, chosen_folders, use_folders
 from harness.report import folder
 from harness.targets.registry import find_target
 
@@ -60,6 +60,8 @@ def read(failure: Path) -> Failure:
 
 def failure_of(told: Mapping[str, Any]) -> Failure:
     """The failure that was written so. Raises UsageError for a scenario that is no more."""
+    if told.get("suites") and not chosen_folders():
+        use_folders(map(Path, told["suites"]))
     (scenario,) = choose([told["scenario"]]).values()
     anomaly = Anomaly.from_json(told["anomaly"])
     return Failure(scenario, str(told["target"]), int(told["seed"]), anomaly, told["notes"])
@@ -74,7 +76,7 @@ def run(failure: Failure, target_name: str) -> Replayed:
         path = Path(place) / "history.jsonl"
         with Journal(path, time.monotonic_ns) as journal:
             name = f"{failure.seed}/replay"
-            scenario.replay(Stage(target, scenario.ability, name, 1, journal), failure.history)
+            scenario.replay(Context(target, scenario.ability, name, 1, journal), failure.history)
         episodes = history.read(path)
     verdict = merge(scenario.checker(episode) for episode in episodes)
     return Replayed(episodes[-1], verdict)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.contract.checkers.server.simulated_days import Comparison, LivedWell, elapsed
+from harness.contract.checkers.server.simulated_days import Comparison, InstallDaysChecker, elapsed
 from harness.core import history
 from harness.core.errors import UsageError
 from harness.engine import runner
-from harness.engine.discovery import choose
 from harness.engine.scenario import Scenario
+from harness.engine.suite import choose
 from harness.report import folder, judgement
 from harness.report.judgement import Record
 from harness.targets.registry import find_target
@@ -92,6 +92,6 @@ def live(target_name: str, seed: int, days: int, reports: Path) -> Aged:
 
 def _looked_at(run: Path, record: Record, scenario: Scenario) -> Aged:
     """Read from the journal what it took, and how the control moved."""
-    assert isinstance(scenario.checker, LivedWell)
+    assert isinstance(scenario.checker, InstallDaysChecker)
     (lived,) = history.read(run / SCENARIO / runner.HISTORY)
     return Aged(run, record, elapsed(lived), scenario.checker.comparisons(lived))

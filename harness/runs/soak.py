@@ -29,8 +29,8 @@ from harness.core.history import History, Journal, Operation, Outcome
 from harness.core.trend import READINGS_MIN
 from harness.core.verdict import Verdict, merge
 from harness.engine import runner
-from harness.engine.discovery import choose
 from harness.engine.scenario import Scenario
+from harness.engine.suite import choose
 from harness.engine.target import Instance, Target
 from harness.processes import probe
 from harness.processes.remote import RefusedError
@@ -144,7 +144,7 @@ class Soaked:
             "slopes": [
                 {
                     "reading": growth.reading,
-                    "promise": growth.promise.name,
+                    "promise": growth.promise.id,
                     "first": growth.first,
                     "last": growth.last,
                     **asdict(growth.trend),

@@ -1,54 +1,79 @@
-"""Which targets there are, and how each is named on the command line."""
+"""Finds targets by name: installed ones by their entry points, any other as `module:Class`.
+
+A target is named `NAME`, `NAME==VERSION` or `NAME@ARGUMENT`. NAME is an entry point of the group
+`harness.targets`, or `module:Class`; what follows is given to its constructor as text. A class
+says in `usage` how it is named, and in `description` what it is.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any
 
 from harness.core.errors import UsageError
+from harness.core.suggestions import unknown
 from harness.engine.target import Target
-from harness.targets.hermes_agent.target import HermesAgentTarget
-from harness.targets.hermes_webui.target import HermesWebuiTarget
-from harness.targets.reference.target import ReferenceTarget
-from harness.targets.sqlite.target import POLICIES, SqliteTarget
+
+GROUP = "harness.targets"
+_SPEC = re.compile(r"(?P<name>[^@=]+)(?:(?:==|@)(?P<argument>.*))?", re.DOTALL)
 
 
 def find_target(spec: str) -> Target:
-    """Find a target by its name. Raises UsageError, listing what there is, for an unknown one."""
-    kind, _, place = spec.partition("@")
-    if kind == "reference":
-        return ReferenceTarget(Path(place).resolve() if place else None)
-    if kind == "hermes-webui" and place:
-        return HermesWebuiTarget(Path(place).resolve())
-    if kind == "sqlite" and place:
-        return SqliteTarget(place)
-    package, _, version = spec.partition("==")
-    if package == "hermes-agent":
-        return HermesAgentTarget(version)
-    there_are = ", ".join(str(row["target"]) for row in list_targets())
-    raise UsageError(f"no target is called {spec!r}; there are {there_are}")
+    """Make the target that `spec` names. Raises UsageError where there is none of that name."""
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise UsageError(f"--target {spec!r}: say NAME, NAME==VERSION, NAME@FOLDER or module:Class")
+    kind, argument = find_kind(match["name"]), match["argument"]
+    arguments = () if argument is None else (argument,)
+    try:
+        target: Target = kind(*arguments)
+    except TypeError as error:
+        usage = getattr(kind, "usage", match["name"])
+        raise UsageError(f"--target {spec!r}: say {usage} ({error})") from error
+    return target
 
 
-def list_targets() -> list[dict[str, object]]:
-    """Every kind of target: how it is named, what it can do, what it is."""
-    return [
-        {
-            "target": "reference",
-            "abilities": sorted(ReferenceTarget.abilities),
-            "what": "the reference implementation; reference@FOLDER is a copy elsewhere",
-        },
-        {
-            "target": "hermes-agent==VERSION",
-            "abilities": sorted(HermesAgentTarget.abilities),
-            "what": "the released package, in a process of its own",
-        },
-        {
-            "target": "sqlite@POLICY",
-            "abilities": sorted(SqliteTarget.abilities),
-            "what": f"bare SQLite, and how a write waits: {', '.join(POLICIES)}",
-        },
-        {
-            "target": "hermes-webui@FOLDER",
-            "abilities": sorted(HermesWebuiTarget.abilities),
-            "what": "a checkout: its server over HTTP, and some of its modules",
-        },
-    ]
+def find_kind(name: str) -> Callable[..., Target]:
+    """The class that makes targets of this name. Raises UsageError where it cannot be found."""
+    if ":" in name:
+        return _imported(name)
+    points = entry_points(group=GROUP)
+    if name not in points.names:
+        raise UsageError(f"{unknown('target', name, list(points.names))}, or module:Class")
+    kind: Callable[..., Target] = points[name].load()
+    return kind
+
+
+def list_targets() -> list[dict[str, Any]]:
+    """Every installed kind of target: how it is named, its abilities, what it is."""
+    rows = []
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            kind = point.load()
+        except ImportError as error:
+            rows.append({"target": point.name, "abilities": [], "what": f"cannot load: {error}"})
+            continue
+        rows.append(
+            {
+                "target": getattr(kind, "usage", point.name),
+                "abilities": sorted(getattr(kind, "abilities", ())),
+                "what": getattr(kind, "description", ""),
+            }
+        )
+    return rows
+
+
+def _imported(name: str) -> Callable[..., Target]:
+    module, _, attribute = name.partition(":")
+    if str(os.getcwd()) not in sys.path:  # noqa: PTH109  as text, like all of sys.path
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109  see above
+    try:
+        found: Callable[..., Target] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"--target {name!r}: {error}") from error
+    return found

@@ -1,4 +1,4 @@
-"""Every known bug can be planted in a copy of the reference, and the reference stays clean."""
+"""Tests of the known bugs: each can be planted in a copy, and the reference stays unchanged."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from harness.contract import promises
 from harness.core.errors import HarnessError, UsageError
-from harness.core.promises import Promise
-from harness.engine.discovery import scenarios_folder
 from harness.engine.scenario import Mode
-from harness.mutation.known_bugs import CANARIES, PACKAGE, KnownBug, find_bugs, plant
+from harness.engine.suite import suite_with_source, use_folders
+from harness.mutation.known_bugs import KnownBug, canaries, find_bugs, plant
+from harness.mutation.mutants import source_folder
 from harness.runs.gate import trials_of
 
 BUGS = find_bugs()
-REFERENCE = scenarios_folder().parent / PACKAGE
+REFERENCE = source_folder()
+PACKAGE = REFERENCE.name
 
 
 def sources(folder: Path) -> dict[str, str]:
@@ -30,15 +32,16 @@ def sources(folder: Path) -> dict[str, str]:
 
 
 def a_patch(folder: Path, text: str) -> KnownBug:
-    """A known bug of our own making."""
+    """A known bug with this patch."""
     patch = folder / "made-up.patch"
     patch.write_text(text, encoding="utf-8")
-    return KnownBug("made-up", Promise.L1, Mode.MODEL, "nowhere", "nothing goes wrong", patch)
+    suite = suite_with_source()
+    return KnownBug("made-up", promises.L1, Mode.MODEL, "upstream", "a story", patch, suite)
 
 
 @pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
 def test_a_planted_copy_differs_where_the_patch_says(bug: KnownBug, tmp_path: Path) -> None:
-    """It still is Python, it differs from the reference, and the reference is what it was."""
+    """The copy still is Python, differs from the reference, and the reference is unchanged."""
     before = sources(REFERENCE)
     planted = sources(plant(bug, tmp_path / "planted") / PACKAGE)
 
@@ -53,24 +56,25 @@ def test_a_planted_copy_differs_where_the_patch_says(bug: KnownBug, tmp_path: Pa
 
 
 @pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
-def test_a_bug_tells_its_story_and_is_tried(bug: KnownBug) -> None:
-    """Whose promise, in which mode, from where; and a scenario of that mode tries the promise."""
+def test_a_known_bug_has_a_story_and_trials(bug: KnownBug) -> None:
+    """It names promise, mode and origin, and a scenario of that mode tries the promise."""
     assert bug.story
     assert bug.upstream
     assert bug.explains({bug.promise})
     assert trials_of(bug)
 
 
-def test_a_canary_is_a_bug_of_its_mode() -> None:
-    """A gate releases it by its name."""
-    for mode, name in CANARIES.items():
+def test_a_canary_is_a_known_bug_of_its_mode() -> None:
+    """A gate finds it by its name."""
+    assert canaries()
+    for mode, name in canaries().items():
         assert BUGS[name].mode is mode
 
 
-def test_the_original_is_planted_in_even_if_another_copy_is_on_trial(
+def test_planting_copies_the_original_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A target's copy that is first on the path is not what the patches were made for."""
+    """A copy that is on trial and first on the path is not what the patches were made for."""
     bug = BUGS["commit-every-turn"]
     monkeypatch.syspath_prepend(plant(bug, tmp_path / "on-trial"))
     monkeypatch.delitem(sys.modules, PACKAGE, raising=False)
@@ -79,27 +83,27 @@ def test_the_original_is_planted_in_even_if_another_copy_is_on_trial(
     assert sources(planted) == sources(tmp_path / "on-trial")
 
 
-def test_a_bug_is_planted_inside_a_checkout(tmp_path: Path) -> None:
-    """Git leaves alone what lies outside the part of a checkout it stands in; a copy does not."""
+def test_a_bug_can_be_planted_inside_a_checkout(tmp_path: Path) -> None:
+    """`git apply` skips paths outside of its own part of a checkout; the copy is changed anyway."""
     subprocess.run(["git", "init", "--quiet", "."], cwd=tmp_path, check=True)  # noqa: S607
     planted = plant(BUGS["commit-every-turn"], tmp_path / "deep" / "planted")
 
     assert sources(planted / PACKAGE) != sources(REFERENCE)
 
 
-def test_a_patch_that_no_longer_fits_is_a_clear_error(tmp_path: Path) -> None:
-    """It names the patch: the reference has moved on, and the patch must follow."""
-    hunk = "@@ -1,1 +1,1 @@\n-what nobody wrote\n+what nobody reads\n"
+def test_a_stale_patch_is_a_clear_error(tmp_path: Path) -> None:
+    """The error names the patch: the source has changed, and the patch must follow."""
+    hunk = "@@ -1,1 +1,1 @@\n-a line that is not there\n+another line\n"
     patch = f"--- a/{PACKAGE}/lifecycle.py\n+++ b/{PACKAGE}/lifecycle.py\n{hunk}"
 
-    with pytest.raises(HarnessError, match=r"made-up\.patch does not fit: .*lifecycle\.py"):
+    with pytest.raises(HarnessError, match=r"made-up\.patch does not apply to .*lifecycle\.py"):
         plant(a_patch(tmp_path, patch), tmp_path / "planted")
 
 
-def test_without_git_nothing_can_be_planted(
+def test_planting_without_git_is_a_usage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine without it is told so."""
+    """The error names git."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(UsageError, match="git is needed"):
@@ -117,33 +121,35 @@ def test_without_git_nothing_can_be_planted(
         ("# a line that is no header\n", "promise"),
     ],
 )
-def test_a_header_that_is_not_right_is_a_clear_error(
+def test_a_wrong_header_is_a_clear_error(
     header: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It names the patch, and what is wrong with it."""
+    """The error names the patch and what is wrong with it."""
     (tmp_path / "bugs").mkdir()
     (tmp_path / "bugs" / "made-up.patch").write_text(header, encoding="utf-8")
-    monkeypatch.setattr("harness.mutation.known_bugs.scenarios_folder", lambda: tmp_path)
+    declared = "from scenarios.suite import SUITE as SUITE\n"
+    (tmp_path / "suite.py").write_text(declared, encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "suite", raising=False)
+    monkeypatch.setenv("HARNESS_SCENARIOS", "")
+    use_folders([tmp_path])
 
     with pytest.raises(HarnessError, match=rf"made-up\.patch: .*{wrong}"):
         find_bugs()
 
 
-def test_a_bug_is_found_by_its_name() -> None:
-    """Asked for by name there is that one, in the order of the names; else every one."""
+def test_find_bugs_by_name_keeps_their_order() -> None:
+    """By name there are those, in alphabetical order; an unknown name gets a suggestion."""
     assert list(find_bugs(["discard-drops-dirty-work", "commit-every-turn"])) == [
         "commit-every-turn",
         "discard-drops-dirty-work",
     ]
-    with pytest.raises(
-        UsageError, match=r"no known bug is called 'nope'; there are .*commit-every"
-    ):
-        find_bugs(["nope"])
+    with pytest.raises(UsageError, match=r"unknown known bug 'commit-every-trun'; did you mean"):
+        find_bugs(["commit-every-trun"])
 
 
-def test_a_kill_by_a_promise_that_the_story_breaks_too_is_no_false_one() -> None:
-    """What a bug breaks by its very nature may be seen first."""
-    bug = replace(BUGS["commit-every-turn"], also=(Promise.L7,))
+def test_a_bug_explains_its_other_promises() -> None:
+    """A detection by a promise that the bug breaks by its nature is not a false one."""
+    bug = replace(BUGS["commit-every-turn"], also=(promises.L7,))
 
-    assert bug.explains({Promise.L7, Promise.D1})
-    assert not bug.explains({Promise.D1})
+    assert bug.explains({promises.L7, promises.D1})
+    assert not bug.explains({promises.D1})

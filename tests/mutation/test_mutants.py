@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from harness.contract import promises
 from harness.core.errors import HarnessError, UsageError
-from harness.core.promises import Promise
 from harness.core.verdict import VALID, Anomaly, Assumption, Verdict
-from harness.mutation.known_bugs import reference_folder
-from harness.mutation.mutants import Operator, breed, find_mutants, mutants_of, mutated
+from harness.mutation.mutants import (
+    Operator,
+    breed,
+    find_mutants,
+    mutants_of,
+    mutated,
+    source_folder,
+)
 from harness.report.judgement import Record
 from harness.runs import mutation_score as mutation
 from harness.runs.mutation_score import Fate, Mutation, score
@@ -65,7 +71,7 @@ def test_every_operator_finds_its_place_and_no_other() -> None:
 
 def test_every_mutant_of_the_reference_is_another_program() -> None:
     """It can be read, and says something else."""
-    folder = reference_folder()
+    folder = source_folder()
     sources = {
         path.relative_to(folder).as_posix(): path.read_text("utf-8")
         for path in folder.rglob("*.py")
@@ -81,13 +87,13 @@ def test_every_mutant_of_the_reference_is_another_program() -> None:
 def test_a_mutant_is_bred_in_a_copy(tmp_path: Path) -> None:
     """The reference itself is never touched."""
     mutant = find_mutants(["storage/durable_map.py"])[0]
-    before = (reference_folder() / "storage/durable_map.py").read_text("utf-8")
+    before = (source_folder() / "storage/durable_map.py").read_text("utf-8")
     breed(mutant, tmp_path)
 
     assert (tmp_path / "reference_impl" / "storage/durable_map.py").read_text("utf-8") == mutated(
         before, mutant
     )
-    assert (reference_folder() / "storage/durable_map.py").read_text("utf-8") == before
+    assert (source_folder() / "storage/durable_map.py").read_text("utf-8") == before
 
 
 def test_a_file_that_is_not_there_is_a_wrong_question() -> None:
@@ -96,7 +102,7 @@ def test_a_file_that_is_not_there_is_a_wrong_question() -> None:
         find_mutants(["nothing.py"])
 
 
-BROKEN = Verdict(anomalies=(Anomaly(Promise.T3, "twice"),))
+BROKEN = Verdict(anomalies=(Anomaly(promises.T3, "twice"),))
 UNMET = Verdict(assumptions=(Assumption("somebody came", 0, 1),))
 
 

@@ -1,0 +1,17 @@
+"""Messages for names that are not known: what was given, what is meant perhaps, what there is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+SHOWN = 12  # names that a message lists
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """A sentence for an unknown name: `unknown target 'foo'; did you mean 'fox'? known: ...`."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"unknown {kind} {name!r}{hint}; known: {', '.join(names[:SHOWN]) or 'none'}{more}"
