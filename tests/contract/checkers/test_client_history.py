@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from harness.contract.checkers.server.end_to_end import visitors_are_served
+from harness.contract import promises
+from harness.contract.checkers.server.end_to_end import check_end_to_end
 from harness.contract.checkers.server.wakeup_delivery import WAKEUPS_MAX
+from harness.core.contract import Promise
 from harness.core.history import FaultInterval, History, Operation, Outcome
-from harness.core.promises import Promise
 
 Rows = list[list[str]]
 Events = list[tuple[int | None, str, str]]
@@ -95,7 +96,7 @@ class Day:
 
 def broken(day: Day) -> set[Promise]:
     """What the day breaks; it must be judged at all."""
-    verdict = visitors_are_served(day.history())
+    verdict = check_end_to_end(day.history())
     assert not verdict.unknowns
     return {promise for anomaly in verdict.anomalies for promise in anomaly.promises}
 
@@ -213,37 +214,37 @@ def test_a_good_day_stands() -> None:
 
 
 WRONG_IN_THE_END: list[tuple[str, dict[str, Rows], Promise]] = [
-    ("a turn is lost", {"a": without(A, ONE)}, Promise.S2),
-    ("a turn is doubled", {"a": [*A, *A_ONE]}, Promise.S2),
-    ("an unknown turn is doubled", {"b": [*B, *2 * turn(UNKNOWN, "")]}, Promise.S2),
-    ("two turns are swapped", {"a": [*A_HELD, *A_ONE, *A[4:]]}, Promise.S2),
-    ("a stranger's turn is there", {"a": [*A, *turn("nobody's", "")]}, Promise.S2),
-    ("another session's turn is there", {"c": [*C, *A_ONE]}, Promise.C5),
-    ("a refused turn is there", {"a": [*A, *turn(REFUSED, "")]}, Promise.T1),
-    ("a cleared turn is back", {"c": [*turn(CLEARED, "0 "), *C]}, Promise.S6),
-    ("a deleted session is back", {"d": []}, Promise.S6),
-    ("a reply is lost", {"a": instead(A, A_ONE, turn(ONE, "0 1 "))}, Promise.S2),
+    ("a turn is lost", {"a": without(A, ONE)}, promises.S2),
+    ("a turn is doubled", {"a": [*A, *A_ONE]}, promises.S2),
+    ("an unknown turn is doubled", {"b": [*B, *2 * turn(UNKNOWN, "")]}, promises.S2),
+    ("two turns are swapped", {"a": [*A_HELD, *A_ONE, *A[4:]]}, promises.S2),
+    ("a stranger's turn is there", {"a": [*A, *turn("nobody's", "")]}, promises.S2),
+    ("another session's turn is there", {"c": [*C, *A_ONE]}, promises.C5),
+    ("a refused turn is there", {"a": [*A, *turn(REFUSED, "")]}, promises.T1),
+    ("a cleared turn is back", {"c": [*turn(CLEARED, "0 "), *C]}, promises.S6),
+    ("a deleted session is back", {"d": []}, promises.S6),
+    ("a reply is lost", {"a": instead(A, A_ONE, turn(ONE, "0 1 "))}, promises.S2),
     (
         "shown tokens are lost",
         {"b": instead(B, B_STRUCK, turn(STRUCK, "0 ", "interrupted"))},
-        Promise.S13,
+        promises.S13,
     ),
-    ("a cancel keeps nothing", {"a": instead(A, A_HELD, turn(HELD, "", "cancelled"))}, Promise.T4),
+    ("a cancel keeps nothing", {"a": instead(A, A_HELD, turn(HELD, "", "cancelled"))}, promises.T4),
     (
         "a live run is repaired",
         {"a": instead(A, A_LAST, turn(LAST, "0 ", "interrupted"))},
-        Promise.S7,
+        promises.S7,
     ),
-    ("nobody cancelled it", {"a": instead(A, A_LAST, turn(LAST, "0 ", "cancelled"))}, Promise.T4),
+    ("nobody cancelled it", {"a": instead(A, A_LAST, turn(LAST, "0 ", "cancelled"))}, promises.T4),
     (
         "what goes on for ever is done",
         {"a": instead(A, A_HELD, turn(HELD, "0 That was turn 2 of a."))},
-        Promise.T3,
+        promises.T3,
     ),
     (
         "it failed for no reason",
         {"a": instead(A, A_LAST, [A_LAST[0], ["assistant", "0 ", "error: OSError: no"]])},
-        Promise.T3,
+        promises.T3,
     ),
     (
         "its agent was closed",
@@ -252,34 +253,34 @@ WRONG_IN_THE_END: list[tuple[str, dict[str, Rows], Promise]] = [
                 A, A_LAST, [A_LAST[0], ["assistant", "", "error: it was closed, and asked"]]
             )
         },
-        Promise.A2,
+        promises.A2,
     ),
-    ("a reply to nothing", {"a": [*A, ["assistant", "hm", ""]]}, Promise.S13),
+    ("a reply to nothing", {"a": [*A, ["assistant", "hm", ""]]}, promises.S13),
     (
         "two turns with one number",
         {"a": instead(A, A_LAST, turn(LAST, "0 That was turn 6 of a."))},
-        Promise.T1,
+        promises.T1,
     ),
     (
         "another session's name in a reply",
         {"a": instead(A, A_LAST, turn(LAST, "0 That was turn 5 of b."))},
-        Promise.T7,
+        promises.T7,
     ),
-    ("a wakeup is doubled", {"a": [*A, *woken("w1", 8, "a")]}, Promise.W1),
+    ("a wakeup is doubled", {"a": [*A, *woken("w1", 8, "a")]}, promises.W1),
     (
         "a wakeup went astray",
         {"a": without(A, "printf w1"), "b": [*B, *woken("w1", 4, "b")]},
-        Promise.W6,
+        promises.W6,
     ),
-    ("a death took a wakeup", {"a": without(A, "printf w1")}, Promise.W4),
-    ("a wakeup never came", {"a": without(A, "printf w3")}, Promise.W3),
-    ("a line is told twice", {"b": [*B, *line("w2", 8, "b")]}, Promise.W13),
+    ("a death took a wakeup", {"a": without(A, "printf w1")}, promises.W4),
+    ("a wakeup never came", {"a": without(A, "printf w3")}, promises.W3),
+    ("a line is told twice", {"b": [*B, *line("w2", 8, "b")]}, promises.W13),
     (
         "a line is taken for an end",
         {"b": [*B_STORM, *B_CALM, *line("w4", 6, "b")]},
-        Promise.W13,
+        promises.W13,
     ),
-    ("a line is never told", {"b": [*B_STORM, *B_CALM, *woken("w4", 6, "b")]}, Promise.W13),
+    ("a line is never told", {"b": [*B_STORM, *B_CALM, *woken("w4", 6, "b")]}, promises.W13),
 ]
 
 
@@ -312,110 +313,110 @@ def _first_row(**fields: Any) -> Callable[[Any], Any]:
 
 
 WRONG_ON_THE_WAY: list[tuple[str, str, dict[str, Any], Callable[[Any], Any], Promise]] = [
-    ("a gap", "relay", {"run": "r1", "after": "r1:1"}, _rows(ENDS[2:]), Promise.C4),
-    ("a later gap", "relay", {"after": "r1:1"}, _rows([ENDS[1], *ENDS[3:]]), Promise.C3),
-    ("an event twice", "relay", {"after": "r1:1"}, _rows([*ENDS[1:3], *ENDS[2:]]), Promise.C2),
+    ("a gap", "relay", {"run": "r1", "after": "r1:1"}, _rows(ENDS[2:]), promises.C4),
+    ("a later gap", "relay", {"after": "r1:1"}, _rows([ENDS[1], *ENDS[3:]]), promises.C3),
+    ("an event twice", "relay", {"after": "r1:1"}, _rows([*ENDS[1:3], *ENDS[2:]]), promises.C2),
     (
         "an earlier event",
         "relay",
         {"after": "r1:1"},
         _rows([ENDS[1], ENDS[0], *ENDS[2:]]),
-        Promise.C1,
+        promises.C1,
     ),
-    ("no continuing", "relay", {"after": "r1:1"}, _rows(ENDS), Promise.C4),
-    ("no snapshot", "relay", {"after": "zz:4"}, _rows(ENDS), Promise.C4),
-    ("silence", "relay", {"after": "zz:4"}, _rows([]), Promise.C4),
+    ("no continuing", "relay", {"after": "r1:1"}, _rows(ENDS), promises.C4),
+    ("no snapshot", "relay", {"after": "zz:4"}, _rows(ENDS), promises.C4),
+    ("silence", "relay", {"after": "zz:4"}, _rows([]), promises.C4),
     (
         "told otherwise",
         "relay",
         {"after": "r1:1"},
         _rows([(2, "token", "7 "), *ENDS[2:]]),
-        Promise.C2,
+        promises.C2,
     ),
-    ("two ends", "relay", {"after": "r1:1"}, _rows([*ENDS[1:], (6, "cancel", "")]), Promise.T3),
+    ("two ends", "relay", {"after": "r1:1"}, _rows([*ENDS[1:], (6, "cancel", "")]), promises.T3),
     (
         "another end",
         "relay",
         {"after": "r1:1"},
         _rows([*ENDS[1:4], (5, "cancel", "")]),
-        Promise.C2,
+        promises.C2,
     ),
     (
         "an end for nothing",
         "relay",
         {"run": "r2"},
         lambda told: {**told, "rows": [["r2:1", "token", "0 "], ["r2:2", "stream_end", ""]]},
-        Promise.T3,
+        promises.T3,
     ),
-    ("never closed", "relay", {"run": "r2"}, lambda told: {**told, "end": "open"}, Promise.C6),
+    ("never closed", "relay", {"run": "r2"}, lambda told: {**told, "end": "open"}, promises.C6),
     (
         "another's event",
         "relay",
         {"run": "r2"},
         lambda told: {**told, "rows": [["r1:1", "token", "0 "]]},
-        Promise.C5,
+        promises.C5,
     ),
     (
         "another's identity",
         "relay",
         {"run": "r5"},
         lambda told: {**told, "rows": [["r5:1", "tool_complete", "a"], ["r5:2", "stream_end", ""]]},
-        Promise.T7,
+        promises.T7,
     ),
-    ("another's notice", "watch", {"after": "n:1"}, _first_row(session="b"), Promise.W7),
-    ("a lost notice", "watch", {"after": "n:1"}, _first_row(id="n:3"), Promise.C4),
-    ("no snapshot of notices", "watch", {"after": "n:2"}, _first_row(name="x"), Promise.C4),
+    ("another's notice", "watch", {"after": "n:1"}, _first_row(session="b"), promises.W7),
+    ("a lost notice", "watch", {"after": "n:1"}, _first_row(id="n:3"), promises.C4),
+    ("no snapshot of notices", "watch", {"after": "n:2"}, _first_row(name="x"), promises.C4),
     (
         "two runs",
         "health",
         {},
         lambda told: {**told, "runs": [["a", "r2", ""], ["a", "r3", ""]]},
-        Promise.T1,
+        promises.T1,
     ),
     (
         "another run is in the way",
         "send",
         {"text": REFUSED},
         lambda told: {**told, "run": "r1"},
-        Promise.T1,
+        promises.T1,
     ),
     (
         "a second run is let in",
         "send",
         {"text": REFUSED},
         lambda _: {"status": 200, "run": "rx"},
-        Promise.T1,
+        promises.T1,
     ),
-    ("it is not offered", "status", {}, lambda told: {**told, "run": None}, Promise.C7),
-    ("it is offered in vain", "offered", {}, lambda _: "r2", Promise.C7),
-    ("a session is not listed", "sessions", {}, lambda _: ["a", "b"], Promise.S11),
+    ("it is not offered", "status", {}, lambda told: {**told, "run": None}, promises.C7),
+    ("it is offered in vain", "offered", {}, lambda _: "r2", promises.C7),
+    ("a session is not listed", "sessions", {}, lambda _: ["a", "b"], promises.S11),
     (
         "the disk says otherwise",
         "kept",
         {"session": "a"},
         lambda told: {**told, "rows": []},
-        Promise.H3,
+        promises.H3,
     ),
     (
         "it is still pending",
         "read",
         {"session": "a"},
         lambda told: {**told, "pending": ONE},
-        Promise.S13,
+        promises.S13,
     ),
-    ("it does not go", "terminate", {}, lambda _: None, Promise.H3),
-    ("it goes badly", "terminate", {}, lambda _: -15, Promise.H3),
-    ("an acknowledgement acts", "acknowledge", {}, lambda _: False, Promise.W11),
-    ("a run never left", "rest", {}, lambda _: {"left": {"runs": [["a", "r9", ""]]}}, Promise.T3),
-    ("a wakeup is pending", "rest", {}, lambda _: {"left": {"wakeup_events": 1}}, Promise.W3),
-    ("too many agents", "rest", {}, lambda _: {"left": {"agents_cached": 9}}, Promise.A1),
-    ("too many sessions", "rest", {}, lambda _: {"left": {"sessions_held": 9}}, Promise.A6),
+    ("it does not go", "terminate", {}, lambda _: None, promises.H3),
+    ("it goes badly", "terminate", {}, lambda _: -15, promises.H3),
+    ("an acknowledgement acts", "acknowledge", {}, lambda _: False, promises.W11),
+    ("a run never left", "rest", {}, lambda _: {"left": {"runs": [["a", "r9", ""]]}}, promises.T3),
+    ("a wakeup is pending", "rest", {}, lambda _: {"left": {"wakeup_events": 1}}, promises.W3),
+    ("too many agents", "rest", {}, lambda _: {"left": {"agents_cached": 9}}, promises.A1),
+    ("too many sessions", "rest", {}, lambda _: {"left": {"sessions_held": 9}}, promises.A6),
     (
         "a wakeup overtook",
         "watch",
         {"after": "m:1"},
         _first_row(at=4.0),
-        Promise.W3,
+        promises.W3,
     ),
 ]
 
@@ -440,7 +441,7 @@ def test_a_wakeup_that_the_disk_delayed_must_come_in_the_end() -> None:
     day = a_day(a=without(A, "printf w3"))
     day.faults.append(FaultInterval(NO_DISK, 0, day.now))
 
-    assert broken(day) == {Promise.W5, Promise.W1}
+    assert broken(day) == {promises.W5, promises.W1}
 
 
 def test_what_a_full_disk_does_to_a_turn_is_no_breach() -> None:
@@ -462,7 +463,7 @@ def test_a_user_waits_for_so_many_wakeups_and_no_more(more: int) -> None:
     day.send("a", LAST, "r1")
     day.look_back({"a": turn(LAST, "0 That was turn 1 of a.")})
 
-    assert broken(day) == ({Promise.W10} if more else set())
+    assert broken(day) == ({promises.W10} if more else set())
 
 
 def test_a_session_that_nobody_read_in_the_end_is_not_judged() -> None:
@@ -471,7 +472,7 @@ def test_a_session_that_nobody_read_in_the_end_is_not_judged() -> None:
     day.tell("new", session="a", previous=None)
     day.send("a", LAST, "r1")
 
-    verdict = visitors_are_served(day.history())
+    verdict = check_end_to_end(day.history())
     assert verdict.unknowns == ("a was not read when all was quiet",)
 
 
@@ -483,7 +484,7 @@ def test_an_agent_that_hangs_is_let_go_by_nobody_else() -> None:
     day.tell("kill")
     day.look_back({"b": turn(HUNG, "That was turn 1 of b.")})
 
-    assert Promise.A2 in broken(day)
+    assert promises.A2 in broken(day)
 
 
 def test_a_server_that_does_not_come_up_is_judged_by_that() -> None:
@@ -491,7 +492,7 @@ def test_a_server_that_does_not_come_up_is_judged_by_that() -> None:
     day = Day()
     day.tell("boot", None, Outcome.FAIL, "NotServingError: not serving within 30 s")
 
-    assert Promise.H3 in broken(day)
+    assert promises.H3 in broken(day)
 
 
 def test_an_error_of_the_server_s_own_is_told() -> None:
@@ -499,7 +500,7 @@ def test_an_error_of_the_server_s_own_is_told() -> None:
     day = a_day()
     day.tell("status", None, Outcome.INFO, "TargetLostError: GET /x: 500 {}", session="a")
 
-    assert broken(day) == {Promise.H2}
+    assert broken(day) == {promises.H2}
 
 
 def test_each_row_that_is_left_out_of_the_end_is_missed() -> None:

@@ -8,10 +8,11 @@ from random import Random
 
 import pytest
 
-from harness.contract.checkers.threads.memory_commits import agents_are_spared, commits_are_kept
+from harness.contract import promises
+from harness.contract.checkers.threads.memory_commits import check_agent_closes, check_memory_commits
 from harness.core.checker import Checker
+from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import VALID
 
 OK, FAIL, INFO = Outcome.OK, Outcome.FAIL, Outcome.INFO
@@ -70,7 +71,7 @@ def test_a_turn_during_a_commit_is_committed_by_the_next() -> None:
                        |-- provide --|                        |-provide-|
     C1:                    |- turn -|
     """
-    assert commits_are_kept(
+    assert check_memory_commits(
         told(
             *(turn((1, 2)), commit((3, 10)), provide((4, 9)), turn((5, 6))),
             *(drain((11, 16)), provide((12, 15))),
@@ -87,7 +88,7 @@ def test_a_turn_that_a_late_commit_clears_is_lost() -> None:
     """
     history = (turn((1, 2)), commit((3, 10)), provide((4, 9)), turn((5, 6)), drain((11, 12)))
 
-    assert blamed(commits_are_kept, *history) is Promise.L2
+    assert blamed(check_memory_commits, *history) == promises.L2
 
 
 @pytest.mark.parametrize("ended", ["failed", "exited"])
@@ -103,7 +104,7 @@ def test_a_late_commit_is_blamed_itself_whatever_failed_before_it(ended: str) ->
         *(commit((7, 14)), provide((8, 13)), turn((9, 10)), drain((15, 16))),
     )
 
-    assert blamed(commits_are_kept, *history) is Promise.L2
+    assert blamed(check_memory_commits, *history) == promises.L2
 
 
 def test_a_late_commit_is_blamed_though_the_next_owner_commits_its_own() -> None:
@@ -118,7 +119,7 @@ def test_a_late_commit_is_blamed_though_the_next_owner_commits_its_own() -> None
         *(drain((13, 16)), provide((14, 15), "b")),
     )
 
-    assert blamed(commits_are_kept, *history) is Promise.L2
+    assert blamed(check_memory_commits, *history) == promises.L2
 
 
 def test_a_failed_commit_is_tried_again() -> None:
@@ -129,8 +130,8 @@ def test_a_failed_commit_is_tried_again() -> None:
     """
     failed = (turn((1, 2)), commit((3, 6), committed=False), provide((4, 5), ended="failed"))
 
-    assert commits_are_kept(told(*failed, drain((7, 10)), provide((8, 9)))).is_valid
-    assert blamed(commits_are_kept, *failed, drain((7, 10))) is Promise.L3
+    assert check_memory_commits(told(*failed, drain((7, 10)), provide((8, 9)))).is_valid
+    assert blamed(check_memory_commits, *failed, drain((7, 10))) == promises.L3
 
 
 def test_a_failed_commit_is_tried_again_with_its_owner() -> None:
@@ -141,7 +142,7 @@ def test_a_failed_commit_is_tried_again_with_its_owner() -> None:
     """
     failed = (turn((1, 2)), commit((3, 6), committed=False), provide((4, 5), ended="failed"))
 
-    assert blamed(commits_are_kept, *failed, drain((7, 10)), provide((8, 9), "b")) is Promise.L3
+    assert blamed(check_memory_commits, *failed, drain((7, 10)), provide((8, 9), "b")) == promises.L3
 
 
 def test_an_exit_of_a_provider_wedges_nobody() -> None:
@@ -152,8 +153,8 @@ def test_an_exit_of_a_provider_wedges_nobody() -> None:
     """
     exited = (turn((1, 2)), commit((3, 6), committed=False), provide((4, 5), ended="exited"))
 
-    assert commits_are_kept(told(*exited, drain((7, 10)), provide((8, 9)))).is_valid
-    assert blamed(commits_are_kept, *exited, drain((7, 10))) is Promise.L13
+    assert check_memory_commits(told(*exited, drain((7, 10)), provide((8, 9)))).is_valid
+    assert blamed(check_memory_commits, *exited, drain((7, 10))) == promises.L13
 
 
 def test_a_turn_that_is_given_up_after_a_failure_breaks_the_shutdown_too() -> None:
@@ -162,9 +163,9 @@ def test_a_turn_that_is_given_up_after_a_failure_breaks_the_shutdown_too() -> No
     C0: |- turn -|  |- exits -|  |- drain -|
     """
     given_up = told(turn((1, 2)), commit((3, 6)), provide((4, 5), ended="exited"), drain((7, 8)))
-    (anomaly,) = commits_are_kept(given_up).anomalies
+    (anomaly,) = check_memory_commits(given_up).anomalies
 
-    assert anomaly.promises == frozenset({Promise.L13, Promise.L3, Promise.L11})
+    assert anomaly.promises == frozenset({promises.L13, promises.L3, promises.L11})
 
 
 def test_a_replacement_commits_nothing_of_its_predecessor() -> None:
@@ -175,7 +176,7 @@ def test_a_replacement_commits_nothing_of_its_predecessor() -> None:
     """
     history = (turn((1, 2)), commit((3, 6)), provide((4, 5), "b"), drain((7, 8)))
 
-    assert blamed(commits_are_kept, *history) is Promise.L4
+    assert blamed(check_memory_commits, *history) == promises.L4
 
 
 def test_two_providers_of_a_session_are_never_at_work_at_once() -> None:
@@ -186,8 +187,8 @@ def test_two_providers_of_a_session_are_never_at_work_at_once() -> None:
     """
     turns = (turn((1, 2)), turn((3, 4)), drain((5, 10)))
 
-    assert blamed(commits_are_kept, *turns, provide((6, 8)), provide((7, 9))) is Promise.L5
-    assert commits_are_kept(told(*turns, provide((6, 7)), provide((8, 9)))).is_valid
+    assert blamed(check_memory_commits, *turns, provide((6, 8)), provide((7, 9))) == promises.L5
+    assert check_memory_commits(told(*turns, provide((6, 7)), provide((8, 9)))).is_valid
 
 
 def test_providers_of_two_sessions_may_be_at_work_at_once() -> None:
@@ -196,7 +197,7 @@ def test_providers_of_two_sessions_may_be_at_work_at_once() -> None:
         *(provide((6, 8)), provide((7, 9), session="t")),
     )
 
-    assert commits_are_kept(told(*history)).is_valid
+    assert check_memory_commits(told(*history)).is_valid
 
 
 def test_a_commit_of_nothing_new_calls_nobody() -> None:
@@ -206,7 +207,7 @@ def test_a_commit_of_nothing_new_calls_nobody() -> None:
     """
     history = (turn((1, 2)), provide((3, 4)), provide((5, 6)))
 
-    assert blamed(commits_are_kept, *history) is Promise.L6
+    assert blamed(check_memory_commits, *history) == promises.L6
 
 
 def test_a_turn_that_nobody_knows_of_may_have_been_committed() -> None:
@@ -218,7 +219,7 @@ def test_a_turn_that_nobody_knows_of_may_have_been_committed() -> None:
     """
     history = (turn((1, 2), outcome=INFO), commit((3, 6)), provide((4, 5)))
 
-    assert commits_are_kept(told(*history)).is_valid
+    assert check_memory_commits(told(*history)).is_valid
 
 
 def test_a_discard_spares_dirty_work_and_is_blamed_for_its_own_session_only() -> None:
@@ -229,8 +230,8 @@ def test_a_discard_spares_dirty_work_and_is_blamed_for_its_own_session_only() ->
     history = (turn((1, 2)), op("discard", (3, 4), result=True), drain((5, 6)))
     elsewhere = (turn((1, 2)), op("discard", (3, 4), result=True, session="t"), drain((5, 6)))
 
-    assert blamed(commits_are_kept, *history) is Promise.L9
-    assert blamed(commits_are_kept, *elsewhere) is Promise.L11
+    assert blamed(check_memory_commits, *history) == promises.L9
+    assert blamed(check_memory_commits, *elsewhere) == promises.L11
 
 
 def test_a_turn_that_no_shutdown_commits_breaks_the_shutdown() -> None:
@@ -241,8 +242,8 @@ def test_a_turn_that_no_shutdown_commits_breaks_the_shutdown() -> None:
     """
     before = (turn((1, 2)), commit((3, 6)), provide((4, 5)))
 
-    assert blamed(commits_are_kept, turn((1, 2)), drain((3, 4))) is Promise.L11
-    assert blamed(commits_are_kept, *before, turn((7, 8)), drain((9, 10))) is Promise.L11
+    assert blamed(check_memory_commits, turn((1, 2)), drain((3, 4))) == promises.L11
+    assert blamed(check_memory_commits, *before, turn((7, 8)), drain((9, 10))) == promises.L11
 
 
 def test_a_turn_that_is_completed_commits_nothing() -> None:
@@ -253,21 +254,21 @@ def test_a_turn_that_is_completed_commits_nothing() -> None:
     """
     history = (turn((1, 4)), provide((2, 3)), drain((5, 6)))
 
-    assert blamed(commits_are_kept, *history) is Promise.L12
+    assert blamed(check_memory_commits, *history) == promises.L12
 
 
 @pytest.mark.parametrize(
     ("function", "promise"),
     [
-        ("commit", Promise.L13),
-        ("drain", Promise.L11),
-        ("discard", Promise.L9),
-        ("register", Promise.L1),
+        ("commit", promises.L13),
+        ("drain", promises.L11),
+        ("discard", promises.L9),
+        ("register", promises.L1),
     ],
 )
 def test_no_call_of_the_lifecycle_raises(function: str, promise: Promise) -> None:
     """Threads that meet are no excuse: a dictionary that changed during iteration, say."""
-    assert blamed(commits_are_kept, op(function, (1, 2), outcome=FAIL)) is promise
+    assert blamed(check_memory_commits, op(function, (1, 2), outcome=FAIL)) is promise
 
 
 # Agents -------------------------------------------------------------------------------------------
@@ -286,7 +287,7 @@ def test_an_agent_is_closed_idle_committed_and_once() -> None:
     """
     kept = op("shrink", (20, 21), {"agents": 1, "cap": 1})
 
-    assert agents_are_spared(
+    assert check_agent_closes(
         told(use((1, 4)), turn((2, 3)), provide((5, 6)), close((7, 8)), kept)
     ).is_valid
 
@@ -297,7 +298,7 @@ def test_an_agent_in_use_is_not_closed() -> None:
     C0: |------ use ------|
     C1:     |- close -|
     """
-    assert blamed(agents_are_spared, use((1, 4)), close((2, 3))) is Promise.A2
+    assert blamed(check_agent_closes, use((1, 4)), close((2, 3))) == promises.A2
 
 
 def test_an_agent_is_not_closed_with_an_uncommitted_turn() -> None:
@@ -307,8 +308,8 @@ def test_an_agent_is_not_closed_with_an_uncommitted_turn() -> None:
     """
     failed = provide((3, 4), ended="failed")
 
-    assert blamed(agents_are_spared, turn((1, 2)), close((3, 4))) is Promise.A5
-    assert blamed(agents_are_spared, turn((1, 2)), failed, close((5, 6))) is Promise.A5
+    assert blamed(check_agent_closes, turn((1, 2)), close((3, 4))) == promises.A5
+    assert blamed(check_agent_closes, turn((1, 2)), failed, close((5, 6))) == promises.A5
 
 
 def test_an_agent_is_not_closed_during_its_commit() -> None:
@@ -319,11 +320,11 @@ def test_an_agent_is_not_closed_during_its_commit() -> None:
     """
     history = (turn((1, 2)), provide((3, 6)), close((4, 5)))
 
-    assert blamed(agents_are_spared, *history) is Promise.A5
+    assert blamed(check_agent_closes, *history) == promises.A5
 
 
 def test_an_agent_is_not_closed_twice() -> None:
-    assert blamed(agents_are_spared, close((1, 2)), close((3, 4))) is Promise.A5
+    assert blamed(check_agent_closes, close((1, 2)), close((3, 4))) == promises.A5
 
 
 def test_agents_of_two_sessions_may_have_one_name() -> None:
@@ -337,23 +338,23 @@ def test_agents_of_two_sessions_may_have_one_name() -> None:
         *(provide((7, 8), session="t"), close((9, 10), session="t")),
     )
 
-    assert agents_are_spared(told(*history)).is_valid
+    assert check_agent_closes(told(*history)).is_valid
 
 
 def test_commits_of_an_eviction_do_not_overlap() -> None:
     history = (turn((1, 2)), turn((3, 4)), provide((5, 7)), provide((6, 8)))
 
-    assert blamed(agents_are_spared, *history) is Promise.L5
+    assert blamed(check_agent_closes, *history) == promises.L5
 
 
 def test_no_more_than_the_cap_is_kept() -> None:
-    assert blamed(agents_are_spared, op("shrink", (1, 2), {"agents": 2, "cap": 1})) is Promise.A1
+    assert blamed(check_agent_closes, op("shrink", (1, 2), {"agents": 2, "cap": 1})) == promises.A1
 
 
 @pytest.mark.parametrize("function", ["turn", "evict", "shrink", "commit"])
 def test_no_turn_and_no_eviction_breaks_down(function: str) -> None:
     """A shrink that raises tells nothing of what is kept, and is no shrink."""
-    assert blamed(agents_are_spared, op(function, (1, 2), outcome=FAIL)) is Promise.A5
+    assert blamed(check_agent_closes, op(function, (1, 2), outcome=FAIL)) == promises.A5
 
 
 # Whatever is done one after another ---------------------------------------------------------------
@@ -396,7 +397,7 @@ def serially(rng: Random) -> Iterator[Operation]:
     yield drain(span())
 
 
-@pytest.mark.parametrize("check", [commits_are_kept, agents_are_spared])
+@pytest.mark.parametrize("check", [check_memory_commits, check_agent_closes])
 def test_what_is_done_one_after_another_is_never_refused(check: Checker) -> None:
     """A lifecycle that does one thing at a time, and all of it, keeps every promise."""
     for seed in range(500):
@@ -411,4 +412,4 @@ def test_what_a_serial_lifecycle_leaves_out_is_always_missed() -> None:
         done = [one for one in calls if one.argument["ended"] == "ok"]
         if done:
             history.remove(done[-1])
-            assert not commits_are_kept(told(*history)).is_valid, seed
+            assert not check_memory_commits(told(*history)).is_valid, seed

@@ -7,9 +7,10 @@ from random import Random
 
 import pytest
 
-from harness.contract.checkers.threads.session_writes import writes_are_stored
+from harness.contract import promises
+from harness.contract.checkers.threads.session_writes import check_session_writes
+from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import VALID
 
 OK, FAIL, INFO = Outcome.OK, Outcome.FAIL, Outcome.INFO
@@ -59,7 +60,7 @@ def cleanup(span: Span) -> Operation:
 def blamed(*operations: Operation) -> Promise | None:
     """The promise that the checker says was broken; None where it has nothing to say."""
     history = History(tuple(sorted(operations, key=lambda one: one.invoked_ns)))
-    anomalies = writes_are_stored(history).anomalies
+    anomalies = check_session_writes(history).anomalies
     return anomalies[0].promise if anomalies else None
 
 
@@ -85,8 +86,8 @@ def test_a_stale_copy_does_not_win() -> None:
     """
     lost = messages((5, 6), "t2")
 
-    assert blamed(save((1, 3), "t1"), save((2, 4), "t2"), lost) is Promise.S9
-    assert blamed(append((1, 3), "t1"), save((2, 4), "t2"), lost) is Promise.S9
+    assert blamed(save((1, 3), "t1"), save((2, 4), "t2"), lost) == promises.S9
+    assert blamed(append((1, 3), "t1"), save((2, 4), "t2"), lost) == promises.S9
 
 
 def test_no_acknowledged_message_is_lost() -> None:
@@ -94,7 +95,7 @@ def test_no_acknowledged_message_is_lost() -> None:
 
     C0: |- append t1 -|   |- append t2 -|   |- messages -> [t2] -|
     """
-    assert blamed(append((1, 2), "t1"), append((3, 4), "t2"), messages((5, 6), "t2")) is Promise.S2
+    assert blamed(append((1, 2), "t1"), append((3, 4), "t2"), messages((5, 6), "t2")) == promises.S2
 
 
 def test_an_append_that_overlaps_the_read_may_be_missing() -> None:
@@ -111,7 +112,7 @@ def test_a_refused_save_stores_nothing() -> None:
 
     C0: |- save t1: stale -|   |- messages -> [t1] -|
     """
-    assert blamed(save((1, 2), "t1", FAIL), messages((3, 4), "t1")) is Promise.S10
+    assert blamed(save((1, 2), "t1", FAIL), messages((3, 4), "t1")) == promises.S10
 
 
 def test_a_save_that_nobody_knows_of_may_be_stored_or_not() -> None:
@@ -125,18 +126,18 @@ def test_a_save_that_nobody_knows_of_may_be_stored_or_not() -> None:
 
 
 def test_a_message_is_stored_once() -> None:
-    assert blamed(append((1, 2), "t1"), messages((3, 4), "t1", "t1")) is Promise.S1
+    assert blamed(append((1, 2), "t1"), messages((3, 4), "t1", "t1")) == promises.S1
 
 
 def test_what_nobody_wrote_is_not_there() -> None:
     """Half of one text and half of another, say."""
-    assert blamed(append((1, 2), "t1"), messages((3, 4), "t1", "t")) is Promise.S1
+    assert blamed(append((1, 2), "t1"), messages((3, 4), "t1", "t")) == promises.S1
 
 
 @pytest.mark.parametrize("function", ["messages", "active"])
 def test_a_session_can_be_read_when_all_is_quiet(function: str) -> None:
     """A file that two threads tore tells nothing, and that is no way out."""
-    assert blamed(append((1, 2), "t1"), op(function, (3, 4), outcome=FAIL)) is Promise.S1
+    assert blamed(append((1, 2), "t1"), op(function, (3, 4), outcome=FAIL)) == promises.S1
 
 
 # Runs ---------------------------------------------------------------------------------------------
@@ -152,8 +153,8 @@ def test_a_cleanup_spares_a_run_that_registered_meanwhile() -> None:
     met = (leave((1, 2)), cleanup((3, 6)), start((4, 5)))
 
     assert blamed(*met, active((7, 8), "new")) is None
-    assert blamed(*met, active((7, 8), None)) is Promise.S7
-    assert blamed(*met, active((7, 8), "old")) is Promise.S7
+    assert blamed(*met, active((7, 8), None)) == promises.S7
+    assert blamed(*met, active((7, 8), "old")) == promises.S7
 
 
 def test_a_run_that_starts_later_is_not_missed_now() -> None:
@@ -174,7 +175,7 @@ def test_a_run_that_starts_during_the_read_may_be_seen_or_not() -> None:
 
     assert blamed(*met, active((3, 6), "one")) is None
     assert blamed(*met, active((3, 6), "two")) is None
-    assert blamed(*met, active((3, 6), None)) is Promise.S7
+    assert blamed(*met, active((3, 6), None)) == promises.S7
 
 
 def test_a_cleanup_unmarks_what_nobody_runs() -> None:
@@ -185,7 +186,7 @@ def test_a_cleanup_unmarks_what_nobody_runs() -> None:
     left = (leave((1, 2)), cleanup((3, 4)))
 
     assert blamed(*left, active((5, 6), None)) is None
-    assert blamed(*left, active((5, 6), "old")) is Promise.S7
+    assert blamed(*left, active((5, 6), "old")) == promises.S7
 
 
 def test_a_cleanup_is_not_blamed_for_what_is_left_behind_later() -> None:
@@ -206,7 +207,7 @@ def test_a_start_that_nobody_knows_of_may_have_marked_the_session() -> None:
 
     assert blamed(*met, active((7, 8), "new")) is None
     assert blamed(*met, active((7, 8), None)) is None
-    assert blamed(*met, active((7, 8), "old")) is Promise.S7
+    assert blamed(*met, active((7, 8), "old")) == promises.S7
 
 
 # Whatever is done one after another ---------------------------------------------------------------
@@ -250,4 +251,4 @@ def serially(rng: Random) -> History:
 def test_what_is_done_one_after_another_is_never_refused() -> None:
     """A store that does one thing at a time keeps every promise."""
     for seed in range(1_000):
-        assert writes_are_stored(serially(Random(seed))) == VALID, seed
+        assert check_session_writes(serially(Random(seed))) == VALID, seed

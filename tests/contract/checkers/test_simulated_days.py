@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 
 from harness.checkers.growth import Controls, GrowsWithin
+from harness.contract import promises
 from harness.contract.checkers.server.simulated_days import (
     Bound,
-    LivedWell,
+    InstallDaysChecker,
     elapsed,
-    lived_well,
+    check_install_days,
     of_process,
 )
+from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Validity
 
 HOUR_S = 3600.0
@@ -69,8 +70,8 @@ def _samples(process: int, *readings: float) -> tuple[Operation, ...]:
     )
 
 
-def _judge(*bounds: Bound) -> LivedWell:
-    return LivedWell(GrowsWithin((), 0, Controls("operations", "cached", 1.0)), bounds)
+def _judge(*bounds: Bound) -> InstallDaysChecker:
+    return InstallDaysChecker(GrowsWithin((), 0, Controls("operations", "cached", 1.0)), bounds)
 
 
 def test_a_life_that_keeps_every_promise_is_valid() -> None:
@@ -83,28 +84,28 @@ def test_a_life_that_keeps_every_promise_is_valid() -> None:
         ([DELETE, CLOSE], {}),
     )
 
-    assert lived_well(history).is_valid
+    assert check_install_days(history).is_valid
 
 
 @pytest.mark.parametrize(
     ("promise", "history"),
     [
-        (Promise.W1, _hours(([], {"woken": ["p1"]}), ([], {"woken": ["p1"]}))),
-        (Promise.W1, _hours(([], {"ended": [["p1", "w1"]]}), ([], {}))),
-        (Promise.G2, _hours(([], {"projections": 2}))),
-        (Promise.G2, _hours(([], {}), ([TALK], {"projections": 2, "announced": 1, "shown": 1}))),
-        (Promise.G1, _hours(([TALK], {"announced": {"g1": 6}, "shown": {"g1": 12}}))),
-        (Promise.G1, _hours(([TALK], {}))),
-        (Promise.C9, _hours(([OPEN, CLOSE], {"channels": 1}))),
-        (Promise.C9, _hours(([OPEN], {"channels": 0}))),
-        (Promise.C9, _hours(([OPEN], {"channels": 1}), ([DELETE], {"channels": 1}))),
-        (Promise.M3, _hours(([], {"fetches": 2}))),
-        (Promise.M3, _hours(*[([], {"fetches": 1})] * 3)),
+        (promises.W1, _hours(([], {"woken": ["p1"]}), ([], {"woken": ["p1"]}))),
+        (promises.W1, _hours(([], {"ended": [["p1", "w1"]]}), ([], {}))),
+        (promises.G2, _hours(([], {"projections": 2}))),
+        (promises.G2, _hours(([], {}), ([TALK], {"projections": 2, "announced": 1, "shown": 1}))),
+        (promises.G1, _hours(([TALK], {"announced": {"g1": 6}, "shown": {"g1": 12}}))),
+        (promises.G1, _hours(([TALK], {}))),
+        (promises.C9, _hours(([OPEN, CLOSE], {"channels": 1}))),
+        (promises.C9, _hours(([OPEN], {"channels": 0}))),
+        (promises.C9, _hours(([OPEN], {"channels": 1}), ([DELETE], {"channels": 1}))),
+        (promises.M3, _hours(([], {"fetches": 2}))),
+        (promises.M3, _hours(*[([], {"fetches": 1})] * 3)),
     ],
 )
 def test_a_broken_promise_is_found(promise: Promise, history: History) -> None:
     """It is named, with the hours in which it was broken."""
-    verdict = lived_well(history)
+    verdict = check_install_days(history)
 
     assert verdict.validity is Validity.INVALID
     assert verdict.anomalies[0].promise is promise
@@ -117,7 +118,7 @@ def test_providers_may_be_asked_once_a_day() -> None:
         ([], {"fetches": int(hour == 0)}) for hour in range(24)
     ]
 
-    assert lived_well(_hours(*day, *day)).is_valid
+    assert check_install_days(_hours(*day, *day)).is_valid
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_a_life_with_a_gap_proves_nothing() -> None:
     history = History((*lost, refused, *_samples(1, 0, 1), *_samples(2, 0, 1)))
     verdict = _judge(Bound("*", 1e9))(history)
 
-    assert lived_well(lost).validity is Validity.INVALID
+    assert check_install_days(lost).validity is Validity.INVALID
     assert verdict.validity is Validity.UNKNOWN
     assert "SlowError" in verdict.unknowns[0]
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.contract.checkers.server.sse_delivery import Reading, delivered, under_load
+from harness.contract import promises
+from harness.contract.checkers.server.sse_delivery import StreamReader, check_delivery, check_load
+from harness.core.contract import Promise
 from harness.core.history import FaultInterval, History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.sse import COMMENT, Frame, Frames
 from harness.core.verdict import Validity
 
@@ -32,7 +33,7 @@ def read(
     *events: bytes, after: int | None = None, stream: str | None = "r", notices: bool = False
 ) -> dict[str, Any]:
     """What a connection comes to that shows these events and is closed."""
-    reading = Reading("s", stream, after, is_notices=notices)
+    reading = StreamReader("s", stream, after, is_notices=notices)
     for number, data in enumerate(events, start=1):
         reading.take(data, number * MS)
     return reading.end("closed", (len(events) + 1) * MS)
@@ -136,7 +137,7 @@ def test_nothing_follows_a_terminal_event() -> None:
 
 
 def test_a_relay_that_stays_open_after_its_end_is_not_closed() -> None:
-    reading = Reading("s", "r", None, is_notices=False)
+    reading = StreamReader("s", "r", None, is_notices=False)
     reading.take(event(1, "apperror"), MS)
 
     assert broken(reading.end("silent", 20_000 * MS)) == ["C6"]
@@ -149,7 +150,7 @@ def test_a_silence_is_one_only_for_who_listens() -> None:
     |--------|--------|----------------|-------|
              1 s      2 s              5 s     7 s: three seconds at most
     """
-    reading = Reading("s", "r", None, is_notices=False)
+    reading = StreamReader("s", "r", None, is_notices=False)
     reading.listen(1000 * MS)
     reading.take(event(1), 2000 * MS)
     reading.take(event(2), 5000 * MS)
@@ -205,7 +206,7 @@ def generate(
 
 
 def judged(*operations: Operation) -> list[Promise]:
-    return [anomaly.promise for anomaly in delivered(History(operations)).anomalies]
+    return [anomaly.promise for anomaly in check_delivery(History(operations)).anomalies]
 
 
 WHOLE = read(*run(4))
@@ -217,40 +218,40 @@ def test_a_good_history_is_valid() -> None:
         (send(tokens=3, outputs=["p"]), reading(WHOLE), messages(woken=["p"]), generate())
     )
 
-    assert under_load(history).is_valid
+    assert check_load(history).is_valid
 
 
 @pytest.mark.parametrize(
     ("operations", "promise"),
     [
-        ((send(), messages([])), Promise.S2),
-        ((send(tokens=4), reading(WHOLE)), Promise.C3),
-        ((send(tokens=2), reading(WHOLE)), Promise.C2),
-        ((reading(WHOLE), reading(read(*run(5)))), Promise.C3),
-        ((send(outputs=["p"]), reading(WHOLE), messages()), Promise.W1),
-        ((send(outputs=["p"]), reading(WHOLE), messages(woken=["p", "p"])), Promise.W1),
+        ((send(), messages([])), promises.S2),
+        ((send(tokens=4), reading(WHOLE)), promises.C3),
+        ((send(tokens=2), reading(WHOLE)), promises.C2),
+        ((reading(WHOLE), reading(read(*run(5)))), promises.C3),
+        ((send(outputs=["p"]), reading(WHOLE), messages()), promises.W1),
+        ((send(outputs=["p"]), reading(WHOLE), messages(woken=["p", "p"])), promises.W1),
         (
             (send(outputs=["p"]), reading(WHOLE), messages(), messages((), ["p"], "t")),
-            Promise.W6,
+            promises.W6,
         ),
         (
             (op("stall", {}, {"end": "held", "fellow": True, "stalled_s": 7.0}),),
-            Promise.C8,
+            promises.C8,
         ),
         (
             (op("stall", {}, {"end": "dropped", "fellow": False, "stalled_s": 7.0}),),
-            Promise.C8,
+            promises.C8,
         ),
         (
             (op("press", {"session": "s", "wakeups_max": 3}, {"refusals": 40, "wakeups": 4}),),
-            Promise.W10,
+            promises.W10,
         ),
         (
             (
                 op("hold", {}, {"held": 9, "is_full": True, "full_ns": [0, 900 * MS]}, 0, 1000),
                 op("poll", {"path": "/health"}, {"status": 503}, 100),
             ),
-            Promise.C10,
+            promises.C10,
         ),
     ],
 )
@@ -279,7 +280,7 @@ def test_a_silence_counts_against_how_late_we_were_ourselves() -> None:
     """
     silent = {**read(event(1)), "silence_ms": 8000.0}
 
-    assert judged(reading(silent), generate(lag_max=5.0)) == [Promise.C6]
+    assert judged(reading(silent), generate(lag_max=5.0)) == [promises.C6]
     assert judged(reading(silent), generate(lag_max=500.0)) == []
     assert judged(reading(silent)) == []
 
@@ -289,8 +290,8 @@ def test_a_silence_while_the_server_was_killed_is_no_breach() -> None:
     killed = FaultInterval("kill", 1000 * MS, 9000 * MS)
     history = History((reading(silent), generate()))
 
-    assert delivered(history).anomalies
-    assert not delivered(replace(history, faults=(killed,))).anomalies
+    assert check_delivery(history).anomalies
+    assert not check_delivery(replace(history, faults=(killed,))).anomalies
 
 
 @pytest.mark.parametrize("generator", [generate(0.97), generate(p50=80.0), generate(p99=2000.0)])
@@ -299,10 +300,10 @@ def test_a_generator_that_was_the_bottleneck_proves_nothing(generator: Operation
     good = History((reading(WHOLE), generator))
     bad = History((reading(read(event(1), event(3))), generator))
 
-    assert under_load(good).validity is Validity.UNKNOWN
-    assert "bottleneck" in under_load(good).unknowns[0]
-    assert under_load(bad).validity is Validity.INVALID
+    assert check_load(good).validity is Validity.UNKNOWN
+    assert "bottleneck" in check_load(good).unknowns[0]
+    assert check_load(bad).validity is Validity.INVALID
 
 
 def test_a_generator_that_left_no_account_proves_nothing() -> None:
-    assert under_load(History((reading(WHOLE),))).validity is Validity.UNKNOWN
+    assert check_load(History((reading(WHOLE),))).validity is Validity.UNKNOWN

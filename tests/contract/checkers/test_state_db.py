@@ -10,24 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.contract.checkers.state_db.append_transactions import appends_are_serializable
-from harness.contract.checkers.state_db.database_content import all_is_kept
-from harness.contract.checkers.state_db.disk_errors import broken_disks_are_told
+from harness.contract import promises
+from harness.contract.checkers.state_db.append_transactions import check_append_transactions
+from harness.contract.checkers.state_db.database_content import check_database_content
+from harness.contract.checkers.state_db.disk_errors import check_disk_errors
 from harness.contract.checkers.state_db.fairness import (
     HANG,
     KILL,
     STARVING,
-    nobody_hangs,
-    nobody_refused,
-    nobody_starves,
-    the_dead_are_succeeded,
+    no_hangs,
+    no_early_refusals,
+    no_starvation,
+    check_writes_after_kills,
 )
-from harness.contract.checkers.state_db.lock_discipline import held_ms, locks_are_used_well
-from harness.contract.checkers.state_db.stalled_holder import the_hung_are_named
+from harness.contract.checkers.state_db.lock_discipline import held_ms, check_lock_discipline
+from harness.contract.checkers.state_db.stalled_holder import check_stalled_holders
 from harness.contract.checkers.state_db.wait_times import measure, overtakings, writes_of
-from harness.contract.checkers.state_db.wal_size import log_high_water_bytes, log_stays_below
+from harness.contract.checkers.state_db.wal_size import wal_high_water_bytes, wal_stays_below
+from harness.core.contract import Promise
 from harness.core.history import FaultInterval, History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Verdict
 
 MS = 1_000_000
@@ -118,7 +119,7 @@ def test_waiting_together_is_a_convoy_and_waiting_by_turns_is_not() -> None:
 
 
 def test_nobody_can_measure_what_nobody_wrote() -> None:
-    with pytest.raises(ValueError, match="nobody wrote"):
+    with pytest.raises(ValueError, match="no answered write"):
         measure({})
 
 
@@ -127,9 +128,9 @@ def test_nobody_can_measure_what_nobody_wrote() -> None:
 
 def test_who_is_overtaken_without_bound_starves() -> None:
     """A line is fair, a pile is not; the sentence says who passed whom, and how often."""
-    assert nobody_starves(history(in_turns(4, STARVING * 2))).is_valid
-    verdict = nobody_starves(history(barging(4, STARVING * 2)))
-    assert broken(verdict) == {Promise.D4}
+    assert no_starvation(history(in_turns(4, STARVING * 2))).is_valid
+    verdict = no_starvation(history(barging(4, STARVING * 2)))
+    assert broken(verdict) == {promises.D4}
     assert "3 of 4 writers starved" in verdict.anomalies[0].message
 
 
@@ -143,7 +144,7 @@ def test_who_lacked_a_processor_was_not_overtaken_by_a_policy() -> None:
             for who, one in first.items()
             if (ended := one.completed_ns)
         ]
-        assert nobody_starves(history([*pile, *notes])).is_valid is is_valid
+        assert no_starvation(history([*pile, *notes])).is_valid is is_valid
 
 
 def test_to_be_refused_again_and_again_is_not_to_overtake() -> None:
@@ -153,14 +154,14 @@ def test_to_be_refused_again_and_again_is_not_to_overtake() -> None:
         one if one.process == 3 else replace(one, outcome=Outcome.FAIL, error="E: locked")
         for one in pile
     ]
-    assert broken(nobody_starves(history(pile))) == {Promise.D4}
-    assert nobody_starves(history(refused)).is_valid
+    assert broken(no_starvation(history(pile))) == {promises.D4}
+    assert no_starvation(history(refused)).is_valid
 
 
 def test_one_writer_that_had_bad_luck_proves_nothing() -> None:
     """One that was put aside by the system, before it could stand in line, is no policy."""
     unlucky = append(9, "unlucky", (0, STARVING * 8 * MS))
-    assert nobody_starves(history([*in_turns(4, STARVING * 2), unlucky])).is_valid
+    assert no_starvation(history([*in_turns(4, STARVING * 2), unlucky])).is_valid
 
 
 def test_a_refusal_before_the_patience_is_over_is_one_too_many() -> None:
@@ -169,14 +170,14 @@ def test_a_refusal_before_the_patience_is_over_is_one_too_many() -> None:
         append(2, "b", (0, 400 * MS)), outcome=Outcome.FAIL, error="OperationalError: locked"
     )
     served = append(1, "a", (0, 300 * MS))
-    check = nobody_refused(patience_s=1.0)
-    assert broken(check(history([served, refused]))) == {Promise.D3}
+    check = no_early_refusals(patience_s=1.0)
+    assert broken(check(history([served, refused]))) == {promises.D3}
     assert check(history([served])).is_valid
 
 
 def test_a_refusal_after_the_patience_leaves_unknown_what_would_have_come() -> None:
     refused = replace(append(2, "b", (0, 2000 * MS)), outcome=Outcome.FAIL, error="E: locked")
-    verdict = nobody_refused(patience_s=1.0)(history([refused]))
+    verdict = no_early_refusals(patience_s=1.0)(history([refused]))
     assert not verdict.anomalies
     assert verdict.unknowns
 
@@ -201,29 +202,29 @@ def looked_at(texts: list[str], **differs: Any) -> History:
 
 @pytest.mark.parametrize("texts", [["alpha 1", "alpha 2"], ["alpha 1", "alpha 3", "alpha 2"]])
 def test_what_was_acknowledged_is_there_and_the_unknown_may_be(texts: list[str]) -> None:
-    assert all_is_kept(looked_at(texts)).is_valid
+    assert check_database_content(looked_at(texts)).is_valid
 
 
 @pytest.mark.parametrize(
     ("seen", "promise"),
     [
-        (looked_at(["alpha 1"]), Promise.D1),
-        (looked_at(["alpha 2", "alpha 1"]), Promise.D1),
-        (looked_at(["alpha 1", "alpha 1", "alpha 2"]), Promise.D2),
-        (looked_at(["alpha 1", "alpha 2", "alpha 4"]), Promise.D2),
-        (looked_at(["alpha 1", "alpha 2"], integrity="row 3 missing"), Promise.D1),
-        (looked_at(["alpha 1", "alpha 2"], full_text="words: malformed"), Promise.D2),
-        (looked_at(["alpha 1", "alpha 2"], drift=[["s1", 3, 2]]), Promise.D2),
-        (looked_at(["alpha 1", "alpha 2"], found=["alpha 1"]), Promise.D2),
+        (looked_at(["alpha 1"]), promises.D1),
+        (looked_at(["alpha 2", "alpha 1"]), promises.D1),
+        (looked_at(["alpha 1", "alpha 1", "alpha 2"]), promises.D2),
+        (looked_at(["alpha 1", "alpha 2", "alpha 4"]), promises.D2),
+        (looked_at(["alpha 1", "alpha 2"], integrity="row 3 missing"), promises.D1),
+        (looked_at(["alpha 1", "alpha 2"], full_text="words: malformed"), promises.D2),
+        (looked_at(["alpha 1", "alpha 2"], drift=[["s1", 3, 2]]), promises.D2),
+        (looked_at(["alpha 1", "alpha 2"], found=["alpha 1"]), promises.D2),
     ],
     ids=["lost", "swapped", "doubled", "phantom", "damaged", "index", "counter", "unfound"],
 )
 def test_what_is_lost_doubled_or_damaged_is_seen(seen: History, promise: Promise) -> None:
-    assert broken(all_is_kept(seen)) == {promise}
+    assert broken(check_database_content(seen)) == {promise}
 
 
 def test_without_a_last_look_nothing_is_known() -> None:
-    verdict = all_is_kept(history(DONE))
+    verdict = check_database_content(history(DONE))
     assert not verdict.anomalies
     assert verdict.unknowns
 
@@ -242,17 +243,17 @@ def test_a_read_that_misses_what_was_acknowledged_before_it_is_a_cycle() -> None
     other:                 |- read: nothing -|     |- read: a -|
     """
     late = [read(2, (2, 3)), read(2, (4, 5), "a")]
-    verdict = appends_are_serializable(history([append(1, "a", (0, 1)), *late]))
-    assert broken(verdict) == {Promise.D1}
+    verdict = check_append_transactions(history([append(1, "a", (0, 1)), *late]))
+    assert broken(verdict) == {promises.D1}
     assert verdict.anomalies[0].name.startswith("G")
     sound = [append(1, "a", (0, 3)), *late]
-    assert appends_are_serializable(history(sound)).is_valid
+    assert check_append_transactions(history(sound)).is_valid
 
 
 def test_two_orders_of_one_list_are_seen() -> None:
     both = [append(1, "a", (0, 9)), append(2, "b", (0, 9))]
     reads = [read(3, (1, 2), "a", "b"), read(4, (3, 4), "b", "a")]
-    assert broken(appends_are_serializable(history([*both, *reads]))) == {Promise.D1}
+    assert broken(check_append_transactions(history([*both, *reads]))) == {promises.D1}
 
 
 # Locks --------------------------------------------------------------------------------------------
@@ -270,18 +271,18 @@ WRITER = append(1, "a", (4, 7))
 @pytest.mark.parametrize(
     ("one", "promise"),
     [
-        (seen(1, "BEGIN", "SELECT 1", UPDATE), Promise.D7),
-        (seen(1, "BEGIN DEFERRED", UPDATE), Promise.D7),
-        (seen(2, "BEGIN IMMEDIATE"), Promise.D8),
-        (seen(2, "", UPDATE), Promise.D8),
-        (seen(2, "", "PRAGMA wal_checkpoint (TRUNCATE)"), Promise.D8),
-        (op(2, "drop", {}, (5, 6), 2), Promise.D8),
-        (op(2, "opened_behind", {"file": "state.db"}, (5, 6)), Promise.D11),
+        (seen(1, "BEGIN", "SELECT 1", UPDATE), promises.D7),
+        (seen(1, "BEGIN DEFERRED", UPDATE), promises.D7),
+        (seen(2, "BEGIN IMMEDIATE"), promises.D8),
+        (seen(2, "", UPDATE), promises.D8),
+        (seen(2, "", "PRAGMA wal_checkpoint (TRUNCATE)"), promises.D8),
+        (op(2, "drop", {}, (5, 6), 2), promises.D8),
+        (op(2, "opened_behind", {"file": "state.db"}, (5, 6)), promises.D11),
     ],
     ids=["upgrade", "deferred", "reader", "opener", "closer", "leak", "behind"],
 )
 def test_a_lock_that_is_taken_late_or_by_a_reader_is_seen(one: Operation, promise: Promise) -> None:
-    assert broken(locks_are_used_well(history([WRITER, one]))) == {promise}
+    assert broken(check_lock_discipline(history([WRITER, one]))) == {promise}
 
 
 def test_what_takes_its_lock_at_once_or_none_is_well() -> None:
@@ -294,7 +295,7 @@ def test_what_takes_its_lock_at_once_or_none_is_well() -> None:
         seen(2, "", "CREATE TABLE IF NOT EXISTS sessions (id TEXT)"),
         op(2, "drop", {}, (5, 6), 0),
     ]
-    assert locks_are_used_well(history([WRITER, *harmless])).is_valid
+    assert check_lock_discipline(history([WRITER, *harmless])).is_valid
     assert held_ms(history([WRITER, *harmless])) == [2.0]
 
 
@@ -303,13 +304,13 @@ def test_what_takes_its_lock_at_once_or_none_is_well() -> None:
 
 def test_a_log_that_outgrows_its_bound_is_seen_by_its_highest_mark() -> None:
     looks = [op(1, "log_bytes", {}, (at, at), size) for at, size in enumerate((10, 70, 20))]
-    assert log_stays_below(70)(history(looks)).is_valid
-    assert broken(log_stays_below(69)(history(looks))) == {Promise.D6}
-    assert log_high_water_bytes(history(looks)) == 70
+    assert wal_stays_below(70)(history(looks)).is_valid
+    assert broken(wal_stays_below(69)(history(looks))) == {promises.D6}
+    assert wal_high_water_bytes(history(looks)) == 70
 
 
 def test_a_log_that_nobody_looked_at_is_unknown() -> None:
-    assert log_stays_below(1)(history([])).unknowns
+    assert wal_stays_below(1)(history([])).unknowns
 
 
 # The dead, the hung and the broken ----------------------------------------------------------------
@@ -327,14 +328,14 @@ def beside(fault: str, *operations: Operation) -> History:
 
 def test_whoever_is_refused_beside_the_dead_was_not_let_in_after_them() -> None:
     late = refused(1, "append", (0, 99), "OutOfPatienceError: no turn in 30 s")
-    assert broken(the_dead_are_succeeded(history([late]))) == {Promise.D5}
-    assert the_dead_are_succeeded(history([append(1, "a", (0, 99))])).is_valid
+    assert broken(check_writes_after_kills(history([late]))) == {promises.D5}
+    assert check_writes_after_kills(history([append(1, "a", (0, 99))])).is_valid
 
 
 def test_a_process_that_never_ends_is_an_accusation_and_a_killed_one_is_not() -> None:
     question = append(1, "a", (11, None))
-    assert broken(nobody_hangs(beside(f"{HANG}42", question))) == {Promise.D5}
-    assert nobody_hangs(beside(f"{KILL}42", question)).is_valid
+    assert broken(no_hangs(beside(f"{HANG}42", question))) == {promises.D5}
+    assert no_hangs(beside(f"{KILL}42", question)).is_valid
 
 
 @pytest.mark.parametrize(
@@ -353,7 +354,7 @@ def test_a_process_that_never_ends_is_an_accusation_and_a_killed_one_is_not() ->
 def test_beside_a_hung_holder_all_are_answered_and_told_who_it_is(
     one: Operation, *, is_valid: bool
 ) -> None:
-    assert the_hung_are_named(beside("pause process 42", one)).is_valid is is_valid
+    assert check_stalled_holders(beside("pause process 42", one)).is_valid is is_valid
 
 
 def test_one_that_stood_still_may_write_before_anybody_noted_that_it_goes_on() -> None:
@@ -364,9 +365,9 @@ def test_one_that_stood_still_may_write_before_anybody_noted_that_it_goes_on() -
     truly              |----------------------|
     """
     own = (append(1, "inside", (9, 18)), append(1, "its next", (19, 21)))
-    assert the_hung_are_named(beside("pause process 42", *own)).is_valid
+    assert check_stalled_holders(beside("pause process 42", *own)).is_valid
     other = append(2, "held up", (19, 21))
-    assert not the_hung_are_named(beside("pause process 42", *own, other)).is_valid
+    assert not check_stalled_holders(beside("pause process 42", *own, other)).is_valid
 
 
 @pytest.mark.parametrize(
@@ -383,6 +384,6 @@ def test_one_that_stood_still_may_write_before_anybody_noted_that_it_goes_on() -
 def test_what_a_broken_disk_refuses_is_told_clearly_and_only_while_it_is_broken(
     fault: str, one: Operation, name: str
 ) -> None:
-    verdict = broken_disks_are_told(beside(fault, one))
+    verdict = check_disk_errors(beside(fault, one))
     assert {anomaly.name for anomaly in verdict.anomalies} == ({name} if name else set())
-    assert broken(verdict) <= {Promise.D10}
+    assert broken(verdict) <= {promises.D10}

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from harness.contract.checkers.threads.catalog_budget import rebuilds_keep_within
-from harness.contract.checkers.threads.channel_lifetime import channels_outlive_their_readers
-from harness.contract.checkers.threads.journal_order import rows_are_in_order
-from harness.contract.checkers.threads.stream_shutdown import readers_end_with_the_stop
+from harness.contract import promises
+from harness.contract.checkers.threads.catalog_budget import rebuilds_within_budget
+from harness.contract.checkers.threads.channel_lifetime import check_channel_lifetime
+from harness.contract.checkers.threads.journal_order import check_journal_order
+from harness.contract.checkers.threads.stream_shutdown import check_stream_shutdown
 from harness.contract.checkers.threads.wakeup_routing import (
-    restarts_lose_nobody,
-    sessions_are_woken,
+    check_wakeup_restarts,
+    check_wakeup_routing,
 )
+from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Verdict
 
 S = {"session": "s"}
@@ -53,11 +54,11 @@ A, B = ("emit", {"text": "a"}), ("emit", {"text": "b"})
     ("seqs", "texts", "shown", "expected"),
     [
         ([1, 2], ["a", "b"], [1, 2], []),
-        ([2, 1], ["b", "a"], [2, 1], [Promise.T5]),
-        ([1, 3], ["a", "b"], [1, 3], [Promise.T5]),
-        ([1, 1], ["a", "b"], [1, 1], [Promise.T5]),
-        ([1], ["a"], [1, 2], [Promise.T5]),
-        ([1, 2], ["a", "b"], [2, 1], [Promise.C1]),
+        ([2, 1], ["b", "a"], [2, 1], [promises.T5]),
+        ([1, 3], ["a", "b"], [1, 3], [promises.T5]),
+        ([1, 1], ["a", "b"], [1, 1], [promises.T5]),
+        ([1], ["a"], [1, 2], [promises.T5]),
+        ([1, 2], ["a", "b"], [2, 1], [promises.C1]),
     ],
 )
 def test_rows_are_numbered_in_order_and_shown_so(
@@ -66,7 +67,7 @@ def test_rows_are_numbered_in_order_and_shown_so(
     """T5, C1: out of order, a gap, a number given twice, a row that is gone, shown otherwise."""
     rows = {"seqs": seqs, "texts": texts, "shown": shown}
 
-    assert broken(rows_are_in_order(one_by_one((*A, 1), (*B, 2), ("rows", {}, rows)))) == expected
+    assert broken(check_journal_order(one_by_one((*A, 1), (*B, 2), ("rows", {}, rows)))) == expected
 
 
 def test_a_row_that_was_refused_is_not_there() -> None:
@@ -77,8 +78,8 @@ def test_a_row_that_was_refused_is_not_there() -> None:
         (Operation(1, *A, Outcome.INFO, 1, None, None, "killed"), refused.operations[-1])
     )
 
-    assert broken(rows_are_in_order(refused)) == [Promise.T5]
-    assert broken(rows_are_in_order(unknown)) == []
+    assert broken(check_journal_order(refused)) == [promises.T5]
+    assert broken(check_journal_order(unknown)) == []
 
 
 P1 = ("complete", {**S, "process": "p1"}, None)
@@ -94,11 +95,11 @@ def wake(process: str, session: str = "s") -> tuple[str, dict[str, Any], None]:
     ("told", "expected"),
     [
         ((P1, P2, wake("p1"), wake("p2"), SETTLE), []),
-        ((P1, wake("p1"), wake("p1"), SETTLE), [Promise.W1]),
-        ((P1, wake("p1", "t"), SETTLE), [Promise.W6]),
-        ((P1, P2, wake("p2"), wake("p1"), SETTLE), [Promise.W3]),
-        ((P1, SETTLE), [Promise.W2]),
-        ((("begin_run", S, None), P1, SETTLE), [Promise.W3]),
+        ((P1, wake("p1"), wake("p1"), SETTLE), [promises.W1]),
+        ((P1, wake("p1", "t"), SETTLE), [promises.W6]),
+        ((P1, P2, wake("p2"), wake("p1"), SETTLE), [promises.W3]),
+        ((P1, SETTLE), [promises.W2]),
+        ((("begin_run", S, None), P1, SETTLE), [promises.W3]),
         ((P1,), []),
     ],
 )
@@ -106,7 +107,7 @@ def test_each_completion_wakes_its_session_once_and_in_its_turn(
     told: tuple[tuple[str, dict[str, Any], Any], ...], expected: list[Promise]
 ) -> None:
     """W1, W2, W3, W6: twice, elsewhere, overtaken, never; before all is quiet nobody is late."""
-    assert broken(sessions_are_woken(one_by_one(*told))) == expected
+    assert broken(check_wakeup_routing(one_by_one(*told))) == expected
 
 
 def test_what_a_turn_starts_is_its_own() -> None:
@@ -117,20 +118,20 @@ def test_what_a_turn_starts_is_its_own() -> None:
     """
     spawns = [seen("spawn", {"session": "s", "owner": "t"}, 1, 3)]
     spawns += [seen("spawn", {"session": "t", "owner": "t"}, 2, 4)]
-    (anomaly,) = sessions_are_woken(History(tuple(spawns))).anomalies
+    (anomaly,) = check_wakeup_routing(History(tuple(spawns))).anomalies
 
-    assert anomaly.promises == {Promise.T7, Promise.W6}
-    assert sessions_are_woken(History((spawns[1],))).is_valid
+    assert anomaly.promises == {promises.T7, promises.W6}
+    assert check_wakeup_routing(History((spawns[1],))).is_valid
 
 
 @pytest.mark.parametrize(
     ("woken", "expected"),
     [
         ([["s", "p1"]], []),
-        ([], [Promise.W4]),
-        ([["s", "p1"], ["s", "p1"]], [Promise.W1]),
-        ([["t", "p1"]], [Promise.W6]),
-        ([["s", "p1"], ["t", "p1"]], [Promise.W6]),
+        ([], [promises.W4]),
+        ([["s", "p1"], ["s", "p1"]], [promises.W1]),
+        ([["t", "p1"]], [promises.W6]),
+        ([["s", "p1"], ["t", "p1"]], [promises.W6]),
     ],
 )
 def test_what_was_promised_is_told_after_a_restart(
@@ -140,7 +141,7 @@ def test_what_was_promised_is_told_after_a_restart(
     left = ("leave", {**S, "process": "p1"}, None)
     history = one_by_one(left, ("restart", {}, None), ("settle", {}, {"woken": woken}))
 
-    assert broken(restarts_lose_nobody(history)) == expected
+    assert broken(check_wakeup_restarts(history)) == expected
 
 
 COMES = ("subscribe", {**S, "reader": "r"}, None)
@@ -161,32 +162,32 @@ def sizes(channels: int, readers: int) -> tuple[str, dict[str, Any], Any]:
     ("told", "expected"),
     [
         ((COMES, NOTICE, RUN, heard([1], ["x"]), sizes(1, 1), GOES, sizes(0, 0)), []),
-        ((COMES, sizes(0, 0)), [Promise.C9]),
-        ((COMES, GOES, sizes(1, 0)), [Promise.C9]),
-        ((COMES, RUN, heard([], [])), [Promise.C7]),
-        ((RUN, COMES, heard([], [])), [Promise.C7]),
-        ((COMES, RUN, heard([], ["x", "x"])), [Promise.C2]),
-        ((COMES, NOTICE, heard([], [])), [Promise.C3]),
+        ((COMES, sizes(0, 0)), [promises.C9]),
+        ((COMES, GOES, sizes(1, 0)), [promises.C9]),
+        ((COMES, RUN, heard([], [])), [promises.C7]),
+        ((RUN, COMES, heard([], [])), [promises.C7]),
+        ((COMES, RUN, heard([], ["x", "x"])), [promises.C2]),
+        ((COMES, NOTICE, heard([], [])), [promises.C3]),
         ((NOTICE, COMES, heard([], [])), []),
-        ((COMES, NOTICE, heard([1, 1], [])), [Promise.C2]),
+        ((COMES, NOTICE, heard([1, 1], [])), [promises.C2]),
     ],
 )
 def test_a_channel_lives_as_long_as_it_is_read_and_shows_all_meanwhile(
     told: tuple[tuple[str, dict[str, Any], Any], ...], expected: list[Promise]
 ) -> None:
     """C9, C7, C3, C2: collected under a reader, kept for nobody, a run or a notice unheard."""
-    assert broken(channels_outlive_their_readers(one_by_one(*told))) == expected
+    assert broken(check_channel_lifetime(one_by_one(*told))) == expected
 
 
 @pytest.mark.parametrize(
     ("function", "models", "waited_s", "expected"),
     [
         ("rebuilt", ["m"], 4.0, []),
-        ("rebuilt", ["m"], 4.1, [Promise.M2]),
-        ("rebuilt", [], 0.0, [Promise.M1]),
+        ("rebuilt", ["m"], 4.1, [promises.M2]),
+        ("rebuilt", [], 0.0, [promises.M1]),
         ("shown", ["m"], 0.0, []),
-        ("shown", ["m"], 0.1, [Promise.M1]),
-        ("shown", [], 0.0, [Promise.M1]),
+        ("shown", ["m"], 0.1, [promises.M1]),
+        ("shown", [], 0.0, [promises.M1]),
     ],
 )
 def test_nobody_waits_for_longer_than_the_budget_and_a_display_never(
@@ -195,7 +196,7 @@ def test_nobody_waits_for_longer_than_the_budget_and_a_display_never(
     """M1, M2: and whoever asks is offered something."""
     history = one_by_one((function, {}, {"models": models, "waited_s": waited_s}))
 
-    assert broken(rebuilds_keep_within(4.0)(history)) == expected
+    assert broken(rebuilds_within_budget(4.0)(history)) == expected
 
 
 def test_providers_are_asked_by_one_at_a_time() -> None:
@@ -210,16 +211,16 @@ def test_providers_are_asked_by_one_at_a_time() -> None:
         for number, begun in enumerate((1, 2, 6), start=1)
     )
 
-    assert broken(rebuilds_keep_within(4.0)(History((first, second)))) == [Promise.M2]
-    assert broken(rebuilds_keep_within(4.0)(History((first, third)))) == []
+    assert broken(rebuilds_within_budget(4.0)(History((first, second)))) == [promises.M2]
+    assert broken(rebuilds_within_budget(4.0)(History((first, third)))) == []
 
 
 @pytest.mark.parametrize(
     ("check", "function", "promise"),
     [
-        (rows_are_in_order, "rows", Promise.T5),
-        (sessions_are_woken, "settle", Promise.W3),
-        (restarts_lose_nobody, "settle", Promise.W4),
+        (check_journal_order, "rows", promises.T5),
+        (check_wakeup_routing, "settle", promises.W3),
+        (check_wakeup_restarts, "settle", promises.W4),
     ],
 )
 def test_a_last_look_that_raises_is_no_way_out(
@@ -233,7 +234,7 @@ def test_a_last_look_that_raises_is_no_way_out(
 
 @pytest.mark.parametrize(
     ("ended", "left", "expected"),
-    [([True, True], 0, []), ([True, False], 0, [Promise.G4]), ([True], 1, [Promise.G4])],
+    [([True, True], 0, []), ([True, False], 0, [promises.G4]), ([True], 1, [promises.G4])],
 )
 def test_a_stop_leaves_nobody_waiting(
     ended: list[bool], left: int, expected: list[Promise]
@@ -242,4 +243,4 @@ def test_a_stop_leaves_nobody_waiting(
     asked: list[tuple[str, dict[str, Any], Any]] = [("read", {}, end) for end in ended]
     history = one_by_one(("stop", {}, None), *asked, ("readers", {}, left))
 
-    assert broken(readers_end_with_the_stop(history)) == expected
+    assert broken(check_stream_shutdown(history)) == expected

@@ -1,1 +1,1 @@
-"""server."""
+"""Checkers of histories that clients of a running server made."""

@@ -1,72 +1,100 @@
-"""Served: many clients of one server, through its deaths and other faults, by all that they saw.
+"""Checks what many clients of one server observed, through kills and other faults.
 
-Pure, and near-linear in the history. The first anomaly is the root: what is wrong with a stream is
-judged before the messages that it showed, and those before the wakeups among them.
+Pure, and near-linear in the history. Only the first anomaly is reported, and causes are judged
+before their consequences: streams before the messages they showed, and those before wakeups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.contract.checkers.server.client_history import Visits
-from harness.contract.checkers.server.stream_events import streams_are_true
-from harness.contract.checkers.server.transcript import messages_are_kept
-from harness.contract.checkers.server.wakeup_delivery import processes_wake_their_sessions
+from harness.contract import promises
+from harness.contract.checkers.server.client_history import ClientHistory
+from harness.contract.checkers.server.stream_events import stream_anomalies
+from harness.contract.checkers.server.transcript import transcript_anomalies
+from harness.contract.checkers.server.wakeup_delivery import wakeup_anomalies
 from harness.core.history import History, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
 
 
-def visitors_are_served(history: History) -> Verdict:
-    """Judge a history of visits that ends quiet."""
-    visits = Visits(history)
-    anomaly = next(_anomalies(visits), None)
+def check_end_to_end(history: History) -> Verdict:
+    """Judge a history of clients that ends quiet."""
+    view = ClientHistory(history)
+    anomaly = next(_anomalies(view), None)
     if anomaly is not None:
         return Verdict(anomalies=(anomaly,))
-    return Verdict(unknowns=tuple(_unasked(visits)))
+    return Verdict(unknowns=tuple(_unread_sessions(view)))
 
 
-def _anomalies(visits: Visits) -> Iterator[Anomaly]:
-    yield from _lives(visits)
-    yield from streams_are_true(visits)
-    yield from messages_are_kept(visits)
-    if visits.final:
-        yield from processes_wake_their_sessions(visits)
-    yield from _unrest(visits)
+def _anomalies(view: ClientHistory) -> Iterator[Anomaly]:
+    yield from _process_failures(view)
+    yield from stream_anomalies(view)
+    yield from transcript_anomalies(view)
+    if view.final:
+        yield from wakeup_anomalies(view)
+    yield from _unrest(view)
 
 
-def _lives(visits: Visits) -> Iterator[Anomaly]:
-    """A server that does not come up, or does not go as it was told (H3); an error of its own."""
-    for boot in visits.all("boot"):
+def _process_failures(view: ClientHistory) -> Iterator[Anomaly]:
+    """A server that does not boot, or ignores a termination (H3); an internal error (H2)."""
+    for boot in view.all("boot"):
         if boot.outcome is Outcome.FAIL:
-            yield Anomaly(Promise.H3, f"it did not come up: {boot.error}", (boot,), "no-boot")
-    for told in visits.all("terminate"):
-        if told.outcome is not Outcome.OK or told.result != 0:
-            yield Anomaly(Promise.H3, f"exit 0 was promised: {told}", (told,), "bad-exit")
-    for operation in visits.history:
+            yield Anomaly(
+                promises.H3,
+                f"boot() failed: {boot.error}",
+                (boot,),
+                "no-boot",
+                expected="the server boots on its folder and answers",
+                observed=boot.answer,
+            )
+    for terminate in view.all("terminate"):
+        if terminate.outcome is not Outcome.OK or terminate.result != 0:
+            yield Anomaly(
+                promises.H3,
+                f"terminate() did not end the server cleanly: {terminate}",
+                (terminate,),
+                "bad-exit",
+                expected="exit code 0 after SIGTERM",
+                observed=terminate.answer,
+            )
+    for operation in view.history:
         if ": 500 " in operation.error:
-            yield Anomaly(Promise.H2, f"{operation}", (operation,), "internal-error")
+            yield Anomaly(
+                promises.H2,
+                f"the server answered with an internal error: {operation}",
+                (operation,),
+                "internal-error",
+                expected="no status 500, whatever is asked",
+                observed=operation.error,
+            )
 
 
-def _unrest(visits: Visits) -> Iterator[Anomaly]:
-    """What is under way, or too large, long after it should be (by what it is)."""
-    for rest in visits.done("rest"):
-        for name in rest.result["left"]:
-            broken, also = _UNREST.get(name, (Promise.T3, ()))
-            message = f"it never came to rest: {rest.result['left']}"
-            yield Anomaly(broken, message, (rest,), "no-rest", also=also)
+def _unrest(view: ClientHistory) -> Iterator[Anomaly]:
+    """Work that never ends, or a container above its bound, after the last fault."""
+    for rest in view.done("rest"):
+        for name, content in rest.result["left"].items():
+            broken, also = _UNREST.get(name, (promises.T3, ()))
+            yield Anomaly(
+                broken,
+                f"rest() timed out: the server's {name} did not settle: {content!r}",
+                (rest,),
+                "no-rest",
+                also=also,
+                expected=f"{name} empty, or within its bound, once all clients are done",
+                observed=f"{name} = {content!r}",
+            )
 
 
 _UNREST = {
-    "process_events_pending": (Promise.W3, (Promise.W2, Promise.W5)),
-    "wakeup_events": (Promise.W3, (Promise.W2, Promise.W5)),
-    "agents_cached": (Promise.A1, ()),
-    "sessions_held": (Promise.A6, ()),
+    "process_events_pending": (promises.W3, (promises.W2, promises.W5)),
+    "wakeup_events": (promises.W3, (promises.W2, promises.W5)),
+    "agents_cached": (promises.A1, ()),
+    "sessions_held": (promises.A6, ()),
 }
 
 
-def _unasked(visits: Visits) -> Iterator[str]:
-    """Sessions that could not be read when all was quiet."""
-    for session in visits.accepted_in:
-        if session not in visits.final and not visits.deletes.get(session):
+def _unread_sessions(view: ClientHistory) -> Iterator[str]:
+    """Sessions without a quiet read, whose messages cannot be judged."""
+    for session in view.accepted_in:
+        if session not in view.final and not view.deletes.get(session):
             yield f"{session} was not read when all was quiet"

@@ -1,12 +1,12 @@
-"""Lived: what an install shows hour by hour, while its timers, reapers and watchers do their work.
+"""Checks simulated days of one install, hour by hour, and that the virtual clock is trustworthy.
 
-For histories of `live` operations: each tells what was done in its hour, and answers with what was
-seen. An hour ends quietly, so that all that follows from its acts is seen in it. After each hour
-there is a `sample`, and in the end `elapsed` tells how much time passed, by both clocks.
+For histories of `live` operations: the argument lists the acts of one hour, the result holds what
+was observed in it. An hour ends quiet, so that every consequence of its acts is observed in it. A
+`sample` follows each hour, and at the end `elapsed` reports the time that passed, by both clocks.
 
-That is one *process* of the history, `LIFE`. Two more are its control, and live the same hours by
-two clocks, `REAL` and `LAPSED`. If their readings do not move alike, per operation, then the
-shorter clock is not to be trusted, and nothing is known.
+That is process `LIFE` of the history. Two more processes are its control: they run the same hours
+by the clocks `REAL` and `LAPSED`. Where a gauge's slope per operation differs between the two, the
+compressed clock is not trustworthy, and the verdict is unknown.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from itertools import pairwise
 from typing import Any
 
 from harness.checkers.growth import SAMPLE, GrowsWithin
+from harness.contract import promises
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict, merge
 
 LIFE, REAL, LAPSED = range(3)
@@ -34,89 +34,123 @@ Act = Mapping[str, Any]
 
 
 def of_process(history: History, process: int) -> History:
-    """What one process was asked."""
+    """The operations of one process."""
     return History(tuple(op for op in history if op.process == process), (), history.notes)
 
 
-# One life
+# One install
 
 
-def lived_well(history: History) -> Verdict:
-    """Judge one life, of hours that take an hour."""
+def check_install_days(history: History) -> Verdict:
+    """Judge the days of one install."""
     hours = [operation for operation in history.happened if operation.function == LIVE]
-    for rule in (_woken_twice, _never_woken, _unasked, _unannounced, _channels, _refetched):
+    for rule in (
+        _double_wakeups,
+        _lost_wakeups,
+        _needless_projections,
+        _unannounced,
+        _channels,
+        _refetched,
+    ):
         for anomaly in rule(hours):
             return Verdict(anomalies=(anomaly,))
     return Verdict()
 
 
-def _woken_twice(hours: Sequence[Operation]) -> Iterator[Anomaly]:
+def _double_wakeups(hours: Sequence[Operation]) -> Iterator[Anomaly]:
     """Every completion starts one turn (W1)."""
-    woken = Counter(process for hour in hours for process in hour.result["woken"])
-    for process, count in woken.items():
+    counts = Counter(process for hour in hours for process in hour.result["woken"])
+    for process, count in counts.items():
         if count > 1:
-            told = (hour for hour in hours if process in hour.result["woken"])
-            evidence = tuple(_only(hour, (), "woken") for hour in told)
-            message = f"the end of {process} woke {count} times"
-            yield Anomaly(Promise.W1, message, evidence, "double-wakeup")
+            waking = (hour for hour in hours if process in hour.result["woken"])
+            yield Anomaly(
+                promises.W1,
+                f"the end of process {process} woke {count} times",
+                tuple(_only(hour, (), "woken") for hour in waking),
+                "double-wakeup",
+                expected="one wakeup",
+                observed=f"{count} wakeups",
+            )
 
 
-def _never_woken(hours: Sequence[Operation]) -> Iterator[Anomaly]:
+def _lost_wakeups(hours: Sequence[Operation]) -> Iterator[Anomaly]:
     """Every completion starts a turn by the end of the next hour, unless its session goes (W1)."""
     for before, after in pairwise(hours):
-        woken = {*before.result["woken"], *after.result["woken"]}
+        wakeups = {*before.result["woken"], *after.result["woken"]}
         gone = {act["session"] for act in _acts((before, after), ("delete",))}
         for process, session in before.result["ended"]:
-            if session is not None and session not in gone and process not in woken:
-                message = f"the end of {process} woke nobody, and belongs to {session!r}"
-                evidence = tuple(
-                    _only(hour, ("delete",), "ended", "woken") for hour in (before, after)
+            if session is not None and session not in gone and process not in wakeups:
+                yield Anomaly(
+                    promises.W1,
+                    f"the end of process {process} woke no session",
+                    tuple(_only(hour, ("delete",), "ended", "woken") for hour in (before, after)),
+                    "lost-wakeup",
+                    expected=f"a wakeup of {session!r} by the end of the next hour",
+                    observed=f"wakeups by {sorted(wakeups)}",
                 )
-                yield Anomaly(Promise.W1, message, evidence, "lost-wakeup")
 
 
-def _unasked(hours: Sequence[Operation]) -> Iterator[Anomaly]:
+def _needless_projections(hours: Sequence[Operation]) -> Iterator[Anomaly]:
     """The list is projected once for each change at most, and once at the beginning (G2)."""
     for number, hour in enumerate(hours):
         changes = len(_talks(hour)) + (number == 0)
         projections = hour.result["projections"]
         if projections > changes:
-            message = f"{projections} projections in an hour of {changes} relevant changes"
-            evidence = _only(hour, TALKS, "projections")
-            yield Anomaly(Promise.G2, message, (evidence,), "unasked-projection")
+            yield Anomaly(
+                promises.G2,
+                f"the watcher projected the list {projections} times in hour {number}",
+                (_only(hour, TALKS, "projections"),),
+                "unasked-projection",
+                expected=f"at most {changes}, the number of relevant changes",
+                observed=f"{projections} projections",
+            )
 
 
 def _unannounced(hours: Sequence[Operation]) -> Iterator[Anomaly]:
-    """What others did to a shown session is announced (G1)."""
-    for hour in hours:
+    """A change by another writer to a listed session is announced (G1)."""
+    for number, hour in enumerate(hours):
         announced, shown = hour.result["announced"], hour.result["shown"]
         if _talks(hour) and (announced is None or announced != shown):
-            message = "what others did in the hour is not in the list that was announced last"
-            evidence = _only(hour, TALKS, "announced", "shown")
-            yield Anomaly(Promise.G1, message, (evidence,), "unannounced-change")
+            yield Anomaly(
+                promises.G1,
+                f"the list announced last in hour {number} lacks changes of other writers",
+                (_only(hour, TALKS, "announced", "shown"),),
+                "unannounced-change",
+                expected=f"the list {shown!r}",
+                observed=f"the list {announced!r}",
+            )
 
 
 def _channels(hours: Sequence[Operation]) -> Iterator[Anomaly]:
-    """When the grace is over there are as many channels as sessions that are watched (C9)."""
-    tabs: dict[str, str] = {}
-    for hour in hours:
+    """Once the grace is over, there is one channel for each session with a reader (C9)."""
+    readers: dict[str, str] = {}
+    for number, hour in enumerate(hours):
         for act in hour.argument["acts"]:
             match act["act"]:
                 case "open_tab":
-                    tabs[act["tab"]] = act["session"]
+                    readers[act["tab"]] = act["session"]
                 case "close_tab":
-                    tabs.pop(act["tab"], None)
+                    readers.pop(act["tab"], None)
                 case "delete":
-                    tabs = {tab: one for tab, one in tabs.items() if one != act["session"]}
-        watched, channels = len(set(tabs.values())), hour.result["channels"]
-        if channels != watched:
-            kind = "channel-not-collected" if channels > watched else "live-channel-collected"
-            message = f"{channels} channels, where {watched} sessions are watched"
-            yield Anomaly(Promise.C9, message, (_only(hour, TABS, "channels"),), kind)
+                    readers = {
+                        reader: session
+                        for reader, session in readers.items()
+                        if session != act["session"]
+                    }
+        wanted, channels = len(set(readers.values())), hour.result["channels"]
+        if channels != wanted:
+            yield Anomaly(
+                promises.C9,
+                f"the install holds {channels} channels at the end of hour {number}",
+                (_only(hour, TABS, "channels"),),
+                "channel-not-collected" if channels > wanted else "live-channel-collected",
+                expected=f"{wanted} channels, one for each session with a reader",
+                observed=f"{channels} channels",
+            )
 
 
 def _refetched(hours: Sequence[Operation]) -> Iterator[Anomaly]:
-    """Providers are asked once a day, however often tokens rotate (M3)."""
+    """Providers are queried once a day, however often tokens rotate (M3)."""
     elapsed_s = 0.0
     fetches = rotations = 0
     for hour in hours:
@@ -125,9 +159,14 @@ def _refetched(hours: Sequence[Operation]) -> Iterator[Anomaly]:
         rotations += hour.result["rotations"]
         due = 1 + int(elapsed_s / DAY_S)
         if fetches > due:
-            message = f"{fetches} fetches in {rotations} rotations of tokens, where {due} were due"
-            evidence = _only(hour, (), "fetches", "rotations")
-            yield Anomaly(Promise.M3, message, (evidence,), "churning-fingerprint")
+            yield Anomaly(
+                promises.M3,
+                f"the catalog was fetched {fetches} times in {rotations} token rotations",
+                (_only(hour, (), "fetches", "rotations"),),
+                "churning-fingerprint",
+                expected=f"at most {due} fetches in {elapsed_s / 3600:g} hours",
+                observed=f"{fetches} fetches",
+            )
 
 
 def _talks(hour: Operation) -> list[Act]:
@@ -138,22 +177,22 @@ def _acts(hours: Iterable[Operation], kinds: tuple[str, ...]) -> list[Act]:
     return [act for hour in hours for act in hour.argument["acts"] if act["act"] in kinds]
 
 
-def _only(hour: Operation, kinds: tuple[str, ...], *seen: str) -> Operation:
-    """The hour with these kinds of acts, and with this of what was seen."""
+def _only(hour: Operation, kinds: tuple[str, ...], *fields: str) -> Operation:
+    """The hour reduced to acts of these kinds and to these fields of the result."""
     acts = _acts((hour,), kinds)
-    result = {name: hour.result[name] for name in seen}
+    result = {name: hour.result[name] for name in fields}
     return replace(hour, argument={**hour.argument, "acts": acts}, result=result)
 
 
-# Two clocks, and both together
+# The comparison of both clocks
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """How far two clocks may be apart in readings of these names, an operation.
+    """How far two clocks may be apart in the slopes of these gauges, per operation.
 
-    `readings` is a shell pattern; of several bounds the first that matches counts. Either is
-    enough: the difference in itself, or as a part of the greater slope.
+    `readings` is a shell pattern; of several bounds the first that matches counts. A difference is
+    within the bound if it is below `per_operation`, or below `part` of the greater slope.
     """
 
     readings: str
@@ -163,7 +202,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One reading's slopes per operation, on the real clock and in the lapse."""
+    """One gauge's slopes per operation, on the real clock and on the compressed one."""
 
     reading: str
     real: float
@@ -172,31 +211,34 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether they are within the bound."""
+        """Whether the slopes are within the bound."""
         apart = abs(self.real - self.lapsed)
         least = self.bound.part * max(abs(self.real), abs(self.lapsed))
         return apart <= max(self.bound.per_operation, least)
 
     def __str__(self) -> str:
-        return f"{self.reading} moves {self.real:+.3g} an operation, and {self.lapsed:+.3g} lapsed"
+        return (
+            f"{self.reading} moves {self.real:+.3g} an operation on the real clock,"
+            f" {self.lapsed:+.3g} on the compressed one"
+        )
 
 
 def compare(real: History, lapsed: History, bounds: Sequence[Bound]) -> list[Comparison]:
-    """Every reading that has a bound, by both clocks; none where a life was not lived."""
-    ones, others = slopes(real), slopes(lapsed)
-    if not (ones and others):
+    """Compare every gauge that has a bound; empty where one of the controls has no samples."""
+    real_slopes, lapsed_slopes = slopes(real), slopes(lapsed)
+    if not (real_slopes and lapsed_slopes):
         return []
     compared = []
-    for reading in sorted(ones.keys() | others.keys()):
+    for reading in sorted(real_slopes.keys() | lapsed_slopes.keys()):
         bound = next((bound for bound in bounds if fnmatchcase(reading, bound.readings)), None)
         if bound is not None:
-            pair = ones.get(reading, 0.0), others.get(reading, 0.0)
+            pair = real_slopes.get(reading, 0.0), lapsed_slopes.get(reading, 0.0)
             compared.append(Comparison(reading, *pair, bound))
     return compared
 
 
 def slopes(history: History) -> dict[str, float]:
-    """How much each reading moved an operation, from the first sample to the last."""
+    """The change of each gauge per operation, from the first sample to the last."""
     samples = [operation for operation in history.happened if operation.function == SAMPLE]
     if len(samples) < 2:  # noqa: PLR2004 - a line needs two points
         return {}
@@ -209,28 +251,28 @@ def slopes(history: History) -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class LivedWell:
-    """The checker of a life and its control: every hour, whatever grew, and then the clock."""
+class InstallDaysChecker:
+    """The checker of an install's days and their control: every hour, growth, then the clock."""
 
     grown: GrowsWithin
     bounds: Sequence[Bound]
 
     def __call__(self, history: History) -> Verdict:
-        """Judge a history. One with a gap proves nothing, nor does a clock that is in doubt."""
+        """Judge a history; unknown where a call was not answered, or the clock is in doubt."""
         doubts = tuple(self._doubts(history))
         if doubts:
             return Verdict(unknowns=doubts)
         life = of_process(history, LIFE)
-        return merge([lived_well(life), self.grown(life)])
+        return merge([check_install_days(life), self.grown(life)])
 
     def judgeable(self, history: History) -> int:
-        """How often it can be judged what grew: once, or not at all."""
+        """1 if growth can be judged, else 0."""
         return self.grown.judgeable(of_process(history, LIFE))
 
     def comparisons(self, history: History) -> list[Comparison]:
-        """Every reading of the control that has a bound, by both clocks."""
-        lives = of_process(history, REAL), of_process(history, LAPSED)
-        return compare(*lives, self.bounds)
+        """Every gauge of the control that has a bound, by both clocks."""
+        controls = of_process(history, REAL), of_process(history, LAPSED)
+        return compare(*controls, self.bounds)
 
     def _doubts(self, history: History) -> Iterator[str]:
         for operation in history:
@@ -238,13 +280,13 @@ class LivedWell:
                 yield f"{operation.function} was not answered: {operation.error}"
                 return
         compared = self.comparisons(history)
-        apart = [str(one) for one in compared if not one.agrees]
+        apart = [str(comparison) for comparison in compared if not comparison.agrees]
         if apart or not compared:
-            told = "; ".join(apart) or "there is no control"
-            yield f"the compression is untrustworthy: {told}"
+            reason = "; ".join(apart) or "there is no control"
+            yield f"the compression is untrustworthy: {reason}"
 
 
 def elapsed(history: History) -> Mapping[str, float]:
-    """How many seconds the life took, by each clock; empty where nobody told."""
-    told = (operation for operation in history.happened if operation.function == ELAPSED)
-    return next((operation.result for operation in told), {})
+    """The seconds that passed by each clock; empty where no operation reports them."""
+    reports = (operation for operation in history.happened if operation.function == ELAPSED)
+    return next((operation.result for operation in reports), {})

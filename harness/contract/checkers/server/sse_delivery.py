@@ -1,12 +1,12 @@
-"""Delivery: is every stream ordered, unique, gapless, resumable, filtered and alive?
+"""Checks that streams are ordered, unique, gapless, resumable, filtered and alive.
 
-One connection is a `Reading`. It judges its events as they come, at a few microseconds each, and
-keeps only where it is; so it can stand in the load generator itself. What it found becomes the
-result of one operation, and `delivered` judges a whole history of such, where connections, chats,
-wakeups and polls meet: what one was told must agree with what the others were.
+A `StreamReader` judges the events of one connection as they come, at a few microseconds each, and
+keeps only its position; so it can run inside the load generator. Its findings become the result of
+one operation, and `check_delivery` judges a whole history of connections, chats, wakeups and polls
+against each other.
 
-Time is not trusted: who reads late hears late. A silence counts only as far as it is longer than
-what the reader's own loop, on the same machine, was held up meanwhile.
+Times are not trusted: a late reader receives late. A silence counts only as far as it exceeds the
+time by which the reader's own loop, on the same machine, was delayed.
 """
 
 from __future__ import annotations
@@ -16,42 +16,44 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from harness.contract import promises
+from harness.contract.promises import SESSION_SERVER
+from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise, promise
 from harness.core.sse import Frame, Frames
 from harness.core.verdict import Anomaly, Verdict
 
 TERMINAL = frozenset({b"stream_end", b"cancel", b"apperror", b"error"})
 SNAPSHOT = b"session_snapshot"
 ALIVE_MS = 5000.0
-TICK_MS = 1000.0  # a server that looks for the silent once a second keeps its word
-LAG_FACTOR = 10.0  # a loop that shares the machine may have been held up so much longer than ours
-FINDINGS_MAX = 8  # a connection; the first ones tell the story
+TICK_MS = 1000.0  # the interval at which a server may look for silent connections
+LAG_FACTOR = 10.0  # how much longer the server's loop may be delayed than the reader's
+FINDINGS_MAX = 8  # of one connection; later ones follow from the first
 SKIPPED_MAX = 4096
 CPU_SHARE_MAX = 0.9
-LAG_MS_MAX = {"p50": 25.0, "p99": 1000.0}  # of its loop; half of all, or a few for long
+LAG_MS_MAX = {"p50": 25.0, "p99": 1000.0}  # of the generator's loop, by quantile
 OK = 200
 _SESSION = b'"session_id"'
 
 
-class Reading:
-    """One connection's events, checked as they come.
+class StreamReader:
+    """The checker of one connection's events.
 
-    A relay shows one run's stream, from its start or after a cursor. Notices are those of a
-    session, from now on (no `stream`) or after a cursor; their stream may be another one after a
-    restart, and then a snapshot says so.
+    A relay streams one run, from its start or after a cursor. Notices are those of a session, from
+    now on (no `stream`) or after a cursor; after a restart of the server they continue in another
+    stream, which a snapshot announces.
     """
 
     __slots__ = (
         "_findings",
         "_first",
         "_frames",
-        "_heard_ns",
         "_is_notices",
         "_is_resumed",
         "_mark",
         "_next",
         "_prefix",
+        "_received_ns",
         "_session",
         "_silence_ns",
         "_skipped",
@@ -75,7 +77,7 @@ class Reading:
         self._frames = Frames()
         self._findings: list[dict[str, Any]] = []
         self._first: int | None = None
-        self._heard_ns: int | None = None
+        self._received_ns: int | None = None
         self._silence_ns = 0
         self._skipped: set[int] = set()
         self.stream = stream
@@ -87,17 +89,17 @@ class Reading:
             self._continue(stream, after or 0)
 
     def listen(self, at_ns: int) -> None:
-        """From now on we listen, and so know what silence is."""
-        self._heard_ns = at_ns
+        """Begin to measure silence."""
+        self._received_ns = at_ns
 
-    def _hear(self, at_ns: int) -> None:
-        if self._heard_ns is not None:
-            self._silence_ns = max(self._silence_ns, at_ns - self._heard_ns)
-        self._heard_ns = at_ns
+    def _note_bytes(self, at_ns: int) -> None:
+        if self._received_ns is not None:
+            self._silence_ns = max(self._silence_ns, at_ns - self._received_ns)
+        self._received_ns = at_ns
 
     def take(self, data: bytes, at_ns: int) -> list[Frame]:
-        """Check what came in; the frames, for whoever wants to know what they say."""
-        self._hear(at_ns)
+        """Check received bytes; returns their frames."""
+        self._note_bytes(at_ns)
         frames = self._frames.cut(data)
         for frame in frames:
             if frame.id is not None and frame.id == self._next:
@@ -121,19 +123,33 @@ class Reading:
         if _SESSION in frame.data and self._mark not in frame.data:
             self._check_session(frame)
         if self.terminal:
-            self._find(Promise.C6, "goes on after its terminal event", self.terminal, frame.event)
+            self._find(
+                promises.C6,
+                "returned an event after its terminal event",
+                self.terminal,
+                frame.event,
+                expected=f"no event after {self.terminal.decode(errors='replace')}",
+                observed=frame.event.decode(errors="replace") or "an event without a name",
+            )
         elif frame.event in TERMINAL and not self._is_notices:
             self.terminal = frame.event
 
     def _check_session(self, frame: Frame) -> None:
-        told = _decoded(frame.data)
-        owner = told.get("session_id") if isinstance(told, dict) else None
+        content = _decoded(frame.data)
+        owner = content.get("session_id") if isinstance(content, dict) else None
         if owner is not None and owner != self._session:
-            message = f"shows an event of {owner}, {frame.event.decode(errors='replace')}"
-            self._find(Promise.C5, message, frame.id or frame.event, also=(Promise.W7,))
+            name = frame.event.decode(errors="replace")
+            self._find(
+                promises.C5,
+                "returned an event of another session",
+                frame.id or frame.event,
+                also=(promises.W7,),
+                expected=f"events of session {self._session}",
+                observed=f"{name} of session {owner}",
+            )
 
     def _take_unexpected(self, frame: Frame) -> None:
-        """An event that is not simply the next one."""
+        """Handle an event whose id is not the next number."""
         if frame.event == SNAPSHOT:
             self.snapshots += 1
             self._skipped.clear()
@@ -142,7 +158,13 @@ class Reading:
             return
         stream, seq = _cursor(frame.id)
         if seq is None:
-            self._find(Promise.C1, "has an id that is no <stream>:<number>", frame.id)
+            self._find(
+                promises.C1,
+                "returned an event with a malformed id",
+                frame.id,
+                expected="an id <stream>:<number>",
+                observed=f"{frame.id!r}",
+            )
         elif stream != self.stream and self._prefix:
             self._take_foreign(frame.id, stream, seq)
         elif not self._prefix:
@@ -155,28 +177,58 @@ class Reading:
 
     def _take_foreign(self, id_: bytes, stream: str, seq: int) -> None:
         if self._is_notices and self._first is None:
-            message = f"goes on in another stream than {self.stream}, and no snapshot says so"
-            self._find(Promise.C4, message, id_)
+            self._find(
+                promises.C4,
+                "continued in another stream without a snapshot",
+                id_,
+                expected=f"the next event of {self.stream}, or a snapshot",
+                observed=f"event {stream}:{seq}",
+            )
             self._continue(stream, seq)
         else:
-            self._find(Promise.C5, "shows an event of another stream", id_, also=(Promise.W7,))
+            self._find(
+                promises.C5,
+                "returned an event of another stream",
+                id_,
+                also=(promises.W7,),
+                expected=f"events of stream {self.stream}",
+                observed=f"event {stream}:{seq}",
+            )
 
     def _take_jump(self, id_: bytes, seq: int) -> None:
         assert self.last is not None
         assert self.stream is not None
         expected = self.last + 1
         if self._first is None and self._is_resumed:
-            message = f"goes on at {seq} instead of {expected}, after the cursor"
-            self._find(Promise.C4, message, id_, also=(Promise.C3,) if seq > expected else ())
+            self._find(
+                promises.C4,
+                "did not resume behind the cursor",
+                id_,
+                also=(promises.C3,) if seq > expected else (),
+                expected=f"event {expected}",
+                observed=f"event {seq}",
+            )
             self._continue(self.stream, seq)
         elif seq > expected:
             self._skipped.update(range(expected, min(seq, expected + SKIPPED_MAX)))
             self._continue(self.stream, seq)
         elif seq in self._skipped:
             self._skipped.discard(seq)
-            self._find(Promise.C1, f"shows {seq} only after {self.last}", id_)
+            self._find(
+                promises.C1,
+                "returned events out of order",
+                id_,
+                expected=f"event {seq} before event {self.last}",
+                observed=f"event {seq} after event {self.last}",
+            )
         else:
-            self._find(Promise.C2, f"shows {seq} twice", id_)
+            self._find(
+                promises.C2,
+                "returned an event twice",
+                id_,
+                expected=f"event {expected}",
+                observed=f"event {seq} again",
+            )
 
     def _continue(self, stream: str, seq: int) -> None:
         if self._prefix or self.stream is None:
@@ -186,20 +238,28 @@ class Reading:
         self._next = b"%s%d" % (self._prefix, seq + 1)
 
     def end(self, how: str, at_ns: int) -> dict[str, Any]:
-        """The connection is over: *closed* by the server, *left* by us, *lost*, or *silent*.
+        """Finish, and return the result of the read as JSON.
 
-        What it came to, as JSON; a judge needs no more of it.
+        The connection was *closed* by the server, *left* by the reader, *lost*, or *silent*.
         """
-        self._hear(at_ns)
+        self._note_bytes(at_ns)
         if self._skipped:
             missing = sorted(self._skipped)
             self._find(
-                Promise.C3,
-                f"never shows {missing[0]}" + (f" to {missing[-1]}" if missing[1:] else ""),
+                promises.C3,
+                "skipped events",
                 *(b"%s%d" % (self._prefix, seq) for seq in missing[:FINDINGS_MAX]),
+                expected=f"every event up to {self.last}",
+                observed=f"{len(missing)} missing, {missing[0]} to {missing[-1]}",
             )
         if self.terminal and how == "silent":
-            self._find(Promise.C6, "stays open after its terminal event", self.terminal)
+            self._find(
+                promises.C6,
+                "stayed open after its terminal event",
+                self.terminal,
+                expected="the server closes the connection after the terminal event",
+                observed="an open connection, and no byte",
+            )
         return {
             "stream": self.stream,
             "first": self._first,
@@ -215,15 +275,23 @@ class Reading:
         }
 
     def _find(
-        self, broken: Promise, message: str, *ids: bytes, also: tuple[Promise, ...] = ()
+        self,
+        broken: Promise,
+        message: str,
+        *ids: bytes,
+        expected: str,
+        observed: str,
+        also: tuple[Promise, ...] = (),
     ) -> None:
         if len(self._findings) < FINDINGS_MAX:
             self._findings.append(
                 {
-                    "promise": broken.name,
-                    "also": [each.name for each in also],
+                    "promise": broken.id,
+                    "also": [promise.id for promise in also],
                     "message": message,
                     "ids": [id_.decode(errors="replace") for id_ in ids],
+                    "expected": expected,
+                    "observed": observed,
                 }
             )
 
@@ -240,75 +308,84 @@ def _decoded(data: bytes) -> Any:
         return None
 
 
-# The history. `read` is one connection; the others are what clients did besides
+# The history: `read` is one connection; the other functions are the clients' calls
 
 
-def delivered(history: History) -> Verdict:
-    """Judge what all connections, chats, wakeups and polls of a load came to."""
+def check_delivery(history: History) -> Verdict:
+    """Judge the connections, chats, wakeups and polls of a load."""
     return Verdict(tuple(anomaly for judge in _JUDGES for anomaly in judge(history)))
 
 
-def under_load(history: History) -> Verdict:
-    """Judge like `delivered`; unknown if whoever made the load was its bottleneck."""
-    return Verdict(delivered(history).anomalies, unknowns=tuple(_bottlenecks(history)))
+def check_load(history: History) -> Verdict:
+    """Judge like `check_delivery`; unknown if the load generator was the bottleneck."""
+    return Verdict(check_delivery(history).anomalies, unknowns=tuple(_bottlenecks(history)))
 
 
 def _bottlenecks(history: History) -> Iterator[str]:
     generators = list(_of(history, "generate"))
     if not generators:
-        yield "the generator left no account of itself"
+        yield "the generator reported no usage of its own"
     for operation in generators:
-        told, name = operation.result, f"generator {operation.process}"
-        if told["cpu_share"] > CPU_SHARE_MAX:
-            yield f"{name} was the bottleneck: it used {told['cpu_share']:.0%} of a core"
+        usage, name = operation.result, f"generator {operation.process}"
+        if usage["cpu_share"] > CPU_SHARE_MAX:
+            yield f"{name} was the bottleneck: it used {usage['cpu_share']:.0%} of a core"
         for quantile, bound_ms in LAG_MS_MAX.items():
-            if told["lag_ms"][quantile] > bound_ms:
-                late = f"{told['lag_ms'][quantile]:.0f} ms late at {quantile}"
+            if usage["lag_ms"][quantile] > bound_ms:
+                late = f"{usage['lag_ms'][quantile]:.0f} ms late at {quantile}"
                 yield f"{name} was the bottleneck: its loop was {late}"
-        if told["unfinished"]:
-            yield f"{name} left with {told['unfinished']} users in the middle of something"
+        if usage["unfinished"]:
+            yield f"{name} ended while {usage['unfinished']} users were in the middle of an act"
 
 
 def _found(history: History) -> Iterator[Anomaly]:
-    """What the connections found themselves."""
+    """The findings of the connections themselves."""
     for operation in _of(history, "read"):
         for found in operation.result["found"]:
-            where = operation.argument["stream"] or f"session {operation.argument['session']}"
+            stream = operation.argument["stream"] or f"session {operation.argument['session']}"
             yield Anomaly(
-                promise(found["promise"]),
-                f"{where} {found['message']}: {', '.join(found['ids'])}",
+                SESSION_SERVER.promise(found["promise"]),
+                f"read of {stream} {found['message']}: {', '.join(found['ids'])}",
                 (operation,),
-                also=tuple(promise(name) for name in found["also"]),
+                also=tuple(SESSION_SERVER.promise(id_) for id_ in found["also"]),
+                expected=found["expected"],
+                observed=found["observed"],
             )
 
 
-def _whole(history: History) -> Iterator[Anomaly]:
-    """Readers of one run who read it to its end agree on that, and on all its tokens."""
-    asked = {op.result["stream"]: op for op in _of(history, "send") if op.result["status"] == OK}
+def _incomplete(history: History) -> Iterator[Anomaly]:
+    """Readers of one run to its end that disagree on its last event or on its tokens (C2, C3)."""
+    sends = {op.result["stream"]: op for op in _of(history, "send") if op.result["status"] == OK}
     ends: dict[str, Operation] = {}
     for read in _of(history, "read"):
-        stream, told = read.argument["stream"], read.result
-        if not told["terminal"] or read.argument["notices"]:
+        stream, result = read.argument["stream"], read.result
+        if not result["terminal"] or read.argument["notices"]:
             continue
         other = ends.setdefault(stream, read)
-        if told["last"] != other.result["last"]:
-            message = (
-                f"{stream} ends at {other.result['last']} for one and {told['last']} for another"
+        if result["last"] != other.result["last"]:
+            yield Anomaly(
+                promises.C3,
+                f"two reads of {stream} ended at different events",
+                (other, read),
+                expected=f"event {other.result['last']}, as another reader received",
+                observed=f"event {result['last']}",
             )
-            yield Anomaly(Promise.C3, message, (other, read))
-        send = asked.get(stream)
-        is_full = read.argument["after"] is None and not told["snapshots"]
-        if send is None or not is_full or told["terminal"] != "stream_end":
+        send = sends.get(stream)
+        is_full = read.argument["after"] is None and not result["snapshots"]
+        if send is None or not is_full or result["terminal"] != "stream_end":
             continue
         wanted = send.argument["tokens"]
-        if wanted is not None and told["tokens"] != wanted:
-            which = Promise.C3 if told["tokens"] < wanted else Promise.C2
-            message = f"{stream} shows {told['tokens']} of {wanted} tokens, from start to end"
-            yield Anomaly(which, message, (send, read))
+        if wanted is not None and result["tokens"] != wanted:
+            yield Anomaly(
+                promises.C3 if result["tokens"] < wanted else promises.C2,
+                f"a read of {stream} from start to end returned a wrong number of tokens",
+                (send, read),
+                expected=f"{wanted} tokens",
+                observed=f"{result['tokens']} tokens",
+            )
 
 
-def _alive(history: History) -> Iterator[Anomaly]:
-    """No stream is silent for longer than promised, but for what holds up the whole machine."""
+def _silent(history: History) -> Iterator[Anomaly]:
+    """A stream silent for longer than promised, less the delays of the whole machine (C6)."""
     lag_ms = max((op.result["lag_ms"]["max"] for op in _of(history, "generate")), default=None)
     if lag_ms is None:
         return
@@ -320,7 +397,13 @@ def _alive(history: History) -> Iterator[Anomaly]:
             and not read.result["terminal"]
             and not _is_disturbed(history, read)
         ):
-            yield Anomaly(Promise.C6, f"nothing was heard for {silence_ms / 1e3:.1f} s", (read,))
+            yield Anomaly(
+                promises.C6,
+                f"a read of {read.argument['stream'] or read.argument['session']} was silent",
+                (read,),
+                expected=f"an event or a comment each {bound_ms / 1e3:.1f} s",
+                observed=f"no byte for {silence_ms / 1e3:.1f} s",
+            )
 
 
 def _is_disturbed(history: History, operation: Operation) -> bool:
@@ -331,69 +414,105 @@ def _is_disturbed(history: History, operation: Operation) -> bool:
     )
 
 
-def _woken(history: History) -> Iterator[Anomaly]:
-    """Each process of a turn that was read to its end wakes its own session, once."""
+def _wakeups(history: History) -> Iterator[Anomaly]:
+    """Each process of a turn that was read to its end wakes its own session, once (W1, W6)."""
     looks = {op.argument["session"]: op for op in _of(history, "messages")}
     finished = {
         op.argument["stream"]
         for op in _of(history, "read")
         if op.result["terminal"] == "stream_end"
     }
-    woken: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for session, look in looks.items():
         for output in look.result["woken"]:
-            woken[output][session] += 1
+            counts[output][session] += 1
     for send in _of(history, "send"):
         session = send.argument["session"]
         for output in send.argument["outputs"]:
-            for stranger in woken[output].keys() - {session}:
-                message = f"the wakeup of {output} reached {stranger} instead of {session}"
-                yield Anomaly(Promise.W6, message, (send, looks[stranger]))
-            times = woken[output][session]
+            for stranger in counts[output].keys() - {session}:
+                yield Anomaly(
+                    promises.W6,
+                    f"the process that prints {output!r} woke another session than its own",
+                    (send, looks[stranger]),
+                    expected=f"a wakeup of {session}",
+                    observed=f"a wakeup of {stranger}",
+                )
+            times = counts[output][session]
             if times > 1:
-                message = f"{output} woke {session} {times} times"
-                yield Anomaly(Promise.W1, message, (send, looks[session]))
+                yield Anomaly(
+                    promises.W1,
+                    f"the process that prints {output!r} woke {session} {times} times",
+                    (send, looks[session]),
+                    expected="one wakeup",
+                    observed=f"{times} wakeups",
+                )
             is_owed = send.result["stream"] in finished and session in looks
-            if is_owed and not woken[output]:
-                message = f"{output} ended, and {session} was never woken"
-                yield Anomaly(Promise.W1, message, (send, looks[session]))
+            if is_owed and not counts[output]:
+                yield Anomaly(
+                    promises.W1,
+                    f"the process that prints {output!r} ended, and woke no session",
+                    (send, looks[session]),
+                    expected=f"one wakeup of {session}",
+                    observed="no wakeup",
+                )
 
 
-def _kept(history: History) -> Iterator[Anomaly]:
-    """What was accepted is in the session, however heavy the load was."""
+def _lost_messages(history: History) -> Iterator[Anomaly]:
+    """A message that was acknowledged under load, and is not stored (S2)."""
     looks = {op.argument["session"]: op for op in _of(history, "messages")}
     for send in _of(history, "send"):
-        look = looks.get(send.argument["session"])
+        session, text = send.argument["session"], send.argument["text"]
+        look = looks.get(session)
         if send.result["status"] != OK or look is None:
             continue
-        if send.argument["text"] not in look.result["users"]:
-            message = f"{send.argument['text']!r} was acknowledged, then gone"
-            yield Anomaly(Promise.S2, message, (send, look))
+        if text not in look.result["users"]:
+            yield Anomaly(
+                promises.S2,
+                f"send({session!r}, {text!r}) was acknowledged, and the message is not stored",
+                (send, look),
+                expected=f"{text!r} in the messages of {session}",
+                observed=f"{len(look.result['users'])} messages without it",
+            )
 
 
-def _dropped(history: History) -> Iterator[Anomaly]:
-    """A reader that stalls is dropped, and its fellows read on."""
+def _stalled_readers(history: History) -> Iterator[Anomaly]:
+    """A stalled reader that is not disconnected, or that blocks another reader (C8)."""
     for stall in _of(history, "stall"):
-        told = stall.result
-        if told["end"] == "held":
-            message = f"a reader that took nothing for {told['stalled_s']:g} s was not dropped"
-            yield Anomaly(Promise.C8, message, (stall,))
-        if not told["fellow"]:
-            message = "while one reader stalled, another could not read on"
-            yield Anomaly(Promise.C8, message, (stall,))
+        result = stall.result
+        if result["end"] == "held":
+            yield Anomaly(
+                promises.C8,
+                "a reader that received nothing was not disconnected",
+                (stall,),
+                expected="the server disconnects it after the write deadline",
+                observed=f"still connected after {result['stalled_s']:g} s",
+            )
+        if not result["fellow"]:
+            yield Anomaly(
+                promises.C8,
+                "while one reader stalled, another reader of the run received nothing",
+                (stall,),
+                expected="the other reader receives the run to its end",
+                observed="silence",
+            )
 
 
-def _admitted(history: History) -> Iterator[Anomaly]:
-    """A user who insists is admitted within a bounded number of wakeup turns."""
+def _starved_users(history: History) -> Iterator[Anomaly]:
+    """A user who retries and is refused by more wakeup turns than allowed (W10)."""
     for press in _of(history, "press"):
-        told = press.result
-        if told["wakeups"] > press.argument["wakeups_max"]:
-            message = f"a user was refused {told['refusals']} times, by {told['wakeups']} wakeups"
-            yield Anomaly(Promise.W10, message, (press,))
+        bound, wakeups = press.argument["wakeups_max"], press.result["wakeups"]
+        if wakeups > bound:
+            yield Anomaly(
+                promises.W10,
+                f"a user's send was refused {press.result['refusals']} times because of wakeups",
+                (press,),
+                expected=f"at most {bound} wakeups before the user is admitted",
+                observed=f"{wakeups} wakeups",
+            )
 
 
-def _answered(history: History) -> Iterator[Anomaly]:
-    """While every stream is taken, ordinary calls are answered."""
+def _unanswered_polls(history: History) -> Iterator[Anomaly]:
+    """An ordinary call that is refused while every stream is taken (C10)."""
     polls = list(_of(history, "poll"))
     for hold in _of(history, "hold"):
         if not hold.result["is_full"]:
@@ -403,23 +522,28 @@ def _answered(history: History) -> Iterator[Anomaly]:
             assert poll.completed_ns is not None
             is_meanwhile = began_ns < poll.invoked_ns and poll.completed_ns < ended_ns
             if is_meanwhile and poll.result["status"] != OK:
-                told, path = poll.result["status"], poll.argument["path"]
-                message = f"{path} answered {told} while {hold.result['held']} streams were held"
-                yield Anomaly(Promise.C10, message, (hold, poll))
+                yield Anomaly(
+                    promises.C10,
+                    f"GET {poll.argument['path']} failed while all streams were taken",
+                    (hold, poll),
+                    expected=f"status {OK} while {hold.result['held']} streams are open",
+                    observed=f"status {poll.result['status']}",
+                )
 
 
 _JUDGES: tuple[Callable[[History], Iterable[Anomaly]], ...] = (
-    *(_found, _whole, _alive, _woken, _kept, _dropped, _admitted, _answered),
+    *(_found, _incomplete, _silent, _wakeups, _lost_messages),
+    *(_stalled_readers, _starved_users, _unanswered_polls),
 )
 
 
 def _of(history: History, function: str) -> Iterator[Operation]:
-    """The operations of a function that are known to have happened."""
+    """The operations of a function with outcome ok."""
     return (op for op in history if op.function == function and op.outcome is Outcome.OK)
 
 
 def counted(function: str, what: str) -> Callable[[History], int]:
-    """Add up what the operations of a function came to; an expectation's measure."""
+    """Make an expectation's measure: a sum over the operations of a function."""
     return lambda history: sum(int(_MEASURES[function, what](op)) for op in _of(history, function))
 
 

@@ -1,1 +1,1 @@
-"""state_db."""
+"""Checkers of histories that writers of one database file made."""

@@ -1,7 +1,7 @@
-"""Durability: what was acknowledged is there at the end, once, and nothing that was refused is.
+"""Checks that acknowledged appends are durable and unique, and that refused ones left nothing.
 
-For clients that append unique texts to sessions at the same time, while processes are killed; the
-history ends with reads when all is quiet. Sets decide, so any length is judged in linear time.
+For clients that append unique texts to sessions concurrently, while processes are killed; the
+history ends with quiet reads. The checker compares sets, in time linear in the history.
 """
 
 from __future__ import annotations
@@ -10,35 +10,52 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from harness.contract import promises
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
 
 SOUND = {"locked": False, "integrity": "ok"}
 
 
-def acknowledged_appends_stay(history: History) -> Verdict:
-    """Judge `append`s by the last `messages`, `counters` and `probe`, and that all were served.
+def check_append_durability(history: History) -> Verdict:
+    """Judge `append`s by the last `messages`, `counters` and `probe`, and refusals by D3 and D8.
 
-    Opening the file and reading may be refused at no time (D8), writing not while all is well (D3).
+    Opening the file and reading it may never be refused (D8), writing not without a fault (D3).
     """
     anomalies = [*_refusals(history)]
-    anomalies += appends_are_there(history, _last(history, "messages"))
+    anomalies += append_anomalies(history, _last(history, "messages"))
     for session, count in _last(history, "counters").items():
-        if count.result["message_count"] != count.result["rows"]:
-            message = f"{session} is said to have another number of messages than it has"
-            accepted = ({**count.result, "message_count": count.result["rows"]},)
-            anomalies.append(Anomaly(Promise.D2, message, (count,), "drift", accepted))
+        reported, rows = count.result["message_count"], count.result["rows"]
+        if reported != rows:
+            anomalies.append(
+                Anomaly(
+                    promises.D2,
+                    f"counters({session!r}) returned a message count that differs from its rows",
+                    (count,),
+                    "drift",
+                    accepted=({**count.result, "message_count": rows},),
+                    expected=f"message_count {rows}",
+                    observed=f"message_count {reported}",
+                )
+            )
     for probe in _last(history, "probe").values():
         if probe.result != SOUND:
-            broken = Promise.D5 if probe.result["locked"] else Promise.D1
-            message = f"after the kills, with all writers gone: {probe}"
-            anomalies.append(Anomaly(broken, message, (probe,), "unsound", (SOUND,)))
+            anomalies.append(
+                Anomaly(
+                    promises.D5 if probe.result["locked"] else promises.D1,
+                    "probe() after all kills found the file locked or damaged",
+                    (probe,),
+                    "unsound",
+                    accepted=(SOUND,),
+                    expected=f"{SOUND}",
+                    observed=f"{probe.result}",
+                )
+            )
     return Verdict(tuple(anomalies))
 
 
 def _last(history: History, function: str) -> dict[Any, Operation]:
-    """The last answer for each session."""
+    """The last operation with a result, by session."""
     return {
         op.argument.get("session"): op
         for op in history
@@ -51,11 +68,18 @@ def _refusals(history: History) -> Iterator[Anomaly]:
         if op.outcome is not Outcome.FAIL:
             continue
         writes = op.function in ("create", "append") and "while opening" not in op.error
-        broken = Promise.D3 if writes else Promise.D8
-        yield Anomaly(broken, f"refused beside others: {op}", (op,), "refused")
+        broken = promises.D3 if writes else promises.D8
+        yield Anomaly(
+            broken,
+            f"{op.function}() was refused beside other processes: {op}",
+            (op,),
+            "refused",
+            expected="success: other processes only delay a call",
+            observed=op.answer,
+        )
 
 
-def appends_are_there(history: History, reads: Mapping[str, Operation]) -> Iterator[Anomaly]:
+def append_anomalies(history: History, reads: Mapping[str, Operation]) -> Iterator[Anomaly]:
     """Judge every `append` by the last read of its session, in D1 and D2."""
     appends: dict[str, dict[str, Operation]] = {session: {} for session in reads}
     for op in history:
@@ -68,15 +92,40 @@ def appends_are_there(history: History, reads: Mapping[str, Operation]) -> Itera
 def _appends(appends: Mapping[str, Operation], read: Operation) -> Iterator[Anomaly]:
     found = Counter(text for _, text in read.result)
     for text, append in appends.items():
-        if append.outcome is Outcome.OK and not found[text]:
-            message = f"{text!r} was acknowledged, then gone"
-            yield Anomaly(Promise.D1, message, (append, read), "lost-write")
-        elif append.outcome is Outcome.FAIL and found[text]:
-            message = f"{text!r} was refused, and is there"
-            yield Anomaly(Promise.D2, message, (append, read), "refused-write")
-        elif found[text] > 1:
-            message = f"{text!r} is there {found[text]} times, and was appended once"
-            yield Anomaly(Promise.D2, message, (append, read), "doubled-write")
+        times = found[text]
+        if append.outcome is Outcome.OK and not times:
+            yield Anomaly(
+                promises.D1,
+                f"append({text!r}) was acknowledged, and the last read lacks it",
+                (append, read),
+                "lost-write",
+                expected=f"{text!r} once",
+                observed=f"{len(read.result)} messages without it",
+            )
+        elif append.outcome is Outcome.FAIL and times:
+            yield Anomaly(
+                promises.D2,
+                f"append({text!r}) was refused, and the last read returned it",
+                (append, read),
+                "refused-write",
+                expected=f"no {text!r}",
+                observed=f"{text!r}, {times} times",
+            )
+        elif times > 1:
+            yield Anomaly(
+                promises.D2,
+                f"append({text!r}) was called once, and the last read returned it repeatedly",
+                (append, read),
+                "doubled-write",
+                expected=f"{text!r} once",
+                observed=f"{text!r}, {times} times",
+            )
     for text in found.keys() - appends.keys():
-        message = f"{text!r} is there, and nobody appended it"
-        yield Anomaly(Promise.D2, message, (read,), "phantom")
+        yield Anomaly(
+            promises.D2,
+            f"the last read returned {text!r}, which no process appended",
+            (read,),
+            "phantom",
+            expected="appended texts only",
+            observed=f"{text!r}",
+        )

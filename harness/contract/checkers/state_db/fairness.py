@@ -1,14 +1,15 @@
-"""Fairness: nobody is refused while the lock's holder makes progress, and nobody starves.
+"""Checks that no writer is refused while the lock's holder makes progress, and that none starves.
 
-For histories of many writers on one file. What is judged does not depend on how fast the machine
-is: an answer's *patience* is a stated time, far above any wait of a sound target; and starving is
-counted in turns that others took meanwhile.
+For histories of many writers on one file. The judgement does not depend on the machine's speed: a
+*patience* is a stated time, far above any wait of a sound target, and starvation is counted in
+turns that other writers took meanwhile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from harness.contract import promises
 from harness.contract.checkers.state_db.wait_times import (
     WRITES,
     overtakings,
@@ -17,32 +18,35 @@ from harness.contract.checkers.state_db.wait_times import (
 )
 from harness.core.checker import Checker
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
 
-KILL, HANG = "kill member ", "hang of member "  # faults: killed as was meant, or in the end
-MENTIONED = 5  # unanswered questions are enough to see what hung
+KILL, HANG = "kill member ", "hang of member "  # faults: killed on purpose, or after a hang
+MENTIONED = 5  # calls without a reply in the evidence of a hang
 
 STARVING = 80
-"""A writer starves that one other overtook so often in one wait. In a line it is once or twice. On
-two cores with thirty others to share them, where the head of a line may be put aside for half a
-second and is then got round, it was 27 times at most; a policy without a line reaches as many as
-there are to overtake. Who only lacked a processor, half of his wait or more, does not count."""
+"""A write starves if one other writer overtook it more often. A ticket lock allows one or two. On
+two cores shared by thirty other writers, where the head of a queue may be descheduled for half a
+second and is then bypassed, it was 27 times at most; a lock without a queue reaches the number of
+writes there are. A write that waited for a processor for half of its time or more is left out."""
 SHARE = 0.25
-"""So many of the writers must have starved: bad luck hits one, a policy hits most."""
+"""The share of writers that must have starved: bad luck hits one, a policy hits most."""
 
 
-def nobody_refused(patience_s: float) -> Checker:
+def no_early_refusals(patience_s: float) -> Checker:
     """Make the checker of D3: no write is refused before its patience is over.
 
     For workloads in which no write has a reason of its own to be refused. A refusal after that
-    time breaks nothing, but leaves unknown what would have come.
+    time is no anomaly, but makes the verdict unknown.
     """
 
     def check(history: History) -> Verdict:
         refused = [op for op in history if op.function in WRITES and op.outcome is Outcome.FAIL]
         early = [op for op in refused if _waited_s(op) < patience_s]
-        late = (f"its patience was over: {op}" for op in refused if _waited_s(op) >= patience_s)
+        late = (
+            f"refused after its patience of {patience_s:g} s: {op}"
+            for op in refused
+            if _waited_s(op) >= patience_s
+        )
         return Verdict(tuple(_early(early, patience_s, history)), unknowns=tuple(late))
 
     return check
@@ -51,11 +55,14 @@ def nobody_refused(patience_s: float) -> Checker:
 def _early(refused: Iterable[Operation], patience_s: float, history: History) -> Iterator[Anomaly]:
     for op in refused:
         done = [other for other in history.happened if _within(other, op)]
-        message = (
-            f"refused after {_waited_s(op):.3f} s of {patience_s:g}, while others finished"
-            f" {len(done)} writes: {op}"
+        yield Anomaly(
+            promises.D3,
+            f"{op.function}() was refused while other writers made progress: {op}",
+            (*done[-2:], op),
+            "refused",
+            expected=f"a wait of up to {patience_s:g} s for the lock",
+            observed=f"a refusal after {_waited_s(op):.3f} s, with {len(done)} other writes done",
         )
-        yield Anomaly(Promise.D3, message, (*done[-2:], op), "refused")
 
 
 def _within(other: Operation, op: Operation) -> bool:
@@ -69,39 +76,63 @@ def _waited_s(op: Operation) -> float:
     return ((op.completed_ns or op.invoked_ns) - op.invoked_ns) / 1e9
 
 
-def nobody_hangs(history: History) -> Verdict:
-    """Judge that each process came to its end: one that had to be ended waited without bound."""
-    hung = [fault for fault in history.faults if fault.name.startswith(HANG)]
-    if not hung:
+def no_hangs(history: History) -> Verdict:
+    """Judge that each process ended by itself: a process that was killed for a hang did not."""
+    hangs = [fault for fault in history.faults if fault.name.startswith(HANG)]
+    if not hangs:
         return Verdict()
-    last = tuple(op for op in history if op.outcome is Outcome.INFO)[:MENTIONED]
-    message = f"{len(hung)} processes never came to their end, and had to be killed"
-    return Verdict((Anomaly(Promise.D5, message, last, "hung", also=(Promise.D3, Promise.D4)),))
+    unanswered = tuple(op for op in history if op.outcome is Outcome.INFO)[:MENTIONED]
+    return Verdict(
+        (
+            Anomaly(
+                promises.D5,
+                f"{len(hangs)} processes hung in a call, and had to be killed",
+                unanswered,
+                "hung",
+                also=(promises.D3, promises.D4),
+                expected="every process ends by itself: each call returns in bounded time",
+                observed=", ".join(fault.name for fault in hangs[:MENTIONED]),
+            ),
+        )
+    )
 
 
-def the_dead_are_succeeded(history: History) -> Verdict:
-    """Judge D5 beside killed processes: nobody is refused, for the dead hold nothing."""
+def check_writes_after_kills(history: History) -> Verdict:
+    """Judge D5 beside killed processes: a killed process holds no lock, so no write is refused."""
     refused = (op for op in history if op.function in WRITES and op.outcome is Outcome.FAIL)
     return Verdict(
         tuple(
-            Anomaly(Promise.D5, f"refused beside the dead: {op}", (op,), "not-succeeded")
+            Anomaly(
+                promises.D5,
+                f"{op.function}() was refused beside killed processes: {op}",
+                (op,),
+                "not-succeeded",
+                expected="success: the lock of a killed process is free",
+                observed=op.answer,
+            )
             for op in refused
         )
     )
 
 
-def nobody_starves(history: History) -> Verdict:
-    """Judge D4 by all `append`s: none is overtaken by another's without bound, but by bad luck."""
+def no_starvation(history: History) -> Verdict:
+    """Judge D4 by all `append`s: no writer overtakes another without bound, save by bad luck."""
     by_writer = writes_of(history, ("append",))
     every = overtakings(by_writer, unscheduled(history))
     starved = [found for found in every if found.times > STARVING]
     if len(starved) <= max(1, SHARE * len(by_writer)):
         return Verdict()
     worst = max(starved, key=lambda found: found.times)
-    message = (
-        f"{len(starved)} of {len(by_writer)} writers starved: process {worst.write.process} waited"
-        f" {_waited_s(worst.write):.3f} s for one write, while process {worst.by[0].process} began"
-        f" and finished {worst.times}"
+    return Verdict(
+        (
+            Anomaly(
+                promises.D4,
+                f"{len(starved)} of {len(by_writer)} writers starved: process"
+                f" {worst.write.process} waited {_waited_s(worst.write):.3f} s for one write",
+                (worst.write, *worst.by[:2], worst.by[-1]),
+                "starved",
+                expected=f"at most {STARVING} writes of one other process meanwhile",
+                observed=f"{worst.times} writes of process {worst.by[0].process} meanwhile",
+            ),
+        )
     )
-    evidence = (worst.write, *worst.by[:2], worst.by[-1])
-    return Verdict((Anomaly(Promise.D4, message, evidence, "starved"),))

@@ -1,43 +1,53 @@
-"""Hung: a holder that stands still delays others by their patience at most, and is named.
+"""Checks that a stalled lock holder delays writers by their patience at most, and is named.
 
-For histories in which processes were stopped (a fault `pause process N`) inside a transaction.
-Whoever began a write meanwhile must have his answer before the holder goes on, which it does only
-when all have one; and a refusal must name the holder, which this machine makes known.
+For histories in which processes were stopped (a fault `pause process N`) inside a transaction. A
+write that began meanwhile is answered before the holder continues, which it does only once all are
+answered; and a refusal names the holder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.contract import promises
 from harness.contract.checkers.state_db.wait_times import WRITES
 from harness.core.history import FaultInterval, History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
 
 PAUSE = "pause process "
 
 
-def the_hung_are_named(history: History) -> Verdict:
-    """Judge D5 by what was asked while a process stood still."""
+def check_stalled_holders(history: History) -> Verdict:
+    """Judge D5 by the writes that began while a process was stopped."""
     pauses = [fault for fault in history.faults if fault.name.startswith(PAUSE)]
     return Verdict(tuple(found for pause in pauses for found in _beside(pause, history)))
 
 
 def _beside(pause: FaultInterval, history: History) -> Iterator[Anomaly]:
     pid = pause.name.removeprefix(PAUSE)
-    # Its own writes: it goes on a moment before anybody can note that it does.
-    stood_still = {op.process for op in history if _is_open_at(pause.began_ns, op)}
+    # The writes of the stopped process are left out: it continues before the harness notes that.
+    stopped = {op.process for op in history if _is_open_at(pause.began_ns, op)}
     for op in history:
-        if op.function not in WRITES or op.process in stood_still or not _began_in(pause, op):
+        if op.function not in WRITES or op.process in stopped or not _began_in(pause, op):
             continue
         if op.completed_ns is None or (pause.healed_ns and op.completed_ns > pause.healed_ns):
-            message = f"no answer for as long as process {pid} stood still: {op}"
-            yield Anomaly(Promise.D5, message, (op,), "held-up")
-        elif op.outcome is Outcome.FAIL and pid not in op.error:
-            message = (
-                f"process {pid} stood still with the lock, and the error does not name it: {op}"
+            yield Anomaly(
+                promises.D5,
+                f"{op.function}() of process {op.process} waited until the holder continued: {op}",
+                (op,),
+                "held-up",
+                expected=f"an answer while process {pid} is stopped",
+                observed="no answer before it continued",
             )
-            yield Anomaly(Promise.D5, message, (op,), "unnamed-holder")
+        elif op.outcome is Outcome.FAIL and pid not in op.error:
+            yield Anomaly(
+                promises.D5,
+                f"{op.function}() was refused with an error that does not name the holder: {op}",
+                (op,),
+                "unnamed-holder",
+                expected=f"an error that names process {pid}, which holds the lock",
+                observed=op.answer,
+            )
 
 
 def _began_in(pause: FaultInterval, op: Operation) -> bool:

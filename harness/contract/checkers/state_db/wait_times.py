@@ -1,7 +1,7 @@
-"""Waits: how long writers waited for their turn, as stated numbers, and in what order they came.
+"""Measures how long writers waited for their turn, and how often one overtook another.
 
-Times depend on the machine, so none of them is judged. Who came before whom does not: a write is
-*overtaken* by one that began after it and was over before it. That is what fairness is judged by.
+Times depend on the machine, so no checker judges them. Order does not: a write is *overtaken* by a
+write that began after it and ended before it. Fairness is judged by that.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ WRITES = frozenset(
         *("set_tokens", "end", "reopen", "delete", "prune"),
     }
 )
-LONG = 4  # a wait of so many medians is a long one
+LONG = 4  # a wait longer than this many medians counts as long
 
 
 @dataclass(frozen=True, slots=True)
 class Overtaking:
-    """A write that one other writer overtook so many times, and the writes that did."""
+    """A write, and the writes by which one other writer overtook it."""
 
     write: Operation
     by: tuple[Operation, ...]
 
     @property
     def times(self) -> int:
-        """How often."""
+        """The number of overtaking writes."""
         return len(self.by)
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """How the writers of one history fared. Times in milliseconds, of writes that were answered.
+    """The waits of one history's writers. Times in milliseconds, of writes that were answered.
 
-    `jain` is Jain's index of the writes that each finished while all were at it (1 is equal shares,
-    1/N is one for all; Jain, Chiu and Hawe, DEC-TR-301, 1984), None if they never all were.
-    `overtaken_max` is how often one write was overtaken by one other writer. `gap_ms_max` is how
-    long a writer went without finishing anything. `convoy` is how much more often long waits lie
-    beside each other than if writers waited independently: 1 is chance, N/(N-1)/p all at once.
+    `jain` is Jain's index of the writes that each finished while all were active (1 is equal
+    shares, 1/N is one for all; Jain, Chiu and Hawe, DEC-TR-301, 1984), None if they never all were.
+    `overtaken_max` is how often one write was overtaken by one other writer. `gap_ms_max` is the
+    longest time in which a writer finished nothing. `convoy` is the ratio of overlaps between long
+    waits to those of independent waits: 1 is independent, N/(N-1)/p is all at once.
     """
 
     writes: int
@@ -61,7 +61,7 @@ class Waits:
 
 
 def writes_of(history: History, functions: Iterable[str] = WRITES) -> dict[int, list[Operation]]:
-    """Each writer's answered writes in order."""
+    """The answered writes by writer, in order."""
     wanted = frozenset(functions)
     by_writer: defaultdict[int, list[Operation]] = defaultdict(list)
     for operation in history:
@@ -71,10 +71,10 @@ def writes_of(history: History, functions: Iterable[str] = WRITES) -> dict[int, 
 
 
 def measure(by_writer: dict[int, list[Operation]]) -> Waits:
-    """State the numbers. Raises ValueError where nobody wrote."""
+    """Compute the figures. Raises ValueError where there is no write."""
     every = [write for writes in by_writer.values() for write in writes]
     if not every:
-        raise ValueError("nobody wrote, so nobody waited")
+        raise ValueError("no answered write in the history: cannot measure waits")
     waits_ms = sorted(_wait_ns(write) / 1e6 for write in every)
     span_ns = max(map(_end_ns, every)) - min(write.invoked_ns for write in every)
     return Waits(
@@ -95,17 +95,17 @@ def measure(by_writer: dict[int, list[Operation]]) -> Waits:
 def unscheduled(history: History) -> frozenset[tuple[int, int]]:
     """The calls that waited for a processor at least half of their time, by process and begin.
 
-    Members note of long calls how long they were ready to run and could not. Whoever was overtaken
-    meanwhile stood in no line, so no line could have served him.
+    Instrumented processes record of long calls how long they were runnable and did not run. Such a
+    call was in no queue while it was overtaken, so no queue could have put it first.
     """
-    seen: defaultdict[int, list[Operation]] = defaultdict(list)
+    notes: defaultdict[int, list[Operation]] = defaultdict(list)
     for op in history.happened:
         if op.function == "unscheduled":
-            seen[op.process].append(op)
+            notes[op.process].append(op)
     return frozenset(
         (op.process, op.invoked_ns)
         for op in history
-        for note in seen[op.process]
+        for note in notes[op.process]
         if op.function != "unscheduled"
         and note.invoked_ns <= op.invoked_ns
         and op.completed_ns is not None
@@ -117,14 +117,14 @@ def unscheduled(history: History) -> frozenset[tuple[int, int]]:
 def overtakings(
     by_writer: dict[int, list[Operation]], excused: Container[tuple[int, int]] = ()
 ) -> Iterator[Overtaking]:
-    """For each writer its write that one other overtook most often; a refusal is no turn.
+    """Find for each writer its write that one other writer overtook most often.
 
-    Of calls that are `excused`, by process and begin, it is not asked who overtook them.
+    A refused write overtakes none. Calls that are `excused`, by process and begin, are left out.
     """
-    served = {writer: list(filter(_is_served, writes)) for writer, writes in by_writer.items()}
+    succeeded = {writer: list(filter(_succeeded, writes)) for writer, writes in by_writer.items()}
     times = {
         writer: ([write.invoked_ns for write in writes], [_end_ns(write) for write in writes])
-        for writer, writes in served.items()
+        for writer, writes in succeeded.items()
     }
     for writer, writes in by_writer.items():
         most: tuple[int, Operation, int, int] | None = None
@@ -138,10 +138,10 @@ def overtakings(
                     most = last - first, write, other, first
         if most:
             count, write, other, first = most
-            yield Overtaking(write, tuple(served[other][first : first + count]))
+            yield Overtaking(write, tuple(succeeded[other][first : first + count]))
 
 
-def _is_served(write: Operation) -> bool:
+def _succeeded(write: Operation) -> bool:
     return write.outcome is Outcome.OK
 
 
@@ -169,7 +169,7 @@ def _jain(by_writer: dict[int, list[Operation]]) -> float | None:
     begin = max(writes[0].invoked_ns for writes in by_writer.values())
     end = min(_end_ns(writes[-1]) for writes in by_writer.values())
     counts = [
-        sum(_is_served(write) and begin <= _end_ns(write) <= end for write in writes)
+        sum(_succeeded(write) and begin <= _end_ns(write) <= end for write in writes)
         for writes in by_writer.values()
     ]
     squares = sum(count * count for count in counts)
@@ -177,7 +177,7 @@ def _jain(by_writer: dict[int, list[Operation]]) -> float | None:
 
 
 def _convoy(by_writer: dict[int, list[Operation]], long_ns: float) -> float:
-    """How often two are in long waits at the same time, over how often chance would have it so."""
+    """The share of pairs in long waits at the same time, over that of independent waits."""
     changes = sorted(
         change
         for writes in by_writer.values()
@@ -188,11 +188,11 @@ def _convoy(by_writer: dict[int, list[Operation]], long_ns: float) -> float:
     every = [write for writes in by_writer.values() for write in writes]
     span_ns = max(map(_end_ns, every)) - min(write.invoked_ns for write in every)
     waiting, alone_ns, pairs_ns = 0, 0, 0
-    for (at, change), (after, _) in pairwise([*changes, (0, 0)] if changes else []):
+    for (at_ns, change), (after_ns, _) in pairwise([*changes, (0, 0)] if changes else []):
         waiting += change
-        lasted = after - at if waiting else 0
-        alone_ns += waiting * lasted
-        pairs_ns += waiting * (waiting - 1) * lasted
+        lasted_ns = after_ns - at_ns if waiting else 0
+        alone_ns += waiting * lasted_ns
+        pairs_ns += waiting * (waiting - 1) * lasted_ns
     count = len(by_writer)
     if not alone_ns or count == 1:
         return 0.0

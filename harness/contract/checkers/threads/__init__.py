@@ -1,1 +1,1 @@
-"""threads."""
+"""Checkers of histories that threads of one process made."""

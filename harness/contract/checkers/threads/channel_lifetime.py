@@ -1,97 +1,125 @@
-"""Watched: a channel lives as long as somebody reads it, and shows all that happens meanwhile.
+"""Checks that a channel lives as long as it has readers, and delivers all events meanwhile.
 
-For histories of readers that come and go while a reaper collects. They end quiet: what each
-reader heard, and with the last reader gone an empty house.
+For histories of readers that subscribe and leave while a collector runs. They end quiet, with
+`heard` for what each reader received, and `sizes` after the last reader left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from harness.contract import promises
 from harness.core.history import History, Operation
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
 
 Rule = Callable[[History], Iterable[Anomaly]]
 
 
-def channels_outlive_their_readers(history: History) -> Verdict:
+def check_channel_lifetime(history: History) -> Verdict:
     """Judge a history that ends with `sizes`."""
-    for rule in (_collected_live, _kept_for_nobody, _missed_run, _unheard, _heard_twice):
+    for rule in (_collected_live, _never_collected, _missed_run, _missed_notice, _doubled_notice):
         for anomaly in rule(history):
             return Verdict(anomalies=(anomaly,))
     return Verdict()
 
 
 def _collected_live(history: History) -> Iterator[Anomaly]:
-    """A reader whose channel is gone (C9)."""
+    """A channel that was collected while it had a reader (C9)."""
     for sizes in _done(history, "sizes"):
-        there = [op for op in _done(history, "subscribe") if _reads(history, op, sizes)]
-        if sizes.result["readers"] < len(there):
-            message = f"{len(there)} read, and only {sizes.result['readers']} are read to"
-            reaper = _done(history, "collect")
-            yield Anomaly(Promise.C9, message, (*there, *reaper, sizes), "collected-live")
+        readers = [op for op in _done(history, "subscribe") if _is_reading(history, op, sizes)]
+        if sizes.result["readers"] < len(readers):
+            yield Anomaly(
+                promises.C9,
+                "sizes() counts fewer readers than have subscribed: a live channel was collected",
+                (*readers, *_done(history, "collect"), sizes),
+                "collected-live",
+                expected=f"{len(readers)} readers",
+                observed=f"{sizes.result['readers']} readers",
+            )
 
 
-def _kept_for_nobody(history: History) -> Iterator[Anomaly]:
-    """A channel that nobody reads, and that was not collected when all was over (C9)."""
+def _never_collected(history: History) -> Iterator[Anomaly]:
+    """A channel without readers that was not collected by the end (C9)."""
     for sizes in _done(history, "sizes")[-1:]:
-        there = [op for op in _done(history, "subscribe") if _reads(history, op, sizes)]
-        if sizes.result["channels"] and not there:
-            message = f"{sizes.result['channels']} channels are kept, and nobody reads them"
-            yield Anomaly(Promise.C9, message, (sizes,), "never-collected")
+        readers = [op for op in _done(history, "subscribe") if _is_reading(history, op, sizes)]
+        if sizes.result["channels"] and not readers:
+            yield Anomaly(
+                promises.C9,
+                "sizes() counts channels after the last reader left",
+                (sizes,),
+                "never-collected",
+                expected="0 channels",
+                observed=f"{sizes.result['channels']} channels",
+            )
 
 
 def _missed_run(history: History) -> Iterator[Anomaly]:
-    """A run that goes on, and a reader of its session who was not told (C7), or twice (C2)."""
+    """A run that a reader of its session was not informed of (C7), or twice (C2)."""
     for heard in _done(history, "heard"):
         for run in _done(history, "begin_run"):
-            times = heard.result["runs"].count(run.argument["stream"])
+            stream = run.argument["stream"]
+            times = heard.result["runs"].count(stream)
             if run.argument["session"] != _session(history, heard) or times == 1:
                 continue
-            broken, name = (Promise.C2, "heard-twice") if times else (Promise.C7, "missed-run")
-            message = f"{run} was told {times} times to {heard.argument['reader']!r}"
-            yield Anomaly(broken, message, (run, heard), name)
+            yield Anomaly(
+                promises.C2 if times else promises.C7,
+                f"reader {heard.argument['reader']!r} received the start of run {stream!r}"
+                f" {times} times",
+                (run, heard),
+                "heard-twice" if times else "missed-run",
+                expected="once",
+                observed=f"{times} times, in {heard.result['runs']}",
+            )
 
 
-def _unheard(history: History) -> Iterator[Anomaly]:
-    """A notice that a reader who was there did not hear (C3)."""
+def _missed_notice(history: History) -> Iterator[Anomaly]:
+    """A notice that a subscribed reader did not receive (C3)."""
     for heard in _done(history, "heard"):
-        for came in _done(history, "subscribe"):
+        for subscribe in _done(history, "subscribe"):
             for notice in _done(history, "notify"):
+                number = notice.argument["number"]
                 if (
-                    came.argument["reader"] == heard.argument["reader"]
-                    and notice.argument["session"] == came.argument["session"]
-                    and came.precedes(notice)
+                    subscribe.argument["reader"] == heard.argument["reader"]
+                    and notice.argument["session"] == subscribe.argument["session"]
+                    and subscribe.precedes(notice)
                     and notice.precedes(heard)
-                    and notice.argument["number"] not in heard.result["notices"]
+                    and number not in heard.result["notices"]
                 ):
-                    message = f"{notice} was not heard by {heard.argument['reader']!r}"
-                    yield Anomaly(Promise.C3, message, (came, notice, heard), "unheard")
+                    yield Anomaly(
+                        promises.C3,
+                        f"reader {heard.argument['reader']!r} did not receive notice {number}",
+                        (subscribe, notice, heard),
+                        "unheard",
+                        expected=f"notice {number}, sent after it subscribed",
+                        observed=f"notices {heard.result['notices']}",
+                    )
 
 
-def _heard_twice(history: History) -> Iterator[Anomaly]:
-    """A notice that a reader heard twice (C2)."""
+def _doubled_notice(history: History) -> Iterator[Anomaly]:
+    """A notice that a reader received twice (C2)."""
     for heard in _done(history, "heard"):
         notices = heard.result["notices"]
         if len(set(notices)) < len(notices):
-            message = f"{heard.argument['reader']!r} heard {notices}"
-            yield Anomaly(Promise.C2, message, (heard,), "heard-twice")
+            yield Anomaly(
+                promises.C2,
+                f"reader {heard.argument['reader']!r} received a notice twice",
+                (heard,),
+                "heard-twice",
+                expected="each notice once",
+                observed=f"notices {notices}",
+            )
 
 
-def _reads(history: History, came: Operation, moment: Operation) -> bool:
-    """Whether who subscribed reads at that moment."""
-    left = (op.argument == {"reader": came.argument["reader"]} for op in _left(history, moment))
-    return came.precedes(moment) and not any(left)
-
-
-def _left(history: History, moment: Operation) -> list[Operation]:
-    return [op for op in _done(history, "leave") if op.precedes(moment)]
+def _is_reading(history: History, subscribe: Operation, moment: Operation) -> bool:
+    """Whether a subscriber has not left by that moment."""
+    reader = {"reader": subscribe.argument["reader"]}
+    has_left = any(op.argument == reader and op.precedes(moment) for op in _done(history, "leave"))
+    return subscribe.precedes(moment) and not has_left
 
 
 def _session(history: History, heard: Operation) -> str | None:
-    came = _done(history, "subscribe")
-    sessions = {op.argument["reader"]: op.argument["session"] for op in came}
+    subscribes = _done(history, "subscribe")
+    sessions = {op.argument["reader"]: op.argument["session"] for op in subscribes}
     return sessions.get(heard.argument["reader"])
 
 

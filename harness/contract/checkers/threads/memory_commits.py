@@ -1,31 +1,32 @@
-"""Commitment: every completed turn reaches its owner's provider, once, and before it is closed.
+"""Checks that every completed turn reaches its owner's memory provider once, before the close.
 
-For histories of threads that meet. Besides the calls these hold what was seen inside them:
-`provide` (a provider asked, which `ended` ok, failed or exited), `use` (a turn that works with an
-agent) and `close`. A provider learns of the turns that were completed before it was asked; so a
-turn is *covered* by a successful call that began after the turn was completed, and surely not by
-one that began before.
+For histories of concurrent threads. Besides the calls these hold what was observed inside them:
+`provide` (a call of a provider, which `ended` ok, failed or exited), `use` (a turn that works with
+an agent) and `close`. A provider learns of the turns that were completed before it was called. So a
+successful call that began after the completion *covers* the turn, and one that began before surely
+does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from harness.contract import promises
+from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
 
 Rule = Callable[[History], Iterable[Anomaly]]
 
 
-def commits_are_kept(history: History) -> Verdict:
+def check_memory_commits(history: History) -> Verdict:
     """Judge a history that ends with a shutdown under healthy providers."""
-    return _judge(history, (_raised, _overlaps, _uncovered, _idle_calls, _unbidden))
+    return _judge(history, (_raised, _overlaps, _uncovered, _idle_calls, _unrequested))
 
 
-def agents_are_spared(history: History) -> Verdict:
+def check_agent_closes(history: History) -> Verdict:
     """Judge a history of turns and evictions that ends quiet, with the cache shrunk."""
-    rules = (_closed_in_use, _closed_early, _overlaps, _kept_too_many, _broke_down)
+    rules = (_closed_in_use, _closed_early, _overlaps, _over_cap, _failed_calls)
     return _judge(history, rules)
 
 
@@ -37,33 +38,51 @@ def _judge(history: History, rules: Iterable[Rule]) -> Verdict:
 
 
 def _raised(history: History) -> Iterator[Anomaly]:
-    """A call of the lifecycle that raises, which none may, whatever a provider does."""
-    blamed = {"commit": Promise.L13, "drain": Promise.L11, "discard": Promise.L9}
+    """A call of the lifecycle that raised, which none may, whatever a provider does."""
+    promise_of = {"commit": promises.L13, "drain": promises.L11, "discard": promises.L9}
     for op in history:
         if op.outcome is Outcome.FAIL:
-            yield Anomaly(blamed.get(op.function, Promise.L1), f"{op}", (op,), "raised")
+            yield _failure(op, promise_of.get(op.function, promises.L1))
 
 
-def _broke_down(history: History) -> Iterator[Anomaly]:
-    """A turn or an eviction that raises, though every provider is well (A5)."""
+def _failed_calls(history: History) -> Iterator[Anomaly]:
+    """A turn or an eviction that raised, though every provider is healthy (A5)."""
     for op in history:
         if op.outcome is Outcome.FAIL:
-            yield Anomaly(Promise.A5, f"{op}", (op,), "raised")
+            yield _failure(op, promises.A5)
+
+
+def _failure(op: Operation, broken: Promise) -> Anomaly:
+    return Anomaly(
+        broken,
+        f"{op.function}() raised: {op}",
+        (op,),
+        "raised",
+        expected="the call returns: errors of a provider are handled",
+        observed=op.answer,
+    )
 
 
 def _overlaps(history: History) -> Iterator[Anomaly]:
-    """Two providers of one session at work at once (L5)."""
-    calls = _seen(history, "provide")
+    """Two provider calls of one session at once (L5)."""
+    calls = _all(history, "provide")
     for index, one in enumerate(calls):
         for other in calls[index + 1 :]:
             if _same(one, other, "session") and one.meets(other):
-                message = "two commits of one session were in flight at once"
-                yield Anomaly(Promise.L5, message, (one, other), "overlap")
+                yield Anomaly(
+                    promises.L5,
+                    f"two commits of session {one.argument['session']!r} overlapped",
+                    (one, other),
+                    "overlap",
+                    expected="one commit of a session at a time",
+                    observed=f"commits of {one.argument['agent']!r} and"
+                    f" {other.argument['agent']!r} at once",
+                )
 
 
 def _uncovered(history: History) -> Iterator[Anomaly]:
-    """A turn that its owner's provider never learnt of (L2, or whoever took it away)."""
-    calls = [call for call in _seen(history, "provide") if call.argument["ended"] == "ok"]
+    """A turn that was never committed by its owner's provider (L2, or the cause's promise)."""
+    calls = [call for call in _all(history, "provide") if call.argument["ended"] == "ok"]
     for turn in _turns(history):
         later = [
             call
@@ -72,36 +91,43 @@ def _uncovered(history: History) -> Iterator[Anomaly]:
         ]
         if any(_same(turn, call, "agent") for call in later):
             continue
-        (broken, *also), story = _who_took(turn, history)
-        message = f"{turn} was completed, and {story}"
-        yield Anomaly(broken, message, (turn, *later), "lost-turn", also=tuple(also))
+        (broken, *also), reason = _cause_of_loss(turn, history)
+        yield Anomaly(
+            broken,
+            f"the turn of {turn.argument['agent']!r} was completed and never committed: {reason}",
+            (turn, *later),
+            "lost-turn",
+            also=tuple(also),
+            expected=f"a successful commit by {turn.argument['agent']!r} after the turn",
+            observed=f"later commits by {[call.argument['agent'] for call in later]}",
+        )
 
 
-def _who_took(turn: Operation, history: History) -> tuple[tuple[Promise, ...], str]:
-    """Whose promises it broke that the turn did not reach its owner, and what became of it."""
-    calls = [call for call in _seen(history, "provide") if _same(turn, call, "session")]
+def _cause_of_loss(turn: Operation, history: History) -> tuple[tuple[Promise, ...], str]:
+    """The promises that the lost turn breaks, and the reason why it was not committed."""
+    calls = [call for call in _all(history, "provide") if _same(turn, call, "session")]
     done = [call for call in calls if call.argument["ended"] == "ok"]
     commits = [op for op in history if op.function in ("commit", "drain") and op.meets(turn)]
     was_late = bool(commits) and any(call.invoked_ns < turn.invoked_ns for call in done)
     for call in calls:
         if call.argument["ended"] == "exited" and not any(call.precedes(other) for other in done):
-            return (Promise.L13, Promise.L3, Promise.L11), "nobody was asked again after an exit"
+            return (promises.L13, promises.L3, promises.L11), "no commit was retried after an exit"
         if call not in done and _same(turn, call, "agent") and call.invoked_ns >= turn.invoked_ns:
-            broken = (Promise.L3, Promise.L4 if done else Promise.L11)
-            return broken, "its failed commit was never tried again with its owner"
+            broken = (promises.L3, promises.L4 if done else promises.L11)
+            return broken, "its failed commit was not retried with its owner"
     for call in done:
         if call.invoked_ns >= turn.invoked_ns and not (was_late and _has_turns(call, history)):
-            return (Promise.L4,), f"committed by {call.argument['agent']!r}, which does not own it"
-    for op in _seen(history, "discard"):
+            return (promises.L4,), f"committed by {call.argument['agent']!r}, which does not own it"
+    for op in _all(history, "discard"):
         if op.result is True and _same(turn, op, "session") and not op.precedes(turn):
-            return (Promise.L9,), "its session was discarded"
+            return (promises.L9,), "its session was discarded"
     if was_late:
-        return (Promise.L2,), "cleared by a commit that had begun before it"
-    return (Promise.L11,), "not even a shutdown committed it"
+        return (promises.L2,), "a commit that had begun before it cleared its mark"
+    return (promises.L11,), "not even the shutdown committed it"
 
 
 def _has_turns(call: Operation, history: History) -> bool:
-    """Whether there were turns of its own that the provider may have been called for."""
+    """Whether the provider may have been called for turns of its own."""
     return any(
         _same(turn, call, "session", "agent") and not call.precedes(turn)
         for turn in _turns(history)
@@ -110,46 +136,71 @@ def _has_turns(call: Operation, history: History) -> bool:
 
 def _idle_calls(history: History) -> Iterator[Anomaly]:
     """More successful calls than turns: one of them had nothing to commit (L6)."""
-    turns = [op for op in _seen(history, "complete_turn") if op.outcome is not Outcome.FAIL]
-    calls = [call for call in _seen(history, "provide") if call.argument["ended"] == "ok"]
+    turns = [op for op in _all(history, "complete_turn") if op.outcome is not Outcome.FAIL]
+    calls = [call for call in _all(history, "provide") if call.argument["ended"] == "ok"]
     for call in calls:
-        mine = [one for one in calls if _same(one, call, "session", "agent")]
-        owned = [one for one in turns if _same(one, call, "session", "agent")]
-        if len(mine) > len(owned):
-            message = f"{len(mine)} commits of {len(owned)} turns of {call.argument['agent']!r}"
-            yield Anomaly(Promise.L6, message, tuple(mine), "nothing-new")
+        commits = [other for other in calls if _same(other, call, "session", "agent")]
+        owned = [turn for turn in turns if _same(turn, call, "session", "agent")]
+        if len(commits) > len(owned):
+            yield Anomaly(
+                promises.L6,
+                f"{call.argument['agent']!r} committed although no turn was new",
+                tuple(commits),
+                "nothing-new",
+                expected=f"at most {len(owned)} commits, one for each turn",
+                observed=f"{len(commits)} commits",
+            )
 
 
-def _unbidden(history: History) -> Iterator[Anomaly]:
-    """A provider asked while nobody commits, as a turn is completed say (L12)."""
-    boundaries = [*_seen(history, "commit"), *_seen(history, "drain")]
-    for call in _seen(history, "provide"):
+def _unrequested(history: History) -> Iterator[Anomaly]:
+    """A provider call outside of every commit and drain, such as by a completed turn (L12)."""
+    boundaries = [*_all(history, "commit"), *_all(history, "drain")]
+    for call in _all(history, "provide"):
         if not any(boundary.meets(call) for boundary in boundaries):
-            message = f"{call.argument['agent']!r} committed at no boundary"
-            yield Anomaly(Promise.L12, message, (call,), "unbidden")
+            yield Anomaly(
+                promises.L12,
+                f"{call.argument['agent']!r} committed outside of a commit() or drain()",
+                (call,),
+                "unbidden",
+                expected="provider calls at boundaries only",
+                observed=f"{call}",
+            )
 
 
 def _closed_in_use(history: History) -> Iterator[Anomaly]:
-    """An agent closed while a turn works with it (A2)."""
-    for close in _seen(history, "close"):
-        for use in _seen(history, "use"):
+    """An agent that was closed while a turn worked with it (A2)."""
+    for close in _all(history, "close"):
+        for use in _all(history, "use"):
             if _same(close, use, "session", "agent") and close.meets(use):
-                message = f"{close.argument['agent']!r} was closed under a live run"
-                yield Anomaly(Promise.A2, message, (use, close), "closed-live")
+                yield Anomaly(
+                    promises.A2,
+                    f"agent {close.argument['agent']!r} was closed during a turn",
+                    (use, close),
+                    "closed-live",
+                    expected="a close after the turn ended",
+                    observed="a close that overlaps the turn",
+                )
 
 
 def _closed_early(history: History) -> Iterator[Anomaly]:
     """An agent closed twice, during a commit of its own, or before its turns were covered (A5)."""
-    closes = _seen(history, "close")
-    calls = _seen(history, "provide")
+    closes = _all(history, "close")
+    calls = _all(history, "provide")
     for index, close in enumerate(closes):
-        mine = [call for call in calls if _same(close, call, "session", "agent")]
+        agent = close.argument["agent"]
+        commits = [call for call in calls if _same(close, call, "session", "agent")]
         twice = [other for other in closes[:index] if _same(close, other, "session", "agent")]
-        during = [call for call in mine if close.meets(call)]
-        for proof, story in ((twice, "twice"), (during, "during its commit")):
+        during = [call for call in commits if close.meets(call)]
+        for proof, observed in ((twice, "a second close"), (during, "a close during its commit")):
             if proof:
-                message = f"{close.argument['agent']!r} was closed {story}"
-                yield Anomaly(Promise.A5, message, (*proof, close), "closed-early")
+                yield Anomaly(
+                    promises.A5,
+                    f"agent {agent!r} was closed twice, or during its commit",
+                    (*proof, close),
+                    "closed-early",
+                    expected="one close, after its last commit",
+                    observed=observed,
+                )
         for turn in _turns(history):
             if not (_same(turn, close, "session", "agent") and turn.precedes(close)):
                 continue
@@ -157,27 +208,39 @@ def _closed_early(history: History) -> Iterator[Anomaly]:
                 call.argument["ended"] == "ok"
                 and call.invoked_ns >= turn.invoked_ns
                 and call.precedes(close)
-                for call in mine
+                for call in commits
             )
             if not covered:
-                message = f"{close.argument['agent']!r} was closed with an uncommitted turn"
-                yield Anomaly(Promise.A5, message, (turn, close), "closed-early")
+                yield Anomaly(
+                    promises.A5,
+                    f"agent {agent!r} was closed with an uncommitted turn",
+                    (turn, close),
+                    "closed-early",
+                    expected="a successful commit between the turn and the close",
+                    observed="no such commit",
+                )
 
 
-def _kept_too_many(history: History) -> Iterator[Anomaly]:
+def _over_cap(history: History) -> Iterator[Anomaly]:
     """More agents than the cap, when all is quiet (A1)."""
     for op in history:
         if op.function == "shrink" and op.result and op.result["agents"] > op.result["cap"]:
-            message = f"{op.result['agents']} idle agents are kept"
-            yield Anomaly(Promise.A1, message, (op,), "over-cap")
+            yield Anomaly(
+                promises.A1,
+                "shrink() left more idle agents than the cap",
+                (op,),
+                "over-cap",
+                expected=f"at most {op.result['cap']} agents",
+                observed=f"{op.result['agents']} agents",
+            )
 
 
-def _seen(history: History, function: str) -> list[Operation]:
+def _all(history: History, function: str) -> list[Operation]:
     return [op for op in history if op.function == function]
 
 
 def _turns(history: History) -> list[Operation]:
-    return [op for op in _seen(history, "complete_turn") if op.outcome is Outcome.OK]
+    return [op for op in _all(history, "complete_turn") if op.outcome is Outcome.OK]
 
 
 def _same(one: Operation, other: Operation, *names: str) -> bool:

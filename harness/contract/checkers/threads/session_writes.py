@@ -1,7 +1,7 @@
-"""Stored: what threads wrote into one session is there when all is quiet, and only that.
+"""Checks that what threads wrote into one session is stored when all is quiet, and nothing else.
 
-For histories that end with a quiet `messages` and `active`. A write that came back must be seen; a
-save that was refused must not be; one that nobody knows of may be either. No text is written twice.
+For histories that end with a quiet `messages` and `active`. An acknowledged write is observed; a
+refused save is not; one of unknown outcome may be either. No text is written twice.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from harness.contract import promises
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
 
 WRITES = ("append", "save_copy")
 
 
-def writes_are_stored(history: History) -> Verdict:
+def check_session_writes(history: History) -> Verdict:
     """Judge the last reads against the writes before them."""
     return Verdict(anomalies=tuple(_anomalies(history))[:1])
 
@@ -24,49 +24,90 @@ def writes_are_stored(history: History) -> Verdict:
 def _anomalies(history: History) -> Iterator[Anomaly]:
     for read in history:
         if read.function in ("messages", "active") and read.outcome is Outcome.FAIL:
-            yield Anomaly(Promise.S1, f"the session cannot be read: {read}", (read,), "unreadable")
+            yield Anomaly(
+                promises.S1,
+                f"{read.function}() cannot read the session: {read}",
+                (read,),
+                "unreadable",
+                expected="the content of the session",
+                observed=read.answer,
+            )
         if read.function == "messages" and read.outcome is Outcome.OK:
             yield from _lost_or_stray(history, read)
         if read.function == "active" and read.outcome is Outcome.OK:
-            yield from _clobbered(history, read)
+            yield from _wrong_mark(history, read)
 
 
 def _lost_or_stray(history: History, read: Operation) -> Iterator[Anomaly]:
-    """A lost write (S9 where a copy was saved over it, else S2), or one that is there wrongly."""
-    told = Counter(read.result)
-    for text in told.keys() - {op.argument["text"] for op in history if op.function in WRITES}:
-        yield Anomaly(Promise.S1, f"nobody wrote {text!r}", (read,), "stray-write")
+    """A lost write (S9 where a copy was saved over it, else S2), or a stray one (S1, S10)."""
+    stored = Counter(read.result)
+    for text in stored.keys() - {op.argument["text"] for op in history if op.function in WRITES}:
+        yield Anomaly(
+            promises.S1,
+            f"messages() returned {text!r}, which no thread wrote",
+            (read,),
+            "stray-write",
+            expected="written texts only",
+            observed=f"{text!r}",
+        )
     copies = [op for op in history if op.function == "save_copy" and op.outcome is Outcome.OK]
     for write in (op for op in history if op.function in WRITES):
-        seen = told[write.argument["text"]]
-        if write.outcome is Outcome.OK and write.precedes(read) and not seen:
+        text = write.argument["text"]
+        times = stored[text]
+        if write.outcome is Outcome.OK and write.precedes(read) and not times:
             over = [copy for copy in copies if copy is not write and copy.meets(write)]
-            broken = Promise.S9 if over else Promise.S2
-            message = f"{write.argument['text']!r} was acknowledged, then gone"
-            yield Anomaly(broken, message, (write, *over, read), "lost-write")
-        if write.outcome is Outcome.FAIL and seen:
-            message = f"{write.argument['text']!r} was refused, and is there"
-            yield Anomaly(Promise.S10, message, (write, read), "refused-write")
-        if seen > 1:
-            message = f"{write.argument['text']!r} is there {seen} times"
-            yield Anomaly(Promise.S1, message, (write, read), "doubled-write")
+            yield Anomaly(
+                promises.S9 if over else promises.S2,
+                f"{write.function}({text!r}) was acknowledged, and messages() lacks it",
+                (write, *over, read),
+                "lost-write",
+                expected=f"{text!r} once",
+                observed=f"{read.result}",
+            )
+        if write.outcome is Outcome.FAIL and times:
+            yield Anomaly(
+                promises.S10,
+                f"{write.function}({text!r}) was refused, and messages() returned it",
+                (write, read),
+                "refused-write",
+                expected=f"no {text!r}",
+                observed=f"{read.result}",
+            )
+        if times > 1:
+            yield Anomaly(
+                promises.S1,
+                f"{write.function}({text!r}) was called once, and is stored {times} times",
+                (write, read),
+                "doubled-write",
+                expected=f"{text!r} once",
+                observed=f"{read.result}",
+            )
 
 
-def _clobbered(history: History, read: Operation) -> Iterator[Anomaly]:
-    """A run that registered, and that a cleanup unmarked (S7)."""
+def _wrong_mark(history: History, read: Operation) -> Iterator[Anomaly]:
+    """A registered run whose mark a cleanup removed, or a stale mark that it left (S7)."""
     begun = [op for op in history if op.function == "start_run" and not read.precedes(op)]
     starts = [op for op in begun if op.outcome is Outcome.OK and op.precedes(read)]
     runs = [op.argument["stream"] for op in begun if op.outcome is not Outcome.FAIL]
     if starts and read.result not in runs:
         cleanups = [op for op in history if op.function == "cleanup"]
-        message = f"a run is alive, and its session is marked with {read.result!r}"
-        yield Anomaly(Promise.S7, message, (*starts, *cleanups, read), "clobbered-run")
+        yield Anomaly(
+            promises.S7,
+            "active() does not return the run that is under way",
+            (*starts, *cleanups, read),
+            "clobbered-run",
+            expected=f"one of {runs}",
+            observed=f"{read.result!r}",
+        )
     left = [op for op in history if op.function == "leave_behind"]
-    quiet = [
-        op
-        for op in history
-        if op.function == "cleanup" and op.precedes(read) and all(one.precedes(op) for one in left)
-    ]
+    cleanups = [op for op in history if op.function == "cleanup" and op.precedes(read)]
+    quiet = [op for op in cleanups if all(mark.precedes(op) for mark in left)]
     if left and quiet and read.result not in (None, *runs):
-        message = f"nobody runs {read.result!r}, and cleanup left it"
-        yield Anomaly(Promise.S7, message, (*left, *quiet, read), "left-stale")
+        yield Anomaly(
+            promises.S7,
+            "active() returns a run that is not under way, after a cleanup",
+            (*left, *quiet, read),
+            "left-stale",
+            expected=f"None, or one of {runs}",
+            observed=f"{read.result!r}",
+        )

@@ -1,27 +1,47 @@
-"""Stopped: whoever reads a stream that is stopped is told that it is over.
+"""Checks that every reader of a stopped stream is notified of its end.
 
-For histories of `read` operations, true where the end came, that meet a `stop`; and of `readers`,
-how many were there when all was quiet.
+For histories of `read` operations, whose result is true where the end arrived, that overlap a
+`stop`; and of `readers`, the number of readers when all is quiet.
 """
 
 from __future__ import annotations
 
+from harness.contract import promises
 from harness.core.history import History, Operation
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
 
 
-def readers_end_with_the_stop(history: History) -> Verdict:
-    """Judge a history in which something was stopped (G4)."""
+def check_stream_shutdown(history: History) -> Verdict:
+    """Judge a history in which a stream was stopped (G4)."""
     stops = _done(history, "stop")
     for read in _done(history, "read"):
         if read.result is False:
-            message = "a reader was left waiting for ever"
-            return Verdict((Anomaly(Promise.G4, message, (*stops, read), "never-ended"),))
+            return Verdict(
+                (
+                    Anomaly(
+                        promises.G4,
+                        f"read() of process {read.process} never received the end of the stream",
+                        (*stops, read),
+                        "never-ended",
+                        expected="the end of the stream after stop()",
+                        observed="no end before the reader's timeout",
+                    ),
+                )
+            )
     for readers in _done(history, "readers"):
         if readers.result:
-            message = f"{readers.result} are still listed as readers"
-            return Verdict((Anomaly(Promise.G4, message, (*stops, readers), "still-listed"),))
+            return Verdict(
+                (
+                    Anomaly(
+                        promises.G4,
+                        "readers() lists readers after stop()",
+                        (*stops, readers),
+                        "still-listed",
+                        expected="no reader",
+                        observed=f"{readers.result}",
+                    ),
+                )
+            )
     return Verdict()
 
 

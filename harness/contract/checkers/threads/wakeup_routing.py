@@ -1,9 +1,9 @@
-"""Woken: each completion wakes the session that it belongs to, once, and in its turn.
+"""Checks that each completion wakes the session that it belongs to, once and in order.
 
-For histories of threads that end with a `settle`, after which nothing may wait. `complete` tells
-of a process's end; besides the calls these hold what was seen inside them: `wake` (a wakeup turn
-that was started) and `spawn` (a turn of a session that started a process, and the `owner` that was
-recorded for it).
+For histories of threads that end with a `settle`, after which no wakeup is pending. `complete` is
+the end of a process. Besides the calls these histories hold what was observed inside them: `wake`
+(a wakeup turn that started) and `spawn` (a turn of a session that started a process, and the
+`owner` that was recorded for it).
 """
 
 from __future__ import annotations
@@ -12,117 +12,162 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import product
 
+from harness.contract import promises
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
 
 Rule = Callable[[History], Iterable[Anomaly]]
 
 
-def sessions_are_woken(history: History) -> Verdict:
-    """Judge a history that ends quiet."""
-    for rule in (_unsettled, _misattributed, _doubled, _misrouted, _overtaken, _lost):
+def check_wakeup_routing(history: History) -> Verdict:
+    """Judge a history of threads that ends quiet."""
+    for rule in (_unsettled, _misattributed, _doubled, _misrouted, _reordered, _lost):
         for anomaly in rule(history):
             return Verdict(anomalies=(anomaly,))
     return Verdict()
 
 
-def restarts_lose_nobody(history: History) -> Verdict:
-    """Judge a history of hosts that died, by what the sessions have had when all is quiet.
+def check_wakeup_restarts(history: History) -> Verdict:
+    """Judge a history of killed hosts, by the wakeups of each session when all is quiet.
 
-    `leave` tells of a process that ended while its host was dead, `settle` of all wakeups.
+    `leave` is a process that ended while its host was dead, `settle` returns all wakeups.
     """
     for unsettled in _unsettled(history):
-        return Verdict((replace(unsettled, promise=Promise.W4),))
+        return Verdict((replace(unsettled, promise=promises.W4),))
     settled = _done(history, "settle")
     for left, quiet in product(_done(history, "leave"), settled[-1:]):
         session, process = _session(left), left.argument["process"]
-        woken = [one for one, told in quiet.result["woken"] if told == process]
-        match woken:
+        sessions = [owner for owner, cause in quiet.result["woken"] if cause == process]
+        match sessions:
             case [one] if one == session:
                 continue
             case []:
-                broken, name = Promise.W4, "lost-wakeup"
-            case _ if set(woken) == {session}:
-                broken, name = Promise.W1, "double-wakeup"
+                broken, name = promises.W4, "lost-wakeup"
+            case _ if set(sessions) == {session}:
+                broken, name = promises.W1, "double-wakeup"
             case _:
-                broken, name = Promise.W6, "misrouted"
-        message = f"the end of {process!r} woke {woken or 'nobody'}, and belongs to {session!r}"
+                broken, name = promises.W6, "misrouted"
         between = (op for op in history if op.function in ("struck", "restart"))
-        return Verdict((Anomaly(broken, message, (left, *between, quiet), name),))
+        anomaly = Anomaly(
+            broken,
+            f"the end of process {process!r} while its host was dead woke {len(sessions)} sessions",
+            (left, *between, quiet),
+            name,
+            expected=f"one wakeup of {session!r}",
+            observed=f"wakeups of {sessions}",
+        )
+        return Verdict((anomaly,))
     return Verdict()
 
 
 def _unsettled(history: History) -> Iterator[Anomaly]:
-    """A settling that raised: whoever waited then waits still (W3)."""
+    """A `settle` that failed: a wakeup is still pending (W3)."""
     for op in history:
         if op.function == "settle" and op.outcome is Outcome.FAIL:
-            yield Anomaly(Promise.W3, f"{op}", (op,), "unsettled")
+            yield Anomaly(
+                promises.W3,
+                "settle() failed: a wakeup stayed pending",
+                (op,),
+                "unsettled",
+                expected="no pending wakeup once all runs have ended",
+                observed=op.answer,
+            )
 
 
 def _misattributed(history: History) -> Iterator[Anomaly]:
-    """A process that was started by one session's turn, and recorded as another's (T7, W6)."""
+    """A process that one session's turn started, and that is recorded as another's (T7, W6)."""
     for spawn in _done(history, "spawn"):
         session, owner = spawn.argument["session"], spawn.argument["owner"]
         if owner != session:
-            message = f"a process that {session!r} started belongs to {owner!r}"
-            turns = tuple(op for op in _done(history, "spawn") if op.meets(spawn))
-            yield Anomaly(Promise.T7, message, turns, "misattributed", also=(Promise.W6,))
+            yield Anomaly(
+                promises.T7,
+                f"a process that a turn of {session!r} started is recorded for another session",
+                tuple(op for op in _done(history, "spawn") if op.meets(spawn)),
+                "misattributed",
+                also=(promises.W6,),
+                expected=f"owner {session!r}",
+                observed=f"owner {owner!r}",
+            )
 
 
 def _doubled(history: History) -> Iterator[Anomaly]:
-    """A process whose end woke twice (W1)."""
-    for ended in _ended(history):
-        wakes = _wakes_of(history, ended)
+    """A process whose end woke more than once (W1)."""
+    for complete in _completions(history):
+        wakes = _wakes_of(history, complete)
         if len(wakes) > 1:
-            message = f"the end of {ended.argument['process']!r} woke {len(wakes)} times"
-            yield Anomaly(Promise.W1, message, (ended, *wakes), "double-wakeup")
+            yield Anomaly(
+                promises.W1,
+                f"the end of process {complete.argument['process']!r} woke more than once",
+                (complete, *wakes),
+                "double-wakeup",
+                expected="one wakeup",
+                observed=f"wakeups of {[_session(wake) for wake in wakes]}",
+            )
 
 
 def _misrouted(history: History) -> Iterator[Anomaly]:
     """A wakeup in a session that does not own the process (W6)."""
-    for ended in _ended(history):
-        for wake in _wakes_of(history, ended):
-            if wake.argument["session"] != ended.argument["session"]:
-                message = f"{ended} woke {wake.argument['session']!r}"
-                yield Anomaly(Promise.W6, message, (ended, wake), "misrouted")
+    for complete in _completions(history):
+        for wake in _wakes_of(history, complete):
+            if _session(wake) != _session(complete):
+                yield Anomaly(
+                    promises.W6,
+                    f"the end of process {complete.argument['process']!r} woke another session",
+                    (complete, wake),
+                    "misrouted",
+                    expected=f"a wakeup of {_session(complete)!r}",
+                    observed=f"a wakeup of {_session(wake)!r}",
+                )
 
 
-def _overtaken(history: History) -> Iterator[Anomaly]:
+def _reordered(history: History) -> Iterator[Anomaly]:
     """Two wakeups of a session in another order than that of the completions (W3)."""
-    for first in _ended(history):
-        for second in _ended(history):
+    for first in _completions(history):
+        for second in _completions(history):
             if _session(first) != _session(second) or not first.precedes(second):
                 continue
             for late in _wakes_of(history, first):
                 for early in _wakes_of(history, second):
                     if early.precedes(late):
-                        message = f"{second} woke its session before {first}"
-                        yield Anomaly(Promise.W3, message, (early, late), "overtaken")
+                        processes = [op.argument["process"] for op in (first, second)]
+                        yield Anomaly(
+                            promises.W3,
+                            f"process {processes[1]!r} ended after {processes[0]!r}, and woke"
+                            f" {_session(first)!r} before it",
+                            (early, late),
+                            "overtaken",
+                            expected=f"wakeups in the order {processes}",
+                            observed=f"wakeups in the order {processes[::-1]}",
+                        )
 
 
 def _lost(history: History) -> Iterator[Anomaly]:
-    """A completion that woke nobody: W3 if a run was in its way, else W2."""
+    """A completion that woke no session: W3 if a run of the session delayed it, else W2."""
     settled = _done(history, "settle")
-    for ended in _ended(history):
-        if not settled or _wakes_of(history, ended):
+    for complete in _completions(history):
+        if not settled or _wakes_of(history, complete):
             continue
         runs = [
             op
             for op in history.happened
-            if op.function in ("begin_run", "turn", "wake") and _session(op) == _session(ended)
+            if op.function in ("begin_run", "turn", "wake") and _session(op) == _session(complete)
         ]
-        broken = Promise.W3 if runs else Promise.W2
-        message = f"the end of {ended.argument['process']!r} woke nobody"
-        yield Anomaly(broken, message, (ended, *runs, settled[-1]), "lost-wakeup")
+        yield Anomaly(
+            promises.W3 if runs else promises.W2,
+            f"the end of process {complete.argument['process']!r} woke no session",
+            (complete, *runs, settled[-1]),
+            "lost-wakeup",
+            expected=f"one wakeup of {_session(complete)!r}",
+            observed="no wakeup when all is quiet",
+        )
 
 
-def _ended(history: History) -> list[Operation]:
+def _completions(history: History) -> list[Operation]:
     return _done(history, "complete")
 
 
-def _wakes_of(history: History, ended: Operation) -> list[Operation]:
-    process = ended.argument["process"]
+def _wakes_of(history: History, complete: Operation) -> list[Operation]:
+    process = complete.argument["process"]
     return [op for op in _done(history, "wake") if op.argument["process"] == process]
 
 
