@@ -17,6 +17,7 @@ from typing import NoReturn
 import click
 from rich.markup import escape
 
+from harness.cli.audit import audit_command
 from harness.cli.gate import gate_command
 from harness.cli.judge import judge_command
 from harness.cli.listing import list_command
@@ -25,6 +26,7 @@ from harness.cli.mutate import mutate_command
 from harness.cli.people import people
 from harness.cli.profile import profile_command
 from harness.cli.prove import prove_command
+from harness.cli.reach import reach_command
 from harness.cli.replay import replay_command
 from harness.cli.soak import soak_command
 from harness.core.errors import HarnessError, UsageError
@@ -42,7 +44,9 @@ def cli() -> None:
     harness load --users 200 --for 60s          many clients, every stream checked
     harness profile                             where the time goes meanwhile
     harness prove                               does the judge catch known bugs?
-    harness mutate --sample 50                  how many small mistakes does it put up with?
+    harness mutate --sample 50                  how many code mutants does it detect?
+    harness audit reports/runs/latest           how many changed answers does it notice?
+    harness reach                               which code do the scenarios run?
     harness replay reports/runs/latest/NAME/failure.json
     harness soak --for 30m                      does anything grow?
     harness soak --days 30                      the same over days, which pass in seconds
@@ -55,7 +59,7 @@ def cli() -> None:
 
 for _command in (
     *(gate_command, prove_command, mutate_command, load_command, profile_command, soak_command),
-    *(judge_command, replay_command, list_command),
+    *(audit_command, reach_command, judge_command, replay_command, list_command),
 ):
     cli.add_command(_command)
 

@@ -67,6 +67,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "harness: puts a scenario on trial (added to each test that uses `judge`)"
     )
     config.stash[_TARGETS] = {}
+    if "HARNESS_REACH" in os.environ:
+        from harness.worker import reach  # noqa: PLC0415  only where reach is measured
+
+        reach.start()
     if "HARNESS_LIFELINE" in os.environ:
         from harness.engine import supervision  # noqa: PLC0415  only where a command supervises
 

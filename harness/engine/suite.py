@@ -29,6 +29,28 @@ FOLDERS = "HARNESS_SCENARIOS"  # environment: the folders of suites, separated b
 BUGS = "bugs"  # the subfolder of a suite that holds the patches of its known bugs
 
 
+@dataclass(frozen=True, slots=True)
+class Unpredictable:
+    """A field of an answer that no model can predict, with the reason.
+
+    `function` and `field` are globs over the journalled function and over the leaf, written as
+    `sessions[*].pid`; `scenario` is one over scenario names.
+    """
+
+    function: str
+    field: str
+    reason: str
+    scenario: str = "*"
+
+    def covers(self, scenario: str, function: str, leaf: str) -> bool:
+        """Whether this declaration is about that leaf."""
+        return (
+            fnmatch.fnmatchcase(scenario, self.scenario)
+            and fnmatch.fnmatchcase(function, self.function)
+            and fnmatch.fnmatchcase(leaf.replace("[*]", "."), self.field.replace("[*]", "."))
+        )
+
+
 @dataclass(frozen=True)
 class Suite:
     """What a folder of scenarios says of itself, in its module `suite.py` as `SUITE`.
@@ -37,13 +59,15 @@ class Suite:
     for, as `--target` takes it. Known bugs are patches in the folder `bugs`; each is applied to a
     copy of `source`, the folder of the package (or the module file) on trial, and judged as
     `TARGET@FOLDER`, where FOLDER holds the copy. `canaries` names, for each mode, the known bug
-    that every gate must detect.
+    that every gate must detect. `unpredictable` lists the fields of answers that no model can
+    predict; an audit leaves them out, and counts them.
     """
 
     contract: Contract
     target: str = ""
     source: Path | None = None
     canaries: Mapping[Mode, str] = field(default_factory=dict)
+    unpredictable: tuple[Unpredictable, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,7 @@ class KnownBug:
 
 def find_bugs(names: Iterable[str] = ()) -> dict[str, KnownBug]:
     """The bugs of these names; all of them for none. Raises UsageError for an unknown one."""
-    every = {
-        patch.stem: _read(patch, suite) for suite in find_suites() for patch in suite.patches
-    }
+    every = {patch.stem: _read(patch, suite) for suite in find_suites() for patch in suite.patches}
     wanted = list(names)
     for name in wanted:
         if name not in every:

@@ -22,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from harness.worker import reach
+
 PATIENCE_S = 60.0  # the longest time for a reply; a child that takes longer counts as hung
 TAIL_BYTES = 2000  # of the child's standard error, quoted in messages
 
@@ -71,7 +73,7 @@ class Remote:
         # finds the standard library and its PYTHONPATH, but no installed packages.
         return subprocess.Popen(  # noqa: S603  the command is fixed
             [sys.executable, "-S", "-P", *map(str, files)],
-            env={**environment, "PYTHONUNBUFFERED": "1"},
+            env={**environment, **_reach(), "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -165,3 +167,8 @@ class Remote:
         tail = os.pread(self._stderr.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES))
         output = " ".join(tail.decode(errors="replace").split())
         return f"process {self.pid} {exit_text}" + (f"; its output: {output}" if output else "")
+
+
+def _reach() -> dict[str, str]:
+    """What makes a child record which lines of the code on trial it runs, where that is wanted."""
+    return {name: os.environ[name] for name in reach.VARIABLES if name in os.environ}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from harness.worker import call_counter
+from harness.worker import call_counter, reach
 
 BOOT_PATIENCE_S = 30.0
 EXIT_PATIENCE_S = 30.0  # far more than the drain deadline
@@ -29,6 +29,8 @@ def follow():
     os.kill(os.getpid(), signal.SIGKILL)
 
 threading.Thread(target=follow, daemon=True).start()
+if "HARNESS_REACH" in os.environ:
+    runpy.run_path(os.environ["HARNESS_REACH_CODE"])["start"]()
 if "HARNESS_CALL_COUNTS" in os.environ:
     runpy.run_path(os.environ["HARNESS_CALL_COUNTER_CODE"])["begin"](os.environ["HARNESS_CALL_COUNTS"])
 runpy.run_module("reference_impl", run_name="__main__", alter_sys=True)
@@ -69,6 +71,7 @@ class ReferenceLaunch:
             "PYTHONPATH": str(self.package_folder),
             "HERMES_WEBUI_DRAIN_DEADLINE": DRAIN_S,
             "HARNESS_CALL_COUNTER_CODE": call_counter.__file__,
+            **{name: os.environ[name] for name in reach.VARIABLES if name in os.environ},
             **settings,
         }
         return subprocess.Popen(  # noqa: S603  the command is fixed

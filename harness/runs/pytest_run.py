@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -58,13 +59,21 @@ class Results:
 
 
 def run_session(
-    session: Session, run: Path, budget_s: float, progress: Progress = lambda _: None
+    session: Session,
+    run: Path,
+    budget_s: float,
+    progress: Progress = lambda _: None,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Results:
-    """Run the scenarios, at most `budget_s` seconds long, and read their records."""
+    """Run the scenarios, at most `budget_s` seconds long, and read their records.
+
+    `settings` are added to the environment of the pytest process.
+    """
     folder.write_text(run / "pytest.ini", SETTINGS)
     ends_at = time.monotonic() + budget_s
     with (run / LOG).open("wb") as log, scratch() as place:
-        child = Child(_command(session, run), _environment(run, place), log, run)
+        environment = {**_environment(run, place), **settings}
+        child = Child(_command(session, run), environment, log, run)
         try:
             for event in child.events(ends_at):
                 if event["outcome"] != "skipped":

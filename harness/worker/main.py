@@ -113,6 +113,8 @@ def die_with_parent() -> None:
 def main(adapter_file: str, *wrapper_files: str) -> None:
     """Serve the adapter of `adapter_file`, wrapped by the wrapper files in order."""
     die_with_parent()
+    if "HARNESS_REACH_CODE" in os.environ:
+        load(Path(os.environ["HARNESS_REACH_CODE"])).start()
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     open_adapter = load(Path(adapter_file)).open_adapter

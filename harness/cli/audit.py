@@ -1,0 +1,107 @@
+"""`harness audit`: how many changed answers do the checkers notice?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from harness.cli.options import (
+    as_json,
+    scenario_option,
+    scenarios_option,
+    seed_option,
+    seed_or_drawn,
+    workers_option,
+)
+from harness.cli.people import people, progress, table, tell
+from harness.runs.audit import Audit, Row, Score
+
+MISSED_MAX = 40  # rows of missed changes that are printed
+
+
+@click.command("audit")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@scenarios_option
+@scenario_option
+@click.option(
+    "--per-field",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Changes of each kind that are judged for each field.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1),
+    default=30.0,
+    show_default=True,
+    help="Time for each scenario, at most.",
+)
+@click.option(
+    "--at-least",
+    type=click.FloatRange(0.0, 1.0),
+    default=0.0,
+    help="Exit 1 if a scenario notices a smaller share than this.",
+)
+@click.option("--fields", is_flag=True, help="List every field with missed changes.")
+@workers_option
+@seed_option
+@as_json
+def audit_command(  # noqa: PLR0913  one parameter an option
+    *,
+    run: Path,
+    scenario: tuple[str, ...],
+    per_field: int,
+    seconds: float,
+    at_least: float,
+    fields: bool,
+    workers: int,
+    seed: int | None,
+    wants_json: bool,
+) -> int:
+    """Change answers of a valid run one at a time, and count how many are noticed.
+
+    RUN is the folder of a gate that was valid. Each change alters one leaf of one stored answer;
+    the scenario's checker judges the history again, without a target.
+
+    \b
+    harness audit reports/runs/latest
+    harness audit reports/runs/latest --scenario 'wakeups-*' --fields
+    """  # noqa: D301  click needs the backslash
+    seed = seed_or_drawn(seed)
+    with progress() as step:
+        asked = Audit(run, seed, per_field, workers, seconds, scenario)
+        scores, rows = asked.run(step)
+    if wants_json:
+        document = {
+            "seed": seed,
+            "scores": [score.to_json() for score in scores],
+            "rows": [row.to_json() for row in rows],
+        }
+        click.echo(json.dumps(document, indent=2))
+    head = ("scenario", "changed", "noticed", "share", "fields", "unpredictable")
+    tell(table(head, [_cells(score) for score in scores]))
+    missed = [row for row in rows if row.noticed < row.changed and not row.excused]
+    for row in missed if fields else missed[:MISSED_MAX]:
+        people.print(_missed(row), soft_wrap=True, markup=False)
+    total, noticed = sum(s.changed for s in scores), sum(s.noticed for s in scores)
+    people.print(f"{noticed} of {total} changes noticed · seed {seed}")
+    return 1 if any(score.changed and score.share < at_least for score in scores) else 0
+
+
+def _cells(score: Score) -> tuple[str, ...]:
+    return (
+        score.scenario,
+        f"{score.changed:,}",
+        f"{score.noticed:,}",
+        score.unjudged or f"{score.share:.1%}",
+        str(score.fields),
+        str(score.excused_fields),
+    )
+
+
+def _missed(row: Row) -> str:
+    where = f"{row.scenario} {row.function} {row.field}"
+    return f"missed: {where}: {row.change}, {row.changed - row.noticed} of {row.changed}"

@@ -1,0 +1,99 @@
+"""Basic blocks of Python source: what reach is counted in.
+
+A block is a longest run of statements of one function that either all start or none does: a
+compound statement ends the block that leads to it, and each of its bodies begins another.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_COMPOUND = (
+    ast.If,
+    ast.For,
+    ast.AsyncFor,
+    ast.While,
+    ast.Try,
+    ast.TryStar,
+    ast.With,
+    ast.AsyncWith,
+    ast.Match,
+)
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Block:
+    """One block: its first and last line, and the function that it is in."""
+
+    file: str
+    first: int
+    last: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.first} in {self.function}"
+
+
+def blocks_of(file: str, source: str) -> list[Block]:
+    """The blocks of every function of a module, in order. Raises SyntaxError for bad source."""
+    found: list[Block] = []
+    _walk(ast.parse(source).body, "", file, found)
+    return sorted(found)
+
+
+def _walk(body: list[ast.stmt], owner: str, file: str, found: list[Block]) -> None:
+    """Find the functions below a module or class."""
+    for statement in body:
+        if isinstance(statement, ast.ClassDef):
+            _walk(statement.body, f"{owner}{statement.name}.", file, found)
+        elif isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            _split(_without_docstring(statement.body), f"{owner}{statement.name}", file, found)
+
+
+def _split(body: list[ast.stmt], function: str, file: str, found: list[Block]) -> None:
+    """Cut a suite into blocks, and go on in the bodies of its compound statements."""
+    run: list[ast.stmt] = []
+    for statement in body:
+        if isinstance(statement, _DEFINITIONS):
+            _walk([statement], f"{function}.", file, found)
+            run.append(statement)
+            continue
+        run.append(statement)
+        if isinstance(statement, _COMPOUND):
+            found.append(_block(run, function, file))
+            run = []
+            for inner in _bodies(statement):
+                _split(inner, function, file, found)
+    if run:
+        found.append(_block(run, function, file))
+
+
+def _block(run: list[ast.stmt], function: str, file: str) -> Block:
+    last = run[-1]
+    ends = last.lineno if isinstance(last, (*_COMPOUND, *_DEFINITIONS)) else last.end_lineno
+    return Block(file, _first_line(run[0]), ends or last.lineno, function)
+
+
+def _first_line(statement: ast.stmt) -> int:
+    decorators = getattr(statement, "decorator_list", [])
+    return decorators[0].lineno if decorators else statement.lineno
+
+
+def _bodies(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
+    for name in ("body", "orelse", "finalbody"):
+        inner = getattr(statement, name, None)
+        if inner:
+            yield inner
+    for handler in getattr(statement, "handlers", ()):
+        yield handler.body
+    for case in getattr(statement, "cases", ()):
+        yield case.body
+
+
+def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
+    first = body[0]
+    is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    return body[1:] if is_docstring and len(body) > 1 else body
