@@ -1,1 +1,1 @@
-"""models."""
+"""Sequential specifications of the components of a session server."""

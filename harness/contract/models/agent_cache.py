@@ -1,19 +1,21 @@
-"""The agent cache as a sequential specification: who must go, who must not, and in what order.
+"""Model of the agent cache: which agents are evicted and closed, and which turns that commits.
 
-What the contract leaves open is left open here: an agent that could not be closed when it left
-(its session was live, or its provider failed) may be closed by any later call, once its session is
-clean and idle; it has to be by the `drain` that commits all that waits.
+Where the contract is silent the model is lenient: an agent that could not be closed when it was
+evicted (its session was live, or its provider failed) may be closed by any later call, once its
+session is clean and idle. The `drain` that commits all waiting turns must close it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.contract import promises
+from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
-from harness.core.promises import Promise
 
 Victim = tuple[str, str]  # a session, and the agent that it loses
 CALM = {"blocked": False, "nested": False}
@@ -21,10 +23,10 @@ CALM = {"blocked": False, "nested": False}
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Agents kept, least recently used first; who is live; whose turns wait, by owner.
+    """Cached agents, least recently used first; live sessions; uncommitted turns by owner.
 
-    `leaving` were evicted under a live run, which will be the end of them; those `aside` could not
-    be committed.
+    `leaving` were evicted under a live run; the end of that run closes them. `aside` are evicted
+    agents whose turns could not be committed.
     """
 
     agents: tuple[Victim, ...] = ()
@@ -39,7 +41,7 @@ class State:
         return dict(self.waiting).get(session, ())
 
     def wait(self, session: str, owners: tuple[str, ...]) -> State:
-        """This state with other uncommitted segments."""
+        """This state with other uncommitted segments of the session."""
         waiting = {**dict(self.waiting), session: owners}
         left = tuple(sorted((key, value) for key, value in waiting.items() if value))
         return replace(self, waiting=left)
@@ -47,7 +49,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
-    """What must have happened by the end of a call."""
+    """What a call must have done when it returns."""
 
     after: State
     commits: tuple[Victim, ...]
@@ -55,7 +57,7 @@ class Eviction:
 
 
 class AgentCacheModel:
-    """What a cache of `cap` agents may do."""
+    """What a cache of at most `cap` idle agents may do."""
 
     name = "agent-cache"
 
@@ -63,22 +65,34 @@ class AgentCacheModel:
         self._cap = cap
 
     def initial(self) -> State:
-        """Nothing is kept, nobody is live."""
+        """No agent is cached, and no session is live."""
         return State()
 
     def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
         """The state after the operation, or the promise it broke."""
         if operation.outcome is not Outcome.OK:
-            return Refusal(Promise.A5, f"{operation}")
+            return Refusal(
+                promises.A5,
+                f"{operation.call} of the agent cache raised",
+                expected="the call returns, also when a provider fails",
+            )
         argument, result = operation.argument, operation.result
         if result.get("blocked"):
-            message = "the cache's lock was held while an agent was committed or closed"
-            return Refusal(Promise.A4, message, also=(Promise.L14,))
+            return Refusal(
+                promises.A4,
+                f"{operation.call} held the cache's lock while it committed or closed an agent",
+                also=(promises.L14,),
+                expected="the lock is free during a commit or a close (blocked = False)",
+            )
         if result.get("nested"):
-            return Refusal(Promise.A3, "live sessions were looked up under the cache's lock")
+            return Refusal(
+                promises.A3,
+                f"{operation.call} looked up live sessions under the cache's lock",
+                expected="live sessions are looked up before the lock is taken (nested = False)",
+            )
         match operation.function:
             case "size":
-                return self._size(state, result)
+                return self._size(state, operation)
             case "get":
                 return self._get(state, argument["session"], operation)
         return _judge(self._evictions(state, operation.function, **argument), operation)
@@ -99,36 +113,51 @@ class AgentCacheModel:
                 return Eviction(replace(state, live=state.live | {session}), (), frozenset())
             case "complete_turn":
                 return Eviction(_completed(state, session), (), frozenset())
-        raise ValueError(f"the agent cache has no operation {function!r}")
+        raise ValueError(f"{self.name} has no function {function!r}")
 
-    def _size(self, state: State, result: dict[str, Any]) -> tuple[State] | Refusal:
+    def _size(self, state: State, operation: Operation) -> tuple[State] | Refusal:
+        result = operation.result
         if result["agents"] != len(state.agents):
-            accepted = ({**result, "agents": len(state.agents)},)
-            message = f"{result['agents']} agents are kept, not {len(state.agents)}"
-            return Refusal(Promise.A1, message, accepted)
+            return Refusal(
+                promises.A1,
+                f"{operation.call} reports another number of cached agents",
+                ({**result, "agents": len(state.agents)},),
+                expected=f"{len(state.agents)} agents: {_names(state.agents)}",
+                observed=f"{result['agents']} agents",
+            )
         known = {
             session for session, _ in (*state.agents, *state.current, *state.leaving, *state.aside)
         }
         bound = len(known | dict(state.waiting).keys())
         if result["entries"] > bound:
-            message = f"the lifecycle remembers {result['entries']} sessions, not {bound}"
-            return Refusal(Promise.L9, message)
+            return Refusal(
+                promises.L9,
+                f"{operation.call}: the lifecycle keeps entries of sessions that are clean",
+                expected=f"at most {bound} entries",
+                observed=f"{result['entries']} entries",
+            )
         return (state,)
 
     def _get(self, state: State, session: str, operation: Operation) -> tuple[State] | Refusal:
-        kept = dict(state.agents).get(session)
-        if operation.result["agent"] != kept:
-            expected: dict[str, Any] = {"agent": kept, "events": [], **CALM}
-            return Refusal(Promise.A1, f"{kept!r} was kept, yet {operation}", (expected,))
+        cached = dict(state.agents).get(session)
+        if operation.result["agent"] != cached:
+            accepted: dict[str, Any] = {"agent": cached, "events": [], **CALM}
+            return Refusal(
+                promises.A1,
+                f"{operation.call} answers another agent than the cached one",
+                (accepted,),
+                expected=f"agent = {cached!r}",
+                observed=f"agent = {operation.result['agent']!r}",
+            )
         used = tuple(pair for pair in state.agents if pair[0] == session)
         others = tuple(pair for pair in state.agents if pair[0] != session)
         after = replace(state, agents=(*others, *used))
         return _judge(Eviction(after, (), frozenset()), operation)
 
     def _put(self, state: State, session: str, agent: str, provider: str) -> Eviction:
-        kept = dict(state.agents)
-        replaced = kept.pop(session, None)
-        agents = (*kept.items(), (session, agent))
+        cached = dict(state.agents)
+        replaced = cached.pop(session, None)
+        agents = (*cached.items(), (session, agent))
         current = {**dict(state.current), session: agent}
         state = replace(
             state,
@@ -140,24 +169,24 @@ class AgentCacheModel:
         if replaced in (None, agent):
             return self._shrink(state, provider)
         first = _retired(state, ((session, str(replaced)),), provider)
-        then = self._shrink(first.after, provider)
-        return Eviction(then.after, first.commits + then.commits, first.closes | then.closes)
+        second = self._shrink(first.after, provider)
+        return Eviction(second.after, first.commits + second.commits, first.closes | second.closes)
 
     def _evict(self, state: State, session: str, provider: str) -> Eviction:
-        gone = tuple(pair for pair in state.agents if pair[0] == session)
+        victims = tuple(pair for pair in state.agents if pair[0] == session)
         left = tuple(pair for pair in state.agents if pair[0] != session)
-        return _retired(replace(state, agents=left), gone, provider)
+        return _retired(replace(state, agents=left), victims, provider)
 
     def _drain(self, state: State) -> Eviction:
-        """All that waits is committed; so nothing keeps those aside any more."""
+        """Commit all waiting turns; after that no agent has to stay aside."""
         commits: list[Victim] = []
         for session, _ in state.waiting:
-            state, owners = _tried(state, session, "ok")
+            state, owners = _flushed(state, session, "ok")
             commits += [(session, owner) for owner in owners]
-        then = self._shrink(state, "ok")
-        busy = then.after.live | dict(then.after.waiting).keys()
-        closes = frozenset(pair for pair in then.after.aside if pair[0] not in busy)
-        return Eviction(then.after, (*commits, *then.commits), then.closes | closes)
+        shrunk = self._shrink(state, "ok")
+        busy = shrunk.after.live | dict(shrunk.after.waiting).keys()
+        closes = frozenset(pair for pair in shrunk.after.aside if pair[0] not in busy)
+        return Eviction(shrunk.after, (*commits, *shrunk.commits), shrunk.closes | closes)
 
     def _shrink(self, state: State, provider: str) -> Eviction:
         excess = max(0, len(state.agents) - self._cap)
@@ -176,23 +205,23 @@ def _completed(state: State, session: str) -> State:
 
 
 def _retired(state: State, victims: tuple[Victim, ...], provider: str) -> Eviction:
-    """Commit what the victims' sessions have, and close the agents of those that end up clean."""
+    """Commit the turns of the victims' sessions, and close the agents of those that end clean."""
     commits: list[Victim] = []
     idle = [pair for pair in victims if pair[0] not in state.live]
     live = [pair for pair in victims if pair[0] in state.live]
     for session, _ in idle:
-        state, owners = _tried(state, session, provider)
+        state, owners = _flushed(state, session, provider)
         commits += [(session, owner) for owner in owners]
     closes = frozenset(pair for pair in idle if not state.owners(pair[0]))
-    kept = {session for session, _ in state.agents}
-    gone = {session for session, _ in closes} - kept
+    cached = {session for session, _ in state.agents}
+    gone = {session for session, _ in closes} - cached
     current = tuple(pair for pair in state.current if pair[0] not in gone)
     aside = state.aside | (frozenset(idle) - closes)
     after = replace(state, current=current, aside=aside, leaving=(*state.leaving, *live))
     return Eviction(after, tuple(commits), closes)
 
 
-def _tried(state: State, session: str, provider: str) -> tuple[State, tuple[str, ...]]:
+def _flushed(state: State, session: str, provider: str) -> tuple[State, tuple[str, ...]]:
     """Flush one session; turns without an owner adopt the current agent, if there is one."""
     current = dict(state.current).get(session, "")
     called: list[str] = []
@@ -202,37 +231,67 @@ def _tried(state: State, session: str, provider: str) -> tuple[State, tuple[str,
         if provider != "ok":
             break
         owners.pop(0)
-    # Only the segment that was tried has adopted its owner for good.
+    # Only the segment whose commit was tried keeps the owner that it adopted.
     untried = state.owners(session)[len(state.owners(session)) - len(owners) :]
     left = (*owners[:1], *untried[1:]) if called else untried
     return state.wait(session, left), tuple(called)
 
 
 def _judge(eviction: Eviction, operation: Operation) -> tuple[State] | Refusal:
-    """Hold what happened against what had to, and what could."""
+    """Compare the events of a call with those that it had to cause, and those that it might."""
     events = [(kind, (session, agent)) for kind, session, agent in operation.result["events"]]
     commits = [victim for kind, victim in events if kind == "commit"]
     closes = [victim for kind, victim in events if kind == "close"]
     after = eviction.after
+    allowed = eviction.closes | after.aside
+
+    def refuse(promise: Promise, problem: str, expected: str) -> Refusal:
+        observed = ", ".join(f"{kind} {_name(victim)}" for kind, victim in events) or "no event"
+        message = f"{operation.call} {problem}"
+        return Refusal(promise, message, expected=expected, observed=observed)
+
     for victim in closes:
         session = victim[0]
         if session in after.live:
-            return Refusal(Promise.A2, f"{victim} was closed under a live run: {operation}")
-        if closes.count(victim) > 1 or victim not in eviction.closes | after.aside:
-            broken = Promise.A1 if victim in after.agents else Promise.A5
-            return Refusal(broken, f"{victim} should not have been closed: {operation}")
+            return refuse(
+                promises.A2,
+                f"closed {_name(victim)} under a live run",
+                f"no close of an agent of the live sessions {sorted(after.live)}",
+            )
+        if closes.count(victim) > 1 or victim not in allowed:
+            return refuse(
+                promises.A1 if victim in after.agents else promises.A5,
+                f"closed {_name(victim)} that it must not close now",
+                f"closes of {_names(allowed)}, each at most once",
+            )
         late = ("commit", session) in [
             (kind, v[0]) for kind, v in events[events.index(("close", victim)) :]
         ]
         if late or after.owners(session):
-            return Refusal(Promise.A5, f"{victim} was closed before it was committed: {operation}")
+            return refuse(
+                promises.A5,
+                f"closed {_name(victim)} before its turns were committed",
+                f"every turn of {session} is committed before the close",
+            )
     if sorted(commits) != sorted(eviction.commits):
-        wanted = sorted(eviction.commits)
         waits = any(after.owners(session) for session, _ in commits)
-        broken = Promise.L12 if waits else Promise.L6
-        if Counter(wanted) - Counter(commits):
-            broken = Promise.A5
-        return Refusal(broken, f"commits should have been {wanted}: {operation}")
+        promise = promises.L12 if waits else promises.L6
+        if Counter(eviction.commits) - Counter(commits):
+            promise = promises.A5
+        problem = "committed other turns than the waiting ones of the evicted sessions"
+        return refuse(promise, problem, f"commits of {_names(eviction.commits)}")
     if missing := eviction.closes - set(closes):
-        return Refusal(Promise.A5, f"{sorted(missing)} left, and stayed open: {operation}")
+        return refuse(
+            promises.A5,
+            f"evicted {_names(missing)} without a close",
+            f"closes of {_names(eviction.closes)}",
+        )
     return (replace(after, aside=after.aside - set(closes)),)
+
+
+def _name(victim: Victim) -> str:
+    return f"agent {victim[1]} of {victim[0]}"
+
+
+def _names(victims: Iterable[Victim]) -> str:
+    return ", ".join(map(_name, sorted(victims))) or "no agent"

@@ -1,91 +1,153 @@
-"""What a server grants its readers, as facts: each answer of the *streams* ability by itself."""
+"""Model of backpressure: what a server grants its stream readers; judges each answer by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from harness.contract import promises
+from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
-from harness.core.promises import Promise
 
 OK, UNAVAILABLE = 200, 503
-KEPT_BYTES_MAX = 1 << 20  # for one session that is shown, whoever reads it or does not
+BUFFERED_BYTES_MAX = 1 << 20  # for one session, whether a reader takes its events or not
 SILENCE_S = 5.0
-SURE_SILENCE_S = 10.0  # up to here it may have been the machine
+SURE_SILENCE_S = 10.0  # a shorter silence may come from the machine
 
 
-class StreamsModel:
-    """No state: each question boots a server of its own."""
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """One field of an answer that a promise forbids, and what the promise allows."""
 
-    name = "streams"
+    promise: Promise
+    problem: str
+    expected: str
+    observed: str
+
+
+class BackpressureModel:
+    """A model without state: each call boots a server of its own."""
+
+    name = "backpressure"
 
     def initial(self) -> None:
-        """Nothing."""
+        """No state."""
 
     def step(self, state: None, operation: Operation) -> tuple[None] | Refusal:
         """Judge one answer."""
         if operation.outcome is Outcome.INFO:
             return (state,)
         if operation.outcome is Outcome.FAIL:
-            return Refusal(_BLAMED[operation.function], f"{operation}")
-        wrong = _WRONG[operation.function](operation.argument, operation.result)
-        for promise, is_wrong in wrong.items():
-            if is_wrong:
-                return Refusal(promise, f"{operation}")
+            return Refusal(
+                _PROMISES[operation.function],
+                f"{operation.call} failed",
+                expected="an answer with the measured values",
+            )
+        for defect in _RULES[operation.function](operation.argument, operation.result):
+            return Refusal(
+                defect.promise,
+                f"{operation.call}: {defect.problem}",
+                expected=defect.expected,
+                observed=defect.observed,
+            )
         return (state,)
 
 
-def _stalled(argument: Mapping[str, Any], told: Mapping[str, Any]) -> dict[Promise, bool]:
-    """Who reads all is given all, and who takes nothing is dropped."""
-    others = told["last"] == "stream_end" and set(told["answered"]) == {OK}
-    is_bounded = told["kept_bytes"] <= KEPT_BYTES_MAX
-    is_dropped = told["let_go"] and told["dropped"] == argument["readers"]
-    return {
-        Promise.C3: not told["whole"],
-        Promise.C8: not (others and is_bounded and is_dropped),
-    }
+def _field(
+    promise: Promise, result: Mapping[str, Any], name: str, problem: str, *, expected: Any
+) -> Iterator[Defect]:
+    """The defect of a field that has another value than the expected one."""
+    if result[name] != expected:
+        yield Defect(promise, problem, f"{name} = {expected!r}", f"{name} = {result[name]!r}")
 
 
-def _filled(argument: Mapping[str, Any], told: Mapping[str, Any]) -> dict[Promise, bool]:
-    """Streams are refused, and nothing else is."""
-    others = set(told["answered"]) == {OK} and told["started"]
-    refused = set(told["refused"]) == {UNAVAILABLE}
-    return {
-        Promise.C10: not (others and refused and told["again"]),
-        Promise.H4: told["taken"] != argument["streams"],
-    }
+def _answered(promise: Promise, result: Mapping[str, Any]) -> Iterator[Defect]:
+    """The defect of ordinary calls that were not all answered."""
+    statuses = result["answered"]
+    if set(statuses) != {OK}:
+        problem = "ordinary calls were not answered"
+        yield Defect(promise, problem, f"status {OK} of each call", f"statuses {statuses}")
 
 
-def _left(_argument: Mapping[str, Any], told: Mapping[str, Any]) -> dict[Promise, bool]:
-    """The one that is watched stays, the other one goes."""
-    return {Promise.C9: told != {"collected": True, "channels": 1, "heard": True}}
+def _stall(argument: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[Defect]:
+    """A reader that reads gets all events; one that reads nothing is dropped."""
+    yield from _field(
+        promises.C3, result, "whole", "a reader missed events without a sign", expected=True
+    )
+    problem = "the stalled reader kept another one from the end of the stream"
+    yield from _field(promises.C8, result, "last", problem, expected="stream_end")
+    yield from _answered(promises.C8, result)
+    buffered = result["kept_bytes"]
+    if buffered > BUFFERED_BYTES_MAX:
+        problem = "the stalled readers cost unbounded memory"
+        expected = f"at most {BUFFERED_BYTES_MAX} buffered bytes"
+        yield Defect(promises.C8, problem, expected, f"{buffered} buffered bytes")
+    problem = "stalled readers were not dropped"
+    yield from _field(promises.C8, result, "let_go", problem, expected=True)
+    yield from _field(promises.C8, result, "dropped", problem, expected=argument["readers"])
 
 
-def _silent(_argument: Mapping[str, Any], told: Mapping[str, Any]) -> dict[Promise, bool]:
-    """A comment comes in time, and a lock that is held is no hang."""
-    return {
-        Promise.C6: max(told["silences_s"]) > SURE_SILENCE_S,
-        Promise.H6: told["locked"] != [UNAVAILABLE] or told["freed"] != [OK],
-    }
+def _fill(argument: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[Defect]:
+    """Streams above the limit are refused, and ordinary calls are not."""
+    yield from _answered(promises.C10, result)
+    yield from _field(promises.C10, result, "started", "no turn could be started", expected=True)
+    refused = result["refused"]
+    if set(refused) != {UNAVAILABLE}:
+        problem = "streams above the limit were not refused"
+        expected = f"status {UNAVAILABLE} of each stream above the limit"
+        yield Defect(promises.C10, problem, expected, f"statuses {refused}")
+    problem = "after a stream had ended no other one could be opened"
+    yield from _field(promises.C10, result, "again", problem, expected=True)
+    problem = "health reported another number of open streams"
+    yield from _field(promises.H4, result, "taken", problem, expected=argument["streams"])
 
 
-def _stopped(_argument: Mapping[str, Any], told: Mapping[str, Any]) -> dict[Promise, bool]:
-    """Whoever watches is let go, if only by the kernel; from outside that cannot be told apart."""
-    return {Promise.H3: told["code"] != 0 or not all(told["ended"])}
+def _leave(_argument: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[Defect]:
+    """The channel with a subscriber stays, the empty one is collected."""
+    problem = "the empty channel was not collected"
+    yield from _field(promises.C9, result, "collected", problem, expected=True)
+    problem = "another number of channels was left than the one with a subscriber"
+    yield from _field(promises.C9, result, "channels", problem, expected=1)
+    problem = "the remaining subscriber did not get the next event"
+    yield from _field(promises.C9, result, "heard", problem, expected=True)
 
 
-_WRONG = {
-    "stall": _stalled,
-    "fill": _filled,
-    "leave": _left,
-    "keep_silent": _silent,
-    "stop": _stopped,
+def _keep_silent(_argument: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[Defect]:
+    """A comment arrives in time, and a held lock does not hang a call."""
+    longest_s = max(result["silences_s"])
+    if longest_s > SURE_SILENCE_S:
+        problem = "a quiet stream sent no comment in time"
+        expected = f"a comment at least every {SILENCE_S:g} s"
+        yield Defect(promises.C6, problem, expected, f"a silence of {longest_s:.1f} s")
+    problem = "a call whose lock was held did not end by its bounded wait"
+    yield from _field(promises.H6, result, "locked", problem, expected=[UNAVAILABLE])
+    problem = "a call was not answered after its lock was free again"
+    yield from _field(promises.H6, result, "freed", problem, expected=[OK])
+
+
+def _stop(_argument: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[Defect]:
+    """The server exits with 0, and every stream ends, if only because the kernel closes it."""
+    yield from _field(
+        promises.H3, result, "code", "SIGTERM did not end the server cleanly", expected=0
+    )
+    if not all(result["ended"]):
+        expected, observed = "every stream has ended", f"ended = {result['ended']}"
+        yield Defect(promises.H3, "a stream did not end with its server", expected, observed)
+
+
+_RULES = {
+    "stall": _stall,
+    "fill": _fill,
+    "leave": _leave,
+    "keep_silent": _keep_silent,
+    "stop": _stop,
 }
-_BLAMED = {
-    "stall": Promise.C8,
-    "fill": Promise.C10,
-    "leave": Promise.C9,
-    "keep_silent": Promise.C6,
-    "stop": Promise.H3,
+_PROMISES = {
+    "stall": promises.C8,
+    "fill": promises.C10,
+    "leave": promises.C9,
+    "keep_silent": promises.C6,
+    "stop": promises.H3,
 }

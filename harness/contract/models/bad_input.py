@@ -1,8 +1,9 @@
-"""Bad input as a sequential specification: refused with a sentence, and nothing has changed.
+"""Model of bad input: the server refuses it with an error message and changes no file.
 
-Who asks says of each request whether it is *bad*, by the server's own description or by HTTP's
-rules, and which promise then stands. A bad one gets a 4xx and touches no file; any other is
-answered too, in whatever way, but by no 5xx and no stack trace. A bystander's files never change.
+The workload says of each request whether it is *bad*, by the server's own description or by HTTP's
+rules, and which promise then applies. A bad request gets a 4xx and touches no file. Any other
+request is answered too, in whatever way, but by no 5xx and no stack trace. The files of bystanders
+never change.
 """
 
 from __future__ import annotations
@@ -10,37 +11,46 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.contract import promises
+from harness.contract.promises import SESSION_SERVER
+from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
-from harness.core.promises import Promise, promise
 
-REFUSED, FAILED = 400, 500  # statuses, and those above
+REFUSED, FAILED = 400, 500  # the first status of each kind
+OTHERS = {"health": 200, "sessions": 200}  # what other clients get beside slow ones
 Files = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Every file by its name, as it was when nothing but refusals came after; None for unknown."""
+    """Every file by its name since the last accepted request; None if unknown."""
 
     files: Files | None = None
     bystanders: Files | None = None
 
 
-class HostileModel:
-    """What a server may answer to whatever comes in."""
+class BadInputModel:
+    """What a server may answer to arbitrary bytes."""
 
-    name = "hostile"
+    name = "bad-input"
 
     def initial(self) -> State:
-        """Nothing is known of the files."""
+        """The files are unknown."""
         return State()
 
     def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
         """What is known after the operation, or the promise it broke."""
         if operation.outcome is Outcome.INFO:
-            return Refusal(Promise.H2, f"the connection was lost: {operation}")
+            return Refusal(
+                promises.H2,
+                f"{operation.call} lost its connection",
+                expected="an HTTP answer on a connection that the server ends",
+            )
         if operation.outcome is Outcome.FAIL:
-            return Refusal(Promise.H2, f"{operation}")
+            return Refusal(
+                promises.H2, f"{operation.call} got no HTTP answer", expected="an HTTP answer"
+            )
         match operation.function:
             case "ask_badly" | "send_bytes":
                 return _answered(state, operation)
@@ -52,57 +62,89 @@ class HostileModel:
 
 
 def _answered(state: State, operation: Operation) -> tuple[State] | Refusal:
-    """An answer to one request, or to the bytes that may be several."""
+    """Judge the answer to one request, or to bytes that may be several requests."""
     statuses = operation.result["statuses"]
-    if refusal := _answered_badly(operation, statuses):
+    if refusal := _forbidden(operation, statuses):
         return refusal
     if not operation.argument["bad"]:
-        return (replace(state, files=None) if _did(statuses) else state,)
-    if _did(statuses):
-        blamed = promise(operation.argument["promise"])
-        return Refusal(blamed, f"it is bad, and was done: {operation}", also=_also(blamed))
+        return (replace(state, files=None) if _succeeded(statuses) else state,)
+    if _succeeded(statuses):
+        promise = SESSION_SERVER.promise(operation.argument["promise"])
+        return Refusal(
+            promise,
+            f"{operation.call} is bad input, and was accepted",
+            also=_also(promise),
+            expected=f"a status from {REFUSED} to {FAILED - 1}",
+        )
     if len(statuses) > 1:
-        return Refusal(Promise.H2, f"it was read as several requests: {operation}")
+        return Refusal(
+            promises.H2,
+            f"{operation.call} is one request, and was read as {len(statuses)}",
+            expected="one status",
+        )
     return (state,)
 
 
-def _answered_badly(operation: Operation, statuses: list[int]) -> Refusal | None:
-    """What no answer may be, whatever was asked."""
+def _forbidden(operation: Operation, statuses: list[int]) -> Refusal | None:
+    """What no answer may be, whatever the request was."""
     if operation.result["traced"]:
-        return Refusal(Promise.H2, f"the answer shows the server's inside: {operation}")
+        return Refusal(
+            promises.H2,
+            f"the answer to {operation.call} shows a stack trace",
+            expected="an error message without internals of the server",
+        )
     if any(status >= FAILED for status in statuses):
-        blamed = promise(operation.argument["promise"])
-        return Refusal(blamed, f"the server broke: {operation}", also=_also(blamed))
-    if any(status >= REFUSED for status in statuses) and operation.result["told"] is None:
-        return Refusal(Promise.H2, f"refused without a word: {operation}")
+        promise = SESSION_SERVER.promise(operation.argument["promise"])
+        return Refusal(
+            promise,
+            f"the server failed on {operation.call}",
+            also=_also(promise),
+            expected=f"every status below {FAILED}",
+        )
+    if any(status >= REFUSED for status in statuses) and operation.result["error"] is None:
+        return Refusal(
+            promises.H2,
+            f"{operation.call} was refused without an error message",
+            expected="a body with a non-empty text 'error'",
+        )
     return None
 
 
-def _also(blamed: Promise) -> tuple[Promise, ...]:
-    return () if blamed is Promise.H2 else (Promise.H2,)
+def _also(promise: Promise) -> tuple[Promise, ...]:
+    return () if promise == promises.H2 else (promises.H2,)
 
 
-def _did(statuses: list[int]) -> bool:
+def _succeeded(statuses: list[int]) -> bool:
     return any(status < REFUSED for status in statuses)
 
 
 def _unchanged(state: State, operation: Operation) -> tuple[State] | Refusal:
-    """What lies on the disk."""
+    """Judge the files on disk."""
     files, bystanders = (_pairs(operation.result[name]) for name in ("files", "bystanders"))
     for before, after in ((state.bystanders, bystanders), (state.files, files)):
         if before is not None and before != after:
             changed = sorted({name for name, _ in set(before) ^ set(after)})
-            message = f"refused requests changed {changed}: {operation.function}()"
-            return Refusal(Promise.H2, message, also=(Promise.S12, Promise.S2))
+            return Refusal(
+                promises.H2,
+                f"{operation.function}(): refused requests changed files",
+                also=(promises.S12, promises.S2),
+                expected="the same files with the same content as before the refused requests",
+                observed=f"changed, new or missing: {', '.join(changed)}",
+            )
     return (State(files, bystanders),)
 
 
-def _pairs(told: dict[str, Any]) -> Files:
-    return tuple(sorted(told.items()))
+def _pairs(files: dict[str, Any]) -> Files:
+    return tuple(sorted(files.items()))
 
 
 def _attended(state: State, operation: Operation) -> tuple[State] | Refusal:
-    """Others are answered while some clients take for ever to ask."""
-    if operation.result == {"health": 200, "sessions": 200}:
+    """Other clients are answered while some clients never finish their request."""
+    if operation.result == OTHERS:
         return (state,)
-    return Refusal(Promise.C10, f"others were not answered: {operation}", also=(Promise.H2,))
+    return Refusal(
+        promises.C10,
+        f"{operation.call}: slow clients kept other clients from an answer",
+        also=(promises.H2,),
+        expected=f"{OTHERS}",
+    )

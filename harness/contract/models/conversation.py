@@ -1,8 +1,8 @@
-"""One session as its server tells of it: what was said, and the run that may be under way.
+"""Model of one session of a server: its messages, its present run, and the wakeups it is owed.
 
-A *held* turn goes on until somebody ends it, so of its run all is known. Any other run is over at
-a moment that nobody was told of: `outlooks` are what may hold meanwhile. Wakeups come when they
-come, and until those that are owed were waited for nobody knows whether the session is busy.
+A *held* turn goes on until the client ends it, so the state of its run is known. Any other run ends
+at an unknown moment: `outlooks` are the states that may hold meanwhile. Wakeups start at any time,
+so until the client has waited for those that are owed it is unknown whether the session is busy.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
+from harness.contract import promises
+from harness.core.contract import Promise
 from harness.core.history import Operation
 from harness.core.model import Refusal
-from harness.core.promises import Promise
 
 OK, CONFLICT = 200, 409
 UNTITLED = "Untitled"
-ANOTHER = "another"  # a run that was never named, a wakeup's say
-_HOLDS = re.compile(r"\[(sleep=\d{3,}|hang)\]")  # until it is cancelled, or for ever
+ANOTHER = "another"  # a run that no client named, such as a wakeup's
+_HOLDS = re.compile(r"\[(sleep=\d{3,}|hang)\]")  # until it is cancelled, or without end
 _SPAWNS = re.compile(r"\[process=[^:\]]*:(\w+)\]")
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A user's turn. `marks` are those that its message may bear once it is over.
+    """A user's turn. `marks` are those that its message may have once the turn is over.
 
-    `rows` is how many events its run showed in all, once somebody has read them to their end.
+    `rows` is the number of events of its run, once a client has read them to their end. `shown` is
+    the text of the reply that a client has seen.
     """
 
     run: str
@@ -40,22 +42,22 @@ class Turn:
 
     @property
     def is_held(self) -> bool:
-        """Whether it goes on until somebody ends it."""
+        """Whether the turn goes on until the client ends it."""
         return _HOLDS.search(self.text) is not None
 
     @property
     def hangs(self) -> bool:
-        """Whether even a cancel does not end it."""
+        """Whether even a cancel does not end the turn."""
         return "[hang]" in self.text
 
     @property
-    def blamed(self) -> Promise:
-        """Whose promise it is that the message is there, once, and marked."""
-        return Promise.S13 if self.was_struck else Promise.S2
+    def promise(self) -> Promise:
+        """The promise that the message is there, once, and marked."""
+        return promises.S13 if self.was_struck else promises.S2
 
 
 class Phase(Enum):
-    """What the last run came to: it is over; its turn is not yet; or its turn is, at least."""
+    """The phase of the last run: it is over; its turn is under way; or only its turn is over."""
 
     IDLE = auto()
     PENDING = auto()
@@ -64,7 +66,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Its turns, the one that is pending last; its last run; wakeups owed, and had."""
+    """Its turns, the pending one last; its last run; wakeups that are owed, and delivered."""
 
     title: str = UNTITLED
     turns: tuple[Turn, ...] = ()
@@ -72,13 +74,13 @@ class Session:
     run: Turn | None = None
     is_cancelled: bool = False
     owed: tuple[str, ...] = ()
-    woken: tuple[str, ...] = ()
+    delivered: tuple[str, ...] = ()
     was_deferred: bool = False
     was_struck: bool = False
 
     @property
     def is_pending(self) -> bool:
-        """Whether its last turn is under way."""
+        """Whether the last turn is under way."""
         return self.phase is Phase.PENDING
 
     @property
@@ -87,19 +89,19 @@ class Session:
         return self.run.run if self.is_pending and self.run else None
 
     def hides(self, run: str | None) -> bool:
-        """Whether that run was cancelled, so that nobody is sent to it any more."""
+        """Whether that run was cancelled, so that no client may be sent to it any more."""
         return self.is_cancelled and self.run is not None and run == self.run.run
 
     @property
     def is_surely_busy(self) -> bool:
-        """Whether its run ends only by what somebody does."""
+        """Whether the run is under way, and only a call can end it."""
         if self.run is None:
             return False
         return self.run.is_held if self.is_pending else self._hangs
 
     @property
     def is_surely_idle(self) -> bool:
-        """Whether nothing is under way, or about to be."""
+        """Whether no run is under way or about to start."""
         return self.phase is Phase.IDLE and not self.owed
 
     @property
@@ -107,30 +109,34 @@ class Session:
         return self.phase is Phase.SAVED and self.run is not None and self.run.hangs
 
     def outlooks(self) -> tuple[Session, ...]:
-        """What may hold by now: a turn that is not held may be over."""
+        """The states that may hold by now: a turn that is not held may be over."""
         if self.is_pending and not self.is_surely_busy:
             return (replace(self, phase=Phase.SAVED), self)
         return (self,)
 
     def find(self, run: str | None) -> Turn | None:
         """The turn of that run; None for none that is known."""
-        every = self.turns if self.run is None else (*self.turns, self.run)
-        return next((turn for turn in every if turn.run == run), None)
+        turns = self.turns if self.run is None else (*self.turns, self.run)
+        return next((turn for turn in turns if turn.run == run), None)
 
     def with_turn(self, turn: Turn) -> Session:
-        """The same with the turn as it is known now."""
-        turns = tuple(turn if each.run == turn.run else each for each in self.turns)
+        """This session with the turn as it is known now."""
+        turns = tuple(turn if other.run == turn.run else other for other in self.turns)
         is_last = self.run is not None and self.run.run == turn.run
         return replace(self, turns=turns, run=turn if is_last else self.run)
 
-    def kept(self, count: int) -> Session:
-        """The same with its first turns only; what is pending stays, for it is not said yet."""
+    def shortened(self, count: int) -> Session:
+        """This session with its first turns only; a pending turn stays, as it is not saved yet."""
         pending = self.turns[-1:] if self.is_pending else ()
-        said = self.turns[:-1] if self.is_pending else self.turns
-        return replace(self, turns=said[:count] + pending)
+        return replace(self, turns=self.saved[:count] + pending)
+
+    @property
+    def saved(self) -> tuple[Turn, ...]:
+        """The turns without the pending one."""
+        return self.turns[:-1] if self.is_pending else self.turns
 
     def struck(self, marks: tuple[str, ...]) -> Session:
-        """The same after its server died, which leaves one of those marks on a turn under way."""
+        """This session after a death of its server, which puts a mark on a turn under way."""
         session = self
         if self.is_pending:
             session = self.with_turn(replace(self.turns[-1], marks=marks, was_struck=True))
@@ -138,51 +144,68 @@ class Session:
 
 
 def renamed(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
-    """It has another title."""
+    """The session has another title."""
     return replace(session, title=operation.argument["title"])
 
 
 def titled(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
-    """The title that it was given last."""
+    """Judge the title: it is the last one that was given."""
     if operation.result == session.title:
         return session
-    message = f"it was renamed to {session.title!r}, yet {operation}"
-    return Refusal(Promise.S2, message, (session.title,))
+    return Refusal(
+        promises.S2,
+        f"{operation.call} answers another title than the last one that was given",
+        (session.title,),
+        expected=f"{session.title!r}",
+    )
 
 
 def cleared(session: Session, _operation: Operation, _turn: Turn | None) -> Session | Refusal:
-    """All that was said is removed."""
-    return replace(session.kept(0), woken=())
+    """All saved turns are removed."""
+    return replace(session.shortened(0), delivered=())
 
 
 def truncated(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
-    """What was said after the first turns is removed."""
-    return session.kept(operation.argument["keep"])
+    """The turns behind the first ones are removed."""
+    return session.shortened(operation.argument["keep"])
 
 
 def undone(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
-    """The last turn that was said is removed; where there was none, that is what is told."""
-    said = len(session.turns) - session.is_pending
-    if operation.result != bool(said):
-        return Refusal(Promise.S6, f"{said} turns were said, yet {operation}", (bool(said),))
-    return session.kept(said - 1) if said else session
+    """The last saved turn is removed; the answer says whether there was one."""
+    count = len(session.saved)
+    if operation.result != bool(count):
+        return Refusal(
+            promises.S6,
+            f"{operation.call} of {count} saved turns answers the opposite",
+            (bool(count),),
+            expected=f"{bool(count)}",
+        )
+    return session.shortened(count - 1) if count else session
 
 
 def sent(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
-    """A turn begins, or another one is in its way."""
+    """A turn begins, or a run under way refuses it."""
     status, active = operation.result["status"], operation.result["active"]
     if status == CONFLICT:
         if session.is_surely_idle:
-            message = f"the session is idle, yet {operation}"
-            return Refusal(Promise.T3, message, also=(Promise.T1,))
+            return Refusal(
+                promises.T3,
+                f"{operation.call} was refused although the session is idle",
+                also=(promises.T1,),
+                expected=f"a started run (status {OK})",
+            )
         if session.owed or active == session.offered:
             return session
         is_leaving = session.phase is Phase.SAVED and not session.is_cancelled
         if is_leaving and session.run and active == session.run.run:
             return session
-        return _offered_wrongly(session, operation)
+        return _wrong_run(session, operation, active)
     if session.is_surely_busy:
-        return Refusal(Promise.T1, f"the session is busy, yet {operation}")
+        return Refusal(
+            promises.T1,
+            f"{operation.call} started a second run beside the one under way",
+            expected=f"status {CONFLICT} with the active run {session.offered!r}",
+        )
     text = operation.argument["text"]
     turn = Turn(operation.argument["run"], text)
     return replace(
@@ -196,135 +219,214 @@ def sent(session: Session, operation: Operation, _turn: Turn | None) -> Session 
     )
 
 
-def _offered_wrongly(session: Session, operation: Operation) -> Refusal:
-    message = f"{session.offered} can be attached to, yet {operation}"
+def _wrong_run(session: Session, operation: Operation, active: str | None) -> Refusal:
+    """The refusal of a call that offers another run than the one that a client can attach to."""
+    promise = promises.C7 if operation.function == "watch" else promises.T1
     if session.is_cancelled:
-        return Refusal(Promise.C7, message, also=(Promise.T4,))
-    return Refusal(Promise.C7 if operation.function == "watch" else Promise.T1, message)
+        promise = promises.C7
+    return Refusal(
+        promise,
+        f"{operation.call} offers another run than the one that a client can attach to",
+        also=(promises.T4,) if session.is_cancelled else (),
+        expected=f"run {session.offered!r}",
+        observed=f"run {active!r}",
+    )
 
 
 def on_disk(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
-    """What users said, by the session's file."""
+    """Judge the user messages in the session's file."""
     texts = [turn.text for turn in session.turns]
     if operation.result == texts:
         return session
     lost = [turn for turn in session.turns if operation.result.count(turn.text) != 1]
     is_new = session.is_pending and lost == [session.turns[-1]]
-    broken = Promise.T2 if is_new else lost[0].blamed if lost else Promise.S6
-    message = f"{texts} were acknowledged, yet {operation}"
-    also = (Promise.S2,) if lost and broken is not Promise.S2 else ()
-    return Refusal(broken, message, (texts,), also=also)
+    promise = promises.T2 if is_new else lost[0].promise if lost else promises.S6
+    return Refusal(
+        promise,
+        f"{operation.call}: the file has other user messages than the acknowledged ones",
+        (texts,),
+        also=(promises.S2,) if lost and promise != promises.S2 else (),
+        expected=f"{texts}",
+    )
 
 
 def cancelled(session: Session, operation: Operation, turn: Turn | None) -> Session | Refusal:
-    """A run is ended, if there was still something to end."""
+    """A run is ended, if it was still under way."""
     is_last = turn is not None and session.run is not None and turn.run == session.run.run
     if not operation.result:
-        is_under_way = is_last and session.is_pending and session.is_surely_busy
-        return Refusal(Promise.T4, f"it is under way, yet {operation}") if is_under_way else session
+        if is_last and session.is_pending and session.is_surely_busy:
+            return Refusal(
+                promises.T4,
+                f"{operation.call} did not cancel a run that is under way",
+                expected="True (cancelled)",
+            )
+        return session
     if turn is None or not is_last or session.phase is Phase.IDLE:
-        return Refusal(Promise.T3, f"it was over, yet {operation}", also=(Promise.T4,))
-    # What is not held may have been saved at that very moment, and only then been cancelled.
+        return Refusal(
+            promises.T3,
+            f"{operation.call} cancelled a run that was over",
+            also=(promises.T4,),
+            expected="False (no such run is under way)",
+        )
+    # A turn that is not held may have been saved just before it was cancelled.
     marks = ("cancelled",) if turn.is_held else ("cancelled", *turn.marks)
     after = session.with_turn(replace(turn, marks=marks))
     return replace(after, phase=Phase.SAVED, is_cancelled=True)
 
 
-def told(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
-    """Whether it is busy, where that is sure, and the run that a client could attach to."""
+def status_read(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
+    """Judge the status: whether the session is busy, where that is sure, and the offered run."""
     busy, active = operation.result["busy"], operation.result["active"]
     if session.hides(active):
-        return _offered_wrongly(session, operation)
+        return _wrong_run(session, operation, active)
     if not (session.is_surely_busy or session.is_surely_idle):
         return session
     if busy != session.is_surely_busy:
-        promise = Promise.T4 if session.is_cancelled else Promise.T3
-        return Refusal(promise, f"busy is {session.is_surely_busy}, yet {operation}")
-    return session if active == session.offered else _offered_wrongly(session, operation)
+        present = "a run is under way" if session.is_surely_busy else "no run is under way"
+        return Refusal(
+            promises.T4 if session.is_cancelled else promises.T3,
+            f"{operation.call} reports a wrong status: {present}",
+            expected=f"busy = {session.is_surely_busy}",
+        )
+    return session if active == session.offered else _wrong_run(session, operation, active)
 
 
-def watched(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
-    """The run that is offered to whoever begins to watch."""
+def run_offered(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
+    """Judge the run that is offered to a client that begins to watch."""
     is_sure = session.is_surely_busy or session.is_surely_idle
     is_right = operation.result == session.offered or not is_sure
     if is_right and not session.hides(operation.result):
         return session
-    return _offered_wrongly(session, operation)
+    return _wrong_run(session, operation, operation.result)
 
 
 def idle(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
-    """It was waited for until nothing is under way."""
+    """The client waited until no run is under way, or gave up."""
     if operation.result:
         if session.is_surely_busy:
-            return Refusal(Promise.S13, f"its run is alive, yet {operation}", also=(Promise.T3,))
+            return Refusal(
+                promises.S13,
+                f"{operation.call} saw an idle session although its run is alive",
+                also=(promises.T3,),
+                expected="False (the session stays busy)",
+            )
         return replace(session, phase=Phase.IDLE, is_cancelled=False)
     if session.is_surely_busy or session.owed:
         return session
-    return Refusal(Promise.T3, f"the run is over, and never left: {operation}")
+    return Refusal(
+        promises.T3,
+        f"{operation.call}: the session stayed busy although its run is over",
+        expected="True (the session becomes idle)",
+    )
 
 
-def showed(session: Session, operation: Operation, turn: Turn | None) -> Session | Refusal:
-    """The first that a run shows."""
+def shown_first(session: Session, operation: Operation, turn: Turn | None) -> Session | Refusal:
+    """The client saw the beginning of a run's reply."""
     if turn is None or session.run is None or turn.run != session.run.run:
         return session
     return session.with_turn(replace(turn, shown=operation.result))
 
 
-def said(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
-    """All that was said: each message once, in order, marked as its turn came to its end."""
+def messages_read(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
+    """Judge all messages: each once, in order, with the mark of its turn's end."""
     result = operation.result
-    turns = session.turns[:-1] if session.is_pending else session.turns
+    turns = session.saved
     if session.is_pending and result["pending"] != session.turns[-1].text:
-        message = f"it is alive, and its message is pending no more: {operation}"
-        return Refusal(Promise.S13, message, also=(Promise.S2,))
+        return Refusal(
+            promises.S13,
+            f"{operation.call} lacks the pending message of a run that is alive",
+            also=(promises.S2,),
+            expected=f"pending = {session.turns[-1].text!r}",
+            observed=f"pending = {result['pending']!r}",
+        )
     texts = [text for role, text, _ in result["said"] if role == "user"]
     for turn in turns:
         if texts.count(turn.text) != 1:
-            message = f"{turn.text!r} is there {texts.count(turn.text)} times: {operation}"
-            also = (Promise.S2,) if turn.was_struck else ()
-            return Refusal(turn.blamed, message, also=also)
-        if refusal := _ended_otherwise(turn, result["said"], operation):
+            return Refusal(
+                turn.promise,
+                f"{operation.call} has the message {turn.text!r} {texts.count(turn.text)} times",
+                also=(promises.S2,) if turn.was_struck else (),
+                expected=f"{turn.text!r} once",
+            )
+        if refusal := _wrong_end(turn, result["said"], operation):
             return refusal
     if texts != [turn.text for turn in turns]:
-        return Refusal(Promise.S6, f"only {[turn.text for turn in turns]} are there: {operation}")
-    return _woken_once(session, result["woken"], operation)
+        return Refusal(
+            promises.S6,
+            f"{operation.call} has messages that were removed, or in another order",
+            expected=f"user messages {[turn.text for turn in turns]}",
+            observed=f"user messages {texts}",
+        )
+    return _wakeups_once(session, result["woken"], operation)
 
 
-def _ended_otherwise(turn: Turn, rows: list[Any], operation: Operation) -> Refusal | None:
+def _wrong_end(turn: Turn, rows: list[Any], operation: Operation) -> Refusal | None:
+    """The refusal of a message whose mark or reply does not fit the end of its turn."""
     at = next(index for index, (_, text, _) in enumerate(rows) if text == turn.text)
-    if rows[at][2] not in turn.marks:
-        is_repaired = turn.was_struck or rows[at][2] == "interrupted"
-        promise = Promise.S13 if is_repaired else Promise.T4
-        return Refusal(promise, f"{turn.text!r} should be marked {turn.marks}: {operation}")
+    mark = rows[at][2]
+    if mark not in turn.marks:
+        is_repaired = turn.was_struck or mark == "interrupted"
+        return Refusal(
+            promises.S13 if is_repaired else promises.T4,
+            f"{operation.call}: the message {turn.text!r} has a wrong mark",
+            expected=f"mark {' or '.join(map(repr, turn.marks))}",
+            observed=f"mark {mark!r}",
+        )
     reply = "".join(text for role, text, _ in rows[at + 1 : at + 2] if role == "assistant")
     if not reply.startswith(turn.shown):
-        promise = Promise.S13 if turn.was_struck else Promise.T4
-        return Refusal(promise, f"{turn.shown!r} was shown after {turn.text!r}: {operation}")
+        return Refusal(
+            promises.S13 if turn.was_struck else promises.T4,
+            f"{operation.call}: the reply to {turn.text!r} lacks text that a client has seen",
+            expected=f"a reply that begins with {turn.shown!r}",
+            observed=f"the reply {reply!r}",
+        )
     return None
 
 
-def woken(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
-    """The wakeups that were owed."""
+def wakeups_read(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
+    """Judge the wakeups after the client has waited for those that are owed."""
     outputs = operation.result
-    if missing := [one for one in session.owed if one not in outputs]:
+    if missing := [output for output in session.owed if output not in outputs]:
         if session.is_surely_busy:
             return session  # they wait for their turn
-        broken = Promise.W3 if session.was_deferred else Promise.W2
-        broken = Promise.W4 if session.was_struck and session.was_deferred else broken
-        return Refusal(broken, f"{missing} ended, and woke nobody: {operation}")
-    done = session
-    if session.owed:  # the last of them may still be at work
-        every = (*session.woken, *session.owed)
-        done = replace(session, phase=Phase.SAVED, run=Turn(ANOTHER, ""), owed=(), woken=every)
-    return _woken_once(done, outputs, operation)
+        promise = promises.W3 if session.was_deferred else promises.W2
+        promise = promises.W4 if session.was_struck and session.was_deferred else promise
+        return Refusal(
+            promise,
+            f"{operation.call}: ended processes started no wakeup turn",
+            expected=f"one wakeup each of {', '.join(missing)}",
+            observed=f"wakeups of {outputs}",
+        )
+    after = session
+    if session.owed:  # the last wakeup turn may still be under way
+        delivered = (*session.delivered, *session.owed)
+        after = replace(
+            session, phase=Phase.SAVED, run=Turn(ANOTHER, ""), owed=(), delivered=delivered
+        )
+    return _wakeups_once(after, outputs, operation)
 
 
-def _woken_once(session: Session, outputs: list[str], operation: Operation) -> Session | Refusal:
-    for output, times in Counter(outputs).items():
-        if times > 1:
-            return Refusal(Promise.W1, f"{output} ended once, and woke {times} times: {operation}")
-        if output not in (*session.woken, *session.owed):
-            return Refusal(Promise.W6, f"{output} is another session's: {operation}")
-    if not set(session.woken) <= set(outputs):
-        return Refusal(Promise.S2, f"{session.woken} woke it, and are gone: {operation}")
+def _wakeups_once(session: Session, outputs: list[str], operation: Operation) -> Session | Refusal:
+    for output, count in Counter(outputs).items():
+        if count > 1:
+            return Refusal(
+                promises.W1,
+                f"{operation.call}: the end of {output} started {count} wakeup turns",
+                expected=f"one wakeup of {output}",
+                observed=f"{count} wakeups of {output}",
+            )
+        if output not in (*session.delivered, *session.owed):
+            return Refusal(
+                promises.W6,
+                f"{operation.call}: the wakeup of {output} belongs to another session",
+                expected=f"only wakeups of {[*session.delivered, *session.owed]}",
+                observed=f"wakeups of {outputs}",
+            )
+    if not set(session.delivered) <= set(outputs):
+        return Refusal(
+            promises.S2,
+            f"{operation.call} lacks wakeup messages that were there before",
+            expected=f"wakeups of {list(session.delivered)}",
+            observed=f"wakeups of {outputs}",
+        )
     return session

@@ -1,7 +1,7 @@
-"""The gateway watcher as a sequential specification: every change is announced, and quiet is free.
+"""Model of the gateway watcher: which list a poll announces, and when a poll must cost nothing.
 
-Operations are those of the *watcher* ability (`harness.targets`). Sessions of `cron` and `webui`
-are not shown, and what happens to them is no change.
+Operations are those of the *watcher* ability (`harness.targets`). Sessions of the sources `cron`
+and `webui` are not shown, so a write to them is no change.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.contract import promises
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
-from harness.core.promises import Promise
 
 HIDDEN = ("cron", "webui")
 Row = tuple[str, str | None, int, bool]  # id, title, messages, whether it has ended
@@ -19,7 +19,7 @@ Row = tuple[str, str | None, int, bool]  # id, title, messages, whether it has e
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What another process made of one session."""
+    """One session as another process wrote it."""
 
     source: str
     title: str | None = None
@@ -29,9 +29,9 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The sessions; those that were shown at the last good look; what was announced then.
+    """The sessions; those that the last good poll saw; the list that it announced.
 
-    `touched` says that a shown one was written since, though perhaps back to what it was.
+    `touched` says that a shown session was written since, though perhaps back to what it was.
     """
 
     sessions: tuple[tuple[str, Session], ...] = ()
@@ -41,16 +41,16 @@ class State:
     failing: bool = False
 
     def get(self, name: str) -> Session | None:
-        """The session, if there is one."""
+        """The session, if it exists."""
         return dict(self.sessions).get(name)
 
     def put(self, name: str, session: Session | None) -> State:
-        """This state with one session changed, or gone."""
+        """This state with one session changed, or removed (None)."""
         sessions = dict(self.sessions)
         before = sessions.pop(name, None)
         if session is not None:
             sessions[name] = session
-        shows = any(one is not None and one.source not in HIDDEN for one in (before, session))
+        shows = any(found is not None and found.source not in HIDDEN for found in (before, session))
         return replace(
             self, sessions=tuple(sorted(sessions.items())), touched=self.touched or shows
         )
@@ -62,19 +62,19 @@ class State:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The list as it should be."""
+        """The list that a poll must announce."""
         return tuple(
             (name, session.title, len(session.texts), session.ended) for name, session in self.shown
         )
 
 
-class WatcherModel:
-    """What a watcher may announce."""
+class GatewayWatcherModel:
+    """What a gateway watcher may announce."""
 
     name = "watcher"
 
     def initial(self) -> State:
-        """An empty database that nobody has looked at."""
+        """An empty database that was never polled."""
         return State()
 
     def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
@@ -111,34 +111,55 @@ def _written(  # noqa: PLR0911  one answer a function
             return state.put(session, replace(found, ended=True))
         case "delete":
             return state.put(session, None)
-    raise ValueError(f"the watcher has no operation {function!r}")
+    raise ValueError(f"the gateway watcher has no function {function!r}")
 
 
 def _poll(  # noqa: PLR0911  one answer a case
     state: State, operation: Operation
 ) -> tuple[State] | Refusal:
     if operation.outcome is not Outcome.OK:
-        return Refusal(Promise.G3, f"a look raised: {operation}")
+        return Refusal(
+            promises.G3,
+            f"{operation.call} raised",
+            expected="the poll returns, also when its projection fails",
+        )
     announced = operation.result["announced"]
     quiet = {"announced": None, "projections": 0}
     if not state.touched:
         if operation.result != quiet:
-            return Refusal(Promise.G2, f"nothing that is shown changed, yet {operation}", (quiet,))
+            return Refusal(
+                promises.G2,
+                f"{operation.call} worked although no shown session changed since the last poll",
+                (quiet,),
+                expected="announced = None, projections = 0",
+            )
         return (state,)
     if state.failing:
         if announced is not None:
-            return Refusal(Promise.G3, f"there was no list to announce, yet {operation}")
+            return Refusal(
+                promises.G3,
+                f"{operation.call} announced a list although its projection failed",
+                expected="announced = None",
+            )
         return (state,)
-    expected = [list(row) for row in state.rows]
-    if announced != expected and not (announced is None and state.shown == state.seen):
-        told = {**operation.result, "announced": expected}
-        return Refusal(Promise.G1, f"the list is {expected}, yet {operation}", (told,))
+    rows = [list(row) for row in state.rows]
+    if announced != rows and not (announced is None and state.shown == state.seen):
+        return Refusal(
+            promises.G1,
+            f"{operation.call} did not announce the sessions as other processes changed them",
+            ({**operation.result, "announced": rows},),
+            expected=f"announced = {rows}",
+        )
     return (replace(state, touched=False, seen=state.shown, announced=state.rows),)
 
 
 def _shown(state: State, operation: Operation) -> tuple[State] | Refusal:
-    expected = None if state.announced is None else [list(row) for row in state.announced]
-    if operation.outcome is Outcome.OK and operation.result == expected:
+    last = None if state.announced is None else [list(row) for row in state.announced]
+    if operation.outcome is Outcome.OK and operation.result == last:
         return (state,)
-    message = f"the last good list is {expected}, yet {operation}"
-    return Refusal(Promise.G3, message, (expected,))
+    return Refusal(
+        promises.G3,
+        f"{operation.call} does not answer the list of the last good poll",
+        (last,),
+        expected=f"{last}",
+    )

@@ -1,9 +1,9 @@
-"""The lifecycle as a sequential specification: whose turns a commit takes, and when it must not.
+"""Model of the lifecycle: whose turns a commit takes, and when it must not call a provider.
 
 Operations are those of the *lifecycle* ability (`harness.targets`). Each refusal names the promise
 that its outcome broke, and those that the same evidence breaks as well: a segment remembers
-whether it failed before (L3), came while a commit was in flight (L2), survived a provider's exit
-(L13) or was adopted (L8).
+whether it failed before (L3), was completed during a commit in flight (L2), survived a provider's
+exit (L13) or was adopted (L8).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.contract import promises
+from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
-from harness.core.promises import Promise
 
 Agent = str
 Call = list[str]  # a provider's call, as [session, agent]
@@ -22,21 +23,21 @@ Call = list[str]  # a provider's call, as [session, agent]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Completed turns up to `end` that one owner has to commit, and what happened to them."""
+    """Completed turns up to `end` that one owner has to commit, and the history of these turns."""
 
     end: int
     owner: Agent | None
-    failed: bool = False  # a commit of it was tried, and the provider failed
-    exited: bool = False  # ... with something that is no Exception
+    failed: bool = False  # a commit of it was tried, and the provider raised
+    exited: bool = False  # the provider raised a BaseException that is no Exception
     adopted: bool = False  # it had no owner at first
-    late: bool = False  # a commit of older turns was in flight meanwhile
+    late: bool = False  # it was completed while a commit of older turns was in flight
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One session. `captured` is the end of the segment being committed; 0: no commit.
+    """One session. `captured` is the end of the segment that is being committed, 0 for none.
 
-    `settled` is the last segment that was committed: what still shows of it is its story's doing.
+    `settled` is the last committed segment: its history explains an answer that still shows it.
     """
 
     agent: Agent | None = None
@@ -47,7 +48,7 @@ class Entry:
 
     @property
     def oldest(self) -> Segment | None:
-        """The segment that is next to be committed, or else was the last."""
+        """The segment to be committed next, or else the last committed one."""
         return self.segments[0] if self.segments else self.settled
 
 
@@ -55,7 +56,7 @@ class Entry:
 class State:
     """All sessions that have an entry, by id, in order of id.
 
-    After a shutdown that a provider held up, nobody knows how far it came: the state `is_over`.
+    After a shutdown that a provider delayed, its progress is unknown: the state `is_over`.
     """
 
     entries: tuple[tuple[str, Entry], ...] = ()
@@ -80,7 +81,7 @@ class LifecycleModel:
     name = "lifecycle"
 
     def initial(self) -> State:
-        """No session is known."""
+        """No session has an entry."""
         return State()
 
     def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
@@ -90,16 +91,25 @@ class LifecycleModel:
     def _step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
         argument = operation.argument or {}
         if operation.outcome is not Outcome.OK:
-            return Refusal(_blame(operation), f"{operation}")
+            return Refusal(
+                _promise_to_return(operation),
+                f"{operation.call} of the lifecycle raised, or did not return",
+                expected="the call returns, whatever a provider raises",
+            )
         if operation.result.get("blocked"):
-            message = "a lock was held while the provider ran: another thread could not ask"
-            return Refusal(Promise.L14, message, ({**operation.result, "blocked": False},))
+            return Refusal(
+                promises.L14,
+                f"{operation.call} held a lock while the provider ran: another thread had to wait",
+                ({**operation.result, "blocked": False},),
+                expected="no lock is held during a provider's call (blocked = False)",
+            )
         if "session" in argument and not argument["session"]:
             return self._falsy(state, operation)
         match operation.function:
             case "entries":
                 expected = {"entries": len(state.entries)}
-                return _expect(state, operation, expected, Promise.L9, "entries remain")
+                problem = "counts entries of sessions that were discarded, or lacks one"
+                return _expect(state, operation, expected, promises.L9, problem)
             case "drain":
                 return self._drain(state, operation)
         session = argument["session"]
@@ -133,7 +143,8 @@ class LifecycleModel:
             "commit": {"committed": False, "called": [], "blocked": False},
         }
         expected = nothing.get(operation.function, {})
-        return _expect(state, operation, expected, Promise.L10, "a falsy id is no no-op")
+        problem = "with a falsy session id is not a no-op"
+        return _expect(state, operation, expected, promises.L10, problem)
 
     def _complete_turn(
         self, state: State, session: str, entry: Entry, operation: Operation
@@ -142,10 +153,16 @@ class LifecycleModel:
         generation = entry.generation + 1
         expected = {"generation": generation, "called": []}
         if operation.result != expected:
-            # A count that goes on, where it should begin, is that of an entry that should be gone.
-            counted = Promise.L1 if entry.generation else Promise.L9
-            broken = Promise.L12 if operation.result["called"] else counted
-            return Refusal(broken, f"completing a turn: {operation.result}", (expected,))
+            # A count that continues where it should begin comes from an entry that should be gone.
+            counted = promises.L1 if entry.generation else promises.L9
+            has_called = bool(operation.result["called"])
+            problem = "called a provider" if has_called else "counted the turn wrongly"
+            return Refusal(
+                promises.L12 if has_called else counted,
+                f"{operation.call} {problem}",
+                (expected,),
+                expected=f"{expected}",
+            )
         *older, last = entry.segments or (None,)
         if last is not None and last.owner == agent and not entry.captured:
             segments = (*older, replace(last, end=generation))
@@ -159,10 +176,10 @@ class LifecycleModel:
         self, state: State, session: str, entry: Entry, operation: Operation
     ) -> tuple[State] | Refusal:
         gone = not entry.segments and not entry.captured
-        story = "a clean entry was kept" if gone else "work waits in the entry"
+        problem = "kept a clean entry" if gone else "dropped an entry with uncommitted turns"
         after = state.put(session, None) if gone else state
-        step = _expect(after, operation, {"gone": gone}, Promise.L9, story)
-        return _and_stories(step, entry)
+        step = _expect(after, operation, {"gone": gone}, promises.L9, problem)
+        return _with_history(step, entry)
 
     def _dirty(
         self, state: State, _: str, entry: Entry, operation: Operation
@@ -171,9 +188,14 @@ class LifecycleModel:
         if operation.result == expected:
             return (state,)
         if not entry.segments:
-            step = Refusal(Promise.L7, "committed turns count as dirty", (expected,))
-            return _and_stories(step, entry)
-        return _blame_silence(entry.segments[0], "it is not dirty", (expected,), Promise.L7)
+            step = Refusal(
+                promises.L7,
+                f"{operation.call} calls a session dirty whose turns are all committed",
+                (expected,),
+                expected=f"{expected}",
+            )
+            return _with_history(step, entry)
+        return _forgotten(entry.segments[0], operation, expected, promises.L7)
 
     def _commit(
         self, state: State, session: str, entry: Entry, operation: Operation
@@ -182,15 +204,18 @@ class LifecycleModel:
         hangs = operation.function == "begin_commit"
         idle = {"committed": False, "called": [], "blocked": False}
         if entry.captured:
-            return _expect(state, operation, idle, Promise.L5, "a commit was already in flight")
+            problem = "started a second commit beside the one in flight"
+            return _expect(state, operation, idle, promises.L5, problem)
         if not entry.segments:
-            broken = Promise.L6 if entry.generation else Promise.L1
-            step = _expect(state, operation, idle, broken, "there was nothing to commit")
-            return _and_stories(step, entry)
+            broken = promises.L6 if entry.generation else promises.L1
+            problem = "committed although there is no uncommitted turn"
+            step = _expect(state, operation, idle, broken, problem)
+            return _with_history(step, entry)
         segment = entry.segments[0]
         owner = segment.owner or argument["agent"] or entry.agent
         if owner is None:
-            return _expect(state, operation, idle, Promise.L8, "nobody owned the turns")
+            problem = "committed turns that have no owner"
+            return _expect(state, operation, idle, promises.L8, problem)
         segment = replace(segment, owner=owner, adopted=segment.adopted or segment.owner is None)
         entry = replace(entry, segments=(segment, *entry.segments[1:]))
         succeeds = argument.get("provider") == "ok"
@@ -200,7 +225,7 @@ class LifecycleModel:
             "blocked": False,
         }
         if result != expected:
-            return _blame_commit(segment, expected, result)
+            return _wrong_commit(segment, operation, expected)
         if hangs:
             return (state.put(session, replace(entry, captured=segment.end)),)
         settle = _settled if succeeds else _failed
@@ -213,13 +238,13 @@ class LifecycleModel:
         succeeds = provider == "ok"
         settle = _settled if succeeds else _failed
         after = settle(replace(entry, captured=0), entry.captured, provider)
-        broken = Promise.L7 if succeeds else Promise.L3
+        broken = promises.L7 if succeeds else promises.L3
         expected = {"committed": succeeds}
-        story = "the provider's answer was not passed on"
-        return _expect(state.put(session, after), operation, expected, broken, story)
+        problem = "does not pass on the provider's result"
+        return _expect(state.put(session, after), operation, expected, broken, problem)
 
     def _drain(self, state: State, operation: Operation) -> tuple[State] | Refusal:
-        """Judge a shutdown. While a commit hangs it may leave others undone, but must come back."""
+        """Judge a shutdown. While a commit hangs it may skip others, but must return in time."""
         provider, result = operation.argument["provider"], operation.result
         expected: list[Call] = []
         after = state
@@ -231,14 +256,15 @@ class LifecycleModel:
         if any(entry.captured for _, entry in state.entries):
             accepted = {"returned": True, "called": result["called"]}
             over = replace(state, is_over=True)
-            return _expect(over, operation, accepted, Promise.L11, "a provider hangs")
+            problem = "did not return by its deadline while a provider hangs"
+            return _expect(over, operation, accepted, promises.L11, problem)
         if result == {"returned": True, "called": sorted(expected)}:
             return (after,)
-        return _blame_drain(state, expected, result)
+        return _wrong_drain(state, operation, expected)
 
 
 def _drained(session: str, entry: Entry, provider: str) -> tuple[list[Call], Entry]:
-    """What shutdown asks of one session's providers, and what is left of the session."""
+    """The provider calls of a shutdown for one session, and the entry after them."""
     calls: list[Call] = []
     while entry.segments:
         segment = entry.segments[0]
@@ -270,97 +296,108 @@ def _failed(entry: Entry, end: int, provider: str) -> Entry:
 
 
 def _expect(
-    after: State, operation: Operation, expected: dict[str, Any], broken: Promise, story: str
+    after: State, operation: Operation, expected: dict[str, Any], broken: Promise, problem: str
 ) -> tuple[State] | Refusal:
     if operation.result == expected:
         return (after,)
-    return Refusal(broken, f"{story}, yet {operation}", (expected,))
+    message = f"{operation.call} {problem}"
+    return Refusal(broken, message, (expected,), expected=f"{expected}")
 
 
-def _and_stories(step: tuple[State] | Refusal, entry: Entry) -> tuple[State] | Refusal:
-    """The step; where it was refused, with what happened to the turns that it was about."""
-    return replace(step, also=tuple(_stories(entry.oldest))) if isinstance(step, Refusal) else step
+def _with_history(step: tuple[State] | Refusal, entry: Entry) -> tuple[State] | Refusal:
+    """The step; a refusal also names the promises that the entry's oldest segment involves."""
+    return replace(step, also=tuple(_reasons(entry.oldest))) if isinstance(step, Refusal) else step
 
 
-def _stories(segment: Segment | None) -> dict[Promise, str]:
-    """Which promises keep this segment with its owner, the most telling first, and why."""
+def _reasons(segment: Segment | None) -> dict[Promise, str]:
+    """The promises that keep this segment with its owner, the most specific first, and why."""
     if segment is None:
         return {}
-    told = {
-        Promise.L13: (segment.exited, "the provider's exit wedged the session"),
-        Promise.L3: (segment.failed, "a failed commit was forgotten"),
-        Promise.L2: (segment.late, "a commit cleared more than it had captured"),
-        Promise.L8: (segment.adopted, "the turns had adopted their owner"),
+    reasons = {
+        promises.L13: (segment.exited, "which a provider's exit wedged"),
+        promises.L3: (segment.failed, "whose failed commit was forgotten"),
+        promises.L2: (segment.late, "which an older commit cleared without having captured them"),
+        promises.L8: (segment.adopted, "which had adopted their owner"),
     }
-    return {promise: story for promise, (holds, story) in told.items() if holds}
+    return {promise: reason for promise, (holds, reason) in reasons.items() if holds}
 
 
-def _blame_commit(segment: Segment, expected: dict[str, Any], result: dict[str, Any]) -> Refusal:
-    """Whose promise a commit broke that should have called the segment's owner once."""
-    called, owner = result["called"], expected["called"][0]
-    seen, accepted = f"expected {expected}, saw {result}", (expected,)
+def _wrong_commit(segment: Segment, operation: Operation, expected: dict[str, Any]) -> Refusal:
+    """The refusal of a commit that did not call the segment's owner exactly once."""
+    called, owner = operation.result["called"], expected["called"][0]
+    accepted, also = (expected,), tuple[Promise, ...]()
     if len(called) > 1:
-        return Refusal(Promise.L7, f"one commit, several calls: {seen}", accepted)
-    if called and called != [owner]:
-        message = f"{called[0][1]!r} committed what {owner[1]!r} owns: {seen}"
-        return Refusal(Promise.L4, message, accepted, tuple(_stories(segment)))
-    if not called:
-        return _blame_silence(segment, seen, accepted, Promise.L7)
-    broken = Promise.L7 if expected["committed"] else Promise.L3
-    return Refusal(broken, f"the provider's answer was not passed on: {seen}", accepted)
+        broken, problem = promises.L7, f"called providers {len(called)} times for one segment"
+    elif called and called != [owner]:
+        broken, problem = promises.L4, f"let {called[0][1]!r} commit the turns of {owner[1]!r}"
+        also = tuple(_reasons(segment))
+    elif not called:
+        return _forgotten(segment, operation, expected, promises.L7)
+    else:
+        broken = promises.L7 if expected["committed"] else promises.L3
+        problem = "does not pass on the provider's result"
+    message = f"{operation.call} {problem}"
+    return Refusal(broken, message, accepted, also, expected=f"{expected}")
 
 
-def _blame_silence(
-    segment: Segment, seen: str, accepted: tuple[Any, ...], otherwise: Promise
+def _forgotten(
+    segment: Segment, operation: Operation, expected: dict[str, Any], otherwise: Promise
 ) -> Refusal:
-    """Whose promise it is that the segment's owner be asked, when nobody was."""
-    stories = _stories(segment) or {otherwise: "completed turns wait for their owner"}
-    broken, *also = stories
-    return Refusal(broken, f"{stories[broken]}: {seen}", accepted, tuple(also))
+    """The refusal of a call that ignored completed turns which wait for their owner."""
+    reasons = _reasons(segment) or {otherwise: "which wait for their owner"}
+    broken, *also = reasons
+    message = f"{operation.call} ignored completed turns, {reasons[broken]}"
+    return Refusal(broken, message, (expected,), tuple(also), expected=f"{expected}")
 
 
-def _blame_drain(state: State, expected: list[Call], result: dict[str, Any]) -> Refusal:
-    """Whose promise a shutdown broke that should have made the expected calls."""
-    accepted = ({"returned": True, "called": sorted(expected)},)
+def _wrong_drain(state: State, operation: Operation, calls: list[Call]) -> Refusal:
+    """The refusal of a shutdown that did not make exactly these calls."""
+    result = operation.result
+    expected = {"returned": True, "called": sorted(calls)}
     if not result["returned"]:
-        return Refusal(Promise.L11, "shutdown did not end by its deadline", accepted)
-    seen = f"shutdown called {result['called']}, and should have called {sorted(expected)}"
-    missing, extra = (
-        _difference(expected, result["called"]),
-        _difference(result["called"], expected),
-    )
-    stories: dict[Promise, str] = {}
+        return Refusal(
+            promises.L11,
+            f"{operation.call}: the shutdown did not end by its deadline",
+            (expected,),
+            expected=f"{expected}",
+        )
+    missing = _difference(calls, result["called"])
+    extra = _difference(result["called"], calls)
+    reasons: dict[Promise, str] = {}
     for session, _ in (*missing, *extra):
         entry = state.get(session)
         for segment in (*entry.segments, entry.settled) if entry else ():
-            stories |= _stories(segment)
+            reasons |= _reasons(segment)
+    broken, problem = promises.L11, "skipped sessions with uncommitted turns"
     if any(session in dict(missing) for session, _ in extra):
-        return Refusal(Promise.L4, f"a stranger committed: {seen}", accepted, tuple(stories))
-    if extra:
-        return Refusal(Promise.L7, f"more calls than segments: {seen}", accepted, tuple(stories))
-    if any(session in dict(result["called"]) for session, _ in missing):
-        stories.setdefault(Promise.L2, "a commit cleared more than it had captured")
-        stories.setdefault(Promise.L4, "another agent's commit took these turns along")
-    return Refusal(Promise.L11, seen, accepted, tuple(stories))
+        broken, problem = promises.L4, "let an agent commit the turns of another one"
+    elif extra:
+        broken, problem = promises.L7, "called providers more often than there are segments"
+    elif any(session in dict(result["called"]) for session, _ in missing):
+        reasons.setdefault(promises.L2, "")
+        reasons.setdefault(promises.L4, "")
+        problem = "skipped some of a session's uncommitted turns"
+    message = f"{operation.call}: the shutdown {problem}"
+    return Refusal(broken, message, (expected,), tuple(reasons), expected=f"{expected}")
 
 
 def _difference(some: list[Call], others: list[Call]) -> list[tuple[str, Agent]]:
-    """Calls of `some` that are not in `others`, each as often as it is one too many."""
+    """Calls of `some` beyond those of `others`, each as often as it is surplus."""
     pairs = Counter((session, agent) for session, agent in some)
     return sorted((pairs - Counter((session, agent) for session, agent in others)).elements())
 
 
-def _blame(operation: Operation) -> Promise:
-    """Whose promise it is that this operation does not raise, and comes back."""
+def _promise_to_return(operation: Operation) -> Promise:
+    """The promise that this operation does not raise, and returns."""
     session = operation.argument.get("session", "-")
     if not session:
-        return Promise.L10
+        return promises.L10
     if operation.argument.get("provider") == "exit":
-        return Promise.L13
+        return promises.L13
     return {
-        "commit": Promise.L13,
-        "begin_commit": Promise.L13,
-        "finish_commit": Promise.L13,
-        "discard": Promise.L9,
-        "drain": Promise.L11,
-    }.get(operation.function, Promise.L1)
+        "commit": promises.L13,
+        "begin_commit": promises.L13,
+        "finish_commit": promises.L13,
+        "discard": promises.L9,
+        "drain": promises.L11,
+    }.get(operation.function, promises.L1)

@@ -1,73 +1,101 @@
-"""The model catalog as a sequential specification: what is known, and for which meaning.
+"""Model of the model catalog: which models are cached, and for which meaning of config and auth.
 
-Operations are those of the *catalog* ability (`harness.targets`). What config and auth *mean* is
-what they say without the keys that change by themselves, however deep these are.
+Operations are those of the *catalog* ability (`harness.targets`). The *meaning* of config and auth
+is their content without the volatile keys at any depth (M3). Which keys are volatile is decided
+here by what a key is for, read from its name; no list of an implementation is used.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.contract import promises
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
-from harness.core.promises import Promise
 
 MINIMAL = ("minimal",)
-VOLATILE = frozenset(
-    (
-        "access_token",
-        "refresh_token",
-        "id_token",
-        "api_key",
-        "secret",
-        "client_secret",
-        "expires_at",
-        "expires_at_ms",
-        "expires_in",
-        "last_status",
-        "last_status_at",
-        "last_error_code",
-        "last_error_reason",
-        "last_error_message",
-        "last_error_reset_at",
-        "request_count",
-        "updated_at",
-    )
-)
+
+
+@dataclass(frozen=True, slots=True)
+class VolatileKind:
+    """Keys that change while the provider and its models stay the same, and why they do.
+
+    `pattern` matches the whole name of such a key; `examples` are names that auth stores use.
+    """
+
+    reason: str
+    pattern: re.Pattern[str]
+    examples: tuple[str, ...]
+
+
+VOLATILE_KINDS: Mapping[str, VolatileKind] = {
+    "credential": VolatileKind(
+        "a refresh or a rotation replaces it for the same account",
+        re.compile(r"(\w+_)?(token|secret)|api_key"),
+        ("access_token", "refresh_token", "id_token", "api_key", "secret", "client_secret"),
+    ),
+    "expiry": VolatileKind(
+        "every refresh moves it",
+        re.compile(r"expires_(at|in)(_\w+)?"),
+        ("expires_at", "expires_at_ms", "expires_in"),
+    ),
+    "status": VolatileKind(
+        "every request to the provider overwrites the outcome of the one before",
+        re.compile(r"last_(status|error)(_\w+)?"),
+        (
+            *("last_status", "last_status_at"),
+            *("last_error_code", "last_error_reason", "last_error_message"),
+            "last_error_reset_at",
+        ),
+    ),
+    "counter": VolatileKind(
+        "every request to the provider raises it", re.compile(r"\w+_count"), ("request_count",)
+    ),
+    "time of change": VolatileKind(
+        "any write of the store moves it", re.compile(r"updated_at"), ("updated_at",)
+    ),
+}
+VOLATILE_EXAMPLES = tuple(name for kind in VOLATILE_KINDS.values() for name in kind.examples)
+
+
+def is_volatile(key: str) -> bool:
+    """Whether a key of the auth store changes without a change of meaning."""
+    return any(kind.pattern.fullmatch(key) for kind in VOLATILE_KINDS.values())
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the sources mean now; what is known, and what they meant then; who was asked so far."""
+    """The present meaning of the sources; the cached models, and the meaning they are for."""
 
     config: str | None = None
     auth: str | None = None
     known: tuple[str, ...] | None = None
     known_for: tuple[str | None, str | None] = (None, None)
-    asked: int = 0
+    requests: int = 0
     failing: bool = False
 
     @property
     def meaning(self) -> tuple[str | None, str | None]:
-        """What config and auth mean."""
+        """The meaning of config and auth."""
         return self.config, self.auth
 
     @property
     def current(self) -> tuple[str, ...] | None:
-        """What is known for this meaning."""
+        """The models that are cached for the present meaning."""
         return self.known if self.known_for == self.meaning else None
 
 
-class CatalogModel:
-    """What the catalog may answer."""
+class ModelCatalogModel:
+    """What the model catalog may answer."""
 
     name = "catalog"
 
     def initial(self) -> State:
-        """No sources, and nothing known."""
+        """No sources, and an empty cache."""
         return State()
 
     def step(  # noqa: PLR0911  one answer a function
@@ -76,7 +104,11 @@ class CatalogModel:
         """The state after the operation, or the promise it broke."""
         argument = operation.argument
         if operation.outcome is not Outcome.OK:
-            return Refusal(Promise.M1, f"{operation}")
+            return Refusal(
+                promises.M1,
+                f"{operation.call} of the model catalog raised",
+                expected="an answer with at least one model, whatever the provider does",
+            )
         match operation.function:
             case "set_config":
                 return (replace(state, config=argument["text"]),)
@@ -92,46 +124,61 @@ class CatalogModel:
                 return _shown(state, operation)
             case "rebuilt":
                 return _rebuilt(state, operation)
-        raise ValueError(f"the catalog has no operation {operation.function!r}")
+        raise ValueError(f"the model catalog has no function {operation.function!r}")
 
 
 def _meaning(auth: Any) -> str:
     def lasting(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: lasting(each) for key, each in value.items() if key not in VOLATILE}
-        return [lasting(each) for each in value] if isinstance(value, list) else value
+            return {key: lasting(inner) for key, inner in value.items() if not is_volatile(key)}
+        return [lasting(inner) for inner in value] if isinstance(value, list) else value
 
     return json.dumps(lasting(auth), sort_keys=True)
 
 
 def _shown(state: State, operation: Operation) -> tuple[State] | Refusal:
-    models, asked = tuple(operation.result["models"]), operation.result["asked"]
-    if asked or not models:
-        return Refusal(Promise.M1, f"a display path went live, or shows nothing: {operation}")
-    return _same(state, operation, models, state.current or MINIMAL)
+    models, requests = tuple(operation.result["models"]), operation.result["asked"]
+    if requests or not models:
+        problem = "asked the provider" if requests else "answered an empty list"
+        return Refusal(
+            promises.M1,
+            f"{operation.call}, a display path, {problem}",
+            expected="no request to the provider, and at least one model",
+        )
+    return _compared(state, operation, models, state.current or MINIMAL)
 
 
 def _rebuilt(state: State, operation: Operation) -> tuple[State] | Refusal:
-    models, asked = tuple(operation.result["models"]), operation.result["asked"]
+    models, requests = tuple(operation.result["models"]), operation.result["asked"]
     if state.current is not None:
-        if asked:
-            message = f"it was known, and its meaning is the same, yet {operation}"
-            return Refusal(Promise.M3, message)
-        return _same(state, operation, models, state.current)
-    if not asked:
-        return Refusal(Promise.M3, f"its meaning is another one now, yet {operation}")
-    after = replace(state, asked=state.asked + asked)
+        if requests:
+            return Refusal(
+                promises.M3,
+                f"{operation.call} asked the provider although config and auth mean the same",
+                expected=f"no request, and the cached models {list(state.current)}",
+            )
+        return _compared(state, operation, models, state.current)
+    if not requests:
+        return Refusal(
+            promises.M3,
+            f"{operation.call} did not ask the provider although config or auth changed in meaning",
+            expected="at least one request to the provider",
+        )
+    after = replace(state, requests=state.requests + requests)
     if state.failing:
-        return _same(after, operation, models, MINIMAL)
-    live = (f"model-{after.asked}",)
-    return _same(replace(after, known=live, known_for=state.meaning), operation, models, live)
+        return _compared(after, operation, models, MINIMAL)
+    live = (f"model-{after.requests}",)
+    return _compared(replace(after, known=live, known_for=state.meaning), operation, models, live)
 
 
-def _same(
-    after: State, operation: Operation, models: tuple[str, ...], expected: tuple[str, ...]
+def _compared(
+    after: State, operation: Operation, models: tuple[str, ...], right: tuple[str, ...]
 ) -> tuple[State] | Refusal:
-    if models == expected:
+    if models == right:
         return (after,)
-    accepted = {**operation.result, "models": list(expected)}
-    broken = Promise.M3 if models else Promise.M1
-    return Refusal(broken, f"it should be {list(expected)}, yet {operation}", (accepted,))
+    return Refusal(
+        promises.M3 if models else promises.M1,
+        f"{operation.call} answers other models than those of the present config and auth",
+        ({**operation.result, "models": list(right)},),
+        expected=f"models = {list(right)}",
+    )

@@ -1,32 +1,33 @@
-"""Tabs beside a server's model: each hears of its own session all that happened, once, in order.
+"""Model of notifications: each browser tab gets every event of its session once and in order.
 
-The turns that users start are told in that order; that a process ended comes when it comes, once.
+The model stands beside the model of the server. The turns that users start are announced in their
+order; the end of a background process is announced once, at any time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from harness.contract import promises
 from harness.contract.models.conversation import CONFLICT
 from harness.contract.models.server import ServerModel
 from harness.contract.models.server import State as ServerState
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
-from harness.core.promises import Promise
 
 STARTED, ENDED = "server_turn_started", "bg_task_complete"
 
 
 @dataclass(frozen=True, slots=True)
 class Tab:
-    """What it watches; the runs that it has yet to hear of; the ends that it has heard of.
+    """One tab: its session, the runs to be announced to it, and the ends that were announced.
 
-    One that has heard nothing has no cursor, so a new connection begins with what comes then.
+    A tab without an event has no cursor, so a new connection of it begins with later events.
     """
 
     session: str
     has_cursor: bool = False
-    unheard: tuple[str, ...] = ()
+    unannounced: tuple[str, ...] = ()
     ended: tuple[str, ...] = ()
 
 
@@ -35,26 +36,31 @@ class State:
     """The server, and every tab by its name."""
 
     server: ServerState
-    tabs: tuple[tuple[str, Tab], ...] = ()
+    by_name: tuple[tuple[str, Tab], ...] = ()
 
     def put(self, name: str, tab: Tab) -> State:
         """This state with another tab of that name."""
-        every = {**dict(self.tabs), name: tab}
-        return replace(self, tabs=tuple(sorted(every.items(), key=lambda item: item[0])))
+        by_name = {**dict(self.by_name), name: tab}
+        return replace(self, by_name=tuple(sorted(by_name.items(), key=lambda item: item[0])))
 
     def started(self, session: str, run: str) -> State:
-        """This state with one more run that the session's tabs will hear of."""
-        tabs = [
-            (name, replace(tab, unheard=(*tab.unheard, run)) if tab.session == session else tab)
-            for name, tab in self.tabs
+        """This state with one more run to be announced to the tabs of the session."""
+        by_name = [
+            (
+                name,
+                replace(tab, unannounced=(*tab.unannounced, run))
+                if tab.session == session
+                else tab,
+            )
+            for name, tab in self.by_name
         ]
-        return replace(self, tabs=tuple(tabs))
+        return replace(self, by_name=tuple(by_name))
 
 
-class TabsModel:
-    """What tabs may hear, and whatever else a server may answer."""
+class NotificationsModel:
+    """Which events tabs may get, and whatever else a server may answer."""
 
-    name = "tabs"
+    name = "notifications"
 
     def __init__(self) -> None:
         self._server = ServerModel()
@@ -64,19 +70,19 @@ class TabsModel:
         return State(self._server.initial())
 
     def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:
-        """What may hold after the operation, or the promise it broke."""
+        """The states that may hold after the operation, or the promise it broke."""
         match operation.function:
             case "open" | "open_again" | "hear" | "acknowledge":
                 return _of_a_tab(state, operation)
             case "begin":
                 return (self.initial(),)
-        stepped = self._server.step(state.server, operation)
-        if isinstance(stepped, Refusal):
-            return stepped
+        step = self._server.step(state.server, operation)
+        if isinstance(step, Refusal):
+            return step
         if operation.function == "send" and _has_begun(operation):
             argument = operation.argument
             state = state.started(argument["session"], argument["run"])
-        return tuple(replace(state, server=server) for server in stepped)
+        return tuple(replace(state, server=server) for server in step)
 
 
 def _has_begun(operation: Operation) -> bool:
@@ -85,7 +91,13 @@ def _has_begun(operation: Operation) -> bool:
 
 def _of_a_tab(state: State, operation: Operation) -> tuple[State] | Refusal:
     if operation.outcome is not Outcome.OK:
-        return (state,) if "KeyError" in operation.error else Refusal(Promise.C3, f"{operation}")
+        if "KeyError" in operation.error:
+            return (state,)
+        return Refusal(
+            promises.C3,
+            f"{operation.call} of a tab failed",
+            expected="an answer, or KeyError for a tab or session that was never made",
+        )
     argument = operation.argument
     match operation.function:
         case "open":
@@ -93,53 +105,77 @@ def _of_a_tab(state: State, operation: Operation) -> tuple[State] | Refusal:
         case "open_again":
             return (_reopened(state, argument["tab"]),)
         case "hear":
-            return _heard(state, operation)
+            return _announced(state, operation)
     return _acknowledged(state, operation)
 
 
 def _reopened(state: State, name: str) -> State:
-    tab = dict(state.tabs).get(name)
+    tab = dict(state.by_name).get(name)
     if tab is None or tab.has_cursor:
         return state
-    return state.put(name, replace(tab, unheard=()))
+    return state.put(name, replace(tab, unannounced=()))
 
 
-def _heard(state: State, operation: Operation) -> tuple[State] | Refusal:
+def _announced(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """Judge the events that a tab got up to the one that it waited for."""
     name = operation.argument["tab"]
-    tab = dict(state.tabs).get(name)
+    tab = dict(state.by_name).get(name)
     if tab is None:
         return (state,)
-    foreign = [one for one in operation.result if one[0] != tab.session]
+    foreign = [event for event in operation.result if event[0] != tab.session]
     if foreign:
-        return Refusal(Promise.C5, f"{foreign} is not of {tab.session}", also=(Promise.W7,))
-    starts = [run for _, what, run in operation.result if what == STARTED and run in tab.unheard]
-    if starts != list(tab.unheard[: len(starts)]):
-        message = f"{tab.unheard} began in that order, yet {operation}"
-        return Refusal(Promise.C1 if len(set(starts)) == len(starts) else Promise.C2, message)
-    ended = [output for _, what, output in operation.result if what == ENDED]
+        return Refusal(
+            promises.C5,
+            f"{operation.call}: tab {name} got events of another session",
+            also=(promises.W7,),
+            expected=f"only events of {tab.session}",
+            observed=f"{foreign}",
+        )
+    starts = [
+        run for _, kind, run in operation.result if kind == STARTED and run in tab.unannounced
+    ]
+    if starts != list(tab.unannounced[: len(starts)]):
+        is_unique = len(set(starts)) == len(starts)
+        return Refusal(
+            promises.C1 if is_unique else promises.C2,
+            f"{operation.call}: tab {name} got the starts of runs in another order, or twice",
+            expected=f"{STARTED} of {', '.join(tab.unannounced)}, in this order, each once",
+            observed=f"{STARTED} of {', '.join(starts)}",
+        )
+    ended = [output for _, kind, output in operation.result if kind == ENDED]
     if len({*ended, *tab.ended}) < len(ended) + len(tab.ended):
-        return Refusal(Promise.C2, f"{tab.ended} was heard of before: {operation}")
-    wanted = [tab.session, operation.argument["name"], operation.argument["subject"]]
-    if wanted not in operation.result and wanted[2] in (*tab.unheard, *_owned(state, tab)):
-        return Refusal(Promise.C3, f"it never came: {operation}")
+        return Refusal(
+            promises.C2,
+            f"{operation.call}: tab {name} got the end of one process twice",
+            expected=f"{ENDED} at most once for each process; before: {list(tab.ended)}",
+            observed=f"{ENDED} of {ended}",
+        )
+    awaited = [tab.session, operation.argument["name"], operation.argument["subject"]]
+    if awaited not in operation.result and awaited[2] in (*tab.unannounced, *_owed(state, tab)):
+        return Refusal(
+            promises.C3,
+            f"{operation.call}: tab {name} did not get the event that it waited for",
+            expected=f"{awaited} among the events",
+        )
     after = replace(
         tab,
         has_cursor=tab.has_cursor or bool(operation.result),
-        unheard=tab.unheard[len(starts) :],
+        unannounced=tab.unannounced[len(starts) :],
         ended=(*tab.ended, *ended),
     )
     return (state.put(name, after),)
 
 
-def _owned(state: State, tab: Tab) -> tuple[str, ...]:
-    """The outputs whose ends the tab will surely hear of."""
+def _owed(state: State, tab: Tab) -> tuple[str, ...]:
+    """The outputs of the processes whose ends must still be announced to the tab."""
     session = dict(state.server.sessions).get(tab.session)
     return () if session is None else session.owed
 
 
 def _acknowledged(state: State, operation: Operation) -> tuple[State] | Refusal:
-    is_there = operation.argument["session"] in dict(state.server.sessions)
-    right = {"noop": True, "task": operation.argument["task"]} if is_there else None
+    exists = operation.argument["session"] in dict(state.server.sessions)
+    right = {"noop": True, "task": operation.argument["task"]} if exists else None
     if operation.result == right:
         return (state,)
-    return Refusal(Promise.W11, f"{right} is the answer, yet {operation}", (right,))
+    problem = "did more than to confirm" if exists else "accepted a session that does not exist"
+    return Refusal(promises.W11, f"{operation.call} {problem}", (right,), expected=f"{right}")

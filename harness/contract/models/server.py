@@ -1,7 +1,7 @@
-"""A server as a sequential specification: what one client may be told of sessions, through deaths.
+"""Model of a server: what it may answer to one client about its sessions, through kills.
 
-Operations are those of the *http* ability (`harness.targets`). What a turn comes to stands in its
-message, in the scripted agent's words. After a lost answer nobody knows, and all is accepted.
+Operations are those of the *http* ability (`harness.targets`). The message of a turn says what the
+scripted agent does with it. After a lost reply the model accepts everything.
 """
 
 from __future__ import annotations
@@ -10,44 +10,46 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.contract.models import conversation
-from harness.contract.models import run_stream as relay
+from harness.contract import promises
+from harness.contract.models import conversation, run_stream
 from harness.contract.models.conversation import Session
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
-from harness.core.promises import Promise
 
-GONE = "UnknownError"  # what the session's asker is told, of one that there is not
-NEVER = "KeyError"  # and of one that was never made
+GONE = "UnknownError"  # the error of a session that does not exist any more
+NEVER = "KeyError"  # the error of a session that was never made
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Every session by its name; whether an answer was lost."""
+    """Every session by its name; whether a reply was lost."""
 
     sessions: tuple[tuple[str, Session], ...] = ()
     is_lost: bool = False
 
     def put(self, name: str, session: Session | None) -> State:
-        """This state with another session of that name, or with none."""
+        """This state with another session of that name, or without one (None)."""
         others = {key: value for key, value in self.sessions if key != name}
-        every = others if session is None else {**others, name: session}
-        return replace(self, sessions=tuple(sorted(every.items(), key=lambda item: item[0])))
+        sessions = others if session is None else {**others, name: session}
+        return replace(self, sessions=tuple(sorted(sessions.items(), key=lambda item: item[0])))
 
     def named(self, session: str | None, run: str | None) -> tuple[str, Session] | None:
-        """The session of that name, or with that run."""
-        for name, each in self.sessions:
-            if name == session or (session is None and each.find(run) is not None):
-                return name, each
+        """The session of that name, or the one with that run."""
+        for name, candidate in self.sessions:
+            if name == session or (session is None and candidate.find(run) is not None):
+                return name, candidate
         return None
 
     def after_death(self, *marks: str) -> tuple[State, ...]:
-        """What may hold after a death of the server."""
+        """The states that may hold after a death of the server."""
         names = [name for name, _ in self.sessions]
-        outlooks = ([one.struck(marks) for one in each.outlooks()] for _, each in self.sessions)
+        outlooks = (
+            [outlook.struck(marks) for outlook in session.outlooks()]
+            for _, session in self.sessions
+        )
         return tuple(
-            replace(self, sessions=tuple(zip(names, fates, strict=True)))
-            for fates in itertools.product(*outlooks)
+            replace(self, sessions=tuple(zip(names, sessions, strict=True)))
+            for sessions in itertools.product(*outlooks)
         )
 
 
@@ -61,13 +63,17 @@ class ServerModel:
         return State()
 
     def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:  # noqa: PLR0911
-        """What may hold after the operation, or the promise it broke."""
+        """The states that may hold after the operation, or the promise it broke."""
         if state.is_lost or operation.outcome is Outcome.INFO:
             return (replace(state, is_lost=True),)
         is_ok = operation.outcome is Outcome.OK
         match operation.function:
             case "kill" | "terminate" if not is_ok:
-                return Refusal(Promise.H3, f"{operation}")
+                return Refusal(
+                    promises.H3,
+                    f"after {operation.call} the server did not end and start again",
+                    expected="a server that ends, starts again and answers",
+                )
             case "begin":
                 return (State(),)
             case "new" if is_ok:
@@ -80,51 +86,75 @@ class ServerModel:
             case "kill":
                 return state.after_death("interrupted")
             case "terminate" if operation.result != 0:
-                return Refusal(Promise.H3, f"exit 0 was promised, yet {operation}", (0,))
+                return Refusal(
+                    promises.H3,
+                    f"{operation.call}: SIGTERM did not end the server cleanly",
+                    (0,),
+                    expected="exit code 0",
+                    observed=f"exit code {operation.result!r}",
+                )
             case "terminate":
                 return state.after_death("interrupted", "cancelled")
-        return _asked_one(state, operation)
+        return _of_session(state, operation)
 
 
 def _listed(state: State, rows: list[Any], operation: Operation) -> tuple[State] | Refusal:
     if operation.result == rows:
         return (state,)
     is_short = len(operation.result) < len(rows)
-    return Refusal(Promise.S2 if is_short else Promise.S11, f"there are {rows}, yet {operation}")
+    problem = "lacks sessions" if is_short else "lists other sessions or titles"
+    return Refusal(
+        promises.S2 if is_short else promises.S11,
+        f"{operation.call} {problem}",
+        expected=f"{rows}",
+    )
 
 
-def _asked_one(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
-    """What one session is asked, by its name or by a run's."""
+def _of_session(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
+    """Judge a call about one session, which the call names by the session or by a run."""
     argument = operation.argument
     name, run = argument.get("session"), argument.get("run")
     found = state.named(name, run)
     if found is None:
-        return _asked_none(state, operation)
+        return _of_no_session(state, operation)
     name, session = found
     if operation.outcome is Outcome.FAIL:
-        return Refusal(Promise.S2, f"{operation}")
+        return Refusal(
+            promises.S2,
+            f"{operation.call} failed although {name} exists",
+            expected=f"an answer about {name}",
+        )
     if operation.function == "delete":
         return (state.put(name, None),)
     refusals: list[Refusal] = []
     after: list[State] = []
     for outlook in session.outlooks():
-        stepped = _STEPS[operation.function](outlook, operation, outlook.find(run))
-        if isinstance(stepped, Refusal):
-            refusals.append(stepped)
+        step = _STEPS[operation.function](outlook, operation, outlook.find(run))
+        if isinstance(step, Refusal):
+            refusals.append(step)
         else:
-            after.append(state.put(name, stepped))
+            after.append(state.put(name, step))
     return tuple(after) or refusals[0]
 
 
-def _asked_none(state: State, operation: Operation) -> tuple[State] | Refusal:
-    """What is asked of a session that was deleted, or never there."""
+def _of_no_session(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """Judge a call about a session that was deleted, or never made."""
     if operation.outcome is Outcome.FAIL:
-        is_told = operation.error.partition(":")[0] in (GONE, NEVER)
-        return (state,) if is_told else Refusal(Promise.H2, f"{operation}")
-    is_nobodys = operation.result == [] or "session" not in operation.argument
-    if operation.function == "delete" or is_nobodys:
+        if operation.error.partition(":")[0] in (GONE, NEVER):
+            return (state,)
+        return Refusal(
+            promises.H2,
+            f"{operation.call} about a session that does not exist failed otherwise than by a 404",
+            expected=f"{GONE} (a 404), or {NEVER}",
+        )
+    is_empty = operation.result == [] or "session" not in operation.argument
+    if operation.function == "delete" or is_empty:
         return (state,)
-    return Refusal(Promise.S6, f"there is no such session, yet {operation}")
+    return Refusal(
+        promises.S6,
+        f"{operation.call} answered about a session that does not exist",
+        expected=f"{GONE} (a 404), or an empty answer",
+    )
 
 
 _STEPS = {
@@ -132,17 +162,17 @@ _STEPS = {
     "clear": conversation.cleared,
     "truncate": conversation.truncated,
     "undo": conversation.undone,
-    "messages": conversation.said,
+    "messages": conversation.messages_read,
     "disk": conversation.on_disk,
     "send": conversation.sent,
     "send_watched": conversation.sent,
     "cancel": conversation.cancelled,
     "title": conversation.titled,
-    "status": conversation.told,
+    "status": conversation.status_read,
     "wait_idle": conversation.idle,
-    "wakeups": conversation.woken,
-    "shown": conversation.showed,
-    "watch": conversation.watched,
-    "events": relay.relayed,
-    "events_from": relay.resumed,
+    "wakeups": conversation.wakeups_read,
+    "shown": conversation.shown_first,
+    "watch": conversation.run_offered,
+    "events": run_stream.streamed,
+    "events_from": run_stream.resumed,
 }

@@ -1,38 +1,39 @@
-"""The session store as a sequential specification: what was acknowledged, and what must survive.
+"""Model of the session store: which acknowledged messages and sessions it must answer.
 
 Operations, with JSON arguments by name:
 
 - `new`, `append(session, text)`, `rename(session, title)`, `clear`, `truncate(session, keep)`,
-  `undo` (the last message), `delete`: what users do; every text is said once;
+  `undo` (the last message), `delete`: the calls of users; every text is written once;
 - `messages` -> the texts, or null for no such session; `list` -> ids, newest activity first;
   `row` -> title, message_count and updated_at, or null; `backup` -> how many messages the backup
   has, -1 for only a copy that cannot be read, null for none;
 - `held` -> how many sessions are in memory, by a store that should hold one idle session;
 - `shrink(session, keep)`: a plain save of only the first messages, which no user asked for;
-- `save_stub`: saves what was loaded without messages; `save_stale(session, text)`: saves a copy to
-  which the text was added, and which was loaded before a newer save of the same messages;
-  `save_refused`: saves any other thing that must be refused. All three have to fail;
-- `cleanup`: maintenance of a session with a stream that nobody runs;
+- `save_stub`: saves a session that was loaded without messages; `save_stale(session, text)`: saves
+  a copy to which the text was added, and which was loaded before a newer save of the same messages;
+  `save_refused`: saves any other value that must be refused. All three have to fail;
+- `cleanup`: maintenance of a session with a stream that has no run;
 - `corrupt`: the harness damages the sidecar; `restart`: a new process, with start-up recovery;
-  `recover`: start-up recovery alone; `hostile(session_id)`: asks about something that is no id;
-  `swap`: from now on another process that has the folder open is asked.
+  `recover`: start-up recovery alone; `hostile(session_id)`: asks about an invalid id;
+  `swap`: from now on the calls go to another process that has the folder open.
 
 An *info* is a crash: the operation happened, or it did not. Which promise is broken:
 
-- S1: a session is neither as it was nor as it should be: unreadable though nobody damaged it, with
-  texts that nobody said, said twice, or in another order;
-- S2: a text that was acknowledged is missing, or its session;
-- S3, S9, S10, S12: what has to fail did not; S9 also where the stale text shows up later;
-- S4: the backup has fewer messages than were there before a shrink that nobody asked for, or than
-  before any the user asked for since; or no copy was kept of a damaged sidecar that was replaced;
-- S5: recovery failed, or what a shrink took away is still missing after it;
+- S1: a session is neither as it was nor as it should be: unreadable although the harness did not
+  damage it, with texts that no call wrote, doubled texts, or texts in another order;
+- S2: an acknowledged text, or its session, is missing;
+- S3, S9, S10, S12: a call succeeded that has to fail; S9 also where the stale text shows up later;
+- S4: the backup has fewer messages than were there before a shrink that no user asked for, or than
+  before any shrink that a user asked for since; or no copy was made of a damaged sidecar that was
+  replaced;
+- S5: recovery failed, or messages that a shrink removed are still missing after it;
 - S6: a text, or a session, that the user removed is back;
 - S8: `updated_at`, or the order, changed by itself or by maintenance;
 - A6: more sessions are in memory than the one, and those that the disk cannot give back;
-- S11: a row is missing, doubled, or tells something else than the session; a ghost is listed.
+- S11: a row is missing, doubled, or differs from the session; the list has a deleted session.
 
 Where the contract is silent the model is lenient: whether anything but `new` and `append` counts as
-activity, whether a damaged session can be read, and what a truncation that takes nothing away means
+activity, whether a damaged session can be read, and what a truncation that removes nothing means
 for messages that were lost before it.
 """
 
@@ -45,37 +46,38 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
+from harness.contract import promises
+from harness.core.contract import Promise
 from harness.core.errors import UsageError
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
-from harness.core.promises import Promise
 
 Texts = tuple[str, ...]
-HELD_MAX = 1  # how many idle sessions the store on trial may hold in memory
+HELD_MAX = 1  # idle sessions that the store may hold in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Blur:
-    """What is left to know of messages once the harness damaged the file that had them.
+    """What is still known of a session's messages after the harness damaged its file.
 
-    Between them and the `tail`, which was said since, stands some part of what was there before,
-    and at least the `floor`.
+    The messages are some part of those before the damage, at least the `floor`, and then the
+    `tail`, which was written since.
     """
 
     floor: Texts = ()
     tail: Texts = ()
-    was_replaced: bool = False  # by a write since, so that it can be read again
-    was_restarted: bool = False  # since then, so that what is read is all there is
+    was_replaced: bool = False  # a write replaced the file, so that it can be read again
+    was_restarted: bool = False  # a restart followed, so that a read shows all that is left
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One session, as far as it was acknowledged.
+    """The acknowledged state of one session.
 
-    `whole` is what recovery has to bring back: the messages, and what unasked shrinks took away.
-    `spare` is what the backup has to hold after an unasked shrink, `backup` how many messages at
-    least; None for no backup, -1 for a copy of whatever it was. `seen_at` is `updated_at` as last
-    seen, None if anything may have changed it since.
+    `whole` is what recovery has to restore: the messages, and those that shrinks without a user's
+    request removed. `spare` is what the backup has to hold after such a shrink, `backup` the least
+    number of its messages; None for no backup, -1 for a copy of any content. `seen_at` is the last
+    known `updated_at`, None if a call may have changed it since.
     """
 
     messages: Texts = ()
@@ -85,12 +87,12 @@ class Session:
     title: str | None = None
     seen_at: float | None = None
     blur: Blur | None = None
-    was_told: bool = False  # its messages were right when last asked for, and nothing came since
-    was_crashed: bool = False  # a crash hit an operation on it, and nobody has looked since
+    was_confirmed: bool = False  # its messages were read, and no call changed them since
+    was_crashed: bool = False  # a crash hit an operation on it, and no read followed
 
     @property
     def readings(self) -> tuple[Texts, ...]:
-        """What a reader may be told, if nothing is damaged."""
+        """The messages that a read may answer if the file is not damaged."""
         return (self.messages,) if self.whole is None else (self.messages, self.whole)
 
 
@@ -98,8 +100,9 @@ class Session:
 class State:
     """All sessions by id, in order of id; what is known of their order; and what may not return.
 
-    `order` is newest first; the place of the `loose` ones in it is not known. Texts are told apart
-    by their session: `removed` by the user, `lost` by unasked shrinks, `stale` in refused saves.
+    `order` is newest first; the positions of the `loose` sessions in it are unknown. Each text is
+    stored with its session: `removed` by the user, `lost` by shrinks without a user's request,
+    `stale` in refused saves.
     """
 
     sessions: tuple[tuple[str, Session], ...] = ()
@@ -115,7 +118,7 @@ class State:
         return dict(self.sessions).get(name)
 
     def put(self, name: str, session: Session) -> State:
-        """This state with one session changed, and nothing said about activity."""
+        """This state with one session changed, without activity."""
         return replace(self, sessions=tuple(sorted({**dict(self.sessions), name: session}.items())))
 
     def drop(self, name: str) -> State:
@@ -123,17 +126,17 @@ class State:
         return replace(
             self,
             sessions=tuple(item for item in self.sessions if item[0] != name),
-            order=tuple(each for each in self.order if each != name),
+            order=tuple(other for other in self.order if other != name),
             loose=self.loose - {name},
         )
 
     def newest(self, name: str) -> State:
-        """This session was surely the last to be active."""
-        order = (name, *(each for each in self.order if each != name))
+        """This session is the one with the newest activity."""
+        order = (name, *(other for other in self.order if other != name))
         return replace(self, order=order, loose=self.loose - {name})
 
     def somewhere(self, name: str) -> State:
-        """This session may have been active."""
+        """This session may have been active: its position is unknown."""
         return replace(self, loose=self.loose | {name})
 
     def remove(self, name: str, texts: Iterable[str]) -> State:
@@ -141,13 +144,13 @@ class State:
         return replace(self, removed=self.removed.union((name, text) for text in texts))
 
 
-class SessionModel:
-    """What the session store may answer to one client after another."""
+class SessionStoreModel:
+    """What the session store may answer to sequential calls."""
 
     name = "session-store"
 
     def initial(self) -> State:
-        """No session is known."""
+        """No session exists."""
         return State()
 
     def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:
@@ -155,20 +158,20 @@ class SessionModel:
         function, argument = operation.function, operation.argument or {}
         if function in _MUST_FAIL:
             return _must_fail(state, operation, argument)
-        if function in _LOOKS:
+        if function in _READS:
             if operation.outcome is Outcome.INFO:
                 return (state,)
-            return _LOOKS[function](state, operation, **argument)
+            return _READS[function](state, operation, **argument)
         if function in ("restart", "recover"):
             return _recover(state, operation)
         if function == "swap":
             return (state,)
-        if function not in _ACTS:
+        if function not in _WRITES:
             raise UsageError(f"{self.name} has no function {function!r}")
-        return _act(state, operation, argument)
+        return _write(state, operation, argument)
 
 
-def _act(
+def _write(
     state: State, operation: Operation, argument: Mapping[str, Any]
 ) -> tuple[State, ...] | Refusal:
     name = argument["session"]
@@ -178,23 +181,26 @@ def _act(
     if session is None and operation.function not in ("new", "delete"):
         if operation.outcome is Outcome.INFO:
             return (state,)
-        broken = Promise.S6 if name in state.deleted else Promise.S11
-        return Refusal(broken, f"there is no such session, yet {operation}")
-    happened = _ACTS[operation.function](state, session or Session(), **argument)
+        return Refusal(
+            promises.S6 if name in state.deleted else promises.S11,
+            f"{operation.call} succeeded although {name} does not exist",
+            expected="an error",
+        )
+    happened = _WRITES[operation.function](state, session or Session(), **argument)
     if operation.outcome is Outcome.OK:
         return happened
-    return tuple(dict.fromkeys(_crashed(each, name) for each in (*happened, state)))
+    return tuple(dict.fromkeys(_crashed(after, name) for after in (*happened, state)))
 
 
 def _crashed(state: State, name: str) -> State:
     session = state.get(name)
     if session is None:
         return state
-    crashed = replace(session, was_crashed=True, was_told=False, seen_at=None)
+    crashed = replace(session, was_crashed=True, was_confirmed=False, seen_at=None)
     return state.put(name, crashed).somewhere(name)
 
 
-# What changes a session ---------------------------------------------------------------------------
+# Calls that change a session ----------------------------------------------------------------------
 
 
 def _new(state: State, _: Session, session: str) -> tuple[State, ...]:
@@ -225,13 +231,13 @@ def _clear(state: State, found: Session, session: str) -> tuple[State, ...]:
 
 def _truncate(state: State, found: Session, session: str, keep: int) -> tuple[State, ...]:
     if found.blur is not None:
-        return _blurred(state, found, session), state  # perhaps there was nothing to take away
+        return _blurred(state, found, session), state  # perhaps there was nothing to remove
     if keep < len(found.messages):
         return (_cut(state, found, session, keep),)
     same = state.put(session, _written(found)).somewhere(session)
     if found.whole is None:
         return (same,)
-    # Nothing went. Perhaps the user has now agreed to what was lost before, perhaps not.
+    # The call removed nothing. Perhaps the user has now accepted an earlier loss, perhaps not.
     return (same, _cut(state, found, session, keep))
 
 
@@ -244,13 +250,13 @@ def _undo(state: State, found: Session, session: str) -> tuple[State, ...]:
 
 
 def _cut(state: State, found: Session, session: str, keep: int) -> State:
-    """The user keeps the first ones; what was lost before is gone too, because he saw it gone."""
+    """The user keeps the first messages; those lost before are gone too, as the user saw that."""
     before = found.messages if found.whole is None else found.whole
-    kept = found.messages[:keep]
-    after = replace(_written(found), messages=kept, whole=None, spare=(), blur=None)
+    left = found.messages[:keep]
+    after = replace(_written(found), messages=left, whole=None, spare=(), blur=None)
     if before and found.blur is None:
         after = replace(after, backup=_most(after.backup, len(before)))
-    gone = Counter(before) - Counter(kept)
+    gone = Counter(before) - Counter(left)
     return state.put(session, after).remove(session, gone).somewhere(session)
 
 
@@ -280,13 +286,13 @@ def _cleanup(state: State, _: Session, session: str) -> tuple[State, ...]:  # no
 
 
 def _corrupt(state: State, found: Session, session: str) -> tuple[State, ...]:
-    damaged = replace(found, blur=Blur(), was_told=False)
+    damaged = replace(found, blur=Blur(), was_confirmed=False)
     return (state.put(session, damaged).somewhere(session),)
 
 
 def _written(found: Session) -> Session:
-    """Something was saved: a damaged sidecar was replaced, and `updated_at` may have moved."""
-    written = replace(found, seen_at=None, was_told=False)
+    """The session after any save: it replaces a damaged sidecar, and may change `updated_at`."""
+    written = replace(found, seen_at=None, was_confirmed=False)
     if found.blur is None:
         return written
     blur = replace(found.blur, was_replaced=True)
@@ -294,7 +300,7 @@ def _written(found: Session) -> Session:
 
 
 def _blurred(state: State, found: Session, session: str) -> State:
-    """Some of the messages were removed, and which depends on what the damage had left."""
+    """Some of the messages were removed; which of them depends on what the damage had left."""
     after = _written(found)
     after = replace(after, spare=(), blur=Blur(was_replaced=True))
     return state.put(session, after).somewhere(session)
@@ -304,7 +310,7 @@ def _most(needed: int | None, count: int) -> int:
     return count if needed is None else max(needed, count)
 
 
-_ACTS: Mapping[str, Callable[..., tuple[State, ...]]] = {
+_WRITES: Mapping[str, Callable[..., tuple[State, ...]]] = {
     "new": _new,
     "append": _append,
     "rename": _rename,
@@ -318,13 +324,13 @@ _ACTS: Mapping[str, Callable[..., tuple[State, ...]]] = {
 }
 
 
-# What has to fail ---------------------------------------------------------------------------------
+# Calls that have to fail --------------------------------------------------------------------------
 
 _MUST_FAIL: Mapping[str, tuple[Promise, str]] = {
-    "save_stub": (Promise.S3, "what was loaded without messages was saved"),
-    "save_stale": (Promise.S9, "a stale copy was saved over a newer version"),
-    "save_refused": (Promise.S10, "a save that must be refused returned as if done"),
-    "hostile": (Promise.S12, "what is no session id was taken for one"),
+    "save_stub": (promises.S3, "saved a session that was loaded without messages"),
+    "save_stale": (promises.S9, "saved a stale copy over a newer version"),
+    "save_refused": (promises.S10, "returned as if done, though the save must be refused"),
+    "hostile": (promises.S12, "accepted an invalid session id"),
 }
 
 
@@ -332,15 +338,15 @@ def _must_fail(
     state: State, operation: Operation, argument: Mapping[str, Any]
 ) -> tuple[State] | Refusal:
     if operation.outcome is Outcome.OK:
-        broken, story = _MUST_FAIL[operation.function]
-        return Refusal(broken, f"{story}: {operation}")
+        broken, problem = _MUST_FAIL[operation.function]
+        return Refusal(broken, f"{operation.call} {problem}", expected="an error")
     name: str = argument.get("session", "")
     session = state.get(name)
     if session is None or operation.function == "save_stub":
         return (state,)
     if "text" in argument:
         state = replace(state, stale=state.stale | {(name, argument["text"])})
-    # To make it refusable something else had to be saved before, which may count as activity.
+    # The target saved another value first to make this one refusable; that may count as activity.
     return (state.put(name, replace(session, seen_at=None)).somewhere(name),)
 
 
@@ -350,9 +356,13 @@ def _must_fail(
 def _recover(state: State, operation: Operation) -> tuple[State] | Refusal:
     match operation.outcome:
         case Outcome.FAIL:
-            return Refusal(Promise.S5, f"recovery stopped: {operation}")
+            return Refusal(
+                promises.S5,
+                f"{operation.call}: start-up recovery stopped",
+                expected="recovery returns, whatever one file holds",
+            )
         case Outcome.INFO:
-            return (state,)  # a reader may be told either, until recovery comes to its end
+            return (state,)  # a read may answer either state until recovery ends
     for name, session in state.sessions:
         state = state.put(name, _recovered(session, operation))
         if session.blur is not None:
@@ -361,7 +371,7 @@ def _recover(state: State, operation: Operation) -> tuple[State] | Refusal:
 
 
 def _recovered(session: Session, operation: Operation) -> Session:
-    after = replace(session, was_told=False)
+    after = replace(session, was_confirmed=False)
     if session.blur is not None:
         floor = () if session.blur.was_replaced else session.spare
         was_restarted = session.blur.was_restarted or operation.function == "restart"
@@ -372,31 +382,36 @@ def _recovered(session: Session, operation: Operation) -> Session:
     return after
 
 
-# What only looks ----------------------------------------------------------------------------------
+# Calls that only read -----------------------------------------------------------------------------
 
 
 def _messages(state: State, operation: Operation, session: str) -> tuple[State] | Refusal:
-    found, told = state.get(session), _told(operation)
+    found, texts = state.get(session), _texts(operation)
     if found is None:
-        if told is None and operation.outcome is Outcome.OK:
+        if texts is None and operation.outcome is Outcome.OK:
             return (state,)
-        broken = Promise.S11 if told is not None else Promise.S1  # no session cannot be damaged
+        broken = promises.S11 if texts is not None else promises.S1  # no file to be damaged
         if session in state.deleted:
-            broken = Promise.S6
-        return Refusal(broken, f"there is no such session, yet {operation}", (None,))
-    if told is None:
+            broken = promises.S6
+        return Refusal(
+            broken,
+            f"{operation.call} does not say that {session} does not exist",
+            (None,),
+            expected="null",
+        )
+    if texts is None:
         return _unreadable(state, found, operation)
     if found.blur is not None:
-        return _sharpened(state, session, found, told)
-    if told not in found.readings:
-        return _blame(state, session, told, found.readings)
-    if found.whole is None:  # what was lost is back
-        state = replace(state, lost=state.lost.difference((session, text) for text in told))
-    return (state.put(session, replace(found, was_told=True, was_crashed=False)),)
+        return _sharpened(state, operation, found, texts)
+    if texts not in found.readings:
+        return _wrong_messages(state, operation, texts, found.readings)
+    if found.whole is None:  # the lost messages are back
+        state = replace(state, lost=state.lost.difference((session, text) for text in texts))
+    return (state.put(session, replace(found, was_confirmed=True, was_crashed=False)),)
 
 
-def _told(operation: Operation) -> Texts | None:
-    """The texts, if the answer is any."""
+def _texts(operation: Operation) -> Texts | None:
+    """The texts of the answer, or None for an error or any other answer."""
     texts = operation.result
     if operation.outcome is Outcome.OK and isinstance(texts, list):
         return tuple(str(text) for text in texts)
@@ -406,64 +421,88 @@ def _told(operation: Operation) -> Texts | None:
 def _unreadable(state: State, found: Session, operation: Operation) -> tuple[State] | Refusal:
     if found.blur is None:
         is_gone = operation.outcome is Outcome.OK and not found.was_crashed
-        broken = [Promise.S1, *([Promise.S2] if found.messages else [])]
+        broken = [promises.S1, *([promises.S2] if found.messages else [])]
         main, *also = reversed(broken) if is_gone else broken
-        message = f"nobody damaged it, yet {operation}"
-        return Refusal(main, message, _listed(found.readings), tuple(also))
+        return Refusal(
+            main,
+            f"{operation.call} cannot read a session that the harness did not damage",
+            _listed(found.readings),
+            tuple(also),
+            expected=_either(found.readings),
+        )
     if found.blur.floor:
-        message = f"a good backup was there to recover from, yet {operation}"
-        return Refusal(Promise.S5, message, _listed([found.blur.floor]))
+        return Refusal(
+            promises.S5,
+            f"{operation.call} cannot read a session that recovery has to restore from its backup",
+            _listed([found.blur.floor]),
+            expected=_either([found.blur.floor]),
+        )
     if found.blur.was_replaced:
-        return Refusal(Promise.S1, f"it was saved since it was damaged, yet {operation}")
+        return Refusal(
+            promises.S1,
+            f"{operation.call} cannot read a session that was saved since it was damaged",
+            expected=f"the texts written since, {[*found.blur.tail]}, behind any older ones",
+        )
     return (state,)
 
 
-def _sharpened(state: State, name: str, found: Session, told: Texts) -> tuple[State] | Refusal:
-    """What a damaged session turned out to be."""
+def _sharpened(
+    state: State, operation: Operation, found: Session, texts: Texts
+) -> tuple[State] | Refusal:
+    """Judge the messages of a damaged session, and take them over once they are certain."""
     assert found.blur is not None
     blur = found.blur
     before = found.messages[: len(found.messages) - len(blur.tail)]
     known = before if found.whole is None else found.whole[: len(found.whole) - len(blur.tail)]
-    head, tail = told[: len(told) - len(blur.tail)], told[len(told) - len(blur.tail) :]
+    head, tail = texts[: len(texts) - len(blur.tail)], texts[len(texts) - len(blur.tail) :]
     if tail != blur.tail or not _is_part(head, known) or not _is_part(blur.floor, head):
-        return _blame(state, name, told, [(*known, *blur.tail), (*blur.floor, *blur.tail)])
+        readings = [(*known, *blur.tail), (*blur.floor, *blur.tail)]
+        return _wrong_messages(state, operation, texts, readings)
     if not blur.was_restarted:
-        return (state,)  # whoever told it may know it by heart, and recovery may know more
+        return (state,)  # the answer may come from memory, and recovery may find more
     spare = found.spare if head == known else ()
-    clear = replace(found, messages=told, whole=None, spare=spare, title=None, seen_at=None)
-    return (state.put(name, replace(clear, blur=None, was_told=True, was_crashed=False)),)
+    clear = replace(found, messages=texts, whole=None, spare=spare, title=None, seen_at=None)
+    clear = replace(clear, blur=None, was_confirmed=True, was_crashed=False)
+    return (state.put(operation.argument["session"], clear),)
 
 
 def _is_part(part: Texts, whole: Texts) -> bool:
-    """Whether these texts are in those, in the same order."""
+    """Whether `part` is a subsequence of `whole`."""
     rest = iter(whole)
     return all(text in rest for text in part)
 
 
-def _blame(state: State, name: str, told: Texts, readings: Iterable[Texts]) -> Refusal:
-    """Whose promises it broke that these messages were told, the most telling first.
+def _wrong_messages(
+    state: State, operation: Operation, texts: Texts, readings: Iterable[Texts]
+) -> Refusal:
+    """The refusal of a read, with the promises that it broke, the most specific first.
 
-    What no reading has is stray, and what the last one has is missing.
+    A text that no reading has is stray; a text of the last reading may be missing.
     """
     readings = [*readings]
+    name: str = operation.argument["session"]
     most = reduce(or_, map(Counter, readings))
-    stray = {(name, text) for text in Counter(told) - most}
-    missing = {(name, text) for text in Counter(readings[-1]) - Counter(told)}
-    stories = {
-        Promise.S9: (stray & state.stale, "what a stale copy said is there"),
-        Promise.S6: (stray & state.removed, "what the user removed is back"),
-        Promise.S1: (
+    stray = {(name, text) for text in Counter(texts) - most}
+    missing = {(name, text) for text in Counter(readings[-1]) - Counter(texts)}
+    found = {
+        promises.S9: (stray & state.stale, "has the text of a refused stale save"),
+        promises.S6: (stray & state.removed, "has a text that the user removed"),
+        promises.S1: (
             stray - state.stale - state.removed,
-            "what nobody said, or only once, is there",
+            "has a text that was never written, or that was written once, twice",
         ),
-        Promise.S5: (missing & state.lost, "what nobody removed was not recovered"),
-        Promise.S2: (missing - state.lost, "what was acknowledged is gone"),
+        promises.S5: (missing & state.lost, "lacks a text that recovery has to restore"),
+        promises.S2: (missing - state.lost, "lacks an acknowledged text"),
     }
-    broken = [promise for promise, (texts, _) in stories.items() if texts]
-    main, *also = broken or [Promise.S1]
-    story = stories[main][1] if broken else "its messages changed places"
-    message = f"{story}: {name} has {[*told]}, and should have {[*readings[-1]]}"
-    return Refusal(main, message, _listed(readings), tuple(also))
+    broken = [promise for promise, (wrong, _) in found.items() if wrong]
+    main, *also = broken or [promises.S1]
+    problem = found[main][1] if broken else "has the texts in another order"
+    message = f"{operation.call} {problem}"
+    return Refusal(main, message, _listed(readings), tuple(also), expected=_either(readings[::-1]))
+
+
+def _either(readings: Iterable[Texts]) -> str:
+    return " or ".join(dict.fromkeys(str([*texts]) for texts in readings))
 
 
 def _listed(readings: Iterable[Texts]) -> tuple[list[str], ...]:
@@ -471,20 +510,32 @@ def _listed(readings: Iterable[Texts]) -> tuple[list[str], ...]:
 
 
 def _list(state: State, operation: Operation) -> tuple[State] | Refusal:
-    told = operation.result
-    if operation.outcome is Outcome.FAIL or not isinstance(told, list):
-        return Refusal(Promise.S11, f"nobody can list the sessions: {operation}")
+    listed = operation.result
     names = [name for name, _ in state.sessions]
-    sure = {name for name, session in state.sessions if session.was_told}
-    if Counter(told) - Counter(names) or sure - {*told}:
-        also = (Promise.S6,) if state.deleted & {*told} else ()
-        return Refusal(Promise.S11, f"the sessions are {names}, yet {operation}", also=also)
-    unlisted = {*names} - {*told}  # not yet for the index to answer for: messages may be gone
+    if operation.outcome is Outcome.FAIL or not isinstance(listed, list):
+        return Refusal(
+            promises.S11,
+            f"{operation.call} does not list the sessions",
+            expected=f"the sessions {names}, newest activity first",
+        )
+    sure = {name for name, session in state.sessions if session.was_confirmed}
+    if Counter(listed) - Counter(names) or sure - {*listed}:
+        return Refusal(
+            promises.S11,
+            f"{operation.call} lacks a session, or has one that does not exist, or one twice",
+            also=(promises.S6,) if state.deleted & {*listed} else (),
+            expected=f"each of the sessions {names} once",
+        )
+    unlisted = {*names} - {*listed}  # no defect of the index: the session itself may be lost
     loose = state.loose | unlisted
     firm = [name for name in state.order if name not in loose]
-    if [name for name in told if name not in loose] != firm:
-        return Refusal(Promise.S8, f"the order of activity is {firm}, yet {operation}")
-    order = (*told, *sorted(unlisted))
+    if [name for name in listed if name not in loose] != firm:
+        return Refusal(
+            promises.S8,
+            f"{operation.call} is not in the order of activity",
+            expected=f"the order {', '.join(firm)}",
+        )
+    order = (*listed, *sorted(unlisted))
     return (replace(state, order=order, loose=frozenset(unlisted)),)
 
 
@@ -494,49 +545,68 @@ def _row(state: State, operation: Operation, session: str) -> tuple[State] | Ref
     if found is None:
         if row is None:
             return (state,)
-        message = f"a ghost: there is no such session, yet {operation}"
-        also = (Promise.S6,) if session in state.deleted else ()
-        return Refusal(Promise.S11, message, (None,), also)
-    if wrong := _wrong_in(row, found):
-        return Refusal(Promise.S11, f"the session {wrong}, yet {operation}")
+        return Refusal(
+            promises.S11,
+            f"{operation.call} has a row although {session} does not exist",
+            (None,),
+            (promises.S6,) if session in state.deleted else (),
+            expected="null",
+        )
+    if right := _right_row(row, found):
+        return Refusal(promises.S11, f"{operation.call} differs from the session", expected=right)
     if row is None or found.blur is not None:
         return (state,)
     if found.seen_at not in (None, row["updated_at"]):
-        message = f"nothing was done since updated_at was {found.seen_at}, yet {operation}"
-        return Refusal(Promise.S8, message, ({**row, "updated_at": found.seen_at},))
+        return Refusal(
+            promises.S8,
+            f"{operation.call}: updated_at changed without activity",
+            ({**row, "updated_at": found.seen_at},),
+            expected=f"updated_at = {found.seen_at}",
+        )
     return (state.put(session, replace(found, seen_at=row["updated_at"])),)
 
 
-def _wrong_in(row: Mapping[str, Any] | None, found: Session) -> str:
-    """What the row should say. It answers for no message that is wrong in the session itself."""
+def _right_row(row: Mapping[str, Any] | None, found: Session) -> str:
+    """What a wrong row should have, or "" for a right one.
+
+    The index does not have to count messages that are wrong in the session itself.
+    """
     counts = {len(texts) for texts in found.readings}
     if found.blur is not None:
         return ""
     if row is None:
-        return "has a row" if found.was_told else ""
-    if found.was_told and row["message_count"] not in counts:
-        return f"has {len(found.messages)} messages"
-    return f"is called {found.title!r}" if found.title not in (None, row["title"]) else ""
+        return "a row" if found.was_confirmed else ""
+    if found.was_confirmed and row["message_count"] not in counts:
+        return f"message_count = {' or '.join(map(str, sorted(counts)))}"
+    return f"title = {found.title!r}" if found.title not in (None, row["title"]) else ""
 
 
 def _backup(state: State, operation: Operation, session: str) -> tuple[State] | Refusal:
     found, count = state.get(session), operation.result
     needed = None if found is None else found.backup
-    has = -2 if operation.outcome is Outcome.FAIL or count is None else int(count)
-    if needed is None or has >= needed:
+    available = -2 if operation.outcome is Outcome.FAIL or count is None else int(count)
+    if needed is None or available >= needed:
         return (state,)
-    copy = "a copy of the damaged sidecar" if needed < 0 else f"a backup of {needed} messages"
-    return Refusal(Promise.S4, f"there should be {copy}, yet {operation}")
+    copy = "a copy of the damaged sidecar" if needed < 0 else "a backup"
+    return Refusal(
+        promises.S4,
+        f"{operation.call}: {copy} is missing or too small",
+        expected=f"{needed} (-1: only a copy) or more messages",
+    )
 
 
 def _held(state: State, operation: Operation) -> tuple[State] | Refusal:
     damaged = sum(session.blur is not None for _, session in state.sessions)
     if operation.outcome is Outcome.OK and operation.result <= HELD_MAX + damaged:
         return (state,)
-    return Refusal(Promise.A6, f"{damaged} sessions are not surely on disk, yet {operation}")
+    return Refusal(
+        promises.A6,
+        f"{operation.call}: too many sessions are in memory",
+        expected=f"at most {HELD_MAX} idle and {damaged} that may not be on disk",
+    )
 
 
-_LOOKS: Mapping[str, Callable[..., tuple[State] | Refusal]] = {
+_READS: Mapping[str, Callable[..., tuple[State] | Refusal]] = {
     "messages": _messages,
     "list": _list,
     "row": _row,

@@ -1,23 +1,23 @@
-"""The state database as a sequential specification: what each call may answer, and what then holds.
+"""Model of the state database: what each call may answer, and the state that follows.
 
 Operations are those of the *state_db* ability (`harness.targets`). Where the contract is silent the
-model is lenient: row ids, times and system prompts are not looked at; a call about an unknown
-session may be refused or do nothing (adding tokens may create it); a session may be old since it
-began or since it ended; whether an age that equals the limit is older is open.
+model is lenient: it ignores row ids, times and system prompts; a call about an unknown session may
+be refused or do nothing (adding tokens may create it); the age of a session may count from its
+begin or its end; whether an age that equals the limit is older is open.
 
 Which promise is broken:
 
-- D1: what was acknowledged is not there: a message, session, title, count of tokens or end is
-  missing, messages changed their order, or what was removed has come back;
-- D2: what nobody acknowledged is there: a stray message or session, a title that two sessions
-  have; or one write is there by half: `message_count` or `tool_call_count` drifted, search is out
-  of step with the messages;
-- D3: a write was refused because of a lock, though nobody else writes;
-- D8: so was a read, or opening the file;
-- D10: anything else was refused that should succeed, or the error says nothing.
+- D1: an acknowledged message, session, title, count of tokens or end is missing, messages changed
+  their order, or a removed item has come back;
+- D2: a message or session is there that was never acknowledged, or two sessions have one title; or
+  only a part of a write is there: `message_count` or `tool_call_count` drifted, the search index
+  differs from the messages;
+- D3: a write was refused because of a lock, though no other call writes;
+- D8: a read, or opening the file, was refused because of a lock;
+- D10: a call was refused for another reason though it should succeed, or its error has no text.
 
-What a fault leaves behind (D9, and D5 after a kill) is told by `harness.contract.models.fault_outcomes`, around
-this model.
+`harness.contract.models.fault_outcomes` wraps this model, and judges what a fault leaves behind
+(D9, and D5 after a kill).
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.contract import promises
+from harness.core.contract import Promise
 from harness.core.errors import UsageError
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
-from harness.core.promises import Promise
 
 Message = tuple[str, str]  # role and text
 
@@ -53,7 +54,10 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All sessions by id, in order of id; what was removed, for the blame; and what day it is."""
+    """All sessions by id, in order of id; removed items; and the present day.
+
+    The removed items decide which promise a stray item breaks.
+    """
 
     sessions: tuple[tuple[str, Session], ...] = ()
     removed: frozenset[tuple[str, ...]] = frozenset()  # (session,) or (session, role, text)
@@ -66,9 +70,9 @@ class State:
     def put(self, name: str, session: Session) -> State:
         """This state with one session new or changed."""
         before = self.get(name)
-        kept = Counter(session.messages)
-        gone = Counter(before.messages if before else ()) - kept
-        back = {(name,), *((name, *message) for message in kept)}
+        present = Counter(session.messages)
+        gone = Counter(before.messages if before else ()) - present
+        back = {(name,), *((name, *message) for message in present)}
         removed = self.removed.union((name, *message) for message in gone) - back
         sessions = dict(self.sessions) | {name: session}
         return replace(self, sessions=tuple(sorted(sessions.items())), removed=removed)
@@ -88,7 +92,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One thing that a call may answer, and the state that then holds."""
+    """One result that a call may have, and the state that follows."""
 
     result: Any
     after: State
@@ -96,7 +100,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All that a call may answer, and whether it may refuse instead."""
+    """All results that a call may have, and whether it may fail instead."""
 
     possible: tuple[Answer, ...]
     may_fail: bool = False
@@ -104,20 +108,20 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """Whose promise a wrong answer broke, how, and whose it may have broken as well."""
+    """The promise that a wrong answer broke, the problem, and further promises that it broke."""
 
     promise: Promise
-    story: str
+    problem: str
     also: tuple[Promise, ...] = ()
 
 
 class StateDbModel:
-    """What the state database may answer to one client after another."""
+    """What the state database may answer to sequential calls."""
 
     name = "state-db"
 
     def initial(self) -> State:
-        """No session is known."""
+        """No session exists."""
         return State()
 
     def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:
@@ -136,7 +140,7 @@ class StateDbModel:
                 return tuple(dict.fromkeys((state, *afters)))
 
 
-# What may be answered ----------------------------------------------------------------------------
+# Possible answers --------------------------------------------------------------------------------
 
 
 def _create(state: State, session: str, source: str) -> Answers:
@@ -304,7 +308,7 @@ def _answer(after: State, *, result: Any = None, may_fail: bool = False) -> Answ
 
 
 def _change(state: State, name: str, *changes: Callable[[Session], Session]) -> Answers:
-    """Change a session in one of these ways; about an unknown one refuse, or do nothing."""
+    """Change a session in one of these ways; for an unknown one fail, or do nothing."""
     found = state.get(name)
     if found is None:
         return _answer(state, may_fail=True)
@@ -312,7 +316,7 @@ def _change(state: State, name: str, *changes: Callable[[Session], Session]) -> 
 
 
 def _count(state: State, name: str, change: Callable[[Session], Session]) -> Answers:
-    """Count tokens; about an unknown session refuse, do nothing, or create it."""
+    """Count tokens; for an unknown session fail, do nothing, or create it."""
     answers = _change(state, name, change)
     if state.get(name) is not None:
         return answers
@@ -325,12 +329,12 @@ def _owner(state: State, title: str) -> str | None:
 
 
 def _fold(text: str) -> str:
-    """Take away what full-text search does not look at: case and accents."""
+    """Remove the case and accents, which full-text search ignores."""
     letters = unicodedata.normalize("NFD", text.casefold())
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
-# Whose promise it was ----------------------------------------------------------------------------
+# Broken promises ---------------------------------------------------------------------------------
 
 
 def _judge_result(
@@ -341,10 +345,18 @@ def _judge_result(
         return tuple(dict.fromkeys(afters))
     accepted = tuple(answer.result for answer in answers.possible)
     if not accepted:
-        return Refusal(Promise.D2, f"it had to be refused: {operation}")
+        return Refusal(
+            promises.D2,
+            f"{operation.call} succeeded although it has to be refused",
+            expected="an error",
+        )
     blame = _BLAMES.get(operation.function, _blame_answer)(state, operation, accepted[0])
-    message = f"{blame.story}: {operation}, and not {accepted[0]!r}"
-    return Refusal(blame.promise, message, accepted, blame.also)
+    message = f"{operation.call}: {blame.problem}"
+    return Refusal(blame.promise, message, accepted, blame.also, expected=_either(accepted))
+
+
+def _either(accepted: Iterable[Any]) -> str:
+    return " or ".join(dict.fromkeys(map(repr, accepted))) or "an error that says why"
 
 
 def _judge_error(
@@ -352,31 +364,45 @@ def _judge_error(
 ) -> tuple[State, ...] | Refusal:
     accepted = tuple(answer.result for answer in answers.possible)
     if answers.may_fail:
-        _, _, said = operation.error.partition(":")
-        if said.strip():
+        _, _, text = operation.error.partition(":")
+        if text.strip():
             return (state,)
-        return Refusal(Promise.D10, f"its error says nothing: {operation}", accepted)
+        return Refusal(
+            promises.D10,
+            f"{operation.call} failed with an error that has no text",
+            accepted,
+            expected="an error whose text says why, or a result",
+        )
     if not re.search(r"\block(ed|ing)?\b|\bbusy\b|Patience", operation.error):
-        return Refusal(Promise.D10, f"it should have succeeded: {operation}", accepted)
-    broken = Promise.D8 if operation.function in _TAKE_NO_LOCK else Promise.D3
-    return Refusal(broken, f"nobody else writes, yet {operation}", accepted)
+        return Refusal(
+            promises.D10,
+            f"{operation.call} failed although it has to succeed",
+            accepted,
+            expected=_either(accepted),
+        )
+    return Refusal(
+        promises.D8 if operation.function in _TAKE_NO_LOCK else promises.D3,
+        f"{operation.call} was refused because of a lock although no other call writes",
+        accepted,
+        expected=_either(accepted),
+    )
 
 
 def _blame_answer(state: State, operation: Operation, expected: Any) -> Blame:  # noqa: ARG001  (one shape)
-    return Blame(Promise.D1, "an acknowledged write is forgotten")
+    return Blame(promises.D1, "an acknowledged write is lost")
 
 
 def _blame_existence(state: State, operation: Operation, expected: Any) -> Blame:
-    """Blame whoever says that a session is there, or is not."""
+    """Blame a wrong answer about whether a session exists."""
     if expected:
-        return Blame(Promise.D1, "a session is lost")
+        return Blame(promises.D1, "a session is lost")
     return _blame_stray(state, (operation.argument["session"],))
 
 
 def _blame_stray(state: State, stray: tuple[str, ...]) -> Blame:
     if stray in state.removed:
-        return Blame(Promise.D1, f"{stray} was removed, and is back")
-    return Blame(Promise.D2, f"{stray} was never acknowledged, and is there")
+        return Blame(promises.D1, f"{stray} was removed, and is back")
+    return Blame(promises.D2, f"{stray} is there, and was never acknowledged")
 
 
 def _blame_get(state: State, operation: Operation, expected: Any) -> Blame:
@@ -386,40 +412,43 @@ def _blame_get(state: State, operation: Operation, expected: Any) -> Blame:
     wrong = {name for name in expected if seen.get(name) != expected[name]}
     for counter in ("message_count", "tool_call_count"):
         if counter in wrong:
-            lost = (Promise.D1,) if (seen.get(counter) or 0) < expected[counter] else ()
-            return Blame(Promise.D2, f"{counter} drifted", lost)
+            lost = (promises.D1,) if (seen.get(counter) or 0) < expected[counter] else ()
+            return Blame(promises.D2, f"{counter} drifted", lost)
     title = seen.get("title")
     if "title" in wrong and title and _owner(state, title) is not None:
-        return Blame(Promise.D2, f"two sessions are called {title!r}")
-    return Blame(Promise.D1, f"acknowledged, and lost: {', '.join(sorted(wrong))}")
+        return Blame(promises.D2, f"two sessions have the title {title!r}")
+    return Blame(promises.D1, f"acknowledged values are lost: {', '.join(sorted(wrong))}")
 
 
 def _blame_list(state: State, operation: Operation, expected: list[str]) -> Blame:
     lost = sorted(set(expected) - set(operation.result))
     if lost:
-        return Blame(Promise.D1, f"sessions are lost: {lost}")
+        return Blame(promises.D1, f"sessions are lost: {lost}")
     strays = Counter(operation.result) - Counter(expected)
-    return _blame_stray(state, (min(strays),)) if strays else Blame(Promise.D1, "out of order")
+    if strays:
+        return _blame_stray(state, (min(strays),))
+    return Blame(promises.D1, "sessions are out of order")
 
 
 def _blame_messages(state: State, operation: Operation, expected: list[list[str]]) -> Blame:
     due, seen = Counter(map(tuple, expected)), Counter(map(tuple, operation.result))
     if lost := due - seen:
-        return Blame(Promise.D1, f"messages are lost: {sorted(lost)}")
+        return Blame(promises.D1, f"messages are lost: {sorted(lost)}")
     if strays := seen - due:
         return _blame_stray(state, (operation.argument["session"], *min(strays)))
-    return Blame(Promise.D1, "messages changed their order")
+    return Blame(promises.D1, "messages changed their order")
 
 
 def _blame_search(state: State, operation: Operation, expected: list[list[str]]) -> Blame:  # noqa: ARG001  (one shape)
     due, seen = Counter(map(tuple, expected)), Counter(map(tuple, operation.result))
-    return Blame(Promise.D2, "search is out of step", (Promise.D1,) if due - seen else ())
+    lost = (promises.D1,) if due - seen else ()
+    return Blame(promises.D2, "the search index differs from the messages", lost)
 
 
 def _blame_prune(state: State, operation: Operation, expected: int) -> Blame:  # noqa: ARG001  (one shape)
     if operation.result > expected:
-        return Blame(Promise.D1, "sessions were pruned that had to stay")
-    return Blame(Promise.D2, "sessions stayed that had to be pruned")
+        return Blame(promises.D1, "sessions were pruned that have to stay")
+    return Blame(promises.D2, "sessions stayed that have to be pruned")
 
 
 def _blame_counters(state: State, operation: Operation, expected: dict[str, Any]) -> Blame:
@@ -427,10 +456,10 @@ def _blame_counters(state: State, operation: Operation, expected: dict[str, Any]
     if (count is None) != (expected["message_count"] is None):
         return _blame_existence(state, operation, expected["message_count"] is not None)
     if (count or 0) != rows:
-        return Blame(Promise.D2, "message_count is not the number of rows")
+        return Blame(promises.D2, "message_count is not the number of rows")
     if rows < expected["rows"]:
-        return Blame(Promise.D1, "messages are lost")
-    return Blame(Promise.D2, "there are messages that nobody acknowledged")
+        return Blame(promises.D1, "messages are lost")
+    return Blame(promises.D2, "there are messages that were never acknowledged")
 
 
 _BLAMES: Mapping[str, Callable[[State, Operation, Any], Blame]] = {

@@ -1,8 +1,8 @@
-"""Wakeups as a sequential specification: each completion starts one turn, in its own session.
+"""Model of wakeups: each completion of a background process starts one turn, in its own session.
 
-Operations are those of the *wakeups* ability (`harness.targets`). A completion waits in its
-session's line; only its head may be started, only while the session is idle, and by whichever call
-comes by first. Whom a refusal blames is what the completion went through while it waited.
+Operations are those of the *wakeups* ability (`harness.targets`). A completion waits in the queue
+of its session. Only the head of the queue may be started, only while the session is idle, and by
+whichever call finds it first. The promise of a refusal follows from the history of the completion.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from harness.contract import promises
+from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
-from harness.core.promises import Promise
 
-PATIENCE_S = 60.0  # after so long a start that failed must have been tried again
+PATIENCE_S = 60.0  # after this time a start that failed must have been retried
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A completion that is to be delivered, and what it went through."""
+    """A completion that waits for its delivery, and what happened meanwhile."""
 
     process: str
     was_deferred: bool = False
@@ -27,57 +28,60 @@ class Waiting:
     was_restarted: bool = False
 
     @property
-    def blamed(self) -> tuple[Promise, ...]:
-        """Whose promise it is that it gets delivered now, the most telling first."""
-        told = {
-            Promise.W4: self.was_restarted,
-            Promise.W5: self.has_failed,
-            Promise.W3: self.was_deferred,
+    def promises(self) -> tuple[Promise, ...]:
+        """The promises that demand its delivery now, the most specific first."""
+        reasons = {
+            promises.W4: self.was_restarted,
+            promises.W5: self.has_failed,
+            promises.W3: self.was_deferred,
         }
-        return tuple(promise for promise, holds in told.items() if holds) or (Promise.W2,)
+        return tuple(promise for promise, holds in reasons.items() if holds) or (promises.W2,)
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Each session's line; who is busy; what was delivered; what is broken."""
+    """The queue of each session; busy sessions; delivered completions; present faults."""
 
-    lines: tuple[tuple[str, tuple[Waiting, ...]], ...] = ()
+    queues: tuple[tuple[str, tuple[Waiting, ...]], ...] = ()
     busy: frozenset[str] = frozenset()
     delivered: frozenset[str] = frozenset()
     failing: bool = False
     is_broken: bool = False
 
-    def line(self, session: str) -> tuple[Waiting, ...]:
-        """The session's line."""
-        return dict(self.lines).get(session, ())
+    def queue(self, session: str) -> tuple[Waiting, ...]:
+        """The queue of the session."""
+        return dict(self.queues).get(session, ())
 
-    def put(self, session: str, line: tuple[Waiting, ...]) -> State:
-        """This state with another line."""
-        lines = {**dict(self.lines), session: line}
+    def put(self, session: str, queue: tuple[Waiting, ...]) -> State:
+        """This state with another queue of the session."""
+        queues = {**dict(self.queues), session: queue}
         return replace(
-            self, lines=tuple(sorted((key, value) for key, value in lines.items() if value))
+            self, queues=tuple(sorted((key, value) for key, value in queues.items() if value))
         )
 
     def after(self, event: Callable[[Waiting], Waiting]) -> State:
-        """This state after something that happened to all who wait."""
-        lines = ((name, tuple(event(one) for one in line)) for name, line in self.lines)
-        return replace(self, lines=tuple(lines))
+        """This state after an event that concerns every waiting completion."""
+        queues = ((name, tuple(map(event, queue))) for name, queue in self.queues)
+        return replace(self, queues=tuple(queues))
 
 
 class WakeupsModel:
-    """What wakeups may start."""
+    """Which wakeup turns may be started."""
 
     name = "wakeups"
 
     def initial(self) -> State:
-        """Nobody waits, nobody runs."""
+        """No completion waits, and no session is busy."""
         return State()
 
     def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
         """The state after the operation, or the promise it broke."""
         if operation.outcome is not Outcome.OK:
-            broken = Promise.W8 if state.is_broken else Promise.W5
-            return Refusal(broken, f"{operation}")
+            return Refusal(
+                promises.W8 if state.is_broken else promises.W5,
+                f"{operation.call} of the wakeups raised",
+                expected="the call returns, and reports a failed start as 'error'",
+            )
         argument, function = operation.argument, operation.function
         session = argument.get("session", "")
         match function:
@@ -107,34 +111,42 @@ def _failed(waiting: Waiting) -> Waiting:
 
 
 def _completed(state: State, session: str, process: str) -> State:
-    known = {one.process for _, line in state.lines for one in line} | state.delivered
+    known = {waiting.process for _, queue in state.queues for waiting in queue} | state.delivered
     if process in known:
         return state
     waiting = Waiting(process, was_deferred=session in state.busy)
-    return state.put(session, (*state.line(session), waiting))
+    return state.put(session, (*state.queue(session), waiting))
 
 
 def _pending(state: State, operation: Operation) -> tuple[State] | Refusal:
-    bound = sum(len(line) for _, line in state.lines)
+    bound = sum(len(queue) for _, queue in state.queues)
     if operation.result["kept"] <= bound:
         return (state,)
-    return Refusal(Promise.W9, f"{bound} wait, yet {operation}", ({"kept": bound},))
+    return Refusal(
+        promises.W9,
+        f"{operation.call}: the bookkeeping holds more wakeups than wait",
+        ({"kept": bound},),
+        expected=f"at most {bound} wakeups",
+    )
 
 
 def _started(state: State, operation: Operation) -> tuple[State] | Refusal:
-    """Take note of the turns that were started, and miss those that should have been."""
+    """Apply the turns that the call started, and find those that it should have started."""
     started, error = operation.result["started"], operation.result["error"]
     drains = operation.function in ("drain", "advance", "end_run")
     if state.is_broken:
         if started or (operation.function in ("drain", "advance") and error is None):
-            message = f"the registry's marker is gone, and nobody was told: {operation}"
-            return Refusal(Promise.W8, message)
+            return Refusal(
+                promises.W8,
+                f"{operation.call} went on although the registry's marker is gone",
+                expected="no started turn, and an 'error' that names the broken registry",
+            )
         return (state,)
     for session, process in started:
-        refused = _refused(state, session, process, operation)
-        if refused is not None:
-            return refused
-        rest = tuple(replace(one, was_deferred=True) for one in state.line(session)[1:])
+        refusal = _refused(state, session, process, operation)
+        if refusal is not None:
+            return refusal
+        rest = tuple(replace(waiting, was_deferred=True) for waiting in state.queue(session)[1:])
         state = replace(
             state.put(session, rest),
             busy=state.busy | {session},
@@ -146,31 +158,42 @@ def _started(state: State, operation: Operation) -> tuple[State] | Refusal:
 
 
 def _refused(state: State, session: str, process: str, operation: Operation) -> Refusal | None:
-    """Why this turn should not have been started."""
+    """The refusal of a turn that must not be started."""
+
+    def refuse(promise: Promise, problem: str, expected: str) -> Refusal:
+        message = f"{operation.call} started a turn of {session} for {process}, which {problem}"
+        observed = f"started = {operation.result['started']}"
+        return Refusal(promise, message, expected=expected, observed=observed)
+
     if process in state.delivered:
-        return Refusal(Promise.W1, f"{process} was delivered before, yet {operation}")
-    owners = [name for name, line in state.lines for one in line if one.process == process]
+        return refuse(promises.W1, "was delivered before", f"no further turn for {process}")
+    owners = [name for name, queue in state.queues for item in queue if item.process == process]
     if not owners:
-        return Refusal(Promise.W1, f"{process} never completed, yet {operation}")
+        return refuse(promises.W1, "never completed", f"no turn for {process}")
     if owners != [session]:
-        return Refusal(Promise.W6, f"{process} belongs to {owners}, yet {operation}")
+        return refuse(promises.W6, "belongs to another session", f"a turn of {', '.join(owners)}")
     if session in state.busy:
-        return Refusal(Promise.W3, f"{session} is busy, yet {operation}")
-    if state.line(session)[0].process != process:
-        return Refusal(Promise.W3, f"{process} was not the first to complete, yet {operation}")
+        return refuse(promises.W3, "has to wait", f"no turn of {session} while it is busy")
+    head = state.queue(session)[0].process
+    if head != process:
+        return refuse(promises.W3, "did not complete first", f"a turn for {head} first")
     return None
 
 
 def _missed(state: State, operation: Operation) -> tuple[State] | Refusal:
-    """Whoever waits in an idle session when there was time to wake it."""
+    """Refuse a call that left an idle session waiting although it had to start its wakeup."""
     had_time = operation.function == "advance" and operation.argument["seconds"] >= PATIENCE_S
-    for session, line in state.lines:
-        if session in state.busy or not line:
+    for session, queue in state.queues:
+        if session in state.busy or not queue:
             continue
-        head = line[0]
+        head = queue[0]
         drains = operation.function in ("drain", "advance")
         if had_time or (drains and not head.has_failed):
-            message = f"{session} is idle and {head.process} waits, yet {operation}"
-            broken, *also = head.blamed
-            return Refusal(broken, message, also=tuple(also))
+            promise, *also = head.promises
+            return Refusal(
+                promise,
+                f"{operation.call} started no turn for {head.process} although {session} is idle",
+                also=tuple(also),
+                expected=f"a started turn of {session} for {head.process}",
+            )
     return (state,)
