@@ -1,4 +1,4 @@
-"""Controlled schedules: a sound, fast explorer of thread interleavings with a virtual clock."""
+"""Explores thread interleavings under controlled schedules with a virtual clock."""
 
 from harness.schedule.causality import Causality, causality
 from harness.schedule.explorer import Budget, Result, explore
@@ -8,7 +8,7 @@ from harness.schedule.operations import (
     Call,
     Operations,
     PromiseBrokenError,
-    fewer,
+    shrink_calls,
     small_scope,
 )
 from harness.schedule.patches import adopt, install, uninstall
@@ -33,10 +33,10 @@ __all__ = [
     "calling",
     "causality",
     "explore",
-    "fewer",
     "install",
     "replay",
     "reproduced",
+    "shrink_calls",
     "small_scope",
     "uninstall",
 ]

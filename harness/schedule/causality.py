@@ -1,8 +1,8 @@
-"""Causality: at which step was the failure decided?
+"""Finds the decisive step of a failing schedule: where the failure became most probable.
 
-The failing schedule is played up to a choice and continued by chance, many times over. The share
-of continuations that fail is P(failure | the first t choices). It begins at what chance alone
-finds and ends at one; where it rises most, the failure was baked in.
+The failing schedule is repeated up to a choice and continued at random, many times. The share of
+continuations that fail is P(failure | the first t choices). It begins at the share of random
+schedules that fail and ends at one; the decisive step is where it rises most.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import itertools
 from dataclasses import dataclass, replace
 from random import Random
 
-from harness.schedule.arena import Arena, Play, Setting
+from harness.schedule.executor import Execution, Executor, Settings
 from harness.schedule.finding import Finding
 from harness.schedule.locks import LockRules
 from harness.schedule.program import Body
 from harness.schedule.story import mark
 from harness.schedule.strategies import Continued, Strategy, Uniform
 
-_PLACES = 64  # prefixes that are tried at most
+_PREFIXES = 64  # the largest number of prefixes that are sampled
 _BAR = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Odds:
-    """The share of random continuations that failed, after so many choices; `step` is the next."""
+    """The share of random continuations that failed after `choices`; `step` is the next step."""
 
     choices: int
     step: int
@@ -33,10 +33,10 @@ class Odds:
 
 @dataclass(frozen=True, slots=True)
 class Causality:
-    """The odds along a failing schedule, and the step at which they rose most."""
+    """The odds along a failing schedule, and the step at which they rise most."""
 
     odds: tuple[Odds, ...]
-    baked_at: int
+    decisive_step: int
     finding: Finding
     samples: int
 
@@ -45,7 +45,7 @@ class Causality:
         for odds in self.odds:
             bar = "#" * round(odds.probability * _BAR)
             rows.append(f"t={odds.choices:<4} {odds.probability:5.2f} {bar}")
-        rows.append(f"baked in at step {self.baked_at}")
+        rows.append(f"decisive: step {self.decisive_step}")
         return "\n".join(rows)
 
 
@@ -57,40 +57,40 @@ def causality(
     seed: int = 0,
     rules: LockRules | None = None,
 ) -> Causality:
-    """Measure the odds along the finding's schedule; the finding returned has its step marked."""
-    arena = Arena(body, Setting(finding.level, finding.modules, rules=rules))
+    """Measure the odds along the finding's schedule; the returned finding has its step marked."""
+    executor = Executor(body, Settings(finding.level, finding.modules, rules=rules))
     length = len(finding.choices)
-    stride = max(1, -(-length // _PLACES))
-    places = [*range(0, length, stride), length]
+    stride = max(1, -(-length // _PREFIXES))
+    prefixes = [*range(0, length, stride), length]
 
-    def fails(play: Play) -> bool:
-        return play.ending is not None and play.ending.kind == finding.kind
+    def fails(execution: Execution) -> bool:
+        return execution.ending is not None and execution.ending.kind == finding.kind
 
     def measure() -> list[float]:
         shares = []
-        for place in places:
-            then: Strategy = Uniform(Random(f"{seed}/causality/{place}"))
+        for prefix in prefixes:
+            then: Strategy = Uniform(Random(f"{seed}/causality/{prefix}"))
             failed = 0
             for _ in range(samples):
-                chooser = Continued(finding.choices[:place], then)
+                chooser = Continued(finding.choices[:prefix], then)
                 chooser.begin()
-                failed += fails(arena.play(chooser))
+                failed += fails(executor.execute(chooser))
             shares.append(failed / samples)
         return shares
 
-    shares = arena.perform(measure)
+    shares = executor.supervise(measure)
     odds = tuple(
-        Odds(place, _step_after(finding, place), share)
-        for place, share in zip(places, shares, strict=True)
+        Odds(prefix, _step_after(finding, prefix), share)
+        for prefix, share in zip(prefixes, shares, strict=True)
     )
-    rises = [later - sooner for sooner, later in itertools.pairwise(shares)]
-    decisive = max(range(len(rises)), key=rises.__getitem__, default=0)
-    baked_at = odds[decisive].step
-    marked = replace(finding, steps=mark(finding.steps, baked_at))
-    return Causality(odds, baked_at, marked, samples)
+    rises = [after - before for before, after in itertools.pairwise(shares)]
+    steepest = max(range(len(rises)), key=rises.__getitem__, default=0)
+    decisive_step = odds[steepest].step
+    marked = replace(finding, steps=mark(finding.steps, decisive_step))
+    return Causality(odds, decisive_step, marked, samples)
 
 
 def _step_after(finding: Finding, choices: int) -> int:
-    """The first step that was taken after so many choices and one more."""
-    later = (step.number for step in finding.steps if step.choices > choices)
-    return next(later, finding.steps[-1].number if finding.steps else 0)
+    """Return the first step after `choices` and one more choice."""
+    numbers = (step.number for step in finding.steps if step.choices > choices)
+    return next(numbers, finding.steps[-1].number if finding.steps else 0)

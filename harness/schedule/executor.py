@@ -1,8 +1,8 @@
-"""The arena: where schedules of one body are played, one after the other, and watched.
+"""The executor: runs schedules of one body, one after the other, and detects stalls.
 
-Playing happens on a thread of its own, pinned to one core, because a baton between two cores costs
-four times as much. The caller watches from outside (`escapes.py`), and gets its patches, its
-collector and its core back as they were, whatever happens.
+Schedules run on a separate thread, pinned to one core, because passing the baton between two cores
+costs four times as much. The caller's thread detects stalls (`escapes.py`). Patches, the garbage
+collector and the core affinity are restored in every case.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from typing import Any, TypeVar
 
 from harness.core.errors import HarnessError
 from harness.schedule.control import in_charge
-from harness.schedule.escapes import Audit, Watch
+from harness.schedule.escapes import Audit, StallDetector
 from harness.schedule.exhaustive import PRUNED
 from harness.schedule.locks import LockRules
 from harness.schedule.monitor import Monitor
-from harness.schedule.patches import Patches, adopt, number_threads_anew
+from harness.schedule.patches import Patches, adopt, restart_thread_numbers
 from harness.schedule.program import Body, Run
 from harness.schedule.scheduler import Chooser, Ending, Observer, Scheduler, Task
 from harness.schedule.trace import Level, Settrace, Tracer
 
 T = TypeVar("T")
 _BETWEEN_COLLECTIONS = 256  # schedules
-_LOOK_S = 0.05
-_LEAVE_S = 5.0
+_CHECK_S = 0.05
+_ABORT_S = 5.0
 _allocate = _thread.allocate_lock
 _start = _thread.start_new_thread
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """What every schedule of an exploration shares."""
+class Settings:
+    """The settings that all schedules of an exploration share."""
 
     level: Level = Level.SYNC
-    modules: tuple[str, ...] = ()  # whose lines or opcodes are points, and whose locks are adopted
-    steps: int = 20_000  # more than this in one schedule is a livelock
+    modules: tuple[str, ...] = ()  # their lines or opcodes are points, their locks are adopted
+    steps: int = 20_000  # a schedule with more steps is a livelock
     rules: LockRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Play:
-    """One schedule, played: the choices made, how it ended, what the body returned."""
+class Execution:
+    """One executed schedule: its choices, its ending, and the body's return value."""
 
     choices: tuple[int, ...]
     ending: Ending | None
@@ -59,59 +59,59 @@ class Play:
 
     @property
     def is_pruned(self) -> bool:
-        """Whether it was given up because an equivalent one was played before."""
+        """Whether the schedule was abandoned because an equivalent one ran before."""
         return self.ending is not None and self.ending.kind == PRUNED
 
 
-class Arena:
-    """Plays schedules of one body."""
+class Executor:
+    """Executes schedules of one body."""
 
-    def __init__(self, body: Body, setting: Setting) -> None:
+    def __init__(self, body: Body, setting: Settings) -> None:
         self.body = body
         self.setting = setting
         self.scheduler = Scheduler(steps=setting.steps)
-        self.meetings: Counter[str] = Counter()
+        self.situations: Counter[str] = Counter()
         self.stopping = False
-        self._plays = 0
+        self._executed = 0
         self._tracer: Tracer | None = None
         self._audit: Audit | None = None
         if setting.level is not Level.SYNC:
             tracing = Monitor if sys.version_info >= (3, 12) else Settrace
             self._tracer = tracing(self.scheduler, setting.level, setting.modules)
 
-    def play(self, chooser: Chooser, observer: Observer | None = None) -> Play:
-        """Play one schedule. Called on the arena's own thread, by what `perform` was given."""
+    def execute(self, chooser: Chooser, observer: Observer | None = None) -> Execution:
+        """Execute one schedule. Called on the executor's thread, by the argument of `supervise`."""
         run = self.scheduler
-        program = Run(run, self.meetings)
+        program = Run(run, self.situations)
         body = self.body
         rules = self.setting.rules
-        run.observer = _both(rules.watch(run) if rules else None, observer)
-        number_threads_anew()
+        run.observer = _both(rules.checker(run) if rules else None, observer)
+        restart_thread_numbers()
         in_charge.append(run)
         try:
             outcome = run.run(lambda: body(program), chooser, self._enter, self._leave)
         finally:
             if in_charge == [run]:
                 in_charge.clear()
-        self._plays += 1
-        if self._plays % _BETWEEN_COLLECTIONS == 0:
+        self._executed += 1
+        if self._executed % _BETWEEN_COLLECTIONS == 0:
             gc.collect()
         if self.stopping:
-            raise SystemExit  # the caller was interrupted, and no longer waits
-        return Play(tuple(run.choices), run.ending, outcome, run.steps, run.born)
+            raise SystemExit  # the caller was interrupted and no longer waits
+        return Execution(tuple(run.choices), run.ending, outcome, run.steps, run.task_count)
 
     def audit(self, chooser: Chooser) -> tuple[str, ...]:
-        """Play one schedule, and tell what it does where no schedule can see it."""
+        """Execute one schedule, and return the operations that bypass the scheduler."""
         audit = self._audit = Audit()
         try:
-            self.play(chooser)
+            self.execute(chooser)
         finally:
             self._audit = None
         return tuple(audit.found)
 
     def _enter(self, task: Task) -> None:
         if task.number:
-            task.worker.introduce(task.name)
+            task.worker.register(task.name)
         if self._audit is not None:
             self._audit.enter()
         elif self._tracer is not None:
@@ -123,24 +123,24 @@ class Arena:
         elif self._tracer is not None:
             self._tracer.leave()
         if task.number:
-            task.worker.withdraw()
+            task.worker.unregister()
 
-    def perform(self, act: Callable[[], T]) -> T:
-        """Run `act`, which plays, on a thread of the arena's own, and watch it.
+    def supervise(self, function: Callable[[], T]) -> T:
+        """Run `function`, which executes schedules, on the executor's thread, and detect stalls.
 
-        Raises what `act` raises, and LostError if the body itself escapes control.
+        Raises what `function` raises, and LostError if the body itself escapes control.
         """
         if in_charge:
-            raise HarnessError("an exploration is under way already, and there is only one clock")
+            raise HarnessError("an exploration is already running in this process")
         collecting = gc.isenabled()
         with Patches():
             adopt(*_loaded(self.setting.modules))
-            gc.freeze()  # what is there already need not be looked at again and again
+            gc.freeze()  # existing objects need no further collection
             gc.disable()
             try:
                 if self._tracer is not None:
                     self._tracer.begin()
-                return self._watched(act)
+                return self._supervised(function)
             finally:
                 if self._tracer is not None:
                     self._tracer.end()
@@ -149,33 +149,33 @@ class Arena:
                 if collecting:
                     gc.enable()
 
-    def _watched(self, act: Callable[[], T]) -> T:
+    def _supervised(self, function: Callable[[], T]) -> T:
         done = _allocate()
         done.acquire()
         results: list[T] = []
         errors: list[BaseException] = []
         context = copy_context()
 
-        def conduct() -> None:
+        def run() -> None:
             _pin()
-            self.scheduler.settle()
+            self.scheduler.bind_thread()
             try:
-                results.append(context.run(act))
-            except BaseException as error:  # noqa: BLE001 - the caller gets it
+                results.append(context.run(function))
+            except BaseException as error:  # noqa: BLE001 - raised in the caller
                 errors.append(error)
             finally:
                 self.scheduler.pool.close()
                 done.release()
 
-        _start(conduct, ())
-        watch = Watch(self.scheduler)
+        _start(run, ())
+        detector = StallDetector(self.scheduler)
         try:
-            while not done.acquire(timeout=_LOOK_S):
-                if reason := watch.look():
+            while not done.acquire(timeout=_CHECK_S):
+                if reason := detector.check():
                     self.scheduler.lose(reason)
         except BaseException:
             self.stopping = True
-            done.acquire(timeout=_LEAVE_S)
+            done.acquire(timeout=_ABORT_S)
             raise
         if errors:
             raise errors[0]
@@ -187,9 +187,9 @@ class _Both:
         self._first = first
         self._second = second
 
-    def sees(self, task: Task, kind: str, target: Any) -> None:
-        self._second.sees(task, kind, target)
-        self._first.sees(task, kind, target)
+    def observe(self, task: Task, kind: str, target: Any) -> None:
+        self._second.observe(task, kind, target)
+        self._first.observe(task, kind, target)
 
 
 def _both(first: Observer | None, second: Observer | None) -> Observer | None:
@@ -201,7 +201,7 @@ def _loaded(names: Iterable[str]) -> list[ModuleType]:
 
 
 def _pin() -> None:
-    """Keep the calling thread, and those it starts, on one core; the caller's thread stays free."""
+    """Pin the calling thread, and those that it starts, to one core."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})

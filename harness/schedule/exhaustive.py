@@ -1,17 +1,18 @@
-"""Exhaustive search: every schedule, once; in order of preemptions, or up to commuting steps.
+"""Exhaustive search strategies: by number of preemptions, or up to commuting steps.
 
 `Bounded` follows Musuvathi and Qadeer, "Iterative Context Bounding for Systematic Testing of
 Multithreaded Programs" (PLDI 2007): first every schedule without a preemption, then with one, two,
-... A preemption is a switch away from a task that could go on. It prunes nothing else, because
-sleep sets are not sound under a bound: the schedule that they keep for an equivalent one may need
-more preemptions (Coons, Musuvathi, McKinley, "Bounded Partial-Order Reduction", OOPSLA 2013).
+and so on. A preemption is a switch away from a task that could continue. It prunes nothing else, as
+sleep sets are not sound under a bound: the schedule that represents an equivalent one may need more
+preemptions (Coons, Musuvathi, McKinley, "Bounded Partial-Order Reduction", OOPSLA 2013).
 
 `Reduced` has no bound, and so may prune with sleep sets (Godefroid, "Partial-Order Methods for the
 Verification of Concurrent Systems", 1996): a task whose next transition commutes with everything
-done since a sibling schedule took it first is not taken again. Which transitions commute must be
-known. The locks and cells that one touches are; the plain memory that user code touches is not, so
-a transition that ran any of it is taken to depend on all others. With `guarded` the caller vouches
-that shared memory is touched only under locks or through cells: then only those count.
+done since a sibling schedule took it first is not taken again. This needs to know which transitions
+commute. The locks and cells that a transition touches are known; the plain memory that user code
+touches is not, so a transition that ran user code counts as dependent on all others. With `guarded`
+the caller declares that shared memory is touched only under locks or through cells: then only those
+count.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from typing import Any
 from harness.schedule.scheduler import LIBRARY, Ending, NondeterministicError, Scheduler, Task
 from harness.schedule.strategies import stay
 
-PENDING = 200_000  # prefixes that wait to be tried; beyond this a search is not exhaustive
+PENDING = 200_000  # untried prefixes; a search with more is not exhaustive
 
 
 class Bounded:
-    """All schedules, those with fewer preemptions first."""
+    """Runs all schedules, those with fewer preemptions first."""
 
     name = "bounded"
 
     def __init__(self, preemptions: int | None = None) -> None:
-        """At most so many preemptions; None for all, level by level."""
+        """Limit the number of preemptions; None for no limit."""
         self._limit = preemptions
         self._levels: list[deque[bytes]] = [deque([b""])]
         self._overflowed: int | None = None
@@ -44,12 +45,12 @@ class Bounded:
 
     @property
     def exhausted_bound(self) -> int | None:
-        """Every schedule with at most this many preemptions was run; None: not even with 0."""
+        """The number of preemptions up to which every schedule ran; None if not even 0."""
         return self.level - 1 if self.level else None
 
     @property
     def exhausted(self) -> bool:
-        """Whether there is no schedule left at all."""
+        """Whether no schedule is left."""
         return self.level >= len(self._levels) and not self._cut and self._overflowed is None
 
     def begin(self) -> bool:
@@ -66,24 +67,24 @@ class Bounded:
         return True
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
-        """The prefix while it lasts; then stay, and note the alternatives for later."""
+        """Follow the prefix; then stay, and queue the alternatives."""
         made = self._made
         index = len(made)
         if index < len(self._prefix):
-            wanted = self._prefix[index]
-            chosen = next((task for task in enabled if task.number == wanted), None)
+            number = self._prefix[index]
+            chosen = next((task for task in enabled if task.number == number), None)
             if chosen is None:
-                raise NondeterministicError(f"task {wanted} could not act at choice {index}")
+                raise NondeterministicError(f"task {number} could not act at choice {index}")
         else:
             chosen = stay(enabled, current)
             cost = self.level + (current in enabled)
             for task in enabled:
                 if task is not chosen:
-                    self._note(bytes(made) + bytes((task.number,)), cost)
+                    self._queue(bytes(made) + bytes((task.number,)), cost)
         made.append(chosen.number)
         return chosen
 
-    def _note(self, prefix: bytes, level: int) -> None:
+    def _queue(self, prefix: bytes, level: int) -> None:
         if self._limit is not None and level > self._limit:
             self._cut = True
         elif self._overflowed is not None and level >= self._overflowed:
@@ -97,7 +98,7 @@ class Bounded:
             self._pending += 1
 
     def ended(self, choices: int, tasks: int) -> None:  # noqa: ARG002 - a strategy's signature
-        """A new level may be complete; a schedule that had to be made fair hides others."""
+        """Advance to the next level; a schedule that the fairness rule changed hides others."""
         self._cut = self._cut or choices > len(self._made)
         while self.level < len(self._levels) and not self._levels[self.level]:
             if self._overflowed == self.level:
@@ -107,14 +108,14 @@ class Bounded:
 
 @dataclass(slots=True)
 class Touched:
-    """What one transition touched: `anything` if user code ran in it that nobody vouches for."""
+    """The objects that one transition touched; `anything` if user code ran without `guarded`."""
 
     reads: set[int | str] = field(default_factory=set)
     writes: set[int | str] = field(default_factory=set)
     anything: bool = False
 
     def commutes(self, other: Touched) -> bool:
-        """Whether the two lead to the same state in either order, and neither hinders the other."""
+        """Return whether both orders lead to the same state, and neither blocks the other."""
         if self.anything or other.anything:
             return False
         return (
@@ -126,7 +127,7 @@ class Touched:
 
 @dataclass(slots=True)
 class _Node:
-    """A place in the tree of schedules, where one transition begins."""
+    """A node in the tree of schedules, where one transition begins."""
 
     sleeping: dict[int, Touched]
     taken: dict[int, Touched] = field(default_factory=dict)
@@ -134,14 +135,14 @@ class _Node:
 
 @dataclass(slots=True)
 class _Item:
-    """A branch still to be taken: these choices, the last of them at this node."""
+    """An untried branch: these choices, the last of them at this node."""
 
     choices: bytes
     node: _Node | None
 
 
 class Reduced:
-    """All schedules up to commuting transitions, depth first."""
+    """Runs all schedules up to commuting transitions, depth first."""
 
     name = "reduced"
 
@@ -154,14 +155,14 @@ class Reduced:
         self._cut = False
 
     def begin(self) -> bool:
-        """Take the deepest branch that is left."""
+        """Take the deepest untried branch."""
         if not self._stack:
             self.exhausted = not self._cut
             self._scheduler.footprint = None
             return False
         self._item = self._stack.pop()
         self._made = bytearray()
-        self._under_way = Touched()
+        self._current = Touched()
         self._sleeping: dict[int, Touched] = {}
         self._calls: dict[int, FrameType | None] = {}
         self._node: _Node | None = None
@@ -169,17 +170,17 @@ class Reduced:
         return True
 
     def touch(self, target: Any, *, write: bool) -> None:
-        """The transition under way touches this; `key` is its name in every schedule."""
+        """Record that the current transition touches `target`, by its schedule-independent key."""
         key: int | str = target if isinstance(target, str) else target.key
-        (self._under_way.writes if write else self._under_way.reads).add(key)
+        (self._current.writes if write else self._current.reads).add(key)
 
     def touch_anything(self) -> None:
-        """The transition under way may depend on any other."""
-        self._under_way.anything = True
+        """Record that the current transition may depend on any other."""
+        self._current.anything = True
 
     def step(self, task: Task, enabled: list[Task]) -> None:
-        """A transition of `task` ended here: those that do not commute with it wake up."""
-        done, self._under_way = self._under_way, Touched()
+        """End a transition of `task`: wake the transitions that do not commute with it."""
+        done, self._current = self._current, Touched()
         if not self._guarded:
             call = _library_call()
             if call is None or call is not self._calls.get(task.number):
@@ -197,7 +198,7 @@ class Reduced:
             self._prune()
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
-        """The branch while it lasts; then stay among those awake, and note the others."""
+        """Follow the branch; then stay with an awake task, and push the others."""
         made = self._made
         index = len(made)
         branch = self._item.choices
@@ -221,10 +222,10 @@ class Reduced:
         return chosen
 
     def _prune(self) -> None:
-        self._scheduler.fail(Ending(PRUNED, "an equivalent schedule was run before", ""))
+        self._scheduler.fail(Ending(PRUNED, "an equivalent schedule ran before", ""))
 
     def ended(self, choices: int, tasks: int) -> None:  # noqa: ARG002 - a strategy's signature
-        """Forget the frames that told which calls were the same; a fair schedule hides others."""
+        """Drop the recorded frames; a schedule that the fairness rule changed hides others."""
         self._calls.clear()
         self._cut = self._cut or choices > len(self._made)
 
@@ -233,8 +234,8 @@ PRUNED = "pruned"
 
 
 def _library_call() -> FrameType | None:
-    """The frame of CPython's own library that user code called, and that we are still inside."""
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - there is no other way to see a stack
+    """Return the outermost active frame of CPython's library that user code called."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the only way to read a stack
     call = None
     while frame is not None:
         name = frame.f_globals.get("__name__", "")

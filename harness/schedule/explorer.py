@@ -1,9 +1,9 @@
-"""The explorer: a portfolio of strategies under one budget, and what it bought.
+"""The explorer: runs a portfolio of search strategies under one budget, and reports the coverage.
 
-Strategies take turns, one schedule each, every one with a stream of chance of its own. The first
-failure ends the search: it is played again, shrunk, and told. Without a failure the result says
-how many schedules were run, how many of them were distinct, what was exhausted, and how likely it
-still is that a bug was missed. Code that escapes control leaves the verdict *unknown*.
+Strategies take turns, one schedule each, each with its own random stream. The first failure ends
+the search: it is shrunk, replayed, and recorded as a finding. Without a failure the result says how
+many schedules ran, how many of them were distinct, what was exhausted, and an upper bound of the
+probability that a bug was missed. Code that escapes control leaves the verdict *unknown*.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from random import Random
 
 from harness.core.errors import UsageError
 from harness.core.verdict import Validity
-from harness.schedule.arena import Arena, Play, Setting
 from harness.schedule.distinct import Distinct
+from harness.schedule.executor import Execution, Executor, Settings
 from harness.schedule.exhaustive import Bounded, Reduced
 from harness.schedule.finding import Finding, signature, traced
 from harness.schedule.locks import LockRules
@@ -36,7 +36,7 @@ from harness.schedule.strategies import PCT, POS, Replay, Sticky, Strategy, Unif
 from harness.schedule.trace import Level
 
 PORTFOLIO = ("bounded", "pct-2", "sticky", "pct-3", "random", "pos")
-_OUTCOMES = 4_096  # distinct ones that are counted; the rest are not kept
+_OUTCOMES = 4_096  # the largest number of distinct outcomes that are counted
 _REPLAYS = 10
 _SHRINKS = 400
 _monotonic = time.monotonic
@@ -44,9 +44,9 @@ _monotonic = time.monotonic
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much to spend: schedules, seconds of the real clock, and steps in one schedule.
+    """The limits of an exploration: schedules, seconds of real time, and steps in one schedule.
 
-    Shrinking a finding may take as many seconds again.
+    The shrinking of a finding may take the same number of seconds again.
     """
 
     schedules: int = 10_000
@@ -55,8 +55,8 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Bought:
-    """What one strategy did: schedules it ran, and those of them that nobody had run before."""
+class StrategyReport:
+    """The schedules that one strategy ran, and how many of them no strategy had run before."""
 
     strategy: str
     schedules: int
@@ -65,12 +65,11 @@ class Bought:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an exploration found, or what it bought.
+    """The finding of an exploration, or its coverage.
 
     `distinct` is an estimate, exact below some thousands. `bound` is the number of preemptions up
-    to which every schedule was run. `missed` gives for each depth the probability that a bug of
-    that depth exists and was not met, at most. `outcomes` counts what the body returned, where
-    that can be hashed.
+    to which every schedule ran. `missed` maps a depth to the largest probability that a bug of that
+    depth exists and was not found. `outcomes` counts the body's return values, if hashable.
     """
 
     finding: Finding | None
@@ -79,23 +78,23 @@ class Result:
     exhausted: bool
     bound: int | None
     missed: dict[int, float]
-    bought: tuple[Bought, ...]
+    by_strategy: tuple[StrategyReport, ...]
     outcomes: Counter[Hashable]
-    meetings: Counter[str]
+    situations: Counter[str]
     escapes: tuple[str, ...]
     seconds: float
     steps_max: int
 
     @property
     def validity(self) -> Validity:
-        """Invalid with a finding; unknown if control was escaped, or nothing was run."""
+        """Invalid with a finding; unknown if code escaped control, or no schedule ran."""
         if self.finding is not None:
             return Validity.INVALID
         return Validity.UNKNOWN if self.escapes or not self.schedules else Validity.VALID
 
     @property
     def story(self) -> str:
-        """The finding's story; what was bought, if there is none."""
+        """The finding's story, or the coverage if there is no finding."""
         return self.finding.story if self.finding is not None else str(self)
 
     def __str__(self) -> str:
@@ -111,7 +110,7 @@ class Result:
         return "; ".join(parts)
 
 
-def explore(  # noqa: PLR0913 - all but the body have defaults that suit
+def explore(  # noqa: PLR0913 - all but the body have defaults
     body: Body,
     *,
     budget: Budget = Budget(),
@@ -121,17 +120,17 @@ def explore(  # noqa: PLR0913 - all but the body have defaults that suit
     modules: Sequence[str] = (),
     rules: LockRules | None = None,
 ) -> Result:
-    """Run `body` under many schedules, and return what was found.
+    """Run `body` under many schedules, and return the result.
 
-    `body` is called afresh for each schedule with a `Run`; it must not depend on anything else that
-    changes. Same seed, same schedules, as far as the budget reaches. `modules` names the modules
+    `body` is called with a fresh `Run` for each schedule; it must not depend on other state that
+    changes. The same seed gives the same schedules, up to the budget. `modules` names the modules
     whose lines or opcodes are points, at those levels, and whose existing locks are adopted.
     `rules` are lock rules that hold in every schedule. Raises UsageError for an unknown strategy.
     """
-    arena = Arena(body, Setting(Level(level), tuple(modules), budget.steps, rules))
-    search = _Search(arena, budget, seed, strategies)
+    executor = Executor(body, Settings(Level(level), tuple(modules), budget.steps, rules))
+    search = _Search(executor, budget, seed, strategies)
     try:
-        arena.perform(search.run)
+        executor.supervise(search.run)
     except LostError as error:
         search.escapes.append(str(error))
     return search.result()
@@ -139,7 +138,7 @@ def explore(  # noqa: PLR0913 - all but the body have defaults that suit
 
 @dataclass
 class _Lane:
-    """A strategy in the portfolio, and its account."""
+    """A strategy of the portfolio, with its counts."""
 
     strategy: Strategy
     schedules: int = 0
@@ -147,12 +146,12 @@ class _Lane:
 
 
 class _Search:
-    def __init__(self, arena: Arena, budget: Budget, seed: int, names: Sequence[str]) -> None:
-        self._arena = arena
+    def __init__(self, executor: Executor, budget: Budget, seed: int, names: Sequence[str]) -> None:
+        self._executor = executor
         self._budget = budget
         self._seed = seed
         self._lanes = [
-            _Lane(named(name, Random(f"{seed}/{name}"), arena.scheduler)) for name in names
+            _Lane(named(name, Random(f"{seed}/{name}"), executor.scheduler)) for name in names
         ]
         self._distinct = Distinct()
         self._outcomes: Counter[Hashable] = Counter()
@@ -164,16 +163,16 @@ class _Search:
         self.escapes: list[str] = []
 
     def run(self) -> None:
-        """Search until something is found, nothing is left, or the budget is spent."""
+        """Search until a failure, exhaustion, or the end of the budget."""
         self._began_s = _monotonic()
-        self.escapes += self._arena.audit(_replay(()))
-        first, again = (self._arena.play(_replay(())) for _ in range(2))
+        self.escapes += self._executor.audit(_replay(()))
+        first, again = (self._executor.execute(_replay(())) for _ in range(2))
         if (first.choices, first.tasks) != (again.choices, again.tasks):
-            self.escapes.append("the program does not repeat itself: its first schedule differs")
-        elif not self._arena.scheduler.parked_for_ever:
+            self.escapes.append("the program is not deterministic: its first schedule differs")
+        elif not self._executor.scheduler.lost_threads:
             self._rounds()
-        for name in dict.fromkeys(self._arena.scheduler.parked_for_ever):
-            self.escapes.append(f"{name} caught its own unwinding and went on; its thread is lost")
+        for name in dict.fromkeys(self._executor.scheduler.lost_threads):
+            self.escapes.append(f"{name} caught Unwound and continued; its thread is lost")
         self._ended_s = _monotonic()
 
     def _rounds(self) -> None:
@@ -185,59 +184,61 @@ class _Search:
                     return
                 if not lane.strategy.begin():
                     lanes.remove(lane)
-                elif self._one(lane):
+                elif self._step(lane):
                     return
                 if getattr(lane.strategy, "exhausted", False):
                     self._exhausted = True
                     return
 
-    def _one(self, lane: _Lane) -> bool:
-        """One schedule of one strategy; whether the search is over."""
-        play = self._arena.play(lane.strategy)
-        lane.strategy.ended(len(play.choices), play.tasks)
-        if play.is_pruned:
+    def _step(self, lane: _Lane) -> bool:
+        """Execute one schedule of one strategy; return whether the search is over."""
+        execution = self._executor.execute(lane.strategy)
+        lane.strategy.ended(len(execution.choices), execution.tasks)
+        if execution.is_pruned:
             return False
         self._schedules += 1
         lane.schedules += 1
-        lane.fresh += self._distinct.add(play.choices)
-        self._steps_max = max(self._steps_max, play.steps)
-        if play.ending is None:
-            if play.outcome is not None and len(self._outcomes) < _OUTCOMES:
-                self._outcomes[play.outcome] += 1
+        lane.fresh += self._distinct.add(execution.choices)
+        self._steps_max = max(self._steps_max, execution.steps)
+        if execution.ending is None:
+            if execution.outcome is not None and len(self._outcomes) < _OUTCOMES:
+                self._outcomes[execution.outcome] += 1
             return False
-        if play.ending.kind == ESCAPED:
-            self.escapes.append(play.ending.message)
-        elif play.ending.kind == NONDETERMINISTIC:
-            self.escapes.append(f"the program does not repeat itself: {play.ending.message}")
+        if execution.ending.kind == ESCAPED:
+            self.escapes.append(execution.ending.message)
+        elif execution.ending.kind == NONDETERMINISTIC:
+            self.escapes.append(f"the program is not deterministic: {execution.ending.message}")
         else:
-            self._found(lane, play, play.ending)
+            self._record_finding(lane, execution, execution.ending)
         return True
 
-    def _found(self, lane: _Lane, play: Play, ending: Ending) -> None:
-        self._arena.scheduler.footprint = None
-        wanted = signature(ending)
+    def _record_finding(self, lane: _Lane, execution: Execution, ending: Ending) -> None:
+        self._executor.scheduler.footprint = None
+        expected = signature(ending)
 
-        def alike(other: Play) -> bool:
-            return other.ending is not None and signature(other.ending) == wanted
+        def fails_alike(other: Execution) -> bool:
+            return other.ending is not None and signature(other.ending) == expected
 
         attempts = count()
         end_s = _monotonic() + self._budget.seconds
 
-        lost = self._arena.scheduler.parked_for_ever
+        lost = self._executor.scheduler.lost_threads
 
         def is_spent() -> bool:
             return next(attempts) >= _SHRINKS or _monotonic() >= end_s or bool(lost)
 
-        choices = shrink(play.choices, self._arena.play, alike, is_spent)
-        replays = 0 if lost else _REPLAYS  # each would lose another thread
-        replayed = sum(alike(self._arena.play(_replay(choices))) for _ in range(replays))
-        recorder = Recorder(self._arena.scheduler)
-        told = self._arena.play(_replay(choices), recorder).ending or ending
-        setting = self._arena.setting
+        choices = shrink(execution.choices, self._executor.execute, fails_alike, is_spent)
+        replays = 0 if lost else _REPLAYS  # each replay would lose another thread
+        replayed = sum(
+            fails_alike(self._executor.execute(_replay(choices))) for _ in range(replays)
+        )
+        recorder = Recorder(self._executor.scheduler)
+        last = self._executor.execute(_replay(choices), recorder).ending or ending
+        setting = self._executor.setting
         self._finding = Finding(
-            kind=told.kind,
-            message=told.message,
-            task=told.task,
+            kind=last.kind,
+            message=last.message,
+            task=last.task,
             choices=choices,
             steps=recorder.steps,
             level=setting.level,
@@ -248,12 +249,12 @@ class _Search:
             seed=self._seed,
             replayed=replayed,
             replays=replays,
-            stacks=told.stacks,
-            trace=traced(told),
+            stacks=last.stacks,
+            trace=traced(last),
         )
 
     def result(self) -> Result:
-        """What is known now."""
+        """Return the result of the search so far."""
         missed = {
             lane.strategy.depth: lane.strategy.missed
             for lane in self._lanes
@@ -267,9 +268,12 @@ class _Search:
             exhausted=self._exhausted,
             bound=bounded[0].exhausted_bound if bounded else None,
             missed=missed,
-            bought=tuple(Bought(x.strategy.name, x.schedules, x.fresh) for x in self._lanes),
+            by_strategy=tuple(
+                StrategyReport(lane.strategy.name, lane.schedules, lane.fresh)
+                for lane in self._lanes
+            ),
             outcomes=self._outcomes,
-            meetings=self._arena.meetings,
+            situations=self._executor.situations,
             escapes=tuple(self.escapes),
             seconds=self._ended_s - self._began_s,
             steps_max=self._steps_max,
@@ -283,7 +287,7 @@ def _replay(choices: Sequence[int]) -> Replay:
 
 
 def named(name: str, rng: Random, scheduler: Scheduler) -> Strategy:
-    """A strategy by its name: random, sticky, pos, pct-D, bounded, bounded-C, reduced, guarded.
+    """Make a strategy by name: random, sticky, pos, pct-D, bounded, bounded-C, reduced, guarded.
 
     D is a depth, C a number of preemptions. `guarded` is `reduced` for code whose shared memory is
     touched only under locks and through cells. Raises UsageError for any other name.
@@ -302,4 +306,5 @@ def named(name: str, rng: Random, scheduler: Scheduler) -> Strategy:
             return Bounded(int(bound) if bound else None)
         case "reduced" | "guarded", "":
             return Reduced(scheduler, guarded=kind == "guarded")
-    raise UsageError(f"no strategy is called {name!r}")
+    known = "random, sticky, pos, pct-D, bounded, bounded-C, reduced, guarded"
+    raise UsageError(f"unknown strategy {name!r}; known: {known}")

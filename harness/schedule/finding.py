@@ -1,4 +1,4 @@
-"""The finding: one schedule that fails, as a value. It can be told, stored, and played again."""
+"""A failing schedule as a value, which can be printed, serialized and replayed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from harness.schedule.scheduler import Ending
-from harness.schedule.story import Step, tell
+from harness.schedule.story import Step, format_steps
 from harness.schedule.trace import Level
 
 
@@ -18,9 +18,9 @@ class Finding:
     """One failing schedule, shrunk.
 
     `kind` is assertion, exception, deadlock, livelock, lock-order, held or nested. `choices` are
-    the numbers of the tasks that acted wherever there was a choice. `feasible` tells whether a
-    stock CPython, with its global lock, can switch where this schedule does. `replayed` counts how
-    often it failed alike when it was played again, out of `replays`.
+    the numbers of the tasks chosen wherever there was a choice. `feasible` is whether a
+    stock CPython, with its global lock, can switch where this schedule does. `replayed` counts the
+    replays, out of `replays`, that failed in the same way.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class Finding:
     modules: tuple[str, ...]
     feasible: bool
     strategy: str
-    schedule: int  # which schedule of the exploration it was, from 1
+    schedule: int  # the schedule's number in the exploration, from 1
     seed: int
     replayed: int
     replays: int
@@ -41,7 +41,7 @@ class Finding:
 
     @property
     def story(self) -> str:
-        """The schedule in columns, one a thread, and what came of it."""
+        """The failure and its schedule, in one column for each thread."""
         where = "any stock CPython" if self.feasible else "a free-threaded CPython only"
         found = f"found by {self.strategy} as schedule {self.schedule} (seed {self.seed})"
         replayed = f"replayed {self.replayed} of {self.replays}"
@@ -49,7 +49,7 @@ class Finding:
             f"{self.kind} in {self.task}: {self.message}",
             f"{found}, at {self.level} level; can happen on {where}; {replayed}",
             "",
-            tell(self.steps),
+            format_steps(self.steps),
         ]
         for name, stack in self.stacks:
             lines += ["", f"{name} is at", *(f"    {line}" for line in stack.splitlines())]
@@ -58,7 +58,7 @@ class Finding:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Render as a JSON object; `from_json` reads it back."""
+        """Render as a JSON object, which `from_json` reads."""
         return {
             "kind": self.kind,
             "message": self.message,
@@ -79,7 +79,7 @@ class Finding:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote."""
+        """Read the result of `to_json`."""
         return cls(
             **{
                 **data,
@@ -96,26 +96,26 @@ class Finding:
 
 
 def signature(ending: Ending) -> tuple[str, str, str]:
-    """What makes two failures the same one: kind, type, and the line that raised."""
+    """Return what identifies a failure: kind, exception type, and the line that raised."""
     if ending.error is None:
         return (ending.kind, "", "")
     frames = traceback.extract_tb(ending.error.__traceback__)
-    ours = [frame for frame in frames if "/harness/schedule/" not in frame.filename]
-    place = f"{ours[-1].filename}:{ours[-1].lineno}" if ours else ""
-    return (ending.kind, type(ending.error).__name__, place)
+    user_frames = [frame for frame in frames if "/harness/schedule/" not in frame.filename]
+    location = f"{user_frames[-1].filename}:{user_frames[-1].lineno}" if user_frames else ""
+    return (ending.kind, type(ending.error).__name__, location)
 
 
 def traced(ending: Ending) -> str:
-    """The traceback of what escaped, without our own frames."""
+    """Return the traceback of the escaped exception, without frames of the explorer."""
     if ending.error is None:
         return ""
-    told = traceback.TracebackException.from_exception(ending.error)
-    told.stack = traceback.StackSummary.from_list(
-        [frame for frame in told.stack if "/harness/schedule/" not in frame.filename]
+    trace = traceback.TracebackException.from_exception(ending.error)
+    trace.stack = traceback.StackSummary.from_list(
+        [frame for frame in trace.stack if "/harness/schedule/" not in frame.filename]
     )
-    return "".join(told.format())
+    return "".join(trace.format())
 
 
 def as_json(finding: Finding) -> str:
-    """One line of JSON."""
+    """Render a finding as one line of JSON."""
     return json.dumps(finding.to_json())

@@ -1,9 +1,9 @@
-"""Lock rules: what must never be held, and when. Judged while schedules run, not by reading code.
+"""Lock rules: which locks may not be held or nested, checked while schedules run.
 
-Locks are named by where they are made (`Cache._lock`, `config.CACHE_LOCK`) or by their `label`;
+Locks are named by where they are created (`Cache._lock`, `config.CACHE_LOCK`) or by their `label`;
 rules name them by shell patterns. A cycle in the order in which locks are nested is a deadlock that
 has not happened yet (Havelund, "Using Runtime Analysis to Guide Model Checking of Java Programs",
-SPIN 2000): reported only if different threads, while they lived side by side, nested the very same
+SPIN 2000): reported only if different threads, alive at the same time, nested the same
 locks in opposite orders with no common lock around both.
 """
 
@@ -27,25 +27,25 @@ _matches = lru_cache(maxsize=4096)(fnmatchcase)
 
 @dataclass(frozen=True, slots=True)
 class LockRules:
-    """What holds in every schedule.
+    """Rules that hold in every schedule.
 
-    `never_nested` lists pairs: no lock of the second pattern is taken while one of the first is
+    `never_nested` lists pairs: no lock of the second pattern is acquired while one of the first is
     held. `free_during` lists pairs: while the call runs, no lock of the pattern is held. Calls are
-    `sqlite`, `file`, `network`, and whatever `calling` names. Cycles are reported unless `ordered`
-    is False.
+    `sqlite`, `file`, `network`, and the names given to `calling`. Cycles are reported unless
+    `ordered` is False.
     """
 
     never_nested: tuple[tuple[str, str], ...] = ()
     free_during: tuple[tuple[str, str], ...] = ()
     ordered: bool = True
 
-    def watch(self, run: Scheduler) -> LockWatch:
-        """An observer that judges one schedule."""
-        return LockWatch(self, run)
+    def checker(self, run: Scheduler) -> LockChecker:
+        """Make an observer that checks one schedule."""
+        return LockChecker(self, run)
 
 
 def calling(name: str, function: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a function so that each call of it is a step, which rules know by this name."""
+    """Wrap a function so that each call of it is a step with this name for the rules."""
 
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -59,7 +59,7 @@ def calling(name: str, function: Callable[P, R]) -> Callable[P, R]:
 
 @dataclass(frozen=True, slots=True)
 class _Nesting:
-    """One thread took `inner` while it held `outer`, and `around` both."""
+    """One thread acquired `inner` while it held `outer` and the locks `around` both."""
 
     outer: Lock
     inner: Lock
@@ -67,41 +67,43 @@ class _Nesting:
     around: frozenset[Lock]
 
 
-class LockWatch:
-    """Judges one schedule by its rules."""
+class LockChecker:
+    """Checks one schedule against the rules."""
 
     def __init__(self, rules: LockRules, run: Scheduler) -> None:
         self._rules = rules
         self._run = run
         self._nestings: list[_Nesting] = []
 
-    def sees(self, task: Task, kind: str, target: Any) -> None:
-        """Judge one operation; ends the schedule if it breaks a rule."""
+    def observe(self, task: Task, kind: str, target: Any) -> None:
+        """Check one operation; a broken rule ends the schedule."""
         if not task.held:
             return
         if kind in ("acquire", "try") and isinstance(target, Lock):
-            self._nests(task, target, waits=kind == "acquire")
+            self._check_nesting(task, target, waits=kind == "acquire")
             return
         for call, locks in self._rules.free_during:
-            if _matches(_called(kind, target), call):
+            if _matches(_call_name(kind, target), call):
                 for lock in task.held:
                     if _matches(lock.label, locks):
-                        what = f"{lock.label} is held during {_called(kind, target)}"
-                        self._run.fail(Ending("held", what, task.name, stacks=self._run.stacks()))
+                        message = f"{lock.label} is held during {_call_name(kind, target)}"
+                        self._run.fail(
+                            Ending("held", message, task.name, stacks=self._run.stacks())
+                        )
 
-    def _nests(self, task: Task, inner: Lock, *, waits: bool) -> None:
-        """One lock inside another; only one that waits for it can be part of a deadlock."""
+    def _check_nesting(self, task: Task, inner: Lock, *, waits: bool) -> None:
+        """Check a nested acquisition; only one that waits can be part of a deadlock."""
         for outer in task.held:
             for first, second in self._rules.never_nested:
                 if _matches(outer.label, first) and _matches(inner.label, second):
-                    what = f"{inner.label} is taken while {outer.label} is held"
-                    self._run.fail(Ending("nested", what, task.name, stacks=self._run.stacks()))
+                    message = f"{inner.label} is acquired while {outer.label} is held"
+                    self._run.fail(Ending("nested", message, task.name, stacks=self._run.stacks()))
         if waits and self._rules.ordered and len(self._run.alive) > 1:
             held = frozenset(task.held)
             for outer in task.held:
-                self._order(_Nesting(outer, inner, task, held - {outer}))
+                self._check_order(_Nesting(outer, inner, task, held - {outer}))
 
-    def _order(self, new: _Nesting) -> None:
+    def _check_order(self, new: _Nesting) -> None:
         if any(
             old.outer is new.outer and old.inner is new.inner and old.task is new.task
             for old in self._nestings
@@ -109,13 +111,13 @@ class LockWatch:
             return
         self._nestings.append(new)
         if cycle := self._cycle([new]):
-            told = "; ".join(
-                f"{n.task.name} takes {n.inner.label} in {n.outer.label}" for n in cycle
+            message = "; ".join(
+                f"{n.task.name} acquires {n.inner.label} in {n.outer.label}" for n in cycle
             )
-            self._run.fail(Ending("lock-order", told, new.task.name, stacks=self._run.stacks()))
+            self._run.fail(Ending("lock-order", message, new.task.name, stacks=self._run.stacks()))
 
     def _cycle(self, path: list[_Nesting]) -> list[_Nesting]:
-        """A way from the last lock of the path back to its first; empty if there is none."""
+        """Return a path from the last lock back to the first one; empty if there is none."""
         if path[-1].inner is path[0].outer:
             return path
         for step in self._nestings:
@@ -129,7 +131,7 @@ class LockWatch:
         return []
 
 
-def _called(kind: str, target: Any) -> str:
+def _call_name(kind: str, target: Any) -> str:
     if kind == "call":
         return str(target)
     return "file" if kind in _FILES else kind

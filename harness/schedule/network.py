@@ -1,6 +1,6 @@
-"""The network: every socket operation is a step, so that rules can say what is held meanwhile.
+"""Makes every socket operation a step, so that lock rules apply to it.
 
-Nothing is simulated: a socket that really blocks has escaped control, and is reported as such.
+Sockets are real: one that blocks has escaped control, and is reported.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _METHODS = ("connect", "accept", "send", "sendall", "sendto", "recv", "recv_into
 
 
 def patch() -> Callable[[], None]:
-    """Make the methods of `socket.socket` steps; returns what undoes it."""
+    """Make the methods of `socket.socket` steps; returns the function that undoes it."""
     before = {name: vars(socket.socket).get(name) for name in _METHODS}
     for name in _METHODS:
-        setattr(socket.socket, name, _stepping(getattr(socket.socket, name), name))
+        setattr(socket.socket, name, _with_point(getattr(socket.socket, name), name))
 
     def undo() -> None:
         for name, method in before.items():
@@ -31,7 +31,7 @@ def patch() -> Callable[[], None]:
     return undo
 
 
-def _stepping(original: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _with_point(original: Callable[..., Any], name: str) -> Callable[..., Any]:
     @wraps(original)
     def operation(self: socket.socket, *args: Any) -> Any:
         run = scheduler()

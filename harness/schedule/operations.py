@@ -1,8 +1,8 @@
-"""Operations: threads of calls on one fresh subject, whose history a checker judges.
+"""Runs threads of calls on one fresh subject, and checks the history of each schedule.
 
-The calls are data, so they can be drawn from the rules of a sequential machine, written down, and
-left out one by one. Time in the history is a counter that rises with every invocation and every
-answer: an operation precedes another exactly if its answer came before the other was asked.
+Calls are data, so a sequential machine can generate them, and shrinking can remove them one by one.
+The time of a history is a counter that increases with every invocation and completion: an operation
+precedes another exactly if it completed before the other was invoked.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from harness.core.verdict import Validity, Verdict
 from harness.schedule.explorer import Result
 from harness.schedule.program import Body, Run
 
-_REMEMBERED = 4_096
+_VERDICTS_MAX = 4_096
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a method. A mapping is passed by keyword, None not at all."""
+    """One call of a method. A mapping is passed as keywords; None means no argument."""
 
     function: str
     argument: Any = None
@@ -33,19 +33,19 @@ class Call:
 
 
 class PromiseBrokenError(AssertionError):
-    """The history of one schedule is invalid. `verdict` says why, `history` what happened."""
+    """The history of one schedule is invalid. `verdict` has the anomalies, `history` the events."""
 
     def __init__(self, verdict: Verdict, history: History) -> None:
-        names = (f"{anomaly.promise.name}: {anomaly.message}" for anomaly in verdict.anomalies)
+        names = (f"{anomaly.promise.id}: {anomaly.message}" for anomaly in verdict.anomalies)
         super().__init__("; ".join(names))
         self.verdict = verdict
         self.history = history
 
 
-def ask(subject: Any, asked: Call) -> Any:
+def ask(subject: Any, call: Call) -> Any:
     """Call the subject's method of that name."""
-    method = getattr(subject, asked.function)
-    match asked.argument:
+    method = getattr(subject, call.function)
+    match call.argument:
         case None:
             return method()
         case Mapping() as keywords:
@@ -55,22 +55,22 @@ def ask(subject: Any, asked: Call) -> Any:
 
 
 @runtime_checkable
-class Telltale(Protocol):
-    """A subject that tells what happens inside its calls, a provider asked say."""
+class Instrumented(Protocol):
+    """A subject that reports events inside its calls, for example a call of its provider."""
 
     def watch(self, tick: Callable[[], int], see: Callable[[str, Any, int], None]) -> None:
-        """From now on tell `see` what happened, what about, and the `tick` at which it began."""
+        """Report each later event to `see`: its name, its argument, and the `tick` of its begin."""
         ...
 
 
 @dataclass(frozen=True)
 class Operations:
-    """A body: `before` in the main thread, `threads` side by side, `after` in the main thread.
+    """A body: `before` in the main thread, `threads` concurrently, `after` in the main thread.
 
-    What a `Telltale` subject tells joins the history, as operations of process 0.
+    The events of an `Instrumented` subject join the history as operations of process 0.
 
-    `refusals` are the exceptions that mean a call did not happen and will not; after any other
-    nobody knows, and the thread goes on as a new process.
+    `refusals` are the exceptions after which a call did not happen and will not. After another
+    exception the outcome is unknown, and the thread continues as a new process.
     """
 
     make: Callable[[], Any]
@@ -84,69 +84,69 @@ class Operations:
 
     def __call__(self, run: Run) -> None:
         """Run one schedule. Raises PromiseBrokenError if its history is invalid."""
-        told = _Telling(self)
-        told.do(0, self.before)
+        recorder = _HistoryRecorder(self)
+        recorder.do(0, self.before)
         for process, calls in enumerate(self.threads, start=1):
-            run.thread(told.do, process, calls)
+            run.thread(recorder.do, process, calls)
         run.join()
-        told.do(0, self.after)
-        history = History(tuple(sorted(told.operations, key=lambda o: o.invoked_ns)))
+        recorder.do(0, self.after)
+        history = History(tuple(sorted(recorder.operations, key=lambda o: o.invoked_ns)))
         verdict = self._judge(history)
         if verdict.validity is Validity.INVALID:
             raise PromiseBrokenError(verdict, history)
         if verdict.validity is Validity.UNKNOWN:
-            run.met("a history that nobody could judge")
+            run.reached("a history with an unknown verdict")
 
     def _judge(self, history: History) -> Verdict:
-        """Judge it, once: most schedules have a history that another one had before."""
+        """Check the history, with a cache: most schedules repeat an earlier history."""
         key = repr(history.operations)
         verdict = self._known.get(key)
         if verdict is None:
             verdict = self.check(history)
-            if len(self._known) >= _REMEMBERED:
+            if len(self._known) >= _VERDICTS_MAX:
                 self._known.clear()
             self._known[key] = verdict
         return verdict
 
 
-class _Telling:
-    """The history of one schedule, while it is made."""
+class _HistoryRecorder:
+    """Records the history of one schedule."""
 
     def __init__(self, program: Operations) -> None:
         self._program = program
-        self._now = count(1)
-        self._strangers = count(len(program.threads) + 1)
+        self._ticks = count(1)
+        self._next_process = count(len(program.threads) + 1)
         self.operations: list[Operation] = []
         self._subject = program.make()
-        if isinstance(self._subject, Telltale):
+        if isinstance(self._subject, Instrumented):
             self._subject.watch(self.tick, self.see)
 
     def tick(self) -> int:
-        """The next moment of the history."""
-        return next(self._now)
+        """Return the next time of the history."""
+        return next(self._ticks)
 
     def see(self, function: str, argument: Any, begun: int) -> None:
-        """Something inside a call, which began at that moment, has ended."""
-        seen = Operation(0, function, argument, Outcome.OK, begun, next(self._now))
-        self.operations.append(seen)
+        """Record an event inside a call, which began at `begun` and ends now."""
+        operation = Operation(0, function, argument, Outcome.OK, begun, next(self._ticks))
+        self.operations.append(operation)
 
     def do(self, process: int, calls: Sequence[Call]) -> None:
-        """Make these calls, one after the other, as this process."""
-        for asked in calls:
-            invoked = next(self._now)
+        """Make these calls in order, as this process."""
+        for requested in calls:
+            invoked = next(self._ticks)
             outcome, result, error = Outcome.OK, None, ""
             try:
-                result = self._program.ask(self._subject, asked)
+                result = self._program.ask(self._subject, requested)
             except self._program.refusals as refused:
                 outcome, error = Outcome.FAIL, f"{type(refused).__name__}: {refused}"
-            except Exception as lost:  # noqa: BLE001 - what the call did is not known now
+            except Exception as lost:  # noqa: BLE001 - the outcome is unknown
                 outcome, error = Outcome.INFO, f"{type(lost).__name__}: {lost}"
-            completed = None if outcome is Outcome.INFO else next(self._now)
+            completed = None if outcome is Outcome.INFO else next(self._ticks)
             self.operations.append(
                 Operation(
                     process,
-                    asked.function,
-                    asked.argument,
+                    requested.function,
+                    requested.argument,
                     outcome,
                     invoked,
                     completed,
@@ -155,11 +155,13 @@ class _Telling:
                 )
             )
             if outcome is Outcome.INFO:
-                process = next(self._strangers)
+                process = next(self._next_process)
 
 
-def fewer(program: Operations, explore: Callable[[Body], Result]) -> tuple[Operations, Result]:
-    """Leave out calls, one by one, as long as `explore` still finds a failure of the same kind."""
+def shrink_calls(
+    program: Operations, explore: Callable[[Body], Result]
+) -> tuple[Operations, Result]:
+    """Remove calls one by one while `explore` still finds a failure of the same kind."""
     best = explore(program)
     if best.finding is None:
         return program, best
@@ -177,8 +179,8 @@ def fewer(program: Operations, explore: Callable[[Body], Result]) -> tuple[Opera
 def _without_one(program: Operations) -> Iterator[Operations]:
     for index, calls in enumerate(program.threads):
         for position in range(len(calls)):
-            kept = [*calls[:position], *calls[position + 1 :]]
-            threads = [*program.threads[:index], *([kept] if kept else [])]
+            rest = [*calls[:position], *calls[position + 1 :]]
+            threads = [*program.threads[:index], *([rest] if rest else [])]
             threads += program.threads[index + 1 :]
             yield replace(program, threads=threads, _known={})
     for position in range(len(program.before)):
@@ -187,6 +189,6 @@ def _without_one(program: Operations) -> Iterator[Operations]:
 
 
 def small_scope(calls: Sequence[Call], operations: int) -> Iterator[tuple[tuple[Call, ...], ...]]:
-    """Every way to choose so many of these calls, each in a thread of its own."""
+    """Yield every multiset of `operations` of these calls, each call in its own thread."""
     for chosen in combinations_with_replacement(calls, operations):
-        yield tuple((asked,) for asked in chosen)
+        yield tuple((call,) for call in chosen)

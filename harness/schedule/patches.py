@@ -1,11 +1,11 @@
-"""Patches: for a while, every module finds our two-world replacements where the originals were.
+"""Replaces locks, clocks, threads and file operations in every loaded module during exploration.
 
-A module may have taken `from time import sleep` long ago, so replacements go in by identity: every
-global of every loaded module that *is* an original is replaced, and put back in the end. Threads
-that are not under control notice nothing, because every replacement asks first (`control.py`).
+A module may have run `from time import sleep` before, so the replacement is by identity: every
+global of every loaded module that *is* an original is replaced, and restored at the end. Threads
+that are not under control see no difference, because every replacement asks `control.py` first.
 
-A lock that exists already is no global of that kind. `adopt` replaces the ones that a module's
-globals lead to; whatever it cannot reach stays native, and `escapes.py` tells of it.
+`adopt` replaces existing locks that are reachable from a module's globals; a lock that it cannot
+reach stays native, and `escapes.py` reports it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CONDITION = ("acquire", "release", "_release_save", "_acquire_restore", "_is_ow
 _sleep = time.sleep
 _excepthook = threading.excepthook
 _simple_queue = queue.SimpleQueue
-_counter = threading._counter  # type: ignore[attr-defined]  # noqa: SLF001 - numbers its threads
+_counter = threading._counter  # type: ignore[attr-defined]  # noqa: SLF001 - CPython's numbering of threads
 _handle_native = logging.Logger.handle
 _clocks: dict[str, Callable[[], Any]] = {
     name: getattr(time, name)
@@ -45,7 +45,7 @@ _clocks: dict[str, Callable[[], Any]] = {
 
 
 def sleep(seconds: float) -> None:
-    """`time.sleep`, of virtual time under control."""
+    """`time.sleep`; under control it takes virtual time."""
     run = scheduler()
     if run is None:
         _sleep(seconds)
@@ -73,13 +73,13 @@ def _clock(name: str) -> Callable[[], Any]:
 
 
 def _handle(logger: logging.Logger, record: logging.LogRecord) -> None:
-    """`logging.Logger.handle`; who logs all it catches need not tell of its unwinding."""
+    """`logging.Logger.handle`, without records of the unwinding of a task."""
     if not record.exc_info or record.exc_info[0] is not Unwound:
         _handle_native(logger, record)
 
 
 def _unraised(native: Callable[[Any], Any]) -> Callable[[Any], None]:
-    """A finalizer that was unwound cannot raise; its thread is told again when it next waits."""
+    """Ignore Unwound in a finalizer, which cannot raise; the next wait raises it again."""
 
     def hook(unraisable: Any) -> None:
         if unraisable.exc_type is not Unwound:
@@ -113,7 +113,7 @@ _REPLACEMENTS: list[tuple[Any, Any]] = [
 
 
 class Patches:
-    """What was replaced, and where. A context manager; inside another, it only adds what is new."""
+    """A context manager that installs the replacements; nested, it adds the missing ones only."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
@@ -126,19 +126,19 @@ class Patches:
             names = vars(module)
             for name, value in list(names.items()):
                 if (replacement := by_identity.get(id(value))) is not None:
-                    self._put(module, name, replacement)
+                    self._replace(module, name, replacement)
         if not _entered:
-            # Condition makes one of these for each waiter: they are signals, not locks.
-            self._put(threading, "_allocate_lock", Signal)
-            self._put(_thread, "start_new_thread", threads.start_new_thread)
-            self._put(sys, "unraisablehook", _unraised(sys.unraisablehook))
-            self._put(logging.Logger, "handle", _handle)
+            # Condition makes one lock for each waiter with this function: signals, not locks.
+            self._replace(threading, "_allocate_lock", Signal)
+            self._replace(_thread, "start_new_thread", threads.start_new_thread)
+            self._replace(sys, "unraisablehook", _unraised(sys.unraisablehook))
+            self._replace(logging.Logger, "handle", _handle)
             self._undo.append(network.patch())
             adopt(concurrent.futures.thread)
         _entered.append(self)
         return self
 
-    def _put(self, owner: Any, name: str, value: Any) -> None:
+    def _replace(self, owner: Any, name: str, value: Any) -> None:
         original = vars(owner)[name]
         self._undo.append(lambda: setattr(owner, name, original))
         setattr(owner, name, value)
@@ -158,8 +158,8 @@ class Patches:
 _entered: list[Patches] = []
 
 
-def number_threads_anew() -> None:
-    """Begin the names of threads and pools at 1, so that every schedule tells the same story."""
+def restart_thread_numbers() -> None:
+    """Restart the numbers in names of threads and pools, so that schedules have equal names."""
     threading._counter = itertools.count(1).__next__  # type: ignore[attr-defined]  # noqa: SLF001
     concurrent.futures.ThreadPoolExecutor._counter = itertools.count().__next__  # type: ignore[attr-defined]  # noqa: SLF001
 
@@ -168,23 +168,23 @@ _installed: list[Patches] = []
 
 
 def install() -> None:
-    """Patch from now on, so that modules imported later make two-world locks as they load."""
+    """Patch from now on, so that modules imported later create controllable locks."""
     if not _installed:
         _installed.append(Patches().__enter__())
 
 
 def uninstall() -> None:
-    """Undo `install`. Locks made meanwhile go on working."""
+    """Undo `install`. Locks created meanwhile keep working."""
     while _installed:
         _installed.pop().__exit__(None, None, None)
 
 
 def adopt(*modules: ModuleType) -> tuple[str, ...]:
-    """Replace the native locks that these modules' globals lead to; returns their names.
+    """Replace the native locks reachable from these modules' globals; returns their names.
 
-    Followed are dicts, lists, classes of these modules, and objects whose class is one of them or
-    of `threading` and `queue`. A lock that is held now stays as it is, and so does one that only a
-    closure, a default argument or a slot knows.
+    The search follows dicts, lists, classes of these modules, and objects whose class is one of
+    them or of `threading` and `queue`. A lock that is held stays native, and so does a lock that
+    only a closure, a default argument or a slot refers to.
     """
     adoption = _Adoption({module.__name__ for module in modules} | {"threading", "queue"})
     for module in modules:
@@ -194,23 +194,23 @@ def adopt(*modules: ModuleType) -> tuple[str, ...]:
 
 
 class _Adoption:
-    """One walk through what some modules know, during which a lock gets at most one twin."""
+    """One search through the globals of modules, in which a lock gets at most one replacement."""
 
     def __init__(self, homes: set[str]) -> None:
         self.names: list[str] = []
         self._homes = homes
-        self._twins: dict[int, Any] = {}
-        self._seen: dict[int, Any] = {}  # kept, so that no other object gets its identity
+        self._replacements: dict[int, Any] = {}
+        self._seen: dict[int, Any] = {}  # holds references, so that no identity is reused
 
     def visit(
         self, items: Iterable[tuple[Any, Any]], put: Callable[[Any, Any], None], path: str
     ) -> None:
-        """Replace the locks among these items, by `put`, and go on to what they lead to."""
+        """Replace the locks among these items with `put`, and search the other items."""
         for key, value in list(items):
             name = f"{path}.{key}" if isinstance(key, str) else f"{path}[{key!r}]"
             if isinstance(value, _LOCK | _RLOCK | _simple_queue):
-                if (twin := self._twin(value, name)) is not None:
-                    put(key, twin)
+                if (replacement := self._replacement_of(value, name)) is not None:
+                    put(key, replacement)
             elif id(value) not in self._seen:
                 self._seen[id(value)] = value
                 self._enter(value, name)
@@ -228,30 +228,30 @@ class _Adoption:
             if isinstance(value, threading.Condition):
                 _rebind(value)
 
-    def _twin(self, native: Any, name: str) -> Any:
+    def _replacement_of(self, native: Any, name: str) -> Any:
         if id(native) not in self._seen:
             self._seen[id(native)] = native
-            self._twins[id(native)] = twin = _counterpart(native, name)
-            if twin is not None:
+            self._replacements[id(native)] = replacement = _make_replacement(native, name)
+            if replacement is not None:
                 self.names.append(name)
-        return self._twins[id(native)]
+        return self._replacements[id(native)]
 
 
-def _counterpart(native: Any, name: str) -> Any:
-    """A two-world twin of a native lock or queue; None if it is in use."""
+def _make_replacement(native: Any, name: str) -> Any:
+    """Return a controllable copy of a native lock or queue; None if it is in use."""
     if isinstance(native, _simple_queue):
         return queue._PySimpleQueue() if native.empty() else None  # type: ignore[attr-defined]  # noqa: SLF001
     if not native.acquire(blocking=False):
         return None
     native.release()
-    twin = RLock() if isinstance(native, _RLOCK) else Lock()
-    twin.label = name
-    return twin
+    replacement = RLock() if isinstance(native, _RLOCK) else Lock()
+    replacement.label = name
+    return replacement
 
 
 def _rebind(condition: threading.Condition) -> None:
-    """A condition keeps its lock's methods as its own; let them be the new lock's."""
-    lock = condition._lock  # type: ignore[attr-defined]  # noqa: SLF001 - where CPython keeps it
+    """Update the lock methods that a condition copied, to those of its new lock."""
+    lock = condition._lock  # type: ignore[attr-defined]  # noqa: SLF001 - the attribute of CPython
     for method in _CONDITION:
         vars(condition).pop(method, None)
         if hasattr(lock, method):

@@ -1,8 +1,8 @@
-"""The one primitive: a lock that is cooperative under control and native elsewhere.
+"""Locks that are scheduled under control and native elsewhere.
 
-CPython's own Condition, Event, Semaphore, Barrier, Queue, Timer and pools are written in Python
-over a lock, a thread start and a clock; they run on these unchanged. The truth about a lock is
-always its native one, so that it means the same to a task and to a thread outside.
+CPython's Condition, Event, Semaphore, Barrier, Queue, Timer and pools are written in Python over a
+lock, a thread start and a clock; they run on these locks unchanged. A native lock always holds the
+state, so that the lock excludes tasks and uncontrolled threads alike.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ _BINDING = re.compile(r"(\w+)\s*(?::[^=]+)?=(?!=)")
 
 
 class Lock:
-    """`threading.Lock`, in both worlds. `owner` is the task that took it, if one did."""
+    """`threading.Lock`, under control and outside. `owner` is the task that holds it, or None."""
 
     __slots__ = ("__weakref__", "_name", "_native", "_site", "key", "locked", "owner")
 
     def __init__(self) -> None:
-        """Note where it is made: that is its label, until it is given another."""
+        """Record where the lock is created: that is its label until another one is set."""
         self._native = _allocate()
         self.locked: Callable[[], bool] = self._native.locked
         self.owner: Task | None = None
-        self.key = birth_key(self)
+        self.key = creation_key(self)
         self._name: str | None = None
-        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the caller is its name
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the creator gives the name
         while frame is not None and frame.f_globals.get("__name__") in _MAKERS:
             frame = frame.f_back
         self._site = (frame.f_code, frame.f_lasti) if frame is not None else None
 
     @property
     def label(self) -> str:
-        """Its name: given, or else the class or module and the attribute it was made for."""
+        """The lock's name: the one set, or else the class or module and the attribute."""
         if self._name is None:
-            self._name = _told(*self._site) if self._site is not None else "a lock"
+            self._name = _name_from_source(*self._site) if self._site is not None else "a lock"
         return self._name
 
     @label.setter
@@ -54,7 +54,7 @@ class Lock:
         self._name = name
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - the signature of threading.Lock
-        """As `threading.Lock.acquire`; `timeout` in seconds, of virtual time under control."""
+        """See `threading.Lock.acquire`; `timeout` in seconds, of virtual time under control."""
         if not in_charge or (run := in_charge[0]).current.ident != _get_ident():
             return self._native.acquire(blocking, timeout)
         if not blocking:
@@ -78,12 +78,12 @@ class Lock:
     __enter__ = acquire
 
     def release(self) -> None:
-        """As `threading.Lock.release`."""
+        """See `threading.Lock.release`."""
         if not in_charge or (run := in_charge[0]).current.ident != _get_ident():
             self._native.release()
             return
         if run.unwinding and not self._native.locked():
-            return  # it was let go of just before this task was unwound, half-way
+            return  # the lock was released just before this task was unwound
         self._native.release()
         if self.owner is not None:
             self.owner.held.pop(self, None)
@@ -101,7 +101,7 @@ class Lock:
         self.release()
 
     def reset(self) -> None:
-        """Let go, whoever holds it: the schedule in which it was taken is over."""
+        """Release the lock from any holder, after the schedule in which it was acquired."""
         self.owner = None
         if self._native.locked():
             self._native.release()
@@ -116,7 +116,7 @@ class Lock:
 
 
 class RLock(Lock):
-    """`threading.RLock`, in both worlds."""
+    """`threading.RLock`, under control and outside."""
 
     __slots__ = ("_count", "_holder")
 
@@ -126,7 +126,7 @@ class RLock(Lock):
         self._count = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - the signature of threading.RLock
-        """As `threading.RLock.acquire`."""
+        """See `threading.RLock.acquire`."""
         me = _get_ident()
         if self._holder == me:
             self._count += 1
@@ -140,7 +140,7 @@ class RLock(Lock):
     __enter__ = acquire
 
     def release(self) -> None:
-        """As `threading.RLock.release`."""
+        """See `threading.RLock.release`."""
         if self._holder != _get_ident():
             if (run := scheduler()) is not None and run.unwinding:
                 return  # see Lock.release
@@ -151,12 +151,12 @@ class RLock(Lock):
             Lock.release(self)
 
     def reset(self) -> None:
-        """Let go, whoever holds it: the schedule in which it was taken is over."""
+        """Release the lock from any holder, after the schedule in which it was acquired."""
         self._holder = None
         self._count = 0
         super().reset()
 
-    # What threading.Condition asks of a lock that is re-entrant.
+    # The methods that threading.Condition requires of a reentrant lock.
 
     def _release_save(self) -> tuple[int, int | None]:
         if self._holder != _get_ident():
@@ -184,11 +184,11 @@ class RLock(Lock):
 
 
 class Signal:
-    """A lock that one takes at once, and another gives back to wake whoever waits for it.
+    """A lock that its creator acquires immediately and another thread releases to wake a waiter.
 
-    `threading.Condition` makes one for each waiter, and a thread's end is one. Nobody else can know
-    it when it is first taken, and giving it back decides nothing until the waiter acts, so neither
-    is a point at which schedules could differ.
+    `threading.Condition` makes one for each waiter, and the end of a thread is one. No other thread
+    knows the lock at its first acquisition, and its release has no effect until the waiter acts, so
+    neither is a point at which schedules could differ.
     """
 
     __slots__ = ("__weakref__", "_native", "key", "label", "locked")
@@ -196,11 +196,11 @@ class Signal:
     def __init__(self, label: str = "a notification") -> None:
         self._native = _allocate()
         self.locked: Callable[[], bool] = self._native.locked
-        self.key = birth_key(self)
+        self.key = creation_key(self)
         self.label = label
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - the signature of threading.Lock
-        """As `threading.Lock.acquire`."""
+        """See `threading.Lock.acquire`."""
         run = scheduler()
         if run is not None and run.footprint is not None:
             run.footprint.touch(self, write=True)
@@ -215,7 +215,7 @@ class Signal:
     __enter__ = acquire
 
     def release(self) -> None:
-        """Wake the one who waits."""
+        """Wake the waiter."""
         self._native.release()
         run = scheduler()
         if run is not None and run.footprint is not None:
@@ -230,7 +230,7 @@ class Signal:
         self.release()
 
     def fire(self) -> None:
-        """Release it if it is taken."""
+        """Release the lock if it is held."""
         if self._native.locked():
             self.release()
 
@@ -239,19 +239,19 @@ class Signal:
         self.locked = self._native.locked
 
 
-def birth_key(thing: object) -> int:
-    """A name that is the same in every schedule: who made it, and how many that task made before.
+def creation_key(item: object) -> int:
+    """Return a key that is equal in every schedule: the creating task, and its count of creations.
 
-    What was made before the schedule, and outlives it, is named by its identity.
+    The key of an object created before the schedule is its identity.
     """
     if not in_charge or (task := in_charge[0].current).ident != _get_ident():
-        return id(thing)
-    task.born += 1
-    return task.number << 32 | task.born
+        return id(item)
+    task.creations += 1
+    return task.number << 32 | task.creations
 
 
-def _told(code: CodeType, instruction: int) -> str:
-    """Read a lock's name off the line that made it: `Counter._lock`, `agents.CACHE_LOCK`."""
+def _name_from_source(code: CodeType, instruction: int) -> str:
+    """Read a lock's name from the line that creates it: `Counter._lock`, `agents.CACHE_LOCK`."""
     positions = next(islice(code.co_positions(), instruction // 2, None), (None,) * 4)
     number = positions[0] or code.co_firstlineno
     before = linecache.getline(code.co_filename, number)[: positions[2]]

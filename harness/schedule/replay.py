@@ -1,4 +1,4 @@
-"""Replay: a finding played again, from its recorded choices, and as a file that anybody can run."""
+"""Replays a finding from its recorded choices, and writes it as a stand-alone test file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any
 
 from harness.core.errors import UsageError
-from harness.schedule.arena import Arena, Play, Setting
+from harness.schedule.executor import Execution, Executor, Settings
 from harness.schedule.finding import Finding
 from harness.schedule.locks import LockRules
 from harness.schedule.program import Body
@@ -18,7 +18,7 @@ from harness.schedule.strategies import Replay
 from harness.schedule.trace import Level
 
 
-def replay(  # noqa: PLR0913 - all but two have defaults that suit
+def replay(  # noqa: PLR0913 - all but two have defaults
     body: Body,
     choices: Sequence[int],
     *,
@@ -26,26 +26,26 @@ def replay(  # noqa: PLR0913 - all but two have defaults that suit
     level: Level = Level.SYNC,
     modules: Sequence[str] = (),
     rules: LockRules | None = None,
-) -> tuple[Play, ...]:
-    """Play one schedule so many times. Raises LostError if the body escapes control."""
-    arena = Arena(body, Setting(Level(level), tuple(modules), rules=rules))
+) -> tuple[Execution, ...]:
+    """Execute one schedule `times` times. Raises LostError if the body escapes control."""
+    executor = Executor(body, Settings(Level(level), tuple(modules), rules=rules))
 
-    def again() -> tuple[Play, ...]:
-        plays = []
+    def again() -> tuple[Execution, ...]:
+        executions = []
         for _ in range(times):
             chooser = Replay(choices)
             chooser.begin()
-            plays.append(arena.play(chooser))
-        return tuple(plays)
+            executions.append(executor.execute(chooser))
+        return tuple(executions)
 
-    return arena.perform(again)
+    return executor.supervise(again)
 
 
 def reproduced(
     body: Body, finding: Finding, *, times: int = 100, rules: LockRules | None = None
 ) -> int:
-    """How often, out of `times`, the finding's schedule fails in the same way."""
-    plays = replay(
+    """Return how many of `times` replays of the finding fail in the same way."""
+    executions = replay(
         body,
         finding.choices,
         times=times,
@@ -54,16 +54,16 @@ def reproduced(
         rules=rules,
     )
     return sum(
-        play.ending is not None
-        and (play.ending.kind, play.ending.message) == (finding.kind, finding.message)
-        for play in plays
+        execution.ending is not None
+        and (execution.ending.kind, execution.ending.message) == (finding.kind, finding.message)
+        for execution in executions
     )
 
 
 def as_pytest(finding: Finding, body: str) -> str:
-    """A stand-alone test file that plays the finding's schedule, and fails while the bug is there.
+    """Write a stand-alone test file that replays the finding, and fails while the bug is present.
 
-    `body` says where the body is, as `module:name`. Raises UsageError if it is not there.
+    `body` is the location of the body, as `module:name`. Raises UsageError if it is not found.
     """
     resolve(body)
     module, _, name = body.partition(":")
@@ -85,19 +85,20 @@ CHOICES = {finding.choices!r}
 
 
 def test_{slug}() -> None:
-    """{finding.kind}, no more."""
-    (play,) = replay({module}.{name}, CHOICES{keywords})
-    assert play.ending is None, f"{{play.ending.kind}}: {{play.ending.message}}"
+    """The schedule must not end with {finding.kind}."""
+    (execution,) = replay({module}.{name}, CHOICES{keywords})
+    ending = execution.ending
+    assert ending is None, f"{{ending.kind}}: {{ending.message}}"
 '''
 
 
 def resolve(body: str) -> Any:
-    """Find a body by `module:name`. Raises UsageError if there is none."""
+    """Find a body by `module:name`. Raises UsageError if it is not found."""
     module, _, name = body.partition(":")
     try:
         return reduce(getattr, name.split("."), importlib.import_module(module))
     except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"no body is to be had at {body!r}: {error}") from error
+        raise UsageError(f"no body at {body!r}, expected MODULE:NAME: {error}") from error
 
 
 __all__ = ["LostError", "as_pytest", "replay", "reproduced", "resolve"]

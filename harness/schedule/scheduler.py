@@ -1,14 +1,15 @@
-"""The scheduler: real threads pass one baton, and whoever holds it is the only one to act.
+"""The scheduler: runs real threads one at a time; they pass a baton at every visible operation.
 
-A *task* is a thread under control. Before every visible operation (taking a lock, after giving it
-back, waiting, touching a file, at finer levels a line or an opcode) the task that acts asks who is
-next, and hands the baton over itself: there is no thread in the middle, so a schedule costs one
-wake-up a switch. A task that waits does so for one thing, its *gate*; it can act when the gate is
-not locked. That is all there is to blocking: locks, conditions, queues, joins and sleeps are gates.
+A *task* is a thread under control. At every visible operation (before it acquires a lock, after it
+releases one, before a wait or a file operation, at finer levels before a line or an opcode) the
+current task asks for the next task, and passes the baton to it directly: there is no thread in
+between, so a schedule costs one wake-up for each switch. A waiting task waits for one object, its
+*gate*, and can act when the gate is not locked: locks, conditions, queues, joins and sleeps are all
+gates.
 
-Whatever ends a schedule early (a deadlock, an escaped exception, too many steps) is noted as its
-`Ending`. Then every task is *unwound*: the next time it acts, `Unwound` is raised in it.
-Knows nothing of strategies beyond the one question, and nothing of the primitives built on it.
+An event that ends a schedule early (a deadlock, an escaped exception, too many steps) is recorded
+as its `Ending`. Then every task is *unwound*: `Unwound` is raised in it at its next operation. The
+module knows strategies only by `Chooser`, and does not know the primitives that are built on it.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from harness.schedule.workers import Pool, Worker, allocate_baton
 if TYPE_CHECKING:
     from harness.schedule.primitives import Lock
 
-REFUSALS = 1_000  # how often a task may go on, unwound, before we leave it parked for ever
-_FRUITLESS = 1_000  # polls in a row, with nobody else acting, before they count as a deadlock
-_FOREVER: Callable[[], bool] = lambda: True  # noqa: E731 - a gate's question, not a function
+REFUSALS = 1_000  # operations of an unwound task, after which its thread counts as lost
+_FRUITLESS = 1_000  # consecutive polls without another task's step that count as a deadlock
+_ALWAYS_LOCKED: Callable[[], bool] = lambda: True  # noqa: E731 - a gate's `locked`
 
 
 LIBRARY = frozenset({"threading", "queue", "concurrent.futures.thread", "concurrent.futures._base"})
@@ -40,37 +41,37 @@ NONDETERMINISTIC = "nondeterministic"
 
 
 class NondeterministicError(HarnessError):
-    """The program did not repeat itself under the same choices, so no search of it can be whole."""
+    """The program is not deterministic under the same choices, so no search of it is complete."""
 
 
 class LostError(HarnessError):
-    """The body itself waits for something real, and its thread with it."""
+    """The body itself waits for something real, so the exploration cannot continue."""
 
 
 class Unwound(BaseException):
-    """Raised in a task whose schedule is over, so that its frames let go of what they hold."""
+    """Raised in a task whose schedule is over, so that its frames release what they hold."""
 
 
 class Gate(Protocol):
-    """What a task can wait for."""
+    """An object that a task can wait for."""
 
     @property
     def locked(self) -> Callable[[], bool]:
-        """Whether the waiter has to wait on."""
+        """Whether the waiter has to keep waiting."""
         ...
 
     @property
     def label(self) -> str:
-        """What people call it."""
+        """The displayed name."""
         ...
 
 
 class Task:
-    """A thread under control. `number` is its place in the order of birth; the body is 0."""
+    """A thread under control. `number` is its position in the order of creation; the body is 0."""
 
     __slots__ = (
         "baton",
-        "born",
+        "creations",
         "daemon",
         "deadline_ns",
         "done",
@@ -99,18 +100,18 @@ class Task:
         self.ident = worker.ident
         self.daemon = daemon
         self.started = False
-        self.done: list[Callable[[], None]] = []  # what to do, in order, when it ends
+        self.done: list[Callable[[], None]] = []  # callbacks at the task's end, in order
         self.gate: Any = None
         self.gate_locked: Callable[[], bool] | None = None
         self.deadline_ns: int | None = None
         self.timed_out = False
         self.polls = False
-        self.lost = False  # it escaped control, and the schedule ended without it
+        self.lost = False  # the task escaped control, and the schedule ended without it
         self.kind = "start"
         self.target: Any = None
         self.held: dict[Lock, None] = {}
         self.refusals = 0
-        self.born = 0  # how many locks it has made
+        self.creations = 0  # the number of locks and cells that the task created
 
     def __repr__(self) -> str:
         return f"<task {self.number} {self.name}>"
@@ -120,7 +121,7 @@ class Task:
 class Ending:
     """How a schedule ended before its body did, or because its body failed."""
 
-    kind: str  # what `Finding.kind` may be; or escaped, nondeterministic, pruned
+    kind: str  # a `Finding.kind`; or escaped, nondeterministic, pruned
     message: str
     task: str
     error: BaseException | None = None
@@ -128,23 +129,23 @@ class Ending:
 
 
 class Chooser(Protocol):
-    """Who is next. Asked only when more than one task can act."""
+    """Chooses the next task. Called only when more than one task can act."""
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
-        """Pick one of the enabled tasks; `current` is the one that asks."""
+        """Pick one of the enabled tasks; `current` is the calling task."""
         ...
 
 
 class Observer(Protocol):
-    """Sees each operation just before it happens, in the order in which they happen."""
+    """Observes each operation just before it happens, in order."""
 
-    def sees(self, task: Task, kind: str, target: Any) -> None:
-        """`task` is about to do `kind` to `target`."""
+    def observe(self, task: Task, kind: str, target: Any) -> None:
+        """Observe that `task` is about to do `kind` to `target`."""
         ...
 
 
 class _All:
-    """The gate of whoever waits for other tasks to end."""
+    """The gate of a task that waits for the end of other tasks."""
 
     label = "all threads"
 
@@ -154,7 +155,7 @@ class _All:
 
 
 class _Others:
-    """The gate of a body that has returned: it waits for every thread that is no daemon."""
+    """The gate of a body that has returned: it waits for every non-daemon thread."""
 
     label = "the remaining threads"
 
@@ -164,9 +165,9 @@ class _Others:
 
 
 class Pause:
-    """The gate of a sleeper: only time opens it."""
+    """The gate of a sleeping task: only its deadline ends the wait."""
 
-    locked = staticmethod(_FOREVER)
+    locked = staticmethod(_ALWAYS_LOCKED)
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -176,10 +177,10 @@ PAUSE = Pause("time")
 
 
 class Scheduler:
-    """Runs schedules one after the other, all on the thread that made it and its workers."""
+    """Runs schedules one after the other, on its thread and its pool of workers."""
 
     def __init__(self, *, steps: int) -> None:
-        """At most `steps` visible operations a schedule; more is a livelock."""
+        """Limit a schedule to `steps` visible operations; more is a livelock."""
         self.step_budget = steps
         self.clock = Clock()
         self.pool = Pool()
@@ -191,7 +192,7 @@ class Scheduler:
         self.unwinding = False
         self.observer: Observer | None = None
         self.footprint: Footprint | None = None
-        self.parked_for_ever: list[str] = []
+        self.lost_threads: list[str] = []
         self._body_returned = False
         self._own = Worker.__new__(Worker)
         self._own.baton = allocate_baton()
@@ -199,8 +200,8 @@ class Scheduler:
 
     # -- one schedule ---------------------------------------------------------------------------
 
-    def settle(self) -> None:
-        """The calling thread will run the bodies."""
+    def bind_thread(self) -> None:
+        """Bind the body's task to the calling thread, which runs the bodies."""
         self._own.ident = get_ident()
         self._own.native_id = get_native_id()
 
@@ -211,15 +212,15 @@ class Scheduler:
         enter: Callable[[Task], None],
         leave: Callable[[Task], None],
     ) -> Any:
-        """Run the body as task 0, and everything it starts, under this chooser.
+        """Run the body as task 0, and all threads that it starts, under this chooser.
 
-        `enter` and `leave` are called on each task's own thread, around it. Returns what the body
-        returned; None, with `ending` set, if the schedule ended otherwise.
+        `enter` and `leave` are called on each task's thread, around it. Returns the body's value;
+        None, with `ending` set, if the schedule ended otherwise.
         """
         self.body = Task(0, "main", self._own, daemon=False)
         self.body.started = True
         self.current = self.body
-        self.born = 1
+        self.task_count = 1
         self.alive[:] = [self.body]
         self.clock.rewind()
         self.steps = 0
@@ -229,7 +230,7 @@ class Scheduler:
         self._body_returned = False
         self._idle_polls = 0
         self._ask = chooser.choose
-        self._tiring = max(1, self.step_budget // 2)
+        self._fair_after = max(1, self.step_budget // 2)
         self._enter = enter
         self._leave = leave
         self.leftovers: dict[Lock, None] = {}
@@ -242,36 +243,36 @@ class Scheduler:
                 self.wait("end", _Others(self))
         except Unwound:
             pass
-        except BaseException as error:  # noqa: BLE001 - whatever escapes is what we look for
+        except BaseException as error:  # noqa: BLE001 - an escaped exception is a finding
             self.end(_escaped(error, self.body))
         finally:
             leave(self.body)
             if self.body.lost:
-                raise SystemExit  # the arena went on without this thread long ago
+                raise SystemExit  # the executor continued without this thread
             self._unwind()
         return None if self.ending else result
 
     def end(self, ending: Ending) -> None:
-        """Note how the schedule ended. The first note counts."""
+        """Record how the schedule ended. The first record counts."""
         if not self.unwinding:
             self.ending = ending
             self.unwinding = True
 
     def escaped(self, error: BaseException) -> None:
-        """An exception left the current task, by way of `threading.excepthook`."""
+        """Record an exception that left the current task through `threading.excepthook`."""
         self.end(_escaped(error, self.current))
 
     def fail(self, ending: Ending) -> NoReturn:
-        """End the schedule now, from within a task. Does not return."""
+        """End the schedule now, from a task. Does not return."""
         if not self.unwinding:
             self.ending = ending
             self._abort(self.current)
         raise Unwound
 
-    # -- what primitives ask --------------------------------------------------------------------
+    # -- interface for primitives ---------------------------------------------------------------
 
     def point(self, kind: str, target: Any) -> None:
-        """The current task is about to do something others may see: who is next?"""
+        """Let the chooser switch before a visible operation of the current task."""
         task = self.current
         if self.unwinding:
             self._count_refusal(task)
@@ -280,22 +281,22 @@ class Scheduler:
         task.target = target
         self._dispatch(task)
         if self.observer is not None:
-            self.observer.sees(task, kind, target)
+            self.observer.observe(task, kind, target)
 
     def passed(self, kind: str, target: Any) -> None:
-        """The current task has just done something others may see: who is next?"""
+        """Let the chooser switch after a visible operation of the current task."""
         task = self.current
         if self.unwinding:
             self._count_refusal(task)
             return
         if self.observer is not None:
-            self.observer.sees(task, kind, target)
+            self.observer.observe(task, kind, target)
         task.kind = kind
         task.target = target
         self._dispatch(task)
 
     def wait(self, kind: str, gate: Any, timeout_ns: int | None = None) -> bool:
-        """The current task waits until the gate opens, and acts then; False if time ran out."""
+        """Wait in the current task until the gate is unlocked; False after the timeout."""
         task = self.current
         if self.unwinding:
             self._count_refusal(task)
@@ -314,49 +315,49 @@ class Scheduler:
             task.gate = task.gate_locked = task.deadline_ns = None
         timed_out, task.timed_out = task.timed_out, False
         if self.observer is not None:
-            self.observer.sees(task, "timeout" if timed_out else kind, gate)
+            self.observer.observe(task, "timeout" if timed_out else kind, gate)
         return not timed_out
 
     def sleep(self, duration_ns: int) -> None:
-        """The current task waits for virtual time only."""
+        """Wait in the current task for virtual time only."""
         if duration_ns <= 0:
             self.point("yield", None)
         else:
             self.wait("sleep", PAUSE, duration_ns)
 
-    def poll(self, what: str) -> None:
-        """The current task was refused by something we cannot see into: it tries again later.
+    def poll(self, label: str) -> None:
+        """Wait before a retry of an operation whose gate the scheduler cannot see.
 
-        Later is a virtual millisecond, when nobody else can act. If nobody else ever acts again,
-        a thousand times over, that is a deadlock.
+        The retry comes after a virtual millisecond, when no other task can act. If no other task
+        acts for `_FRUITLESS` retries, that is a deadlock.
         """
         self.current.polls = True
         try:
-            self.wait("poll", Pause(what), 1_000_000)
+            self.wait("poll", Pause(label), 1_000_000)
         finally:
             self.current.polls = False
 
     def spawn(self, job: Callable[[], object], name: str, *, daemon: bool) -> Task:
-        """Start a task. It acts when it is chosen, not before."""
+        """Create a task. It runs only when the chooser picks it."""
         if self.unwinding:
             raise Unwound
-        task = Task(self.born, name, self.pool.take(), daemon=daemon)
-        self.born += 1
-        task.worker.job = lambda: self._live(task, job)
+        task = Task(self.task_count, name, self.pool.take(), daemon=daemon)
+        self.task_count += 1
+        task.worker.job = lambda: self._run_task(task, job)
         self.alive.append(task)
         if self.footprint is not None:
             self.footprint.touch_anything()
         return task
 
     def join(self, tasks: list[Task]) -> None:
-        """The current task waits until these have ended."""
+        """Wait in the current task until these tasks have ended."""
         self.wait("join", _All(self, tasks))
 
     def lose(self, reason: str) -> None:
-        """The task that acts has escaped control; end the schedule without it.
+        """End the schedule without the current task, which has escaped control.
 
-        Called from outside, while everybody else is parked. If it ever comes back it finds itself a
-        thread like any other, and ends when its function does.
+        Called from another thread, while all other tasks wait. If the task continues later, it is
+        an uncontrolled thread, which ends with its function.
         """
         task = self.current
         message = f"{task.name} {reason}"
@@ -368,16 +369,16 @@ class Scheduler:
             self.pool.close()
             raise LostError(message)
         self.alive.remove(task)
-        self._hand_to_body()
+        self._pass_to_body()
 
-    # -- passing the baton ----------------------------------------------------------------------
+    # -- switches -------------------------------------------------------------------------------
 
     def _dispatch(self, task: Task) -> None:
         self.steps += 1
         self.heartbeat += 1
         self.clock.reads = 0
-        if self.steps >= self._tiring:
-            self._tire()
+        if self.steps >= self._fair_after:
+            self._enforce_fairness()
         chosen = self._next(task)
         if chosen is not task:
             self.current = chosen
@@ -405,71 +406,70 @@ class Scheduler:
         return chosen
 
     def _jump(self, task: Task) -> list[Task]:
-        """Nobody can act: let time pass to the next deadline, or find that it never comes."""
+        """Advance time to the next deadline, as no task can act; without one report a deadlock."""
         waiting = [t for t in self.alive if t.deadline_ns is not None]
-        if self._body_returned:  # what daemons sleep for keeps no process alive
+        if self._body_returned:  # a daemon's deadline does not keep a process alive
             waiting = [t for t in waiting if not t.daemon]
         if waiting and all(t.polls for t in waiting):
             self._idle_polls += 1
             if self._idle_polls > _FRUITLESS:
                 waiting = []
         if not waiting:
-            self._stuck(task)
+            self._report_deadlock(task)
         if self.footprint is not None:
             self.footprint.touch_anything()
         now_ns = min(t.deadline_ns for t in waiting if t.deadline_ns is not None)
         self.clock.now_ns = max(now_ns, self.clock.now_ns)
         due = [t for t in self.alive if t.deadline_ns is not None and t.deadline_ns <= now_ns]
-        for sleeper in due:
-            sleeper.timed_out = True
-            sleeper.gate_locked = sleeper.deadline_ns = None
+        for waiter in due:
+            waiter.timed_out = True
+            waiter.gate_locked = waiter.deadline_ns = None
         return due
 
-    def _stuck(self, task: Task) -> None:
-        """Nobody will ever act again. Fatal, unless the body has returned and nobody is owed."""
+    def _report_deadlock(self, task: Task) -> None:
+        """Report a deadlock, unless the body has returned and no task waits for an owned lock."""
         blocked = [t for t in self.alive if t.gate is not None]
         if self._body_returned:
-            # A pool's idle worker, or a consumer, waits to be told of work that never comes: so
-            # does it in any program that ends. Waiting for a lock that somebody holds is another
-            # matter.
-            blocked = [t for t in blocked[1:] if _owed(t)]
+            # A pool's idle worker, or a consumer, waits for work that never comes, as in any
+            # program that ends. A wait for a lock that another task holds is a deadlock.
+            blocked = [t for t in blocked[1:] if _waits_for_owned_lock(t)]
             if not blocked:
                 self._abort(task)
                 raise Unwound
         waits = "; ".join(f"{t.name} waits for {t.gate.label}{_owner(t.gate)}" for t in blocked)
         self.fail(Ending("deadlock", waits, task.name, stacks=self.stacks()))
 
-    def _tire(self) -> None:
-        """Half the budget is spent: be fair from now on. All of it: this never ends.
+    def _enforce_fairness(self) -> None:
+        """Switch to a fair chooser after half of the steps, and report a livelock after all.
 
-        A thread that spins until another has acted ends under every fair schedule, but under few of
-        those that we try; only one that does not end even then is a livelock.
+        A thread that spins until another one has acted ends under every fair schedule, but under
+        few of those that strategies choose; a livelock is one that does not end even then.
         """
         if self.steps > self.step_budget:
             message = f"no end after {self.step_budget} steps, half of them fair"
             self.fail(Ending("livelock", message, self.current.name, stacks=self.stacks()))
-        self._tiring = self.step_budget + 1
+        self._fair_after = self.step_budget + 1
         self._ask = _in_turn
 
-    # -- birth and death of tasks ---------------------------------------------------------------
+    # -- start and end of tasks -----------------------------------------------------------------
 
-    def _live(self, task: Task, job: Callable[[], object]) -> None:
+    def _run_task(self, task: Task, job: Callable[[], object]) -> None:
         task.started = True
         if not self.unwinding:
             self._enter(task)
             try:
                 if self.observer is not None:
-                    self.observer.sees(task, "start", None)
+                    self.observer.observe(task, "start", None)
                 job()
             except Unwound:
                 pass
-            except BaseException as error:  # noqa: BLE001 - whatever escapes is what we look for
+            except BaseException as error:  # noqa: BLE001 - an escaped exception is a finding
                 self.end(_escaped(error, task))
             finally:
                 self._leave(task)
-        self._bury(task)
+        self._finish(task)
 
-    def _bury(self, task: Task) -> None:
+    def _finish(self, task: Task) -> None:
         if task.lost:
             raise SystemExit
         for ended in task.done:
@@ -478,51 +478,51 @@ class Scheduler:
         self.leftovers.update(task.held)
         self.pool.give(task.worker)
         if self.unwinding:
-            self._hand_to_body()
+            self._pass_to_body()
             return
         task.kind, task.target = "end", None
         try:
             chosen = self._next_after(task)
         except Unwound:
-            return  # the baton went to the body already
+            return  # the body already has the baton
         self.current = chosen
         chosen.baton.release()
 
     def _next_after(self, task: Task) -> Task:
         if self.observer is not None:
-            self.observer.sees(task, "end", None)
+            self.observer.observe(task, "end", None)
         return self._next(task)
 
     def _abort(self, task: Task) -> None:
-        """End the schedule: the body goes first, and then unwinds everybody else."""
+        """End the schedule: the body continues first, and then unwinds all other tasks."""
         self.unwinding = True
         if task is self.body:
             return
         if task in self.alive:
-            self._hand_to_body()
+            self._pass_to_body()
             task.baton.acquire()
         else:
-            self._hand_to_body()
+            self._pass_to_body()
 
-    def _hand_to_body(self) -> None:
+    def _pass_to_body(self) -> None:
         self.current = self.body
         self.body.baton.release()
 
     def _count_refusal(self, task: Task) -> None:
-        """A task goes on though its schedule is over: cleaning up, let us hope."""
+        """Count an operation of a task whose schedule is over: usually a cleanup."""
         task.refusals += 1
         if task.refusals < REFUSALS:
             return
         if task.refusals > 2 * REFUSALS and task is not self.body:
-            # It catches everything and goes on. It keeps its thread, parked, and we say so.
-            self.parked_for_ever.append(task.name)
+            # The task catches every Unwound. Its thread waits from now on, and is reported.
+            self.lost_threads.append(task.name)
             self.alive.remove(task)
-            self._hand_to_body()
-            task.baton.acquire()  # the body let go of it once, to unwind it, and never again
+            self._pass_to_body()
+            task.baton.acquire()  # the body released the baton once, to unwind the task
         raise Unwound
 
     def _unwind(self) -> None:
-        """Raise in every task that is left, one at a time, until all have ended."""
+        """Raise Unwound in every remaining task, one at a time, until all have ended."""
         self.unwinding = True
         for task in self.alive[1:]:
             if not task.started:
@@ -541,32 +541,32 @@ class Scheduler:
         self.pool.sweep()
 
     def stacks(self) -> tuple[tuple[str, str], ...]:
-        """Where every task is now, innermost call last."""
-        frames = sys._current_frames()  # noqa: SLF001 - there is no other way to see a stack
+        """Return the present stack of every task, innermost call last."""
+        frames = sys._current_frames()  # noqa: SLF001 - the only way to read a stack
         return tuple(
-            (task.name, told(frames.get(task.ident)) if task.started else "not begun")
+            (task.name, format_stack(frames.get(task.ident)) if task.started else "not begun")
             for task in self.alive
         )
 
 
 class Footprint(Protocol):
-    """What a transition touched, for searches that need to know which ones commute."""
+    """Records what a transition touches, for searches that need to know which ones commute."""
 
     def touch_anything(self) -> None:
-        """The transition under way may depend on any other."""
+        """Record that the current transition may depend on any other."""
         ...
 
     def touch(self, target: Any, *, write: bool) -> None:
-        """The transition under way touches this."""
+        """Record that the current transition touches `target`."""
         ...
 
     def step(self, task: Task, enabled: list[Task]) -> None:
-        """One transition ended here, and another begins."""
+        """End the current transition, and begin another one."""
         ...
 
 
-def told(frame: FrameType | None) -> str:
-    """A stack as lines `file:line function`, innermost last, without our own frames."""
+def format_stack(frame: FrameType | None) -> str:
+    """Format a stack as lines `file:line function`, innermost last, without explorer frames."""
     lines: list[str] = []
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
@@ -578,7 +578,7 @@ def told(frame: FrameType | None) -> str:
 
 
 def _in_turn(enabled: list[Task], current: Task) -> Task:
-    """The next in order of birth, and after the youngest the oldest."""
+    """Return the next task in order of creation, and after the last one the first."""
     return next((task for task in enabled if task.number > current.number), enabled[0])
 
 
@@ -587,8 +587,8 @@ def _owner(gate: Any) -> str:
     return f", which {owner.name} holds" if owner is not None else ""
 
 
-def _owed(task: Task) -> bool:
-    """Whether this task waits for a lock that another one took."""
+def _waits_for_owned_lock(task: Task) -> bool:
+    """Return whether this task waits for a lock that another task holds."""
     owner = getattr(task.gate, "owner", None)
     return owner is not None and owner is not task
 

@@ -1,9 +1,9 @@
-"""Shrinking: the same failure with fewer switches, and then as few choices as it needs.
+"""Shrinks a failing schedule: the same failure with fewer switches and fewer choices.
 
-A schedule is a list of turns: this task for so many choices, then that one. Each turn is left out
-in turn, made longer and made shorter, and the rest played as far as it can be. What still fails
-alike is kept if it is simpler: fewer switches that a stock CPython cannot make, then fewer
-preemptions, then fewer switches. Greedy, and so only locally minimal.
+A schedule is a list of turns: a task and a number of choices. The search removes, lengthens and
+shortens each turn, and executes the rest as far as possible. A schedule that fails in the same way
+replaces the best one if it is simpler: fewer switches that a stock CPython cannot make, then fewer
+preemptions, then fewer switches. The search is greedy, so the result is a local minimum.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from harness.schedule.arena import Play
+from harness.schedule.executor import Execution
 from harness.schedule.scheduler import Task
 from harness.schedule.strategies import stay
 from harness.schedule.trace import Place
 
-_FOR_EVER = 1 << 30
+_UNLIMITED = 1 << 30
 Turn = tuple[int, int]
 Cost = tuple[int, int, int, int]
 
 
 class Turns:
-    """Plays a list of turns, skipping what cannot be; then stays with whoever acts."""
+    """Executes a list of turns and skips impossible ones; then stays with the current task."""
 
     def __init__(self, turns: Sequence[Turn]) -> None:
         self._turns = list(turns)
         self._index = 0
-        self._left = turns[0][1] if turns else 0
+        self._remaining = turns[0][1] if turns else 0
         self._impossible = 0
         self._preemptions = 0
         self._switches = 0
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
-        """The task whose turn it is, if it can act; else the next one's."""
-        chosen = self._wanted(enabled, current)
+        """Choose the task of the current turn if it can act; else that of the next turn."""
+        chosen = self._next_task(enabled, current)
         if chosen is not current:
             self._switches += 1
             if current in enabled:
@@ -43,39 +43,39 @@ class Turns:
                 self._impossible += isinstance(place, Place) and not place.feasible
         return chosen
 
-    def _wanted(self, enabled: list[Task], current: Task) -> Task:
+    def _next_task(self, enabled: list[Task], current: Task) -> Task:
         while self._index < len(self._turns):
             number = self._turns[self._index][0]
-            if self._left > 0:
+            if self._remaining > 0:
                 for task in enabled:
                     if task.number == number:
-                        self._left -= 1
+                        self._remaining -= 1
                         return task
             self._index += 1
             if self._index < len(self._turns):
-                self._left = self._turns[self._index][1]
+                self._remaining = self._turns[self._index][1]
         return stay(enabled, current)
 
-    def cost(self, play: Play) -> Cost:
-        """What is to be made small."""
-        return (self._impossible, self._preemptions, self._switches, play.steps)
+    def cost(self, execution: Execution) -> Cost:
+        """Return the cost that shrinking minimizes, most important part first."""
+        return (self._impossible, self._preemptions, self._switches, execution.steps)
 
 
 def shrink(
     choices: Sequence[int],
-    play: Callable[[Turns], Play],
-    fails_alike: Callable[[Play], bool],
+    execute: Callable[[Turns], Execution],
+    fails_alike: Callable[[Execution], bool],
     is_spent: Callable[[], bool],
 ) -> tuple[int, ...]:
-    """The choices of a smaller schedule that fails alike; the given ones if there is none.
+    """Return the choices of a smaller schedule that fails in the same way, or the given choices.
 
-    `is_spent` is asked before each attempt.
+    `is_spent` is called before each attempt; True ends the search.
     """
     first = Turns(_turns(choices))
-    played = play(first)
-    if not fails_alike(played):
+    execution = execute(first)
+    if not fails_alike(execution):
         return tuple(choices)
-    best, least = played.choices, first.cost(played)
+    best, least = execution.choices, first.cost(execution)
     improved = True
     while improved:
         improved = False
@@ -83,10 +83,10 @@ def shrink(
             if is_spent():
                 return best
             chooser = Turns(candidate)
-            played = play(chooser)
-            cost = chooser.cost(played)
-            if fails_alike(played) and cost < least:
-                best, least, improved = played.choices, cost, True
+            execution = execute(chooser)
+            cost = chooser.cost(execution)
+            if fails_alike(execution) and cost < least:
+                best, least, improved = execution.choices, cost, True
                 break
     return best
 
@@ -96,11 +96,11 @@ def _turns(choices: Sequence[int]) -> list[Turn]:
 
 
 def _smaller(turns: list[Turn]) -> list[list[Turn]]:
-    """Without the second half; without each turn; with each turn longer, or shorter, than it is."""
+    """Generate smaller schedules: without a half, without a turn, with a turn of another length."""
     without = [turns[:i] + turns[i + 1 :] for i in range(len(turns))]
-    other = [
+    resized = [
         [*turns[:i], (number, length), *turns[i + 1 :]]
-        for i, (number, now) in enumerate(turns)
-        for length in (_FOR_EVER, now + 1, now - 1)
+        for i, (number, current) in enumerate(turns)
+        for length in (_UNLIMITED, current + 1, current - 1)
     ]
-    return [turns[: len(turns) // 2], *reversed(without), *other]
+    return [turns[: len(turns) // 2], *reversed(without), *resized]

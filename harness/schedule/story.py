@@ -1,8 +1,8 @@
-"""The story: a schedule as numbered steps, one column a thread.
+"""Records a schedule as numbered steps, and prints it as a table with a column for each thread.
 
-A row is one operation, in the thread that did it; an arrow marks where another thread took over
-though the first could have gone on. Steps that CPython's own library takes inside one call of the
-code under test are told by that call's line.
+A row is one operation, in the column of its thread; `>` marks a preemption: a switch away from a
+thread that could have continued. Steps of CPython's library inside one call of the code under test
+show the line of that call.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Step:
     place: str  # file:line function, of the code under test
     source: str
     at_ns: int
-    choices: int  # how many were made before it happened
+    choices: int  # the number of choices before the step
     preempted: bool = False
     feasible: bool = True  # whether CPython with its global lock can switch just before
-    baked: bool = False  # whether causality found that the failure was decided here
+    decisive: bool = False  # whether `causality` found that the failure was decided here
 
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object."""
@@ -42,17 +42,17 @@ class Step:
 
 
 class Recorder:
-    """Notes the steps as they happen. What they are called is looked up afterwards, by `steps`."""
+    """Records the steps of a schedule. Their names are looked up afterwards, by `steps`."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._run = scheduler
         self._last: Task | None = None
         self._suspended: set[Task] = set()
-        self._noted: list[tuple[Any, ...]] = []
+        self._records: list[tuple[Any, ...]] = []
         self.feasible = True
 
-    def sees(self, task: Task, kind: str, target: Any) -> None:
-        """Note one operation; called on the thread that is about to do it."""
+    def observe(self, task: Task, kind: str, target: Any) -> None:
+        """Record one operation; called on its thread, just before it."""
         last = self._last
         preempted = last is not None and last is not task and last.gate is None
         preempted = preempted and last is not None and last.kind != "end"
@@ -66,13 +66,13 @@ class Recorder:
         frame = _under_test()
         line = frame.f_lineno if frame is not None else 0
         when = (self._run.clock.now_ns, len(self._run.choices))
-        self._noted.append((task, kind, target, frame, line, *when, preempted, feasible))
+        self._records.append((task, kind, target, frame, line, *when, preempted, feasible))
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """What was noted, in words."""
+        """The recorded steps."""
         steps: list[Step] = []
-        for task, kind, target, frame, line, *rest in self._noted:
+        for task, kind, target, frame, line, *rest in self._records:
             act = kind if target is None else f"{kind} {label(target)}"
             place = source = ""
             if frame is not None:
@@ -84,13 +84,13 @@ class Recorder:
 
 
 def label(target: Any) -> str:
-    """What people call it."""
+    """Return the displayed name of a target."""
     return target if isinstance(target, str) else str(target.label)
 
 
 def _under_test() -> FrameType | None:
-    """The innermost frame of code under test."""
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - there is no other way to see a stack
+    """Return the innermost frame of code under test."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the only way to read a stack
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name not in LIBRARY and not name.startswith("harness.schedule"):
@@ -99,8 +99,8 @@ def _under_test() -> FrameType | None:
     return None
 
 
-def tell(steps: Sequence[Step]) -> str:
-    """The steps in columns."""
+def format_steps(steps: Sequence[Step]) -> str:
+    """Format the steps as a table with a column for each thread."""
     threads = list(dict.fromkeys(step.thread for step in steps))
     if not threads:
         return ""
@@ -109,20 +109,20 @@ def tell(steps: Sequence[Step]) -> str:
     rows.append("      " + "".join(("-" * (width - 2)).ljust(width) for _ in threads).rstrip())
     for step in steps:
         column = threads.index(step.thread)
-        mark = ">" if step.preempted else "*" if step.baked else " "
-        lines = _folded(f"{step.act}", width - 2)
+        mark = ">" if step.preempted else "*" if step.decisive else " "
+        lines = _truncated(step.act, width - 2)
         if step.source and step.source not in step.act:
-            lines += _folded(f"| {step.source}", width - 2)
+            lines += _truncated(f"| {step.source}", width - 2)
         for index, line in enumerate(lines):
             head = f"{step.number:4}{mark} " if not index else "      "
             rows.append(head + " " * (column * width) + line)
     return "\n".join(rows)
 
 
-def _folded(text: str, width: int) -> list[str]:
+def _truncated(text: str, width: int) -> list[str]:
     return [text if len(text) <= width else text[: width - 1] + "…"]
 
 
 def mark(steps: Sequence[Step], number: int) -> tuple[Step, ...]:
-    """The same steps, with the one where the failure was decided marked."""
-    return tuple(replace(step, baked=step.number == number) for step in steps)
+    """Return the steps with the decisive one marked."""
+    return tuple(replace(step, decisive=step.number == number) for step in steps)

@@ -1,7 +1,7 @@
-"""Strategies: who is next. Chance is handed in, once for each strategy.
+"""Search strategies: they choose the next task. Each takes its own random generator.
 
-A strategy is asked only where more than one task can act; the rest is no choice. `begin` opens a
-schedule; afterwards `ended` tells how many choices it had. Same seed, same schedules.
+A strategy chooses only where more than one task can act. `begin` starts a schedule; `ended` reports
+its number of choices afterwards. The same seed gives the same schedules.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ class Strategy(Protocol):
     name: str
 
     def begin(self) -> bool:
-        """Open a schedule; False if there is none left to try."""
+        """Start a schedule; False if none is left."""
         ...
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
-        """Pick one of `enabled`; `current` is the one that asks, and may not be among them."""
+        """Pick one of `enabled`; `current` is the calling task, and may not be among them."""
         ...
 
     def ended(self, choices: int, tasks: int) -> None:
-        """A schedule is over: it had so many choices, among so many tasks."""
+        """End a schedule with this number of choices, among this number of tasks."""
         ...
 
 
 class Uniform:
-    """A random walk: every task that can act is as likely as any other."""
+    """A random walk: every task that can act has the same probability."""
 
     name = "random"
 
@@ -41,19 +41,19 @@ class Uniform:
         self._random = rng.random
 
     def begin(self) -> bool:
-        """Nothing to prepare."""
+        """Return True: there is always another schedule."""
         return True
 
     def choose(self, enabled: list[Task], current: Task) -> Task:  # noqa: ARG002 - a strategy's signature
-        """Any."""
+        """Pick any task."""
         return enabled[int(self._random() * len(enabled))]
 
     def ended(self, choices: int, tasks: int) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
 
 class Sticky:
-    """A random walk that mostly stays: it leaves a task that could go on one time in `leaves`."""
+    """A random walk that mostly stays: it leaves an enabled task once in `leaves` choices."""
 
     name = "sticky"
 
@@ -62,17 +62,17 @@ class Sticky:
         self._leaving = 1 / leaves
 
     def begin(self) -> bool:
-        """Nothing to prepare."""
+        """Return True: there is always another schedule."""
         return True
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
-        """The same again, or any."""
+        """Pick the current task, or any."""
         if current in enabled and self._random() > self._leaving:
             return current
         return enabled[int(self._random() * len(enabled))]
 
     def ended(self, choices: int, tasks: int) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
 
 class PCT:
@@ -80,9 +80,9 @@ class PCT:
 
     Burckhardt, Kothari, Musuvathi, Nagarakatte, "A Randomized Scheduler with Probabilistic
     Guarantees of Finding Bugs", ASPLOS 2010: with n tasks and k steps one schedule finds a bug of
-    depth d with probability at least 1/(n k^(d-1)). Steps are counted here where there is a choice,
-    because no bug needs a task to be suspended where no other one could act. k is what was seen so
-    far; a schedule that turns out longer than that is not counted in the bound.
+    depth d with probability at least 1/(n k^(d-1)). Only steps with a choice count here, because no
+    bug needs the suspension of a task where no other task can act. k is the largest number so far;
+    a schedule that turns out longer does not count in the bound.
     """
 
     def __init__(self, rng: Random, depth: int) -> None:
@@ -102,7 +102,7 @@ class PCT:
         return True
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
-        """The one with the highest priority."""
+        """Pick the task with the highest priority."""
         priority = self._priority
         if (lowered := self._changes.get(self._step)) is not None:
             priority[current.number] = lowered
@@ -117,7 +117,7 @@ class PCT:
         return best
 
     def ended(self, choices: int, tasks: int) -> None:
-        """Learn the length, and what this schedule was worth."""
+        """Update the largest length, and the bound by this schedule."""
         if choices <= self._longest:
             found = 1 / (max(tasks, 1) * max(self._longest, 1) ** (self.depth - 1))
             self._log_missed += math.log1p(-found) if found < 1 else -math.inf
@@ -125,7 +125,7 @@ class PCT:
 
     @property
     def missed(self) -> float:
-        """At most this likely is it that a bug of this depth exists and was not met."""
+        """The largest probability that a bug of this depth exists and was not found."""
         return math.exp(self._log_missed)
 
 
@@ -146,9 +146,9 @@ class POS:
         return True
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
-        """The pending operation with the highest priority; those on its target draw anew."""
+        """Pick the pending operation of highest priority; others on its target redraw theirs."""
         priority = self._priority
-        priority[current.number] = self._random()  # it is at a new operation
+        priority[current.number] = self._random()  # the task is at a new operation
         best, highest = enabled[0], -1.0
         for task in enabled:
             own = priority.get(task.number)
@@ -163,11 +163,11 @@ class POS:
         return best
 
     def ended(self, choices: int, tasks: int) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
 
 class Replay:
-    """Recorded choices, once more; then whoever acts goes on."""
+    """Repeats recorded choices; then stays with the current task."""
 
     name = "replay"
 
@@ -176,13 +176,13 @@ class Replay:
         self.diverged_at: int | None = None
 
     def begin(self) -> bool:
-        """Start over."""
+        """Restart from the first choice."""
         self._next = 0
         self.diverged_at = None
         return True
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
-        """As recorded; the first choice that cannot be made is noted."""
+        """Pick the recorded task; record the first choice that is impossible."""
         index = self._next
         self._next = index + 1
         if index < len(self._choices):
@@ -194,11 +194,11 @@ class Replay:
         return stay(enabled, current)
 
     def ended(self, choices: int, tasks: int) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
 
 class Continued:
-    """Recorded choices up to a point, and then another strategy."""
+    """Repeats recorded choices, and then follows another strategy."""
 
     def __init__(self, choices: Sequence[int], then: Strategy) -> None:
         self.name = f"{then.name} after {len(choices)}"
@@ -206,12 +206,12 @@ class Continued:
         self._then = then
 
     def begin(self) -> bool:
-        """Start over."""
+        """Restart from the first choice."""
         self._next = 0
         return self._then.begin()
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
-        """As recorded while the record lasts."""
+        """Pick the recorded task, and after the record the strategy's."""
         index = self._next
         self._next = index + 1
         if index < len(self._choices):
@@ -221,10 +221,10 @@ class Continued:
         return self._then.choose(enabled, current)
 
     def ended(self, choices: int, tasks: int) -> None:
-        """Pass it on."""
+        """Pass the numbers to the other strategy."""
         self._then.ended(choices, tasks)
 
 
 def stay(enabled: list[Task], current: Task) -> Task:
-    """The task that acts goes on; if it cannot, the oldest that can."""
+    """Return the current task; if it cannot act, the oldest one that can."""
     return current if current in enabled else enabled[0]

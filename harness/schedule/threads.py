@@ -1,7 +1,7 @@
-"""Threads: what code under test starts becomes a task; what anybody else starts stays a thread.
+"""Turns a thread that code under test starts into a task; other threads stay native.
 
-CPython 3.11 and 3.12 start a thread and watch a lock that the interpreter opens when it ends; 3.13
-hands out handles. Both come down to one `Signal` that fires when the task ends.
+CPython 3.11 and 3.12 start a thread and wait for a lock that the interpreter releases at its end;
+3.13 has handles. Both are implemented by one `Signal` that fires when the task ends.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _handle_native: Callable[[], Any] | None = getattr(_thread, "_ThreadHandle", Non
 def start_new_thread(
     function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
 ) -> int:
-    """`_thread.start_new_thread`, in both worlds."""
+    """`_thread.start_new_thread`, under control and outside."""
     if scheduler() is None:
         return _start_native(function, args, kwargs or {})
     return _start(lambda: function(*args, **(kwargs or {})), getattr(function, "__self__", None))
 
 
 def set_sentinel() -> Any:
-    """`_thread._set_sentinel` of 3.11 and 3.12: a lock that opens when this thread has ended."""
+    """`_thread._set_sentinel` of 3.11 and 3.12: a lock that is released at this thread's end."""
     assert _sentinel_native is not None
     run = scheduler()
     if run is None:
@@ -54,18 +54,18 @@ class Handle:
             self._ended.release()
 
     def is_done(self) -> bool:
-        """Whether it has ended."""
+        """Return whether the task has ended."""
         return not self._ended.locked()
 
     def _set_done(self) -> None:
         self._ended.fire()
 
 
-class Started:
-    """Stands in for the Event by which a new thread tells its starter that it lives.
+class StartedEvent:
+    """Replaces the Event by which a new thread signals to its starter that it runs.
 
-    The Event costs eight steps, all inside CPython, of which two could matter to anybody: the
-    starter waits, and the new thread can be overtaken just before its own code begins.
+    The Event costs eight steps, all inside CPython, of which two can affect a schedule: the starter
+    waits, and another task can run just before the new thread's code begins.
     """
 
     def __init__(self, name: str) -> None:
@@ -73,23 +73,23 @@ class Started:
         self._signal.acquire()
 
     def set(self) -> None:
-        """Tell the starter; others may act now."""
+        """Signal the starter; other tasks may act then."""
         self._signal.fire()
         if (run := scheduler()) is not None:
             run.passed("begin", self._signal)
 
     def is_set(self) -> bool:
-        """Whether the thread lives, or did."""
+        """Return whether the thread has started."""
         return not self._signal.locked()
 
-    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 - nobody gives one
-        """Wait until it lives."""
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 - never passed
+        """Wait until the thread has started."""
         with self._signal:
             return True
 
 
 def make_handle() -> Any:
-    """A handle for the world in which it is asked for."""
+    """Make a handle: a native one outside control."""
     assert _handle_native is not None
     return _handle_native() if scheduler() is None else Handle()
 
@@ -99,13 +99,13 @@ def start_joinable_thread(
     handle: Any = None,
     daemon: bool = True,  # noqa: FBT001, FBT002 - the signature of _thread.start_joinable_thread
 ) -> Any:
-    """`_thread.start_joinable_thread` of 3.13, in both worlds."""
+    """`_thread.start_joinable_thread` of 3.13, under control and outside."""
     thread = getattr(function, "__self__", None)
     controlled = scheduler() is not None
     if handle is None or isinstance(handle, Handle) is not controlled:
-        handle = make_handle()  # it was made in the other world
+        handle = make_handle()  # the handle was made for the other kind of thread
         if thread is not None:
-            thread._handle = handle  # noqa: SLF001 - where 3.13 keeps it
+            thread._handle = handle  # noqa: SLF001 - the attribute of 3.13
     if not controlled:
         assert _joinable_native is not None
         return _joinable_native(function, handle=handle, daemon=daemon)
@@ -114,7 +114,7 @@ def start_joinable_thread(
 
 
 def replacements() -> list[tuple[Any, Any]]:
-    """Originals of this CPython, and what stands in for them."""
+    """Return the originals of this CPython with their replacements."""
     if _sentinel_native is not None:
         pairs: list[tuple[Any, Any]] = [(_sentinel_native, set_sentinel)]
     else:
@@ -127,20 +127,22 @@ def replacements() -> list[tuple[Any, Any]]:
 def _start(job: Callable[[], object], thread: Any, handle: Handle | None = None) -> int:
     run = scheduler()
     assert run is not None
-    name = thread.name if isinstance(thread, threading.Thread) else f"thread-{run.born}"
-    task = run.spawn(lambda: _quietly(job), name, daemon=bool(getattr(thread, "daemon", True)))
+    name = thread.name if isinstance(thread, threading.Thread) else f"thread-{run.task_count}"
+    task = run.spawn(
+        lambda: _without_system_exit(job), name, daemon=bool(getattr(thread, "daemon", True))
+    )
     if handle is not None:
-        handle._ended.label = f"the end of {name}"  # noqa: SLF001 - it is ours
-        task.done.append(handle._ended.fire)  # noqa: SLF001 - it is ours
+        handle._ended.label = f"the end of {name}"  # noqa: SLF001 - defined here
+        task.done.append(handle._ended.fire)  # noqa: SLF001 - defined here
     if isinstance(thread, threading.Thread):
-        thread._started = Started(name)  # type: ignore[attr-defined]  # noqa: SLF001
-        # One that never began is still in limbo when its schedule ends.
+        thread._started = StartedEvent(name)  # type: ignore[attr-defined]  # noqa: SLF001
+        # A thread that never began is still in `_limbo` when its schedule ends.
         task.done.append(lambda: threading._limbo.pop(thread, None))  # type: ignore[attr-defined]  # noqa: SLF001
     return task.ident
 
 
-def _quietly(job: Callable[[], object]) -> None:
-    """A raw thread may end itself with SystemExit; that is no escape."""
+def _without_system_exit(job: Callable[[], object]) -> None:
+    """Run the job; a raw thread may end itself with SystemExit, which is no escape."""
     try:
         job()
     except SystemExit:

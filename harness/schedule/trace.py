@@ -1,10 +1,10 @@
-"""Finer levels: between two lines, or two opcodes, of the modules that are named.
+"""Points at lines or opcodes of named modules, by `sys.settrace` for Python 3.11.
 
 At `Level.SYNC` tasks switch only around synchronisation and files: fast, and enough for code that
 keeps its shared memory under locks. `LINE` and `OPCODE` add points inside the named modules. At
-`OPCODE` only instructions that can touch shared memory count, for no other can tell.
+`OPCODE` only instructions that can touch shared memory count, as no other can affect a schedule.
 
-CPython with its global lock hands it over only where the interpreter looks: on entering a
+CPython releases its global lock only where the interpreter checks for requests: on entering a
 function, after a call, at the head of a loop. A switch anywhere else cannot happen on a stock
 build of this version, only on a free-threaded one; `Place.feasible` says which it is.
 """
@@ -54,61 +54,61 @@ class Place:
 
     file: str
     line: int
-    act: str  # what the instruction does; empty for a whole line
+    act: str  # the instruction's effect; empty for a whole line
     feasible: bool  # whether CPython with its global lock can switch here
 
     @property
     def label(self) -> str:
-        """The source line, or what the instruction does on it."""
+        """The source line, or the instruction's effect in it."""
         source = linecache.getline(self.file, self.line).strip()
         return f"{self.act} in `{source}`" if self.act else f"`{source}`"
 
 
 class Tracer(Protocol):
-    """Makes the lines or opcodes of the named modules into points."""
+    """Makes the lines or opcodes of the named modules points."""
 
     def begin(self) -> None:
-        """Schedules are about to be played."""
+        """Prepare for schedules."""
         ...
 
     def enter(self) -> None:
-        """A task begins, on the calling thread."""
+        """Begin a task, on the calling thread."""
         ...
 
     def leave(self) -> None:
-        """It ends."""
+        """End a task, on the calling thread."""
         ...
 
     def end(self) -> None:
-        """No more schedules."""
+        """Clean up after the last schedule."""
         ...
 
 
 class Settrace:
-    """By `sys.settrace`, for 3.11."""
+    """Makes lines or opcodes points by `sys.settrace`, for 3.11."""
 
     def __init__(self, scheduler: Scheduler, level: Level, modules: Iterable[str]) -> None:
         self._scheduler = scheduler
         self._modules = frozenset(modules)
         self._places: dict[CodeType, dict[int, Place]] = {}
         self._level = level
-        self._local = self._at_line if level is Level.LINE else self._at_opcode
+        self._local = self._on_line if level is Level.LINE else self._on_opcode
 
     def begin(self) -> None:
-        """Nothing to prepare: a trace function belongs to a thread."""
+        """Do nothing: a trace function belongs to a thread."""
 
     def enter(self) -> None:
         """Trace the calling thread."""
-        sys.settrace(self._called)
+        sys.settrace(self._on_call)
 
     def leave(self) -> None:
-        """Trace it no more."""
+        """Stop tracing the calling thread."""
         sys.settrace(None)
 
     def end(self) -> None:
-        """Nothing is left."""
+        """Do nothing."""
 
-    def _called(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:  # noqa: ARG002 - the signature of a trace function
+    def _on_call(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:  # noqa: ARG002 - the signature of a trace function
         if frame.f_globals.get("__name__") not in self._modules:
             return None
         code = frame.f_code
@@ -119,27 +119,27 @@ class Settrace:
             frame.f_trace_lines = False
         return self._local
 
-    def _at_line(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any]:  # noqa: ARG002
+    def _on_line(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any]:  # noqa: ARG002
         if event == "line":
-            stop(self._scheduler, self._level, self._places[frame.f_code][-frame.f_lineno])
-        return self._at_line
+            make_point(self._scheduler, self._level, self._places[frame.f_code][-frame.f_lineno])
+        return self._on_line
 
-    def _at_opcode(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any]:  # noqa: ARG002
+    def _on_opcode(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any]:  # noqa: ARG002
         if event == "opcode":
             place = self._places[frame.f_code].get(frame.f_lasti)
             if place is not None:
-                stop(self._scheduler, self._level, place)
-        return self._at_opcode
+                make_point(self._scheduler, self._level, place)
+        return self._on_opcode
 
 
-def stop(run: Scheduler, level: Level, place: Place) -> None:
-    """The current task is about to execute this."""
+def make_point(run: Scheduler, level: Level, place: Place) -> None:
+    """Make a point before the current task executes this place."""
     if not run.unwinding:
         run.point(level.value, place)
 
 
 def places(code: CodeType, level: Level) -> dict[int, Place]:
-    """The points of a code object: by offset for opcodes, by line under minus its number."""
+    """Return a code object's points: by offset for opcodes, by negative line number for lines."""
     return _lines(code) if level is Level.LINE else _opcodes(code)
 
 
@@ -172,15 +172,15 @@ def _act(instruction: dis.Instruction) -> str:
 
 
 def _walk(code: CodeType) -> Iterable[tuple[dis.Instruction, bool]]:
-    """Each instruction, and whether CPython may hand its global lock over just before it."""
+    """Yield each instruction, and whether CPython may release its global lock just before it."""
     instructions = list(dis.get_instructions(code))
     heads = {i.argval for i in instructions if "JUMP_BACKWARD" in i.opname}
-    looks = True  # on entering the function
+    checks = True  # on entering the function
     for instruction in instructions:
         name = instruction.opname
-        looks = looks or instruction.offset in heads
-        yield instruction, looks
+        checks = checks or instruction.offset in heads
+        yield instruction, checks
         if name in _CALLS:
-            looks = True
+            checks = True
         elif _act(instruction):
-            looks = False  # what touches only the stack in between makes no difference
+            checks = False  # instructions in between touch only the stack

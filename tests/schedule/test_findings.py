@@ -1,4 +1,4 @@
-"""What is found is a value: told, stored, shrunk, and played again."""
+"""Checks that findings are complete, serializable, minimal and reproducible, and escapes known."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FEW = Budget(schedules=2_000, seconds=20.0)
 
 
 class Counter:
-    """Adds in two critical sections, and so loses updates."""
+    """A counter that adds in two critical sections, and so loses updates."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -48,7 +48,7 @@ class Counter:
 
 
 def counter(run: Run) -> None:
-    """Two adds must count two."""
+    """Two additions must give two."""
     subject = Counter()
     run.thread(subject.add, name="a")
     run.thread(subject.add, name="b")
@@ -57,13 +57,13 @@ def counter(run: Run) -> None:
 
 
 def found(body: object, **options: object) -> Finding:
-    """The finding there must be."""
+    """Explore a body that must fail, and return the finding."""
     finding = explore(body, budget=FEW, **options).finding  # type: ignore[arg-type]
     assert finding is not None
     return finding
 
 
-def test_a_lost_update_is_found_and_told_in_columns() -> None:
+def test_lost_update_is_found_and_printed_in_columns() -> None:
     finding = found(counter)
     assert finding.kind == "assertion"
     assert finding.feasible
@@ -73,12 +73,12 @@ def test_a_lost_update_is_found_and_told_in_columns() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["random", "sticky", "pct-2", "pos", "bounded", "reduced"])
-def test_every_strategy_finds_it(strategy: str) -> None:
+def test_every_strategy_finds_lost_update(strategy: str) -> None:
     assert found(counter, strategies=[strategy]).strategy == strategy
 
 
-def test_a_finding_shrinks_to_the_one_switch_it_needs() -> None:
-    """A random schedule switches often; one preemption is enough for this.
+def test_shrink_leaves_one_preemption() -> None:
+    """A random schedule switches often; one preemption is enough for the lost update.
 
     a: [read]                 [write]
     b:        [read] [write]
@@ -87,11 +87,11 @@ def test_a_finding_shrinks_to_the_one_switch_it_needs() -> None:
     assert sum(step.preempted for step in finding.steps) == 1
 
 
-def test_a_finding_fails_again_100_times_of_100() -> None:
+def test_finding_fails_in_all_replays() -> None:
     assert reproduced(counter, found(counter), times=100) == 100
 
 
-def test_the_same_seed_finds_the_same() -> None:
+def test_same_seed_gives_same_finding() -> None:
     first, second = (explore(counter, budget=FEW, seed=3, strategies=["random"]) for _ in range(2))
     assert first.finding is not None
     assert second.finding is not None
@@ -99,17 +99,17 @@ def test_the_same_seed_finds_the_same() -> None:
     assert first.finding.choices == second.finding.choices
 
 
-def test_a_finding_survives_json() -> None:
+def test_finding_survives_json_round_trip() -> None:
     finding = found(counter)
     assert Finding.from_json(json.loads(as_json(finding))) == finding
 
 
-def test_the_pytest_file_fails_on_its_first_run(tmp_path: Path) -> None:
-    """It stands alone: another process runs it, and it fails for the finding's own reason."""
+def test_written_pytest_file_fails_when_run(tmp_path: Path) -> None:
+    """Another process runs the file, and it fails for the reason of the finding."""
     file = tmp_path / "test_replayed.py"
     file.write_text(as_pytest(found(counter), f"{__name__}:counter"))
     root = Path(__file__).parents[2]
-    done = subprocess.run(  # noqa: S603 - it runs what we just wrote
+    completed = subprocess.run(  # noqa: S603 - it runs the file written above
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", file],
         capture_output=True,
         text=True,
@@ -118,27 +118,27 @@ def test_the_pytest_file_fails_on_its_first_run(tmp_path: Path) -> None:
         cwd=tmp_path,
         timeout=60.0,
     )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "assertion: AssertionError" in done.stdout
+    assert completed.returncode == 1, completed.stdout + completed.stderr
+    assert "assertion: AssertionError" in completed.stdout
 
 
-def test_a_body_that_cannot_be_imported_makes_no_file() -> None:
+def test_missing_body_is_usage_error() -> None:
     with pytest.raises(UsageError, match="no body"):
         as_pytest(found(counter), "nowhere:counter")
 
 
-def test_the_step_that_baked_the_failure_in_is_marked() -> None:
-    """It is where the second thread comes between the first one's two sections."""
-    told = causality(counter, found(counter), samples=60)
-    first, last = told.odds[0].probability, told.odds[-1].probability
+def test_causality_marks_decisive_step() -> None:
+    """The decisive step is a switch between the two sections of one thread."""
+    result = causality(counter, found(counter), samples=60)
+    first, last = result.odds[0].probability, result.odds[-1].probability
     assert first < 0.9
     assert last == 1.0
-    baked = next(step for step in told.finding.steps if step.baked)
-    assert baked.number == told.baked_at
-    assert baked.thread in ("a", "b")
+    decisive = next(step for step in result.finding.steps if step.decisive)
+    assert decisive.number == result.decisive_step
+    assert decisive.thread in ("a", "b")
 
 
-def test_a_deadlock_is_found_with_every_stack() -> None:
+def test_deadlock_finding_has_every_stack() -> None:
     def body(run: Run) -> None:
         first, second = threading.Lock(), threading.Lock()
 
@@ -156,7 +156,7 @@ def test_a_deadlock_is_found_with_every_stack() -> None:
     assert "which b holds" in finding.message
 
 
-def test_a_lock_that_its_thread_took_to_the_grave_is_a_deadlock() -> None:
+def test_lock_of_ended_thread_is_deadlock() -> None:
     def body(run: Run) -> None:
         lock = threading.Lock()
         run.thread(lock.acquire, name="a")
@@ -165,10 +165,10 @@ def test_a_lock_that_its_thread_took_to_the_grave_is_a_deadlock() -> None:
     assert found(body).kind == "deadlock"
 
 
-def test_a_lost_wakeup_is_a_deadlock() -> None:
-    """Who looks before it locks may wait for ever.
+def test_lost_wakeup_is_deadlock() -> None:
+    """A consumer that checks before it locks may wait without end.
 
-    a: sees no item .................... waits
+    a: finds no item ................... waits
     b:                 [adds, notifies]
     """
 
@@ -193,7 +193,7 @@ def test_a_lost_wakeup_is_a_deadlock() -> None:
     assert found(body).kind == "deadlock"
 
 
-def test_a_livelock_is_found_after_its_steps() -> None:
+def test_livelock_is_found_after_step_limit() -> None:
     def body(run: Run) -> None:
         stop: list[int] = []
 
@@ -210,8 +210,8 @@ def test_a_livelock_is_found_after_its_steps() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["pct-2", "bounded", "sticky"])
-def test_a_spin_that_ends_when_others_act_is_no_livelock(strategy: str) -> None:
-    """However long a strategy keeps the other thread waiting, in the end it is fair."""
+def test_spin_that_other_thread_ends_is_valid(strategy: str) -> None:
+    """In the second half of the steps every strategy is fair, so the spin ends."""
 
     def body(run: Run) -> None:
         ready: list[int] = []
@@ -230,29 +230,29 @@ def test_a_spin_that_ends_when_others_act_is_no_livelock(strategy: str) -> None:
     assert not result.exhausted
 
 
-def test_a_thread_that_catches_its_unwinding_is_told_of() -> None:
+def test_thread_that_catches_unwound_is_reported() -> None:
     def body(run: Run) -> None:
         lock = threading.Lock()
 
-        def stubborn() -> None:
+        def catch_all() -> None:
             while True:
                 try:
                     time.sleep(1.0)
                     lock.acquire(timeout=1.0)
-                except BaseException:  # noqa: BLE001, S110 - that is what is wrong with it
+                except BaseException:  # noqa: BLE001, S110 - the bug of this thread
                     pass
 
-        run.thread(stubborn, name="mule")
+        run.thread(catch_all, name="catcher")
         time.sleep(60.0)
         raise KeyError("over")
 
     result = explore(body, budget=FEW)
     assert result.validity is Validity.UNKNOWN
-    assert any(escape.startswith("mule caught") for escape in result.escapes)
+    assert any(escape.startswith("catcher caught") for escape in result.escapes)
 
 
-def test_an_exception_that_escapes_a_thread_is_a_finding() -> None:
-    def body(run: Run) -> None:  # noqa: ARG001 - it starts its thread by itself
+def test_exception_in_thread_is_finding() -> None:
+    def body(run: Run) -> None:  # noqa: ARG001 - the body starts its thread itself
         thread = threading.Thread(target=lambda: dict[str, int]()["missing"])
         thread.start()
         thread.join()
@@ -262,8 +262,8 @@ def test_an_exception_that_escapes_a_thread_is_a_finding() -> None:
     assert "KeyError" in finding.trace
 
 
-def test_a_real_wait_leaves_the_verdict_unknown() -> None:
-    """A task that waits for a native lock, which a parked task holds, has escaped control."""
+def test_real_wait_makes_verdict_unknown() -> None:
+    """A task that waits for a native lock held by a waiting task has escaped control."""
 
     def body(run: Run) -> None:
         def hold() -> None:
@@ -282,8 +282,8 @@ def test_a_real_wait_leaves_the_verdict_unknown() -> None:
 _NATIVE = threading.Lock()
 
 
-def test_a_native_lock_is_named_even_where_it_does_no_harm() -> None:
-    """Nobody waits for it, so no schedule hangs; still nothing was proven about it."""
+def test_uncontended_native_lock_is_reported() -> None:
+    """No task waits for the lock, so no schedule hangs; the verdict is still unknown."""
 
     def body(run: Run) -> None:
         def hold() -> None:
@@ -298,9 +298,9 @@ def test_a_native_lock_is_named_even_where_it_does_no_harm() -> None:
     assert any("native lock" in escape for escape in result.escapes)
 
 
-def test_an_adopted_lock_is_under_control() -> None:
-    """The same lock, once its module is named, is replaced and explored like any other."""
-    before = vars(_home)["_ADOPTED"]
+def test_adopted_lock_is_under_control() -> None:
+    """A native lock of a named module is replaced and explored like any other."""
+    before = vars(_module)["_ADOPTED"]
 
     def body(run: Run) -> None:
         def hold() -> None:
@@ -316,15 +316,15 @@ def test_an_adopted_lock_is_under_control() -> None:
         assert not any("_ADOPTED" in escape for escape in result.escapes)
         assert result.finding is None
     finally:
-        vars(_home)["_ADOPTED"] = before
+        vars(_module)["_ADOPTED"] = before
 
 
 _ADOPTED = threading.Lock()
-_home = sys.modules[__name__]
+_module = sys.modules[__name__]
 
 
-def test_adoption_reaches_classes_containers_and_conditions() -> None:
-    """Wherever a module's globals lead, one native lock gets one twin, and a held one stays."""
+def test_adopt_reaches_classes_containers_and_conditions() -> None:
+    """A native lock gets one replacement wherever it is reachable, and a held one stays native."""
     module = ModuleType("adopted")
     held, shared = threading.Lock(), threading.Lock()
     holder = type("Holder", (), {"guard": threading.RLock(), "__module__": "adopted"})
@@ -351,7 +351,7 @@ def test_adoption_reaches_classes_containers_and_conditions() -> None:
     assert module.done.wait(timeout=0.0)
 
 
-def test_a_program_that_does_not_repeat_itself_is_no_proof() -> None:
+def test_nondeterministic_program_makes_verdict_unknown() -> None:
     flips = [0]
 
     def body(run: Run) -> None:
@@ -368,35 +368,35 @@ def test_a_program_that_does_not_repeat_itself_is_no_proof() -> None:
 
     result = explore(body, budget=FEW, strategies=["bounded"])
     assert result.validity is Validity.UNKNOWN
-    assert any("does not repeat itself" in escape for escape in result.escapes)
+    assert any("is not deterministic" in escape for escape in result.escapes)
 
 
-class Straight:
-    """An update that loses only where two threads come between two opcodes of one line."""
+class UnlockedCounter:
+    """A counter without a lock, for races between opcodes and between lines."""
 
     def __init__(self) -> None:
         self.value = 0
 
     def add(self) -> None:
-        """One line."""
+        """Add in one line."""
         self.value += 1
 
     def add_by_a_call(self) -> None:
-        """Read, call, write."""
+        """Add in three lines, with a call between read and write."""
         seen = self.value
         _pause()
         self.value = seen + 1
 
 
 def _pause() -> None:
-    """Where CPython may hand over its lock."""
+    """Give CPython a point where it may release its global lock."""
 
 
-def test_a_race_that_the_global_lock_forbids_is_labelled_so() -> None:
-    """Between the read and the write of `self.value += 1` no stock CPython hands over."""
+def test_race_excluded_by_gil_is_infeasible() -> None:
+    """No stock CPython switches between the read and the write of `self.value += 1`."""
 
     def body(run: Run) -> None:
-        subject = Straight()
+        subject = UnlockedCounter()
         run.thread(subject.add)
         run.thread(subject.add)
         run.join()
@@ -408,9 +408,9 @@ def test_a_race_that_the_global_lock_forbids_is_labelled_so() -> None:
     assert "free-threaded" in finding.story
 
 
-def test_a_race_across_a_call_is_labelled_feasible() -> None:
+def test_race_across_call_is_feasible() -> None:
     def body(run: Run) -> None:
-        subject = Straight()
+        subject = UnlockedCounter()
         run.thread(subject.add_by_a_call)
         run.thread(subject.add_by_a_call)
         run.join()
@@ -421,7 +421,7 @@ def test_a_race_across_a_call_is_labelled_feasible() -> None:
     assert finding.feasible
 
 
-def test_the_bound_falls_as_schedules_are_bought() -> None:
+def test_missed_bound_falls_with_more_schedules() -> None:
     def body(run: Run) -> None:
         lock = threading.Lock()
 
@@ -440,8 +440,8 @@ def test_the_bound_falls_as_schedules_are_bought() -> None:
     assert many < few <= 1.0
 
 
-def test_a_thousand_schedules_leave_nothing_behind() -> None:
-    """Threads, and objects that the collector knows, are as many as before."""
+def test_thousand_schedules_leak_no_objects_or_threads() -> None:
+    """The numbers of threads and of tracked objects are the same afterwards."""
 
     def body(run: Run) -> None:
         lock = threading.Lock()
@@ -461,11 +461,11 @@ def test_a_thousand_schedules_leave_nothing_behind() -> None:
     assert threading.active_count() == threads
 
 
-def test_a_replay_of_nothing_is_the_schedule_without_preemptions() -> None:
-    (play,) = replay(counter, ())
-    assert play.ending is None
+def test_replay_without_choices_has_no_preemption() -> None:
+    (execution,) = replay(counter, ())
+    assert execution.ending is None
 
 
-def test_a_strategy_nobody_knows_is_a_bad_question() -> None:
-    with pytest.raises(UsageError, match="no strategy"):
+def test_unknown_strategy_is_usage_error() -> None:
+    with pytest.raises(UsageError, match="unknown strategy 'clever'; known: random"):
         explore(counter, strategies=["clever"])

@@ -1,8 +1,8 @@
-"""The explorer is sound: it reaches every outcome that a program can have, and no other.
+"""Checks that exhaustive search reaches every outcome of a program, and no other.
 
-`[ ]` is one critical section. Every row holds with either thread started first, under every
-exhaustive search: without reduction, with sleep sets, and with sleep sets where the program keeps
-the promise that they then rely on.
+`[ ]` is one critical section. Every test holds with either thread started first, and for every
+exhaustive search: without reduction, with sleep sets, and with sleep sets for programs that touch
+shared memory only under locks or through cells.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GUARDED = (*UNGUARDED, "guarded")
 
 
 def outcomes(body: Body, search: str, level: Level = Level.SYNC) -> set[Hashable]:
-    """Every outcome of a program, by an exhaustive search."""
+    """Return every outcome of a program, by an exhaustive search."""
     result = explore(
         body, budget=AMPLE, strategies=[search], level=level, modules=[__name__], seed=1
     )
@@ -34,7 +34,7 @@ def outcomes(body: Body, search: str, level: Level = Level.SYNC) -> set[Hashable
 
 
 def sections(of_a: int, of_b: int, *, b_first: bool) -> Body:
-    """Threads a and b enter so many critical sections of one lock; the outcome is their order."""
+    """Make a body whose threads enter critical sections of one lock; its outcome is their order."""
 
     def body(run: Run) -> str:
         lock = threading.Lock()
@@ -60,7 +60,7 @@ def start(run: Run, threads: list[Callable[[], Any]], *, b_first: bool) -> None:
 
 @pytest.mark.parametrize("b_first", [False, True])
 @pytest.mark.parametrize("search", GUARDED)
-def test_two_sections_meet_one_in_three_orders(search: str, *, b_first: bool) -> None:
+def test_two_sections_and_one_have_three_orders(search: str, *, b_first: bool) -> None:
     assert outcomes(sections(2, 1, b_first=b_first), search) == {
         "a1 a2 b1",
         "a1 b1 a2",
@@ -70,14 +70,14 @@ def test_two_sections_meet_one_in_three_orders(search: str, *, b_first: bool) ->
 
 @pytest.mark.parametrize("b_first", [False, True])
 @pytest.mark.parametrize("search", GUARDED)
-def test_two_sections_meet_two_in_six_orders(search: str, *, b_first: bool) -> None:
+def test_two_sections_and_two_have_six_orders(search: str, *, b_first: bool) -> None:
     assert len(outcomes(sections(2, 2, b_first=b_first), search)) == 6
 
 
 @pytest.mark.parametrize("b_first", [False, True])
 @pytest.mark.parametrize("search", UNGUARDED)
-def test_a_read_outside_the_lock_is_told_apart(search: str, *, b_first: bool) -> None:
-    """a: read x, [append (a, x)]. b: [x = 1; append b]. Plain memory, which nobody declared."""
+def test_unlocked_read_outcomes_are_reached(search: str, *, b_first: bool) -> None:
+    """a: read x, [append (a, x)]. b: [x = 1; append b]. x is plain memory, not a cell."""
 
     def body(run: Run) -> str:
         lock = threading.Lock()
@@ -102,8 +102,8 @@ def test_a_read_outside_the_lock_is_told_apart(search: str, *, b_first: bool) ->
 
 @pytest.mark.parametrize("b_first", [False, True])
 @pytest.mark.parametrize("search", GUARDED)
-def test_a_read_of_a_cell_outside_the_lock_is_told_apart(search: str, *, b_first: bool) -> None:
-    """The same, with x declared: then sleep sets may rely on it."""
+def test_unlocked_cell_read_outcomes_are_reached(search: str, *, b_first: bool) -> None:
+    """As above, with x as a cell, so `guarded` applies too."""
 
     def body(run: Run) -> str:
         lock = threading.Lock()
@@ -128,7 +128,7 @@ def test_a_read_of_a_cell_outside_the_lock_is_told_apart(search: str, *, b_first
 
 @pytest.mark.parametrize("b_first", [False, True])
 @pytest.mark.parametrize("search", GUARDED)
-def test_an_unlocked_read_and_write_has_two_outcomes(search: str, *, b_first: bool) -> None:
+def test_unlocked_read_and_write_have_two_outcomes(search: str, *, b_first: bool) -> None:
     def body(run: Run) -> int:
         x = run.cell(0)
         read: list[int] = []
@@ -140,8 +140,8 @@ def test_an_unlocked_read_and_write_has_two_outcomes(search: str, *, b_first: bo
 
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("search", GUARDED)
-def test_an_unlocked_counter_loses_updates(search: str, threads: int) -> None:
-    """`x += 1` by n threads leaves anything from 1 to n."""
+def test_unlocked_counter_loses_updates(search: str, threads: int) -> None:
+    """`x += 1` by n threads gives every value from 1 to n."""
 
     def body(run: Run) -> int:
         x = run.cell(0)
@@ -156,14 +156,14 @@ def test_an_unlocked_counter_loses_updates(search: str, threads: int) -> None:
 @pytest.mark.parametrize("b_first", [False, True])
 @pytest.mark.parametrize("search", GUARDED)
 def test_store_buffering_has_three_outcomes(search: str, *, b_first: bool) -> None:
-    """x=1; read y / y=1; read x: under sequential consistency they cannot both read 0."""
+    """x=1; read y / y=1; read x: under sequential consistency not both read 0."""
 
     def body(run: Run) -> tuple[int, int]:
         x, y = run.cell(0, "x"), run.cell(0, "y")
         read: dict[str, int] = {}
 
-        def act(name: str, mine: Cell[int], other: Cell[int]) -> None:
-            mine.set(1)
+        def act(name: str, own: Cell[int], other: Cell[int]) -> None:
+            own.set(1)
             read[name] = other.get()
 
         start(run, [lambda: act("a", x, y), lambda: act("b", y, x)], b_first=b_first)
@@ -173,7 +173,7 @@ def test_store_buffering_has_three_outcomes(search: str, *, b_first: bool) -> No
 
 
 class Plain:
-    """Shared memory that nobody declared, for the finer levels."""
+    """Shared plain memory, for the finer levels."""
 
     def __init__(self) -> None:
         self.x = 0
@@ -181,28 +181,28 @@ class Plain:
         self.read: dict[str, int] = {}
 
     def add(self) -> None:
-        """Lose an update between two lines."""
+        """Add in two lines, between which an update can be lost."""
         seen = self.x
         self.x = seen + 1
 
     def add_at_once(self) -> None:
-        """Lose an update between two opcodes."""
+        """Add in one line, between whose opcodes an update can be lost."""
         self.x += 1
 
     def store_x(self) -> None:
-        """Store one, load the other."""
+        """Write x, read y."""
         self.x = 1
         self.read["a"] = self.y
 
     def store_y(self) -> None:
-        """Store the other, load the one."""
+        """Write y, read x."""
         self.y = 1
         self.read["b"] = self.x
 
 
 @pytest.mark.parametrize("b_first", [False, True])
-def test_lines_reach_the_outcomes_of_plain_memory(*, b_first: bool) -> None:
-    """The last two rows again, on code that knows nothing of cells."""
+def test_line_level_reaches_plain_memory_outcomes(*, b_first: bool) -> None:
+    """The counter and the store buffering, on plain attributes."""
 
     def counter(run: Run) -> int:
         plain = Plain()
@@ -218,8 +218,8 @@ def test_lines_reach_the_outcomes_of_plain_memory(*, b_first: bool) -> None:
     assert outcomes(buffers, "bounded", Level.LINE) == {(0, 1), (1, 0), (1, 1)}
 
 
-def test_opcodes_reach_what_no_line_can() -> None:
-    """`self.x += 1` on one line: one outcome between lines, two between opcodes."""
+def test_opcode_level_reaches_more_than_lines() -> None:
+    """`self.x += 1` has one outcome at line level, two at opcode level."""
 
     def counter(run: Run) -> int:
         plain = Plain()
@@ -240,7 +240,7 @@ def test_opcodes_reach_what_no_line_can() -> None:
     assert set(fine.outcomes) == {1, 2}
 
 
-Act = tuple[str, int]  # what, and to which of two cells
+Action = tuple[str, int]  # the kind, and the index of one of two cells
 LOCKED = st.tuples(st.sampled_from(["read", "write", "section", "try"]), st.integers(0, 1))
 PLAIN = st.tuples(st.sampled_from(["read", "write"]), st.integers(0, 1))
 PROGRAMS = st.one_of(
@@ -257,7 +257,7 @@ PROGRAMS = st.one_of(
     suppress_health_check=list(HealthCheck),
 )
 @given(PROGRAMS)
-def test_the_reduction_loses_no_outcome_of_any_program(program: tuple[list[Act], ...]) -> None:
+def test_reduction_loses_no_outcome_of_random_programs(program: tuple[list[Action], ...]) -> None:
     """Sleep sets and full search agree on random programs of cells, sections and tries."""
 
     def body(run: Run) -> tuple[Any, ...]:
@@ -265,26 +265,26 @@ def test_the_reduction_loses_no_outcome_of_any_program(program: tuple[list[Act],
         locks = [threading.Lock(), threading.Lock()]
         seen: dict[str, list[str]] = {}
 
-        def act(name: str, acts: list[Act]) -> None:
-            mine = seen[name] = []
-            for number, (what, which) in enumerate(acts):
+        def act(name: str, actions: list[Action]) -> None:
+            own = seen[name] = []
+            for number, (kind, index) in enumerate(actions):
                 mark = f"{name}{number}"
-                if what == "read":
-                    mine.append(cells[which].get())
-                elif what == "write":
-                    cells[which].set(mark)
-                elif what == "section":
-                    with locks[which]:
-                        mine.append(cells[which].get())
-                        cells[which].set(mark)
-                elif locks[which].acquire(blocking=False):
-                    mine.append("got")
-                    locks[which].release()
+                if kind == "read":
+                    own.append(cells[index].get())
+                elif kind == "write":
+                    cells[index].set(mark)
+                elif kind == "section":
+                    with locks[index]:
+                        own.append(cells[index].get())
+                        cells[index].set(mark)
+                elif locks[index].acquire(blocking=False):
+                    own.append("got")
+                    locks[index].release()
                 else:
-                    mine.append("refused")
+                    own.append("refused")
 
-        for index, acts in enumerate(program):
-            run.thread(act, "abc"[index], acts)
+        for index, actions in enumerate(program):
+            run.thread(act, "abc"[index], actions)
         run.join()
         views = tuple(tuple(view) for _, view in sorted(seen.items()))
         return (*views, *(cell.get() for cell in cells))

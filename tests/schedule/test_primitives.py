@@ -1,4 +1,4 @@
-"""CPython's own synchronisation runs unchanged under control, in virtual time."""
+"""Checks that CPython's synchronization works unchanged under control, in virtual time."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from harness.schedule.program import Body
 FEW = Budget(schedules=300, seconds=20.0)
 
 
-def clean(body: Body) -> Result:
-    """Explore what must hold in every schedule."""
+def explore_valid(body: Body) -> Result:
+    """Explore a body that must hold in every schedule."""
     result = explore(body, budget=FEW)
     assert result.validity is Validity.VALID, result.story
     return result
 
 
-def test_a_queue_hands_over_every_item_once_and_in_order() -> None:
+def test_queue_delivers_every_item_once_in_order() -> None:
     def body(run: Run) -> None:
         channel: queue.Queue[int | None] = queue.Queue(maxsize=1)
         got: list[int] = []
@@ -45,51 +45,51 @@ def test_a_queue_hands_over_every_item_once_and_in_order() -> None:
         run.join()
         assert got == [1, 2]
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_a_simple_queue_wakes_its_reader() -> None:
+def test_simple_queue_wakes_reader() -> None:
     def body(run: Run) -> None:
         channel: queue.SimpleQueue[int] = queue.SimpleQueue()
         run.thread(channel.put, 7)
         assert channel.get(timeout=1.0) == 7
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_an_empty_queue_times_out_in_virtual_time() -> None:
+def test_empty_queue_times_out_in_virtual_time() -> None:
     def body(run: Run) -> None:
         with pytest.raises(queue.Empty):
             queue.Queue[int]().get(timeout=3600.0)
         assert run.now_ns >= 3600 * 10**9
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_an_event_wakes_all_who_wait() -> None:
+def test_event_wakes_all_waiters() -> None:
     def body(run: Run) -> None:
         event = threading.Event()
-        woken: list[bool] = []
+        results: list[bool] = []
         for _ in range(2):
-            run.thread(lambda: woken.append(event.wait()))
+            run.thread(lambda: results.append(event.wait()))
         run.thread(event.set)
         run.join()
-        assert woken == [True, True]
+        assert results == [True, True]
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_a_condition_waits_with_a_timeout_of_virtual_time() -> None:
+def test_condition_timeout_takes_virtual_time() -> None:
     def body(run: Run) -> None:
         condition = threading.Condition()
         with condition:
             assert not condition.wait(timeout=60.0)
         assert run.now_ns == 60 * 10**9
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_a_semaphore_admits_no_more_than_it_has() -> None:
+def test_semaphore_admits_at_most_its_value() -> None:
     def body(run: Run) -> None:
         semaphore = threading.BoundedSemaphore(2)
         inside: list[int] = []
@@ -105,10 +105,10 @@ def test_a_semaphore_admits_no_more_than_it_has() -> None:
             run.thread(enter)
         run.join()
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_a_barrier_lets_all_go_together() -> None:
+def test_barrier_releases_all_threads_together() -> None:
     def body(run: Run) -> None:
         barrier = threading.Barrier(2)
         order: list[str] = []
@@ -123,10 +123,10 @@ def test_a_barrier_lets_all_go_together() -> None:
         run.join()
         assert order == ["before", "before", "after", "after"]
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_a_timer_fires_when_its_time_has_come() -> None:
+def test_timer_fires_after_its_delay() -> None:
     def body(run: Run) -> None:
         fired: list[int] = []
         timer = threading.Timer(90.0, lambda: fired.append(run.now_ns))
@@ -134,13 +134,13 @@ def test_a_timer_fires_when_its_time_has_come() -> None:
         timer.join()
         assert fired == [90 * 10**9]
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_a_thread_that_code_under_test_starts_is_scheduled_too() -> None:
-    """Its name, its identity and its end are those of a thread like any other."""
+def test_thread_of_code_under_test_is_scheduled() -> None:
+    """Its name, identity and end are those of an ordinary thread."""
 
-    def body(run: Run) -> list[str]:  # noqa: ARG001 - it starts threads by itself
+    def body(run: Run) -> list[str]:  # noqa: ARG001 - the body starts threads itself
         seen: list[str] = []
 
         def work(letter: str) -> None:
@@ -162,35 +162,35 @@ def test_a_thread_that_code_under_test_starts_is_scheduled_too() -> None:
     def outcome(run: Run) -> str:
         return "".join(body(run))
 
-    assert set(clean(outcome).outcomes) == {"ab", "ba"}
+    assert set(explore_valid(outcome).outcomes) == {"ab", "ba"}
 
 
-def test_a_raw_thread_is_scheduled_too() -> None:
-    def body(run: Run) -> None:  # noqa: ARG001 - it starts threads by itself
+def test_raw_thread_is_scheduled() -> None:
+    def body(run: Run) -> None:  # noqa: ARG001 - the body starts threads itself
         done = threading.Event()
         _thread.start_new_thread(done.set, ())
         assert done.wait(timeout=1.0)
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_a_pool_runs_its_work_and_shuts_down() -> None:
-    def body(run: Run) -> None:  # noqa: ARG001 - it starts threads by itself
+def test_thread_pool_runs_work_and_shuts_down() -> None:
+    def body(run: Run) -> None:  # noqa: ARG001 - the body starts threads itself
         with ThreadPoolExecutor(max_workers=2) as pool:
             assert sorted(pool.map(abs, (-1, -2))) == [1, 2]
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_a_pool_that_is_never_shut_down_is_no_deadlock() -> None:
-    def body(run: Run) -> None:  # noqa: ARG001 - it starts threads by itself
+def test_thread_pool_without_shutdown_is_no_deadlock() -> None:
+    def body(run: Run) -> None:  # noqa: ARG001 - the body starts threads itself
         pool = ThreadPoolExecutor(max_workers=1)
         assert pool.submit(abs, -3).result() == 3
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_a_name_that_was_taken_before_is_under_control_too() -> None:
+def test_names_imported_before_are_under_control() -> None:
     """`from time import sleep` at the head of a module does not escape."""
 
     def body(run: Run) -> None:
@@ -199,17 +199,15 @@ def test_a_name_that_was_taken_before_is_under_control_too() -> None:
         assert captured_monotonic() - began_s == pytest.approx(1000.0)
         assert run.now_ns == 1000 * 10**9
 
-    clean(body)
+    explore_valid(body)
 
 
 @pytest.mark.parametrize("uptime_s", [0.1, 964.123456789, 4_000.123456789, 2.0**22 - 0.3])
-def test_a_minute_is_a_minute_on_a_machine_of_any_age(
-    uptime_s: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_minute_is_exact_at_any_uptime(uptime_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A float of 4,060 s is coarser than one of 4,000 s, and a minute between them too short."""
     monkeypatch.setattr(clock, "monotonic_ns", lambda: int(uptime_s * 1e9))
 
-    def body(run: Run) -> None:  # noqa: ARG001 - it needs only the clock
+    def body(run: Run) -> None:  # noqa: ARG001 - the body needs the clock only
         assert time.monotonic() >= uptime_s
         for _ in range(4):
             time.sleep(0.123456789)
@@ -217,19 +215,19 @@ def test_a_minute_is_a_minute_on_a_machine_of_any_age(
             time.sleep(60.0)
             assert time.monotonic() - began_s == 60.0
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_a_reader_that_spins_on_the_clock_gets_to_its_deadline() -> None:
-    def body(run: Run) -> None:  # noqa: ARG001 - it needs only the clock
+def test_spin_on_clock_reaches_its_deadline() -> None:
+    def body(run: Run) -> None:  # noqa: ARG001 - the body needs the clock only
         deadline_s = time.monotonic() + 2.0
         while time.monotonic() < deadline_s:
             pass
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_a_reentrant_lock_is_held_until_its_last_release() -> None:
+def test_reentrant_lock_is_held_until_last_release() -> None:
     def body(run: Run) -> None:
         lock = threading.RLock()
         inside: list[int] = []
@@ -245,11 +243,11 @@ def test_a_reentrant_lock_is_held_until_its_last_release() -> None:
         run.thread(enter)
         run.join()
 
-    clean(body)
+    explore_valid(body)
 
 
-def test_a_try_fails_while_another_holds_the_lock() -> None:
-    """Both answers are met."""
+def test_nonblocking_acquire_fails_while_lock_is_held() -> None:
+    """Both results occur among the schedules."""
 
     def body(run: Run) -> bool:
         lock = threading.Lock()
@@ -270,12 +268,12 @@ def test_a_try_fails_while_another_holds_the_lock() -> None:
         run.join()
         return tried[0]
 
-    assert set(clean(body).outcomes) == {True, False}
+    assert set(explore_valid(body).outcomes) == {True, False}
 
 
-def test_a_lock_made_before_the_run_works_in_both_worlds() -> None:
-    """A module-level lock made under `install` guards tasks, and afterwards plain threads."""
-    from harness.schedule import install, uninstall  # noqa: PLC0415 - where it is used
+def test_installed_lock_works_in_tasks_and_threads() -> None:
+    """A lock created after `install` guards tasks, and afterwards plain threads."""
+    from harness.schedule import install, uninstall  # noqa: PLC0415 - used here only
 
     install()
     try:
@@ -297,19 +295,19 @@ def test_a_lock_made_before_the_run_works_in_both_worlds() -> None:
         run.thread(enter)
         run.join()
 
-    clean(body)
+    explore_valid(body)
     with lock:
-        taken: list[bool] = []
-        thread = threading.Thread(target=lambda: taken.append(lock.acquire(blocking=False)))
+        acquired: list[bool] = []
+        thread = threading.Thread(target=lambda: acquired.append(lock.acquire(blocking=False)))
         thread.start()
         thread.join()
-    assert taken == [False]
+    assert acquired == [False]
     assert lock.acquire(blocking=False)
     lock.release()
 
 
-def test_a_thread_local_is_new_in_every_thread() -> None:
-    """Workers are used again, but never look as if they had lived before."""
+def test_thread_local_is_empty_in_every_thread() -> None:
+    """Workers are reused, but without the thread-locals of earlier tasks."""
 
     def body(run: Run) -> None:
         def work() -> None:
@@ -320,16 +318,16 @@ def test_a_thread_local_is_new_in_every_thread() -> None:
         run.thread(work)
         run.join()
 
-    clean(body)
+    explore_valid(body)
 
 
 _local = threading.local()
 
 
-def test_everything_is_as_it_was_afterwards() -> None:
-    """Patches are undone, no thread is left, whatever happened in between."""
+def test_exploration_restores_patches_and_threads() -> None:
+    """After a failing exploration the patches are undone, and no thread is left."""
     before: dict[str, Any] = dict(vars(threading))
-    sleep, connect, count = time.sleep, open, threading.active_count()
+    sleep, original_open, count = time.sleep, open, threading.active_count()
 
     def body(run: Run) -> None:
         run.thread(threading.Lock().acquire)
@@ -339,19 +337,19 @@ def test_everything_is_as_it_was_afterwards() -> None:
     assert explore(body, budget=FEW).finding is not None
     assert {k: v for k, v in vars(threading).items() if before.get(k) is not v} == {}
     assert time.sleep is sleep
-    assert open is connect
+    assert open is original_open
     assert threading.active_count() == count
 
 
-def test_install_may_be_in_force_while_exploring() -> None:
-    """What was installed before stays so afterwards, until it is undone."""
-    from harness.schedule import install, uninstall  # noqa: PLC0415 - where it is used
+def test_install_stays_in_force_during_exploration() -> None:
+    """Patches installed before an exploration stay until `uninstall`."""
+    from harness.schedule import install, uninstall  # noqa: PLC0415 - used here only
 
     sleep = time.sleep
     install()
     try:
         assert time.sleep is not sleep
-        clean(lambda run: run.join(run.thread(time.sleep, 60.0)))
+        explore_valid(lambda run: run.join(run.thread(time.sleep, 60.0)))
         assert time.sleep is not sleep
     finally:
         uninstall()

@@ -1,4 +1,4 @@
-"""Locks are judged while schedules run; files and databases wait in virtual time."""
+"""Checks lock rules, and that files and databases wait in virtual time under control."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ class Cache:
         self.provide = calling("provider", lambda: None)
 
     def nest(self) -> None:
-        """Take the second lock inside the first."""
+        """Acquire the second lock inside the first."""
         with self.lock, self.streams:
             pass
 
     def nest_backwards(self) -> None:
-        """Take the first lock inside the second."""
+        """Acquire the first lock inside the second."""
         with self.streams, self.lock:
             pass
 
     def provide_under_lock(self) -> None:
-        """Call out with a lock in hand."""
+        """Call the provider while holding a lock."""
         with self.lock:
             self.provide()
 
     def provide_after(self) -> None:
-        """Let go first."""
+        """Release the lock, and then call the provider."""
         with self.lock:
             pass
         self.provide()
 
 
 def using(*methods: str) -> Body:
-    """A body that uses a fresh cache by these methods, one after the other."""
+    """Make a body that calls these methods of a fresh cache in order."""
 
     def body(run: Run) -> None:
         cache = Cache()
@@ -60,7 +60,7 @@ def using(*methods: str) -> Body:
     return body
 
 
-def test_a_provider_called_under_a_lock_is_found_at_once() -> None:
+def test_provider_call_under_lock_is_found() -> None:
     rules = LockRules(free_during=(("provider", "Cache.*"),))
     finding = explore(using("provide_under_lock"), budget=FEW, rules=rules).finding
     assert finding is not None
@@ -68,12 +68,12 @@ def test_a_provider_called_under_a_lock_is_found_at_once() -> None:
     assert explore(using("provide_after"), budget=FEW, rules=rules).finding is None
 
 
-def test_another_lock_may_be_held_meanwhile() -> None:
+def test_provider_call_under_other_lock_is_valid() -> None:
     rules = LockRules(free_during=(("provider", "Cache.streams"),))
     assert explore(using("provide_under_lock"), budget=FEW, rules=rules).finding is None
 
 
-def test_a_forbidden_nesting_is_found_in_its_direction_only() -> None:
+def test_forbidden_nesting_is_found_in_one_direction() -> None:
     rules = LockRules(never_nested=(("Cache.lock", "Cache.streams"),))
     finding = explore(using("nest"), budget=FEW, rules=rules).finding
     assert finding is not None
@@ -81,8 +81,8 @@ def test_a_forbidden_nesting_is_found_in_its_direction_only() -> None:
     assert explore(using("nest_backwards"), budget=FEW, rules=rules).finding is None
 
 
-def test_opposite_orders_are_found_before_they_deadlock() -> None:
-    """The very first schedule, in which nothing goes wrong, gives the cycle away."""
+def test_opposite_lock_orders_are_found_without_deadlock() -> None:
+    """The first schedule, which does not deadlock, shows the cycle."""
 
     def body(run: Run) -> None:
         cache = Cache()
@@ -96,12 +96,12 @@ def test_opposite_orders_are_found_before_they_deadlock() -> None:
     assert result.schedules == 1
 
 
-def test_opposite_orders_in_one_thread_are_no_deadlock() -> None:
+def test_opposite_orders_in_one_thread_are_valid() -> None:
     result = explore(using("nest", "nest_backwards"), budget=FEW, rules=LockRules())
     assert result.validity is Validity.VALID
 
 
-def test_opposite_orders_under_one_gate_are_no_deadlock() -> None:
+def test_opposite_orders_under_common_lock_are_valid() -> None:
     def body(run: Run) -> None:
         cache, gate = Cache(), threading.Lock()
 
@@ -116,10 +116,10 @@ def test_opposite_orders_under_one_gate_are_no_deadlock() -> None:
     assert explore(body, budget=FEW, rules=LockRules()).validity is Validity.VALID
 
 
-def test_a_lock_can_be_named_by_hand() -> None:
+def test_lock_label_can_be_set() -> None:
     def body(run: Run) -> None:
         cache = Cache()
-        cache.lock.label = "THE_LOCK"  # type: ignore[attr-defined]  # it is ours under control
+        cache.lock.label = "THE_LOCK"  # type: ignore[attr-defined]  # a controlled lock has a label
         run.thread(cache.provide_under_lock)
         run.join()
 
@@ -127,7 +127,7 @@ def test_a_lock_can_be_named_by_hand() -> None:
     assert explore(body, budget=FEW, rules=rules).finding is not None
 
 
-def test_a_database_used_under_a_lock_is_found() -> None:
+def test_database_use_under_lock_is_found() -> None:
     def body(run: Run) -> None:  # noqa: ARG001 - one thread is enough
         cache = Cache()
         with closing(sqlite3.connect(":memory:")) as connection, cache.lock:
@@ -139,7 +139,7 @@ def test_a_database_used_under_a_lock_is_found() -> None:
     assert finding.kind == "held"
 
 
-def test_a_socket_used_under_a_lock_is_found() -> None:
+def test_socket_use_under_lock_is_found() -> None:
     def body(run: Run) -> None:  # noqa: ARG001 - one thread is enough
         cache = Cache()
         left, right = socket.socketpair()
@@ -152,8 +152,8 @@ def test_a_socket_used_under_a_lock_is_found() -> None:
     assert finding.message.startswith("Cache.lock is held during network")
 
 
-def test_a_check_before_a_rename_is_interleaved_at_the_files(tmp_path: Path) -> None:
-    """Both believe that they came first.
+def test_check_before_rename_race_is_found(tmp_path: Path) -> None:
+    """Both threads see no file, and both claim it.
 
     a: [exists?]                     [replace]
     b:           [exists?] [replace]
@@ -182,7 +182,7 @@ def test_a_check_before_a_rename_is_interleaved_at_the_files(tmp_path: Path) -> 
     assert "replace a -> claimed" in finding.story
 
 
-def test_a_blocking_flock_waits_in_virtual_time(tmp_path: Path) -> None:
+def test_blocking_flock_waits_in_virtual_time(tmp_path: Path) -> None:
     def body(run: Run) -> None:
         inside: list[int] = []
 
@@ -206,7 +206,7 @@ def test_a_blocking_flock_waits_in_virtual_time(tmp_path: Path) -> None:
     assert result.validity is Validity.VALID, result.story
 
 
-def test_a_flock_nobody_lets_go_of_is_a_deadlock(tmp_path: Path) -> None:
+def test_unreleased_flock_is_deadlock(tmp_path: Path) -> None:
     def body(run: Run) -> None:  # noqa: ARG001 - one thread is enough
         first = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
         second = os.open(tmp_path / "lock", os.O_RDWR)
@@ -222,29 +222,29 @@ def test_a_flock_nobody_lets_go_of_is_a_deadlock(tmp_path: Path) -> None:
     assert finding.kind == "deadlock"
 
 
-def write_twice(path: Path, run: Run, patience_s: float, begin: str) -> None:
-    """Two threads write in transactions of their own; each holds the lock for a virtual second."""
-    with closing(sqlite3.connect(path)) as made:
-        made.execute("DROP TABLE IF EXISTS t")
-        made.execute("CREATE TABLE t(x)")
-        made.commit()
+def write_twice(path: Path, run: Run, timeout_s: float, begin: str) -> None:
+    """Run two threads that each write in a transaction of one virtual second."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE IF EXISTS t")
+        connection.execute("CREATE TABLE t(x)")
+        connection.commit()
 
     def write(x: int) -> None:
-        with closing(sqlite3.connect(path, timeout=patience_s, isolation_level=None)) as own:
-            own.execute(begin)
-            own.execute("INSERT INTO t VALUES(?)", (x,))
+        with closing(sqlite3.connect(path, timeout=timeout_s, isolation_level=None)) as writer:
+            writer.execute(begin)
+            writer.execute("INSERT INTO t VALUES(?)", (x,))
             threading.Event().wait(timeout=1.0)
-            own.execute("COMMIT")
+            writer.execute("COMMIT")
 
     run.thread(write, 1, name="a")
     run.thread(write, 2, name="b")
     run.join()
-    with closing(sqlite3.connect(path)) as made:
-        assert made.execute("SELECT count(*) FROM t").fetchone() == (2,)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM t").fetchone() == (2,)
 
 
-def test_a_busy_database_is_waited_for_in_virtual_time(tmp_path: Path) -> None:
-    """With patience for two seconds nobody is refused."""
+def test_busy_database_waits_in_virtual_time(tmp_path: Path) -> None:
+    """With a busy timeout of two seconds no writer is refused."""
     result = explore(
         lambda run: write_twice(tmp_path / "d", run, 2.0, "BEGIN IMMEDIATE"),
         budget=Budget(schedules=40, seconds=20.0),
@@ -252,8 +252,8 @@ def test_a_busy_database_is_waited_for_in_virtual_time(tmp_path: Path) -> None:
     assert result.validity is Validity.VALID, result.story
 
 
-def test_patience_that_is_too_short_is_found(tmp_path: Path) -> None:
-    """With patience for half a second somebody is refused, and that escapes."""
+def test_short_busy_timeout_is_found(tmp_path: Path) -> None:
+    """With a busy timeout of half a second one writer raises OperationalError."""
     finding = explore(
         lambda run: write_twice(tmp_path / "d", run, 0.5, "BEGIN IMMEDIATE"),
         budget=Budget(schedules=100, seconds=20.0),
@@ -263,10 +263,10 @@ def test_patience_that_is_too_short_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pragma", ["PRAGMA busy_timeout = 1500", "PRAGMA busy_timeout(1500)"])
-def test_patience_asked_by_pragma_counts(pragma: str) -> None:
+def test_busy_timeout_pragma_takes_effect(pragma: str) -> None:
     def body(run: Run) -> None:  # noqa: ARG001 - one thread is enough
         with closing(sqlite3.connect(":memory:")) as connection:
             connection.execute(pragma)
-            assert connection.patience_ns == 1_500_000_000  # type: ignore[attr-defined]
+            assert connection.busy_timeout_ns == 1_500_000_000  # type: ignore[attr-defined]
 
     assert explore(body, budget=FEW).validity is Validity.VALID
