@@ -1,7 +1,7 @@
-"""The client: asks a target, and writes down what it asked and what came back.
+"""The client: it calls a target, and records each call and its outcome in the journal.
 
-The one place that decides what an exception means: a refusal did not happen, a lost target leaves
-nobody the wiser.
+It is the one place that decides what an exception means: a refused call did not happen, and after
+the loss of the target the outcome is unknown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from harness.engine.target import Instance
 
 
 class RecordingClient:
-    """One logical client of one instance; every call is journalled before and after."""
+    """One logical client of one instance; it journals every call before and after."""
 
     def __init__(self, instance: Instance, journal: Journal, process: int = 0) -> None:
         self._instance = instance
@@ -23,19 +23,19 @@ class RecordingClient:
         self._process = process
 
     def ask(self, function: str, argument: Mapping[str, Any]) -> Operation:
-        """Ask, and return the operation. Raises UsageError for a function that is not there."""
+        """Call a function, and return the operation. Raises UsageError for an unknown function."""
         number = self._journal.invoke(self._process, function, dict(argument))
         try:
             result = self._instance.call(function, argument)
         except UsageError:
             raise
         except TargetLostError as error:
-            return self._journal.complete(number, Outcome.INFO, error=_told(error))
-        except (Exception, SystemExit) as error:  # noqa: BLE001  a refusal, whatever its type
-            return self._journal.complete(number, Outcome.FAIL, error=_told(error))
+            return self._journal.complete(number, Outcome.INFO, error=_line(error))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  any exception is a refusal
+            return self._journal.complete(number, Outcome.FAIL, error=_line(error))
         return self._journal.complete(number, Outcome.OK, result)
 
 
-def _told(error: BaseException) -> str:
-    """An error as one line, its type first."""
+def _line(error: BaseException) -> str:
+    """Render an error as one line, its type first."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

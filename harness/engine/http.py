@@ -1,7 +1,7 @@
-"""The web, as one client sees it: JSON calls, and event streams read as they come.
+"""An HTTP client for JSON calls and event streams.
 
-Knows no server in particular. Says apart what never reached the server (it did not happen) from
-what was sent and never answered (nobody knows).
+It knows no server in particular. It distinguishes a call that never reached the server (it did not
+happen) from one that was sent and not answered (its outcome is unknown).
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ _CHUNK_BYTES = 1 << 18
 
 
 class NotReachedError(Exception):
-    """Nothing of the call was sent, so it did not happen."""
+    """The connection failed, so the call was not sent and did not happen."""
 
 
 class StillOpenError(TimeoutError):
-    """The stream was still open when patience ended; it is not lost."""
+    """The stream was still open after the timeout; the connection is not lost."""
 
 
 class StatusError(Exception):
-    """The server answered, with another status than was called for."""
+    """The server answered with a status other than 200."""
 
-    def __init__(self, asked: str, status: int, told: Any) -> None:
-        super().__init__(f"{asked}: {status} {told}")
-        self.asked = asked
+    def __init__(self, request: str, status: int, response: Any) -> None:
+        super().__init__(f"{request}: {status} {response}")
+        self.request = request
         self.status = status
-        self.told = told
+        self.response = response
 
 
 class Event(NamedTuple):
-    """One event of a stream; `name` is empty for a comment, a heartbeat as a rule."""
+    """One event of a stream; `name` is empty for a comment, such as a heartbeat."""
 
     id: str
     name: str
@@ -49,31 +49,31 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Web:
-    """A client of the server at a port of loopback. Safe for threads: nothing is kept."""
+    """A client of the server at a port. It keeps no connection, so threads may share it."""
 
     port: int
     timeout_s: float = PATIENCE_S
     host: str = LOOPBACK
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Ask, and return the status and the JSON. Raises NotReachedError, TargetLostError."""
+        """Send a request; the status and the JSON. Raises NotReachedError, TargetLostError."""
         data = None if body is None else json.dumps(body).encode()
         with self._exchange(method, path, data, {}) as response:
             return response.status, json.loads(response.read())
 
     def status(self, path: str) -> int:
-        """Read all of an answer, however long, and only its status. Raises as `ask` does."""
+        """Read a whole response, and return its status only. Raises as `ask` does."""
         with self._exchange("GET", path, None, {}) as response:
             while response.read(_CHUNK_BYTES):
                 pass
             return response.status
 
     def get(self, path: str) -> Any:
-        """Read. Raises StatusError for any other status than 200."""
+        """Send a GET request; the JSON. Raises StatusError for a status other than 200."""
         return _accepted(f"GET {path}", *self.ask("GET", path))
 
     def post(self, path: str, **body: Any) -> Any:
-        """Write. Raises StatusError for any other status than 200."""
+        """Send a POST request; the JSON. Raises StatusError for a status other than 200."""
         return _accepted(f"POST {path}", *self.ask("POST", path, body))
 
     @contextmanager
@@ -82,14 +82,14 @@ class Web:
     ) -> Iterator[Iterator[Event]]:
         """Read a stream's events until the server closes it.
 
-        Reading raises StillOpenError once it has lasted for `timeout_s`, TimeoutError where nothing
-        at all comes for as long, and the block TargetLostError where the server goes away. Opening
-        raises StatusError for any other status than 200.
+        Reading raises StillOpenError when the stream lasts longer than `timeout_s`, and
+        TimeoutError when no byte comes for as long. The block raises TargetLostError when the
+        connection is lost. Opening raises StatusError for a status other than 200.
         """
         with self._exchange("GET", path, None, headers or {}) as response:
             if response.status != http.client.OK:
-                told = response.read().decode(errors="replace")
-                raise StatusError(f"GET {path}", response.status, told)
+                body = response.read().decode(errors="replace")
+                raise StatusError(f"GET {path}", response.status, body)
             yield (event for event in _events(response, self.timeout_s) if event.name)
 
     @contextmanager
@@ -114,18 +114,18 @@ class Web:
             connection.close()
 
 
-def _accepted(asked: str, status: int, told: Any) -> Any:
+def _accepted(request: str, status: int, response: Any) -> Any:
     if status != http.client.OK:
-        raise StatusError(asked, status, told)
-    return told
+        raise StatusError(request, status, response)
+    return response
 
 
-def _events(response: http.client.HTTPResponse, patience_s: float) -> Iterator[Event]:
-    ends_at = time.monotonic() + patience_s
+def _events(response: http.client.HTTPResponse, timeout_s: float) -> Iterator[Event]:
+    ends_at = time.monotonic() + timeout_s
     fields: dict[str, str] = {}
-    for line in response:  # comments keep these coming
+    for line in response:  # heartbeats bring a line now and then
         if time.monotonic() > ends_at:
-            raise StillOpenError(f"not closed within {patience_s:g} s")
+            raise StillOpenError(f"expected the stream to close within {timeout_s:g} s")
         name, _, value = line.decode().rstrip("\n").partition(": ")
         if line.startswith(b":"):
             yield Event("", "", None)

@@ -1,9 +1,9 @@
-"""The lifeline: a child that lives no longer than its parent, whatever kills the parent.
+"""Child processes that end with their parent, whatever kills the parent.
 
-Parent and child hold the two ends of a socket. The child tells the parent what happens over it,
-a JSON line an event; and when its own reads reach the end, the parent is gone, and the child ends
-its whole process group. No signal and no clean-up of the parent's is needed, so kill -9 is fine.
-A parent that is told to leave, and has threads that wait for children, lets go of all at once.
+Parent and child hold the two ends of a socket, the lifeline. The child reports events over it, one
+JSON line each; when its own reads reach the end of the stream, the parent is gone, and the child
+kills its own process group. That needs no signal and no clean-up by the parent, so it works after
+kill -9 too. `leave` lets a parent with threads that wait for children end all of them at once.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _leaving = threading.Event()
 
 
 class Child:
-    """A process group of its own at the other end of a lifeline."""
+    """A child in a process group of its own, at the other end of a lifeline."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], output: IO[bytes], cwd: Path
     ) -> None:
         self._ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603  the command is our own
+            self._process = subprocess.Popen(  # noqa: S603  callers state the command
                 command,
                 env={**environment, VARIABLE: str(theirs.fileno())},
                 stdin=subprocess.DEVNULL,
@@ -47,15 +47,15 @@ class Child:
         _living.add(self)
         if _leaving.is_set():
             self.end()
-            raise InterruptedError("no child begins while its parent leaves")
+            raise InterruptedError("no child may start while the parent process ends")
 
     def events(self, ends_at: float) -> Iterator[dict[str, Any]]:
-        """What the child tells, until it ends. Raises TimeoutError at `ends_at` (monotonic)."""
+        """The child's events, until it ends. Raises TimeoutError at `ends_at` (monotonic)."""
         with self._ours.makefile("rb") as lines:
             while True:
                 self._ours.settimeout(max(0.001, ends_at - time.monotonic()))
                 line = lines.readline()
-                if not line.endswith(b"\n"):  # the end, which can tear the last line
+                if not line.endswith(b"\n"):  # the end, after which the last line may be torn
                     return
                 yield json.loads(line)
 
@@ -64,8 +64,8 @@ class Child:
         return self._process.wait()
 
     def kill(self) -> None:
-        """Kill the child's whole group. Whoever waits for its events or its end waits no longer."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone, or a zombie
+        """Kill the child's whole group, which ends every `events` and `wait` on it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended, or is a zombie
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def end(self) -> None:
@@ -77,7 +77,7 @@ class Child:
 
 
 def leave() -> None:
-    """Kill every child, and let no other begin: this process is on its way out."""
+    """Kill every child, and let no other start, because this process is about to end."""
     _leaving.set()
     for child in tuple(_living):
         child.kill()
@@ -90,7 +90,7 @@ class Lifeline:
         self._socket = socket.socket(fileno=fd)
 
     def watch(self) -> None:
-        """From now on, end this process group as soon as the parent is gone."""
+        """Start a thread that kills this process group as soon as the parent is gone."""
         threading.Thread(target=self._watch, daemon=True, name="lifeline").start()
 
     def _watch(self) -> None:
@@ -99,12 +99,12 @@ class Lifeline:
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """Tell the parent; if it is gone there is nobody to tell."""
+        """Send an event to the parent, if it still exists."""
         with contextlib.suppress(OSError):
             self._socket.sendall(json.dumps(event).encode() + b"\n")
 
 
 def inherited_lifeline() -> Lifeline | None:
-    """Take hold of the lifeline this process was given, once; None if it was given none."""
+    """The lifeline that the environment passes to this process, once; None if it has none."""
     fd = os.environ.pop(VARIABLE, None)
     return None if fd is None else Lifeline(int(fd))

@@ -1,1 +1,1 @@
-"""components."""
+"""Adapters of single modules, whose calls come one after another."""

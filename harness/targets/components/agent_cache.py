@@ -1,8 +1,8 @@
 """The *agent_cache* ability over an agent cache and its lifecycle.
 
-Every answer tells what happened to agents meanwhile, in order: `["commit", session, agent]` and
-`["close", session, agent]`; and whether the cache's lock was held while a provider ran, an agent
-was closed (`blocked`), or live sessions were looked up (`nested`).
+Every answer lists what happened to agents during the call, in order: `["commit", session, agent]`
+and `["close", session, agent]`; and whether the cache's lock was held while a provider ran, an
+agent was closed (`blocked`), or live sessions were looked up (`nested`).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from harness.targets.components.lifecycle import GLANCE_S, ProviderError, comes_back
+from harness.targets.components.lifecycle import LOCK_WAIT_S, ProviderError, returns_within
 
 CAP = 2
 DRAIN_S = 20.0
 
 
 class CachedAgent:
-    """An agent that notes when it commits and closes, and looks whether a lock is held."""
+    """An agent that records its commits and closes, and checks whether a lock is held meanwhile."""
 
     def __init__(self, adapter: AgentCacheAdapter, session: str, name: str) -> None:
         self.name = name
@@ -27,10 +27,10 @@ class CachedAgent:
         self._session = session
 
     def commit_memory_session(self) -> None:
-        """Commit, or fail, as the adapter was told."""
+        """Commit, or fail, as the adapter's `provider` says."""
         self._adapter.note("commit", self._session, self.name)
         if self._adapter.provider != "ok":
-            raise ProviderError(f"{self.name} was told to fail")
+            raise ProviderError(f"the provider of {self.name} is scripted to fail")
 
     def close(self) -> None:
         """Close the handle."""
@@ -41,7 +41,7 @@ class AgentCacheAdapter:
     """A cache of two agents, runs that start and end, and providers that follow the script."""
 
     def __init__(self, make: Callable[[Callable[[], AbstractSet[str]], int], Any]) -> None:
-        """`make(live_sessions, cap)` gives the cache and its lifecycle."""
+        """`make(live_sessions, cap)` returns the cache and its lifecycle."""
         self.provider = "ok"
         self._cache, self._lifecycle = make(self._live_sessions, CAP)
         self._live: set[str] = set()
@@ -55,66 +55,66 @@ class AgentCacheAdapter:
         """Give the session an agent."""
         self.provider = provider
         self._cache.put(session, self._agent(session, agent))
-        return self._told()
+        return self._take_events()
 
     def get(self, session: str) -> dict[str, Any]:
         """Name the session's agent."""
         agent = self._cache.get(session)
-        return {"agent": agent.name if agent else None, **self._told()}
+        return {"agent": agent.name if agent else None, **self._take_events()}
 
     def evict(self, session: str, provider: str) -> dict[str, Any]:
         """Let the session's agent go."""
         self.provider = provider
         self._cache.evict(session)
-        return self._told()
+        return self._take_events()
 
     def start_run(self, session: str) -> dict[str, Any]:
-        """The session has a live run from now on."""
+        """Mark the session as one with a live run."""
         with self._live_lock:
             self._live.add(session)
-        return self._told()
+        return self._take_events()
 
     def end_run(self, session: str, provider: str) -> dict[str, Any]:
-        """Its run is over, and the cache may shrink."""
+        """End the session's run, and let the cache shrink."""
         self.provider = provider
         with self._live_lock:
             self._live.discard(session)
         self._cache.shrink()
-        return self._told()
+        return self._take_events()
 
     def complete_turn(self, session: str) -> dict[str, Any]:
-        """A turn of the session's current agent is completed."""
+        """Complete a turn of the session's current agent."""
         self._lifecycle.mark_turn_completed(session)
-        return self._told()
+        return self._take_events()
 
     def drain(self) -> dict[str, Any]:
-        """Commit all that waits, with every provider well, and let the cache shrink."""
+        """Commit all pending turns with working providers, and let the cache shrink."""
         self.provider = "ok"
         self._lifecycle.drain_all_on_shutdown(DRAIN_S)
         self._cache.shrink()
-        return self._told()
+        return self._take_events()
 
     def size(self) -> dict[str, Any]:
-        """How many agents are kept, and how many sessions the lifecycle remembers."""
+        """The number of cached agents, and of sessions that the lifecycle has entries for."""
         return {"agents": len(self._cache), "entries": len(self._lifecycle)}
 
     def close(self) -> None:
         """Nothing is held."""
 
     def note(self, event: str, session: str, agent: str) -> None:
-        """Note what happens to an agent, and whether another thread could use the cache now."""
+        """Record an agent's event, and whether another thread can use the cache now."""
         self._events.append([event, session, agent])
-        self._blocked |= not comes_back(lambda: self._cache.get("-"), GLANCE_S)
+        self._blocked |= not returns_within(lambda: self._cache.get("-"), LOCK_WAIT_S)
 
     def _live_sessions(self) -> AbstractSet[str]:
-        self._nested |= not comes_back(lambda: self._cache.get("-"), GLANCE_S)
+        self._nested |= not returns_within(lambda: self._cache.get("-"), LOCK_WAIT_S)
         with self._live_lock:
             return frozenset(self._live)
 
     def _agent(self, session: str, name: str) -> CachedAgent:
         return self._agents.setdefault((session, name), CachedAgent(self, session, name))
 
-    def _told(self) -> dict[str, Any]:
-        told = {"events": self._events, "blocked": self._blocked, "nested": self._nested}
+    def _take_events(self) -> dict[str, Any]:
+        taken = {"events": self._events, "blocked": self._blocked, "nested": self._nested}
         self._events, self._blocked, self._nested = [], False, False
-        return told
+        return taken

@@ -1,7 +1,7 @@
-"""The *watcher* ability: a gateway watcher, and another process that writes what it watches.
+"""The *watcher* ability: a gateway watcher, and another process that writes its database.
 
-`poll` looks twice, as the contract allows, and tells what was announced and how often the list was
-projected; `shown` is what somebody who subscribes now is given.
+`poll` polls twice, as the contract allows, and returns what was announced and how often the list
+was projected; `shown` returns the list that a new subscriber receives.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ POLLS = 2
 
 
 class ProjectionError(Exception):
-    """The list could not be had, as told."""
+    """The projection fails, as the script says."""
 
 
 class WatcherAdapter:
     """One database, a writer with a connection of its own, and a watcher of it."""
 
-    def __init__(self, folder: Path, rooms: Callable[[str], Any]) -> None:
-        """`rooms(name)` gives a module of the reference."""
+    def __init__(self, folder: Path, modules: Callable[[str], Any]) -> None:
+        """`modules(name)` imports a module of the reference implementation."""
         path = folder / "state.db"
-        self._writer = rooms("state_db.state_db").StateDb(path)
-        self._draft = rooms("state_db.state_db").Draft
-        self._project = rooms("live.gateway_watcher").project
-        self._watcher = rooms("live.gateway_watcher").GatewayWatcher(path, project=self._projected)
+        self._writer = modules("state_db.state_db").StateDb(path)
+        self._draft = modules("state_db.state_db").Draft
+        self._project = modules("live.gateway_watcher").project
+        self._watcher = modules("live.gateway_watcher").GatewayWatcher(
+            path, project=self._projected
+        )
         self._subscription = self._watcher.subscribe(lambda: None)
         self._projections = 0
         self._failure = ""
@@ -35,15 +37,15 @@ class WatcherAdapter:
         self._projections += 1
         match self._failure:
             case "raises":
-                raise ProjectionError("as told")
+                raise ProjectionError("the projection is scripted to fail")
             case "none":
                 return None
         return self._project(connection)
 
-    # What another process does
+    # Calls of the other process
 
     def create(self, session: str, source: str) -> None:
-        """Make a session."""
+        """Create a session."""
         self._writer.create_session(session, source)
 
     def append(self, session: str, text: str) -> None:
@@ -51,52 +53,53 @@ class WatcherAdapter:
         self._writer.append_message(session, "user", text)
 
     def rewrite(self, session: str, texts: list[str]) -> None:
-        """Put other messages in place of those that are there."""
+        """Replace all messages."""
         self._writer.replace_messages(session, [self._draft("user", text) for text in texts])
 
     def rename(self, session: str, title: str) -> None:
-        """Give it a title."""
+        """Set the title."""
         self._writer.set_title(session, title)
 
     def end(self, session: str) -> None:
-        """End it."""
+        """End the session."""
         self._writer.end_session(session, "done")
 
     def delete(self, session: str) -> None:
-        """Remove it."""
+        """Delete the session."""
         self._writer.delete_session(session)
 
-    # What the watcher does
+    # Calls of the watcher
 
     def fail(self, how: str) -> None:
-        """From now on the projection raises, gives none, or works again (empty)."""
+        """Let the projection raise ("raises"), return None ("none") or work again ("")."""
         self._failure = how
 
     def poll(self) -> dict[str, Any]:
-        """Look twice."""
+        """Poll twice."""
         self._projections = 0
         for _ in range(POLLS):
             self._watcher.look()
-        return {"announced": self._told(self._subscription), "projections": self._projections}
+        return {"announced": _rows(self._subscription), "projections": self._projections}
 
     def shown(self) -> list[list[Any]] | None:
-        """What a new subscriber is given."""
+        """The list that a new subscriber receives."""
         subscription = self._watcher.subscribe(lambda: None)
-        told = self._told(subscription)
+        rows = _rows(subscription)
         subscription.close()
-        return told
-
-    def _told(self, subscription: Any) -> list[list[Any]] | None:
-        frames = subscription.take()
-        if not frames:
-            return None
-        rows = frames[-1].data["sessions"]
-        return sorted(
-            [row["session_id"], row["title"], row["message_count"], row["ended_at"] is not None]
-            for row in rows
-        )
+        return rows
 
     def close(self) -> None:
-        """Stop watching, and writing."""
+        """Stop the watcher, and close the writer."""
         self._watcher.stop()
         self._writer.close()
+
+
+def _rows(subscription: Any) -> list[list[Any]] | None:
+    """The newest list of a subscription; None where it has none."""
+    frames = subscription.take()
+    if not frames:
+        return None
+    return sorted(
+        [row["session_id"], row["title"], row["message_count"], row["ended_at"] is not None]
+        for row in frames[-1].data["sessions"]
+    )

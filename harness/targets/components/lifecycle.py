@@ -1,7 +1,7 @@
-"""Scripted providers, and the lifecycle adapter that is built on them.
+"""The *lifecycle* ability, over any lifecycle, with scripted memory providers.
 
-Knows a lifecycle only by its calls (`register_agent`, `commit_session_memory` ...), so any module
-or object that has these can stand behind it; and it can stand in a test file of its own.
+It knows a lifecycle only by its calls (`register_agent`, `commit_session_memory` ...), so it adapts
+any module or object that has them. It can be copied into a stand-alone test file.
 """
 
 from __future__ import annotations
@@ -12,58 +12,58 @@ from collections.abc import Callable
 from typing import Any
 
 try:
-    from harness.core.errors import UsageError as NotAskableError
-except ImportError:  # where this stands alone
+    from harness.core.errors import UsageError as InvalidCallError
+except ImportError:  # in a stand-alone test file
 
-    class NotAskableError(Exception):  # type: ignore[no-redef]
-        """The question makes no sense now."""
+    class InvalidCallError(Exception):  # type: ignore[no-redef]
+        """The call is not possible in this state."""
 
 
-PATIENCE_S = 10.0  # how long a healthy target may take for anything; more is called hung
-GLANCE_S = 5.0  # how long another thread may wait for a lock that nobody should hold
-MOMENT_S = 0.02  # how long a caller waits who expects to be refused
+PATIENCE_S = 10.0  # the longest that a healthy target takes for any call; more counts as a hang
+LOCK_WAIT_S = 5.0  # the longest that another thread waits for a lock that should be free
+MOMENT_S = 0.02  # the timeout of a caller that expects a refusal
 
 
 class ProviderError(Exception):
-    """What a scripted provider raises when told to fail."""
+    """Raised by a provider that is scripted to fail."""
 
 
 class HungError(Exception):
-    """A call did not come back within `PATIENCE_S`."""
+    """A call did not return within `PATIENCE_S`."""
 
 
 class Script:
-    """What the providers of one instance do next, and what they did."""
+    """The next behaviour of an instance's providers, and a record of their calls."""
 
-    def __init__(self, glance: Callable[[], object]) -> None:
-        """`glance` asks the target something harmless that takes its lock for a moment."""
+    def __init__(self, lock_probe: Callable[[], object]) -> None:
+        """`lock_probe` calls the target read-only, in a way that takes its lock for a moment."""
         self.behaviour = "ok"
         self.called: list[list[str]] = []
         self.blocked = False
         self.entered: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.release = threading.Event()
-        self._glance = glance
+        self._lock_probe = lock_probe
 
     def provide(self, session: str, agent: str) -> None:
-        """Be the provider: note the call, look whether a lock is held, then act as told."""
+        """Act as the provider: record the call, check for a held lock, then behave as scripted."""
         self.called.append([session, agent])
         behaviour = self.behaviour
-        if not comes_back(self._glance, GLANCE_S):
+        if not returns_within(self._lock_probe, LOCK_WAIT_S):
             self.blocked = True
         if behaviour == "hang":
             self.entered.put(("hangs", None))
             self.release.wait(PATIENCE_S)
             behaviour = self.behaviour
         if behaviour == "fail":
-            raise ProviderError(f"{agent} was told to fail")
+            raise ProviderError(f"the provider of {agent} is scripted to fail")
         if behaviour == "exit":
-            raise SystemExit(f"{agent} was told to exit")
+            raise SystemExit(f"the provider of {agent} is scripted to exit")
 
     def take(self) -> dict[str, Any]:
-        """What happened since the last look."""
-        seen = {"called": self.called, "blocked": self.blocked}
+        """Return what happened since the last `take`."""
+        taken = {"called": self.called, "blocked": self.blocked}
         self.called, self.blocked = [], False
-        return seen
+        return taken
 
 
 class ScriptedAgent:
@@ -76,11 +76,11 @@ class ScriptedAgent:
         self._session = session
 
     def commit_memory_session(self) -> None:
-        """Do what the script says."""
+        """Behave as the script says."""
         self._script.provide(self._session, self.name)
 
     def close(self) -> None:
-        """Count how often the handle was closed."""
+        """Count the closes of the handle."""
         self.closed += 1
 
 
@@ -100,18 +100,18 @@ class LifecycleAdapter:
         return {}
 
     def unregister(self, session: str) -> dict[str, Any]:
-        """Leave the session without a current agent."""
+        """Remove the session's current agent."""
         self._lifecycle.unregister_agent(session)
         return {}
 
     def complete_turn(self, session: str, agent: str | None) -> dict[str, Any]:
-        """Complete a turn; tells the generation, and what was called though nothing should be."""
+        """Complete a turn; the generation, and the provider calls (there should be none)."""
         handle = self._agent(session, agent)
         generation = self._lifecycle.mark_turn_completed(session, agent=handle)
         return {"generation": generation, "called": self._script.take()["called"]}
 
     def dirty(self, session: str) -> dict[str, Any]:
-        """Whether completed turns wait."""
+        """Whether completed turns wait for a commit."""
         return {"dirty": self._lifecycle.has_uncommitted_work(session)}
 
     def discard(self, session: str) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class LifecycleAdapter:
     def commit(
         self, session: str, agent: str | None, provider: str, *, wait: bool = False
     ) -> dict[str, Any]:
-        """Commit now; `provider` says what whoever is called does."""
+        """Commit now, with providers that behave as `provider` says."""
         self._script.behaviour = provider
         handle = self._agent(session, agent)
         patience = {"wait": True, "timeout": MOMENT_S} if wait else {}
@@ -129,9 +129,9 @@ class LifecycleAdapter:
         return {"committed": committed, **self._script.take()}
 
     def begin_commit(self, session: str, agent: str | None) -> dict[str, Any]:
-        """Start a commit whose provider, if one is called, hangs until `finish_commit`."""
+        """Start a commit whose provider, if it is called, hangs until `finish_commit`."""
         if self._background:
-            raise NotAskableError(f"a commit of {', '.join(self._background)} hangs already")
+            raise InvalidCallError(f"a commit of {', '.join(self._background)} hangs already")
         script, handle = self._script, self._agent(session, agent)
         script.behaviour = "hang"
         script.release.clear()
@@ -140,7 +140,7 @@ class LifecycleAdapter:
             answer: Any = None
             try:
                 answer = self._lifecycle.commit_session_memory(session, handle)
-            except BaseException as error:  # noqa: BLE001  whatever it raises is its answer
+            except BaseException as error:  # noqa: BLE001  any exception is the call's answer
                 answer = error
             self._answers[session] = answer
             script.entered.put(("returned", answer))
@@ -153,12 +153,12 @@ class LifecycleAdapter:
             self._background[session] = worker
             return {"committed": None, **script.take()}
         worker.join(PATIENCE_S)
-        return {"committed": _told(answer), **script.take()}
+        return {"committed": _result(answer), **script.take()}
 
     def finish_commit(self, session: str, provider: str) -> dict[str, Any]:
-        """Let the hanging provider go on as told, and tell what its commit returned."""
+        """Release the hanging provider, and return the result of its commit."""
         if session not in self._background:
-            raise NotAskableError(f"no commit of {session} hangs")
+            raise InvalidCallError(f"no commit of {session} hangs")
         self._script.behaviour = provider
         self._script.release.set()
         worker = self._background.pop(session)
@@ -166,22 +166,28 @@ class LifecycleAdapter:
         if worker.is_alive():
             raise HungError(f"the commit of {session} did not return")
         _next(self._script.entered)
-        return {"committed": _told(self._answers.pop(session))}
+        return {"committed": _result(self._answers.pop(session))}
 
     def drain(self, provider: str, deadline_s: float) -> dict[str, Any]:
-        """Shut down; tells who was called, and whether it came back."""
+        """Shut down; the providers that were called, and whether the shutdown returned."""
         if self._background and deadline_s > MOMENT_S:
-            raise NotAskableError(f"{deadline_s} s is long to wait for a commit that hangs")
+            hanging = ", ".join(self._background)
+            raise InvalidCallError(
+                f"drain(deadline_s={deadline_s}): a commit of {hanging} hangs,"
+                f" so deadline_s must be at most {MOMENT_S}"
+            )
         self._script.behaviour = provider
-        returned = comes_back(lambda: self._lifecycle.drain_all_on_shutdown(deadline_s), PATIENCE_S)
+        returned = returns_within(
+            lambda: self._lifecycle.drain_all_on_shutdown(deadline_s), PATIENCE_S
+        )
         return {"returned": returned, "called": sorted(self._script.take()["called"])}
 
     def entries(self) -> dict[str, Any]:
-        """How many sessions are remembered."""
+        """The number of sessions with an entry."""
         return {"entries": len(self._lifecycle)}
 
     def close(self) -> None:
-        """Let hanging providers go."""
+        """Release hanging providers."""
         self._script.release.set()
         for worker in self._background.values():
             worker.join(PATIENCE_S)
@@ -195,22 +201,24 @@ class LifecycleAdapter:
         return self._agents[key]
 
 
-def comes_back(ask: Callable[[], object], within_s: float) -> bool:
-    """Whether `ask`, on a thread of its own, returns in time."""
-    asker = threading.Thread(target=ask, daemon=True)
-    asker.start()
-    asker.join(within_s)
-    return not asker.is_alive()
+def returns_within(call: Callable[[], object], timeout_s: float) -> bool:
+    """Whether `call`, on a thread of its own, returns in time."""
+    caller = threading.Thread(target=call, daemon=True)
+    caller.start()
+    caller.join(timeout_s)
+    return not caller.is_alive()
 
 
 def _next(events: queue.SimpleQueue[tuple[str, Any]]) -> tuple[str, Any]:
     try:
         return events.get(timeout=PATIENCE_S)
     except queue.Empty:
-        raise HungError(f"nothing happened within {PATIENCE_S} s") from None
+        raise HungError(
+            f"the commit neither called a provider nor returned within {PATIENCE_S} s"
+        ) from None
 
 
-def _told(answer: Any) -> Any:
+def _result(answer: Any) -> Any:
     if isinstance(answer, BaseException):
         raise answer
     return answer

@@ -1,4 +1,4 @@
-"""The *catalog* ability: a model catalog, its two sources, and providers that count who asks."""
+"""The *catalog* ability: a model catalog, its two sources, and providers that count requests."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 
 
 class ProviderError(Exception):
-    """The providers could not be asked, as told."""
+    """The providers fail, as the script says."""
 
 
 class CatalogAdapter:
-    """One folder with config and auth; the providers offer a new model each time they are asked."""
+    """One folder with config and auth; the providers return a new model for each request."""
 
-    def __init__(self, folder: Path, rooms: Callable[[str], Any]) -> None:
-        """`rooms(name)` gives a module of the reference."""
+    def __init__(self, folder: Path, modules: Callable[[str], Any]) -> None:
+        """`modules(name)` imports a module of the reference implementation."""
         self._folder = folder
-        self._rooms = rooms
+        self._modules = modules
         self._asked = 0
         self._fails = False
         self._catalog = self._open()
 
     def _open(self) -> Any:
-        room = self._rooms("model_catalog.catalog")
-        minimal = room.catalog_of("static", "minimal")
-        return room.ModelCatalog(self._folder, self._fetch, minimal, clock=lambda: 1_000.0)
+        module = self._modules("model_catalog.catalog")
+        minimal = module.catalog_of("static", "minimal")
+        return module.ModelCatalog(self._folder, self._fetch, minimal, clock=lambda: 1_000.0)
 
     def _fetch(self) -> Any:
         self._asked += 1
         if self._fails:
-            raise ProviderError("as told")
-        return self._rooms("model_catalog.catalog").catalog_of("live", f"model-{self._asked}")
+            raise ProviderError("the providers are scripted to fail")
+        return self._modules("model_catalog.catalog").catalog_of("live", f"model-{self._asked}")
 
     def set_config(self, text: str) -> None:
         """Write the config."""
@@ -43,31 +43,31 @@ class CatalogAdapter:
         (self._folder / "auth.json").write_text(json.dumps(auth), encoding="utf-8")
 
     def remove_auth(self) -> None:
-        """Take the auth store away."""
+        """Remove the auth store."""
         (self._folder / "auth.json").unlink(missing_ok=True)
 
     def fail(self, *, fails: bool) -> None:
-        """From now on the providers cannot be asked, or can again."""
+        """Let the providers fail, or work again."""
         self._fails = fails
 
     def restart(self) -> None:
-        """A new process, which has the folder only."""
+        """Start a new process, which has the folder only."""
         self._catalog = self._open()
 
     def shown(self) -> dict[str, Any]:
-        """What a display path is given, and how often the providers were asked for it."""
-        return self._told(self._catalog.shown)
+        """The models that a display path receives, and the number of provider requests."""
+        return self._counted(self._catalog.shown)
 
     def rebuilt(self) -> dict[str, Any]:
-        """What somebody is given who wants it fresh."""
-        return self._told(self._catalog.rebuilt)
+        """The models that a refresh returns, and the number of provider requests."""
+        return self._counted(self._catalog.rebuilt)
 
-    def _told(self, ask: Callable[[], Any]) -> dict[str, Any]:
+    def _counted(self, read: Callable[[], Any]) -> dict[str, Any]:
         before = self._asked
-        catalog = ask()
+        catalog = read()
         groups = (catalog or {}).get("groups", [])
         models = [model["id"] for group in groups for model in group["models"]]
         return {"models": models, "asked": self._asked - before}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the catalog holds no resource."""

@@ -1,4 +1,4 @@
-"""The *journal* ability: one run's journal, for threads that meet, on a disk that fails or dies."""
+"""The *journal* ability: one run's journal, on a simulated disk that fails or crashes."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _numbers = itertools.count()  # one folder for each schedule
 
 
 class JournalAdapter:
-    """One run; its rows are written to a file, and shown to us."""
+    """One run; the journal writes its rows to a file and shows them to the adapter."""
 
-    def __init__(self, folder: Path, rooms: Callable[[str], Any]) -> None:
-        """`rooms(name)` gives a module of the reference."""
-        self._rooms = rooms
-        self._place = folder / f"{next(_numbers)}"
-        self._place.mkdir()
+    def __init__(self, folder: Path, modules: Callable[[str], Any]) -> None:
+        """`modules(name)` imports a module of the reference implementation."""
+        self._modules = modules
+        self._folder = folder / f"{next(_numbers)}"
+        self._folder.mkdir()
         self._journal = self._open()
         self._shown: list[int] = []
         self._writer = self._journal.begin(
@@ -48,35 +48,35 @@ class JournalAdapter:
         )
 
     def _open(self) -> Any:
-        return self._rooms("turns.journal").RunJournal(self._place, clock=lambda: 0.0)
+        return self._modules("turns.journal").RunJournal(self._folder, clock=lambda: 0.0)
 
     def emit(self, text: str) -> int:
-        """Write a row and show it; its number."""
+        """Write a row and show it; the row's number."""
         seq: int = self._writer.emit("token", {"text": text})["seq"]
         return seq
 
     def emit_struck(self, text: str, strike: str, at: int) -> dict[str, Any]:
-        """Emit while the disk strikes its change number `at`; whether it came to that.
+        """Emit while a fault hits the disk's change number `at`; whether the fault happened.
 
-        Raises what the journal does, or TargetLostError where the process died of it; then the
-        next one has the journal.
+        Raises what the journal raises, or TargetLostError where the fault killed the process; then
+        a new process opens the journal.
         """
-        disk = SimulatedDisk(self._place, STRIKES[strike](at))
+        disk = SimulatedDisk(self._folder, STRIKES[strike](at))
         try:
             with disk:
                 seq = self.emit(text)
         except SimulatedCrash as crash:
-            disk.process_crash().put_into(self._place)
+            disk.process_crash().put_into(self._folder)
             self._journal = self._open()
             raise TargetLostError(f"{strike} at {crash}") from None
-        return {"seq": seq, "struck": disk.struck is not None}
+        return {"seq": seq, "struck": disk.faulted_call is not None}
 
     def finish(self) -> None:
-        """Bring the run to its end."""
+        """End the run."""
         self._writer.finish("done", [("done", {"text": "done"}), ("stream_end", {"text": "end"})])
 
     def rows(self) -> dict[str, Any]:
-        """What the file holds, and what was shown."""
+        """The rows of the file, and the numbers of the shown rows."""
         rows = list(self._journal.rows(SESSION, STREAM))
         return {
             "seqs": [row["seq"] for row in rows],
@@ -85,5 +85,5 @@ class JournalAdapter:
         }
 
     def close(self) -> None:
-        """Let go of the file, whatever became of the run."""
+        """Close the file, in whatever state the run is."""
         self._writer.finish("done", [])

@@ -1,8 +1,8 @@
-"""The *sessions* ability over the reference's session store, with a disk below that fails or dies.
+"""The *sessions* ability over the session store, on a simulated disk that fails or crashes.
 
-`striking` asks any function while the Nth change to the folder is struck. After a crash the folder
-is what a killed process, or a power loss, leaves; a new store opens on it, and nobody knows whether
-the call happened. A disk that merely fails leaves the store alive, and nobody the wiser either.
+`striking` calls any function while a fault hits the Nth change to the folder. After a crash the
+folder holds what a killed process, or a power loss, leaves; a new store opens on it, and whether
+the call happened is unknown. After a mere disk error the store goes on, and it is unknown as well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from harness.faults.simulated_disk import (
     tear,
 )
 
-LOSSES = 6  # images of a power loss to choose from, the extremes first
+LOSSES = 6  # the number of images of a power loss to choose from, the extremes first
 HOSTILE_LENGTH = 10_000
 EPIC, EPIC_TIMES = "epic", 16_500
 
@@ -50,20 +50,20 @@ class UnknownSessionError(Exception):
 
 
 class NotRefusableError(Exception):
-    """The save that should be refused cannot even be set up here."""
+    """The state in which a save must be refused cannot be set up."""
 
 
 class SessionsAdapter:
-    """One folder of sessions, and what users, clumsy programmers and the harness do to it.
+    """One folder of sessions, with the calls of users, of faulty code and of the harness.
 
-    Two stores are open on it, as in two processes, and take turns.
+    Two stores have it open, as in two processes, and take turns.
     """
 
-    def __init__(self, folder: Path, rooms: Callable[[str], Any]) -> None:
-        """`rooms(name)` gives a module of the reference."""
+    def __init__(self, folder: Path, modules: Callable[[str], Any]) -> None:
+        """`modules(name)` imports a module of the reference implementation."""
         self._folder = folder / "sessions"
         self._folder.mkdir(exist_ok=True)
-        self._rooms = rooms
+        self._modules = modules
         self._ticks = itertools.count(1_000)
         self._begin()
 
@@ -71,21 +71,21 @@ class SessionsAdapter:
         self._store, self._other = self._open(), self._open()
 
     def _open(self) -> Any:
-        store = self._rooms("sessions.store").SessionStore
+        store = self._modules("sessions.store").SessionStore
         return store(self._folder, clock=lambda: float(next(self._ticks)), cap=HELD_MAX)
 
-    # What users do
+    # Calls of users
 
     def new(self, session: str) -> None:
-        """Make a session."""
+        """Create a session."""
         self._store.new(session)
 
     def append(self, session: str, text: str) -> None:
-        """Say something."""
+        """Append a message."""
         self._store.append(session, {"role": "user", "content": text})
 
     def rename(self, session: str, title: str) -> None:
-        """Give it a title; an epic one makes the list of sessions as long as hundreds would."""
+        """Set the title; an epic title makes the session list as large as hundreds of sessions."""
         self._store.rename(session, title * EPIC_TIMES if title == EPIC else title)
 
     def clear(self, session: str) -> None:
@@ -104,10 +104,10 @@ class SessionsAdapter:
         """Remove the session."""
         self._store.delete(session)
 
-    # What anybody may look at
+    # Reads
 
     def messages(self, session: str) -> list[str] | None:
-        """The texts, or None for no such session."""
+        """The texts, or None for an unknown session."""
         try:
             found = self._store.load(session)
         except self._unknown:
@@ -119,33 +119,33 @@ class SessionsAdapter:
         return [row["session_id"] for row in self._store.rows()]
 
     def row(self, session: str) -> dict[str, Any] | None:
-        """What the list says of the session."""
+        """The session's row in the list."""
         shown = ("title", "message_count", "updated_at")
         rows = [row for row in self._store.rows() if row["session_id"] == session]
-        told = {key: rows[0][key] for key in shown} if rows else None
-        if told is not None and told["title"] == EPIC * EPIC_TIMES:
-            told["title"] = EPIC
-        return told
+        row = {key: rows[0][key] for key in shown} if rows else None
+        if row is not None and row["title"] == EPIC * EPIC_TIMES:
+            row["title"] = EPIC
+        return row
 
     def backup(self, session: str) -> int | None:
-        """How many messages the backup has."""
+        """The number of messages in the backup."""
         count: int | None = self._store.backup_count(session)
         return count
 
     def held(self) -> int:
-        """How many sessions are in memory."""
+        """The number of sessions in memory."""
         count: int = self._store.gauges()["sessions_held"]
         return count
 
-    # What clumsy programmers do
+    # Calls of faulty code
 
     def shrink(self, session: str, keep: int) -> None:
-        """Save only the first messages, though no user asked for it."""
+        """Save only the first messages, without a request of the user."""
         found = self._store.load(session)
         self._store.save(replace(found, messages=found.messages[:keep]))
 
     def save_stub(self, session: str) -> None:
-        """Save what was loaded without messages."""
+        """Save a session that was loaded without its messages."""
         self._store.save(self._store.load_metadata_only(session))
 
     def save_stale(self, session: str, text: str) -> None:
@@ -155,7 +155,7 @@ class SessionsAdapter:
         self._store.save(stale.appended({"role": "user", "content": text}))
 
     def save_refused(self, session: str) -> None:
-        """Save a session in the midst of a turn without any of its messages."""
+        """Save a session, during a turn, without any of its messages."""
         if not self._store.load(session).messages:
             raise NotRefusableError(f"{session} has no messages to lose")
         self._store.maintain(session, lambda found: replace(found, active_stream_id="s"))
@@ -166,54 +166,55 @@ class SessionsAdapter:
             self._store.clean_stale_stream(session, lambda _: False)
 
     def cleanup(self, session: str) -> None:
-        """Maintain a session whose stream nobody runs any more."""
+        """Clean up a session whose stream has no run any more."""
         self._store.maintain(session, lambda found: replace(found, active_stream_id="s"))
         self._store.clean_stale_stream(session, lambda _: False)
 
     def hostile(self, session_id: str) -> None:
-        """Ask about something that is no id. Raises, unless any of it was taken for one."""
+        """Pass an invalid id to several calls. Raises, unless one of them accepts it."""
         before = Image.of(self._folder)
         long = session_id.replace("LONG", "x" * HOSTILE_LENGTH)
-        asked = (self._store.load, self._store.new, self._store.clear, self._store.delete)
-        for ask in asked:
+        calls = (self._store.load, self._store.new, self._store.clear, self._store.delete)
+        for call in calls:
             try:
-                ask(long)
-            except (ValueError, self._rooms("sessions.sidecar").SessionError):
+                call(long)
+            except (ValueError, self._modules("sessions.sidecar").SessionError):
                 continue
             return
         if Image.of(self._folder) == before:
-            raise UnknownSessionError(f"{session_id!r} is no id, and touched nothing")
+            raise UnknownSessionError(f"{session_id!r} was refused, and changed no file")
 
-    # What the harness does
+    # Calls of the harness
 
     def swap(self) -> None:
-        """Go on in the other process that has the folder open."""
+        """Continue in the other process that has the folder open."""
         self._store, self._other = self._other, self._store
 
     def corrupt(self, session: str) -> None:
         """Cut the sidecar in the middle."""
         path = self._folder / f"{session}.json"
         if not path.exists():
-            raise UnknownSessionError(f"there is no sidecar of {session}")
+            raise UnknownSessionError(f"session {session!r} has no sidecar")
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2])
 
     def restart(self) -> None:
-        """Start both processes anew; one recovers."""
+        """Restart both processes; one recovers."""
         self._begin()
         self.recover()
 
     def recover(self) -> None:
         """Recover as at start-up."""
-        self._rooms("sessions.recovery").recover_all(self._store)
+        self._modules("sessions.recovery").recover_all(self._store)
 
     def striking(
         self, function: str, argument: Mapping[str, Any], strike: str, at: int, image: int = 0
     ) -> Any:
-        """Ask while change number `at` is struck; of a power loss, keep image number `image`.
+        """Call while a fault hits change number `at`; of a power loss, keep image number `image`.
 
-        Raises TargetLostError if it was struck, since nobody knows then whether it happened. Where
-        there are fewer changes, the power goes after the last: what was answered must survive it.
+        Raises TargetLostError if the fault happened, since the call's outcome is unknown then.
+        Where there are fewer changes, the power fails after the last one: what was acknowledged
+        must survive it.
         """
         disk = SimulatedDisk(self._folder, STRIKES[strike](at))
         try:
@@ -223,12 +224,12 @@ class SessionsAdapter:
             self._survive(disk, strike, image)
             raise TargetLostError(f"{strike} at {crash}") from None
         except Exception as error:
-            if disk.struck is None:
+            if disk.faulted_call is None:
                 raise
             raise TargetLostError(f"{strike}: {error}") from error
         if strike.startswith("power"):
             self._survive(disk, strike, image)
-        return {"struck": disk.struck is not None, "result": result}
+        return {"struck": disk.faulted_call is not None, "result": result}
 
     def _survive(self, disk: SimulatedDisk, strike: str, image: int) -> None:
         left = disk.process_crash()
@@ -239,9 +240,9 @@ class SessionsAdapter:
         self._begin()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the store holds no resource."""
 
     @property
     def _unknown(self) -> type[Exception]:
-        unknown: type[Exception] = self._rooms("sessions.session_files").UnknownSessionError
+        unknown: type[Exception] = self._modules("sessions.session_files").UnknownSessionError
         return unknown

@@ -1,8 +1,8 @@
-"""The *wakeups_restarts* ability: wakeups over a real process registry, of hosts that die.
+"""The *wakeups_restarts* ability: wakeups over a real process registry whose host crashes.
 
-The processes are those of a host that died: it had promised to tell of them, and they ended while
-nobody looked. What a session has had is remembered by itself, as sessions do on disk. Time passes
-only in `settle`.
+The processes belong to a host that crashed: it owed their wakeups, and they ended while no host
+ran. The adapter records the wakeups that each session received, as sessions do on disk. Time passes
+in `settle` only.
 """
 
 from __future__ import annotations
@@ -41,59 +41,59 @@ SETTLING_S = 60.0
 
 
 class WakeupsRestartsAdapter:
-    """A folder of processes, the host that has it, and sessions that are busy or idle."""
+    """A folder of processes, its host, and sessions that are busy or idle."""
 
-    def __init__(self, folder: Path, rooms: Callable[[str], Any]) -> None:
-        """`rooms(name)` gives a module of the reference."""
+    def __init__(self, folder: Path, modules: Callable[[str], Any]) -> None:
+        """`modules(name)` imports a module of the reference implementation."""
         self._folder = folder
-        self._rooms = rooms
+        self._modules = modules
         self._now_s = 1_000.0
-        # The room looks its clock up on the module, so time can be ours.
-        rooms("turns.wakeups").time = SimpleNamespace(monotonic=lambda: self._now_s)
+        # The module reads its clock from its own global, which can be replaced.
+        modules("turns.wakeups").time = SimpleNamespace(monotonic=lambda: self._now_s)
         self._runs: dict[str, Any] = {}
         self._had: list[list[str]] = []
         self._registry: Any = None
         self._wakeups: Any = None
 
     def leave(self, session: str, process: str, exit_code: int | None = None) -> None:
-        """A host that died had promised to tell of a process; it ended so, or nobody knows how."""
-        told = {"owner": session, "session_key": session, "command": "true"}
+        """Record a process of a crashed host; it ended with `exit_code`, None for unknown."""
+        owner = {"owner": session, "session_key": session, "command": "true"}
         with self._sound_disk():
-            ledger = self._rooms("storage.durable_map").Ledger(self._folder / "ledger.jsonl")
-            ledger.put(process, {"kind": "running", "process_id": process, **told})
+            ledger = self._modules("storage.durable_map").DurableMap(self._folder / "ledger.jsonl")
+            ledger.put(process, {"kind": "running", "process_id": process, **owner})
             ledger.close()
         if exit_code is not None:
             (self._folder / f"{process}.exit").write_text(f"{exit_code}\n", encoding="ascii")
 
     def restart(self) -> None:
-        """The host stops, and another one starts; nobody runs then."""
+        """Stop the host, and start another one; no session has a run then."""
         self._stop()
-        room = self._rooms("agents.processes")
-        # Should it die while it starts, what it has opened by then is still to be closed.
-        self._registry = room.ProcessRegistry.__new__(room.ProcessRegistry)
+        module = self._modules("agents.processes")
+        # If it crashes while it starts, the files that it opened must still be closed.
+        self._registry = module.ProcessRegistry.__new__(module.ProcessRegistry)
         self._registry.__init__(self._folder, clock=lambda: 0.0)
-        self._wakeups = self._rooms("turns.wakeups").Wakeups(self._registry, self._start)
+        self._wakeups = self._modules("turns.wakeups").Wakeups(self._registry, self._start)
 
     def begin_run(self, session: str) -> None:
-        """The user begins a turn."""
-        self._run(session, self._rooms("turns.turns").Source.USER)
+        """Begin a turn of the user."""
+        self._run(session, self._modules("turns.turns").Source.USER)
 
     def end_run(self, session: str) -> None:
-        """Whatever runs in the session leaves."""
+        """End the session's run, if it has one."""
         run = self._runs.pop(session, None)
         if run is not None:
             self._wakeups.ended(run)
 
     def drain(self) -> None:
-        """Start all that can be started now."""
+        """Start every wakeup that can start now."""
         self._wakeups.drain()
 
     def struck(
         self, function: str, argument: Mapping[str, Any], strike: str, at: int, image: int = 0
     ) -> dict[str, bool]:
-        """Ask while the disk strikes its change number `at`; whether it came to that.
+        """Call while a fault hits the disk's change number `at`; whether the fault happened.
 
-        Raises TargetLostError where the host died of it; of a power loss, keep image `image`.
+        Raises TargetLostError where the fault killed the host; of a power loss, keep image `image`.
         """
         disk = SimulatedDisk(self._folder, STRIKES[strike](at))
         try:
@@ -107,10 +107,10 @@ class WakeupsRestartsAdapter:
                 left = losses[image % len(losses)]
             left.put_into(self._folder)
             raise TargetLostError(f"{strike} at {crash}") from None
-        return {"struck": disk.struck is not None}
+        return {"struck": disk.faulted_call is not None}
 
     def settle(self) -> dict[str, Any]:
-        """Let time pass and runs end until nothing waits; every wakeup that a session has had."""
+        """Let time pass and runs end until no wakeup is pending; all wakeups of all sessions."""
         with self._sound_disk():
             for _ in range(SETTLINGS_MAX):
                 self._wakeups.drain()
@@ -120,23 +120,23 @@ class WakeupsRestartsAdapter:
         return {"woken": self._had}
 
     def close(self) -> None:
-        """Stop the host, and give the room its clock back."""
+        """Stop the host, and restore the module's clock."""
         self._stop()
-        self._rooms("turns.wakeups").time = time
+        self._modules("turns.wakeups").time = time
 
     def _sound_disk(self) -> SimulatedDisk:
-        """A disk that is only quick: nobody waits for a sync."""
+        """A disk without faults, whose syncs return at once."""
         return SimulatedDisk(self._folder, no_fault)
 
     def _stop(self) -> None:
         registry, self._registry, self._wakeups = self._registry, None, None
         self._runs.clear()
         if registry is not None:
-            with suppress(AttributeError):  # it died before it had opened anything
+            with suppress(AttributeError):  # it crashed before it opened a file
                 registry.close()
 
     def _start(self, session_id: str, message: str, source: Any, *, wakeup_id: str) -> None:
-        turns = self._rooms("turns.turns")
+        turns = self._modules("turns.turns")
         assert wakeup_id in message, "the prompt names the process"
         if session_id in self._runs:
             raise turns.TurnConflictError(self._runs[session_id])
@@ -147,6 +147,7 @@ class WakeupsRestartsAdapter:
 
     def _run(self, session: str, source: Any) -> None:
         stream = f"stream-{len(self._had)}-{source}"
-        told = {"session_id": session, "stream_id": stream, "source": source}
-        run = self._runs[session] = SimpleNamespace(**told, is_attachable=True)
+        run = self._runs[session] = SimpleNamespace(
+            session_id=session, stream_id=stream, source=source, is_attachable=True
+        )
         self._wakeups.started(run)

@@ -1,1 +1,1 @@
-"""hermes_agent."""
+"""The released package `hermes-agent` as a target."""

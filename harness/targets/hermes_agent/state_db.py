@@ -1,8 +1,8 @@
 """The *state_db* ability over the released package `hermes-agent`.
 
-Stand-alone: the standard library and the package, which is found on the path as `hermes_state`:
-`pip install --no-deps hermes-agent==VERSION` puts it there. Nothing of the package is changed; only
-its clock can be moved, so that sessions grow old.
+Stand-alone: it imports the standard library and the package, as `hermes_state`, which
+`pip install --no-deps hermes-agent==VERSION` puts on the path. It changes nothing of the package
+but its clock, so that sessions grow old.
 """
 
 import contextlib
@@ -13,22 +13,26 @@ from typing import Any
 
 import hermes_state  # type: ignore[import-not-found]  # the target, never installed with us
 
-EVERYTHING = 1_000_000  # a limit that limits nothing
+EVERYTHING = 1_000_000  # a limit above every count
 DAY_S = 86_400.0
+COLUMNS = (
+    *("source", "title", "message_count", "tool_call_count"),
+    *("input_tokens", "output_tokens"),
+)
 
 Names = list[str]
 Rows = list[list[str]]  # [role, text] or [session, text]
 
 
 class Clock:
-    """The module `time` as the package sees it, some days ahead. The file keeps how many."""
+    """The module `time` as the package sees it, some days ahead. A file stores the offset."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._days = float(file.read_text()) if file.exists() else 0.0
 
     def time(self) -> float:
-        """Seconds of the epoch, as the package is to believe."""
+        """Seconds of the epoch, moved by the offset."""
         return time.time() + self._days * DAY_S
 
     def advance(self, days: float) -> None:
@@ -50,7 +54,7 @@ class StateDbAdapter:
         self._db = hermes_state.SessionDB(path)
 
     def create(self, session: str, source: str) -> None:
-        """Create the session, unless it is there."""
+        """Create the session, unless it exists."""
         self._db.create_session(session, source)
 
     def end(self, session: str, reason: str) -> None:
@@ -62,7 +66,7 @@ class StateDbAdapter:
         self._db.reopen_session(session)
 
     def set_title(self, session: str, title: str | None) -> bool:
-        """Set or clear the title; whether there is such a session."""
+        """Set or clear the title; whether the session exists."""
         return bool(self._db.set_session_title(session, title))
 
     def set_system_prompt(self, session: str, text: str) -> None:
@@ -80,12 +84,12 @@ class StateDbAdapter:
         )
 
     def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
-        """Append a message that made so many tool calls."""
+        """Append a message that made `tool_calls` tool calls."""
         calls = [{"id": f"call-{number}"} for number in range(tool_calls)]
         self._db.append_message(session, role, text, tool_calls=calls or None)
 
     def replace(self, session: str, messages: Rows) -> None:
-        """Put these messages in the place of all."""
+        """Replace all messages."""
         rows = [{"role": role, "content": text} for role, text in messages]
         self._db.replace_messages(session, rows)
 
@@ -94,13 +98,11 @@ class StateDbAdapter:
         self._db.clear_messages(session)
 
     def get(self, session: str) -> dict[str, Any] | None:
-        """What is told of the session; None if it is unknown."""
+        """The session's columns; None if it is unknown."""
         row = self._db.get_session(session)
         if row is None:
             return None
-        told = ("source", "title", "message_count", "tool_call_count")
-        tokens = ("input_tokens", "output_tokens")
-        return {name: row[name] for name in told + tokens} | {"ended": row["ended_at"] is not None}
+        return {name: row[name] for name in COLUMNS} | {"ended": row["ended_at"] is not None}
 
     def list(self) -> Names:
         """Every session."""
@@ -118,16 +120,16 @@ class StateDbAdapter:
             for session in {match["session_id"] for match in found}
             for row in self._db.get_messages(session)
         }
-        # Somebody else may have deleted a message between the two questions.
-        there = (match for match in found if match["id"] in texts)
-        return sorted([match["session_id"], texts[match["id"]]] for match in there)
+        # Another process may have deleted a message between the two queries.
+        present = (match for match in found if match["id"] in texts)
+        return sorted([match["session_id"], texts[match["id"]]] for match in present)
 
     def delete(self, session: str) -> bool:
-        """Delete the session with its messages; whether it was there."""
+        """Delete the session with its messages; whether it existed."""
         return bool(self._db.delete_session(session))
 
     def prune(self, days: float) -> int:
-        """Delete ended sessions older than that; how many."""
+        """Delete ended sessions older than `days`; their number."""
         return int(self._db.prune_sessions(older_than_days=days))
 
     def advance(self, days: float) -> None:
@@ -140,7 +142,7 @@ class StateDbAdapter:
         self._db = hermes_state.SessionDB(self.path)
 
     def counters(self, session: str) -> dict[str, int | None]:
-        """The stored count of messages and the true one, as another connection sees them."""
+        """The stored count of messages and the number of rows, as another connection sees them."""
         count = "SELECT message_count FROM sessions WHERE id = ?"
         rows = "SELECT count(*) FROM messages WHERE session_id = ?"
         with contextlib.closing(sqlite3.connect(self.path)) as connection:
@@ -149,7 +151,7 @@ class StateDbAdapter:
         return {"message_count": None if stored is None else stored[0], "rows": true}
 
     def probe(self) -> dict[str, Any]:
-        """Whether the write lock is held, and what SQLite's own check says of the file."""
+        """Whether the write lock is held, and the result of SQLite's integrity check."""
         with contextlib.closing(
             sqlite3.connect(self.path, timeout=0.0, isolation_level=None)
         ) as connection:

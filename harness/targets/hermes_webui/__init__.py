@@ -1,1 +1,1 @@
-"""hermes_webui."""
+"""A hermes-webui checkout as a target: its server, and some of its modules."""

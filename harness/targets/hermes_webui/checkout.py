@@ -1,8 +1,8 @@
-"""A hermes-webui checkout's modules in this process: on a folder of its own, born again at will.
+"""Modules of a hermes-webui checkout, imported into this process and reset for each episode.
 
-Runs in a process of its own, with the checkout on its path. What the modules keep in their globals
-is put back as it was when they were imported, which is what a new process would find. A request is
-answered by the server's own routes, without a socket.
+It runs in a process of its own, with the checkout on its path. A reset restores the globals of the
+modules to their values after the import, as a new process would have them. The server's own routes
+answer a request, without a socket.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from email.message import Message
+from http import HTTPStatus
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,33 +23,33 @@ from urllib.parse import urlparse
 CONTAINERS = (dict, list, set, collections.OrderedDict)
 SCALARS = (type(None), bool, int, float, str, tuple)
 
-_containers: dict[int, tuple[Any, Any]] = {}  # each once, whoever imports it by name
+_containers: dict[int, tuple[Any, Any]] = {}  # by id, as several modules import the same one
 _scalars: dict[tuple[str, str], Any] = {}
 _known: set[str] = set()
 
 
-def settle(home: Path, **settings: str) -> None:
-    """Tell the modules where their home is, as the server's environment would."""
-    places = {"HERMES_HOME": home, "HERMES_BASE_HOME": home, "HERMES_WEBUI_STATE_DIR": home}
-    places |= {"HERMES_CONFIG_PATH": home / "config.yaml", "HOME": home}
-    places |= {"HERMES_WEBUI_DEFAULT_WORKSPACE": home / "workspace"}
-    os.environ.update({name: str(place) for name, place in places.items()})
+def set_environment(home: Path, **settings: str) -> None:
+    """Set the environment of the modules, with this home, as the server's would be."""
+    paths = {"HERMES_HOME": home, "HERMES_BASE_HOME": home, "HERMES_WEBUI_STATE_DIR": home}
+    paths |= {"HERMES_CONFIG_PATH": home / "config.yaml", "HOME": home}
+    paths |= {"HERMES_WEBUI_DEFAULT_WORKSPACE": home / "workspace"}
+    os.environ.update({name: str(path) for name, path in paths.items()})
     os.environ.update({"HERMES_WEBUI_TEST_NETWORK_BLOCK": "1", "HERMES_WEBUI_PASSWORD": ""})
     os.environ.update(settings)
 
 
 def module(name: str) -> Any:
-    """A module of the checkout."""
-    found = importlib.import_module(f"api.{name}")
-    for each in [each for each in sys.modules if each.startswith("api.")]:
-        if each not in _known:
-            _known.add(each)
-            _keep(each, sys.modules[each])
-    return found
+    """Import a module of the checkout."""
+    imported = importlib.import_module(f"api.{name}")
+    for full_name in [full_name for full_name in sys.modules if full_name.startswith("api.")]:
+        if full_name not in _known:
+            _known.add(full_name)
+            _save_globals(full_name, sys.modules[full_name])
+    return imported
 
 
-def _keep(name: str, of: ModuleType) -> None:
-    for key, value in vars(of).items():
+def _save_globals(name: str, imported: ModuleType) -> None:
+    for key, value in vars(imported).items():
         if key.startswith("__"):
             continue
         if type(value) in CONTAINERS:
@@ -57,16 +58,16 @@ def _keep(name: str, of: ModuleType) -> None:
             _scalars[name, key] = value
 
 
-def be_born_again() -> None:
-    """Put every global back as it was."""
+def reset_globals() -> None:
+    """Restore every global to its value after the import."""
     for (name, key), value in _scalars.items():
         setattr(sys.modules[name], key, value)
-    for container, kept in _containers.values():
+    for container, content in _containers.values():
         container.clear()
-        (container.extend if isinstance(container, list) else container.update)(kept)
+        (container.extend if isinstance(container, list) else container.update)(content)
 
 
-def put(key: str, value: Any) -> None:
+def bind(key: str, value: Any) -> None:
     """Bind a name to a value in every module that has it."""
     for name in _known:
         if hasattr(sys.modules[name], key):
@@ -74,7 +75,7 @@ def put(key: str, value: Any) -> None:
 
 
 class Request:
-    """A request as the routes see it; afterwards, its answer."""
+    """A request as the routes see it, which collects the response."""
 
     def __init__(self, path: str, body: Any) -> None:
         data = json.dumps(body).encode()
@@ -88,14 +89,14 @@ class Request:
         self.status = 0
 
     def send_response(self, status: int, *_: Any) -> None:
-        """Note the status."""
+        """Record the status."""
         self.status = status
 
     def send_header(self, *_: Any) -> None:
-        """Nobody reads headers here."""
+        """Drop the header, which no adapter reads."""
 
     def end_headers(self) -> None:
-        """Nor where they end."""
+        """Do nothing, as no header is recorded."""
 
 
 class RefusedRequestError(Exception):
@@ -103,10 +104,12 @@ class RefusedRequestError(Exception):
 
 
 def post(path: str, **body: Any) -> Any:
-    """Ask the routes. Raises RefusedRequestError for any other status than 200."""
+    """Send a POST request to the routes. Raises RefusedRequestError for a status other than 200."""
     request = Request(path, body)
     module("routes").handle_post(request, urlparse(path))
-    told = request.wfile.getvalue().decode()
-    if request.status != 200:  # noqa: PLR2004  as everywhere
-        raise RefusedRequestError(f"POST {path}: {request.status} {told}")
-    return json.loads(told)
+    response = request.wfile.getvalue().decode()
+    if request.status != HTTPStatus.OK:
+        raise RefusedRequestError(
+            f"POST {path}: expected status 200, got {request.status} {response}"
+        )
+    return json.loads(response)

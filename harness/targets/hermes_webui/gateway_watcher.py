@@ -1,9 +1,9 @@
 """The *watcher* ability over the gateway watcher of a hermes-webui checkout, in its own process.
 
-The other process is a connection to a database of the agent's shape. It shows no session without
-messages, nor one that ended after a few, so each begins with some that are not counted. Its rows
-tell neither that a session has no title nor that it ended: the one has a stand-in, for the other
-the database is asked.
+The writing process is a connection to a database with the agent's schema. The watcher hides a
+session without messages, and one that ended after a few, so each session begins with some messages
+that the adapter does not count. Its rows do not say whether a session has a title or has ended: a
+missing title is recognised by its stand-in, and the end is read from the database.
 """
 
 from __future__ import annotations
@@ -36,76 +36,78 @@ CREATE INDEX IF NOT EXISTS messages_of ON messages(session_id, timestamp);
 
 
 def open_adapter(folder: Path) -> WebuiWatcherAdapter:
-    """A watcher of a new database in `folder`."""
+    """Open a watcher of a new database in `folder`."""
     return WebuiWatcherAdapter(folder)
 
 
-class Turns:
-    """In the place of the event that stops the watcher's loop, which asks it before each turn."""
+class Iterations:
+    """Replaces the stop event of the watcher's loop, and stops it after a number of iterations."""
 
-    def __init__(self, turns: int) -> None:
-        self._left = turns
+    def __init__(self, count: int) -> None:
+        self._left = count
 
     def is_set(self) -> bool:
-        """Whether they are used up."""
+        """Whether all iterations are used up; the loop calls this before each one."""
         self._left -= 1
         return self._left < 0
 
 
 class WebuiWatcherAdapter:
-    """One database, somebody who writes it, and a watcher of it."""
+    """One database, a connection that writes it, and a watcher of it."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the database, and begin to watch."""
-        checkout.settle(folder)
-        self._room: Any = checkout.module("gateway_watcher")
-        checkout.be_born_again()
+        """Create the database, and start to watch it."""
+        checkout.set_environment(folder)
+        self._module: Any = checkout.module("gateway_watcher")
+        checkout.reset_globals()
         path = folder / "state.db"
         self._writer = sqlite3.connect(path, isolation_level=None)
         self._writer.executescript(SCHEMA)
-        self._read = self._room.read_importable_agent_session_rows
-        self._room.read_importable_agent_session_rows = self._projected
-        checkout.put("_get_state_db_path", lambda *_: path)  # the older ones are told no other way
-        takes_home = "hermes_home" in inspect.signature(self._room.GatewayWatcher).parameters
-        self._watcher = self._room.GatewayWatcher(**({"hermes_home": folder} if takes_home else {}))
+        self._read = self._module.read_importable_agent_session_rows
+        self._module.read_importable_agent_session_rows = self._projected
+        checkout.bind("_get_state_db_path", lambda *_: path)  # the only way in older releases
+        takes_home = "hermes_home" in inspect.signature(self._module.GatewayWatcher).parameters
+        self._watcher = self._module.GatewayWatcher(
+            **({"hermes_home": folder} if takes_home else {})
+        )
         self._watcher.POLL_INTERVAL = 0
-        self._told: queue.Queue[Any] = self._watcher.subscribe()
+        self._announcements: queue.Queue[Any] = self._watcher.subscribe()
         self._projections = 0
         self._failure = ""
-        self._held: Any = None
+        self._last_sessions: Any = None
         self._shown: list[list[Any]] | None = None
 
     def _projected(self, *given: Any, **named: Any) -> Any:
         self._projections += 1
         match self._failure:
             case "raises":
-                raise ProjectionError("as told")
+                raise ProjectionError("the projection is scripted to fail")
             case "none":
                 return None
         return self._read(*given, **named)
 
-    # What another process does
+    # Calls of the other process
 
     def create(self, session: str, source: str) -> None:
-        """Make a session."""
+        """Create a session."""
         (known,) = self._writer.execute("SELECT COUNT(*) FROM sessions WHERE id = ?", (session,))
         if known == (0,):
             self._write(
                 "INSERT INTO sessions (id, source, started_at) VALUES (?, ?, ?)",
                 (session, source, time.time()),
             )
-            self._say(session, UNCOUNTED)
+            self._insert(session, UNCOUNTED)
 
     def append(self, session: str, text: str) -> None:
         """Add a message."""
-        self._say(session, [text])
+        self._insert(session, [text])
 
     def rewrite(self, session: str, texts: list[str]) -> None:
-        """Put other messages in place of those that are there."""
+        """Replace all messages."""
         self._write("DELETE FROM messages WHERE session_id = ?", (session,))
-        self._say(session, (*UNCOUNTED, *texts))
+        self._insert(session, (*UNCOUNTED, *texts))
 
-    def _say(self, session: str, texts: Iterable[str]) -> None:
+    def _insert(self, session: str, texts: Iterable[str]) -> None:
         for text in texts:
             self._write(
                 "INSERT INTO messages (session_id, role, content, timestamp)"
@@ -119,11 +121,11 @@ class WebuiWatcherAdapter:
         )
 
     def rename(self, session: str, title: str) -> None:
-        """Give it a title."""
+        """Set the title."""
         self._write("UPDATE sessions SET title = ? WHERE id = ?", (title, session))
 
     def end(self, session: str) -> None:
-        """End it."""
+        """End the session."""
         self._write(
             "UPDATE sessions SET ended_at = ?, end_reason = 'done'"
             " WHERE id = ? AND ended_at IS NULL",
@@ -131,34 +133,34 @@ class WebuiWatcherAdapter:
         )
 
     def delete(self, session: str) -> None:
-        """Remove it."""
+        """Delete the session."""
         self._write("DELETE FROM messages WHERE session_id = ?", (session,))
         self._write("DELETE FROM sessions WHERE id = ?", (session,))
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
         self._writer.execute(statement, values)
 
-    # What the watcher does
+    # Calls of the watcher
 
     def fail(self, how: str) -> None:
-        """From now on the projection raises, gives none, or works again (empty)."""
+        """Let the projection raise ("raises"), return None ("none") or work again ("")."""
         self._failure = how
 
     def poll(self) -> dict[str, Any]:
-        """Look twice."""
+        """Poll twice."""
         self._projections = 0
-        self._watcher._stop_event = Turns(POLLS)  # noqa: SLF001  it has no call for one look
+        self._watcher._stop_event = Iterations(POLLS)  # noqa: SLF001  it has no call for one poll
         self._watcher._poll_loop()  # noqa: SLF001
         announced = None
-        while not self._told.empty():
-            announced = self._rows(self._told.get()["sessions"])
-        held = self._watcher._last_sessions  # noqa: SLF001  it hands it to nobody who comes late
-        if self._watcher._last_hash and held is not self._held:  # noqa: SLF001
-            self._held, self._shown = held, self._rows(held)
+        while not self._announcements.empty():
+            announced = self._rows(self._announcements.get()["sessions"])
+        sessions = self._watcher._last_sessions  # noqa: SLF001  a late subscriber does not get it
+        if self._watcher._last_hash and sessions is not self._last_sessions:  # noqa: SLF001
+            self._last_sessions, self._shown = sessions, self._rows(sessions)
         return {"announced": announced, "projections": self._projections}
 
     def shown(self) -> list[list[Any]] | None:
-        """The list that the watcher holds, as it was when it announced it."""
+        """The list that the watcher has, as it was at its announcement."""
         return self._shown
 
     def _rows(self, rows: list[dict[str, Any]]) -> list[list[Any]]:
@@ -174,6 +176,6 @@ class WebuiWatcherAdapter:
         )
 
     def close(self) -> None:
-        """Stop watching, and writing."""
-        self._room.read_importable_agent_session_rows = self._read
+        """Restore the module, and close the writer."""
+        self._module.read_importable_agent_session_rows = self._read
         self._writer.close()

@@ -1,9 +1,9 @@
-"""The *http* ability of a hermes-webui server: where it words things otherwise than the reference.
+"""The *http* ability of a hermes-webui server, where it differs from the reference.
 
-A session without messages is not listed there, and kept only once something was said in it: nothing
-was promised of such a shell. A title that nobody gave is the server's own; one that was given goes
-with a clear, and is given again. What a turn had shown when it was cut short loses its last blank.
-After a death it holds a run for alive for half a minute: that is waited for.
+The server does not list a session without messages, and stores it with its first message only: no
+promise covers such an empty session. A title that no client set is the server's own; a clear drops
+a title, so the adapter sets it again. The text of an interrupted turn loses its last blank. After a
+kill the server takes a run for alive for half a minute, and the adapter waits for that.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from harness.engine.http import Event, StatusError, StillOpenError, Web
 from harness.processes.server import Launch
 from harness.targets.server.http import HEADER, HttpAdapter, named
 
-REPAIR_S = 90.0  # three times what it says it takes
+REPAIR_S = 90.0  # three times the documented repair time
 REPAIR_POLL_S = 0.1
 UNTITLED = "Untitled"
-QUIET_S = 6.0  # a little more than its heartbeat
-NOTHING_KNOWN = -1  # a count of messages that every session exceeds
+QUIET_S = 6.0  # slightly more than its heartbeat
+NOTHING_KNOWN = -1  # a count of messages below that of every session
 
 
 class WebuiHttpAdapter(HttpAdapter):
-    """One server and its folder, through all its deaths."""
+    """One server and its folder, through all its restarts."""
 
     def __init__(self, folder: Path, launch: Launch) -> None:
-        """Boot nothing yet; the first question does."""
+        """Boot nothing yet; the first call boots the server."""
         super().__init__(folder, launch)
-        self._shells: set[str] = set()
+        self._empty_sessions: set[str] = set()
         self._titles: dict[str, str] = {}
 
     def begin(self) -> None:
-        """Forget every name: what there is by now is somebody else's, and none of our business."""
+        """Forget every name; sessions that exist by now belong to earlier examples."""
         super().begin()
-        self._shells, self._titles = set(), {}
+        self._empty_sessions, self._titles = set(), {}
 
     # Sessions
 
     def new(self, session: str) -> None:
-        """Make a session."""
+        """Create a session."""
         super().new(session)
-        self._shells.add(session)
+        self._empty_sessions.add(session)
 
     def clear(self, session: str) -> None:
         """Remove the session's messages."""
@@ -56,24 +56,24 @@ class WebuiHttpAdapter(HttpAdapter):
             super().rename(session, self._titles[session])
 
     def rename(self, session: str, title: str) -> None:
-        """Give the session a title."""
+        """Set the session's title."""
         super().rename(session, title)
         self._titles[session] = title
 
     def title(self, session: str) -> str:
-        """Tell the session's title."""
-        told = super().title(session)
-        return told if session in self._titles else UNTITLED
+        """The session's title."""
+        title = super().title(session)
+        return title if session in self._titles else UNTITLED
 
     def titles(self) -> list[list[str]]:
         """The names and titles of all sessions."""
         listed = dict(super().titles())
-        every = {name: self._titles.get(name, UNTITLED) for name in self._empty({*listed})}
-        every |= {name: listed[name] if name in self._titles else UNTITLED for name in listed}
-        return sorted([name, title] for name, title in every.items())
+        titles = {name: self._titles.get(name, UNTITLED) for name in self._unlisted({*listed})}
+        titles |= {name: listed[name] if name in self._titles else UNTITLED for name in listed}
+        return sorted([name, title] for name, title in titles.items())
 
     def undo(self, session: str) -> bool:
-        """Remove the last turn that was said; whether there was one."""
+        """Remove the last turn; whether there was one."""
         try:
             return super().undo(session)
         except StatusError as refused:
@@ -85,47 +85,47 @@ class WebuiHttpAdapter(HttpAdapter):
         """Delete the session."""
         super().delete(session)
         self._titles.pop(session, None)
-        self._shells.discard(session)
+        self._empty_sessions.discard(session)
 
     def sessions(self) -> list[str]:
         """The names of all sessions."""
         listed = super().sessions()
-        return sorted([*listed, *self._empty({*listed})])
+        return sorted([*listed, *self._unlisted({*listed})])
 
-    def _empty(self, listed: set[str]) -> list[str]:
-        """The sessions that are not listed, but there, and without messages."""
+    def _unlisted(self, listed: set[str]) -> list[str]:
+        """The sessions that exist without messages, and so are not listed."""
         empty = []
         for name, id_ in self._sessions.items():
             if name not in listed:
-                status, told = self._web().ask("GET", f"/api/session?session_id={id_}")
-                if status == HTTPStatus.OK and not told["session"]["messages"]:
+                status, response = self._web().ask("GET", f"/api/session?session_id={id_}")
+                if status == HTTPStatus.OK and not response["session"]["messages"]:
                     empty.append(name)
         return empty
 
     def messages(self, session: str) -> dict[str, Any]:
-        """What was said: rows of role, text and mark; which outputs woke it; what is pending."""
-        told = super().messages(session)
-        return {**told, "pending": _asked(told["pending"])}
+        """The messages as rows of role, text and mark; the outputs of wakeups; the pending text."""
+        messages = super().messages(session)
+        return {**messages, "pending": _unless_wakeup(messages["pending"])}
 
     def disk(self, session: str) -> list[str]:
-        """What users said, by the session's sidecar: the messages, and then the pending one."""
-        return [text for text in super().disk(session) if _asked(text) is not None]
+        """The users' texts in the session's sidecar: those of messages, then the pending one."""
+        return [text for text in super().disk(session) if _unless_wakeup(text) is not None]
 
     # Turns
 
     def send(self, session: str, run: str, text: str) -> dict[str, Any]:
-        """Begin a turn, called `run` from now on; or else which run is in its way."""
-        self._shells.discard(session)
+        """Begin a turn, named `run` from now on; if the session is busy, the active run."""
+        self._empty_sessions.discard(session)
         return super().send(session, run, text)
 
     def status(self, session: str) -> dict[str, Any]:
-        """Whether the session is busy, and the run that a client could attach to."""
+        """Whether the session is busy, and the run that a client can attach to."""
         query = f"session_id={self._sessions[session]}"
-        told = self._get(f"/api/session/status?{query}")
-        if "active_stream_id" not in told:  # the older ones tell it with the messages only
-            told |= self._get(f"/api/session?{query}")["session"]
-        active = named(self._streams, told.get("active_stream_id"))
-        return {"busy": told["agent_running"], "active": active}
+        status = self._get(f"/api/session/status?{query}")
+        if "active_stream_id" not in status:  # older releases return it with the messages only
+            status |= self._get(f"/api/session?{query}")["session"]
+        active = named(self._streams, status.get("active_stream_id"))
+        return {"busy": status["agent_running"], "active": active}
 
     # Streams
 
@@ -135,15 +135,15 @@ class WebuiHttpAdapter(HttpAdapter):
         except StatusError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
-            return {"ids": [], "names": [], "closed": True}  # it has nothing to say of the run
+            return {"ids": [], "names": [], "closed": True}  # the server has no events of the run
 
     def shown(self, run: str, tokens: int) -> str:
-        """What the run shows in its first so many tokens."""
+        """The text of the run's first `tokens` tokens."""
         return super().shown(run, tokens).rstrip()
 
     def watch(self, session: str) -> str | None:
-        """Which run is offered to whoever begins to watch the session now."""
-        self.status(session)  # its stream opens for a session that there is not, too
+        """The run that a new subscriber of the session is offered."""
+        self.status(session)  # raises for an unknown session, for which the stream opens
         query = f"session_id={self._sessions[session]}&known_count={NOTHING_KNOWN}"
         web = Web(self._server.boot()["port"], QUIET_S)
         try:
@@ -156,25 +156,25 @@ class WebuiHttpAdapter(HttpAdapter):
         except StillOpenError:  # a heartbeat came, so the greeting is over
             return None
         except StatusError as error:
-            if error.status != HTTPStatus.NOT_FOUND:  # the older ones have nothing to watch
+            if error.status != HTTPStatus.NOT_FOUND:  # older releases lack this stream
                 raise
         return None
 
-    def events(self, run: str, after: int, by: str = HEADER) -> dict[str, Any]:  # noqa: ARG002  all
-        """Read the run's relay, after so many events, until the server closes it."""
+    def events(self, run: str, after: int, by: str = HEADER) -> dict[str, Any]:  # noqa: ARG002  it takes both
+        """Read the run's events after number `after`, until the server closes the stream."""
         return super().events(run, after)
 
     @contextmanager
     def _stream(
         self, path: str, headers: Mapping[str, str] | None = None
     ) -> Iterator[Iterator[Event]]:
-        """A cursor goes into the query too: the older ones look for it there alone."""
+        """Pass the cursor in the query as well: older releases read it from there only."""
         cursor = (headers or {}).get(HEADER)
         query = f"&after_event_id={quote(cursor, safe='')}" if cursor else ""
         with super()._stream(path + query, headers) as events:
             yield events
 
-    # The server's lives
+    # Restarts
 
     def kill(self) -> None:
         """Kill the server with kill -9, and boot another one on its folder."""
@@ -188,8 +188,8 @@ class WebuiHttpAdapter(HttpAdapter):
         return code
 
     def _recover(self) -> None:
-        """Make the shells again, and wait until nothing that died is held for alive."""
-        for session in self._shells:
+        """Create the empty sessions again, and wait until no killed run counts as alive."""
+        for session in self._empty_sessions:
             super().new(session)
             if session in self._titles:
                 super().rename(session, self._titles[session])
@@ -199,10 +199,10 @@ class WebuiHttpAdapter(HttpAdapter):
 
     def _is_any_busy(self) -> bool:
         paths = (f"/api/session/status?session_id={id_}" for id_ in self._sessions.values())
-        told = [self._web().ask("GET", path) for path in paths]
-        return any(body["agent_running"] for status, body in told if status == HTTPStatus.OK)
+        responses = [self._web().ask("GET", path) for path in paths]
+        return any(body["agent_running"] for status, body in responses if status == HTTPStatus.OK)
 
 
-def _asked(text: str | None) -> str | None:
-    """What a user asked, so no wakeup."""
+def _unless_wakeup(text: str | None) -> str | None:
+    """The text, or None if it is a wakeup's."""
     return None if is_wakeup(text) else text

@@ -1,6 +1,6 @@
-"""A module of calls as the object that the lifecycle's adapters expect.
+"""Turns the module `session_lifecycle` into the object that the lifecycle adapters expect.
 
-Imports nothing but the standard library, so that it can stand in a test file of its own.
+It imports the standard library only, so that it can be copied into a stand-alone test file.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any
 
 
 def execute(code: CodeType) -> ModuleType:
-    """A module of its own from code compiled before."""
+    """Make a new module from compiled code."""
     module = ModuleType("session_lifecycle")
     module.__file__ = code.co_filename
-    exec(code, module.__dict__)  # noqa: S102  the target is what we are here to run
+    exec(code, module.__dict__)  # noqa: S102  the code is the target's
     return module
 
 
 class ModuleLifecycle:
-    """The module's calls; its length is how many entries it has."""
+    """The module's calls; its length is the number of its entries."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
@@ -28,7 +28,7 @@ class ModuleLifecycle:
         return getattr(self._module, name)
 
     def __len__(self) -> int:
-        return len(self._module._sessions)  # noqa: SLF001  it offers no gauge of its own
+        return len(self._module._sessions)  # noqa: SLF001  it has no public gauge
 
     def drain_all_on_shutdown(self, deadline: float) -> None:
         """Shut down; releases before the deadline existed drain without one."""

@@ -1,8 +1,8 @@
 """The *catalog* ability over the models cache of a hermes-webui checkout, in its own process.
 
-Whether what it keeps still holds is for its own cache on disk to say. Where it says no, providers
-of ours are asked in the place of those on the network, and what they offer is kept there. A config
-that is written as it was is not written, for nobody would.
+Its own cache on disk decides whether the stored catalog is still valid. Where it is not, scripted
+providers answer in the place of those on the network, and the cache stores their models. A config
+with unchanged text is not written again.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ MINIMAL = "minimal"
 
 
 def open_adapter(folder: Path) -> WebuiCatalogAdapter:
-    """A cache of two sources in `folder`."""
+    """Open a cache of two sources in `folder`."""
     return WebuiCatalogAdapter(folder)
 
 
 class WebuiCatalogAdapter:
-    """One folder with config and auth; providers offer a new model each time they are asked."""
+    """One folder with config and auth; the providers return a new model for each request."""
 
     def __init__(self, folder: Path) -> None:
-        """Keep nothing yet."""
-        checkout.settle(folder)
-        self._room = checkout.module("config")
-        checkout.module("updates")  # it knows the version, without which nothing is kept
-        checkout.be_born_again()
+        """Start with an empty cache."""
+        checkout.set_environment(folder)
+        self._module = checkout.module("config")
+        checkout.module("updates")  # it has the version, without which the cache stores nothing
+        checkout.reset_globals()
         self._config, self._auth = folder / "config.yaml", folder / "auth.json"
-        checkout.put("_get_config_path", lambda: self._config)
-        checkout.put("_get_auth_store_path", lambda: self._auth)
-        checkout.put("_models_cache_path", folder / "models_cache.json")
-        checkout.put("_get_models_cache_path", lambda: folder / "models_cache.json")
+        checkout.bind("_get_config_path", lambda: self._config)
+        checkout.bind("_get_auth_store_path", lambda: self._auth)
+        checkout.bind("_models_cache_path", folder / "models_cache.json")
+        checkout.bind("_get_models_cache_path", lambda: folder / "models_cache.json")
         self._asked = 0
         self._fails = False
 
@@ -50,40 +50,40 @@ class WebuiCatalogAdapter:
         self._auth.write_text(json.dumps(auth), encoding="utf-8")
 
     def remove_auth(self) -> None:
-        """Take the auth store away."""
+        """Remove the auth store."""
         self._auth.unlink(missing_ok=True)
 
     def fail(self, *, fails: bool) -> None:
-        """From now on the providers cannot be asked, or can again."""
+        """Let the providers fail, or work again."""
         self._fails = fails
 
     def restart(self) -> None:
-        """A new process, which has the folder only: so has this one, at all times."""
+        """Do nothing: the cache reads the folder at every call, as a new process does."""
 
     def shown(self) -> dict[str, Any]:
-        """What a display path is given, and how often the providers were asked for it."""
-        return {"models": self._kept() or [MINIMAL], "asked": 0}
+        """The models that a display path receives, and the number of provider requests."""
+        return {"models": self._cached() or [MINIMAL], "asked": 0}
 
     def rebuilt(self) -> dict[str, Any]:
-        """What somebody is given who wants it fresh."""
-        if kept := self._kept():
-            return {"models": kept, "asked": 0}
+        """The models that a refresh returns, and the number of provider requests."""
+        if cached := self._cached():
+            return {"models": cached, "asked": 0}
         try:
             return {"models": self._fetch(), "asked": 1}
         except ProviderError:
             return {"models": [MINIMAL], "asked": 1}
 
-    def _kept(self) -> list[str]:
-        cache = self._room._load_models_cache_from_disk()  # noqa: SLF001
+    def _cached(self) -> list[str]:
+        cache = self._module._load_models_cache_from_disk()  # noqa: SLF001
         groups = cache["groups"] if cache else []
         return [model["id"] for group in groups for model in group["models"]]
 
     def _fetch(self) -> list[str]:
         self._asked += 1
         if self._fails:
-            raise ProviderError("as told")
+            raise ProviderError("the providers are scripted to fail")
         model = f"model-{self._asked}"
-        self._room._save_models_cache_to_disk(  # noqa: SLF001
+        self._module._save_models_cache_to_disk(  # noqa: SLF001
             {
                 "active_provider": "live",
                 "default_model": model,
@@ -94,4 +94,4 @@ class WebuiCatalogAdapter:
         return [model]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the cache holds no resource."""

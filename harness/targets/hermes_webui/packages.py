@@ -1,7 +1,7 @@
-"""What a hermes-webui server needs beside its checkout, kept in the cache: one package, our agent.
+"""Caches what a hermes-webui server needs: one package, and the scripted agent.
 
-Each lies in a folder of its own, which is made once, as a whole or not at all, by whoever needs it
-first.
+Each has a folder of its own, which the first process that needs it creates, as a whole or not at
+all.
 """
 
 from __future__ import annotations
@@ -16,37 +16,39 @@ from harness.core.errors import TargetUnavailableError
 from harness.targets.hermes_agent.target import cache_folder, installer
 from harness.targets.hermes_webui import scripted_agent as hermes_webui_agent
 
-YAML = "pyyaml==6.0.3"  # all that its start-up imports from elsewhere
+YAML = "pyyaml==6.0.3"  # the only package that its start-up imports
 PATIENCE_S = 120.0
 
 
 def packages_folder() -> Path:
-    """Where its packages are. Raises TargetUnavailableError where they cannot be had."""
-    return _kept(cache_folder() / YAML, _install)
+    """The folder of its packages. Raises TargetUnavailableError where they cannot be installed."""
+    return _cached(cache_folder() / YAML, _install)
 
 
 def agent_folder() -> Path:
-    """Where it finds our agent. Raises TargetUnavailableError where that cannot be kept."""
+    """The folder of the scripted agent. Raises TargetUnavailableError where it cannot be made."""
     source = Path(hermes_webui_agent.__file__).read_bytes()
     name = f"webui-agent-{hashlib.sha256(source).hexdigest()[:12]}"
-    return _kept(cache_folder() / name, hermes_webui_agent.place_agent)
+    return _cached(cache_folder() / name, hermes_webui_agent.place_agent)
 
 
 def bytecode_folder() -> Path:
-    """Where its compiled modules go, so that nothing is written into a checkout."""
+    """The folder of compiled modules, so that Python writes nothing into a checkout."""
     return cache_folder() / "bytecode"
 
 
-def _kept(folder: Path, make: Callable[[Path], None]) -> Path:
+def _cached(folder: Path, make: Callable[[Path], None]) -> Path:
     if folder.is_dir():
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as place:
-            make(Path(place) / "made")
-            _rename(Path(place) / "made", folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as temporary:
+            make(Path(temporary) / "made")
+            _rename(Path(temporary) / "made", folder)
     except OSError as error:
-        raise TargetUnavailableError(f"{folder} cannot be kept: {error}") from error
+        raise TargetUnavailableError(
+            f"{folder} cannot be written: {error}; HARNESS_CACHE names another folder"
+        ) from error
     return folder
 
 
@@ -58,16 +60,18 @@ def _rename(made: Path, folder: Path) -> None:
             raise
 
 
-def _install(place: Path) -> None:
-    command = [*installer(YAML), "--target", str(place), YAML]
+def _install(folder: Path) -> None:
+    command = [*installer(YAML), "--target", str(folder), YAML]
     try:
-        installed = subprocess.run(  # noqa: S603  the command is our own
+        installed = subprocess.run(  # noqa: S603  the command is a constant
             command, capture_output=True, text=True, check=False, timeout=PATIENCE_S
         )
     except subprocess.TimeoutExpired as error:
-        raise TargetUnavailableError(f"no {YAML} within {PATIENCE_S:g} s") from error
-    if installed.returncode != 0 or not (place / "yaml").is_dir():
-        *_, last = ["its installer said nothing", *installed.stderr.strip().splitlines()]
+        raise TargetUnavailableError(
+            f"a hermes-webui server needs {YAML}, which was not installed within {PATIENCE_S:g} s"
+        ) from error
+    if installed.returncode != 0 or not (folder / "yaml").is_dir():
+        *_, last = ["the installer printed no error", *installed.stderr.strip().splitlines()]
         raise TargetUnavailableError(
             f"a hermes-webui server needs {YAML}, which cannot be installed: {last.strip()}"
         )

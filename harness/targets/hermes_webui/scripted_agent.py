@@ -1,17 +1,19 @@
-"""An agent of our own for a hermes-webui checkout: it does what a message tells it, in our words.
+"""A scripted agent for a hermes-webui checkout, which follows the directives in a message.
 
-    [sleep=2]                       waits so many seconds, or until it is interrupted
-    [tokens=10]                     shows so many tokens; `[tokens=10x4]`: on each of 4 threads
-    [beat=25:0.04]                  shows so many, one every so often, that say when it is due
-    [tool]                          calls a tool, which says whose turn it is
-    [process=0.5:exit=3:hello]      starts a background process that prints after so long
-    [fail]  [exit]                  raises an error; tries to end the program
-    [hang]                          heeds no interrupt, for as long as the server lives
+    [sleep=2]                       sleeps for 2 seconds, or until it is interrupted
+    [tokens=10]                     shows 10 tokens; `[tokens=10x4]`: on each of 4 threads
+    [beat=25:0.04]                  shows 25 tokens, one every 0.04 s, each with its due time
+    [tool]                          calls a tool, which returns the session key of the turn
+    [process=0.5:exit=3:hello]      starts a background process that prints after 0.5 s
+    [fail]  [exit]                  raises an error; raises SystemExit
+    [hang]                          hangs, and ignores interrupts, until the server ends
 
-In a process's output `{` and `}` become `[` and `]`: so it can tell its wakeup what to do.
+In a process's output `{` and `}` become `[` and `]`, so that it can contain directives for the
+wakeup.
 
-The server imports its agent by the names of certain modules. `place_agent` makes a folder of them:
-this very file, and a line for each name. Stand-alone on purpose, nothing but the standard library.
+The server imports its agent by the names of certain modules. `place_agent` creates a folder with
+these modules: a copy of this file, and one line for each name. The file is stand-alone: it imports
+the standard library only.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from typing import Any
 
 Message = dict[str, Any]
 
-SPOOL = "HARNESS_AGENT_SPOOL"  # names the folder in which processes leave what they said
+SPOOL = "HARNESS_AGENT_SPOOL"  # the variable that names the folder of the processes' output
 POLL_S = 0.05
 MODULES = {
     "run_agent": "AIAgent",
@@ -45,7 +47,7 @@ MODULES = {
 
 
 def place_agent(folder: Path) -> None:
-    """Make the folder. The server takes no agent from a git repository that moves on."""
+    """Create the folder. It is no git repository, so that the server accepts the agent."""
     name = Path(__file__).stem
     folder.mkdir(parents=True, exist_ok=True)
     source = Path(__file__).read_text(encoding="utf-8")
@@ -56,24 +58,24 @@ def place_agent(folder: Path) -> None:
         path.write_text(f"from {name} import {offered}\n", encoding="utf-8")
 
 
-# Whose turn it is
+# The session of a turn
 
 _SESSION_KEY: ContextVar[str] = ContextVar("session_key", default="")
 _SESSION_UI_SESSION_ID: ContextVar[str] = ContextVar("session_ui_session_id", default="")
 
 
 def set_current_session_key(key: str) -> Token[str]:
-    """Say whose turn runs in this context."""
+    """Set the session key of this context's turn."""
     return _SESSION_KEY.set(key)
 
 
 def reset_current_session_key(token: Token[str]) -> None:
-    """Take it back."""
+    """Undo a `set_current_session_key`."""
     _SESSION_KEY.reset(token)
 
 
 def get_current_session_key(default: str = "") -> str:
-    """Whose turn it is: the context knows, or else the environment."""
+    """The session key of the turn, from the context, else from the environment."""
     return _SESSION_KEY.get() or os.environ.get("HERMES_SESSION_KEY", default)
 
 
@@ -82,7 +84,7 @@ def get_current_session_key(default: str = "") -> str:
 
 @dataclass(frozen=True)
 class Process:
-    """A background process, and whose turn it was that started it."""
+    """A background process, and the session of the turn that started it."""
 
     id: str
     session_key: str
@@ -91,14 +93,14 @@ class Process:
 
 
 class Consumed(set[str]):
-    """The ids of the completions that were delivered. The server adds to it."""
+    """The ids of delivered completions. The server adds to it."""
 
     def __init__(self, forget: Callable[[str], None]) -> None:
         super().__init__()
         self._forget = forget
 
     def add(self, id_: str) -> None:
-        """Mark a completion as delivered: nothing is owed any more."""
+        """Mark a completion as delivered, so that no restart reports it again."""
         super().add(id_)
         self._forget(id_)
 
@@ -106,34 +108,34 @@ class Consumed(set[str]):
 class ProcessRegistry:
     """Starts processes, and queues an event as each ends.
 
-    Forgets nothing before the server says that it was delivered, not even through a kill: whatever
-    is lost, the server lost.
+    It stores each completion, across kills too, until the server marks it as delivered; so it is
+    the server that loses a lost completion.
     """
 
     def __init__(self, spool: Path) -> None:
-        """`spool` is the folder that keeps what is owed."""
+        """`spool` is the folder of undelivered completions."""
         self.completion_queue: queue.Queue[dict[str, Any]] = queue.Queue()
         self._spool = spool
         self._lock = threading.RLock()
         self._completion_consumed = Consumed(self._forget)
         self._processes: dict[str, Process] = {}
 
-    def spawn(self, seconds: float, says: str, exit_code: int) -> None:
-        """Start a process that says something after so long."""
-        command = f"sleep {seconds}; printf %s {shlex.quote(says)}; exit {exit_code}"
+    def spawn(self, seconds: float, output: str, exit_code: int) -> None:
+        """Start a process that prints `output` after `seconds`."""
+        command = f"sleep {seconds}; printf %s {shlex.quote(output)}; exit {exit_code}"
         id_ = f"proc_{uuid.uuid4().hex[:12]}"
         process = Process(id_, get_current_session_key(), _SESSION_UI_SESSION_ID.get(), command)
         self._spool.mkdir(parents=True, exist_ok=True)
         _write_whole(self._spool / f"{id_}.owed", asdict(process))
-        said, ended = (shlex.quote(str(self._spool / f"{id_}.{kind}")) for kind in ("out", "end"))
-        script = f"({command}) >{said}; echo $? >{ended}.new; mv {ended}.new {ended}"
-        child = subprocess.Popen(  # noqa: S603  what our own scenarios ask for
+        out, end = (shlex.quote(str(self._spool / f"{id_}.{kind}")) for kind in ("out", "end"))
+        script = f"({command}) >{out}; echo $? >{end}.new; mv {end}.new {end}"
+        child = subprocess.Popen(  # noqa: S603  the scenarios state the command
             ["/bin/sh", "-c", script], stdin=subprocess.DEVNULL, start_new_session=True
         )
         self._follow(process, child.wait)
 
     def recover_from_checkpoint(self) -> int:
-        """Take over what a predecessor on this folder still owed; how many those are."""
+        """Follow the processes that a predecessor on this folder left undelivered; their number."""
         owed = [json.loads(path.read_bytes()) for path in sorted(self._spool.glob("*.owed"))]
         for fields in owed:
             self._follow(Process(**fields), lambda: None)
@@ -147,16 +149,16 @@ class ProcessRegistry:
     def _report(self, process: Process, wait: Callable[[], object]) -> None:
         wait()
         ended = self._spool / f"{process.id}.end"
-        while not ended.exists():  # nobody's child that has not ended yet
+        while not ended.exists():  # a predecessor's child, which still runs
             time.sleep(POLL_S)
-        said = (self._spool / f"{process.id}.out").read_text(encoding="utf-8")
+        output = (self._spool / f"{process.id}.out").read_text(encoding="utf-8")
         event = {
             "type": "completion",
             "session_id": process.id,
             "session_key": process.session_key,
             "command": process.command,
             "exit_code": int(ended.read_text(encoding="utf-8")),
-            "output": said.translate(str.maketrans("{}", "[]")),
+            "output": output.translate(str.maketrans("{}", "[]")),
             "completed_at": time.time(),
         }
         if process.origin_ui_session_id:
@@ -167,7 +169,7 @@ class ProcessRegistry:
         (self._spool / f"{id_}.owed").unlink(missing_ok=True)
 
     def is_completion_consumed(self, id_: str) -> bool:
-        """Whether this completion was delivered."""
+        """Whether the completion was delivered."""
         with self._lock:
             return id_ in self._completion_consumed
 
@@ -177,7 +179,7 @@ class ProcessRegistry:
             return self._processes.get(id_)
 
     def list_sessions(self) -> list[dict[str, str]]:
-        """Every process, called sessions there."""
+        """Every process, which the server calls a session."""
         with self._lock:
             return [{"session_id": id_} for id_ in self._processes]
 
@@ -186,7 +188,7 @@ process_registry = ProcessRegistry(Path(os.environ.get(SPOOL, "spool")))
 
 
 def format_process_notification(event: dict[str, Any]) -> str:
-    """A completion as text for the agent."""
+    """Render a completion as text for the agent."""
     return (
         f"[IMPORTANT: Background process {event['session_id']} completed "
         f"(exit_code={event['exit_code']}).\n"
@@ -195,7 +197,7 @@ def format_process_notification(event: dict[str, Any]) -> str:
 
 
 def _write_whole(path: Path, content: dict[str, Any]) -> None:
-    """Write a file that is there as a whole, or not at all."""
+    """Write a file so that it exists as a whole or not at all."""
     new = path.with_suffix(".new")
     new.write_text(json.dumps(content), encoding="utf-8")
     new.replace(path)
@@ -211,9 +213,9 @@ class ScriptedError(Exception):
 
 
 class AIAgent:
-    """One session's agent. The server hands it what to call, and asks for one turn at a time."""
+    """One session's agent. The server passes the callbacks, and runs one turn at a time."""
 
-    def __init__(  # noqa: PLR0913  the server says which, and passes only what is named here
+    def __init__(  # noqa: PLR0913  the server passes these by name
         self,
         *,
         session_id: str = "",
@@ -239,29 +241,29 @@ class AIAgent:
         return self._stop.is_set()
 
     @_interrupted.setter
-    def _interrupted(self, is_so: bool) -> None:
-        """Take an interrupt back; the server does so when it uses an agent again."""
-        (self._stop.set if is_so else self._stop.clear)()
+    def _interrupted(self, is_interrupted: bool) -> None:
+        """Set or clear an interrupt; the server clears it when it uses an agent again."""
+        (self._stop.set if is_interrupted else self._stop.clear)()
 
-    def interrupt(self, message: str | None = None) -> None:  # noqa: ARG002  nobody reads it
-        """Have the turn under way return soon, or else the next one."""
+    def interrupt(self, message: str | None = None) -> None:  # noqa: ARG002  it is not used
+        """Interrupt the current turn, or else the next one."""
         self._stop.set()
 
     def run_conversation(
         self,
         user_message: Any,
-        system_message: str | None = None,  # noqa: ARG002  it takes orders from the user alone
+        system_message: str | None = None,  # noqa: ARG002  it reads the user's message only
         conversation_history: Sequence[Message] | None = None,
         task_id: str | None = None,  # noqa: ARG002
         persist_user_message: str | None = None,
         **_unused: Any,
     ) -> dict[str, Any]:
-        """Do as the message says; the whole conversation, with what was shown as the reply."""
+        """Follow the message's directives; the conversation, with the shown text as the reply."""
         history = list(conversation_history or [])
-        asked = persist_user_message if persist_user_message is not None else str(user_message)
+        text = persist_user_message if persist_user_message is not None else str(user_message)
         shown: list[str] = []
         try:
-            for directive in _DIRECTIVE.finditer(asked):
+            for directive in _DIRECTIVE.finditer(text):
                 if self._stop.is_set():
                     break
                 self._obey(directive[1], directive[2] or "", shown)
@@ -272,10 +274,10 @@ class AIAgent:
         finally:
             self._stop.clear()
         reply = "".join(shown)
-        said = [{"role": "user", "content": asked}, {"role": "assistant", "content": reply}]
+        new = [{"role": "user", "content": text}, {"role": "assistant", "content": reply}]
         return {
             "final_response": reply,
-            "messages": [*history, *said],
+            "messages": [*history, *new],
             "completed": is_whole,
             "interrupted": not is_whole,
             "api_calls": 1,
@@ -292,13 +294,13 @@ class AIAgent:
             case "tool":
                 self._call_tool()
             case "process":
-                seconds, *options, says = value.split(":")
+                seconds, *options, output = value.split(":")
                 code = next((o.removeprefix("exit=") for o in options), "0")
-                process_registry.spawn(float(seconds), says, int(code))
+                process_registry.spawn(float(seconds), output, int(code))
             case "hang":
                 threading.Event().wait()
             case "fail":
-                raise ScriptedError("the message asked for a failure")
+                raise ScriptedError("the message contains the directive [fail]")
             case "exit":
                 raise SystemExit(1)
 
@@ -338,15 +340,16 @@ class AIAgent:
         shown.append(text)
 
     def _call_tool(self) -> None:
-        name, call, whose = "whose_turn", uuid.uuid4().hex, get_current_session_key("nobody's")
+        name, call = "session_key", uuid.uuid4().hex
+        session_key = get_current_session_key("unknown")
         if self.tool_start_callback is not None:
             self.tool_start_callback(call, name, {})
         elif self.tool_progress_callback is not None:
             self.tool_progress_callback("tool.started", name, "", {})
         if self.tool_complete_callback is not None:
-            self.tool_complete_callback(call, name, {}, whose)
+            self.tool_complete_callback(call, name, {}, session_key)
         elif self.tool_progress_callback is not None:
-            self.tool_progress_callback("tool.completed", name, whose, {})
+            self.tool_progress_callback("tool.completed", name, session_key, {})
 
     def commit_memory_session(self) -> None:
-        """Extract nothing."""
+        """Do nothing: the agent has no memory."""

@@ -1,8 +1,8 @@
-"""Boots the server of a hermes-webui checkout: headless, alone on its folder, with our own agent.
+"""Boots the server of a hermes-webui checkout on its own folder, with the scripted agent.
 
-It sees an environment that holds what is stated here and nothing else, its home is the episode's
-folder, and it reaches no network. Nothing is written into the checkout. It ends with whoever booted
-it: its standard input ends with us, and so does it.
+The server gets the environment that this module states and nothing else, its home is the episode's
+folder, and it has no network. It writes nothing into the checkout. It ends with its parent process,
+because it ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from harness.processes.server import Process
 from harness.targets.hermes_webui.scripted_agent import SPOOL
 
 POLL_S = 0.02
-# Its listening socket may share the address of one that never listens, and nobody else is given a
-# port that is taken: so the port is ours from the moment it is chosen until it serves.
+# A bound socket that never listens reserves the port: the system gives it to no other process, and
+# the server's listening socket may share it (SO_REUSEADDR).
 FOLLOW = """
 import os, runpy, signal, socket, sys, threading
 
@@ -34,10 +34,10 @@ def follow():
 
 answers = os.dup(1)
 os.dup2(2, 1)
-place = socket.socket()
-place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-place.bind((os.environ["HERMES_WEBUI_HOST"], 0))
-host, port = place.getsockname()
+reserved = socket.socket()
+reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+reserved.bind((os.environ["HERMES_WEBUI_HOST"], 0))
+host, port = reserved.getsockname()
 os.environ["HERMES_WEBUI_PORT"] = str(port)
 os.write(answers, f"{host}:{port}\\n".encode())
 threading.Thread(target=follow, daemon=True).start()
@@ -49,7 +49,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @dataclass(frozen=True)
 class WebuiLaunch:
-    """Starts the server of a checkout: with these packages and this agent, compiled to there."""
+    """Starts the server of a checkout, with these packages, agent and bytecode folder."""
 
     checkout: Path
     packages: Path
@@ -57,10 +57,10 @@ class WebuiLaunch:
     bytecode: Path
 
     def start(self, state: Path, settings: Mapping[str, str], log: int) -> Process:
-        """Start it. The settings go to its environment."""
+        """Start the server. The settings go to its environment."""
         workspace = state.parent / "workspace"
         workspace.mkdir(exist_ok=True)
-        return subprocess.Popen(  # noqa: S603  the command is our own
+        return subprocess.Popen(  # noqa: S603  the command is a constant
             [sys.executable, "-S", "-P", "-c", FOLLOW, str(self.checkout / "server.py")],
             cwd=self.checkout,
             env={**self._environment(state, workspace), **settings},
@@ -94,13 +94,13 @@ class WebuiLaunch:
         }
 
     def await_port(self, process: Process, within_s: float) -> int | None:
-        """Read the port that was chosen, and wait until it is healthy there."""
+        """Read the server's port, and wait until the server is healthy."""
         ends_at = time.monotonic() + within_s
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], within_s)
-        told = process.stdout.readline().decode().strip() if ready else ""
-        host, _, port = told.partition(":")
-        while told and process.poll() is None and time.monotonic() < ends_at:
+        address = process.stdout.readline().decode().strip() if ready else ""
+        host, _, port = address.partition(":")
+        while address and process.poll() is None and time.monotonic() < ends_at:
             if _is_healthy(host, int(port)):
                 return int(port)
             time.sleep(POLL_S)

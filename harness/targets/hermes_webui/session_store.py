@@ -1,7 +1,7 @@
 """The *sessions* ability over the session store of a hermes-webui checkout, in its own process.
 
-Users go through the server's own routes, programmers through its `Session`. Its lists hide a
-session without messages, so of those the index is asked.
+Calls of users go through the server's own routes, those of code through its `Session`. Its lists
+hide a session without messages, so the adapter reads the rows of such sessions from the index.
 """
 
 from __future__ import annotations
@@ -21,54 +21,54 @@ from harness.targets.components.session_store import (
 )
 from harness.targets.hermes_webui import checkout
 
-STREAM = "0123456789abcdef"  # one that nobody runs
+STREAM = "0123456789abcdef"  # a stream without a run
 INDEX = "_index.json"
 
 
 def open_adapter(folder: Path) -> WebuiSessionsAdapter:
-    """A store with its files in `folder`."""
+    """Open a store with its files in `folder`."""
     return WebuiSessionsAdapter(folder, checkout.module)
 
 
 class WebuiSessionsAdapter(SessionsAdapter):
-    """One folder of sessions, and one process: the module has its store in globals."""
+    """One folder of sessions in one process, since the module has its store in globals."""
 
     def _begin(self) -> None:
         self._store = self._other = self._open()
 
     def _open(self) -> Any:
-        """A new process's store: the module, bound to the folder, and nothing in memory."""
-        checkout.settle(self._folder.parent, HERMES_WEBUI_SESSIONS_MAX=str(HELD_MAX))
+        """The store of a new process: the module, bound to the folder, with nothing in memory."""
+        checkout.set_environment(self._folder.parent, HERMES_WEBUI_SESSIONS_MAX=str(HELD_MAX))
         models = checkout.module("models")
         checkout.module("routes")
-        _settle(models)
-        checkout.be_born_again()
-        checkout.put("SESSION_DIR", self._folder)
-        checkout.put("SESSION_INDEX_FILE", self._folder / INDEX)
-        checkout.put("STATE_DIR", self._folder.parent)
-        checkout.put("SESSIONS_MAX", HELD_MAX)
+        _await_index(models)
+        checkout.reset_globals()
+        checkout.bind("SESSION_DIR", self._folder)
+        checkout.bind("SESSION_INDEX_FILE", self._folder / INDEX)
+        checkout.bind("STATE_DIR", self._folder.parent)
+        checkout.bind("SESSIONS_MAX", HELD_MAX)
         return models
 
-    # What users do
+    # Calls of users
 
     def new(self, session: str) -> None:
-        """Make a session. They are kept from their first message on; this one at once."""
+        """Create a session, and save it, which the server does with the first message only."""
         if self._path(session).exists():
-            raise NotRefusableError(f"{session} is there already")
+            raise NotRefusableError(f"session {session!r} exists already")
         self._store.Session(session_id=session).save()
 
     def append(self, session: str, text: str) -> None:
-        """Say something, as a turn does."""
+        """Append a message, as a turn does."""
         found = self._found(session)
         found.messages.append({"role": "user", "content": text})
         found.save()
 
     def rename(self, session: str, title: str) -> None:
-        """Give it a title."""
+        """Set the title."""
         checkout.post("/api/session/rename", session_id=session, title=title)
 
     def clear(self, session: str) -> None:
-        """Remove all messages; the title, which goes with them there, is given back."""
+        """Remove all messages, and set the title again, which the server drops with them."""
         title = self._found(session).title
         checkout.post("/api/session/clear", session_id=session)
         self.rename(session, title)
@@ -78,18 +78,18 @@ class WebuiSessionsAdapter(SessionsAdapter):
         checkout.post("/api/session/truncate", session_id=session, keep_count=keep)
 
     def undo(self, session: str) -> None:
-        """Remove the last message; nothing, if there is none."""
+        """Remove the last message, if there is one."""
         if self._found(session).messages:
             checkout.post("/api/session/undo", session_id=session)
 
     def delete(self, session: str) -> None:
-        """Remove the session."""
+        """Delete the session."""
         checkout.post("/api/session/delete", session_id=session)
 
-    # What anybody may look at
+    # Reads
 
     def messages(self, session: str) -> list[str] | None:
-        """The texts, or None for no such session."""
+        """The texts, or None for an unknown session."""
         try:
             found = self._found(session)
         except UnknownSessionError:
@@ -101,7 +101,7 @@ class WebuiSessionsAdapter(SessionsAdapter):
         return [row["session_id"] for row in _rows(self._store, self._folder / INDEX)]
 
     def row(self, session: str) -> dict[str, Any] | None:
-        """What the list says of the session."""
+        """The session's row in the list."""
         shown = ("title", "message_count", "updated_at")
         rows = [
             row for row in _rows(self._store, self._folder / INDEX) if row["session_id"] == session
@@ -109,7 +109,7 @@ class WebuiSessionsAdapter(SessionsAdapter):
         return {key: rows[0][key] for key in shown} if rows else None
 
     def backup(self, session: str) -> int | None:
-        """How many messages the backup has."""
+        """The number of messages in the backup; -1 if it cannot be read."""
         path = self._path(session).with_suffix(".json.bak")
         if not path.exists():
             return None
@@ -119,22 +119,22 @@ class WebuiSessionsAdapter(SessionsAdapter):
             return -1
 
     def held(self) -> int:
-        """How many sessions are in memory."""
+        """The number of sessions in memory."""
         return len(self._store.SESSIONS)
 
-    # What clumsy programmers do
+    # Calls of faulty code
 
     def shrink(self, session: str, keep: int) -> None:
-        """Save only the first messages, though no user asked for it."""
+        """Save only the first messages, without a request of the user."""
         found = self._found(session)
         found.messages = found.messages[:keep]
         found.save()
 
     def save_stub(self, session: str) -> None:
-        """Save what was loaded without messages."""
+        """Save a session that was loaded without its messages."""
         stub = self._store.Session.load_metadata_only(session)
         if stub is None:
-            raise UnknownSessionError(f"there is no {session}")
+            raise UnknownSessionError(f"unknown session {session!r}")
         stub.save()
 
     def save_stale(self, session: str, text: str) -> None:
@@ -145,7 +145,7 @@ class WebuiSessionsAdapter(SessionsAdapter):
         stale.save()
 
     def save_refused(self, session: str) -> None:
-        """Save a session in the midst of a turn without any of its messages."""
+        """Save a session, during a turn, without any of its messages."""
         found = self._loaded(session)
         if not found.messages:
             raise NotRefusableError(f"{session} has no messages to lose")
@@ -160,30 +160,30 @@ class WebuiSessionsAdapter(SessionsAdapter):
             found.save(touch_updated_at=False)
 
     def cleanup(self, session: str) -> None:
-        """Maintain a session whose stream nobody runs any more."""
+        """Clean up a session whose stream has no run any more."""
         found = self._found(session)
         found.active_stream_id = STREAM
         found.save(touch_updated_at=False)
         checkout.module("routes")._clear_stale_stream_state(found)  # noqa: SLF001  what polls call
 
     def hostile(self, session_id: str) -> None:
-        """Ask about something that is no id. Raises, unless any of it was taken for one."""
-        _settle(self._store)
+        """Pass an invalid id to several calls. Raises, unless one of them accepts it."""
+        _await_index(self._store)
         before = Image.of(self._folder)
         long = session_id.replace("LONG", "x" * HOSTILE_LENGTH)
-        for ask in (self._found, self.clear, self.delete):
+        for call in (self._found, self.clear, self.delete):
             try:
-                ask(long)
+                call(long)
             except (UnknownSessionError, ValueError, checkout.RefusedRequestError):
                 continue
             return
         if Image.of(self._folder) == before:
-            raise UnknownSessionError(f"{session_id!r} is no id, and touched nothing")
+            raise UnknownSessionError(f"{session_id!r} was refused, and changed no file")
 
-    # What the harness does
+    # Calls of the harness
 
     def recover(self) -> None:
-        """Recover as at start-up; the older ones have nothing that would."""
+        """Recover as at start-up; older releases have no recovery."""
         try:
             recovery = checkout.module("session_recovery")
         except ModuleNotFoundError:
@@ -191,38 +191,38 @@ class WebuiSessionsAdapter(SessionsAdapter):
         recover = recovery.recover_all_sessions_on_startup
         takes = inspect.signature(recover).parameters
         recover(self._folder, **({"rebuild_index": True} if "rebuild_index" in takes else {}))
-        _settle(self._store)
+        _await_index(self._store)
 
     def _path(self, session: str) -> Path:
         return self._folder / f"{session}.json"
 
     def _found(self, session: str) -> Any:
-        """The session as the server sees it, from memory if it is there."""
+        """The session as the server sees it, from memory if it is loaded."""
         try:
             return self._store.get_session(session)
         except KeyError:
-            raise UnknownSessionError(f"there is no {session}") from None
+            raise UnknownSessionError(f"unknown session {session!r}") from None
 
     def _loaded(self, session: str) -> Any:
-        """The session as it is on the disk."""
+        """The session as stored on disk."""
         found = self._store.Session.load(session)
         if found is None:
-            raise UnknownSessionError(f"there is no {session}")
+            raise UnknownSessionError(f"unknown session {session!r}")
         return found
 
 
 def _rows(store: Any, index: Path) -> list[dict[str, Any]]:
-    """What is listed, newest activity first."""
+    """The rows of all sessions, newest activity first."""
     listed = {row["session_id"]: row for row in store.all_sessions()}
-    _settle(store)
+    _await_index(store)
     indexed = json.loads(index.read_bytes()) if index.exists() else []
     empty = {row["session_id"]: row for row in indexed if not row["message_count"]}
-    every = [*(empty | listed).values()]
-    return sorted(every, key=lambda row: float(row["updated_at"]), reverse=True)
+    rows = (empty | listed).values()
+    return sorted(rows, key=lambda row: float(row["updated_at"]), reverse=True)
 
 
-def _settle(store: Any) -> None:
-    """Wait for whoever still writes the index in the background."""
+def _await_index(store: Any) -> None:
+    """Wait for the background thread that writes the index."""
     thread = getattr(store, "_SESSION_INDEX_REBUILD_THREAD", None)
     if thread is not None:
         thread.join()

@@ -1,9 +1,9 @@
 """A hermes-webui checkout as a target: `hermes-webui@FOLDER`.
 
-Its server is booted and asked over HTTP like the reference. The modules below are asked each by
-itself, in processes that see the checkout; `api/session_lifecycle.py`, which needs nothing but the
-standard library, afresh for each instance in the process of the worker that asks. A checkout is
-able to do what it has the files for, and the command itself never loads any of it.
+The harness boots its server and calls it over HTTP, as it does with the reference. It also calls
+single modules, in processes that have the checkout on their path; `api/session_lifecycle.py`, which
+needs the standard library only, is executed anew for each instance in the worker's own process. A
+checkout has the abilities whose files it contains, and the command itself loads none of them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from types import CodeType
 
 from harness.core.errors import TargetUnavailableError
 from harness.engine.target import AdapterInstance, Instance
-from harness.processes.pool import Stable
+from harness.processes.pool import ProcessPool
 from harness.processes.repro_source import in_a_process
 from harness.processes.server import NotServingError, ServerProcess
 from harness.targets.components import lifecycle as lifecycle_adapter
 from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.hermes_webui import lifecycle as hermes_webui_module
-from harness.targets.hermes_webui.access_control import WebuiDoorsAdapter
+from harness.targets.hermes_webui.access_control import WebuiAccessControlAdapter
 from harness.targets.hermes_webui.http import WebuiHttpAdapter
 from harness.targets.hermes_webui.lifecycle import ModuleLifecycle, execute
-from harness.targets.hermes_webui.module_process import ADAPTERS, ModuleInstance, stable
+from harness.targets.hermes_webui.module_process import ADAPTERS, ModuleInstance, pool_of
 from harness.targets.hermes_webui.packages import agent_folder, bytecode_folder, packages_folder
 from harness.targets.hermes_webui.server import WebuiLaunch
 from harness.targets.threads.lifecycle import LifecycleThreadsAdapter
@@ -31,10 +31,10 @@ from harness.targets.threads.lifecycle import LifecycleThreadsAdapter
 MODULE = Path("api/session_lifecycle.py")
 SERVER = Path("server.py")
 _LIFECYCLES = {"lifecycle": LifecycleAdapter, "lifecycle_threads": LifecycleThreadsAdapter}
-_SERVED = {"http": WebuiHttpAdapter, "doors": WebuiDoorsAdapter}
-_FILES = {  # that an ability needs
+_OVER_HTTP = {"http": WebuiHttpAdapter, "doors": WebuiAccessControlAdapter}
+_FILES = {  # the file that an ability needs
     **dict.fromkeys(_LIFECYCLES, MODULE),
-    **dict.fromkeys(_SERVED, SERVER),
+    **dict.fromkeys(_OVER_HTTP, SERVER),
     "sessions": Path("api/models.py"),
     "watcher": Path("api/gateway_watcher.py"),
     "catalog": Path("api/config.py"),
@@ -71,49 +71,52 @@ open_adapter = Adapter
 class HermesWebuiTarget:
     """One checkout: its server, and some of its modules."""
 
+    usage = "hermes-webui@FOLDER"
+    description = "a checkout: its server over HTTP, and some of its modules"
     abilities = frozenset(_FILES)
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` is the top of the checkout."""
+    def __init__(self, place: str | Path) -> None:
+        """`place` is the top of the checkout."""
+        folder = Path(place).resolve()
         self.name = f"hermes-webui@{folder}"
         self._folder = folder
         self._code: CodeType | None = None
         self._launch: WebuiLaunch | None = None
-        self._stables: dict[str, Stable] = {}
+        self._pools: dict[str, ProcessPool] = {}
         has = {ability for ability, file in _FILES.items() if (folder / file).is_file()}
         self.abilities = frozenset(has)
 
     def prepare(self) -> None:
-        """Compile the lifecycle, and have what the rest needs.
+        """Compile the lifecycle, and install what the other abilities need.
 
-        Raises TargetUnavailableError where no checkout is there, or its server cannot be booted.
+        Raises TargetUnavailableError where the folder is no checkout, or its server does not boot.
         """
         if not self.abilities:
             raise TargetUnavailableError(
-                f"{self._folder}: no hermes-webui checkout, for there is no {SERVER} in it"
+                f"{self.name}: {self._folder} is no hermes-webui checkout: it has no {SERVER}"
             )
         if "lifecycle" in self.abilities:
             self._code = _compiled(self._folder / MODULE)
         if self.abilities - set(_LIFECYCLES):
             packages, bytecode = packages_folder(), bytecode_folder()
             for ability in self.abilities & set(ADAPTERS):
-                self._stables[ability] = stable(ability, self._folder, packages, bytecode)
-        if self.abilities & set(_SERVED):
+                self._pools[ability] = pool_of(ability, self._folder, packages, bytecode)
+        if self.abilities & set(_OVER_HTTP):
             self._launch = WebuiLaunch(self._folder, packages, agent_folder(), bytecode)
-            _try(self._launch)
+            _check_boots(self._launch)
 
     def open(self, ability: str, folder: Path) -> Instance:
-        """A module, or a server that is yet to boot, behind its adapter."""
-        if ability in self._stables:
-            return ModuleInstance(self._stables[ability], folder)
-        if ability in _SERVED:
+        """Open a module, or a server that its first call boots, behind its adapter."""
+        if ability in self._pools:
+            return ModuleInstance(self._pools[ability], folder)
+        if ability in _OVER_HTTP:
             assert self._launch is not None, "it was prepared"
-            return AdapterInstance(_SERVED[ability](folder, self._launch))
+            return AdapterInstance(_OVER_HTTP[ability](folder, self._launch))
         assert self._code is not None, "it was prepared"
         return AdapterInstance(_LIFECYCLES[ability](ModuleLifecycle(execute(self._code))))
 
     def standalone(self, ability: str) -> str:
-        """The lifecycle in a process of its own, over the module; of the rest, this target."""
+        """The source of the lifecycle over the module; for other abilities, of this target."""
         if ability not in _LIFECYCLES:
             return _OPEN_INSTANCE.format(path=str(self._folder), ability=ability)
         sources = [
@@ -125,11 +128,11 @@ class HermesWebuiTarget:
         return in_a_process(whole + _OPEN.format(path=str(self._folder / MODULE)), [])
 
 
-def _try(launch: WebuiLaunch) -> None:
-    """Boot it once: what cannot be booted at all has broken no promise."""
-    with tempfile.TemporaryDirectory(prefix="harness-") as place:
+def _check_boots(launch: WebuiLaunch) -> None:
+    """Boot the server once: one that never boots has broken no promise."""
+    with tempfile.TemporaryDirectory(prefix="harness-") as folder:
         try:
-            ServerProcess(launch, Path(place) / "state").kill()
+            ServerProcess(launch, Path(folder) / "state").kill()
         except NotServingError as error:
             raise TargetUnavailableError(f"{launch.checkout / SERVER}: {error}") from error
 
@@ -138,4 +141,4 @@ def _compiled(path: Path) -> CodeType:
     try:
         return compile(path.read_text(encoding="utf-8"), str(path), "exec")
     except (OSError, SyntaxError) as error:
-        raise TargetUnavailableError(f"{path}: no lifecycle there: {error}") from error
+        raise TargetUnavailableError(f"{path} cannot be compiled: {error}") from error

@@ -1,1 +1,1 @@
-"""reference."""
+"""The reference implementation as a target."""

@@ -1,11 +1,11 @@
-"""The *soak* ability: all rooms of a host, lived in by sessions that come and go.
+"""The *soak* ability: all modules of a host, with sessions that are created, used and deleted.
 
-Every function returns when what it caused is over, so that a reading of the host's sizes finds
-only what stays. Two clocks are ours: the watcher looks, and abandoned channels are collected, when
-the host *rests*. Other processes' noise comes from a child that writes to the same database.
+Every function returns when its effects are over, so that a reading of the host's sizes includes
+only what remains. The watcher polls, and abandoned channels are collected, in `rest` only. A child
+process that writes to the same database plays the other processes.
 
-Stand-alone like every adapter that is run in a process of its own: the standard library, and the
-package `reference_impl`, found on the path.
+Stand-alone, like every adapter that runs in a process of its own: it imports the standard library
+and the package `reference_impl`, found on the path.
 """
 
 import gc
@@ -28,7 +28,7 @@ from typing import Any
 PATIENCE_S = 30.0
 AGENTS_MAX = 4
 SESSIONS_MAX = 8
-GRACE_S = 120.0  # after which a channel that nobody reads is collected
+GRACE_S = 120.0  # after which a channel without readers is collected
 FRAMES = 8
 SITES_MAX = 20
 KIB = 1024
@@ -49,21 +49,21 @@ for number, line in enumerate(sys.stdin):
 
 
 class SlowError(Exception):
-    """What was caused did not come to its end in time."""
+    """An effect of a call did not end in time."""
 
 
 class Noise:
-    """Another process that makes, uses and deletes sessions in the database of `state`."""
+    """Another process that creates, uses and deletes sessions in the database of `state`."""
 
     def __init__(self, state: Path) -> None:
-        """Start it when it is first told to."""
+        """Start nothing yet; the first `make` starts the process."""
         self._state = state
         self._process: subprocess.Popen[str] | None = None
 
     def make(self, source: str, environment: Mapping[str, str]) -> None:
-        """Have it make, use and delete a session of that source. Raises SlowError if it is gone."""
+        """Let it create, use and delete a session of that source. Raises SlowError if it ended."""
         if self._process is None:
-            self._process = subprocess.Popen(  # noqa: S603  the command is our own
+            self._process = subprocess.Popen(  # noqa: S603  the command is a constant
                 [sys.executable, "-S", "-P", "-c", _NOISE, str(self._state / "state.db")],
                 env=dict(environment),
                 stdin=subprocess.PIPE,
@@ -75,10 +75,10 @@ class Noise:
         self._process.stdin.write(f"{source} {os.getpid()}\n")
         self._process.stdin.flush()
         if not self._process.stdout.readline():
-            raise SlowError("the other process is gone")
+            raise SlowError("the process that writes to the database has ended")
 
     def close(self) -> None:
-        """Let it end, and wait for that."""
+        """End the process, and wait for its end."""
         if self._process is not None:
             assert self._process.stdin is not None
             assert self._process.stdout is not None
@@ -88,21 +88,21 @@ class Noise:
 
 
 class SoakAdapter:
-    """One host, through one life."""
+    """One host, for one run of the soak."""
 
     def __init__(self, folder: Path) -> None:
         os.environ["HERMES_WEBUI_AGENT_CACHE_MAX"] = str(AGENTS_MAX)
         os.environ["HERMES_WEBUI_SESSIONS_MAX"] = str(SESSIONS_MAX)
         self._state = folder / "state"
         self._ahead_s = 0.0
-        room("live.event_buffer").time = SimpleNamespace(
+        module("live.event_buffer").time = SimpleNamespace(
             monotonic=lambda: time.monotonic() + self._ahead_s
         )
-        self._rooms = room("app").Rooms(self._state)
+        self._app = module("app").App(self._state)
         self._projections = 0
         self._watch()
-        self._rooms.turns.recover()
-        self._rooms.wakeups.begin()
+        self._app.turns.recover()
+        self._app.wakeups.begin()
         self._names: dict[str, str] = {}
         self._tabs: dict[str, Any] = {}
         self._noise = Noise(self._state)
@@ -110,28 +110,28 @@ class SoakAdapter:
         self._marks: list[tuple[dict[str, float], dict[tuple[str, int], int]]] = []
 
     def _watch(self) -> None:
-        """Watch the database by a watcher of our own, which counts its projections."""
-        watcher = room("live.gateway_watcher")
+        """Watch the database with a watcher that counts its projections."""
+        watcher = module("live.gateway_watcher")
 
         def project(connection: sqlite3.Connection) -> Any:
             self._projections += 1
             return watcher.project(connection)
 
-        self._rooms.watcher = watcher.GatewayWatcher(self._state / "state.db", project=project)
+        self._app.watcher = watcher.GatewayWatcher(self._state / "state.db", project=project)
 
     # Sessions
 
     def new(self, session: str, previous: str | None = None) -> None:
-        """Make a session; the one before it comes to a boundary."""
+        """Create a session, and commit the memory of the previous one."""
         if previous is not None:
-            self._rooms.commit_memory(self._names[previous])
-        id_ = self._names[session] = self._rooms.store.new().session_id
-        self._rooms.wakeups.index(f"key-{id_}", id_)
+            self._app.commit_memory(self._names[previous])
+        id_ = self._names[session] = self._app.store.new().session_id
+        self._app.wakeups.index(f"key-{id_}", id_)
 
     def chat(self, session: str, text: str) -> None:
-        """Have a turn, and read it to its end as a browser does."""
-        run = self._rooms.turns.start(self._names[session], text)
-        reader = self._rooms.channels.subscribe_run(run.stream_id, lambda: None)
+        """Run a turn, and read its events to the end, as a browser does."""
+        run = self._app.turns.start(self._names[session], text)
+        reader = self._app.channels.subscribe_run(run.stream_id, lambda: None)
         self._await_idle(session)
         while reader is not None and reader.take():
             pass
@@ -139,44 +139,44 @@ class SoakAdapter:
             reader.close()
 
     def process(self, session: str) -> None:
-        """Have a turn that starts a background process, and the turn that its end begins."""
-        woken = self._woken(session)
+        """Run a turn that starts a background process, and wait for the wakeup turn of its end."""
+        wakeups = self._wakeup_count(session)
         self.chat(session, f"[process=0:exit={next(self._numbers) % 2}:ready]")
-        self._await(lambda: self._woken(session) > woken, "the wakeup")
+        self._await(lambda: self._wakeup_count(session) > wakeups, "the wakeup")
         self._await_idle(session)
 
     def cancel(self, session: str) -> None:
-        """Have a turn, and cancel it."""
-        run = self._rooms.turns.start(self._names[session], "[tokens=3][sleep=900]")
-        self._rooms.cancel(run.stream_id)
+        """Start a turn, and cancel it."""
+        run = self._app.turns.start(self._names[session], "[tokens=3][sleep=900]")
+        self._app.cancel(run.stream_id)
         self._await_idle(session)
 
     def reopen(self, session: str) -> None:
-        """Open the session in a tab, look at it, and close the tab."""
+        """Open the session in a tab, read it, and close the tab."""
         id_ = self._names[session]
-        reader = self._rooms.channels.subscribe(id_, lambda: None)
-        self._rooms.store.load(id_)
+        reader = self._app.channels.subscribe(id_, lambda: None)
+        self._app.store.load(id_)
         reader.take()
         reader.close()
 
     def clear(self, session: str) -> None:
-        """Remove its messages."""
-        self._rooms.store.clear(self._names[session])
+        """Remove the session's messages."""
+        self._app.store.clear(self._names[session])
 
     def delete(self, session: str) -> None:
-        """Delete it."""
-        self._rooms.delete(self._names.pop(session))
+        """Delete the session."""
+        self._app.delete(self._names.pop(session))
 
-    def _woken(self, session: str) -> int:
-        said = self._rooms.store.load(self._names[session]).messages
-        return sum(message.get("source") == "process_wakeup" for message in said)
+    def _wakeup_count(self, session: str) -> int:
+        messages = self._app.store.load(self._names[session]).messages
+        return sum(message.get("source") == "process_wakeup" for message in messages)
 
     def _await_idle(self, session: str) -> None:
         id_ = self._names[session]
-        self._await(lambda: id_ not in self._rooms.turns.live_sessions(), "the turn")
+        self._await(lambda: id_ not in self._app.turns.live_sessions(), "the turn")
 
     def _await(self, is_so: Callable[[], bool], what: str) -> None:
-        if self._rooms.herald.wait(is_so, PATIENCE_S):
+        if self._app.announcer.wait(is_so, PATIENCE_S):
             return
         raise SlowError(f"{what} did not end within {PATIENCE_S:g} s")
 
@@ -184,7 +184,7 @@ class SoakAdapter:
 
     def open_tab(self, tab: str, session: str | None = None) -> None:
         """Open a tab that reads nothing: on a session, or on the list of all."""
-        channels = self._rooms.channels
+        channels = self._app.channels
         if session is None:
             self._tabs[tab] = channels.subscribe_sessions(lambda: None)
         else:
@@ -195,26 +195,26 @@ class SoakAdapter:
         self._tabs.pop(tab).close()
 
     def noise(self, source: str) -> None:
-        """Have another process make, use and delete a session of that source."""
+        """Let another process create, use and delete a session of that source."""
         self._noise.make(source, os.environ)
 
     def rest(self) -> None:
-        """Let time pass: the watcher looks, and channels that nobody reads are collected."""
-        self._rooms.watcher.look()
+        """Let time pass: the watcher polls, and channels without readers are collected."""
+        self._app.watcher.look()
         self._ahead_s += GRACE_S
-        self._rooms.channels.collect()
+        self._app.channels.collect()
 
-    # What it costs
+    # Costs
 
     def pid(self) -> int:
         """The host's process id."""
         return os.getpid()
 
     def sample(self, **_: float) -> dict[str, float]:
-        """Read every size; `group/name` to number. What is told with it is for the judge."""
+        """Read every size, by `group/name`. Only the checker reads the arguments."""
         gc.collect()
         return {
-            **{f"containers/{name}": size for name, size in self._rooms.gauges().items()},
+            **{f"containers/{name}": size for name, size in self._app.gauges().items()},
             **{f"files/{name}": size for name, size in file_sizes(self._state).items()},
             "watcher/projections_unasked": max(0, self._projections - 1),
             "process/blocks": sys.getallocatedblocks(),
@@ -224,20 +224,20 @@ class SoakAdapter:
             "process/fds": sum(1 for _ in Path("/proc/self/fd").iterdir()),
         }
 
-    # Where it comes from
+    # Causes of growth
 
     def trace(self) -> None:
-        """Note from now on where memory is allocated, which is slow."""
+        """Start to record where memory is allocated, which is slow."""
         tracemalloc.start(FRAMES)
 
     def mark(self) -> None:
-        """Remember all sizes, and how much each site has by now; first when the host is warm."""
+        """Record all sizes, and the blocks of each site; call it first when the host is warm."""
         self._marks.append((self.sample(), self._allocated()))
 
     def sites(self, reading: str) -> list[dict[str, Any]]:
-        """Sites that grew from mark to mark as the reading did: so many blocks for each more.
+        """The sites whose blocks grew from mark to mark in proportion to the reading.
 
-        The most even come first: a leak has as many blocks for an entry at all times.
+        Sites with the most even ratio come first: a leak allocates as many blocks for each entry.
         """
         self.mark()
         steps = [
@@ -260,33 +260,33 @@ class SoakAdapter:
         ]
 
     def _allocated(self) -> dict[tuple[str, int], int]:
-        """Blocks that stay, by the innermost line of the package in the stack that made them."""
+        """Blocks in use, by the innermost line of the package in the stack that allocated them."""
         gc.collect()
-        package = str(Path(room("app").__file__).parent)
+        package = str(Path(module("app").__file__).parent)
         blocks: dict[tuple[str, int], int] = {}
         for traced in tracemalloc.take_snapshot().statistics("traceback"):
-            ours = [frame for frame in traced.traceback if frame.filename.startswith(package)]
-            if ours:
-                site = (Path(ours[-1].filename).name, ours[-1].lineno)
+            frames = [frame for frame in traced.traceback if frame.filename.startswith(package)]
+            if frames:
+                site = (Path(frames[-1].filename).name, frames[-1].lineno)
                 blocks[site] = blocks.get(site, 0) + traced.count
         return blocks
 
     def close(self) -> None:
-        """Shut the host down, and give the room its clock back."""
+        """Shut the host down, and restore the module's clock."""
         self._noise.close()
         for tab in self._tabs.values():
             tab.close()
-        self._rooms.shut_down(PATIENCE_S)
-        room("live.event_buffer").time = time
+        self._app.shut_down(PATIENCE_S)
+        module("live.event_buffer").time = time
 
 
-def room(name: str) -> Any:
-    """A module of the reference."""
+def module(name: str) -> Any:
+    """Import a module of the reference implementation."""
     return importlib.import_module(f"reference_impl.{name}")
 
 
 def memory() -> dict[str, int]:
-    """What is resident, and what of it would be freed if this process ended: shared by nobody."""
+    """Resident bytes, and those of them that no other process shares."""
     sizes = {"rss_bytes": 0, "uss_bytes": 0}
     for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
         name, *size = line.split()
@@ -300,14 +300,14 @@ def memory() -> dict[str, int]:
 def file_sizes(state: Path) -> dict[str, int]:
     """Bytes of all files below `state`, by kind.
 
-    Makes a `Path` of none: Python 3.12 keeps each name in it for ever, and we are in the host.
+    It makes no `Path`: Python 3.12 interns each name in one, which would grow the host's memory.
     """
     kinds = dict.fromkeys(_KINDS.values(), 0)
-    for place, _, names in os.walk(state):
-        folders = os.path.relpath(place, state).split("/")
+    for directory, _, names in os.walk(state):
+        folders = os.path.relpath(directory, state).split("/")
         for name in names:
             with suppress(FileNotFoundError):
-                kinds[_kind(*folders, name)] += os.stat(f"{place}/{name}").st_size  # noqa: PTH116 - as said
+                kinds[_kind(*folders, name)] += os.stat(f"{directory}/{name}").st_size  # noqa: PTH116 - see above
     return kinds
 
 
@@ -323,7 +323,7 @@ _KINDS = {
 
 
 def _kind(*parts: str) -> str:
-    """By its name, or else by the innermost folder that is known."""
+    """The kind of a file, by its name, else by its innermost known folder."""
     return next(_KINDS[part] for part in (*reversed(parts), "") if part in _KINDS)
 
 

@@ -1,6 +1,6 @@
-"""The *soak_served* ability: what the *soak* ability does, asked of a whole server over HTTP.
+"""The *soak_served* ability: the calls of the *soak* ability, on a whole server over HTTP.
 
-The server rests by itself: its own watcher looks, and its own reaper collects channels.
+Background work needs no call: the server's own watcher polls, and its own reaper collects channels.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SETTINGS = {
 }
 
 
-class SoakServedAdapter:
-    """One server, through one life."""
+class SoakHttpAdapter:
+    """One server, for one run of the soak."""
 
     def __init__(self, folder: Path, launch: ReferenceLaunch) -> None:
         self._state = folder / "state"
@@ -47,13 +47,13 @@ class SoakServedAdapter:
     # Sessions
 
     def new(self, session: str, previous: str | None = None) -> None:
-        """Make a session; the one before it comes to a boundary."""
+        """Create a session, and commit the memory of the previous one."""
         body = {} if previous is None else {"prev_session_id": self._names[previous]}
-        told = self._web.post("/api/session/new", **body)
-        self._names[session] = told["session"]["session_id"]
+        response = self._web.post("/api/session/new", **body)
+        self._names[session] = response["session"]["session_id"]
 
     def chat(self, session: str, text: str) -> None:
-        """Have a turn, and read it to its end as a browser does."""
+        """Run a turn, and read its events to the end, as a browser does."""
         stream_id = self._start(session, text)
         with self._web.stream(f"/api/chat/stream?stream_id={stream_id}") as events:
             for _ in events:
@@ -61,40 +61,40 @@ class SoakServedAdapter:
         self._await_idle(session)
 
     def process(self, session: str) -> None:
-        """Have a turn that starts a background process, and the turn that its end begins."""
-        woken = self._woken(session)
+        """Run a turn that starts a background process, and wait for the wakeup turn of its end."""
+        wakeups = self._wakeup_count(session)
         self.chat(session, f"[process=0:exit={next(self._numbers) % 2}:ready]")
-        self._await(lambda: self._woken(session) > woken, "the wakeup")
+        self._await(lambda: self._wakeup_count(session) > wakeups, "the wakeup")
         self._await_idle(session)
 
     def cancel(self, session: str) -> None:
-        """Have a turn, and cancel it."""
+        """Start a turn, and cancel it."""
         stream_id = self._start(session, "[tokens=3][sleep=900]")
         self._web.get(f"/api/chat/cancel?stream_id={stream_id}")
         self._await_idle(session)
 
     def reopen(self, session: str) -> None:
-        """Open the session in a tab, look at it, and close the tab."""
+        """Open the session in a tab, read it, and close the tab."""
         id_ = self._names[session]
         with self._web.stream(f"/api/session/stream?session_id={id_}") as events:
             next(events)
             self._web.get(f"/api/session?session_id={id_}")
 
     def clear(self, session: str) -> None:
-        """Remove its messages."""
+        """Remove the session's messages."""
         self._web.post("/api/session/clear", session_id=self._names[session])
 
     def delete(self, session: str) -> None:
-        """Delete it."""
+        """Delete the session."""
         self._web.post("/api/session/delete", session_id=self._names.pop(session))
 
     def _start(self, session: str, text: str) -> str:
         body = {"session_id": self._names[session], "message": text}
         return str(self._web.post("/api/chat/start", **body)["stream_id"])
 
-    def _woken(self, session: str) -> int:
-        told = self._web.get(f"/api/session?session_id={self._names[session]}")["session"]
-        return sum(message.get("source") == "process_wakeup" for message in told["messages"])
+    def _wakeup_count(self, session: str) -> int:
+        found = self._web.get(f"/api/session?session_id={self._names[session]}")["session"]
+        return sum(message.get("source") == "process_wakeup" for message in found["messages"])
 
     def _await_idle(self, session: str) -> None:
         path = f"/api/session/status?session_id={self._names[session]}"
@@ -116,28 +116,28 @@ class SoakServedAdapter:
             path = f"/api/session/stream?session_id={self._names[session]}"
         connection = http.client.HTTPConnection(LOOPBACK, self._server.port)
         connection.request("GET", path)
-        self._tabs[tab] = connection.getresponse()  # and whoever has it has the connection
+        self._tabs[tab] = connection.getresponse()  # which owns the connection
 
     def close_tab(self, tab: str) -> None:
         """Close a tab."""
         self._tabs.pop(tab).close()
 
     def noise(self, source: str) -> None:
-        """Have another process make, use and delete a session of that source."""
+        """Let another process create, use and delete a session of that source."""
         self._noise.make(source, {"PYTHONPATH": str(self._launch.package_folder)})
 
     def rest(self, seconds: float = 0.0) -> None:
-        """Let time pass; the server does by itself what it does then."""
+        """Let time pass."""
         time.sleep(seconds)
 
-    # What it costs
+    # Costs
 
     def pid(self) -> int:
         """The server's process id."""
         return self._server.pid
 
     def sample(self, **_: float) -> dict[str, float]:
-        """Read every size; `group/name` to number. What is told with it is for the judge."""
+        """Read every size, by `group/name`. Only the checker reads the arguments."""
         containers = self._web.get("/api/system/health")["containers"]
         cost = asdict(cost_of(self._server.pid))
         return {
@@ -147,7 +147,7 @@ class SoakServedAdapter:
         }
 
     def idle(self, seconds: float) -> dict[str, float]:
-        """Ask nothing for so long; what it used meanwhile, and how many tabs were open."""
+        """Send no request for `seconds`; the resources used meanwhile, and the open tabs."""
         before, began = cost_of(self._server.pid), time.monotonic()
         time.sleep(seconds)
         after, ended = cost_of(self._server.pid), time.monotonic()

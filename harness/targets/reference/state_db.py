@@ -1,7 +1,7 @@
-"""The *state_db* ability over the reference's database room.
+"""The *state_db* ability over the reference's database module.
 
-Stand-alone like every adapter that is also run in a process of its own: the standard library, and
-the package `reference_impl`, found on the path.
+Stand-alone, like every adapter that also runs in a process of its own: it imports the standard
+library and the package `reference_impl`, found on the path.
 """
 
 import contextlib
@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 DAY_S = 86_400.0
+COLUMNS = (
+    *("source", "title", "message_count", "tool_call_count"),
+    *("input_tokens", "output_tokens"),
+)
 PATIENCE_S = 30.0  # of a write, unless the environment says otherwise
 
 Names = list[str]
@@ -20,14 +24,14 @@ Rows = list[list[str]]  # [role, text] or [session, text]
 
 
 class Clock:
-    """Seconds of the epoch, some days ahead. The file keeps how many."""
+    """Seconds of the epoch, some days ahead. A file stores the offset."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._days = float(file.read_text()) if file.exists() else 0.0
 
     def __call__(self) -> float:
-        """What time it is to be."""
+        """The current time, moved by the offset."""
         return time.time() + self._days * DAY_S
 
     def advance(self, days: float) -> None:
@@ -42,15 +46,15 @@ class StateDbAdapter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._clock = Clock(path.with_name("clock"))
-        self._room = importlib.import_module("reference_impl.state_db.state_db")
+        self._module = importlib.import_module("reference_impl.state_db.state_db")
         self._db = self._open()
 
     def _open(self) -> Any:
         patience_s = float(os.environ.get("HARNESS_PATIENCE_S", PATIENCE_S))
-        return self._room.StateDb(self.path, clock=self._clock, patience_s=patience_s)
+        return self._module.StateDb(self.path, clock=self._clock, patience_s=patience_s)
 
     def create(self, session: str, source: str) -> None:
-        """Create the session, unless it is there."""
+        """Create the session, unless it exists."""
         self._db.create_session(session, source)
 
     def end(self, session: str, reason: str) -> None:
@@ -62,7 +66,7 @@ class StateDbAdapter:
         self._db.reopen_session(session)
 
     def set_title(self, session: str, title: str | None) -> bool:
-        """Set or clear the title; whether there is such a session."""
+        """Set or clear the title; whether the session exists."""
         return bool(self._db.set_title(session, title))
 
     def set_system_prompt(self, session: str, text: str) -> None:
@@ -78,13 +82,13 @@ class StateDbAdapter:
         self._db.set_tokens(session, input, output)
 
     def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
-        """Append a message that made so many tool calls."""
+        """Append a message that made `tool_calls` tool calls."""
         calls = [{"id": f"call-{number}"} for number in range(tool_calls)]
         self._db.append_message(session, role, text, calls)
 
     def replace(self, session: str, messages: Rows) -> None:
-        """Put these messages in the place of all."""
-        drafts = [self._room.Draft(role, text) for role, text in messages]
+        """Replace all messages."""
+        drafts = [self._module.Draft(role, text) for role, text in messages]
         self._db.replace_messages(session, drafts)
 
     def clear(self, session: str) -> None:
@@ -92,13 +96,11 @@ class StateDbAdapter:
         self._db.clear_messages(session)
 
     def get(self, session: str) -> dict[str, Any] | None:
-        """What is told of the session; None if it is unknown."""
+        """The session's columns; None if it is unknown."""
         found = self._db.get_session(session)
         if found is None:
             return None
-        told = ("source", "title", "message_count", "tool_call_count")
-        tokens = ("input_tokens", "output_tokens")
-        row = {name: getattr(found, name) for name in told + tokens}
+        row = {name: getattr(found, name) for name in COLUMNS}
         return row | {"ended": found.ended_at is not None}
 
     def list(self) -> Names:
@@ -114,11 +116,11 @@ class StateDbAdapter:
         return sorted([message.session, message.content] for message in self._db.search(word))
 
     def delete(self, session: str) -> bool:
-        """Delete the session with its messages; whether it was there."""
+        """Delete the session with its messages; whether it existed."""
         return bool(self._db.delete_session(session))
 
     def prune(self, days: float) -> int:
-        """Delete ended sessions older than that; how many."""
+        """Delete ended sessions older than `days`; their number."""
         return int(self._db.prune(days))
 
     def advance(self, days: float) -> None:
@@ -131,7 +133,7 @@ class StateDbAdapter:
         self._db = self._open()
 
     def counters(self, session: str) -> dict[str, int | None]:
-        """The stored count of messages and the true one, as another connection sees them."""
+        """The stored count of messages and the number of rows, as another connection sees them."""
         count = "SELECT message_count FROM sessions WHERE id = ?"
         rows = "SELECT count(*) FROM messages WHERE session_id = ?"
         with contextlib.closing(sqlite3.connect(self.path)) as connection:
@@ -140,7 +142,7 @@ class StateDbAdapter:
         return {"message_count": None if stored is None else stored[0], "rows": true}
 
     def probe(self) -> dict[str, Any]:
-        """Whether the write lock is held, and what SQLite's own check says of the file."""
+        """Whether the write lock is held, and the result of SQLite's integrity check."""
         with contextlib.closing(
             sqlite3.connect(self.path, timeout=0.0, isolation_level=None)
         ) as connection:

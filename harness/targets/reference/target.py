@@ -1,8 +1,10 @@
-"""The reference implementation as a target. The only module of the harness that may know it.
+"""The reference implementation as a target, named `reference` or `reference@FOLDER`.
 
-Each adapter turns an ability's JSON questions into calls of one room, and notes what the room did
-to its providers. `reference@FOLDER` names a copy of the package elsewhere, a planted one say; a
-process can judge one copy only, the first it opens.
+Each adapter turns an ability's JSON calls into calls of one module, and records the module's calls
+of its providers. `reference@FOLDER` names a copy of the package, such as one with a known bug; one
+process can import one copy only, the first that it opens.
+
+No other module of the harness may import the reference implementation.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 from harness.core.errors import TargetUnavailableError
 from harness.engine.target import AdapterInstance, Instance
-from harness.processes.pool import DRIVER, ProcessInstance, Stable
+from harness.processes.pool import DRIVER, ProcessInstance, ProcessPool
 from harness.processes.remote import Remote
 from harness.processes.repro_source import in_a_process
 from harness.processes.server import ReferenceLaunch
@@ -29,17 +31,18 @@ from harness.targets.components.run_journal import JournalAdapter
 from harness.targets.components.session_store import SessionsAdapter
 from harness.targets.components.wakeup_restarts import WakeupsRestartsAdapter
 from harness.targets.components.wakeups import WakeupsAdapter
-from harness.targets.reference import install as days_adapter
+from harness.targets.paths import import_root
+from harness.targets.reference import install as install_adapter
 from harness.targets.reference import soak as soak_adapter
 from harness.targets.reference import state_db as state_db_adapter
-from harness.targets.reference.soak_http import SoakServedAdapter
-from harness.targets.server.access_control import DoorsAdapter
-from harness.targets.server.backpressure import StreamsAdapter
-from harness.targets.server.bad_input import HostileAdapter
-from harness.targets.server.external_writer import OutsideAdapter
+from harness.targets.reference.soak_http import SoakHttpAdapter
+from harness.targets.server.access_control import AccessControlAdapter
+from harness.targets.server.backpressure import BackpressureAdapter
+from harness.targets.server.bad_input import BadInputAdapter
+from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
 from harness.targets.server.lifecycle import ServerAdapter
-from harness.targets.server.notifications import TabsAdapter
+from harness.targets.server.notifications import NotificationsAdapter
 from harness.targets.threads.channels import ChannelsThreadsAdapter
 from harness.targets.threads.gateway_watcher import WatcherThreadsAdapter
 from harness.targets.threads.lifecycle import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
@@ -47,164 +50,162 @@ from harness.targets.threads.model_catalog import CatalogThreadsAdapter
 from harness.targets.threads.session_store import SessionsThreadsAdapter
 from harness.targets.threads.turns import TurnsThreadsAdapter
 from harness.targets.threads.wakeups import WakeupsThreadsAdapter
-from harness.worker import sql_faults
-from harness.worker import virtual_time as time_lapse
-from harness.worker import writers as sql_crowd
+from harness.worker import sql_faults, virtual_time, writers
 
 PACKAGE = "reference_impl"
 _schedules = itertools.count()
 
 
-def _room(name: str) -> ModuleType:
+def _module(name: str) -> ModuleType:
     return importlib.import_module(f"{PACKAGE}.{name}")
 
 
 def open_lifecycle(folder: Path) -> Any:  # noqa: ARG001  (the lifecycle keeps no files)
-    """The lifecycle room."""
-    return LifecycleAdapter(_room("memory.lifecycle").Lifecycle())
+    """Open the lifecycle."""
+    return LifecycleAdapter(_module("memory.lifecycle").Lifecycle())
 
 
 def open_agent_cache(folder: Path) -> Any:  # noqa: ARG001  (the cache keeps no files)
-    """The agent cache, with a lifecycle behind it."""
+    """Open an agent cache and its lifecycle."""
     return AgentCacheAdapter(_make_agent_cache)
 
 
 def open_lifecycle_threads(folder: Path) -> Any:  # noqa: ARG001  (the lifecycle keeps no files)
-    """The lifecycle room, for threads."""
-    return LifecycleThreadsAdapter(_room("memory.lifecycle").Lifecycle())
+    """Open the lifecycle, for threads."""
+    return LifecycleThreadsAdapter(_module("memory.lifecycle").Lifecycle())
 
 
 def open_agent_cache_threads(folder: Path) -> Any:  # noqa: ARG001  (the cache keeps no files)
-    """The agent cache, for threads."""
+    """Open an agent cache and its lifecycle, for threads."""
     return AgentCacheThreadsAdapter(_make_agent_cache)
 
 
 def _make_agent_cache(live_sessions: Any, cap: int) -> tuple[Any, Any]:
-    lifecycle = _room("memory.lifecycle").Lifecycle()
-    return _room("memory.agent_cache").AgentCache(lifecycle, live_sessions, cap=cap), lifecycle
+    lifecycle = _module("memory.lifecycle").Lifecycle()
+    return _module("memory.agent_cache").AgentCache(lifecycle, live_sessions, cap=cap), lifecycle
 
 
 def open_sessions(folder: Path) -> Any:
-    """The session store, with its files in `folder`."""
-    return SessionsAdapter(folder, _room)
+    """Open a session store with its files in `folder`."""
+    return SessionsAdapter(folder, _module)
 
 
 def open_sessions_threads(folder: Path) -> Any:
-    """The session store, for threads."""
-    return SessionsThreadsAdapter(folder, _room)
+    """Open a session store, for threads."""
+    return SessionsThreadsAdapter(folder, _module)
 
 
 def open_watcher(folder: Path) -> Any:
-    """A watcher, with the database that it watches in `folder`."""
-    return WatcherAdapter(folder, _room)
+    """Open a watcher of a database in `folder`."""
+    return WatcherAdapter(folder, _module)
 
 
 def open_catalog(folder: Path) -> Any:
-    """A model catalog, with its sources in `folder`."""
-    return CatalogAdapter(folder, _room)
+    """Open a model catalog with its sources in `folder`."""
+    return CatalogAdapter(folder, _module)
 
 
-def open_wakeups(folder: Path) -> Any:  # noqa: ARG001  (here they keep no files)
-    """Wakeups between a registry and turns that follow the script."""
-    return WakeupsAdapter(_room)
+def open_wakeups(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
+    """Open wakeups between a scripted registry and scripted turns."""
+    return WakeupsAdapter(_module)
 
 
-def open_journal(folder: Path) -> Any:
-    """One run's journal, with its file in `folder`."""
-    return JournalAdapter(folder, _room)
+def open_run_journal(folder: Path) -> Any:
+    """Open the journal of one run, with its file in `folder`."""
+    return JournalAdapter(folder, _module)
 
 
-def open_wakeups_threads(folder: Path) -> Any:  # noqa: ARG001  (here they keep no files)
-    """Wakeups, for threads."""
-    return WakeupsThreadsAdapter(_room)
+def open_wakeups_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
+    """Open wakeups, for threads."""
+    return WakeupsThreadsAdapter(_module)
 
 
-def open_turns_threads(folder: Path) -> Any:  # noqa: ARG001  (here they keep no files)
-    """Turns and their wakeups, for threads."""
-    return TurnsThreadsAdapter(_room)
+def open_turns_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
+    """Open turns and their wakeups, for threads."""
+    return TurnsThreadsAdapter(_module)
 
 
-def open_channels_threads(folder: Path) -> Any:  # noqa: ARG001  (here they keep no files)
-    """The channels, for threads."""
-    return ChannelsThreadsAdapter(_room)
+def open_channels_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
+    """Open channels, for threads."""
+    return ChannelsThreadsAdapter(_module)
 
 
 def open_watcher_threads(folder: Path) -> Any:
-    """A watcher, for threads."""
-    return WatcherThreadsAdapter(folder, _room)
+    """Open a watcher, for threads."""
+    return WatcherThreadsAdapter(folder, _module)
 
 
 def open_catalog_threads(folder: Path) -> Any:
-    """A model catalog, for threads."""
-    return CatalogThreadsAdapter(folder, _room)
+    """Open a model catalog, for threads."""
+    return CatalogThreadsAdapter(folder, _module)
 
 
 def open_wakeups_restarts(folder: Path) -> Any:
-    """Wakeups over a process registry, with its files in `folder`."""
-    return WakeupsRestartsAdapter(folder, _room)
+    """Open wakeups over a process registry with its files in `folder`."""
+    return WakeupsRestartsAdapter(folder, _module)
 
 
 def open_state_db_threads(folder: Path) -> Any:
-    """The database room, with a file of its own for each schedule."""
-    place = folder / f"{next(_schedules)}"
-    place.mkdir()
-    return state_db_adapter.open_adapter(place)
+    """Open the database module, with a file of its own for each schedule."""
+    own = folder / f"{next(_schedules)}"
+    own.mkdir()
+    return state_db_adapter.open_adapter(own)
 
 
 def open_state_db(folder: Path) -> Any:
-    """The database room, with its file in `folder`."""
+    """Open the database module, with its file in `folder`."""
     return state_db_adapter.open_adapter(folder)
 
 
 def open_http(folder: Path) -> Any:
-    """A whole server in a process of its own, with its files in `folder`, and one client."""
+    """Open a server in a process of its own, with its files in `folder`, and one client."""
     return HttpAdapter(folder, _launch())
 
 
-def open_hostile(folder: Path) -> Any:
-    """A whole server in a process of its own, to be asked whatever the wire can carry."""
-    return HostileAdapter(folder, _launch())
+def open_bad_input(folder: Path) -> Any:
+    """Open a server in a process of its own, for malformed requests and raw bytes."""
+    return BadInputAdapter(folder, _launch())
 
 
-def open_doors(folder: Path) -> Any:
-    """Whole servers in processes of their own, on loopback and elsewhere, to be let in."""
-    return DoorsAdapter(folder, _launch())
+def open_access_control(folder: Path) -> Any:
+    """Open servers in processes of their own, on loopback and another address."""
+    return AccessControlAdapter(folder, _launch())
 
 
-def open_tabs(folder: Path) -> Any:
-    """A whole server in a process of its own, one client, and tabs that watch meanwhile."""
-    return TabsAdapter(folder, _launch())
+def open_notifications(folder: Path) -> Any:
+    """Open a server in a process of its own, one client, and tabs that subscribe to sessions."""
+    return NotificationsAdapter(folder, _launch())
 
 
-def open_streams(folder: Path) -> Any:
-    """Whole servers in processes of their own, and readers who take nothing, or too many."""
-    return StreamsAdapter(folder, _launch())
+def open_backpressure(folder: Path) -> Any:
+    """Open servers in processes of their own, and clients that stall or take every stream."""
+    return BackpressureAdapter(folder, _launch())
 
 
-def open_outside(folder: Path) -> Any:
-    """A whole server, another process that writes its database, and a provider of models."""
+def open_external_writer(folder: Path) -> Any:
+    """Open a server, another process that writes its database, and a provider of models."""
     launch = _launch()
     writer = Remote(
         (DRIVER, Path(state_db_adapter.__file__)), {"PYTHONPATH": str(launch.package_folder)}
     )
-    return OutsideAdapter(folder, launch, writer)
+    return ExternalWriterAdapter(folder, launch, writer)
 
 
 def open_server(folder: Path) -> Any:
-    """A whole server in a process of its own, with its files in `folder`."""
+    """Open a server in a process of its own, with its files in `folder`."""
     return ServerAdapter(folder, _launch())
 
 
-def open_soak_served(folder: Path) -> Any:
-    """A whole server in a process of its own, to be lived in."""
-    return SoakServedAdapter(folder, _launch())
+def open_soak_http(folder: Path) -> Any:
+    """Open a server in a process of its own, for a soak."""
+    return SoakHttpAdapter(folder, _launch())
 
 
 def _launch() -> ReferenceLaunch:
     found = importlib.util.find_spec(PACKAGE)
     assert found is not None, PACKAGE
     assert found.origin is not None, PACKAGE
-    return ReferenceLaunch(Path(found.origin).parents[1])
+    return ReferenceLaunch(Path(found.origin).parent.parent)
 
 
 _ADAPTERS = {
@@ -217,7 +218,7 @@ _ADAPTERS = {
     "watcher": open_watcher,
     "catalog": open_catalog,
     "wakeups": open_wakeups,
-    "journal": open_journal,
+    "journal": open_run_journal,
     "wakeups_threads": open_wakeups_threads,
     "turns_threads": open_turns_threads,
     "channels_threads": open_channels_threads,
@@ -227,58 +228,66 @@ _ADAPTERS = {
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,
     "http": open_http,
-    "hostile": open_hostile,
-    "doors": open_doors,
-    "tabs": open_tabs,
-    "streams": open_streams,
-    "outside": open_outside,
+    "hostile": open_bad_input,
+    "doors": open_access_control,
+    "tabs": open_notifications,
+    "streams": open_backpressure,
+    "outside": open_external_writer,
     "server": open_server,
-    "soak_served": open_soak_served,
+    "soak_served": open_soak_http,
 }
 _DRIVEN = {
-    "days": (Path(days_adapter.__file__), Path(time_lapse.__file__)),
-    "days_real": (Path(days_adapter.__file__),),
+    "days": (Path(install_adapter.__file__), Path(virtual_time.__file__)),
+    "days_real": (Path(install_adapter.__file__),),
     "state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__)),
-    "state_db_crowd": (Path(state_db_adapter.__file__), Path(sql_crowd.__file__)),
+    "state_db_crowd": (Path(state_db_adapter.__file__), Path(writers.__file__)),
     "soak": (Path(soak_adapter.__file__),),
 }
 
 
 class ReferenceTarget:
-    """Every ability, in this process; those that crash it, or fill it, in one of their own."""
+    """All abilities: in this process, or, where they kill or fill it, in one of their own."""
 
+    usage = "reference[@FOLDER]"
+    description = "the reference implementation; reference@FOLDER is a copy elsewhere"
     abilities = frozenset({*_ADAPTERS, *_DRIVEN})
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """`folder` holds the package `reference_impl`; None means the installed one."""
+    def __init__(self, place: str | Path | None = None) -> None:
+        """`place` is the folder of the package `reference_impl`; None means the installed one."""
+        folder = None if place is None else Path(place).resolve()
         self.name = "reference" if folder is None else f"reference@{folder}"
         self._folder = folder
-        path = {"PYTHONPATH": str(folder or Path(__file__).parents[3])}
-        self._stables = {ability: Stable(files, path) for ability, files in _DRIVEN.items()}
+        path = {"PYTHONPATH": str(folder or import_root())}
+        self._pools = {ability: ProcessPool(files, path) for ability, files in _DRIVEN.items()}
 
     def prepare(self) -> None:
-        """Put the wanted copy first on the path. Raises TargetUnavailableError where it is not."""
+        """Put the copy first on the path. Raises TargetUnavailableError where there is none."""
         if self._folder is None:
             return
         if not (self._folder / PACKAGE / "__init__.py").is_file():
-            raise TargetUnavailableError(f"{self._folder}: there is no {PACKAGE} in it")
+            raise TargetUnavailableError(
+                f"--target {self.name}: {self._folder} contains no package {PACKAGE}"
+            )
         loaded = sys.modules.get(PACKAGE)
         if loaded is not None and Path(str(loaded.__file__)).parent.parent != self._folder:
-            raise TargetUnavailableError(f"another {PACKAGE} is loaded: {loaded.__file__}")
+            raise TargetUnavailableError(
+                f"--target {self.name}: this process has imported another {PACKAGE},"
+                f" {loaded.__file__}"
+            )
         sys.path.insert(0, str(self._folder))
-        # Imported now, since pytest puts other folders first while it sets up its packages.
+        # Import it now, since pytest puts other folders first while it sets up its packages.
         importlib.import_module(PACKAGE)
 
     def open(self, ability: str, folder: Path) -> Instance:
-        """A fresh room behind its adapter."""
-        if stable := self._stables.get(ability):
-            return ProcessInstance(stable, folder)
+        """Open a fresh adapter, in this process or one of its own."""
+        if pool := self._pools.get(ability):
+            return ProcessInstance(pool, folder)
         return AdapterInstance(_ADAPTERS[ability](folder))
 
     def standalone(self, ability: str) -> str:
-        """Name the adapter; it lives here, with the package that it adapts."""
-        place = self._folder or Path(__file__).parents[3]
-        path = f"import sys\n\nsys.path.insert(0, {str(place)!r})\n\n"
+        """Source that imports the adapter from here, or contains it if it runs in a process."""
+        root = self._folder or import_root()
+        path = f"import sys\n\nsys.path.insert(0, {str(root)!r})\n\n"
         if files := _DRIVEN.get(ability):
             adapter, *wrappers = [file.read_text(encoding="utf-8") for file in files]
             return path + in_a_process(adapter, wrappers)

@@ -1,7 +1,7 @@
-"""The *doors* ability: a server that listens here or elsewhere, with a password or without.
+"""The *doors* ability: a server on loopback or another address, with or without a password.
 
-*Elsewhere* is an address that the targets do not take for loopback, because they go by the name. It
-is loopback all the same, so that nobody else on the network can come in while this is asked.
+The other address is one that the targets do not recognise as loopback, because they compare names.
+It is loopback all the same, so that no other machine of the network reaches the server.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from harness.engine.http import LOOPBACK, PATIENCE_S
 from harness.processes.server import Launch, NotServingError, ServerProcess
 
 ELSEWHERE = "127.0.0.2"
-ASKED = (("GET", "/api/sessions"), ("POST", "/api/session/new"), ("GET", "/api/sessions/events"))
+REQUESTS = (("GET", "/api/sessions"), ("POST", "/api/session/new"), ("GET", "/api/sessions/events"))
 
 
-class DoorsAdapter:
+class AccessControlAdapter:
     """One server after another on a folder."""
 
     def __init__(self, folder: Path, launch: Launch) -> None:
@@ -31,36 +31,40 @@ class DoorsAdapter:
         self._host = LOOPBACK
 
     def open(self, *, is_loopback: bool, password: str) -> dict[str, bool]:
-        """Boot a server there, with this password if it is one; whether it can, and does, serve."""
+        """Boot a server at the address, with this password unless it is empty.
+
+        `is_available` says whether this machine has the address, `serves` whether the server
+        booted.
+        """
         self.close()
         self._host = LOOPBACK if is_loopback else ELSEWHERE
         if not _can_listen(self._host):
-            return {"can_be_had": False, "serves": False}
+            return {"is_available": False, "serves": False}
         settings = {"HERMES_WEBUI_HOST": self._host, "HERMES_WEBUI_PASSWORD": password}
         try:
             self._server = ServerProcess(self._launch, self._state, settings)
         except NotServingError:
-            return {"can_be_had": True, "serves": False}
-        return {"can_be_had": True, "serves": True}
+            return {"is_available": True, "serves": False}
+        return {"is_available": True, "serves": True}
 
     def knock(self, scheme: str, word: str) -> list[int]:
-        """Ask for several things, with these credentials if there is a scheme; the statuses."""
+        """Send several requests, with these credentials if there is a scheme; the statuses."""
         if self._server is None:
             return []
-        told = self.credentials(scheme, word) if scheme else {}
-        return [self.asked(method, path, told)[0] for method, path in ASKED]
+        headers = self.credentials(scheme, word) if scheme else {}
+        return [self.request(method, path, headers)[0] for method, path in REQUESTS]
 
     def credentials(self, scheme: str, word: str) -> dict[str, str]:
-        """The headers of somebody who says this word."""
-        told = b64encode(f"me:{word}".encode()).decode() if scheme == "Basic" else word
-        return {"Authorization": f"{scheme} {told}"}
+        """The headers of a client with this password."""
+        text = b64encode(f"me:{word}".encode()).decode() if scheme == "Basic" else word
+        return {"Authorization": f"{scheme} {text}"}
 
-    def asked(
+    def request(
         self, method: str, path: str, headers: dict[str, str], body: Any = None
     ) -> tuple[int, str]:
-        """Ask one thing; the status, and the cookie that comes with it.
+        """Send one request; the status, and the cookie of the response.
 
-        Whoever comes from elsewhere says what he likes, so he says that he asks for localhost.
+        The Host header is localhost in every case: a remote client can claim that as well.
         """
         assert self._server is not None
         connection = http.client.HTTPConnection(self._host, self._server.port, timeout=PATIENCE_S)

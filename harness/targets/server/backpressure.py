@@ -1,8 +1,8 @@
-"""The *streams* ability: one server, and readers who take nothing, too many, or none for a while.
+"""The *streams* ability: a server, and clients that read slowly, not at all, or take every stream.
 
-Each question boots a server of its own, with settings that make it quick, and asks for facts: who
-was answered while others stalled, and what was let go in the end. Nothing is told by a clock but
-the silences, which the contract bounds in seconds.
+Each call boots a server of its own, with short timeouts as settings, and reports facts: which
+requests were answered while other clients stalled, and whether streams and channels were released
+in the end. It measures time for the heartbeats only, which the contract bounds in seconds.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from harness.processes.server import Launch
 from harness.targets.server.lifecycle import ServerAdapter
 
 POLL_S = 0.02
-TINY_BYTES = 2048  # for what a stalled reader has not read
+TINY_BYTES = 2048  # the receive buffer of a stalled reader
 SNAPSHOT = "session_snapshot"
 HELD = "[tokens=3][sleep=900]"
 QUICK_S = "0.3"
 DEFAULTS = {"HERMES_WEBUI_STREAMS_MAX": "64"}
 
 
-class StreamsAdapter:
+class BackpressureAdapter:
     """Servers on one folder, one after another."""
 
     def __init__(self, folder: Path, launch: Launch) -> None:
@@ -36,21 +36,21 @@ class StreamsAdapter:
         self._server = ServerAdapter(folder, launch)
 
     def stall(self, readers: int, tokens: int) -> dict[str, Any]:
-        """Let some read a run who take nothing, and one who takes all; and wait for their end."""
+        """Read a run by some clients that read nothing and one that reads all; wait for the end."""
         web = self._booted(HERMES_WEBUI_SSE_WRITE_DEADLINE="1")
         sid = _new(web)
-        with ExitStack() as held:
+        with ExitStack() as stack:
             run = _start(web, sid, f"[sleep={QUICK_S}][tokens={tokens}]")
             for _ in range(readers):
-                held.enter_context(_stalled(web.port, f"/api/chat/stream?stream_id={run}"))
+                stack.enter_context(_stalled(web.port, f"/api/chat/stream?stream_id={run}"))
             with web.stream(f"/api/chat/stream?stream_id={run}") as events:
-                read = [(event.id, event.name) for event in events]
+                received = [(event.id, event.name) for event in events]
             health = web.get("/health")["containers"]
             answered = [web.ask("GET", path)[0] for path in ("/api/sessions", "/api/models")]
             let_go = _came_true(lambda: _dropped(web) >= readers and not _taken(web))
             return {
-                "whole": is_whole(read),
-                "last": read[-1][1],
+                "whole": is_whole(received),
+                "last": received[-1][1],
                 "answered": answered,
                 "kept_bytes": health["channel_bytes_kept"],
                 "let_go": let_go,
@@ -58,21 +58,21 @@ class StreamsAdapter:
             }
 
     def fill(self, streams: int) -> dict[str, Any]:
-        """Take every stream, ask for more, and for everything else; then give one back."""
+        """Open every stream, then more, and send other requests; then close one stream."""
         web = self._booted(HERMES_WEBUI_STREAMS_MAX=str(streams))
         sid = _new(web)
         path = f"/api/session/stream?session_id={sid}"
-        with ExitStack() as held:
+        with ExitStack() as stack:
             last = None
             for _ in range(streams):
-                last = held.enter_context(ExitStack())
+                last = stack.enter_context(ExitStack())
                 next(last.enter_context(web.stream(path)))
             refused = [_opened(web, path) for _ in range(3)]
-            asked = ("/health", "/api/system/health", "/api/sessions", f"/api/session?{path[20:]}")
-            answered = [web.ask("GET", each)[0] for each in asked]
+            others = ("/health", "/api/system/health", "/api/sessions", f"/api/session?{path[20:]}")
+            answered = [web.ask("GET", other)[0] for other in others]
             run = _start(web, sid, "[tokens=1]")
             taken = _taken(web)
-            assert last is not None, "there was one"
+            assert last is not None, "streams is positive"
             last.close()
             again = _came_true(lambda: _opened(web, path) is None)
             return {
@@ -84,22 +84,22 @@ class StreamsAdapter:
             }
 
     def leave(self) -> dict[str, Any]:
-        """Watch two sessions, stop watching one, and wait until its channel is collected."""
+        """Subscribe to two sessions, leave one, and wait until its channel is collected."""
         web = self._booted(HERMES_WEBUI_CHANNEL_GRACE=QUICK_S, HERMES_WEBUI_COLLECT_PERIOD=QUICK_S)
-        kept, left = _new(web), _new(web)
-        with web.stream(f"/api/session/stream?session_id={kept}") as events:
+        remaining, left = _new(web), _new(web)
+        with web.stream(f"/api/session/stream?session_id={remaining}") as events:
             next(events)
             with web.stream(f"/api/session/stream?session_id={left}") as others:
                 next(others)
                 both = _containers(web)["channels"]
             collected = _came_true(lambda: _containers(web)["channels"] < both)
             channels = _containers(web)["channels"]
-            run = _start(web, kept, "[tokens=1]")
+            run = _start(web, remaining, "[tokens=1]")
             heard = next(e.data["stream_id"] for e in events if e.name == "server_turn_started")
         return {"collected": collected, "channels": channels, "heard": heard == run}
 
     def keep_silent(self) -> dict[str, Any]:
-        """Say nothing on four streams until each has told that it is alive; a lock is held, too."""
+        """Open four idle streams, hold a session lock, and wait for a heartbeat on each stream."""
         web = self._booted()
         sid = _new(web)
         run = _start(web, _new(web), HELD)
@@ -115,33 +115,33 @@ class StreamsAdapter:
             body = {"session_id": sid, "title": "late"}
             statuses.append(web.ask("POST", "/api/session/rename", body)[0])
 
-        with ExitStack() as held:
-            streams = [held.enter_context(_connected(web.port, path)) for path in paths]
+        with ExitStack() as stack:
+            streams = [stack.enter_context(_connected(web.port, path)) for path in paths]
             with self._locked():
-                asker = Thread(target=rename)
-                asker.start()
+                renamer = Thread(target=rename)
+                renamer.start()
                 silences_s = [_silence_s(stream) for stream in streams]
-                asker.join(PATIENCE_S)
+                renamer.join(PATIENCE_S)
             rename()
         return {"silences_s": silences_s, "locked": statuses[:1], "freed": statuses[1:]}
 
     def stop(self) -> dict[str, Any]:
-        """Tell the server to go while three watch; whether each was let go, and the exit code."""
+        """Terminate the server while three streams are open; whether each ended; the exit code."""
         web = self._booted()
         path = f"/api/session/stream?session_id={_new(web)}"
         paths = ("/api/sessions/gateway/stream", "/api/sessions/events", path)
-        with ExitStack() as held:
-            streams = [held.enter_context(_connected(web.port, each)) for each in paths]
+        with ExitStack() as stack:
+            streams = [stack.enter_context(_connected(web.port, stream)) for stream in paths]
             _came_true(lambda: _taken(web) == len(paths))
             code = self._server.terminate()
             return {"ended": [_has_ended(stream) for stream in streams], "code": code}
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the locks of all sessions, as another process might for a while."""
-        with ExitStack() as held:
+        """Hold the locks of all sessions, as another process may do for a while."""
+        with ExitStack() as stack:
             for path in sorted((self._server.state / "sessions" / "_locks").iterdir()):
-                file = held.enter_context(path.open("rb"))
+                file = stack.enter_context(path.open("rb"))
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -165,8 +165,8 @@ def _start(web: Web, sid: str, message: str) -> str:
 
 
 def _containers(web: Web) -> Mapping[str, int]:
-    told: Mapping[str, int] = web.get("/health")["containers"]
-    return told
+    containers: Mapping[str, int] = web.get("/health")["containers"]
+    return containers
 
 
 def _taken(web: Web) -> int:
@@ -177,10 +177,10 @@ def _dropped(web: Web) -> int:
     return int(web.get("/health")["accept_loop"]["streams_dropped"])
 
 
-def is_whole(read: list[tuple[str, str]]) -> bool:
-    """Whether numbers leave out nothing but what a snapshot says is left out."""
+def is_whole(events: list[tuple[str, str]]) -> bool:
+    """Whether event numbers have no gap, except those that a snapshot declares."""
     last = 0
-    for id_, name in read:
+    for id_, name in events:
         _, _, number = id_.rpartition(":")
         if name == SNAPSHOT:
             last = max(last, int(number or 0))
@@ -192,7 +192,7 @@ def is_whole(read: list[tuple[str, str]]) -> bool:
 
 
 def _opened(web: Web, path: str) -> int | None:
-    """Try to open a stream; the status if it was refused, None if it was not."""
+    """Try to open a stream; the status of a refusal, None if it opened."""
     try:
         with web.stream(path) as events:
             next(events)
@@ -223,7 +223,7 @@ def _stalled(port: int, path: str) -> Iterator[None]:
 
 
 def _silence_s(stream: socket.socket) -> float:
-    """Wait for a stream's first comment; how long it took since the last that was said."""
+    """Wait for a stream's first comment; the seconds since the event before it."""
     began_at = time.monotonic()
     with stream.makefile("rb") as lines:
         for line in lines:
@@ -235,7 +235,7 @@ def _silence_s(stream: socket.socket) -> float:
 
 
 def _has_ended(stream: socket.socket) -> bool:
-    """Read what is left, to the end that the server made of it."""
+    """Read the rest; whether the server ended the stream properly."""
     try:
         while stream.recv(1 << 16):
             pass

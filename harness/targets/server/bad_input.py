@@ -1,7 +1,7 @@
-"""The *hostile* ability: a server that is asked whatever the wire can carry.
+"""The *hostile* ability: a server that receives malformed requests and raw bytes.
 
-Whoever asks does not know the server's ids: `<session>` and `<run>` stand for one that is there.
-Beside its folder lies bait, shaped as a session, for paths that lead out of it.
+Callers do not know the server's ids: `<session>` and `<run>` stand for existing ones. Beside the
+server's folder lies a bait file, shaped as a session, for paths that lead out of the folder.
 """
 
 from __future__ import annotations
@@ -27,38 +27,37 @@ _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 _TRACES = ("Traceback (most", 'File "')
 
 
-class HostileAdapter:
-    """One server with two sessions; only the first one's id is ever told."""
+class BadInputAdapter:
+    """One server with two sessions; callers get the id of one of them only."""
 
     def __init__(self, folder: Path, launch: Launch) -> None:
-        """Boot, and let both sessions have something to lose."""
+        """Boot, and create both sessions with a message each."""
         self._server = ServerAdapter(folder, launch)
         self._folder = folder
         self._web = Web(self._server.boot()["port"])
         self._names = dict.fromkeys(("<session>", "<run>"), "")
         for bait in (folder / "bait.json", self._server.state / "bait.json"):
             bait.write_text(json.dumps({"session_id": bait.stem, "messages": []}))
-        for is_told in (False, True):
-            self._found(is_told=is_told)
+        self._bystander, _ = self._create_session()
+        session, run = self._create_session()
+        self._names = {"<session>": session, "<run>": run}
 
-    def _found(self, *, is_told: bool) -> None:
+    def _create_session(self) -> tuple[str, str]:
+        """Create a session with one turn; its id, and the run's."""
         sid = self._web.post("/api/session/new")["session"]["session_id"]
         run = self._web.post("/api/chat/start", session_id=sid, message="[tokens=3]")["stream_id"]
         while self._web.get(f"/api/session/status?session_id={sid}")["agent_running"]:
-            time.sleep(POLL_S)  # what it still writes is nobody's fault
-        if is_told:
-            self._names = {"<session>": sid, "<run>": run}
-        else:
-            self._bystander = sid
+            time.sleep(POLL_S)  # later changes of files must come from bad input
+        return sid, run
 
     def begin(self) -> None:
-        """Go on: nothing that is asked here leaves anything behind."""
+        """Continue: bad input leaves no state behind."""
 
     def describe(self) -> Any:
-        """The server's own description of what it answers."""
+        """The server's OpenAPI description."""
         return self._web.get("/openapi.json")
 
-    def ask_badly(  # noqa: PLR0913 - a request has so many parts
+    def ask_badly(  # noqa: PLR0913 - the parts of a request
         self,
         *,
         method: str,
@@ -66,10 +65,10 @@ class HostileAdapter:
         query: list[list[str]],
         headers: dict[str, str],
         body: Any,
-        bad: bool,  # noqa: ARG002 - these two are for the judge
+        bad: bool,  # noqa: ARG002 - only the model reads these two
         promise: str,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """Ask; a body that is text goes out as it is, anything else as JSON."""
+        """Send a request; a body that is text is sent as it is, any other as JSON."""
         pairs = [f"{_quoted(name)}={_quoted(self._named(value))}" for name, value in query]
         target = _quoted(self._named(path), "/%") + ("?" + "&".join(pairs) if pairs else "")
         connection = http.client.HTTPConnection(LOOPBACK, self._web.port, timeout=PATIENCE_S)
@@ -77,7 +76,7 @@ class HostileAdapter:
             connection.request(method, target, self._encoded(body), headers)
             with connection.getresponse() as response:
                 is_stream = response.length is None  # it does not end by itself
-                return _told([response.status], b"" if is_stream else response.read())
+                return _summary([response.status], b"" if is_stream else response.read())
         finally:
             connection.close()
 
@@ -97,35 +96,35 @@ class HostileAdapter:
         *,
         data: str,
         times: int,
-        bad: bool,  # noqa: ARG002 - these two are for the judge
+        bad: bool,  # noqa: ARG002 - only the model reads these two
         promise: str,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """Send these bytes, as Latin-1, so many times over; then nothing more. What comes back."""
+        """Send these bytes, as Latin-1, `times` times, and end the input; the response."""
         with socket.create_connection((LOOPBACK, self._web.port), PATIENCE_S) as client:
-            with suppress(BrokenPipeError, ConnectionResetError):  # it need not hear us out
+            with suppress(BrokenPipeError, ConnectionResetError):  # it may answer before the end
                 client.sendall(data.encode("latin-1") * times)
                 client.shutdown(socket.SHUT_WR)
-            came = b""
+            received = b""
             with suppress(ConnectionResetError):
                 while chunk := client.recv(1 << 16):
-                    came += chunk
-        statuses = [int(status) for status in _STATUS.findall(came)]
-        return _told(statuses, came.rpartition(b"\r\n\r\n")[2])
+                    received += chunk
+        statuses = [int(status) for status in _STATUS.findall(received)]
+        return _summary(statuses, received.rpartition(b"\r\n\r\n")[2])
 
     def dawdle(self, clients: int, data: str) -> dict[str, int]:
-        """Let so many clients begin to ask, and never go on; what others are answered meanwhile."""
-        with ExitStack() as held:
+        """Open `clients` connections with incomplete requests; the statuses of other requests."""
+        with ExitStack() as stack:
             for _ in range(clients):
                 client = socket.create_connection((LOOPBACK, self._web.port), PATIENCE_S)
-                held.enter_context(client).sendall(data.encode("latin-1"))
+                stack.enter_context(client).sendall(data.encode("latin-1"))
             health, _ = self._web.ask("GET", "/health")
             sessions, _ = self._web.ask("GET", "/api/sessions")
         return {"health": health, "sessions": sessions}
 
     def files(self) -> dict[str, dict[str, str]]:
-        """Digests of all files, those of the bystander apart.
+        """Digests of all files, with those of the bystander session apart.
 
-        Left out are locks, which hold nothing, and the database, whose logs come and go by
+        Locks are left out, as they have no content, and so is the database, whose logs change by
         themselves.
         """
         files: dict[str, str] = {}
@@ -134,28 +133,28 @@ class HostileAdapter:
             name = str(path.relative_to(self._folder))
             if path.is_dir() or "_locks/" in name or "state.db" in name or path.suffix == ".log":
                 continue
-            kept = bystanders if self._bystander in name else files
-            kept[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            digests = bystanders if self._bystander in name else files
+            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         return {"files": files, "bystanders": bystanders}
 
     def close(self) -> None:
-        """Kill it."""
+        """Kill the server."""
         self._server.close()
 
 
-def _quoted(text: str, kept: str = "") -> str:
-    return quote(text.encode("utf-8", errors="surrogatepass"), safe=kept)
+def _quoted(text: str, safe: str = "") -> str:
+    return quote(text.encode("utf-8", errors="surrogatepass"), safe=safe)
 
 
-def _told(statuses: list[int], body: bytes) -> dict[str, Any]:
-    """The statuses, the last answer's error if it is one, and whether it tells too much."""
+def _summary(statuses: list[int], body: bytes) -> dict[str, Any]:
+    """The statuses, the last response's error message, and whether it shows a traceback."""
     text = body.decode(errors="replace")
-    told = None
+    error = None
     with suppress(ValueError):
-        answer = json.loads(text)
-        told = answer.get("error") if isinstance(answer, dict) else None
+        response = json.loads(text)
+        error = response.get("error") if isinstance(response, dict) else None
     return {
         "statuses": statuses,
-        "told": told if isinstance(told, str) and told else None,
+        "error": error if isinstance(error, str) and error else None,
         "traced": any(trace in text for trace in _TRACES),
     }

@@ -1,7 +1,7 @@
-"""The *outside* ability: a server, and the world around it.
+"""The *outside* ability: a server, another process that writes its database, and a model provider.
 
-Another process writes the server's state.db, and a tab tells what the gateway stream announces. A
-provider of models counts who asks it, and may never answer.
+The other process writes the server's state.db, while a client reads the gateway stream. The
+provider of models counts its requests, and may hang.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from harness.targets.server.lifecycle import ServerAdapter
 
 POLL_S = "0.1"
 BUDGET_S = "0.5"
-TAB_S = 60.0  # how long the tab stays open, at most
-SENTINEL = "sentinel"  # a session of ours, whose titles tell how far the watcher has come
+STREAM_TIMEOUT_S = 60.0
+SENTINEL = "sentinel"  # a session whose title shows which writes the watcher has announced
 Rows = list[list[Any]]
 
 
 class Writer(Protocol):
-    """Another process, with the database of a folder open."""
+    """Another process that has the database of a folder open."""
 
     def open(self, folder: Path) -> None:
-        """Open the database there."""
+        """Open the database in `folder`."""
         ...
 
     def ask(self, function: str, argument: Mapping[str, Any]) -> Any:
@@ -41,15 +41,15 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         ...
 
 
-class OutsideAdapter:
-    """One server, one writer, one tab and one provider."""
+class ExternalWriterAdapter:
+    """One server, one writer, one client of the gateway stream and one provider."""
 
     def __init__(self, folder: Path, launch: Launch, writer: Writer) -> None:
-        """Boot, and begin to watch."""
+        """Boot, and open the gateway stream."""
         self._provider = Provider()
         self._server = ServerAdapter(folder, launch)
         booted = self._server.boot(
@@ -61,16 +61,16 @@ class OutsideAdapter:
         self._writer = writer
         self._writer.open(self._server.state)
         self._titles = map("at {}".format, itertools.count())
-        self._tab = ExitStack()
-        stream = Web(booted["port"], TAB_S).stream("/api/sessions/gateway/stream")
-        self._events = self._tab.enter_context(stream)
+        self._stream = ExitStack()
+        stream = Web(booted["port"], STREAM_TIMEOUT_S).stream("/api/sessions/gateway/stream")
+        self._events = self._stream.enter_context(stream)
         self._writer.ask("create", {"session": SENTINEL, "source": "cli"})
         list(self._read_to(self._mark()))
 
-    # What another process does
+    # Calls of the other process
 
     def create(self, session: str, source: str) -> None:
-        """Make a session."""
+        """Create a session."""
         self._writer.ask("create", {"session": session, "source": source})
 
     def append(self, session: str, text: str) -> None:
@@ -78,37 +78,37 @@ class OutsideAdapter:
         self._writer.ask("append", {"session": session, "role": "user", "text": text})
 
     def rewrite(self, session: str, texts: list[str]) -> None:
-        """Put other messages in place of those that are there."""
+        """Replace all messages."""
         messages = [["user", text] for text in texts]
         self._writer.ask("replace", {"session": session, "messages": messages})
 
     def rename(self, session: str, title: str) -> None:
-        """Give it a title."""
+        """Set the title."""
         self._writer.ask("set_title", {"session": session, "title": title})
 
     def end(self, session: str) -> None:
-        """End it."""
+        """End the session."""
         self._writer.ask("end", {"session": session, "reason": "done"})
 
     def delete(self, session: str) -> None:
-        """Remove it."""
+        """Delete the session."""
         self._writer.ask("delete", {"session": session})
 
     def poll(self, *, awaited: bool) -> dict[str, Any]:
-        """Tell what was announced; if `awaited`, wait for it, else make sure that all had time."""
+        """The last announcement; if `awaited` the next one, else those up to a change made now."""
         announced: list[Event] = []
-        with suppress(TimeoutError):  # nothing was, however long we waited
+        with suppress(TimeoutError):  # no announcement came
             announced = [next(self._events)] if awaited else [*self._read_to(self._mark())]
         return {"announced": _rows(announced[-1]) if announced else None, "projections": 0}
 
     def _mark(self) -> str:
-        """Change what is shown, so that there surely is something to announce."""
+        """Change the sentinel's title, so that there is a change to announce; the new title."""
         title = next(self._titles)
         self._writer.ask("set_title", {"session": SENTINEL, "title": title})
         return title
 
     def _read_to(self, title: str) -> Iterator[Event]:
-        """Give what was announced before the list in which the sentinel has that title."""
+        """The announcements before the list in which the sentinel has that title."""
         for event in self._events:
             if any(row["title"] == title for row in event.data["sessions"]):
                 return
@@ -117,7 +117,7 @@ class OutsideAdapter:
     # Models
 
     def shown(self) -> dict[str, Any]:
-        """What every display path is given, and how often the provider was asked for it."""
+        """The models that display paths receive, and the number of provider requests."""
         before = self._provider.asked
         for path in ("/api/sessions", "/health", "/api/system/health"):
             self._web.get(path)
@@ -125,34 +125,34 @@ class OutsideAdapter:
         return {"models": models, "asked": self._provider.asked - before}
 
     def rebuilt(self, askers: int, *, hangs: bool) -> dict[str, Any]:
-        """What several are given who want it fresh, all at once, from one that may never answer."""
+        """The models of `askers` concurrent refreshes, while the provider answers or hangs."""
         before = self._provider.asked
         self._provider.answers.clear() if hangs else self._provider.answers.set()
         with ThreadPoolExecutor(askers) as pool:
-            told = list(pool.map(lambda _: self._refreshed(), range(askers)))
-        self._provider.answers.set()  # only now, so nobody has waited for it
-        return {"models": told, "asked": self._provider.asked - before}
+            models = list(pool.map(lambda _: self._refreshed(), range(askers)))
+        self._provider.answers.set()  # only now, so no refresh has waited for it
+        return {"models": models, "asked": self._provider.asked - before}
 
     def _refreshed(self) -> list[str] | None:
-        """The models, asked for anew; None for no answer while the provider gives none."""
+        """The models after a refresh; None if the server does not answer."""
         try:
             return _models(self._web.get("/api/models?refresh=1"))
         except TargetLostError:
             return None
 
     def close(self) -> None:
-        """End all of them."""
-        self._tab.close()
+        """Close the stream, the server, the writer and the provider."""
+        self._stream.close()
         self._server.close()
         self._writer.close()
         self._provider.close()
 
 
 class Provider:
-    """A provider of models on loopback, which offers a new one each time it is asked."""
+    """A provider of models on loopback, which returns a new model for each request."""
 
     def __init__(self) -> None:
-        """Answer nobody who asks, until told."""
+        """Start to listen; requests wait until the event `answers` is set."""
         self.answers = Signal()
         self.asked = 0
         self._lock = Lock()
@@ -161,14 +161,14 @@ class Provider:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 body = json.dumps(provider.offer()).encode()
-                with suppress(OSError):  # whoever asked may be gone by now
+                with suppress(OSError):  # the client may have closed the connection
                     self.send_response(200)
                     self.send_header("Content-Length", str(len(body)))
                     self.end_headers()
                     self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
         self._server.daemon_threads = True
@@ -177,7 +177,7 @@ class Provider:
         self._thread.start()
 
     def offer(self) -> dict[str, Any]:
-        """Count the question, and answer it when that is wanted."""
+        """Count a request, and answer it when `answers` is set."""
         with self._lock:
             self.asked += 1
             number = self.asked
@@ -185,7 +185,7 @@ class Provider:
         return {"provider": "live", "models": [f"model-{number}"]}
 
     def close(self) -> None:
-        """Answer whoever waits, and listen no more."""
+        """Answer waiting requests, and stop listening."""
         self.answers.set()
         self._server.shutdown()
         self._server.server_close()

@@ -1,7 +1,7 @@
-"""The *tabs* ability: the server of the *http* ability, and tabs that watch its sessions meanwhile.
+"""The *tabs* ability: the *http* ability, and tabs that subscribe to its sessions.
 
-A tab is told of turns that start and of processes that end. Whoever asks says up to which of these
-it shall listen, and is given all that it heard since it was last asked.
+A tab receives an event for each turn that starts and each process that ends. `hear` names the event
+up to which it reads, and returns all events since the last `hear`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from harness.engine.http import Event, Web
 from harness.processes.server import Launch
 from harness.targets.server.http import HttpAdapter, UnknownError, named
 
-TAB_S = 60.0  # how long a tab may stay open
+TAB_S = 60.0  # the timeout of a tab's stream
 STARTED, ENDED = "server_turn_started", "bg_task_complete"
-_UNKNOWN_COUNT = 10**9  # a count of messages that no session has, so that it is told
+_UNKNOWN_COUNT = 10**9  # a count that no session has, so that the server sends its own
 
 
 @dataclass
 class Tab:
-    """A stream of notices, as far as it was read."""
+    """A stream of notifications, and the last event that was read."""
 
     session: str
     last_id: str = ""
@@ -31,8 +31,8 @@ class Tab:
     events: Iterator[Event] = field(default_factory=lambda: iter(()))
 
 
-class TabsAdapter(HttpAdapter):
-    """One server, and tabs by their names."""
+class NotificationsAdapter(HttpAdapter):
+    """One server, and tabs by name."""
 
     def __init__(self, folder: Path, launch: Launch) -> None:
         """Boot nothing yet, and open no tab."""
@@ -46,44 +46,44 @@ class TabsAdapter(HttpAdapter):
         super().begin()
 
     def open(self, tab: str, session: str) -> str | None:
-        """Watch the session from now on; the run that is offered at once."""
+        """Subscribe to the session; the run that the server offers at once."""
         self._shut(tab)
         self._tabs[tab] = Tab(session)
         return self._connect(self._tabs[tab])
 
     def open_again(self, tab: str) -> str | None:
-        """Let the tab lose its connection, and go on from what it saw last."""
+        """Close the tab's connection, and reconnect from its last event."""
         self._disconnect(self._tabs[tab])
         return self._connect(self._tabs[tab])
 
     def hear(self, tab: str, name: str, subject: str) -> list[list[str | None]]:
-        """Listen until this is heard; all that was heard: session, name, subject.
+        """Read events up to this one; all of them as session, name, subject.
 
-        The last of it is what was waited for, unless it never came.
+        The last one is the awaited event, unless it did not come before the timeout.
         """
         heard = []
         try:
             for event in self._tabs[tab].events:
                 self._tabs[tab].last_id = event.id or self._tabs[tab].last_id
                 if event.name in (STARTED, ENDED):
-                    heard.append(self._told(event))
+                    heard.append(self._row(event))
                     if heard[-1][1:] == [name, subject]:
                         break
         except TimeoutError:
-            pass  # it never came
+            pass  # the awaited event did not come
         return heard
 
     def acknowledge(self, session: str, task: str) -> dict[str, Any] | None:
-        """Take note of a process's end; None where there is no such session."""
+        """Acknowledge a process's end; None for an unknown session."""
         sid = self._sessions.get(session, "0" * 12)
         try:
-            told = self._post("/api/bg-task-complete-ack", session_id=sid, task_id=task)
+            response = self._post("/api/bg-task-complete-ack", session_id=sid, task_id=task)
         except UnknownError:
             return None
-        return {"noop": told["noop"], "task": told["task_id"]}
+        return {"noop": response["noop"], "task": response["task_id"]}
 
-    def _told(self, event: Event) -> list[str | None]:
-        """Whose it is, what it is, and the run or the command's last word that it is about."""
+    def _row(self, event: Event) -> list[str | None]:
+        """The event's session, its name, and its subject: a run, or a command's last word."""
         session = named(self._sessions, event.data["session_id"])
         if event.name == STARTED:
             return [session, event.name, named(self._streams, event.data["stream_id"])]
@@ -99,7 +99,7 @@ class TabsAdapter(HttpAdapter):
         for event in tab.events:
             if event.name == STARTED:
                 offered = event.data["stream_id"]
-            elif event.name == "session-updated":  # the last of the greeting
+            elif event.name == "session-updated":  # the last of the first events
                 break
         return named(self._streams, offered)
 

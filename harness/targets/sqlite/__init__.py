@@ -1,1 +1,1 @@
-"""sqlite."""
+"""Bare SQLite as a target, with one policy for waiting on locks."""

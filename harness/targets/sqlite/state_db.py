@@ -1,13 +1,15 @@
-"""The *state_db_crowd* ability over bare SQLite: a policy for meeting a lock, and nothing else.
+"""The *state_db_crowd* ability over bare SQLite, with one policy for waiting on locks.
 
-Stand-alone. The environment's HARNESS_POLICY names the policy. Each is one connection for all the
-threads of a process, as the released packages have it, and differs in how a write waits:
+Stand-alone: it imports the standard library only. The variable HARNESS_POLICY names the policy. All
+use one connection for all threads of a process, as the released packages do, and differ in how a
+write waits:
 
 - `busy-30s`: SQLite's own busy handler for 30 s, and deferred transactions;
 - `jitter-15`: a second of the busy handler, fifteen times, with random pauses of 20 to 150 ms;
-- `constant-1ms`: no busy handler; the lock is asked for every millisecond, for 30 s.
+- `constant-1ms`: no busy handler; it tries the lock every millisecond, for 30 s.
 
-It writes the columns that everybody's tables have, so it can also be the stranger on a file.
+It writes only columns that the tables of all targets have, so it can also share a file with another
+target.
 """
 
 import os
@@ -89,12 +91,12 @@ class SqliteAdapter:
         self._connection.execute(f"PRAGMA busy_timeout = {timeout_s * 1000:.0f}")
 
     def create(self, session: str, source: str) -> None:
-        """Create the session, unless it is there."""
+        """Create the session, unless it exists."""
         insert = "INSERT OR IGNORE INTO sessions(id, source, started_at) VALUES (?, ?, ?)"
         self._write((insert, (session, source, time.time())))
 
     def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
-        """Append a message that made so many tool calls."""
+        """Append a message that made `tool_calls` tool calls."""
         count = (
             "UPDATE sessions SET message_count = message_count + 1,"
             " tool_call_count = tool_call_count + ? WHERE id = ?"
@@ -103,7 +105,7 @@ class SqliteAdapter:
         self._write((_INSERT, row), (count, (tool_calls, session)))
 
     def replace(self, session: str, messages: Rows) -> None:
-        """Put these messages in the place of all."""
+        """Replace all messages."""
         count = "UPDATE sessions SET message_count = ?, tool_call_count = 0 WHERE id = ?"
         rows = [(_INSERT, (session, role, text, time.time())) for role, text in messages]
         self._write((_EMPTY, (session,)), *rows, (count, (len(messages), session)))
@@ -142,7 +144,7 @@ class SqliteAdapter:
         self._write((_EMPTY, (session,)), ("DELETE FROM sessions WHERE id = ?", (session,)))
 
     def prune(self, days: float) -> None:
-        """Delete ended sessions older than that."""
+        """Delete ended sessions older than `days`."""
         before = (time.time() - days * 86_400.0,)
         old = "SELECT id FROM sessions WHERE ended_at < ?"
         self._write(
@@ -151,7 +153,7 @@ class SqliteAdapter:
         )
 
     def get(self, session: str) -> Names | None:
-        """What is told of the session; None if it is unknown."""
+        """The session's source and title; None if it is unknown."""
         rows = self._rows("SELECT source, title FROM sessions WHERE id = ?", (session,))
         return list(rows[0]) if rows else None
 
@@ -205,5 +207,5 @@ class SqliteAdapter:
 
 
 def open_adapter(folder: Path) -> SqliteAdapter:
-    """The policy of this environment, with its file in `folder`."""
+    """Open a connection with the environment's policy, on a file in `folder`."""
     return SqliteAdapter(folder / "state.db", os.environ["HARNESS_POLICY"])

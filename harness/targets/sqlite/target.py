@@ -5,38 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.core.errors import UsageError
+from harness.core.suggestions import unknown
 from harness.engine.target import Instance
-from harness.processes.pool import ProcessInstance, Stable
+from harness.processes.pool import ProcessInstance, ProcessPool
 from harness.processes.repro_source import in_a_process
 from harness.targets.sqlite import state_db as sqlite_adapter
-from harness.worker import writers as sql_crowd
+from harness.worker import writers
 
 POLICIES = tuple(sqlite_adapter.POLICIES)
 ADAPTER = Path(sqlite_adapter.__file__)
-CROWD = Path(sql_crowd.__file__)
+CROWD = Path(writers.__file__)
 
 
 class SqliteTarget:
     """One policy, in processes of its own."""
 
+    usage = "sqlite@POLICY"
+    description = f"bare SQLite under a policy of waiting: {', '.join(POLICIES)}"
     abilities = frozenset({"state_db_crowd"})
 
     def __init__(self, policy: str) -> None:
-        """Raises UsageError for a policy that there is not."""
+        """Raises UsageError for an unknown policy."""
         if policy not in POLICIES:
-            there_are = ", ".join(POLICIES)
-            raise UsageError(f"no policy is called {policy!r}; there are {there_are}")
+            raise UsageError(f"--target sqlite@{policy}: {unknown('policy', policy, POLICIES)}")
         self.name = f"sqlite@{policy}"
-        self._stable = Stable((ADAPTER, CROWD), {"HARNESS_POLICY": policy})
+        self._pool = ProcessPool((ADAPTER, CROWD), {"HARNESS_POLICY": policy})
 
     def prepare(self) -> None:
-        """It is there wherever Python is."""
+        """Do nothing: SQLite comes with Python."""
 
     def open(self, ability: str, folder: Path) -> Instance:  # noqa: ARG002  it has only the one
-        """A fresh crowd."""
-        return ProcessInstance(self._stable, folder)
+        """Open a fresh adapter in a process of its own."""
+        return ProcessInstance(self._pool, folder)
 
     def standalone(self, ability: str) -> str:  # noqa: ARG002  it has only the one
-        """The adapter's source, with a process around it."""
+        """The adapter's source, run in a process of its own."""
         adapter, crowd = (file.read_text(encoding="utf-8") for file in (ADAPTER, CROWD))
         return in_a_process(adapter, [crowd])

@@ -1,1 +1,1 @@
-"""threads."""
+"""Adapters of single modules, whose calls come from several threads at once."""

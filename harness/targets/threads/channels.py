@@ -1,4 +1,4 @@
-"""The *channels_threads* ability: the channels of a few sessions, used by threads that meet."""
+"""The *channels_threads* ability: channels of a few sessions, used by concurrent threads."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 
 
 class ChannelsThreadsAdapter:
-    """Readers by name, notices by number, and a reaper that comes when it is told to."""
+    """Readers by name, notices by number, and a reaper that runs when it is called."""
 
-    def __init__(self, rooms: Callable[[str], Any]) -> None:
-        """`rooms(name)` gives a module of the reference."""
-        self._channels = rooms("live.channels").Channels(_NoJournal())
+    def __init__(self, modules: Callable[[str], Any]) -> None:
+        """`modules(name)` imports a module of the reference implementation."""
+        self._channels = modules("live.channels").Channels(_NoJournal())
         self._readers: dict[str, Any] = {}
 
     def subscribe(self, session: str, reader: str) -> None:
-        """Watch the session."""
-        self._readers[reader] = self._channels.subscribe(session, _sleep_on)
+        """Subscribe a reader to the session."""
+        self._readers[reader] = self._channels.subscribe(session, _ignore)
 
     def leave(self, reader: str) -> None:
-        """Watch no more."""
+        """Close the reader's subscription."""
         self._readers.pop(reader).close()
 
     def notify(self, session: str, number: int) -> None:
-        """Tell those who watch the session."""
+        """Send a notice to the session's readers."""
         self._channels.notify(session, "notice", {"number": number})
 
     def begin_run(self, session: str, stream: str) -> None:
-        """A run of the session starts."""
+        """Start a run of the session."""
         self._channels.open_run(session, stream)
 
     def collect(self) -> int:
-        """Forget what nobody has read for a while."""
+        """Collect the channels that had no reader for a while; their number."""
         collected: int = self._channels.collect()
         return collected
 
@@ -42,31 +42,31 @@ class ChannelsThreadsAdapter:
         time.sleep(seconds)
 
     def heard(self, reader: str) -> dict[str, Any]:
-        """The notices and the runs that the reader was told of, in order."""
+        """The notices and the runs that the reader received, in order."""
         frames = list(itertools.chain.from_iterable(iter(self._readers[reader].take, [])))
         return {
-            "notices": [each.data["number"] for each in frames if each.event == "notice"],
-            "runs": [each.data["stream_id"] for each in frames if each.event == _STARTED],
+            "notices": [frame.data["number"] for frame in frames if frame.event == "notice"],
+            "runs": [frame.data["stream_id"] for frame in frames if frame.event == _STARTED],
         }
 
     def sizes(self) -> dict[str, int]:
-        """How many channels there are, and who reads them."""
+        """The numbers of channels and of their readers."""
         gauges = self._channels.gauges()
         return {"channels": gauges["channels"], "readers": gauges["channel_subscribers"]}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the channels hold no resource."""
 
 
 _STARTED = "server_turn_started"
 
 
-def _sleep_on() -> None:
-    """Nobody waits for a wake here."""
+def _ignore() -> None:
+    """Ignore the signal of new frames, since readers poll here."""
 
 
 class _NoJournal:
-    """A journal that remembers no run."""
+    """A journal without runs."""
 
     def owner(self, _: str) -> None:
-        """Nobody's."""
+        """Return no owner, for any run."""

@@ -1,4 +1,4 @@
-"""The *watcher_threads* ability: a gateway watcher that is stopped while readers come."""
+"""The *watcher_threads* ability: a gateway watcher that stops while readers subscribe."""
 
 from __future__ import annotations
 
@@ -7,47 +7,47 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 3600.0  # of virtual time, and twelve looks a minute
+PATIENCE_S = 3600.0  # of virtual time; it covers three polls
 
 
 class WatcherThreadsAdapter:
-    """A watcher of a database that is not there; readers who wait for the end."""
+    """A watcher of a missing database, and readers that wait for its end."""
 
-    def __init__(self, folder: Path, rooms: Callable[[str], Any]) -> None:
-        """`rooms(name)` gives a module of the reference."""
-        self._watcher = rooms("live.gateway_watcher").GatewayWatcher(
+    def __init__(self, folder: Path, modules: Callable[[str], Any]) -> None:
+        """`modules(name)` imports a module of the reference implementation."""
+        self._watcher = modules("live.gateway_watcher").GatewayWatcher(
             folder / "state.db", poll_s=PATIENCE_S / 3
         )
 
     def start(self) -> None:
-        """Let it look from time to time."""
+        """Start the watcher."""
         self._watcher.start()
 
     def stop(self) -> None:
-        """Stop it."""
+        """Stop the watcher."""
         self._watcher.stop()
 
     def read(self) -> bool:
-        """Subscribe, and read until it is over; False if that never comes."""
-        woken = threading.Event()
-        subscription = self._watcher.subscribe(woken.set)
+        """Subscribe, and read to the end of the stream; False if the end does not come."""
+        changed = threading.Event()
+        subscription = self._watcher.subscribe(changed.set)
         try:
             while True:
                 while subscription.take():
                     pass
                 if subscription.is_over:
                     return True
-                if not woken.wait(PATIENCE_S):
+                if not changed.wait(PATIENCE_S):
                     return False
-                woken.clear()
+                changed.clear()
         finally:
             subscription.close()
 
     def readers(self) -> int:
-        """How many readers there are."""
+        """The number of readers."""
         size: int = self._watcher.gauges()["watcher_subscribers"]
         return size
 
     def close(self) -> None:
-        """Stop it, if nobody has."""
+        """Stop the watcher, if it still runs."""
         self._watcher.stop()

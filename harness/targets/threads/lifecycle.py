@@ -1,8 +1,8 @@
-"""Abilities for threads that meet: *lifecycle_threads* and *agent_cache_threads*.
+"""The abilities *lifecycle_threads* and *agent_cache_threads*, called by concurrent threads.
 
-Called by several threads at once, under a controlled schedule: no call waits for another thread by
-itself, and what happens inside a call (a provider asked, an agent used or closed) is told as it
-ends. An agent named `flaky` fails its first commit, one named `exits` leaves it by SystemExit.
+The threads run under a controlled schedule. No call waits for another thread by itself, and an
+event inside a call (a provider call, a use or close of an agent) is reported when it ends. An agent
+named `flaky` fails its first commit, one named `exits` raises SystemExit there.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ See = Callable[[str, Mapping[str, Any], int], None]
 
 
 def _nothing() -> None:
-    """What a call does that is only looked at."""
+    """Do nothing; the lock rules observe the call."""
 
 
-# Lock rules know these calls by name: while they run, no lock of the target may be held.
+# Lock rules name these calls: while they run, the target may hold no lock.
 _ask_provider = calling("provider", _nothing)
 _close_handle = calling("close", _nothing)
 
 
 class ScriptedAgent:
-    """An agent whose commits and closes take a moment, and are seen."""
+    """An agent whose commits and closes take virtual time and are reported."""
 
     def __init__(self, adapter: _Threaded, session: str, name: str) -> None:
         self.name = name
         self._adapter = adapter
-        self._told = {"session": session, "agent": name}
+        self._argument = {"session": session, "agent": name}
         self._commits = 0
 
     def commit_memory_session(self) -> None:
-        """Take a moment, then succeed or fail as the name says."""
+        """Take some time, then succeed or fail as the name says."""
         _ask_provider()
         begun = self._adapter.tick()
         self._commits += 1
@@ -49,7 +49,7 @@ class ScriptedAgent:
         ended = "ok"
         if self._commits == 1:
             ended = {"flaky": "failed", "exits": "exited"}.get(self.name, "ok")
-        self._adapter.see("provide", {**self._told, "ended": ended}, begun)
+        self._adapter.see("provide", {**self._argument, "ended": ended}, begun)
         if ended == "exited":
             raise SystemExit(self.name)
         if ended == "failed":
@@ -60,18 +60,18 @@ class ScriptedAgent:
         _close_handle()
         begun = self._adapter.tick()
         time.sleep(MOMENT_S)
-        self._adapter.see("close", self._told, begun)
+        self._adapter.see("close", self._argument, begun)
 
 
 class _Threaded:
-    """What both adapters share: agents by name, and somebody who looks."""
+    """The common part of both adapters: agents by name, and the report of events."""
 
     def __init__(self, lifecycle: Any) -> None:
         self.lifecycle = lifecycle
         self.agents: dict[tuple[str, str], ScriptedAgent] = {}
 
     def watch(self, tick: Callable[[], int], see: See) -> None:
-        """From now on tell `see`, on the clock `tick`."""
+        """Report events to `see`, with times of the clock `tick`."""
         self.tick, self.see = tick, see
 
     def agent(self, session: str, name: str | None) -> ScriptedAgent | None:
@@ -81,7 +81,7 @@ class _Threaded:
         return self.agents.setdefault((session, name), ScriptedAgent(self, session, name))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the lifecycle holds no resource."""
 
 
 class LifecycleThreadsAdapter(_Threaded):
@@ -92,7 +92,7 @@ class LifecycleThreadsAdapter(_Threaded):
         self.lifecycle.register_agent(session, self.agent(session, agent))
 
     def unregister(self, session: str) -> None:
-        """Leave the session without a current agent."""
+        """Remove the session's current agent."""
         self.lifecycle.unregister_agent(session)
 
     def complete_turn(self, session: str, agent: str) -> int:
@@ -106,7 +106,7 @@ class LifecycleThreadsAdapter(_Threaded):
         try:
             committed: bool = self.lifecycle.commit_session_memory(session, **patience)
         except SystemExit as left:
-            raise ProviderError(f"{left} took the caller along") from left
+            raise ProviderError(f"SystemExit of provider {left} reached the caller") from left
         return committed
 
     def discard(self, session: str) -> bool:
@@ -115,7 +115,7 @@ class LifecycleThreadsAdapter(_Threaded):
         return gone
 
     def dirty(self, session: str) -> bool:
-        """Whether completed turns wait."""
+        """Whether completed turns wait for a commit."""
         waits: bool = self.lifecycle.has_uncommitted_work(session)
         return waits
 
@@ -128,7 +128,7 @@ class AgentCacheThreadsAdapter(_Threaded):
     """A cache of one agent and its lifecycle, with whole turns called by threads."""
 
     def __init__(self, make: Callable[[Callable[[], AbstractSet[str]], int], Any]) -> None:
-        """`make(live_sessions, cap)` gives the cache and its lifecycle."""
+        """`make(live_sessions, cap)` returns the cache and its lifecycle."""
         self._live: Counter[str] = Counter()
         self._live_lock = threading.Lock()
         self._cache, lifecycle = make(self._live_sessions, CAP)
@@ -136,33 +136,33 @@ class AgentCacheThreadsAdapter(_Threaded):
         self._made = 0
 
     def turn(self, session: str) -> None:
-        """Run a turn: be live, take or make the agent, work, complete, keep it, be idle."""
+        """Run a turn: mark the session live, get or make its agent, use, complete, mark it idle."""
         with self._live_lock:
             self._live[session] += 1
         agent = self._cache.get(session) or self._new(session)
         begun = self.tick()
         self._cache.put(session, agent)
         time.sleep(MOMENT_S)
-        told = {"session": session, "agent": agent.name}
+        argument = {"session": session, "agent": agent.name}
         completing = self.tick()
         self.lifecycle.mark_turn_completed(session, agent=agent)
-        self.see("complete_turn", told, completing)
-        self.see("use", told, begun)
+        self.see("complete_turn", argument, completing)
+        self.see("use", argument, begun)
         with self._live_lock:
             self._live[session] -= 1
         self._cache.shrink()
 
     def evict(self, session: str) -> None:
-        """Let the session's agent go."""
+        """Evict the session's agent."""
         self._cache.evict(session)
 
     def shrink(self) -> dict[str, int]:
-        """Evict what exceeds the cap; how many agents are left."""
+        """Evict agents above the cap; the number of the remaining ones."""
         self._cache.shrink()
         return {"agents": len(self._cache), "cap": CAP}
 
     def commit(self, session: str) -> bool:
-        """Commit at some other boundary."""
+        """Commit the session's memory, at a boundary other than a turn."""
         committed: bool = self.lifecycle.commit_session_memory(session)
         return committed
 

@@ -1,4 +1,4 @@
-"""The *catalog_threads* ability: one model catalog, asked by threads while its providers hang."""
+"""The *catalog_threads* ability: one model catalog, read by threads while its providers hang."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ def _hang(seconds: float) -> None:
     time.sleep(seconds)
 
 
-# Lock rules know this call by name: while it runs, no lock of the target may be held.
+# Lock rules name this call: while it runs, the target may hold no lock.
 _ask_providers = calling("providers", _hang)
 
 
 class CatalogThreadsAdapter:
-    """One folder, and providers that take as long as they are told to, in virtual time."""
+    """One folder, and providers with a scripted delay, in virtual time."""
 
-    def __init__(self, folder: Path, rooms: Callable[[str], Any]) -> None:
-        """`rooms(name)` gives a module of the reference."""
-        self._place = folder / f"{next(_numbers)}"
-        self._place.mkdir()
-        room = rooms("model_catalog.catalog")
-        self._catalog_of = room.catalog_of
-        minimal = room.catalog_of("static", "minimal")
-        self._catalog = room.ModelCatalog(
-            self._place, self._fetch, minimal, budget_s=BUDGET_S, clock=lambda: 1_000.0
+    def __init__(self, folder: Path, modules: Callable[[str], Any]) -> None:
+        """`modules(name)` imports a module of the reference implementation."""
+        self._folder = folder / f"{next(_numbers)}"
+        self._folder.mkdir()
+        module = modules("model_catalog.catalog")
+        self._catalog_of = module.catalog_of
+        minimal = module.catalog_of("static", "minimal")
+        self._catalog = module.ModelCatalog(
+            self._folder, self._fetch, minimal, budget_s=BUDGET_S, clock=lambda: 1_000.0
         )
-        self._takes_s = 0.0
+        self._delay_s = 0.0
         self._asked = 0
 
     def watch(self, tick: Callable[[], int], see: See) -> None:
-        """From now on tell `see`, on the clock `tick`."""
+        """Report events to `see`, with times of the clock `tick`."""
         self._tick, self._see = tick, see
 
     def hang(self, seconds: float) -> None:
-        """From now on the providers take so long."""
-        self._takes_s = seconds
+        """Set the delay of the providers."""
+        self._delay_s = seconds
 
     def change_config(self) -> None:
-        """What was known is of no use any more."""
-        (self._place / "config.yaml").write_text(f"asked: {self._asked}", encoding="utf-8")
+        """Change the config, which makes the cached catalog stale."""
+        (self._folder / "config.yaml").write_text(f"asked: {self._asked}", encoding="utf-8")
 
     def shown(self) -> dict[str, Any]:
-        """What a display is given, and after how long."""
+        """The models that a display path receives, and the time that it took."""
         return self._timed(self._catalog.shown)
 
     def rebuilt(self) -> dict[str, Any]:
-        """What somebody is given who wants it fresh, and after how long."""
+        """The models that a refresh returns, and the time that it took."""
         return self._timed(self._catalog.rebuilt)
 
     def wait(self, seconds: float) -> None:
@@ -65,19 +65,19 @@ class CatalogThreadsAdapter:
         time.sleep(seconds)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the catalog holds no resource."""
 
     def _fetch(self) -> Any:
         begun = self._tick()
         self._asked += 1
         number = self._asked
-        _ask_providers(self._takes_s)
+        _ask_providers(self._delay_s)
         self._see("fetch", {"number": number}, begun)
         return self._catalog_of("live", f"model-{number}")
 
-    def _timed(self, ask: Callable[[], Any]) -> dict[str, Any]:
+    def _timed(self, read: Callable[[], Any]) -> dict[str, Any]:
         began_s = time.monotonic()
-        catalog = ask()
+        catalog = read()
         waited_s = round(time.monotonic() - began_s, 3)
         groups = (catalog or {}).get("groups", [])
         models = [model["id"] for group in groups for model in group["models"]]

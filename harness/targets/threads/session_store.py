@@ -1,4 +1,4 @@
-"""The *sessions_threads* ability: one session store, called by threads that meet."""
+"""The *sessions_threads* ability: one session store, called by concurrent threads."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ _numbers = itertools.count()  # one folder for each schedule
 
 
 class SessionsThreadsAdapter:
-    """One folder of sessions; runs register and leave, copies are loaded, changed and saved."""
+    """One folder of sessions; runs register and end, copies are loaded, changed and saved."""
 
-    def __init__(self, folder: Path, rooms: Callable[[str], Any]) -> None:
-        """`rooms(name)` gives a module of the reference."""
+    def __init__(self, folder: Path, modules: Callable[[str], Any]) -> None:
+        """`modules(name)` imports a module of the reference implementation."""
         ticks = itertools.count(1_000)
-        place = folder / f"{next(_numbers)}"
-        self._store = rooms("sessions.store").SessionStore(place, clock=lambda: float(next(ticks)))
+        own = folder / f"{next(_numbers)}"
+        self._store = modules("sessions.store").SessionStore(own, clock=lambda: float(next(ticks)))
         self._live: set[str] = set()
 
     def new(self, session: str) -> None:
-        """Make a session."""
+        """Create a session."""
         self._store.new(session)
 
     def append(self, session: str, text: str) -> None:
-        """Say something, the way the server does."""
+        """Append a message, as the server does."""
         self._store.append(session, {"role": "user", "content": text})
 
     def save_copy(self, session: str, text: str) -> None:
-        """Load a copy, add to it, and save it; raises if the copy is stale by then."""
+        """Load a copy, add a message, and save it; raises if the copy became stale."""
         copy = self._store.load(session)
         self._store.save(copy.appended({"role": "user", "content": text}))
 
     def start_run(self, session: str, stream: str) -> None:
-        """Register a run, then write down that the session has it."""
+        """Register a run, then mark the session with it."""
         self._live.add(stream)
         self._store.maintain(session, lambda found: replace(found, active_stream_id=stream))
 
     def leave_behind(self, session: str, stream: str) -> None:
-        """Write down a run that nobody runs any more."""
+        """Mark the session with a run that is not alive."""
         self._store.maintain(session, lambda found: replace(found, active_stream_id=stream))
 
     def cleanup(self, session: str) -> None:
-        """Unmark a stream that nobody runs."""
+        """Remove the mark of a stream without a live run."""
         self._store.clean_stale_stream(session, lambda stream: stream in self._live)
 
     def messages(self, session: str) -> list[str]:
@@ -57,4 +57,4 @@ class SessionsThreadsAdapter:
         return stream
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the store holds no resource."""

@@ -1,8 +1,7 @@
-"""The *turns_threads* ability: real turns and their wakeups, called by threads that meet.
+"""The *turns_threads* ability: real turns and their wakeups, called by concurrent threads.
 
-What lies on disk is played in memory, so that a schedule costs a few milliseconds. A turn may
-start a process, which is recorded as belonging to whoever the turn's identity says, and which ends
-at once.
+Fakes in memory replace the files, so that a schedule costs a few milliseconds. A turn may start a
+process, which is recorded with the owner that the turn's identity names, and which ends at once.
 """
 
 from __future__ import annotations
@@ -22,64 +21,64 @@ SPAWN = "spawn "
 
 
 class TurnsThreadsAdapter:
-    """One host: turns, wakeups, and a registry whose processes end when they begin."""
+    """One host: turns, wakeups, and a registry whose processes end as soon as they start."""
 
-    def __init__(self, rooms: Callable[[str], Any]) -> None:
-        """`rooms(name)` gives a module of the reference."""
-        self._rooms = rooms
+    def __init__(self, modules: Callable[[str], Any]) -> None:
+        """`modules(name)` imports a module of the reference implementation."""
+        self._modules = modules
         self._registry = ScriptedRegistry()
         self._numbers = itertools.count(1)
-        self._turns = rooms("turns.turns").Turns(
-            _Store(rooms("sessions.sidecar").Session),
-            _Runs(rooms("turns.journal").RunWriter),
-            _Notes(),
-            rooms("memory.lifecycle").Lifecycle(),
-            lambda session: _Talker(self, session),
+        self._turns = modules("turns.turns").Turns(
+            _Store(modules("sessions.sidecar").Session),
+            _Runs(modules("turns.journal").RunWriter),
+            _TurnJournal(),
+            modules("memory.lifecycle").Lifecycle(),
+            lambda session: _SpawningAgent(self, session),
         )
-        self._wakeups = rooms("turns.wakeups").Wakeups(self._registry, self._start)
+        self._wakeups = modules("turns.wakeups").Wakeups(self._registry, self._start)
         self._turns.listen(self._wakeups)
 
     def watch(self, tick: Callable[[], int], see: See) -> None:
-        """From now on tell `see`, on the clock `tick`."""
+        """Report events to `see`, with times of the clock `tick`."""
         self.tick, self.see = tick, see
 
     def turn(self, session: str, spawns: str = "") -> None:
-        """The user begins a turn, which starts a process of that name."""
+        """Begin a turn of the user, which starts a process named `spawns`, if that is not empty."""
         self._turns.start(session, f"{SPAWN}{spawns}" if spawns else "hello")
 
     def complete(self, session: str, process: str) -> None:
-        """A background process of the session ended."""
-        self._registry.tell(completion(self._rooms, next(self._numbers), session, process), 1)
+        """End a background process of the session."""
+        self._registry.publish(completion(self._modules, next(self._numbers), session, process), 1)
 
     def drain(self) -> None:
-        """Start all that can be started now."""
+        """Start every wakeup that can start now."""
         self._wakeups.drain()
 
     def settle(self) -> dict[str, int]:
-        """Drain until nobody runs and nothing waits; how much still does after a while."""
+        """Drain until no turn runs and no wakeup is pending; the numbers of both in the end."""
         for _ in range(SETTLINGS_MAX):
             self._wakeups.drain()
-            time.sleep(SETTLING_S)  # whoever can act does so before time passes
-            if not self._turns.runs() and not self._kept:
+            time.sleep(SETTLING_S)  # threads that can run do so before virtual time passes
+            if not self._turns.runs() and not self._pending:
                 break
-        return {"kept": self._kept, "runs": len(self._turns.runs())}
+        return {"kept": self._pending, "runs": len(self._turns.runs())}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the host holds no resource."""
 
     def spawn(self, session: str, process: str) -> None:
-        """Start a process, from within a turn of that session; it takes a moment, and ends."""
+        """Start a process from a turn of the session; it takes some virtual time, and ends."""
         begun = self.tick()
         time.sleep(MOMENT_S)
-        identity = self._rooms("agents.identity").current()
+        identity = self._modules("agents.identity").current()
         owner = None if identity is None else identity.session_id
         self.see("spawn", {"session": session, "process": process, "owner": owner}, begun)
-        self._registry.tell(completion(self._rooms, next(self._numbers), owner, process), 1)
+        self._registry.publish(completion(self._modules, next(self._numbers), owner, process), 1)
 
     @property
-    def _kept(self) -> int:
-        kept: int = self._wakeups.gauges()["wakeup_events"]
-        return kept
+    def _pending(self) -> int:
+        pending: int = self._wakeups.gauges()["wakeup_events"]
+        return pending
 
     def _start(self, session_id: str, message: str, source: Any, *, wakeup_id: str) -> None:
         begun = self.tick()
@@ -87,28 +86,28 @@ class TurnsThreadsAdapter:
         self.see("wake", {"session": session_id, "process": wakeup_id}, begun)
 
 
-class _Talker:
-    """An agent that says one word, and starts the process that its user asks for."""
+class _SpawningAgent:
+    """An agent that shows one word, and starts the process that the message names."""
 
     def __init__(self, adapter: TurnsThreadsAdapter, session: str) -> None:
         self._adapter = adapter
         self._session = session
 
-    def run_turn(self, message: str, _: Sequence[Any], stage: Any) -> str:
-        stage.token("word")
+    def run_turn(self, message: str, _: Sequence[Any], output: Any) -> str:
+        output.token("word")
         if message.startswith(SPAWN):
             self._adapter.spawn(self._session, message.removeprefix(SPAWN))
         return "word"
 
     def commit_memory_session(self) -> None:
-        """Learn nothing."""
+        """Do nothing: the agent has no memory."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: the agent holds no resource."""
 
 
 class _Store:
-    """A session store whose sessions all exist, in memory."""
+    """A session store in memory, in which every session exists."""
 
     def __init__(self, make: Callable[..., Any]) -> None:
         self._make = make
@@ -129,18 +128,18 @@ class _Store:
 
 
 class _Runs:
-    """A run journal whose writers are real, and write nowhere."""
+    """A run journal whose writers are real, and whose files are fakes."""
 
     def __init__(self, writer: Callable[..., Any]) -> None:
         self._writer = writer
 
     def begin(self, session_id: str, stream_id: str, show: Callable[[Any], object]) -> Any:
         heading = {"run_id": stream_id, "session_id": session_id}
-        return self._writer(_Paper(), heading, show, lambda: 0.0, lambda: None)
+        return self._writer(_RunFile(), heading, show, lambda: 0.0, lambda: None)
 
 
-class _Paper:
-    """A run's file."""
+class _RunFile:
+    """A run's file, which only counts its rows."""
 
     path = Path("run.jsonl")
     size_bytes = 0
@@ -152,11 +151,13 @@ class _Paper:
     append_durably = append
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
-class _Notes:
-    """A turn journal that nobody reads again."""
+class _TurnJournal:
+    """A turn journal that stores nothing."""
 
-    def __getattr__(self, _: str) -> Callable[..., None]:
-        return lambda *_: None
+    def submit(self, *_: Any) -> None:
+        """Drop the row."""
+
+    start = complete = interrupt = get = submit

@@ -1,7 +1,7 @@
-"""The *wakeups_threads* ability: wakeups between a registry and turns, called by threads that meet.
+"""The *wakeups_threads* ability: wakeups between a scripted registry and scripted turns.
 
-The turns begin and end as the threads say. They refuse nothing but a session that is busy, so that
-a wakeup which is started twice is seen twice.
+Concurrent threads call it, and begin and end the turns. A turn is refused for a busy session only,
+so that a wakeup that starts twice is visible twice.
 """
 
 from __future__ import annotations
@@ -23,66 +23,67 @@ See = Callable[[str, Mapping[str, Any], int], None]
 class WakeupsThreadsAdapter:
     """One host: its wakeups, a registry, and sessions that are busy or idle."""
 
-    def __init__(self, rooms: Callable[[str], Any]) -> None:
-        """`rooms(name)` gives a module of the reference."""
-        self._rooms = rooms
+    def __init__(self, modules: Callable[[str], Any]) -> None:
+        """`modules(name)` imports a module of the reference implementation."""
+        self._modules = modules
         self._registry = ScriptedRegistry()
         self._lock = threading.Lock()
         self._runs: dict[str, Any] = {}
         self._numbers = itertools.count(1)
-        self._wakeups = rooms("turns.wakeups").Wakeups(self._registry, self._start)
+        self._wakeups = modules("turns.wakeups").Wakeups(self._registry, self._start)
 
     def watch(self, tick: Callable[[], int], see: See) -> None:
-        """From now on tell `see`, on the clock `tick`."""
+        """Report events to `see`, with times of the clock `tick`."""
         self._tick, self._see = tick, see
 
     def complete(self, session: str, process: str, times: int = 1) -> None:
-        """A background process of the session ended; it is told so many times."""
-        self._registry.tell(completion(self._rooms, next(self._numbers), session, process), times)
+        """End a background process of the session; the registry publishes that `times` times."""
+        event = completion(self._modules, next(self._numbers), session, process)
+        self._registry.publish(event, times)
 
     def begin_run(self, session: str) -> None:
-        """The user begins a turn; raises if the session is busy."""
+        """Begin a turn of the user; raises if the session is busy."""
         try:
-            self._run(session, self._rooms("turns.turns").Source.USER)
+            self._run(session, self._modules("turns.turns").Source.USER)
         except self._conflict:
             self._wakeups.user_refused(self._runs[session])
             raise
 
     def end_run(self, session: str) -> None:
-        """Whatever runs in the session leaves, and then that is told."""
+        """End the session's run, and report that to the wakeups."""
         with self._lock:
             run = self._runs.get(session)
-            if run is None or not run.is_told:  # no run leaves before it was told of
+            if run is None or not run.is_reported:  # no run ends before its start is reported
                 return
             del self._runs[session]
         self._wakeups.ended(run)
 
     def drain(self) -> None:
-        """Start all that can be started now."""
+        """Start every wakeup that can start now."""
         self._wakeups.drain()
 
     def settle(self) -> dict[str, int]:
-        """Drain, and end whatever runs, until nothing waits; how much still does after a while."""
+        """Drain, and end all runs, until no wakeup is pending; the number in the end."""
         for _ in range(SETTLINGS_MAX):
             self._wakeups.drain()
-            if not self._runs and not self._kept:
+            if not self._runs and not self._pending:
                 break
             for session in list(self._runs):
                 self.end_run(session)
             time.sleep(SETTLING_S)
-        return {"kept": self._kept}
+        return {"kept": self._pending}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the wakeups hold no resource."""
 
     @property
-    def _kept(self) -> int:
-        kept: int = self._wakeups.gauges()["wakeup_events"]
-        return kept
+    def _pending(self) -> int:
+        pending: int = self._wakeups.gauges()["wakeup_events"]
+        return pending
 
     @property
     def _conflict(self) -> type[Exception]:
-        conflict: type[Exception] = self._rooms("turns.turns").TurnConflictError
+        conflict: type[Exception] = self._modules("turns.turns").TurnConflictError
         return conflict
 
     def _start(self, session_id: str, message: str, source: Any, *, wakeup_id: str) -> None:
@@ -92,18 +93,25 @@ class WakeupsThreadsAdapter:
         self._see("wake", {"session": session_id, "process": wakeup_id}, begun)
 
     def _run(self, session: str, source: Any) -> None:
-        stream = f"stream-{next(self._numbers)}"
-        told = {"session_id": session, "stream_id": stream, "source": source}
+        run = SimpleNamespace(
+            session_id=session,
+            stream_id=f"stream-{next(self._numbers)}",
+            source=source,
+            is_attachable=True,
+            is_reported=False,
+        )
         with self._lock:
             if session in self._runs:
                 raise self._conflict(self._runs[session])
-            run = self._runs[session] = SimpleNamespace(**told, is_attachable=True, is_told=False)
+            self._runs[session] = run
         self._wakeups.started(run)
-        run.is_told = True
+        run.is_reported = True
 
 
-def completion(rooms: Callable[[str], Any], number: int, owner: str | None, process: str) -> Any:
-    """The event that tells of a process's end."""
-    room = rooms("agents.processes")
+def completion(modules: Callable[[str], Any], number: int, owner: str | None, process: str) -> Any:
+    """Make the event of a process's end."""
+    module = modules("agents.processes")
     key = owner or ""
-    return room.Event(number, process, room.Kind.COMPLETION, process, owner, key, "true", 0.0, 0)
+    return module.Event(
+        number, process, module.Kind.COMPLETION, process, owner, key, "true", 0.0, 0
+    )
