@@ -1,8 +1,8 @@
-"""Rule-based machines: Hypothesis draws the questions, a model judges each answer as it comes.
+"""Rule-based machines: Hypothesis draws the calls, and a model judges each answer at once.
 
 Hypothesis enables a random subset of the rules for each example (swarm testing, Groce et al.,
-ISSTA 2012) and shrinks what fails to the shortest program it can find. Nothing is decided here
-that the journal does not show: the stored history, judged again, tells the same story.
+ISSTA 2012) and shrinks a failing example to the shortest program it can find. The journal contains
+everything that the judgement depends on, so a stored history gives the same verdict again.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from harness.checkers.conformance import Fold
+from harness.core.contract import Promise
 from harness.core.errors import UsageError
 from harness.core.history import Journal, Operation
 from harness.core.model import Model
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly
-from harness.engine.context import Episode, Stage, Workload
+from harness.engine.context import Context, Episode, Workload
 
 STEPS_MAX = 30
 MINIMIZING_S_MAX = 5.0
-# Examples tried after the first that failed; counted, so that seeds decide. Fewer where an instance
-# that was shared until then is a whole server, and each of them boots one.
+# Examples after the first failure; counted, not timed, so that a seed gives one result. Fewer where
+# examples share a server, since each example after a failure boots one.
 SHRINKS_MAX = 100
 SHARED_SHRINKS_MAX = 10
 
 
 class PromiseBrokenError(AssertionError):
-    """Tells Hypothesis that an example failed, so that it shrinks it. Nobody else sees it."""
+    """Signals to Hypothesis that an example failed, so that it shrinks it."""
 
     def __init__(self, anomaly: Anomaly) -> None:
-        super().__init__(f"{anomaly.promise.name}: {anomaly.message}")
+        super().__init__(f"{anomaly.promise.id}: {anomaly.message}")
 
 
-class OurFailureError(BaseException):
-    """Takes a failure of ours past Hypothesis, which would try it again, or call it flaky."""
+class HarnessFailureError(BaseException):
+    """Carries a failure of the harness past Hypothesis, which would retry or call it flaky."""
 
     def __init__(self, failure: Exception) -> None:
         super().__init__(str(failure))
@@ -55,42 +55,43 @@ def _past_hypothesis() -> Iterator[None]:
     try:
         yield
     except Exception as failure:
-        raise OurFailureError(failure) from failure
+        raise HarnessFailureError(failure) from failure
 
 
 class Machine(RuleBasedStateMachine):
-    """A rule-based machine that asks one instance. Subclasses give `model` and rules.
+    """A rule-based machine that calls one instance. Subclasses define `model` and rules.
 
-    An instance is fresh, unless its target can `begin` anew: then it serves `served_max` examples,
-    and once one has failed each gets a fresh one again, so that nothing is left over.
+    Each example gets a fresh instance, unless the target has a function `begin`: then
+    `examples_per_instance` examples share one. After the first failure each example gets a fresh
+    instance again, so that no state is left over.
     """
 
     model: ClassVar[Model[Any]]
-    stage: ClassVar[Stage]
-    served_max: ClassVar[int] = 1
-    served: ClassVar[int] = 0
+    context: ClassVar[Context]
+    examples_per_instance: ClassVar[int] = 1
+    examples_of_instance: ClassVar[int] = 0  # that the open instance has had
     open_episode: ClassVar[Episode | None] = None
-    begun: ClassVar[int] = 0
+    examples_begun: ClassVar[int] = 0
     refusals: ClassVar[int] = 0
-    tries: ClassVar[int] = 0  # since the first refusal
-    proofs: ClassVar[dict[Promise, Anomaly]]  # of each broken promise the shortest
+    tries: ClassVar[int] = 0  # examples since the first refusal
+    proofs: ClassVar[dict[Promise, Anomaly]]  # the shortest anomaly of each broken promise
 
     def __init__(self) -> None:
         super().__init__()
         machine = type(self)
-        machine.begun += 1
+        machine.examples_begun += 1
         machine.tries += bool(machine.refusals)
-        if machine.tries > (SHRINKS_MAX if self.served_max == 1 else SHARED_SHRINKS_MAX):
+        if machine.tries > (SHRINKS_MAX if self.examples_per_instance == 1 else SHARED_SHRINKS_MAX):
             hypothesis.reject()
         with _past_hypothesis():
             self._episode = machine.opened()
         self._fold = Fold(self.model)
         self._is_broken = False
-        if self.served_max > 1:
+        if self.examples_per_instance > 1:
             self.ask("begin")
 
     def ask(self, function: str, /, **argument: Any) -> Operation:
-        """Ask the target, and stop the example if the model refuses the answer."""
+        """Call the target, and end the example if the model refuses the answer."""
         with _past_hypothesis():
             operation = self._episode.client.ask(function, argument)
         if anomaly := self._fold.step(operation):
@@ -101,60 +102,63 @@ class Machine(RuleBasedStateMachine):
 
     @classmethod
     def refused(cls, anomaly: Anomaly) -> None:
-        """Keep it, unless there is a proof of the same promise with as little evidence."""
+        """Record the anomaly, unless one of the same promise has as little evidence."""
         cls.refusals += 1
         shortest = cls.proofs.setdefault(anomaly.promise, anomaly)
         cls.proofs[anomaly.promise] = min(shortest, anomaly, key=_length)
 
     @classmethod
     def opened(cls) -> Episode:
-        """The instance that the next example asks."""
-        if cls.open_episode is None or cls.refusals or cls.served >= cls.served_max:
+        """The instance that the next example calls."""
+        is_used_up = cls.examples_of_instance >= cls.examples_per_instance
+        if cls.open_episode is None or cls.refusals or is_used_up:
             cls.leave()
-            cls.open_episode = cls.stage.open()
+            cls.open_episode = cls.context.open()
         else:
-            cls.stage.go_on()
-        cls.served += 1
+            cls.context.go_on()
+        cls.examples_of_instance += 1
         return cls.open_episode
 
     @classmethod
     def leave(cls) -> None:
         """Close the instance, if one is open."""
         if cls.open_episode is not None:
-            episode, cls.open_episode, cls.served = cls.open_episode, None, 0
-            cls.stage.close(episode)
+            episode, cls.open_episode, cls.examples_of_instance = cls.open_episode, None, 0
+            cls.context.close(episode)
 
     def finish(self) -> None:
-        """Ask once more, when all is quiet. Nothing, unless a machine says what."""
+        """Make the last calls of an example; a machine may define some."""
 
     def teardown(self) -> None:
-        """Ask once more, unless the example has failed already."""
+        """Make the last calls, unless the example has failed already."""
         if not self._is_broken:
             self.finish()
 
 
 def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
-    """Make the workload that runs the machine for the stage's number of examples."""
+    """Make the workload that runs the machine for `context.examples` examples."""
 
-    def workload(stage: Stage) -> None:
-        staged: type[Machine] = type(machine.__name__, (machine,), {"stage": stage, "proofs": {}})
-        while staged.begun < stage.examples and not staged.proofs:
-            _search(staged, f"{stage.seed}/{staged.begun}", stage.examples - staged.begun, steps)
+    def workload(context: Context) -> None:
+        attributes: dict[str, Any] = {"context": context, "proofs": {}}
+        prepared: type[Machine] = type(machine.__name__, (machine,), attributes)
+        while prepared.examples_begun < context.examples and not prepared.proofs:
+            begun = prepared.examples_begun
+            _search(prepared, f"{context.seed}/{begun}", context.examples - begun, steps)
         ends_at = time.monotonic() + MINIMIZING_S_MAX
-        for anomaly in sorted(staged.proofs.values(), key=_length):
-            minimize(stage, staged.model, anomaly, ends_at)
+        for anomaly in sorted(prepared.proofs.values(), key=_length):
+            minimize(context, prepared.model, anomaly, ends_at)
 
     return workload
 
 
-def _search(staged: type[Machine], seed: str, examples: int, steps: int) -> None:
-    """Let Hypothesis try so many examples, or fewer.
+def _search(prepared: type[Machine], seed: str, examples: int, steps: int) -> None:
+    """Let Hypothesis run at most `examples` examples.
 
-    It expects the same rules to be enabled after the same draws. A target that answers by the clock
-    (the turn before was over, or it was not) enables others, and Hypothesis gives up; all that was
-    tried until then counts, and the next search begins elsewhere.
+    Hypothesis expects the same enabled rules after the same draws. A target whose answers depend on
+    timing (a turn has ended or not) enables other rules, and Hypothesis gives up; the examples
+    until then count, and the next search starts with another seed.
     """
-    hypothesis.seed(seed)(staged)
+    hypothesis.seed(seed)(prepared)
     settings = hypothesis.settings(
         max_examples=examples,
         stateful_step_count=steps,
@@ -166,60 +170,63 @@ def _search(staged: type[Machine], seed: str, examples: int, steps: int) -> None
         suppress_health_check=list(hypothesis.HealthCheck),
         verbosity=hypothesis.Verbosity.quiet,
     )
-    begun = staged.begun
+    begun = prepared.examples_begun
     try:
-        run_state_machine_as_test(staged, settings=settings)
-        staged.begun = max(staged.begun, begun + examples)  # it may find nothing more to draw
-    except OurFailureError as ours:
-        raise ours.failure from None
+        run_state_machine_as_test(prepared, settings=settings)
+        # The examples may be exhausted before their number is reached.
+        prepared.examples_begun = max(prepared.examples_begun, begun + examples)
+    except HarnessFailureError as error:
+        raise error.failure from None
     except (PromiseBrokenError, Flaky):
-        if staged.begun == begun:
+        if prepared.examples_begun == begun:
             raise
     finally:
-        staged.leave()
+        prepared.leave()
 
 
 def _length(anomaly: Anomaly) -> int:
     return len(anomaly.evidence)
 
 
-def minimize(stage: Stage, model: Model[Any], anomaly: Anomaly, ends_at: float) -> None:
-    """Leave out operations, one at a time, while the same promise breaks; journal what is left.
+def minimize(context: Context, model: Model[Any], anomaly: Anomaly, ends_at: float) -> None:
+    """Remove operations, one at a time, while the same promise breaks; journal the remaining ones.
 
     This is delta debugging with subsets of one (Zeller and Hildebrandt, "Simplifying and Isolating
-    Failure-Inducing Input", TSE 2002). The tries are journalled elsewhere: they are no evidence.
-    What is left out may be what kept another operation from hanging, so it ends at a moment of
-    `time.monotonic`.
+    Failure-Inducing Input", TSE 2002). A journal of its own records the tries: they are no
+    evidence. Without the removed operation another one may hang, so the search ends at `ends_at`, a
+    value of `time.monotonic`.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="harness-") as place,
-        Journal(Path(place) / "tries.jsonl", time.monotonic_ns) as journal,
+        tempfile.TemporaryDirectory(prefix="harness-") as folder,
+        Journal(Path(folder) / "tries.jsonl", time.monotonic_ns) as journal,
     ):
-        elsewhere = replace(stage, journal=journal)
+        tries = replace(context, journal=journal)
         smaller: Anomaly | None = anomaly
         while smaller is not None:
             anomaly = smaller
-            smaller = _smaller(elsewhere, model, anomaly, ends_at)
-    _ask(stage, model, anomaly.evidence)
+            smaller = _smaller(tries, model, anomaly, ends_at)
+    _ask(context, model, anomaly.evidence)
 
 
-def _smaller(stage: Stage, model: Model[Any], anomaly: Anomaly, ends_at: float) -> Anomaly | None:
-    """The same anomaly without the operations that can go, the last first; None if none can."""
+def _smaller(
+    context: Context, model: Model[Any], anomaly: Anomaly, ends_at: float
+) -> Anomaly | None:
+    """The same anomaly with fewer operations, removed from the end; None if all are needed."""
     smallest, index = anomaly, len(anomaly.evidence) - 1
     while index > 0 and time.monotonic() < ends_at:
         index -= 1
         evidence = smallest.evidence
-        found = _ask(stage, model, (*evidence[:index], *evidence[index + 1 :]))
+        found = _ask(context, model, (*evidence[:index], *evidence[index + 1 :]))
         if found is not None and found.promise is anomaly.promise:
             smallest, index = found, min(index, len(found.evidence) - 1)
     return None if smallest is anomaly else smallest
 
 
-def _ask(stage: Stage, model: Model[Any], asked: Sequence[Operation]) -> Anomaly | None:
-    """Ask again as far as a fresh instance can be asked; the first answer that is refused."""
+def _ask(context: Context, model: Model[Any], calls: Sequence[Operation]) -> Anomaly | None:
+    """Repeat the calls on a fresh instance, as far as they are possible; the first anomaly."""
     fold = Fold(model)
-    with stage.episode() as episode, suppress(UsageError):
-        for operation in asked:
+    with context.episode() as episode, suppress(UsageError):
+        for operation in calls:
             answer = episode.client.ask(operation.function, operation.argument)
             if anomaly := fold.step(answer):
                 return anomaly

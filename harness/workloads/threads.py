@@ -1,11 +1,11 @@
 """Programs of a few threads on one instance, explored under controlled schedules.
 
-A program is data: what each thread calls, and what is asked before and after. In every schedule a
-fresh instance meets the threads; the calls, and what the instance saw happen inside them, make one
+A program is data: the calls of each thread, and the calls before and after them. Every schedule
+runs on a fresh instance; the calls, and the events that the instance reports inside them, make one
 history. A pure checker judges it, as it judges a stored one.
 
-A run keeps one episode a program: what the exploration bought, and, where it found something, the
-history of the failing schedule with the choices that bring it back.
+A run stores one episode for each program: the extent of the exploration and, after a finding, the
+history of the failing schedule with the choices that reproduce it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.checker import Checker
+from harness.core.contract import Promise
+from harness.core.errors import UsageError
 from harness.core.history import History
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
-from harness.engine.context import Stage
+from harness.engine.context import Context
 from harness.engine.scenario import Expectation
-from harness.engine.target import AdapterInstance
 from harness.schedule import (
     Budget,
     Call,
@@ -41,17 +41,17 @@ from harness.schedule import (
 )
 from harness.schedule.explorer import PORTFOLIO
 
-SAMPLES = 16  # random continuations at each step of a failure, to see where it was decided
-SECONDS_MAX = 60.0  # a program stops here whatever its budget; a gate ends long before
-UNJUDGED_MAX = 10  # reasons why a schedule's history could not be judged that are kept
+SAMPLES = 16  # random continuations at each step of a failure, to find the decisive step
+SECONDS_MAX = 60.0  # the time limit of a program, which a gate does not reach
+UNJUDGED_MAX = 10  # the recorded reasons why the checker could not judge a history
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What each thread calls, in order; what is asked first and last, when all is quiet.
+    """The calls of each thread, in order, and the calls before and after the threads.
 
-    `stuck` is the promise that a deadlock, a livelock or an escaped exception breaks; `held` those
-    that a lock breaks which is held where none may be.
+    `stuck` is the promise that a deadlock, a livelock or an escaped exception breaks; `held` are
+    the promises that a lock breaks which is held where none may be.
     """
 
     name: str
@@ -62,18 +62,18 @@ class Program:
     held: Sequence[Promise] = ()
 
     def broken_by(self, kind: str) -> Sequence[Promise]:
-        """Whose promise a finding of this kind breaks."""
+        """The promises that a finding of this kind breaks."""
         return self.held if kind in ("held", "nested") and self.held else (self.stuck,)
 
 
 @dataclass(frozen=True)
 class Interleaving:
-    """Programs, the checker that judges each schedule, and the meetings that make it telling.
+    """Programs, the checker of each schedule, and the meetings that an exploration must reach.
 
-    A meeting is a fact of a history that is interesting in itself: a turn completed during a
-    commit. In how many different histories it happened is noted with the episode. `strategies` are
-    the explorer's; an exhaustive one alone leaves nothing out within its bound. Each program gets
-    so many `schedules`, or else its share of the stage's examples.
+    A meeting is a predicate over a history: a turn completed during a commit. The episode records
+    in how many different histories it held. `strategies` are the explorer's; an exhaustive one
+    omits no schedule within its bound. Each program gets `schedules` schedules, or its share of
+    `context.examples`.
     """
 
     programs: Sequence[Program]
@@ -83,13 +83,13 @@ class Interleaving:
     strategies: Sequence[str] = PORTFOLIO
     schedules: int | None = None
 
-    def explore(self, stage: Stage) -> None:
+    def explore(self, context: Context) -> None:
         """Explore the programs, one after the other."""
-        share = max(1, stage.examples // len(self.programs))
+        share = max(1, context.examples // len(self.programs))
         budget = Budget(self.schedules or share, SECONDS_MAX)
         for program in self.programs:
-            seed = stage.rng(program.name).randrange(1 << 31)
-            with self._played(stage, program) as played:
+            seed = context.rng(program.name).randrange(1 << 31)
+            with self._played(context, program) as played:
                 result = explore(
                     played.body,
                     budget=budget,
@@ -103,33 +103,33 @@ class Interleaving:
                         played.body, finding, samples=SAMPLES, seed=seed, rules=self.rules
                     )
                     finding, story = why.finding, f"{why.finding.story}\n\n{why}\n"
-            played.write(finding, failed, {**_bought(result), "story": story})
+            played.write(finding, failed, {**_extent(result), "story": story})
 
-    def replay(self, stage: Stage, failed: History) -> None:
-        """Play the failing schedule again, and keep the finding if it fails again."""
+    def replay(self, context: Context, failed: History) -> None:
+        """Run the failing schedule again, and record the finding if it fails again."""
         finding = Finding.from_json(failed.notes["finding"])
-        with self._played(stage, self._program(failed)) as played:
+        with self._played(context, self._program(failed)) as played:
             (play,) = replay(played.body, finding.choices, rules=self.rules)
         fails = play.ending is not None and play.ending.kind == finding.kind
-        told = {"schedules": 1, "story": finding.story}
-        played.write(finding if fails else None, played.failed, told)
+        notes = {"schedules": 1, "story": finding.story}
+        played.write(finding if fails else None, played.failed, notes)
 
     def judge(self, history: History) -> Verdict:
-        """Judge an episode: by its history, and where that is fine by how its schedule ended."""
+        """Judge an episode by its history; without one, by how its schedule ended."""
         notes = history.notes
         reasons = (*notes.get("escapes", ()), *notes.get("unjudged", ()))
         unknowns = tuple(f"{notes['program']}: {reason}" for reason in reasons)
         finding = notes["finding"]
         if finding is None:
             return Verdict(unknowns=unknowns)
-        if history.operations:  # a schedule that came to its end, so only the checker may blame it
+        if history.operations:  # the schedule came to its end, so only the checker judges it
             return self.check(history)
         broken, *also = self._program(history).broken_by(finding["kind"])
         message = f"{finding['kind']}: {finding['message']}"
         return Verdict((Anomaly(broken, message, name=finding["kind"], also=tuple(also)),))
 
     def met(self, meeting: str) -> Expectation:
-        """The expectation that this meeting happened."""
+        """The expectation that the run reached this meeting."""
 
         def count(history: History) -> int:
             happened: int = history.notes.get("meetings", {}).get(meeting, 0)
@@ -142,15 +142,15 @@ class Interleaving:
         return next(program for program in self.programs if program.name == wanted)
 
     @contextmanager
-    def _played(self, stage: Stage, program: Program) -> Iterator[_Played]:
+    def _played(self, context: Context, program: Program) -> Iterator[_Played]:
         folder = Path(tempfile.mkdtemp(prefix="harness-"))
         try:
-            yield _Played(stage, program, self, folder)
+            yield _Played(context, program, self, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _bought(result: Result) -> dict[str, Any]:
+def _extent(result: Result) -> dict[str, Any]:
     return {
         "schedules": result.schedules,
         "bound": result.bound,
@@ -160,12 +160,12 @@ def _bought(result: Result) -> dict[str, Any]:
 
 
 class _Played:
-    """A program as the explorer plays it, one schedule after another."""
+    """A program that the explorer runs, one schedule after another."""
 
     def __init__(
-        self, stage: Stage, program: Program, interleaving: Interleaving, folder: Path
+        self, context: Context, program: Program, interleaving: Interleaving, folder: Path
     ) -> None:
-        self._stage = stage
+        self._context = context
         self._program = program
         self._interleaving = interleaving
         self._folder = folder
@@ -183,20 +183,20 @@ class _Played:
         )
 
     def body(self, run: Run) -> None:
-        """One schedule. A failure's type tells its promise, so that shrinking keeps to it."""
+        """Run one schedule. The type of a failure names its promise, so that shrinking keeps it."""
         self.failed = History()
         try:
             self._calls(run)
-            self._adapter.close()  # under control, as all that it does
+            self._adapter.close()  # its threads are scheduled too
         except PromiseBrokenError as broken:
             self.failed = broken.history
             anomaly = broken.verdict.anomalies[0]
-            kind = type(f"{anomaly.promise.name}Broken", (AssertionError,), {})
+            kind = type(f"{anomaly.promise.id}Broken", (AssertionError,), {})
             raise kind(anomaly.message) from None
 
     def write(self, finding: Finding | None, failed: History, notes: Mapping[str, Any]) -> None:
-        """Write the episode: what was bought, and the failing history if there is one."""
-        self._stage.journal.episode(
+        """Write the episode: the extent of the exploration, and the failing history, if any."""
+        self._context.journal.episode(
             program=self._program.name,
             finding=None if finding is None else finding.to_json(),
             meetings=dict(self._meetings),
@@ -205,12 +205,16 @@ class _Played:
             **notes,
         )
         for operation in failed if finding else ():
-            self._stage.journal.record(operation)
+            self._context.journal.record(operation)
 
     def _make(self) -> Any:
-        instance = self._stage.target.open(self._stage.ability, self._folder)
-        assert isinstance(instance, AdapterInstance), "threads meet in this process"
-        self._adapter = instance.adapter
+        instance = self._context.target.open(self._context.ability, self._folder)
+        self._adapter = getattr(instance, "adapter", None)
+        if self._adapter is None:
+            raise UsageError(
+                f"target {self._context.target.name}, ability {self._context.ability}: a schedule"
+                " needs an instance in this process, with an attribute `adapter`"
+            )
         return self._adapter
 
     def _judge(self, history: History) -> Verdict:
