@@ -1,1 +1,1 @@
-"""clients."""
+"""Clients of a session server: one event stream, one session client, message formats."""

@@ -1,8 +1,8 @@
-"""The tap: one event stream on a socket of its own, checked as it comes, by as little as possible.
+"""A client for one event stream, with a socket of its own, that checks events as they come.
 
-A library that reads lines or buffers chunks reports its own delay as the server's, and one that
-thinks for each event measures itself. This reads what the kernel has and hands it to a `Reading`.
-It works alike on plain threads and on greenlets whose sockets are patched.
+A library that reads lines or buffers chunks adds its own delay to the server's. This client reads
+what the kernel has and hands it to a `StreamReader`. It works on plain threads and on greenlets
+whose sockets are patched.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from harness.contract.checkers.server.sse_delivery import Reading
+from harness.contract.checkers.server.sse_delivery import StreamReader
 from harness.core.errors import TargetLostError
 from harness.core.sse import Frame
 from harness.engine.http import NotReachedError, StatusError
@@ -25,8 +25,8 @@ PATIENCE_S = 20.0  # without a byte; four times what the contract allows
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which stream, and from where: a run's relay, or without one the notices of a session."""
+class StreamRequest:
+    """A stream and a cursor: a run's relay, or the notices of a session."""
 
     session: str
     stream: str | None = None
@@ -35,7 +35,7 @@ class Wanted:
 
     @property
     def path(self) -> str:
-        """What to ask for."""
+        """The path of the request."""
         if self.is_notices:
             return f"/api/session/stream?session_id={self.session}"
         return f"/api/chat/stream?stream_id={self.stream}"
@@ -50,59 +50,59 @@ class Wanted:
         }
 
 
-class Tap:
-    """One connection to one stream; whoever opens it also closes it."""
+class EventStream:
+    """One connection to one stream. The caller closes it."""
 
     def __init__(
         self,
         address: tuple[str, int],
-        wanted: Wanted,
-        heard: Callable[[int, int], object] = lambda _events, _bytes: None,
+        request: StreamRequest,
+        on_data: Callable[[int, int], object] = lambda _events, _bytes: None,
         receive_bytes: int = 0,
     ) -> None:
-        """Open the stream. `heard` is told of events and bytes as they come.
+        """Open the stream. `on_data` is called with the numbers of received events and bytes.
 
-        `receive_bytes` asks the kernel to buffer no more than that, so that a server soon feels a
-        reader that stalls. Raises NotReachedError, TargetLostError, StatusError.
+        `receive_bytes` limits the kernel's buffer, so that a reader that stalls soon blocks the
+        server. Raises NotReachedError, TargetLostError, StatusError.
         """
-        self._heard = heard
+        self._on_data = on_data
         self._has_left = False
-        self.how = "left"
+        self.ending = "left"
         self.ended_ns: int | None = None
         self.bytes = 0
-        self._socket = _connected(address, wanted.path, receive_bytes)
+        self._socket = _connected(address, request.path, receive_bytes)
         try:
-            self._rest = self._ask(address, wanted)
+            self._rest = self._send_request(address, request)
         except BaseException:
             self._socket.close()
             raise
-        self.reading = Reading(
-            wanted.session, wanted.stream, wanted.after, is_notices=wanted.is_notices
+        self.reader = StreamReader(
+            request.session, request.stream, request.after, is_notices=request.is_notices
         )
 
-    def _ask(self, address: tuple[str, int], wanted: Wanted) -> bytes:
+    def _send_request(self, address: tuple[str, int], request: StreamRequest) -> bytes:
         cursor = ""
-        if wanted.after is not None:
-            cursor = f"Last-Event-ID: {wanted.stream}:{wanted.after}\r\n"
-        head = f"GET {wanted.path} HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\n{cursor}\r\n"
+        if request.after is not None:
+            cursor = f"Last-Event-ID: {request.stream}:{request.after}\r\n"
+        head = f"GET {request.path} HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\n{cursor}\r\n"
         try:
             self._socket.sendall(head.encode())
-            told = b""
-            while b"\r\n\r\n" not in told and len(told) < HEAD_BYTES_MAX:
+            head_bytes = b""
+            while b"\r\n\r\n" not in head_bytes and len(head_bytes) < HEAD_BYTES_MAX:
                 data = self._socket.recv(READ_BYTES)
                 if not data:
-                    raise TargetLostError(f"GET {wanted.path}: closed after {told!r}")
-                told += data
+                    raise TargetLostError(f"GET {request.path}: closed after {head_bytes!r}")
+                head_bytes += data
         except OSError as error:
-            raise TargetLostError(f"GET {wanted.path}: {error!r}") from error
-        line, _, rest = told.partition(b"\r\n")
+            raise TargetLostError(f"GET {request.path}: {error!r}") from error
+        line, _, rest = head_bytes.partition(b"\r\n")
         status = int(line.split(b" ")[1])
         if status != 200:  # noqa: PLR2004  the one good answer
-            raise StatusError(f"GET {wanted.path}", status, rest.decode(errors="replace"))
-        return told.partition(b"\r\n\r\n")[2]
+            raise StatusError(f"GET {request.path}", status, rest.decode(errors="replace"))
+        return head_bytes.partition(b"\r\n\r\n")[2]
 
     def frames(self, read_bytes: int = READ_BYTES) -> Iterator[Frame]:
-        """Read until it is over. `how` tells the way: closed, left, lost, or silent."""
+        """Read to the end. Then `ending` is *closed*, *left*, *lost*, or *silent*."""
         try:
             yield from self._frames(read_bytes)
         finally:
@@ -110,36 +110,36 @@ class Tap:
 
     def _frames(self, read_bytes: int) -> Iterator[Frame]:
         data, self._rest = self._rest, b""
-        self.reading.listen(time.monotonic_ns())
+        self.reader.listen(time.monotonic_ns())
         while True:
             if data:
                 self.bytes += len(data)
-                frames = self.reading.take(data, time.monotonic_ns())
-                self._heard(len(frames), len(data))
+                frames = self.reader.take(data, time.monotonic_ns())
+                self._on_data(len(frames), len(data))
                 yield from frames
             try:
                 data = self._socket.recv(read_bytes)
             except TimeoutError:
-                self.how = "silent"
+                self.ending = "silent"
                 return
             except OSError:
-                self.how = "left" if self._has_left else "lost"
+                self.ending = "left" if self._has_left else "lost"
                 return
             if not data:
-                self.how = "left" if self._has_left else "closed"
+                self.ending = "left" if self._has_left else "closed"
                 return
 
     def leave(self) -> None:
-        """End it, also while another reads."""
+        """End the connection, also while another thread reads."""
         self._has_left = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> dict[str, Any]:
-        """Let go of the socket; what the connection came to."""
+        """Close the socket, and return the result of the read."""
         self._socket.close()
         self.ended_ns = self.ended_ns or time.monotonic_ns()
-        return self.reading.end(self.how, self.ended_ns)
+        return self.reader.end(self.ending, self.ended_ns)
 
 
 def _connected(address: tuple[str, int], path: str, receive_bytes: int) -> socket.socket:

@@ -1,8 +1,8 @@
-"""What servers call the same things: a session's messages, in the words of the reference.
+"""Translates a session's messages into the format of the reference.
 
-There a wakeup is told by its `source`, and how a turn ended by a mark on the user's message. Others
-tell a wakeup by its prompt alone, and how a turn ended by a message of its own, behind what the
-turn had shown. Knows no target.
+The reference names a wakeup by its `source`, and the end of a turn by a mark on the user's message.
+Other servers show a wakeup by its prompt only, and the end of a turn by a message of its own,
+behind what the turn showed. Knows no target.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.contract.agent_script import PROMPT_START
+
 Message = Mapping[str, Any]
 
-PROMPT = "[IMPORTANT: Background process"  # how every wakeup begins
 CANCELLED = ("**task cancelled", "*task cancelled", "task cancelled")
 INTERRUPTED = (
     "**response interrupted",
@@ -22,13 +23,13 @@ INTERRUPTED = (
 
 
 def translated(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """The messages, each with its source and its mark. Those of the reference stay as they are."""
+    """Add source and mark to each message. Messages of the reference stay as they are."""
     rows: list[dict[str, Any]] = []
     for message in messages:
         mark = _mark(message)
-        asked = next((row for row in reversed(rows) if row["role"] == "user"), None)
-        if mark and asked is not None:
-            asked[mark] = True
+        question = next((row for row in reversed(rows) if row["role"] == "user"), None)
+        if mark and question is not None:
+            question[mark] = True
         elif message["role"] == "user" and is_wakeup(message["content"]):
             rows.append({**message, "source": "process_wakeup"})
         else:
@@ -37,12 +38,12 @@ def translated(messages: Iterable[Message]) -> list[dict[str, Any]]:
 
 
 def is_wakeup(text: str | None) -> bool:
-    """Whether this is no user's message, but a wakeup's prompt."""
-    return text is not None and text.startswith(PROMPT)
+    """Whether a message is the prompt of a wakeup rather than a user's."""
+    return text is not None and text.startswith(PROMPT_START)
 
 
 def _mark(message: Message) -> str:
-    """The mark that this message is, if it is one."""
+    """The mark that this message stands for; empty for an ordinary message."""
     if not message.get("_error"):
         return ""
     text = str(message["content"]).lower()

@@ -1,8 +1,8 @@
-"""The visitor: one of many clients of a server that may be dead, and come back at another port.
+"""A client of a server that may be dead, and may come back at another port.
 
-Whoever asks names the sessions; runs have the server's own ids. What a visitor sees while it reads
-a stream, it tells at once to whoever waits for such moments. A stream that breaks off is an answer
-too: what was read until then.
+Clients name the sessions; runs have the server's own ids. While a client reads a stream, it reports
+each `Moment` that it observes to an observer, at once. A stream that breaks off is a result too:
+what was read until then.
 """
 
 from __future__ import annotations
@@ -15,72 +15,72 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
+from harness.contract.agent_script import REPLY_END
 from harness.contract.clients.message_format import translated
 from harness.core.errors import TargetLostError
 from harness.engine.http import Event, NotReachedError, StatusError, Web
 
-WATCH_S = 0.5  # that long nobody hears anything: then a watcher leaves
+WATCH_S = 0.5  # a silence after which a watch ends
 READ_S = 20.0
-REST_PATIENCE_S = 60.0  # far more than any script takes, and any wakeup that is tried again
+REST_PATIENCE_S = 60.0  # far longer than any script, and any retry of a wakeup
 POLL_S = 0.01
-EMPTY_AT_REST = (  # containers of a server's health, where it tells of them
+EMPTY_AT_REST = (  # containers in a server's health, where it reports them
     *("streams", "runs_abandoned", "run_writers", "channel_runs"),
     *("processes_running", "process_events_pending", "wakeup_events"),
 )
 SETTLED = ("processes_running", "process_completion_queue", "wakeup_ready")
 MARKS = ("interrupted", "cancelled", "error")
-_LAST_WORDS = "That was turn"
 _UNKNOWN_COUNT = 10**9  # a count of messages that no session has
 
 
 class Moment(StrEnum):
-    """What a visitor can see happen."""
+    """An event that a client observes, and at which a fault may be injected."""
 
-    ASKED = "a call is answered"
+    ANSWERED = "a call is answered"
     ACKNOWLEDGED = "a turn is acknowledged"
     SHOWN = "a token is shown"
-    LAST_WORDS = "the agent has said its last word"
+    REPLY_ENDED = "the agent has shown its last token"
     SAVED = "a turn is saved"
-    CANCELLING = "a run is told to end"
+    CANCELLING = "a run is about to be cancelled"
     CUT = "messages are removed"
     BOUNDARY = "a session comes to a boundary"
     ENDED = "a background process has ended"
-    WOKEN = "a session is watched while a turn starts"
+    TURN_STARTED = "a turn starts while its session is watched"
 
 
-Witness = Callable[[Moment], None]
+Observer = Callable[[Moment], None]
 
 
-class Door:
-    """Where the server is found now; closed while it is dead."""
+class ServerAddress:
+    """The port of the server at present, which changes with each boot; none while it is dead."""
 
     def __init__(self) -> None:
-        """Closed."""
+        """No server yet."""
         self._changed = threading.Condition()
         self._port: int | None = None
-        self._is_bricked_up = False
+        self._is_given_up = False
 
     def open(self, port: int) -> None:
-        """The server listens there."""
+        """Record that the server listens on this port."""
         with self._changed:
             self._port = port
             self._changed.notify_all()
 
     def close(self) -> None:
-        """The server is dead, or about to be."""
+        """Record that the server is dead, or about to die."""
         with self._changed:
             self._port = None
 
-    def brick_up(self) -> None:
-        """There will be no server any more."""
+    def give_up(self) -> None:
+        """Record that no server will come any more; releases all waiting clients."""
         with self._changed:
-            self._is_bricked_up = True
+            self._is_given_up = True
             self._changed.notify_all()
 
-    def await_open(self, within_s: float) -> bool:
-        """Wait until there is a server; whether there is."""
+    def wait_until_open(self, within_s: float) -> bool:
+        """Wait for a server; returns whether there is one."""
         with self._changed:
-            self._changed.wait_for(lambda: self._port or self._is_bricked_up, within_s)
+            self._changed.wait_for(lambda: self._port or self._is_given_up, within_s)
             return self._port is not None
 
     @property
@@ -93,15 +93,15 @@ class Door:
 
 
 class Names:
-    """Sessions by the names that visitors gave them. Shared by all visitors of one folder."""
+    """The names that clients gave to sessions. Shared by all clients of one state folder."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """No session yet."""
         self._ids: dict[str, str] = {}
         self._names: dict[str, str] = {}
 
     def add(self, name: str, id_: str) -> None:
-        """Name a session."""
+        """Record the name of a session."""
         self._ids[name] = id_
         self._names[id_] = name
 
@@ -114,67 +114,67 @@ class Names:
         return self._ids[name]
 
     def name(self, id_: str) -> str:
-        """The name of a session; one that nobody named is told by its id."""
+        """The name of a session, or its id where it has none."""
         return self._names.get(id_, id_)
 
     def named(self, text: str) -> str:
-        """The text, with every session's name for its id."""
+        """Replace the id of every named session in a text by its name."""
         return re.sub(r"[0-9a-f]{12,}", lambda match: self.name(match[0]), text)
 
-    def told(self, messages: Iterable[Mapping[str, Any]], pending: str | None) -> dict[str, Any]:
-        """What a session holds: rows of role, text and mark; and the message that is pending."""
+    def content(self, messages: Iterable[Mapping[str, Any]], pending: str | None) -> dict[str, Any]:
+        """A session's content: rows of role, text and mark; and the pending message."""
         rows = [self._row(message) for message in translated(messages)]
         return {"rows": rows, "pending": pending}
 
     def _row(self, message: Mapping[str, Any]) -> list[str]:
         is_wakeup = message["role"] == "user" and message.get("source") == "process_wakeup"
         mark = next((mark for mark in MARKS if message.get(mark)), "")
-        why = f": {message[mark]}" if mark == "error" else ""
+        reason = f": {message[mark]}" if mark == "error" else ""
         role = "wakeup" if is_wakeup else message["role"]
-        return [role, self.named(message["content"]), self.named(mark + why)]
+        return [role, self.named(message["content"]), self.named(mark + reason)]
 
 
-class Visitor:
-    """Its methods are the functions that can be asked, in JSON."""
+class SessionClient:
+    """A client whose methods are the journalled functions, with JSON arguments and results."""
 
-    def __init__(self, door: Door, names: Names, witness: Witness) -> None:
-        """Ask nothing yet."""
-        self._door = door
+    def __init__(self, address: ServerAddress, names: Names, observer: Observer) -> None:
+        """Make a client; the first call connects."""
+        self._address = address
         self._names = names
-        self._witness = witness
+        self._observe = observer
 
     # Sessions
 
     def new(self, session: str, previous: str | None = None) -> None:
-        """Make a session, after another one."""
+        """Make a session; `previous` names the session that the user leaves."""
         body = {} if previous is None else {"prev_session_id": self._names.id(previous)}
-        told = self._post("/api/session/new", **body)
-        self._names.add(session, told["session"]["session_id"])
+        made = self._post("/api/session/new", **body)
+        self._names.add(session, made["session"]["session_id"])
         if previous is not None:
-            self._witness(Moment.BOUNDARY)
+            self._observe(Moment.BOUNDARY)
 
     def read(self, session: str) -> dict[str, Any]:
-        """All that was said: rows of role, text and mark; and the message that is pending."""
-        told = self._get(f"/api/session?session_id={self._names.id(session)}")["session"]
-        return self._names.told(told["messages"], told["pending_user_message"])
+        """The session's content: rows of role, text and mark; and the pending message."""
+        content = self._get(f"/api/session?session_id={self._names.id(session)}")["session"]
+        return self._names.content(content["messages"], content["pending_user_message"])
 
     def clear(self, session: str, seen: list[str]) -> None:
-        """Remove all messages; `seen` are the texts that were there."""
+        """Remove all messages; `seen` are the texts that a read returned."""
         del seen
         self._post("/api/session/clear", session_id=self._names.id(session))
-        self._witness(Moment.CUT)
+        self._observe(Moment.CUT)
 
     def truncate(self, session: str, keep: int, seen: list[str]) -> None:
-        """Remove all messages but the first; `seen` are the texts that were there."""
+        """Remove all messages behind the first `keep`; `seen` are the texts that were read."""
         del seen
         id_ = self._names.id(session)
         self._post("/api/session/truncate", session_id=id_, keep_count=keep)
-        self._witness(Moment.CUT)
+        self._observe(Moment.CUT)
 
     def delete(self, session: str) -> None:
         """Delete the session."""
         self._post("/api/session/delete", session_id=self._names.id(session))
-        self._witness(Moment.CUT)
+        self._observe(Moment.CUT)
 
     def sessions(self) -> list[str]:
         """The names of all sessions."""
@@ -183,38 +183,38 @@ class Visitor:
 
     def status(self, session: str) -> dict[str, Any]:
         """Whether the session is busy, and the run that a client could attach to."""
-        told = self._get(f"/api/session/status?session_id={self._names.id(session)}")
-        return {"busy": told["agent_running"], "run": told["active_stream_id"]}
+        status = self._get(f"/api/session/status?session_id={self._names.id(session)}")
+        return {"busy": status["agent_running"], "run": status["active_stream_id"]}
 
     # Turns
 
     def send(self, session: str, text: str) -> dict[str, Any]:
-        """Begin a turn; its run, or the run that is in its way."""
+        """Begin a turn; returns its run, or the run because of which it was refused."""
         body = {"session_id": self._names.id(session), "message": text}
-        status, told = self._ask("POST", "/api/chat/start", body)
-        if status == http.client.CONFLICT and "active_stream_id" in told:
-            return {"status": status, "run": told["active_stream_id"]}
+        status, answer = self._request("POST", "/api/chat/start", body)
+        if status == http.client.CONFLICT and "active_stream_id" in answer:
+            return {"status": status, "run": answer["active_stream_id"]}
         if status != http.client.OK:
-            raise StatusError("POST /api/chat/start", status, told)
-        self._witness(Moment.ACKNOWLEDGED)
-        return {"status": status, "run": told["stream_id"]}
+            raise StatusError("POST /api/chat/start", status, answer)
+        self._observe(Moment.ACKNOWLEDGED)
+        return {"status": status, "run": answer["stream_id"]}
 
     def cancel(self, run: str) -> bool:
-        """Cancel a run; whether it was."""
-        self._witness(Moment.CANCELLING)
+        """Cancel a run; returns whether it was cancelled."""
+        self._observe(Moment.CANCELLING)
         return bool(self._get(f"/api/chat/cancel?stream_id={run}")["cancelled"])
 
     def acknowledge(self, session: str, task: str) -> bool:
-        """Acknowledge a process's end; whether that changed nothing."""
+        """Acknowledge a process's end; returns whether that changed nothing."""
         body = {"session_id": self._names.id(session), "task_id": task}
         return bool(self._post("/api/bg-task-complete-ack", **body)["noop"])
 
     # Streams
 
     def relay(self, run: str, after: str | None, leave: int | None, *, stall: bool) -> Any:
-        """Read a run's relay after a cursor, until it closes, or one leaves after some events.
+        """Read a run's relay after a cursor, to its end or for `leave` events.
 
-        Rows of id, name and text. Whoever stalls takes nothing more after the first event until
+        Returns rows of id, name and text. With `stall` it reads nothing after the first event until
         the run is over.
         """
         headers = {} if after is None else {"Last-Event-ID": after}
@@ -222,17 +222,17 @@ class Visitor:
 
         def take(events: Iterator[Event]) -> str:
             for event in events:
-                rows.append([event.id, event.name, self._told(event)])
+                rows.append([event.id, event.name, self._text_of(event)])
                 self._notice(event)
                 if leave is not None and len(rows) >= leave:
                     return "left"
                 if stall and len(rows) == 1:
-                    self._await_over(run)
+                    self._wait_until_over(run)
             return "closed"
 
         return {"end": self._read(f"/api/chat/stream?stream_id={run}", headers, take), "rows": rows}
 
-    def _told(self, event: Event) -> str:
+    def _text_of(self, event: Event) -> str:
         data = event.data if isinstance(event.data, dict) else {}
         for field in ("text", "output", "reason", "error"):
             if field in data:
@@ -241,15 +241,15 @@ class Visitor:
 
     def _notice(self, event: Event) -> None:
         match event.name:
-            case "token" if str(event.data["text"]).startswith(_LAST_WORDS):
-                self._witness(Moment.LAST_WORDS)
+            case "token" if str(event.data["text"]).startswith(REPLY_END):
+                self._observe(Moment.REPLY_ENDED)
             case "token":
-                self._witness(Moment.SHOWN)
+                self._observe(Moment.SHOWN)
             case "done":
-                self._witness(Moment.SAVED)
+                self._observe(Moment.SAVED)
 
-    def _await_over(self, run: str) -> None:
-        """Ask until the run is over, or nobody answers."""
+    def _wait_until_over(self, run: str) -> None:
+        """Poll until the run is over, or the server does not answer."""
         path = f"/api/chat/stream/status?stream_id={run}"
         try:
             while self._get(path)["active"]:
@@ -258,9 +258,9 @@ class Visitor:
             return
 
     def watch(self, session: str, after: str | None) -> Any:
-        """Watch a session after a cursor, until nothing comes for a while.
+        """Watch a session's notices after a cursor, until WATCH_S pass without an event.
 
-        Rows of id, name, session, run or task, and time of a process's end.
+        Returns rows of id, name, session, run or task, and time of a process's end.
         """
         path = f"/api/session/stream?session_id={self._names.id(session)}"
         headers = {} if after is None else {"Last-Event-ID": after}
@@ -270,18 +270,18 @@ class Visitor:
             for event in events:
                 data = event.data
                 name = self._names.name(str(data.get("session_id")))
-                what = data.get("stream_id") or data.get("task_id")
-                rows.append([event.id, event.name, name, what, data.get("completed_at")])
+                subject = data.get("stream_id") or data.get("task_id")
+                rows.append([event.id, event.name, name, subject, data.get("completed_at")])
                 if event.name == "server_turn_started":
-                    self._witness(Moment.WOKEN)
+                    self._observe(Moment.TURN_STARTED)
                 elif event.name == "bg_task_complete":
-                    self._witness(Moment.ENDED)
+                    self._observe(Moment.ENDED)
             return "closed"
 
         return {"end": self._read(path, headers, take, WATCH_S), "rows": rows}
 
     def offered(self, session: str) -> str | None:
-        """The run that is offered to whoever begins to watch the session now."""
+        """The run that is offered to a client that begins to watch the session."""
         path = f"/api/session/stream?session_id={self._names.id(session)}"
         found: list[str] = []
 
@@ -305,9 +305,9 @@ class Visitor:
         take: Callable[[Iterator[Event]], str],
         patience_s: float = READ_S,
     ) -> str:
-        """Read a stream; how that ended."""
+        """Read a stream; returns how it ended."""
         try:
-            with Web(self._door.port, patience_s).stream(path, headers) as events:
+            with Web(self._address.port, patience_s).stream(path, headers) as events:
                 try:
                     return take(events)
                 except TimeoutError:
@@ -318,18 +318,18 @@ class Visitor:
     # The server
 
     def health(self) -> dict[str, Any]:
-        """The runs that are registered, and the sizes of what should be empty when all is quiet."""
-        status, told = self._ask("GET", "/health")
+        """The registered runs, and the sizes of the server's containers."""
+        status, report = self._request("GET", "/health")
         runs = [
             [self._names.name(run["session_id"]), run["stream_id"], run.get("phase", "")]
-            for run in told["runs"]
+            for run in report["runs"]
         ]
-        return {"status": status, "runs": runs, "containers": told.get("containers", {})}
+        return {"status": status, "runs": runs, "containers": report.get("containers", {})}
 
     def rest(self, at_most: Mapping[str, int]) -> dict[str, Any]:
-        """Wait until nothing is under way, and containers are no larger than they may be at rest.
+        """Wait until no run is under way, and every container is within its bound at rest.
 
-        What is still there, or too large, when patience ends.
+        Returns what is still there, or too large, after REST_PATIENCE_S.
         """
         ends_at = time.monotonic() + REST_PATIENCE_S
         bounds = {**dict.fromkeys(EMPTY_AT_REST, 0), **at_most}
@@ -340,7 +340,7 @@ class Visitor:
         return {"left": left}
 
     def settled(self) -> bool:
-        """Wait until every process has ended, and its wakeup was tried; whether that came true."""
+        """Wait until each process has ended and its wakeup was tried; returns whether it is so."""
         ends_at = time.monotonic() + READ_S
         while _above(dict.fromkeys(SETTLED, 0), self.health()):
             if time.monotonic() > ends_at:
@@ -348,15 +348,15 @@ class Visitor:
             time.sleep(POLL_S)
         return True
 
-    # The wire
+    # Requests
 
-    def _ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Ask. Whatever the server says with a 5xx, nobody knows what it did."""
-        status, told = Web(self._door.port, READ_S).ask(method, path, body)
+    def _request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Send a request. Raises TargetLostError for a 5xx: its effect is unknown."""
+        status, answer = Web(self._address.port, READ_S).ask(method, path, body)
         if status >= http.client.INTERNAL_SERVER_ERROR:
-            raise TargetLostError(f"{method} {path}: {status} {told}")
-        self._witness(Moment.ASKED)
-        return status, told
+            raise TargetLostError(f"{method} {path}: {status} {answer}")
+        self._observe(Moment.ANSWERED)
+        return status, answer
 
     def _get(self, path: str) -> Any:
         return self._accepted("GET", path, None)
@@ -365,14 +365,14 @@ class Visitor:
         return self._accepted("POST", path, body)
 
     def _accepted(self, method: str, path: str, body: Any) -> Any:
-        status, told = self._ask(method, path, body)
+        status, answer = self._request(method, path, body)
         if status != http.client.OK:
-            raise StatusError(f"{method} {path}", status, told)
-        return told
+            raise StatusError(f"{method} {path}", status, answer)
+        return answer
 
 
 def _above(bounds: Mapping[str, int], health: Mapping[str, Any]) -> dict[str, Any]:
-    """What is larger than it may be, of what the server tells of."""
+    """The containers above their bounds, of those that the server reports; and its runs."""
     sizes = health["containers"]
     above = {name: sizes[name] for name, most in bounds.items() if sizes.get(name, 0) > most}
     return {**above, "runs": health["runs"]} if health["runs"] else above

@@ -1,1 +1,1 @@
-"""workloads."""
+"""Workloads that drive targets of the session-server contract."""

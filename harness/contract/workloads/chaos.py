@@ -1,9 +1,9 @@
-"""The storm: one server, many visitors at once, and who disturbs it meanwhile.
+"""Runs many clients of one server concurrently while faults are injected.
 
-Nothing here waits for a while where it can wait for a fact: a strike comes after so many moments
-of a kind, as the visitors saw them, so it comes to a server that is at work, however slow the
-machine is. Each fault's interval is in the history, and so are the server's deaths, which are
-operations like any other. When the last fault is healed the server is let come to rest.
+A fault is injected after the clients observed a kind of event a number of times, not after a time;
+so it hits a server that is at work, on a machine of any speed. The history holds the interval of
+each fault; the boots and deaths of the server are operations. After the last fault is healed, the
+server is given time to come to rest.
 """
 
 from __future__ import annotations
@@ -17,68 +17,69 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.contract.clients.session_client import Door, Moment, Names, Visitor
+from harness.contract.clients.session_client import Moment, Names, ServerAddress, SessionClient
 from harness.core.history import Operation, Outcome
 from harness.engine.client import RecordingClient
-from harness.engine.context import Episode, Stage
+from harness.engine.context import Context, Episode
 from harness.engine.http import NotReachedError
 from harness.engine.target import AdapterInstance, Instance
-from harness.faults.nemesis import Fault, Pause, ShortFiles, roaming
+from harness.faults.nemesis import Fault, injecting
+from harness.faults.process_faults import Pause, ShortFiles
 
 BOOT_PATIENCE_S = 40.0
-MOMENT_PATIENCE_S = 15.0  # a moment that does not come for so long is not waited for
-CALLS_MAX = 60  # ... nor one that does not come while so many calls are answered
+MOMENT_PATIENCE_S = 15.0  # a fault is injected after this time even without its moment
+CALLS_MAX = 60  # ... and after this number of answered calls
 BACK_OFF_S = 0.01
-NEMESIS = 1_000_000  # its process, far from those of visitors
+NEMESIS = 1_000_000  # the process number of the host, apart from those of clients
 
 
 class ServerGoneError(Exception):
-    """The server is dead, and does not come up again."""
+    """The server is dead, and does not boot again."""
 
 
 class Moments:
-    """How often each moment was seen; whoever waits for one is told at once."""
+    """Counts the moments that clients observed, and lets a thread wait for more of them."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """All counts are 0."""
         self._changed = threading.Condition()
-        self._seen: Counter[Moment] = Counter()
+        self._counts: Counter[Moment] = Counter()
         self.is_over = False
 
-    def see(self, moment: Moment) -> None:
-        """It was seen."""
+    def observe(self, moment: Moment) -> None:
+        """Count one."""
         with self._changed:
-            self._seen[moment] += 1
+            self._counts[moment] += 1
             self._changed.notify_all()
 
-    def await_more(self, moment: Moment, times: int) -> None:
-        """Wait until it was seen so many more times; or not at all, after many other calls."""
+    def wait_for_more(self, moment: Moment, times: int) -> None:
+        """Wait for this number of further moments, or for CALLS_MAX answered calls."""
         with self._changed:
-            wanted = self._seen[moment] + times
-            last = self._seen[Moment.ASKED] + CALLS_MAX
+            wanted = self._counts[moment] + times
+            last = self._counts[Moment.ANSWERED] + CALLS_MAX
 
-            def is_time() -> bool:
-                return self._seen[moment] >= wanted or self._seen[Moment.ASKED] >= last
+            def is_due() -> bool:
+                return self._counts[moment] >= wanted or self._counts[Moment.ANSWERED] >= last
 
-            self._changed.wait_for(lambda: self.is_over or is_time(), MOMENT_PATIENCE_S)
+            self._changed.wait_for(lambda: self.is_over or is_due(), MOMENT_PATIENCE_S)
 
     def begin(self) -> None:
-        """From now on one can wait."""
+        """Let waits begin."""
         self.is_over = False
 
     def end(self) -> None:
-        """Nobody waits for anything any more."""
+        """End every wait, present and future."""
         with self._changed:
             self.is_over = True
             self._changed.notify_all()
 
 
-Act = Callable[["Storm"], None]
+Act = Callable[["Chaos"], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Strike:
-    """What befalls the server, after a moment was seen so many more times."""
+class PlannedFault:
+    """A fault to inject after a moment was observed a number of further times."""
 
     act: Act
     moment: Moment
@@ -86,211 +87,213 @@ class Strike:
 
 
 @dataclass
-class Storm:
-    """One server in the storm. It ends with its episode."""
+class Chaos:
+    """One server, its clients and its faults. It ends with its episode."""
 
-    stage: Stage
+    context: Context
     episode: Episode
     settings: Mapping[str, str] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
-    door: Door = field(default_factory=Door)
+    address: ServerAddress = field(default_factory=ServerAddress)
     moments: Moments = field(default_factory=Moments)
     pid: int = 0
-    is_calm: bool = False  # nothing will befall the server any more
-    _guests: Iterator[int] = field(default_factory=itertools.count)
+    faults_are_over: bool = False
+    _clients: Iterator[int] = field(default_factory=itertools.count)
     _processes: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         host = AdapterInstance(Host(self.episode.instance, self.names))
-        self._host = RecordingClient(host, self.stage.journal, NEMESIS)
+        self._host = RecordingClient(host, self.context.journal, NEMESIS)
 
-    def visitor(self) -> Guest:
-        """One more visitor."""
-        return Guest(self, next(self._guests))
+    def client(self) -> ChaosClient:
+        """Make one more client."""
+        return ChaosClient(self, next(self._clients))
 
     def next_process(self) -> int:
-        """A number that no visitor had before."""
+        """A process number that no client had before."""
         return next(self._processes)
 
-    # The server's lives
+    # Boots and deaths
 
     def boot(self) -> None:
-        """Boot the server, and let the visitors in. Raises ServerGoneError."""
-        told = self._host.ask("boot", self.settings)
-        if told.outcome is not Outcome.OK:
-            self.door.brick_up()
-            raise ServerGoneError(f"the server does not come up: {told.error}")
-        self.pid = told.result["pid"]
-        self.door.open(told.result["port"])
+        """Boot the server, and give its address to the clients. Raises ServerGoneError."""
+        boot = self._host.ask("boot", self.settings)
+        if boot.outcome is not Outcome.OK:
+            self.address.give_up()
+            raise ServerGoneError(f"the server does not boot: {boot.error}")
+        self.pid = boot.result["pid"]
+        self.address.open(boot.result["port"])
 
     def kill(self) -> None:
-        """Kill it with kill -9, and boot it again."""
-        with self.dead("kill"):
+        """Kill it with SIGKILL, and boot it again."""
+        with self.down("kill"):
             pass
 
     def terminate(self) -> None:
-        """Ask it to go by SIGTERM, and boot it again."""
-        with self.dead("terminate"):
+        """Terminate it with SIGTERM, and boot it again."""
+        with self.down("terminate"):
             pass
 
     @contextmanager
-    def dead(self, how: str) -> Iterator[None]:
+    def down(self, how: str) -> Iterator[None]:
         """End the server, and boot it again after the block."""
         name = f"the server is dead, by {how}"
-        self.stage.journal.fault(name)
+        self.context.journal.fault(name)
         if how == "kill":
-            self.door.close()
+            self.address.close()
         self._host.ask(how, {})
-        self.door.close()
+        self.address.close()
         yield
         self.boot()
-        self.stage.journal.heal(name)
+        self.context.journal.heal(name)
 
-    # Faults that a server lives through
+    # Faults that a server survives
 
     def pause(self, for_s: float) -> None:
-        """Stop it where it is, for a while."""
-        with self.roaming(Pause(self.pid)):
+        """Stop its process for a time."""
+        with self.injected(Pause(self.pid)):
             time.sleep(for_s)
 
     def refuse_writes(self, beyond_bytes: int, until: Callable[[], object]) -> None:
-        """Let it write no file beyond so many bytes, until something is so."""
-        with self.roaming(ShortFiles(self.pid, beyond_bytes)):
+        """Refuse its writes beyond a file size, until `until` returns."""
+        with self.injected(ShortFiles(self.pid, beyond_bytes)):
             until()
 
     def damage(self, found: Callable[[], Iterable[Fault]]) -> None:
-        """Kill it, damage what is found on its disk, and boot it again: it mends that by itself."""
-        with self.dead("kill"):
+        """Kill it, inject the found damages of its files, and boot it: it repairs them itself."""
+        with self.down("kill"):
             damages = [fault for fault in found() if fault.available()]
             for fault in damages:
-                self.stage.journal.fault(fault.name)
+                self.context.journal.fault(fault.name)
                 fault.inject()
         for fault in damages:
-            self.stage.journal.heal(fault.name)
+            self.context.journal.heal(fault.name)
 
     @contextmanager
-    def roaming(self, fault: Fault) -> Iterator[None]:
-        """Let a fault roam while the block lasts, where it can be had."""
+    def injected(self, fault: Fault) -> Iterator[None]:
+        """Inject a fault while the block lasts, where this system allows it."""
         if not fault.available():
             yield
             return
-        with roaming(fault, self.stage.journal):
+        with injecting(fault, self.context.journal):
             yield
 
-    # Who does what
+    # The run
 
-    def rage(self, plan: Sequence[Strike], visits: Sequence[Callable[[], None]]) -> None:
-        """Let all visits begin, strike as planned meanwhile, and wait until all are over.
+    def run(self, plan: Sequence[PlannedFault], users: Sequence[Callable[[], None]]) -> None:
+        """Run all users concurrently, inject the planned faults, and wait until all are done.
 
-        Raises ServerGoneError, or what a visit raised: that is our own failure.
+        Raises ServerGoneError, or what a user raised: that is a failure of the harness.
         """
-        self.is_calm = False
+        self.faults_are_over = False
         self.moments.begin()
         failures: list[BaseException] = []
 
         def carry_out(act: Callable[[], None]) -> None:
             try:
                 act()
-            except BaseException as failure:  # noqa: BLE001  it belongs to whoever waits for us
+            except BaseException as failure:  # noqa: BLE001  it is raised again below
                 failures.append(failure)
 
-        striking = threading.Thread(target=carry_out, args=(lambda: self._strike(plan),))
-        visiting = [threading.Thread(target=carry_out, args=(visit,)) for visit in visits]
-        for thread in (*visiting, striking):
+        injection = threading.Thread(target=carry_out, args=(lambda: self._inject(plan),))
+        threads = [threading.Thread(target=carry_out, args=(user,)) for user in users]
+        for thread in (*threads, injection):
             thread.start()
-        for thread in visiting:
+        for thread in threads:
             thread.join()
         self.moments.end()
-        striking.join()
+        injection.join()
         for failure in failures:
             raise failure
 
-    def _strike(self, plan: Sequence[Strike]) -> None:
+    def _inject(self, plan: Sequence[PlannedFault]) -> None:
         try:
-            for strike in plan:
-                self.moments.await_more(strike.moment, strike.times)
+            for fault in plan:
+                self.moments.wait_for_more(fault.moment, fault.times)
                 if self.moments.is_over:
                     return
-                strike.act(self)
+                fault.act(self)
         finally:
-            self.is_calm = True
+            self.faults_are_over = True
 
     # Afterwards
 
-    def look_back(self, **at_most: int) -> None:
-        """Let the server come to rest, and read everything; twice, with a death in between.
+    def read_back(self, **at_most: int) -> None:
+        """Wait until the server is at rest, and read everything; twice, with a kill in between.
 
-        What a lost answer left running is cancelled first. `at_most` are bounds of containers.
-        A server that does not come to rest is read once.
+        Runs that a lost reply left under way are cancelled first. `at_most` are bounds of
+        containers. A server that does not come to rest is read once.
         """
-        guest = self.visitor()
-        if not self._read_all(guest, at_most):
+        client = self.client()
+        if not self._read_all(client, at_most):
             return
-        with self.dead("kill"):
+        with self.down("kill"):
             for session in self.names.all():
                 self._host.ask("kept", {"session": session})
-        self._read_all(guest, at_most)
+        self._read_all(client, at_most)
 
-    def _read_all(self, guest: Guest, at_most: Mapping[str, int]) -> bool:
-        health = guest.ask("health")
+    def _read_all(self, client: ChaosClient, at_most: Mapping[str, int]) -> bool:
+        health = client.ask("health")
         for _, run, _ in health.result["runs"] if health.result else ():
-            guest.ask("cancel", run=run)
-        rest = guest.ask("rest", at_most=at_most)
+            client.ask("cancel", run=run)
+        rest = client.ask("rest", at_most=at_most)
         for session in self.names.all():
-            guest.ask("read", session=session)
-        guest.ask("sessions")
+            client.ask("read", session=session)
+        client.ask("sessions")
         return rest.outcome is Outcome.OK and not rest.result["left"]
 
 
 class Host:
-    """Who has the server in hand: its lives and deaths, and what its disk says."""
+    """Adapter of the server's process: its boots, its deaths, and the content of its disk."""
 
     def __init__(self, instance: Instance, names: Names) -> None:
         self._instance = instance
         self._names = names
 
     def boot(self, **settings: str) -> Any:
-        """Boot it; its port and process."""
+        """Boot it; returns its port and process id."""
         return self._instance.call("boot", settings)
 
     def kill(self) -> None:
-        """Kill it with kill -9."""
+        """Kill it with SIGKILL."""
         self._instance.call("kill", {})
 
     def terminate(self) -> Any:
-        """Ask it to go by SIGTERM; the exit code, None if it hung."""
+        """Terminate it with SIGTERM; returns the exit code, None if it hung."""
         return self._instance.call("terminate", {})
 
     def kept(self, session: str) -> dict[str, Any] | None:
-        """What the disk keeps of a session, in the words of `Visitor.read`; None for nothing."""
-        kept = self._instance.call("kept", {"session_id": self._names.id(session)})
-        return None if kept is None else self._names.told(kept["messages"], kept["pending"])
+        """A session's content on disk, in the format of `SessionClient.read`; None for none."""
+        stored = self._instance.call("kept", {"session_id": self._names.id(session)})
+        return (
+            None if stored is None else self._names.content(stored["messages"], stored["pending"])
+        )
 
     def close(self) -> None:
         """Leave the server to its episode."""
 
 
-class Guest:
-    """One visitor, who gets a new number whenever an answer was lost."""
+class ChaosClient:
+    """One client, which gets a new process number whenever a reply was lost."""
 
-    def __init__(self, storm: Storm, number: int) -> None:
+    def __init__(self, chaos: Chaos, number: int) -> None:
         self.number = number
-        self._storm = storm
-        self._visitor = Visitor(storm.door, storm.names, storm.moments.see)
+        self._chaos = chaos
+        self._client = SessionClient(chaos.address, chaos.names, chaos.moments.observe)
         self._renew()
 
     def _renew(self) -> None:
-        instance = AdapterInstance(self._visitor)
-        process = self._storm.next_process()
-        self._client = RecordingClient(instance, self._storm.stage.journal, process)
+        instance = AdapterInstance(self._client)
+        process = self._chaos.next_process()
+        self._recorder = RecordingClient(instance, self._chaos.context.journal, process)
 
     def ask(self, function: str, /, **argument: Any) -> Operation:
-        """Ask, once there is a server. Raises ServerGoneError where it does not come back."""
-        if not self._storm.door.await_open(BOOT_PATIENCE_S):
+        """Call a function once there is a server. Raises ServerGoneError where none comes back."""
+        if not self._chaos.address.wait_until_open(BOOT_PATIENCE_S):
             raise ServerGoneError("the server did not come back")
-        operation = self._client.ask(function, argument)
+        operation = self._recorder.ask(function, argument)
         if operation.outcome is Outcome.INFO:
             self._renew()
         if operation.error.startswith(NotReachedError.__name__):
-            time.sleep(BACK_OFF_S)  # it is going, and whoever ends it will close the door
+            time.sleep(BACK_OFF_S)  # the server is dying; its host closes the address soon
         return operation

@@ -1,8 +1,8 @@
-"""The crowd: many processes that work on one database at the same time, and what they noted.
+"""Starts writer processes on one database, disturbs them, and merges their logs into a history.
 
-Members are forks that ask their adapter by themselves, since one question over a pipe takes longer
-than one write. Here they are given their work, started together, disturbed, and waited for; their
-logs become one history on one clock. Each hand, a thread of a member, is one process of it.
+Writers are forks that call their adapter by themselves, since a request over a pipe takes longer
+than a write. This module gives them their work, starts them together, injects faults, and waits for
+them. Each thread of a writer is one process of the history, on one clock.
 """
 
 from __future__ import annotations
@@ -26,39 +26,38 @@ from typing import IO, Any
 from harness.contract.checkers.state_db.fairness import HANG, KILL
 from harness.core.errors import HarnessError, TargetLostError
 from harness.core.history import Journal, Operation, Outcome
-from harness.engine.context import Stage
-from harness.engine.target import Target
-from harness.faults.nemesis import Kill
-from harness.processes.pool import ProcessInstance
+from harness.engine.context import Context
+from harness.engine.target import Instance, Target
+from harness.faults.process_faults import Kill
 from harness.processes.remote import RefusedError
 
-PATIENCE_S = 30.0  # for a member that only has to be given a processor
-HANG_S = 50.0  # a member that notes nothing for so long hangs; no patience is that long
+PATIENCE_S = 30.0  # for a writer that waits for a processor only
+HANG_S = 50.0  # without a log entry: a hang, since every patience is shorter
 ABILITY = "state_db_crowd"
-OLD_VERSION = 11  # of the schema that the earliest released packages make
+OLD_VERSION = 11  # of the schema that the earliest released packages create
 
 Step = tuple[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Steps, asked so many times over, with a pause after each time."""
+    """Steps to repeat a number of times, with a pause after each repetition."""
 
     steps: Sequence[Step]
     times: int = 1
     think_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Render as a member reads it."""
+        """Render as a writer process reads it."""
         return {"steps": self.steps, "times": self.times, "think_s": self.think_s}
 
 
 @dataclass(frozen=True, slots=True)
-class Doom:
-    """At which of its statements a member gets a signal from itself.
+class SelfSignal:
+    """The statement at which a writer sends a signal to itself.
 
-    Only statements that begin with `match` count. With `after_s` the signal comes so long after the
-    statement began, so perhaps in the middle of it.
+    Only statements that begin with `match` count. With `after_s` the signal is sent that long after
+    the statement began, so perhaps in the middle of it.
     """
 
     signal: int
@@ -67,184 +66,192 @@ class Doom:
     after_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Render as a member reads it."""
+        """Render as a writer process reads it."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True)
-class Member:
-    """One process of a crowd: its id, and what its hands are called in the history."""
+class Writer:
+    """One writer process: its id, and the process numbers of its threads in the history."""
 
     pid: int
     processes: tuple[int, ...]
     log: Path
-    parent: ProcessInstance
+    parent: Instance
 
-    def told(self) -> list[Operation]:
-        """What it has asked and was told so far."""
+    def operations(self) -> list[Operation]:
+        """The operations that it has logged so far."""
         return list(_operations(self.log)) if self.log.exists() else []
 
-    def ends(self) -> bool:
-        """Wait for its end, for as long as it goes on; whether it came."""
+    def wait_until_ended(self) -> bool:
+        """Wait for its end while its log grows; returns whether it ended."""
         before, now = -1, 0
         while before < now:
-            if _ends(self.pid, HANG_S):
+            if _has_ended(self.pid, HANG_S):
                 return True
             before, now = now, self.log.stat().st_size if self.log.exists() else 0
         return False
 
 
-class Crowd:
-    """The members of one episode, on the file in `folder`."""
+class WriterPool:
+    """The writer processes of one episode, on the database in `folder`."""
 
-    def __init__(self, parent: ProcessInstance, folder: Path, journal: Journal) -> None:
-        """`parent` forks those of the target on trial."""
+    def __init__(self, parent: Instance, folder: Path, journal: Journal) -> None:
+        """`parent` is a process of the target on trial, which forks the writers."""
         self.folder = folder
         self._journal = journal
         self._parent = parent
-        self._strangers: dict[str, ProcessInstance] = {}
+        self._others: dict[str, Instance] = {}
         self._numbers = itertools.count(1)
         self._logs = itertools.count(1)
-        self._living: list[Member] = []
-        self._known: list[Member] = []
+        self._running: list[Writer] = []
+        self._writers: list[Writer] = []
         self._gate: IO[bytes] | None = None
-        self._notes = Path(tempfile.mkdtemp(prefix="harness-notes-"))  # whatever befalls the folder
+        self._notes = Path(tempfile.mkdtemp(prefix="harness-notes-"))  # apart from faulty folders
 
     @property
     def database(self) -> Path:
-        """The file that they share."""
+        """The database that the writers share."""
         return self.folder / "state.db"
 
     def fork(
         self,
-        *hands: Sequence[Round],
-        doom: Doom | None = None,
-        watched: bool = False,
+        *threads: Sequence[Round],
+        signal_at: SelfSignal | None = None,
+        traced: bool = False,
         patience_s: float | None = None,
-        stranger: Target | None = None,
-    ) -> Member:
-        """Make a member with so many hands. It waits while the gate is shut.
+        other: Target | None = None,
+    ) -> Writer:
+        """Fork a writer with these threads. It waits while the gate is closed.
 
-        `watched` has it note its transactions; `stranger` is a target that is not on
-        trial; `patience_s` is the patience of its writes, for an adapter that can be told.
+        A `traced` writer logs its transactions; `other` is a target that is not on trial;
+        `patience_s` is the patience of its writes, for adapters that accept one.
         """
-        processes = tuple(next(self._numbers) for _ in hands)
+        processes = tuple(next(self._numbers) for _ in threads)
         log = self._notes / f"{next(self._logs)}"
         work = {
             "log": str(log),
             "gate": self._gate and str(self._notes / "gate"),
-            "doom": doom and doom.to_json(),
-            "watched": watched,
+            "signal_at": signal_at and signal_at.to_json(),
+            "traced": traced,
             "patience_s": patience_s,
-            "hands": [
-                {"process": process, "rounds": [each.to_json() for each in rounds]}
-                for process, rounds in zip(processes, hands, strict=True)
+            "threads": [
+                {"process": process, "rounds": [round_.to_json() for round_ in rounds]}
+                for process, rounds in zip(processes, threads, strict=True)
             ],
         }
-        parent = self._parent if stranger is None else self._parent_of(stranger)
-        member = Member(parent.call("fork", {"work": work}), processes, log, parent)
-        self._living.append(member)
-        self._known.append(member)
-        return member
+        parent = self._parent if other is None else self._parent_of(other)
+        writer = Writer(parent.call("fork", {"work": work}), processes, log, parent)
+        self._running.append(writer)
+        self._writers.append(writer)
+        return writer
 
-    def _parent_of(self, stranger: Target) -> ProcessInstance:
-        if stranger.name not in self._strangers:
-            parent = stranger.open(ABILITY, self.folder)
-            assert isinstance(parent, ProcessInstance)
-            self._strangers[stranger.name] = parent
-        return self._strangers[stranger.name]
+    def _parent_of(self, other: Target) -> Instance:
+        if other.name not in self._others:
+            parent = other.open(ABILITY, self.folder)
+            self._others[other.name] = parent
+        return self._others[other.name]
 
     @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """Who is forked inside the block waits until its end; then all start at once."""
+    def starting_together(self) -> Iterator[None]:
+        """Hold all writers that are forked inside the block, and start them at its end."""
         with (self._notes / "gate").open("wb") as self._gate:
             fcntl.flock(self._gate, fcntl.LOCK_EX)
             yield
         self._gate = None
 
     def log_bytes(self) -> int:
-        """How long the write-ahead log is."""
+        """The length of the write-ahead log."""
         log = self.folder / f"{self.database.name}-wal"
         return log.stat().st_size if log.exists() else 0
 
     def age(self) -> None:
-        """Have the file, which nobody has open, say that its schema is of an earlier version."""
+        """Set an earlier schema version in the file, which no process has open."""
         with closing(sqlite3.connect(self.database)) as connection, connection:
             connection.execute("PRAGMA user_version = 0")
             tables = "SELECT 1 FROM sqlite_master WHERE name = 'schema_version'"
             if connection.execute(tables).fetchone():
                 connection.execute(f"UPDATE schema_version SET version = {OLD_VERSION}")  # noqa: S608
 
-    def await_told(self, member: Member, function: str, times: int = 1) -> None:
-        """Wait for so many answers of this function. Raises HarnessError if they do not come."""
+    def wait_for(self, writer: Writer, function: str, times: int = 1) -> None:
+        """Wait until a writer has logged this number of results of a function.
+
+        Raises HarnessError if it does not within PATIENCE_S.
+        """
         ends_at = time.monotonic() + PATIENCE_S
-        while (
-            sum(op.function == function and op.completed_ns is not None for op in member.told())
-            < times
-        ):
+        while _results(writer, function) < times:
             if time.monotonic() > ends_at:
-                raise HarnessError(f"member {member.pid} never told of {function!r}")
+                raise HarnessError(
+                    f"writer {writer.pid} logged {_results(writer, function)} results of"
+                    f" {function!r} in {PATIENCE_S:g} s; expected {times}"
+                )
             time.sleep(0.001)
 
-    def call_out(self, name: str) -> None:
-        """Let all go on who `await` this name."""
+    def release(self, name: str) -> None:
+        """Let all writers continue that `await` this name."""
         (self._notes / name).touch()
 
-    def bury(self, member: Member) -> int:
-        """Wait for a member's end; its exit code, negative if a signal ended it.
+    def wait_for_exit(self, writer: Writer) -> int:
+        """Wait for a writer's end; returns its exit code, negative if a signal ended it.
 
-        One that neither ends nor gets any answer is killed, and the history says that it hung.
+        A writer that neither ends nor logs a result is killed, and the history says that it hung.
         """
-        is_hung = not member.ends()
+        is_hung = not writer.wait_until_ended()
         if is_hung:
-            Kill(member.pid).inject()
-        code = member.parent.call("bury", {"pid": member.pid})
-        self._living.remove(member)
+            Kill(writer.pid).inject()
+        code = writer.parent.call("wait_for_exit", {"pid": writer.pid})
+        self._running.remove(writer)
         if code == -signal.SIGKILL:
-            name = f"{HANG if is_hung else KILL}{member.pid}"
+            name = f"{HANG if is_hung else KILL}{writer.pid}"
             self._journal.fault(name)
             self._journal.heal(name)
         if code > 0:
-            raise HarnessError(f"member {member.pid} broke with exit code {code}")
+            raise HarnessError(f"writer {writer.pid} failed with exit code {code}")
         return int(code)
 
-    def bury_all(self) -> list[int]:
-        """Wait for the end of everybody; their exit codes."""
-        return [self.bury(member) for member in tuple(self._living)]
+    def wait_for_all(self) -> list[int]:
+        """Wait for the end of every writer; returns their exit codes."""
+        return [self.wait_for_exit(writer) for writer in tuple(self._running)]
 
     def ask(self, *steps: Step) -> list[Operation]:
-        """Have a new member do these steps, and wait for it; what it was told of them."""
-        member = self.fork([Round(steps)])
-        self.bury(member)
-        asked = {function for function, *_ in steps}
-        return [operation for operation in member.told() if operation.function in asked]
+        """Run these steps in a new writer, and wait for it; returns their operations."""
+        writer = self.fork([Round(steps)])
+        self.wait_for_exit(writer)
+        functions = {function for function, *_ in steps}
+        return [operation for operation in writer.operations() if operation.function in functions]
 
     def close(self) -> None:
-        """End whoever is left, and write down what all have noted."""
-        for member in tuple(self._living):
-            Kill(member.pid).inject()
-            with suppress(TargetLostError, RefusedError):  # a parent that was lost took it along
-                self.bury(member)
-        told = (operation for member in self._known for operation in member.told())
-        for operation in sorted(told, key=lambda operation: operation.invoked_ns):
+        """Kill the remaining writers, and write all logs into the journal."""
+        for writer in tuple(self._running):
+            Kill(writer.pid).inject()
+            with suppress(TargetLostError, RefusedError):  # a lost parent took its writers along
+                self.wait_for_exit(writer)
+        logged = (operation for writer in self._writers for operation in writer.operations())
+        for operation in sorted(logged, key=lambda operation: operation.invoked_ns):
             self._journal.record(operation)
         shutil.rmtree(self._notes)
-        for parent in self._strangers.values():
+        for parent in self._others.values():
             parent.close()
 
 
 @contextmanager
-def crowd(stage: Stage, **notes: Any) -> Iterator[Crowd]:
-    """A crowd in an episode of its own."""
-    with stage.episode(**notes) as episode:
-        assert isinstance(episode.instance, ProcessInstance)
-        gathered = Crowd(episode.instance, episode.folder, stage.journal)
-        with closing(gathered):
-            yield gathered
+def writer_pool(context: Context, **notes: Any) -> Iterator[WriterPool]:
+    """Open a pool of writers in an episode of its own."""
+    with (
+        context.episode(**notes) as episode,
+        closing(WriterPool(episode.instance, episode.folder, context.journal)) as pool,
+    ):
+        yield pool
 
 
-def _ends(pid: int, within_s: float) -> bool:
-    """Wait for a process that is not ours to end; where that cannot be done take it for granted."""
+def _results(writer: Writer, function: str) -> int:
+    return sum(
+        op.function == function and op.completed_ns is not None for op in writer.operations()
+    )
+
+
+def _has_ended(pid: int, within_s: float) -> bool:
+    """Wait for a process that is no child to end; assume it where the system has no pidfd."""
     if not hasattr(os, "pidfd_open"):
         return True
     fd = os.pidfd_open(pid)
@@ -255,17 +262,17 @@ def _ends(pid: int, within_s: float) -> bool:
 
 
 def _operations(log: Path) -> Iterator[Operation]:
-    """Read a member's log. A kill leaves a call without an answer, and perhaps half a line."""
-    asked: dict[int, Operation] = {}
+    """Read a writer's log. A kill leaves a call without a result, and perhaps half a line."""
+    pending: dict[int, Operation] = {}
     for line in log.read_bytes().split(b"\n")[:-1]:
         kind, number, at_ns, *rest = json.loads(line)
         if kind == "?":
             process, function, argument = rest
-            asked[number] = Operation(process, function, argument, Outcome.INFO, at_ns, None)
+            pending[number] = Operation(process, function, argument, Outcome.INFO, at_ns, None)
             continue
-        call = asked.pop(number)
+        call = pending.pop(number)
         if kind == "+":
             yield replace(call, outcome=Outcome.OK, completed_ns=at_ns, result=rest[0])
         else:
             yield replace(call, outcome=Outcome.FAIL, completed_ns=at_ns, error=rest[0])
-    yield from asked.values()
+    yield from pending.values()

@@ -1,8 +1,8 @@
-"""Days: what happens in an install, hour by hour: users by day, cron jobs and gateways always.
+"""Generates the acts in an install, hour by hour: users by day, cron jobs and gateways always.
 
-The population stays about as large: a session that was used up is left and deleted, and another one
-takes its place. So whatever grows grows by itself. An hour is a list of acts, each at its second;
-the same chance gives the same hours. Knows no target and no clock.
+The population keeps its size: a session that was used up is left and deleted, and another replaces
+it. So growth of a container is a leak. An hour is a list of acts, each at its second; a seed gives
+the same hours. Knows no target and no clock.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.contract.agent_script import Process, Tokens, sleep
+
 HOUR_S = 3600.0
-QUIET_S = 120.0  # at an hour's end, so that all that follows an act is seen within its hour
+QUIET_S = 120.0  # at an hour's end, so that the effects of an act are observed in its hour
 ROTATION_S = 14 * 60.0
-# How much of a day's use falls into each hour.
+# The share of a day's use that falls into each hour.
 RHYTHM = (1, 0, 0, 0, 0, 1, 2, 4, 6, 8, 8, 6, 4, 6, 8, 8, 8, 6, 4, 4, 6, 6, 4, 2)
 CRON_SAYS = 10
 GATEWAY_SAYS = 6
@@ -25,12 +27,12 @@ Act = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Install:
-    """An install's size, and its use a day. `pace_s` is how long its hour takes."""
+    """The size of an install, and its use per day. `pace_s` is the length of its hour."""
 
     web: int  # sessions in use, of up to `turns_max` turns
-    archived: int  # sessions that are only looked at, of `archived_says` messages
+    archived: int  # sessions that are only read, of `archived_says` messages
     gateway: int  # sessions of up to `gateway_max` messages
-    cron: int  # sessions of which the oldest gives way to the next
+    cron: int  # sessions, of which the next one replaces the oldest
     turns_max: int
     archived_says: int
     gateway_max: int
@@ -49,7 +51,7 @@ class Install:
 
     @property
     def sessions(self) -> int:
-        """How many there are at any time."""
+        """The number of sessions at any time."""
         return self.web + self.archived + self.gateway + self.cron
 
 
@@ -85,11 +87,11 @@ LARGE = Install(
     tabs=48,
     gateway_talks=48,
 )
-"""615 sessions with 40,000 messages; in 30 days come and go thirty thousand more."""
+"""615 sessions with 40,000 messages; thirty thousand more come and go in 30 days."""
 
 
 class Days:
-    """One life of an install; how many operations, sessions in use and turns there were so far."""
+    """The acts of one install, with counts of operations, created sessions and turns so far."""
 
     def __init__(self, install: Install, rng: random.Random) -> None:
         self.install = install
@@ -98,7 +100,7 @@ class Days:
         self.turns = 0
         self.operations = 0
         self.furnished: list[tuple[str, str, int]] = []
-        """Every session that is there at the beginning: name, source, number of messages."""
+        """Every session at the beginning: name, source, number of messages."""
         self._turns: dict[str, int] = {}
         for _ in range(install.web):
             turns = rng.randrange(install.turns_max)
@@ -114,8 +116,8 @@ class Days:
         for name in self._cron:
             self._furnish(name, "cron", CRON_SAYS)
         self._crons = len(self._cron)
-        self._tabs: list[str] = []
-        self._tabs_made = 0
+        self._readers: list[str] = []
+        self._readers_made = 0
 
     def _furnish(self, name: str, source: str, count: int) -> None:
         self.furnished.append((name, source, count))
@@ -129,46 +131,47 @@ class Days:
     # Hours
 
     def hour(self, number: int) -> list[Act]:
-        """What happens in the hour of this number, in order."""
+        """The acts of an hour, in order."""
         acts = [act for moment in self._moments(number) for act in moment]
         self.operations += len(acts)
         return acts
 
     def _moments(self, number: int) -> Iterator[list[Act]]:
-        """What happens together, at one time after another."""
+        """Groups of acts, in order of their times."""
         install = self.install
         share = RHYTHM[number % len(RHYTHM)] / sum(RHYTHM)
         kinds = (
             *[self._chat] * self._count(install.chats * share),
             *[self._process] * self._count(install.processes * share),
             *[self._clear] * self._count(install.clears * share),
-            *[self._tab] * self._count(install.tabs * share),
+            *[self._open_reader] * self._count(install.tabs * share),
             *[self._talk] * self._count(install.gateway_talks / len(RHYTHM)),
             *[self._run_cron] * 2,
         )
         times = sorted(self._rng.uniform(0.0, HOUR_S - QUIET_S) for _ in kinds)
         for at, act in zip(times, self._rng.sample(kinds, len(kinds)), strict=True):
-            yield [{"at": self._paced(at), **told} for told in act()]
+            yield [{"at": self._paced(at), **fields} for fields in act()]
 
     def _count(self, expected: float) -> int:
-        """A whole number that is `expected` in the long run."""
+        """A random whole number with the mean `expected`."""
         return int(expected + self._rng.random())
 
     def _paced(self, seconds: float) -> float:
         return round(seconds * self.install.pace_s / HOUR_S, 6)
 
-    # Moments
+    # Acts
 
     def _chat(self) -> Iterator[Act]:
         pause_s = self._paced(self._rng.uniform(2.0, 40.0))
-        yield from self._ask(f"[tokens=3][sleep={pause_s}]")
+        yield from self._ask(f"{Tokens(3).directive}{sleep(pause_s)}")
 
     def _process(self) -> Iterator[Act]:
         pause_s = self._paced(self._rng.uniform(5.0, 900.0))
-        yield from self._ask(f"[process={pause_s}:exit={self._rng.randrange(2)}:ready]")
+        process = Process(pause_s, "ready", exit_code=self._rng.randrange(2))
+        yield from self._ask(f"{process.directive}")
 
     def _ask(self, text: str) -> Iterator[Act]:
-        """Have a turn in a session; one that is used up gives way to another."""
+        """Run a turn in a session; another session replaces one that is used up."""
         name = self._rng.choice(list(self._turns))
         if self._turns[name] >= self.install.turns_max:
             del self._turns[name]
@@ -183,15 +186,15 @@ class Days:
     def _clear(self) -> Iterator[Act]:
         yield {"act": "clear", "session": self._rng.choice(list(self._turns))}
 
-    def _tab(self) -> Iterator[Act]:
-        """Open a tab; the one that was open longest of more than a few is closed."""
+    def _open_reader(self) -> Iterator[Act]:
+        """Open a reader, and close the oldest of too many."""
         name = self._rng.choice([*self._turns, *self._archived])
-        tab = f"t{self._tabs_made}"
-        self._tabs_made += 1
-        self._tabs.append(tab)
+        tab = f"t{self._readers_made}"
+        self._readers_made += 1
+        self._readers.append(tab)
         yield {"act": "open_tab", "tab": tab, "session": name}
-        if len(self._tabs) > self.install.agents_max:
-            yield {"act": "close_tab", "tab": self._tabs.pop(0)}
+        if len(self._readers) > self.install.agents_max:
+            yield {"act": "close_tab", "tab": self._readers.pop(0)}
 
     def _talk(self) -> Iterator[Act]:
         name = self._rng.choice(list(self._gateway))

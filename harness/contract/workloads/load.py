@@ -1,16 +1,14 @@
-"""The load: many clients in processes of their own, and what they did, written down as it comes.
+"""Loads a server with many clients in processes of their own, and journals their operations.
 
-The generator is locust, which patches the standard library, so it never runs in here: it is a
-child on a lifeline, and tells its operations over that. When it is done we wait until the target is
-idle, and ask once more: what is in each session, and what each of the last runs showed.
+The load generator is locust. It patches the standard library, so it runs in a child process only,
+which reports its operations over a supervised socket. When it is done the workload waits until the
+target is idle, and reads back every session and the last runs.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
 import socket
 import sys
 import tempfile
@@ -19,38 +17,36 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from harness.contract.clients.event_stream import Tap, Wanted
+from harness.contract.agent_script import WakeupPrompt
+from harness.contract.clients.event_stream import EventStream, StreamRequest
 from harness.contract.clients.message_format import translated
 from harness.core.errors import HarnessError, TargetLostError, TargetUnavailableError
 from harness.core.history import Journal, Operation, Outcome
-from harness.engine.context import Episode, Replay, Stage, Workload
+from harness.engine.context import Context, Episode, Replay, Workload
 from harness.engine.http import LOOPBACK, NotReachedError, StatusError, Web
 from harness.engine.supervision import Child
 from harness.engine.target import Instance
 
-WORK_BOUND_S = 120.0  # for a load that ends when everybody has done his acts
+WORK_BOUND_S = 120.0  # for a load that ends when each user has done its acts
 CLOSING_S = 120.0
-JOINING_S = 900.0  # for generators that somebody has to start elsewhere
+JOINING_S = 900.0  # for generators that are started on other machines
 SETTLE_S = 60.0
 LAST_RUNS = 40
 POLL_S = 0.1
 SECOND_S = 1.0
 LOG_CHARS = 2000
 MASTER_PORT = 5557
-ASKER = -1
+READER = -1
 SHAPES = ("steady", "ramp", "spike", "storm")
 
-_OUTPUT = re.compile(r"Output:\n(.*)\]", re.DOTALL)
-_COMMAND = re.compile(r"^Command: .*?printf %s (.*?) \|", re.MULTILINE)
-_BRACKETS = str.maketrans("{}", "[]")
-
-# How a crowd is made up, in parts of a hundred.
-CROWD = {
+# The parts of each mix, in hundredths.
+MIXED = {
     "Watcher": 58,
     "Chatter": 20,
     "Reconnector": 10,
@@ -61,7 +57,7 @@ CROWD = {
     "Presser": 1,
     "Poller": 2,
 }
-STORM = {
+WAKEUPS = {
     "Waker": 56,
     "Presser": 30,
     "Watcher": 4,
@@ -74,19 +70,19 @@ STORM = {
 }
 
 
-def crowd(users: int, parts: Mapping[str, int] = CROWD) -> dict[str, int]:
-    """So many users of all kinds, at least one of each."""
+def mix_of(users: int, parts: Mapping[str, int] = MIXED) -> dict[str, int]:
+    """Distribute users over all kinds, at least one of each."""
     whole = sum(parts.values())
     return {kind: max(1, round(users * part / whole)) for kind, part in parts.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked of the generator.
+    """The load that a generator makes.
 
-    Without `for_s` each user does as many acts as the stage has examples, so that the same is asked
-    of a slow machine. Before each act a user thinks for `think_s` on average. `settings` are the
-    target's; `kill_every_s` has it killed and booted again.
+    Without `for_s` each user does as many acts as the context has examples, so that a slow machine
+    does the same. Before each act a user waits for `think_s` on average. `settings` are the
+    target's; with `kill_every_s` it is killed and booted again at this interval.
     """
 
     mix: Mapping[str, int]
@@ -98,11 +94,11 @@ class Load:
     streams_max: int = 600
     settings: Mapping[str, str] = field(default_factory=dict)
     kill_every_s: float | None = None
-    master: str = ""  # where generators on other machines find us, host:port
+    master: str = ""  # host:port at which generators on other machines connect
 
     @property
     def users(self) -> int:
-        """How many there are at most."""
+        """The greatest number of users."""
         return sum(self.mix.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -110,50 +106,52 @@ class Load:
         return asdict(self)
 
 
-Heard = Callable[[Operation], object]
+OnOperation = Callable[[Operation], object]
 
 
-def under(load: Load, locustfile: Path, heard: Heard = lambda _: None) -> Workload:
-    """Make the workload that boots a server, has it loaded, and asks once more.
+def load_workload(
+    load: Load, locustfile: Path, on_operation: OnOperation = lambda _: None
+) -> Workload:
+    """Make the workload that boots a server, loads it, and reads back what it stored.
 
-    `heard` is told each operation as it comes, the first of which is the boot.
+    `on_operation` is called with each operation as it comes, the first of which is the boot.
     """
 
-    def workload(stage: Stage) -> None:
-        with stage.episode() as episode:
-            served = booted(episode, load, heard)
-            seen = Seen()
-            sampling = sampled(served, stage.journal, heard)
-            with sampling, generating(load, locustfile, stage, episode, served) as operations:
+    def workload(context: Context) -> None:
+        with context.episode() as episode:
+            server = booted(episode, load, on_operation)
+            created = Created()
+            sampling = sampled(server, context.journal, on_operation)
+            with sampling, generating(load, locustfile, context, episode, server) as operations:
                 for operation in operations:
-                    stage.journal.record(operation)
-                    seen.add(operation)
-                    heard(operation)
-            _look(served.port, seen, stage.journal)
+                    context.journal.record(operation)
+                    created.add(operation)
+                    on_operation(operation)
+            _read_back(server.port, created, context.journal)
 
     return workload
 
 
-def again(workload: Workload) -> Replay:
-    """Replay a failure by loading a fresh server alike."""
-    return lambda stage, _failed: workload(stage)
+def load_again(workload: Workload) -> Replay:
+    """Make a replay that loads a fresh server in the same way."""
+    return lambda context, _failed: workload(context)
 
 
 @dataclass
-class Served:
-    """Where the target serves now, and as which process."""
+class Server:
+    """The port and the process id of the target at present."""
 
     port: int
     pid: int
 
 
-def booted(episode: Episode, load: Load, heard: Heard = lambda _: None) -> Served:
+def booted(episode: Episode, load: Load, on_operation: OnOperation = lambda _: None) -> Server:
     """Boot the target. Raises TargetUnavailableError."""
-    told = episode.client.ask("boot", dict(load.settings))
-    heard(told)
-    if told.outcome is not Outcome.OK:
-        raise TargetUnavailableError(f"it does not boot: {told.error}")
-    return Served(**told.result)
+    boot = episode.client.ask("boot", dict(load.settings))
+    on_operation(boot)
+    if boot.outcome is not Outcome.OK:
+        raise TargetUnavailableError(f"the server does not boot: {boot.error}")
+    return Server(**boot.result)
 
 
 # The generator
@@ -161,82 +159,84 @@ def booted(episode: Episode, load: Load, heard: Heard = lambda _: None) -> Serve
 
 @contextmanager
 def generating(
-    load: Load, locustfile: Path, stage: Stage, episode: Episode, served: Served
+    load: Load, locustfile: Path, context: Context, episode: Episode, server: Server
 ) -> Iterator[Iterator[Operation]]:
-    """Start the generator; the operations that it tells, until it has come to its end.
+    """Start the generator; yields its operations until it ends.
 
-    Raises HarnessError if it breaks.
+    Raises HarnessError if it fails.
     """
     with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-load-")))
-        address = place / "address"
-        _put(address, served.port)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-load-")))
+        address = folder / "address"
+        _put(address, server.port)
         lasts_s = load.for_s or WORK_BOUND_S
-        asked = [
+        arguments = [
             *("-f", str(locustfile), "--headless", "--only-summary", "--loglevel=WARNING"),
-            f"--host=http://{LOOPBACK}:{served.port}",
-            *([] if load.master else [f"--address={address}"]),  # others cannot read our files
-            *(f"--mix={json.dumps(load.mix)}", f"--shape={load.shape}", f"--seed={stage.seed}"),
-            *(f"--acts={0 if load.for_s else stage.examples}", f"--seconds={lasts_s}"),
+            f"--host=http://{LOOPBACK}:{server.port}",
+            *(
+                [] if load.master else [f"--address={address}"]
+            ),  # a local file
+            *(f"--mix={json.dumps(load.mix)}", f"--shape={load.shape}", f"--seed={context.seed}"),
+            *(f"--acts={0 if load.for_s else context.examples}", f"--seconds={lasts_s}"),
             f"--think={load.think_s}",
             f"--write-deadline={load.write_deadline_s}",
             f"--streams-max={load.streams_max}",
         ]
-        children = _started(load, asked, place, stack)
+        children = _started(load, arguments, folder, stack)
         if load.kill_every_s is not None:
-            stack.enter_context(_killing(load, episode.instance, stage.journal, address, served))
-        yield _told(children[0], place, lasts_s + (JOINING_S if load.master else CLOSING_S))
+            stack.enter_context(_killing(load, episode.instance, context.journal, address, server))
+        yield _reported(children[0], folder, lasts_s + (JOINING_S if load.master else CLOSING_S))
 
 
-def _started(load: Load, asked: list[str], place: Path, stack: ExitStack) -> list[Child]:
-    """One generator, or a master and its workers; the one that tells comes first."""
+def _started(load: Load, arguments: list[str], folder: Path, stack: ExitStack) -> list[Child]:
+    """Start one generator, or a master and its workers; the one that reports comes first."""
     if load.workers == 1 and not load.master:
-        return [_child(asked, place, "generator", stack)]
+        return [_child(arguments, folder, "generator", stack)]
     host, _, port = (load.master or f"{LOOPBACK}:{_free_port()}").rpartition(":")
     bound = [f"--master-bind-host={host}", f"--master-bind-port={port}"]
     expected = f"--expect-workers={load.workers}"
-    first = _child([*asked, "--master", *bound, expected], place, "generator", stack)
+    first = _child([*arguments, "--master", *bound, expected], folder, "generator", stack)
     if load.master:
         return [first]
-    joined = ["-f", asked[1], "--worker", f"--master-host={host}", f"--master-port={port}"]
+    joined = ["-f", arguments[1], "--worker", f"--master-host={host}", f"--master-port={port}"]
     numbers = range(load.workers)
-    return [first, *(_child(joined, place, f"worker-{number}", stack) for number in numbers)]
+    return [first, *(_child(joined, folder, f"worker-{number}", stack) for number in numbers)]
 
 
 def join(locustfile: Path, master: str) -> int:
-    """Be a generator for a master on another machine, until it is done; the exit code."""
+    """Run a generator for a master on another machine; returns its exit code."""
     host, _, port = master.partition(":")
     joined = ["-f", str(locustfile), "--worker", f"--master-host={host}"]
     with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-load-")))
-        child = _child([*joined, f"--master-port={port or MASTER_PORT}"], place, "worker", stack)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-load-")))
+        child = _child([*joined, f"--master-port={port or MASTER_PORT}"], folder, "worker", stack)
         return child.wait()
 
 
-def _child(arguments: list[str], place: Path, name: str, stack: ExitStack) -> Child:
+def _child(arguments: list[str], folder: Path, name: str, stack: ExitStack) -> Child:
     command = [sys.executable, "-m", "locust", *arguments]
-    # Settings of whoever calls us are not ours.
-    ours = {key: value for key, value in os.environ.items() if not key.startswith("LOCUST_")}
-    log = stack.enter_context((place / f"{name}.log").open("wb"))
-    child = Child(command, ours, log, place)
+    # Settings for locust in the caller's environment do not apply here.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LOCUST_")}
+    log = stack.enter_context((folder / f"{name}.log").open("wb"))
+    child = Child(command, environment, log, folder)
     stack.callback(child.end)
     return child
 
 
-def _told(child: Child, place: Path, within_s: float) -> Iterator[Operation]:
+def _reported(child: Child, folder: Path, within_s: float) -> Iterator[Operation]:
     try:
         for event in child.events(time.monotonic() + within_s):
             yield Operation.from_json(event["operation"])
     except TimeoutError:
         raise HarnessError(
-            f"the load did not end within {within_s:g} s: {_logged(place)}"
+            f"the load generator did not end within {within_s:g} s: {_logged(folder)}"
         ) from None
     if (code := child.wait()) != 0:
-        raise HarnessError(f"the generator ended with {code}: {_logged(place)}")
+        raise HarnessError(f"the load generator ended with exit code {code}: {_logged(folder)}")
 
 
-def _logged(place: Path) -> str:
-    logs = [log.read_text(encoding="utf-8", errors="replace") for log in place.glob("*.log")]
+def _logged(folder: Path) -> str:
+    logs = [log.read_text(encoding="utf-8", errors="replace") for log in folder.glob("*.log")]
     return "\n".join(log[-LOG_CHARS:] for log in logs)
 
 
@@ -247,7 +247,7 @@ def _free_port() -> int:
 
 
 def _put(address: Path, port: int) -> None:
-    """Say where the target is, in one step: many read it at any moment."""
+    """Publish the target's address, in one step: many users read it at any moment."""
     new = address.with_suffix(".new")
     new.write_text(f"http://{LOOPBACK}:{port}", encoding="ascii")
     new.replace(address)
@@ -255,16 +255,16 @@ def _put(address: Path, port: int) -> None:
 
 @contextmanager
 def _killing(
-    load: Load, instance: Instance, journal: Journal, address: Path, served: Served
+    load: Load, instance: Instance, journal: Journal, address: Path, server: Server
 ) -> Iterator[None]:
-    """Kill the target now and then while the block lasts, and boot it again."""
+    """Kill and boot the target at an interval while the block lasts."""
 
     def kill() -> None:
         journal.fault("kill")
         instance.call("kill", {})
-        told = instance.call("boot", {})
-        served.port, served.pid = told["port"], told["pid"]
-        _put(address, served.port)
+        boot = instance.call("boot", {})
+        server.port, server.pid = boot["port"], boot["pid"]
+        _put(address, server.port)
         journal.heal("kill")
 
     assert load.kill_every_s is not None
@@ -274,7 +274,7 @@ def _killing(
 
 @contextmanager
 def repeated(period_s: float, act: Callable[[], object]) -> Iterator[None]:
-    """Act once every so often, on a thread, while the block lasts; raise what that raised."""
+    """Call `act` at an interval, on a thread, while the block lasts; raises what it raised."""
     is_over = threading.Event()
     broken: list[BaseException] = []
 
@@ -298,23 +298,26 @@ def repeated(period_s: float, act: Callable[[], object]) -> Iterator[None]:
 
 
 @contextmanager
-def sampled(served: Served, journal: Journal, heard: Heard = lambda _: None) -> Iterator[None]:
-    """Look at the target's process once a second while the block lasts: what it costs."""
+def sampled(
+    server: Server, journal: Journal, on_operation: OnOperation = lambda _: None
+) -> Iterator[None]:
+    """Sample the cost of the target's process once a second while the block lasts."""
 
-    def sample() -> None:
+    def record_cost() -> None:
         began_ns = time.monotonic_ns()
-        told = _cost(served.pid)
-        if told is not None:
-            asked = (ASKER, "cost", None, Outcome.OK, began_ns, time.monotonic_ns(), told)
-            journal.record(Operation(*asked))
-            heard(Operation(*asked))
+        cost = _cost(server.pid)
+        if cost is not None:
+            ended_ns = time.monotonic_ns()
+            sample = Operation(READER, "cost", None, Outcome.OK, began_ns, ended_ns, cost)
+            journal.record(sample)
+            on_operation(sample)
 
-    with repeated(SECOND_S, sample):
+    with repeated(SECOND_S, record_cost):
         yield
 
 
 def _cost(pid: int) -> dict[str, Any] | None:
-    """What the process has used by now; None if it is gone."""
+    """What the process has used so far; None if it has ended."""
     try:
         process = psutil.Process(pid)
         with process.oneshot():
@@ -325,19 +328,19 @@ def _cost(pid: int) -> dict[str, Any] | None:
         return None
 
 
-# Once more, when all is quiet
+# Reading back, when all is quiet
 
 
-class Seen:
-    """Which sessions and runs there were."""
+class Created:
+    """The sessions and runs that the users created."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """None so far."""
         self.sessions: dict[str, None] = {}
         self.runs: dict[str, str] = {}
 
     def add(self, operation: Operation) -> None:
-        """Take note of an operation."""
+        """Take note of what an operation created."""
         match operation:
             case Operation(function="new", outcome=Outcome.OK, result={"session": session}):
                 self.sessions[session] = None
@@ -345,61 +348,63 @@ class Seen:
                 self.runs[stream] = operation.argument["session"]
 
 
-def _look(port: int, seen: Seen, journal: Journal) -> None:
+def _read_back(port: int, created: Created, journal: Journal) -> None:
     web = Web(port)
     _settle(web)
-    for session in seen.sessions:
-        _asked(journal, "messages", {"session": session}, lambda sid=session: _messages(web, sid))  # type: ignore[misc]
-    for stream, session in list(seen.runs.items())[-LAST_RUNS:]:
-        wanted = Wanted(session, stream)
-        _asked(journal, "read", wanted.to_json(), lambda one=wanted: _read(port, one))  # type: ignore[misc]
+    for session in created.sessions:
+        _record(journal, "messages", {"session": session}, partial(_messages, web, session))
+    for stream, session in list(created.runs.items())[-LAST_RUNS:]:
+        request = StreamRequest(session, stream)
+        _record(journal, "read", request.to_json(), partial(_read, port, request))
 
 
 def _settle(web: Web) -> None:
-    """Wait until nothing goes on any more, or for as long as is sensible."""
+    """Wait until no run is active and no wakeup is pending, SETTLE_S at most."""
     ends_at = time.monotonic() + SETTLE_S
     while time.monotonic() < ends_at:
-        told = web.get("/health")
+        health = web.get("/health")
         waiting = ("wakeup_events", "processes_running", "process_events_pending")
-        containers = told.get("containers", {})
-        if not told["active_runs"] and not any(containers.get(name, 0) for name in waiting):
+        containers = health.get("containers", {})
+        if not health["active_runs"] and not any(containers.get(name, 0) for name in waiting):
             return
         time.sleep(POLL_S)
 
 
-def _asked(
+def _record(
     journal: Journal, function: str, argument: Mapping[str, Any], ask: Callable[[], Any]
 ) -> None:
-    number = journal.invoke(ASKER, function, dict(argument))
+    number = journal.invoke(READER, function, dict(argument))
     try:
         journal.complete(number, Outcome.OK, ask())
     except TargetLostError as error:
         journal.complete(number, Outcome.INFO, error=f"{type(error).__name__}: {error}")
-    except (NotReachedError, StatusError) as error:  # a run of long ago is kept no more, say
+    except (NotReachedError, StatusError) as error:  # such as for a run that is no longer kept
         journal.complete(number, Outcome.FAIL, error=f"{type(error).__name__}: {error}")
 
 
 def _messages(web: Web, session: str) -> dict[str, Any]:
-    """What users said in a session, and which outputs woke it."""
+    """The users' messages in a session, and the outputs that woke it."""
     messages = web.get(f"/api/session?session_id={session}")["session"]["messages"]
-    asked = [one for one in translated(messages) if one["role"] == "user"]
-    woken = [one["content"] for one in asked if one.get("source") == "process_wakeup"]
+    questions = [message for message in translated(messages) if message["role"] == "user"]
+    wakeups = [
+        message["content"] for message in questions if message.get("source") == "process_wakeup"
+    ]
     return {
-        "users": [one["content"] for one in asked if one.get("source") != "process_wakeup"],
-        "woken": [_output(prompt) for prompt in woken],
+        "users": [
+            message["content"] for message in questions if message.get("source") != "process_wakeup"
+        ],
+        "woken": [_output(prompt) for prompt in wakeups],
     }
 
 
 def _output(prompt: str) -> str:
-    """What a wakeup says its process printed; of one that was lost, what it was to print."""
-    if (output := _OUTPUT.search(prompt)) and output[1]:
-        return output[1]
-    command = _COMMAND.search(prompt)
-    return shlex.split(command[1])[0].translate(_BRACKETS) if command else ""
+    """The output in a wakeup, or where it was lost, what its process was to print."""
+    wakeup = WakeupPrompt.parse(prompt)
+    return wakeup.announced if wakeup else ""
 
 
-def _read(port: int, wanted: Wanted) -> dict[str, Any]:
-    tap = Tap((LOOPBACK, port), wanted)
-    for _ in tap.frames():
+def _read(port: int, request: StreamRequest) -> dict[str, Any]:
+    stream = EventStream((LOOPBACK, port), request)
+    for _ in stream.frames():
         pass
-    return tap.close()
+    return stream.close()

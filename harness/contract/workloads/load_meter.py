@@ -1,7 +1,7 @@
-"""The meter: what a load generator did, second by second, and what it cost to do it.
+"""Measures a load generator: its work and its cost, second by second.
 
-Latencies are in microseconds. Its own loop is measured like anything else: a greenlet that asks to
-be woken every so often, and is not, shows how late all others are.
+Latencies are in microseconds. The generator's own loop is measured too: the delay of a greenlet
+that sleeps for a fixed time shows how late all other greenlets are.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ US = 1_000_000
 
 
 class Meter:
-    """Counts and latencies of one generator process. `lag` and `late` take seconds."""
+    """The counts and latencies of one generator process. `lag` and `late` take seconds."""
 
     def __init__(self) -> None:
-        """Begin now."""
+        """Begin to measure."""
         self._latencies: defaultdict[str, Histogram] = defaultdict(Histogram)
         self._counts: Counter[str] = Counter()
         self._second_lags = Histogram()
@@ -30,49 +30,49 @@ class Meter:
         self.start()
 
     def start(self) -> None:
-        """What was used before this is not the load's."""
+        """Leave out what was used before: it is not the load's."""
         self._began_s = self._second_s = time.monotonic()
         self._cpu_began_s = self._cpu_second_s = time.process_time()
 
-    def heard(self, events: int, size: int) -> None:
-        """Some events came, in so many bytes."""
+    def received(self, events: int, size: int) -> None:
+        """Count received events and bytes."""
         self._counts["events"] += events
         self._counts["bytes"] += size
         self._events += events
 
     def count(self, name: str) -> None:
-        """Something happened."""
+        """Count an occurrence."""
         self._counts[name] += 1
 
     def late(self, name: str, seconds: float) -> None:
-        """Something came so long after it was due."""
+        """Record the delay of something that was due."""
         self._latencies[name].record(round(seconds * US))
 
     def lag(self, seconds: float) -> None:
-        """Our own loop was so late."""
+        """Record a delay of the generator's own loop."""
         self._second_lags.record(round(seconds * US))
 
     def second(self) -> dict[str, Any]:
-        """What happened since the last time, and begin anew."""
+        """Return the measurements since the last call, and begin anew."""
         now_s, cpu_s = time.monotonic(), time.process_time()
         self._lags.merge(self._second_lags)
-        told = {
+        report = {
             "seconds": round(now_s - self._second_s, 3),
             "cpu_s": round(cpu_s - self._cpu_second_s, 4),
             "lag_ms": _quantiles(self._second_lags),
             "users": self.users,
             "streams": self.streams,
             "counts": dict(self._counts),
-            "latencies": {name: each.to_json() for name, each in self._latencies.items()},
+            "latencies": {name: histogram.to_json() for name, histogram in self._latencies.items()},
         }
         self._second_s, self._cpu_second_s = now_s, cpu_s
         self._counts.clear()
         self._latencies.clear()
         self._second_lags = Histogram()
-        return told
+        return report
 
     def account(self) -> dict[str, Any]:
-        """What all of it cost, since the start; after the last `second`."""
+        """Return the total cost since the start; to be called after the last `second`."""
         wall_s = time.monotonic() - self._began_s
         cpu_s = time.process_time() - self._cpu_began_s
         return {

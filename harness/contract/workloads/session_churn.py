@@ -1,11 +1,12 @@
-"""Churn: sessions that come, are used in all ways, and go, for as long as somebody counts.
+"""Creates, uses and deletes sessions in all ways, for soak tests.
 
-A population of sessions stays about as large; each is replaced after a while. Some tabs stay open
-and read nothing. Each act is one operation, asked one after another, so the same chance asks the
-same questions, however fast the target is.
+The population of sessions keeps its size; each session is replaced after a while. Some readers stay
+connected and read nothing. Each act is one operation, one after another, so that a seed makes the
+same calls on a target of any speed.
 
-With each sample two controls are told: `sessions` is how many there ever were, as a container with
-one entry for each would grow; `cached` is the size of a cache that is as large as any on trial.
+Each sample comes with two controls: `sessions` is the number of sessions ever created, which a
+container with one entry for each would follow; `cached` is the size of a cache as large as any of
+the target.
 """
 
 from __future__ import annotations
@@ -14,14 +15,21 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from harness.contract.agent_script import FAIL, TOOL, Tokens
 from harness.core.history import Operation
 
 Ask = Callable[[str, dict[str, Any]], Operation]
 
 POPULATION = 10
 CACHE_TURNS = 256
-TABS = 3
-TALKS = ("good morning", "[tokens=5]", "[tokens=5][tool]", "[tokens=3x2]", "[tool][fail]")
+READERS = 3
+TALKS = (
+    "good morning",
+    f"{Tokens(5).directive}",
+    f"{Tokens(5).directive}{TOOL}",
+    f"{Tokens(3, threads=2).directive}",
+    f"{TOOL}{FAIL}",
+)
 TURNS = {"chat": 1, "process": 2, "cancel": 1}
 WEIGHTS = {
     "chat": 48,
@@ -37,21 +45,21 @@ WEIGHTS = {
 
 
 class Churn:
-    """One life of a target: acts, and how many there were."""
+    """The acts of one run, and their counts."""
 
     def __init__(self, ask: Ask, rng: random.Random) -> None:
-        """Make a population."""
+        """Create the population."""
         self._ask = ask
         self._rng = rng
         self._names: list[str] = []
-        self._tabs: list[str] = []
+        self._readers: list[str] = []
         self.operations = self.sessions = self.turns = 0
         for _ in range(POPULATION):
             self._make()
         self._act("open_tab", tab="all")
 
     def step(self) -> None:
-        """One act, or a few that belong together."""
+        """Perform one act, or a few that belong together."""
         act = self._rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         match act:
             case "chat":
@@ -63,34 +71,34 @@ class Churn:
                 name = self._names.pop(self._rng.randrange(len(self._names) - 1))
                 self._act("delete", session=name)
             case "switch_tab":
-                self._switch_tab()
+                self._switch_reader()
             case "noise":
                 self._act("noise", source="cron")
             case "rest":
                 self._act("rest")
 
-    def sample(self, **told: Any) -> Operation:
-        """Read the sizes; no operation of its own."""
+    def sample(self, **more: Any) -> Operation:
+        """Sample the sizes; does not count as an operation."""
         cached = min(self.turns, CACHE_TURNS)
         controls = {"sessions": self.sessions, "cached": cached}
-        return self._ask("sample", {"operations": self.operations, **controls, **told})
+        return self._ask("sample", {"operations": self.operations, **controls, **more})
 
     def _any(self) -> str:
         return self._rng.choice(self._names)
 
-    def _make(self, **told: str) -> None:
+    def _make(self, **more: str) -> None:
         name = f"s{self.sessions}"
         self.sessions += 1
-        self._act("new", session=name, **told)
+        self._act("new", session=name, **more)
         self._names.append(name)
 
-    def _switch_tab(self) -> None:
-        """Open a tab on a session; the oldest is closed."""
+    def _switch_reader(self) -> None:
+        """Open a reader on a session, and close the oldest of too many."""
         tab = f"t{self.operations}"
         self._act("open_tab", tab=tab, session=self._any())
-        self._tabs.append(tab)
-        if len(self._tabs) > TABS:
-            self._act("close_tab", tab=self._tabs.pop(0))
+        self._readers.append(tab)
+        if len(self._readers) > READERS:
+            self._act("close_tab", tab=self._readers.pop(0))
 
     def _act(self, function: str, **argument: Any) -> Operation:
         self.operations += 1

@@ -1,4 +1,4 @@
-"""The crowd: members are processes of their own, and what they note survives what kills them."""
+"""Tests of the writer processes: gates, signals, logs, and the functions of every writer."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.contract.checkers.state_db.fairness import nobody_hangs
-from harness.contract.checkers.state_db.lock_discipline import locks_are_used_well, transactions
+from harness.contract.checkers.state_db.fairness import no_hangs
+from harness.contract.checkers.state_db.lock_discipline import check_lock_discipline, transactions
 from harness.contract.workloads.database_writers import (
     ABILITY,
     OLD_VERSION,
-    Crowd,
-    Doom,
     Round,
+    SelfSignal,
     Step,
-    crowd,
+    WriterPool,
+    writer_pool,
 )
 from harness.core.errors import HarnessError, UsageError
 from harness.core.history import History, Journal, Outcome, read
-from harness.engine.context import Stage
-from harness.faults.nemesis import Pause, await_stopped
-from harness.processes.pool import ProcessInstance, Stable
+from harness.engine.context import Context
+from harness.faults.process_faults import Pause, wait_until_stopped
+from harness.processes.pool import ProcessInstance, ProcessPool
 from harness.targets.registry import find_target, list_targets
 from harness.targets.sqlite.target import CROWD, POLICIES
 
@@ -35,7 +35,7 @@ S1: dict[str, str] = {"session": "s1"}
 CREATE: Step = ("create", {**S1, "source": "cli"})
 
 
-PEEPING = """
+PEEKING = """
 class Adapter:
     def __init__(self, folder):
         self.folder = folder
@@ -55,35 +55,35 @@ def append(name: str) -> Step:
 
 
 @contextmanager
-def staged(folder: Path, policy: str = "constant-1ms") -> Iterator[Crowd]:
+def opened(folder: Path, policy: str = "constant-1ms") -> Iterator[WriterPool]:
     target = find_target(f"sqlite@{policy}")
     with (
         Journal(folder / "history", time.monotonic_ns) as journal,
-        crowd(Stage(target, ABILITY, "seed", 1, journal)) as gathered,
+        writer_pool(Context(target, ABILITY, "seed", 1, journal)) as pool,
     ):
-        yield gathered
+        yield pool
 
 
-def told(folder: Path) -> History:
+def logged(folder: Path) -> History:
     (history,) = read(folder / "history")
     return history
 
 
-def test_members_are_processes_and_their_notes_become_one_history(tmp_path: Path) -> None:
-    """Each hand is one process of the history, with its operations in order on one clock."""
+def test_writer_logs_merge_into_one_history(tmp_path: Path) -> None:
+    """Each thread is one process of the history, with its operations in order on one clock."""
     before_ns = time.monotonic_ns()
-    with staged(tmp_path) as gathered:
-        gathered.ask(CREATE)
-        with gathered.gathered():
-            members = [gathered.fork([Round([append(f"m{n}")], 5)]) for n in range(3)]
-            pids = {member.pid for member in members}
-        assert gathered.bury_all() == [0, 0, 0]
-        (messages,) = gathered.ask(("messages", S1))
+    with opened(tmp_path) as pool:
+        pool.ask(CREATE)
+        with pool.starting_together():
+            writers = [pool.fork([Round([append(f"m{n}")], 5)]) for n in range(3)]
+            pids = {writer.pid for writer in writers}
+        assert pool.wait_for_all() == [0, 0, 0]
+        (messages,) = pool.ask(("messages", S1))
     after_ns = time.monotonic_ns()
-    history = told(tmp_path)
+    history = logged(tmp_path)
     appends = [op for op in history if op.function == "append"]
     assert len(pids) == 3
-    assert {op.process for op in appends} == {n for each in members for n in each.processes}
+    assert {op.process for op in appends} == {n for each in writers for n in each.processes}
     assert sorted(text for _, text in messages.result) == sorted(
         op.argument["text"] for op in appends
     )
@@ -93,167 +93,170 @@ def test_members_are_processes_and_their_notes_become_one_history(tmp_path: Path
     assert not any(map(psutil.pid_exists, pids))
 
 
-def test_who_is_gathered_starts_when_all_are_there(tmp_path: Path) -> None:
-    """Nobody opens the file while the gate is shut."""
-    with staged(tmp_path) as gathered:
-        with gathered.gathered():
-            member = gathered.fork([Round([CREATE])])
-            assert not gathered.database.exists()
-            assert member.told() == []
-        gathered.bury_all()
-        assert gathered.database.exists()
+def test_writers_start_together_at_the_gate(tmp_path: Path) -> None:
+    """No writer opens the file while the gate is closed."""
+    with opened(tmp_path) as pool:
+        with pool.starting_together():
+            writer = pool.fork([Round([CREATE])])
+            assert not pool.database.exists()
+            assert writer.operations() == []
+        pool.wait_for_all()
+        assert pool.database.exists()
 
 
-def test_a_doomed_member_dies_at_its_statement_and_leaves_its_question(tmp_path: Path) -> None:
-    """Killed inside its third transaction: two are there, and of the third nobody knows."""
-    with staged(tmp_path) as gathered:
-        gathered.ask(CREATE)
-        doom = Doom(signal.SIGKILL, at=3, match="UPDATE sessions")
-        member = gathered.fork([Round([append("m")], 9)], doom=doom)
-        assert gathered.bury(member) == -signal.SIGKILL
-        (messages,) = gathered.ask(("messages", S1))
+def test_writer_kills_itself_at_chosen_statement(tmp_path: Path) -> None:
+    """Killed inside its third transaction: two appends are stored, the third is unknown."""
+    with opened(tmp_path) as pool:
+        pool.ask(CREATE)
+        self_signal = SelfSignal(signal.SIGKILL, at=3, match="UPDATE sessions")
+        writer = pool.fork([Round([append("m")], 9)], signal_at=self_signal)
+        assert pool.wait_for_exit(writer) == -signal.SIGKILL
+        (messages,) = pool.ask(("messages", S1))
     assert messages.result == [["user", "m 0"], ["user", "m 1"]]
-    history = told(tmp_path)
+    history = logged(tmp_path)
     outcomes = [op.outcome for op in history if op.function == "append"]
     assert outcomes == [Outcome.OK, Outcome.OK, Outcome.INFO]
     (struck,) = (op for op in history if op.function == "struck")
     assert struck.argument["statement"].startswith("UPDATE sessions")
-    assert [fault.name for fault in history.faults] == [f"kill member {member.pid}"]
+    assert [fault.name for fault in history.faults] == [f"kill writer {writer.pid}"]
 
 
-def test_a_member_can_stand_still_inside_a_transaction(tmp_path: Path) -> None:
-    """It stops itself at a statement, holds the lock, and goes on when it is told to."""
-    with staged(tmp_path) as gathered:
-        gathered.ask(CREATE)
-        doom = Doom(signal.SIGSTOP, match="UPDATE sessions")
-        member = gathered.fork([Round([append("m")])], doom=doom)
-        await_stopped(member.pid)
-        other = sqlite3.connect(gathered.database, timeout=0, isolation_level=None)
+def test_writer_stops_itself_inside_a_transaction(tmp_path: Path) -> None:
+    """It stops at a statement, holds the lock, and continues when it is resumed."""
+    with opened(tmp_path) as pool:
+        pool.ask(CREATE)
+        self_signal = SelfSignal(signal.SIGSTOP, match="UPDATE sessions")
+        writer = pool.fork([Round([append("m")])], signal_at=self_signal)
+        wait_until_stopped(writer.pid)
+        other = sqlite3.connect(pool.database, timeout=0, isolation_level=None)
         with closing(other), pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("BEGIN IMMEDIATE")
-        Pause(member.pid).heal()
-        assert gathered.bury(member) == 0
+        Pause(writer.pid).heal()
+        assert pool.wait_for_exit(writer) == 0
 
 
-def test_an_old_schema_is_one_that_says_so(tmp_path: Path) -> None:
-    """The file's mark of its version is reset, also that of a table of versions."""
-    with staged(tmp_path) as gathered:
-        gathered.ask(CREATE)
+def test_age_resets_both_schema_versions(tmp_path: Path) -> None:
+    """The pragma and the table of versions."""
+    with opened(tmp_path) as pool:
+        pool.ask(CREATE)
         marks = ("PRAGMA user_version", "SELECT version FROM schema_version")
-        with closing(sqlite3.connect(gathered.database)) as other, other:
+        with closing(sqlite3.connect(pool.database)) as other, other:
             other.execute("PRAGMA user_version = 7")
             other.execute("CREATE TABLE schema_version AS SELECT 22 AS version")
-        gathered.age()
-        with closing(sqlite3.connect(gathered.database)) as other:
+        pool.age()
+        with closing(sqlite3.connect(pool.database)) as other:
             assert [other.execute(mark).fetchone()[0] for mark in marks] == [0, OLD_VERSION]
 
 
-def test_a_file_without_a_log_has_one_of_no_bytes(tmp_path: Path) -> None:
-    with staged(tmp_path) as gathered:
-        assert gathered.log_bytes() == 0
-        doom = Doom(signal.SIGKILL, match="UPDATE sessions")
-        gathered.fork([Round([CREATE, append("m")])], doom=doom)
-        gathered.bury_all()
-        assert gathered.log_bytes() > 0
+def test_log_bytes_without_a_log_is_zero(tmp_path: Path) -> None:
+    """The write-ahead log appears with the first write."""
+    with opened(tmp_path) as pool:
+        assert pool.log_bytes() == 0
+        self_signal = SelfSignal(signal.SIGKILL, match="UPDATE sessions")
+        pool.fork([Round([CREATE, append("m")])], signal_at=self_signal)
+        pool.wait_for_all()
+        assert pool.log_bytes() > 0
 
 
-def test_who_is_left_is_ended_with_the_crowd(tmp_path: Path) -> None:
-    """A member that waits for ever is killed, and what it noted is kept."""
-    with staged(tmp_path) as gathered:
-        member = gathered.fork([Round([CREATE, ("await", {"name": "never"})])])
-        gathered.await_told(member, "create")
-    assert not psutil.pid_exists(member.pid)
-    assert [op.outcome for op in told(tmp_path) if op.function == "await"] == [Outcome.INFO]
+def test_close_kills_remaining_writers(tmp_path: Path) -> None:
+    """A writer that waits without end is killed, and its log is kept."""
+    with opened(tmp_path) as pool:
+        writer = pool.fork([Round([CREATE, ("await", {"name": "never"})])])
+        pool.wait_for(writer, "create")
+    assert not psutil.pid_exists(writer.pid)
+    assert [op.outcome for op in logged(tmp_path) if op.function == "await"] == [Outcome.INFO]
 
 
-def test_a_member_that_hangs_is_ended_and_the_history_says_so(
+def test_hanging_writer_is_killed_and_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is no failure of ours, but of whatever it waits for."""
+    """The history says that it hung, and the checker rejects that."""
     monkeypatch.setattr("harness.contract.workloads.database_writers.HANG_S", 0.05)
-    with staged(tmp_path) as gathered:
-        member = gathered.fork([Round([("await", {"name": "never"})])])
-        assert gathered.bury(member) == -signal.SIGKILL
-    history = told(tmp_path)
-    assert [fault.name for fault in history.faults] == [f"hang of member {member.pid}"]
-    assert not nobody_hangs(history).is_valid
+    with opened(tmp_path) as pool:
+        writer = pool.fork([Round([("await", {"name": "never"})])])
+        assert pool.wait_for_exit(writer) == -signal.SIGKILL
+    history = logged(tmp_path)
+    assert [fault.name for fault in history.faults] == [f"hang of writer {writer.pid}"]
+    assert not no_hangs(history).is_valid
 
 
-def test_a_long_call_tells_how_long_it_lacked_a_processor(tmp_path: Path) -> None:
-    """One that sleeps lacks none to speak of; the note encloses its call."""
-    with staged(tmp_path) as gathered:
-        gathered.ask(CREATE)
-        gathered.fork([Round([("pin", {"pause_s": 0.05})])])
-        gathered.bury_all()
-    history = told(tmp_path)
+def test_long_call_logs_its_unscheduled_time(tmp_path: Path) -> None:
+    """A call that sleeps lacks no processor; the log entry encloses the call."""
+    with opened(tmp_path) as pool:
+        pool.ask(CREATE)
+        pool.fork([Round([("pin", {"pause_s": 0.05})])])
+        pool.wait_for_all()
+    history = logged(tmp_path)
     (pin,) = (op for op in history if op.function == "pin")
     (note,) = (op for op in history if op.function == "unscheduled" and op.process == pin.process)
     assert note.invoked_ns <= pin.invoked_ns < (pin.completed_ns or 0) <= (note.completed_ns or 0)
     assert 0 <= note.result <= (note.completed_ns or 0)
 
 
-def test_a_refusal_is_an_answer_and_a_member_that_breaks_is_our_failure(tmp_path: Path) -> None:
-    with staged(tmp_path) as gathered:
-        (refused,) = gathered.ask(("messages", {"nonsense": 1}))
+def test_failing_writer_raises_and_refusal_does_not(tmp_path: Path) -> None:
+    """A refused call is a result; an exit code is a failure of the harness."""
+    with opened(tmp_path) as pool:
+        (refused,) = pool.ask(("messages", {"nonsense": 1}))
         assert refused.outcome is Outcome.FAIL
         assert refused.error.startswith("TypeError")
-        with pytest.raises(HarnessError, match="broke with exit code 1"):
-            gathered.ask(("a step without an argument",))  # type: ignore[arg-type]
+        with pytest.raises(HarnessError, match="failed with exit code 1"):
+            pool.ask(("a step without an argument",))  # type: ignore[arg-type]
 
 
-def test_a_watched_member_tells_how_its_transactions_began(tmp_path: Path) -> None:
-    """The policy with deferred transactions is caught at it, the other is not."""
+def test_traced_writer_logs_how_transactions_begin(tmp_path: Path) -> None:
+    """The checker rejects deferred transactions of a policy, and accepts immediate ones."""
     for policy, is_valid in (("busy-30s", False), ("jitter-15", True)):
         folder = tmp_path / policy
         folder.mkdir()
-        with staged(folder, policy) as gathered:
-            gathered.ask(CREATE)
-            gathered.fork([Round([append("m"), ("messages", S1)])], watched=True)
-            gathered.bury_all()
-        history = told(folder)
+        with opened(folder, policy) as pool:
+            pool.ask(CREATE)
+            pool.fork([Round([append("m"), ("messages", S1)])], traced=True)
+            pool.wait_for_all()
+        history = logged(folder)
         assert len(list(transactions(history))) == 1
-        assert locks_are_used_well(history).is_valid is is_valid
+        assert check_lock_discipline(history).is_valid is is_valid
 
 
-def test_who_opens_the_file_behind_sqlite_is_seen(tmp_path: Path) -> None:
-    """Opened as a file, by whatever means, while it is watched."""
-    (tmp_path / "peeping.py").write_text(PEEPING)
+def test_traced_writer_logs_opens_without_sqlite(tmp_path: Path) -> None:
+    """An open of the database as a file is logged, by a traced writer only."""
+    (tmp_path / "peeking.py").write_text(PEEKING)
     (tmp_path / "shared").mkdir()
-    parent = ProcessInstance(Stable((tmp_path / "peeping.py", CROWD), {}), tmp_path / "shared")
+    parent = ProcessInstance(ProcessPool((tmp_path / "peeking.py", CROWD), {}), tmp_path / "shared")
     with (
         Journal(tmp_path / "history", time.monotonic_ns) as journal,
         closing(parent),
-        closing(Crowd(parent, tmp_path / "shared", journal)) as gathered,
+        closing(WriterPool(parent, tmp_path / "shared", journal)) as pool,
     ):
-        gathered.fork([Round([("peek", {"name": "state.db"}), ("peek", {"name": "other"})])])
-        gathered.fork(
-            [Round([("peek", {"name": "state.db"}), ("peek", {"name": "other"})])], watched=True
+        pool.fork([Round([("peek", {"name": "state.db"}), ("peek", {"name": "other"})])])
+        pool.fork(
+            [Round([("peek", {"name": "state.db"}), ("peek", {"name": "other"})])], traced=True
         )
-        gathered.bury_all()
-    assert [op.argument for op in told(tmp_path) if op.function == "opened_behind"] == [
+        pool.wait_for_all()
+    assert [op.argument for op in logged(tmp_path) if op.function == "opened_behind"] == [
         {"file": "state.db"}
     ]
 
 
-def test_a_reader_keeps_its_snapshot_and_a_holder_the_lock(tmp_path: Path) -> None:
-    with staged(tmp_path) as gathered:
-        gathered.ask(CREATE)
-        gathered.fork([Round([append("m")], 50)])
-        gathered.fork([Round([("pin", {"pause_s": 0.005})], 5)])
-        gathered.fork([Round([("hold", {"strokes": 3, "pause_s": 0.001})])])
-        gathered.bury_all()
-        (inspection, size) = gathered.ask(("inspect", {}), ("log_bytes", {}))
-    pins = [op.result for op in told(tmp_path) if op.function == "pin"]
+def test_pin_keeps_snapshot_and_hold_keeps_lock(tmp_path: Path) -> None:
+    """Both functions that every writer has."""
+    with opened(tmp_path) as pool:
+        pool.ask(CREATE)
+        pool.fork([Round([append("m")], 50)])
+        pool.fork([Round([("pin", {"pause_s": 0.005})], 5)])
+        pool.fork([Round([("hold", {"strokes": 3, "pause_s": 0.001})])])
+        pool.wait_for_all()
+        (inspection, size) = pool.ask(("inspect", {}), ("log_bytes", {}))
+    pins = [op.result for op in logged(tmp_path) if op.function == "pin"]
     assert all(first == last for first, last in pins)
     assert inspection.result == {"integrity": "ok", "full_text": "ok", "drift": []}
     assert size.result >= 0
 
 
-def test_damage_of_the_counters_and_of_the_index_is_found(tmp_path: Path) -> None:
-    """What `inspect` tells is what is wrong, not merely that something is."""
-    with staged(tmp_path) as gathered:
-        gathered.ask(CREATE, append("alpha"))
-        with sqlite3.connect(gathered.database) as vandal:
+def test_inspect_reports_counter_and_index_damage(tmp_path: Path) -> None:
+    """`inspect` returns what is wrong."""
+    with opened(tmp_path) as pool:
+        pool.ask(CREATE, append("alpha"))
+        with sqlite3.connect(pool.database) as vandal:
             vandal.execute("UPDATE sessions SET message_count = 7")
             vandal.execute("DROP TRIGGER words_come")
             vandal.execute(
@@ -261,12 +264,13 @@ def test_damage_of_the_counters_and_of_the_index_is_found(tmp_path: Path) -> Non
                 " VALUES ('s1', 'user', 'beta', 0)"
             )
         vandal.close()
-        (inspection,) = gathered.ask(("inspect", {}))
+        (inspection,) = pool.ask(("inspect", {}))
     assert inspection.result["drift"] == [["s1", 7, 2]]
     assert "words" in inspection.result["full_text"]
 
 
-def test_each_policy_is_a_target_and_others_are_not() -> None:
+def test_each_policy_is_a_target() -> None:
+    """Other names raise UsageError with the known ones."""
     for policy in POLICIES:
         assert find_target(f"sqlite@{policy}").name == f"sqlite@{policy}"
     with pytest.raises(UsageError, match="jitter-15"):

@@ -1,10 +1,9 @@
-"""Days of an install: what happens in them, and what is caught there that shows only with time."""
+"""Tests of simulated days of an install: their acts, and bugs that only time reveals."""
 
 from __future__ import annotations
 
 import json
 import random
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,16 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.contract.checkers.server.simulated_days import lived_well
+from harness.contract import promises
+from harness.contract.checkers.server.simulated_days import check_install_days
 from harness.contract.workloads.install_days import HOUR_S, LARGE, QUIET_S, SMALL, Days, Install
+from harness.core.contract import Promise
 from harness.core.errors import UsageError
 from harness.core.history import History, Journal, read
-from harness.core.promises import Promise
 from harness.core.verdict import Verdict
 from harness.engine.client import RecordingClient
-from harness.engine.discovery import scenarios_folder
+from harness.engine.suite import suite_with_source
 from harness.engine.target import Target
-from harness.mutation.known_bugs import PACKAGE, find_bugs, plant
+from harness.mutation.known_bugs import copy_source, find_bugs, plant
 from harness.runs import simulated_days as aging
 from harness.targets.reference.target import ReferenceTarget
 from scenarios.soak import test_days as scenario
@@ -38,13 +38,13 @@ REAPER_OFF = (
 )
 
 
-def _life(target: Target, folder: Path, hours: int) -> History:
-    """So many hours of a small install."""
+def _history(target: Target, folder: Path, hours: int) -> History:
+    """Run a number of hours of a small install; returns their history."""
     journal_path = folder / "history.jsonl"
-    place = folder / "days"
-    place.mkdir()
-    with Journal(journal_path, time.monotonic_ns) as journal, scenario.in_memory(place):
-        instance = target.open("days", place)
+    state = folder / "days"
+    state.mkdir()
+    with Journal(journal_path, time.monotonic_ns) as journal, scenario.in_memory(state):
+        instance = target.open("days", state)
         with closing(instance):
             client = RecordingClient(instance, journal)
             scenario.live_through(range(8, 8 + hours), Days(SMALL, random.Random(1)), client)
@@ -53,11 +53,11 @@ def _life(target: Target, folder: Path, hours: int) -> History:
     return history
 
 
-def _seen(history: History, what: str) -> list[Any]:
-    return [op.result[what] for op in history.happened if op.function == "live"]
+def _results(history: History, field: str) -> list[Any]:
+    return [op.result[field] for op in history.happened if op.function == "live"]
 
 
-# What happens
+# Acts
 
 
 def _acts(days: Days, hours: int) -> Iterator[dict[str, Any]]:
@@ -66,29 +66,29 @@ def _acts(days: Days, hours: int) -> Iterator[dict[str, Any]]:
 
 
 @given(SIZES, st.integers(0, 1000))
-def test_the_population_stays_as_large(install: Install, seed: int) -> None:
-    """Who goes is followed by another; nobody is asked who is not there."""
+def test_population_keeps_its_size(install: Install, seed: int) -> None:
+    """Another session replaces each one that goes; no act names a missing session."""
     days = Days(install, random.Random(seed))
-    there = {name: source for name, source, _ in days.furnished}
+    population = {name: source for name, source, _ in days.furnished}
     for act in _acts(days, 30):
         match act:
             case {"act": "delete" | "gateway_drop", "session": name}:
-                gone = there.pop(name)
-            case {"act": "new" | "gateway_talk", "session": name} if name not in there:
-                there[name] = gone
+                gone = population.pop(name)
+            case {"act": "new" | "gateway_talk", "session": name} if name not in population:
+                population[name] = gone
             case {"act": "cron", "session": name, "instead_of": oldest}:
-                there[name] = there.pop(oldest)
+                population[name] = population.pop(oldest)
             case {"session": name}:
-                assert name in there
+                assert name in population
 
-    assert Counter(there.values()) == {
+    assert Counter(population.values()) == {
         "webui": install.web + install.archived,
         "telegram": install.gateway,
         "cron": install.cron,
     }
 
 
-def test_a_large_install_is_as_large_as_it_says() -> None:
+def test_large_install_has_its_stated_size() -> None:
     """615 sessions with 40,000 messages."""
     furnished = Days(LARGE, random.Random(1)).furnished
 
@@ -97,8 +97,8 @@ def test_a_large_install_is_as_large_as_it_says() -> None:
 
 
 @given(SIZES, st.integers(0, 1000))
-def test_an_hour_is_in_order_and_ends_quietly(install: Install, seed: int) -> None:
-    """So that all that follows from its acts is seen within it, also if it is hurried."""
+def test_hour_is_ordered_and_ends_quiet(install: Install, seed: int) -> None:
+    """The effects of an act are observed in its hour, in a shortened one too."""
     for pace_s in (HOUR_S, 1.0):
         days = Days(install.hurried(pace_s), random.Random(seed))
         times = [act["at"] for act in days.hour(10)]
@@ -108,28 +108,28 @@ def test_an_hour_is_in_order_and_ends_quietly(install: Install, seed: int) -> No
 
 
 @given(SIZES, st.integers(0, 1000))
-def test_the_same_chance_gives_the_same_hours(install: Install, seed: int) -> None:
-    """Acts, and the sessions that are there."""
-    some, others = (Days(install, random.Random(seed)) for _ in range(2))
+def test_same_seed_gives_same_hours(install: Install, seed: int) -> None:
+    """The same acts, and the same sessions at the beginning."""
+    one, other = (Days(install, random.Random(seed)) for _ in range(2))
 
-    assert some.furnished == others.furnished
-    assert list(_acts(some, 5)) == list(_acts(others, 5))
-    assert some.operations == others.operations
-
-
-# What is seen
+    assert one.furnished == other.furnished
+    assert list(_acts(one, 5)) == list(_acts(other, 5))
+    assert one.operations == other.operations
 
 
-def test_a_day_and_more_of_the_reference(tmp_path: Path) -> None:
-    """The catalog is asked for once a day, every 14 minutes tokens rotate, and nobody is lost."""
-    history = _life(ReferenceTarget(), tmp_path, 26)
-    ended = [process for hour in _seen(history, "ended") for process, _ in hour]
-    woken = [process for hour in _seen(history, "woken") for process in hour]
+# Observations
+
+
+def test_reference_day_breaks_no_promise(tmp_path: Path) -> None:
+    """The catalog is fetched once a day, tokens rotate every 14 minutes, wakeups arrive."""
+    history = _history(ReferenceTarget(), tmp_path, 26)
+    ended = [process for hour in _results(history, "ended") for process, _ in hour]
+    woken = [process for hour in _results(history, "woken") for process in hour]
 
     assert all(op.outcome.name == "OK" for op in history)
-    assert lived_well(history).is_valid
-    assert sum(_seen(history, "fetches")) == 2
-    assert sum(_seen(history, "rotations")) == 26 * 60 // 14
+    assert check_install_days(history).is_valid
+    assert sum(_results(history, "fetches")) == 2
+    assert sum(_results(history, "rotations")) == 26 * 60 // 14
     assert ended
     assert set(woken) <= set(ended)
     (elapsed,) = (op.result for op in history if op.function == "elapsed")
@@ -139,32 +139,30 @@ def test_a_day_and_more_of_the_reference(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "promise"),
     [
-        ("fingerprint-churns-on-token-refresh", Promise.M3),
-        ("watcher-projects-every-poll", Promise.G2),
+        ("fingerprint-churns-on-token-refresh", promises.M3),
+        ("watcher-projects-every-poll", promises.G2),
     ],
 )
-def test_a_known_bug_that_shows_with_time_shows_in_hours(
-    name: str, promise: Promise, tmp_path: Path
-) -> None:
-    """By its own promise; time passes for it as it does for everybody."""
+def test_bug_over_time_is_found_within_hours(name: str, promise: Promise, tmp_path: Path) -> None:
+    """It is found by its own promise, on the virtual clock."""
     planted = plant(find_bugs([name])[name], tmp_path / "planted")
-    verdict = lived_well(_life(ReferenceTarget(planted), tmp_path, 4))
+    verdict = check_install_days(_history(ReferenceTarget(planted), tmp_path, 4))
 
     assert [promise in anomaly.promises for anomaly in verdict.anomalies] == [True]
 
 
-def test_a_reaper_that_is_off_shows_when_the_grace_is_over(tmp_path: Path) -> None:
-    """Channels that nobody reads any more stay for ever: by no means before a minute has passed."""
-    verdict = lived_well(_life(_spoilt(tmp_path, *REAPER_OFF), tmp_path, 4))
+def test_disabled_collector_is_found_after_grace(tmp_path: Path) -> None:
+    """Channels without readers stay: no violation before a minute has passed."""
+    verdict = check_install_days(_history(_patched(tmp_path, *REAPER_OFF), tmp_path, 4))
 
-    assert [anomaly.promise for anomaly in verdict.anomalies] == [Promise.C9]
+    assert [anomaly.promise for anomaly in verdict.anomalies] == [promises.C9]
 
 
-def _spoilt(folder: Path, file: str, old: str, new: str) -> ReferenceTarget:
-    """The reference with another line in it."""
+def _patched(folder: Path, file: str, old: str, new: str) -> ReferenceTarget:
+    """The reference with one line replaced."""
     planted = folder / "planted"
-    shutil.copytree(scenarios_folder().parent / PACKAGE, planted / PACKAGE)
-    path = planted / PACKAGE / file
+    copy_source(suite_with_source(), planted)
+    path = planted / "reference_impl" / file
     text = path.read_text(encoding="utf-8")
     assert text.count(old) == 1
     path.write_text(text.replace(old, new), encoding="utf-8")
@@ -174,25 +172,25 @@ def _spoilt(folder: Path, file: str, old: str, new: str) -> ReferenceTarget:
 @pytest.mark.parametrize(
     ("name", "promise", "container"),
     [
-        ("process-index-never-pruned", Promise.W9, "wakeup_index"),
-        ("slow-queue-unbounded", Promise.C8, "channel_frames_kept"),
+        ("process-index-never-pruned", promises.W9, "wakeup_index"),
+        ("slow-queue-unbounded", promises.C8, "channel_frames_kept"),
     ],
 )
-def test_what_grows_by_little_grows_over_days(
+def test_slow_leak_is_found_over_days(
     name: str, promise: Promise, container: str, tmp_path: Path
 ) -> None:
-    """One entry a session or a turn: too little to see in an hour, and its container is named."""
+    """One entry for each session or turn is too little for an hour; the container is named."""
     planted = plant(find_bugs([name])[name], tmp_path / "planted")
-    history = _life(ReferenceTarget(planted), tmp_path, 4 * 24)
+    history = _history(ReferenceTarget(planted), tmp_path, 4 * 24)
     verdict: Verdict = scenario.LIVED.grown(history)
 
-    assert lived_well(history).is_valid
+    assert check_install_days(history).is_valid
     assert [anomaly.promise for anomaly in verdict.anomalies] == [promise]
     assert container in verdict.anomalies[0].message
 
 
-def test_a_life_tells_how_fast_it_went_and_why_to_believe_it(tmp_path: Path) -> None:
-    """More time passed than it took, and the control moved, by both clocks alike."""
+def test_run_reports_speed_and_control(tmp_path: Path) -> None:
+    """More virtual time passed than real time, and the control agrees on both clocks."""
     aged = aging.live("reference", 1, 1, tmp_path)
     document = json.loads((aged.run / "verdict.json").read_text(encoding="utf-8"))
 
@@ -204,7 +202,7 @@ def test_a_life_tells_how_fast_it_went_and_why_to_believe_it(tmp_path: Path) -> 
     assert {verdict for *_, verdict in aged.rows()} == {""}
 
 
-def test_who_cannot_live_for_days_is_told_so(tmp_path: Path) -> None:
-    """A target without the ability is a wrong question."""
+def test_target_without_ability_is_a_usage_error(tmp_path: Path) -> None:
+    """The error names the ability."""
     with pytest.raises(UsageError, match="no ability 'days'"):
         aging.live("hermes-agent==0.19.0", 1, 1, tmp_path)
