@@ -1,8 +1,8 @@
-"""What an idle server costs: processor time, wakeups, statements and file operations a minute.
+"""Measures the cost of an idle server: processor time, wakeups, SQL statements, system calls.
 
-`python benches/bench_idle.py [SECONDS]` boots the reference with no tabs, and with many, waits
-until it has settled, and asks nothing for so long (a minute, if not told). SQL statements are
-counted inside the server; calls to the system from outside, by strace where that is allowed.
+`python benches/bench_idle.py [SECONDS]` starts the reference with no tabs and with 50, waits until
+it has settled, and sends no request for SECONDS (default 60). SQL statements are counted inside the
+server; system calls from outside, by strace where that is permitted.
 """
 
 # ruff: noqa: INP001, T201
@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.processes.server import REFERENCE, Process, ReferenceLaunch
-from harness.targets.reference.soak_http import SoakServedAdapter
+from harness.targets.reference.soak_http import SoakHttpAdapter
 
 TABS = (0, 50)
 SECONDS = 60.0
-SETTLING_S = 6.0  # the watcher has looked once more
+SETTLING_S = 6.0  # longer than one period of the watcher
 COUNTING = f"""
 import mmap, os, sqlite3, struct
 
@@ -49,14 +49,14 @@ sqlite3.connect = counted
 
 @dataclass(frozen=True)
 class CountingLaunch(ReferenceLaunch):
-    """The reference, which counts its SQL statements in eight bytes of a file."""
+    """Starts a reference that counts its SQL statements in eight bytes of a file."""
 
     statements: Path
 
     def start(self, state: Path, settings: Mapping[str, str], log: int) -> Process:
-        """Start it."""
+        """Start the server."""
         self.statements.write_bytes(bytes(8))
-        return subprocess.Popen(  # noqa: S603  the command is our own
+        return subprocess.Popen(  # noqa: S603  the command is fixed
             [sys.executable, "-S", "-P", "-c", COUNTING, "--state", str(state), "--port=0"],
             env={
                 **settings,
@@ -71,34 +71,34 @@ class CountingLaunch(ReferenceLaunch):
         )
 
     def count(self) -> int:
-        """How many there were."""
+        """Return the number of statements so far."""
         with self.statements.open("rb") as file, mmap.mmap(file.fileno(), 8, prot=1) as memory:
             return int(struct.unpack_from("q", memory)[0])
 
 
 def traced(pid: int, seconds: float) -> dict[str, int] | str:
-    """Calls to the system in so many seconds, by name; or why they cannot be had."""
+    """Count the system calls of `seconds` by name; or return why strace is unavailable."""
     strace = shutil.which("strace")
     if strace is None:
-        return "unavailable: there is no strace"
-    with tempfile.NamedTemporaryFile("r") as told:
-        command = [strace, "-c", "-f", "-qq", "-o", told.name, "-p", str(pid)]
-        tracer = subprocess.Popen(command, stderr=subprocess.PIPE)  # noqa: S603  our own
+        return "unavailable: strace is not installed"
+    with tempfile.NamedTemporaryFile("r") as output:
+        command = [strace, "-c", "-f", "-qq", "-o", output.name, "-p", str(pid)]
+        tracer = subprocess.Popen(command, stderr=subprocess.PIPE)  # noqa: S603  the command is fixed
         time.sleep(seconds)
         tracer.send_signal(signal.SIGINT)
-        _, said = tracer.communicate()
-        rows = [line.split() for line in told.read().splitlines()]
+        _, errors = tracer.communicate()
+        rows = [line.split() for line in output.read().splitlines()]
     if not rows:
-        return f"unavailable: {said.decode().strip()}"
+        return f"unavailable: {errors.decode().strip()}"
     return {row[-1]: int(row[3]) for row in rows[2:-2] if row[3].isdigit()}
 
 
 def measure(tabs: int, seconds: float) -> dict[str, object]:
-    """What an idle server with so many tabs costs, each question in a window of its own."""
+    """Measure an idle server with this number of open tabs, in two windows."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        launch = CountingLaunch(Path(__file__).parents[1], place / "statements")
-        host = SoakServedAdapter(place, launch)
+        root = Path(folder)
+        launch = CountingLaunch(Path(__file__).parents[1], root / "statements")
+        host = SoakHttpAdapter(root, launch)
         try:
             host.new("s")
             host.chat("s", "good morning")
@@ -125,6 +125,6 @@ def measure(tabs: int, seconds: float) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    for wanted in TABS:
-        measured = measure(wanted, float(sys.argv[1]) if sys.argv[1:] else SECONDS)
+    for tab_count in TABS:
+        measured = measure(tab_count, float(sys.argv[1]) if sys.argv[1:] else SECONDS)
         print(json.dumps(measured))

@@ -1,17 +1,18 @@
-"""How fast histories are judged: these checkers, and a peer that judges the same files in turn.
+"""Measures how fast checkers judge histories, beside a peer that judges the same files.
 
     python benches/bench_judging.py [--histories FOLDER] [--rounds 5] [--peer COMMAND]
 
-The recorded histories are those of `tests/support/recorded_histories.py`; without their folder, only histories made
-by chance are judged. Reading a file is not timed; finding the evidence is. Rounds are interleaved
-and medians told: ratios mean something, the figures are only a scale.
+The recorded histories are those of `tests/support/recorded_histories.py`; without their folder,
+only generated histories are judged. Reading a file is not timed; finding the evidence is. Rounds
+are interleaved, and medians shown: compare the ratios, since the absolute numbers depend on the
+machine.
 
 `--peer` is run as `COMMAND KIND FILE`, and prints how many milliseconds it took to judge that file.
 The kinds are `etcd` (a register, as Jepsen prints it), `kv` (a store, each key by itself) and
 `kv-whole` (a store as one object).
 """
 
-# A script, not a package, and it speaks to the terminal:
+# A script, not a package:
 # ruff: noqa: INP001
 
 from __future__ import annotations
@@ -38,31 +39,32 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+
 from harness.checkers.linearizability import linearizable  # noqa: E402
 from harness.checkers.serializability.checker import Order, serializable  # noqa: E402
 from harness.checkers.unique.queue import unique_queue  # noqa: E402
 from harness.checkers.unique.register import unique_register  # noqa: E402
 from harness.checkers.unique.set import unique_set  # noqa: E402
+from harness.contract import promises  # noqa: E402
 from harness.core.checker import Checker  # noqa: E402 - the path comes first
 from harness.core.history import History, Operation, Outcome  # noqa: E402
-from harness.core.promises import Promise  # noqa: E402
 from harness.models.key_value import KeyValue, key  # noqa: E402
 from harness.models.register import Register  # noqa: E402
-from tests.support import recorded_histories as recorded
+from tests.support import recorded_histories as recorded  # noqa: E402
 from tests.support.simulated_histories import QUEUE, SET, UNIQUE_REGISTER, history_of  # noqa: E402
 
-REGISTER = linearizable(Register(Promise.D1), Promise.D1)
-STORE = linearizable(KeyValue(Promise.D1), Promise.D1)
-STORE_BY_KEY = linearizable(KeyValue(Promise.D1), Promise.D1, partition=key)
+REGISTER = linearizable(Register(promises.D1), promises.D1)
+STORE = linearizable(KeyValue(promises.D1), promises.D1)
+STORE_BY_KEY = linearizable(KeyValue(promises.D1), promises.D1, partition=key)
 TRANSACTIONS = 100_000
 VALUES = 64  # of each key
 
 
 @dataclass
 class Case:
-    """One history, and how long it took to judge it, a time for each round."""
+    """One history with its checking times, one for each round."""
 
-    row: str  # cases of one row are added up
+    row: str  # the times of cases with equal rows are summed
     checker: Checker
     history: History
     kind: str = ""
@@ -72,7 +74,7 @@ class Case:
 
 
 def recorded_cases(folder: Path) -> Iterator[Case]:
-    """Every recorded history. Fifty clients at once are not judged as a whole."""
+    """Yield every recorded history; those of fifty clients are judged by key only."""
     logs = list(recorded.etcd_logs(folder))
     for path, _ in logs:
         yield Case(f"etcd, {len(logs)} logs", REGISTER, recorded.etcd(path), "etcd", path)
@@ -84,12 +86,12 @@ def recorded_cases(folder: Path) -> Iterator[Case]:
 
 
 def unique_cases(folder: Path) -> Iterator[Case]:
-    """Valid histories with unique values: each is searched, and judged by its sweep."""
+    """Yield valid histories with unique values, judged by search and by the linear-time checker."""
     path = folder / "register.log"
     for machine, searched, sweep, size in (
-        (UNIQUE_REGISTER, REGISTER, unique_register(Promise.D1), 5000),
-        (QUEUE, linearizable(QUEUE, Promise.D1), unique_queue(Promise.D1), 200),
-        (SET, linearizable(SET, Promise.D1), unique_set(Promise.D1), 200),
+        (UNIQUE_REGISTER, REGISTER, unique_register(promises.D1), 5000),
+        (QUEUE, linearizable(QUEUE, promises.D1), unique_queue(promises.D1), 200),
+        (SET, linearizable(SET, promises.D1), unique_set(promises.D1), 200),
     ):
         history = history_of(machine, Random(1), operations=size, processes=8, doubt=0)
         given = ("etcd", path) if machine is UNIQUE_REGISTER else ("", None)
@@ -102,28 +104,31 @@ def unique_cases(folder: Path) -> Iterator[Case]:
 
 
 def _jepsen(history: History) -> Iterator[str]:
-    """A history of reads and writes that all completed, as Jepsen prints one."""
+    """Format a history of completed reads and writes as Jepsen does."""
     events = []
     for number, operation in enumerate(history):
-        asked, answered = (operation.argument, operation.result or operation.argument)
-        events.append((operation.invoked_ns, False, number, "invoke", asked))
-        events.append((operation.completed_ns or 0, True, number, "ok", answered))
+        invoked_value, completed_value = (
+            operation.argument,
+            operation.result or operation.argument,
+        )
+        events.append((operation.invoked_ns, False, number, "invoke", invoked_value))
+        events.append((operation.completed_ns or 0, True, number, "ok", completed_value))
     for _, _, number, kind, value in sorted(events, key=lambda event: event[:3]):
         operation = history.operations[number]
-        said = "nil" if value is None else value
-        yield f"INFO  jepsen.util - {operation.process}\t:{kind}\t:{operation.function}\t{said}\n"
+        text = "nil" if value is None else value
+        yield f"INFO  jepsen.util - {operation.process}\t:{kind}\t:{operation.function}\t{text}\n"
 
 
 def transaction_cases() -> Iterator[Case]:
-    """One valid log of list-append transactions, judged by each order."""
+    """Yield one valid log of list-append transactions for each order."""
     history = list_appends(Random(1))
     for order in Order:
         row = f"{len(history)} transactions, {order.value}"
-        yield Case(row, serializable(Promise.D1, order), history)
+        yield Case(row, serializable(promises.D1, order), history)
 
 
 def list_appends(rng: Random) -> History:
-    """Ten processes, one to four micro-operations each, ten keys at a time of 64 values each."""
+    """Generate transactions of ten processes, with one to four operations on ten keys each."""
     lists: defaultdict[int, list[int]] = defaultdict(list)
     names, values = list(range(10)), count()
     now, free_ns = 0, [0] * 10
@@ -143,34 +148,36 @@ def list_appends(rng: Random) -> History:
         argument = [[what, name, None if what == "r" else value] for what, name, value in result]
         times = (invoked_ns, free_ns[process])
         operations.append(Operation(process, "txn", argument, Outcome.OK, *times, result))
-        for place, name in enumerate(names):
+        for index, name in enumerate(names):
             if len(lists[name]) >= VALUES:
-                names[place] = max(names) + 1
+                names[index] = max(names) + 1
     return History(tuple(sorted(operations, key=lambda operation: operation.invoked_ns)))
 
 
 def judge(case: Case) -> None:
-    """Take the time, with the collector's debts paid before."""
+    """Time one check, after a garbage collection."""
     gc.collect()
     began = time.perf_counter()
     verdict = case.checker(case.history)
     case.ours_ms.append((time.perf_counter() - began) * 1000)
-    assert verdict.is_valid or case.kind, f"{case.row} was right by construction: {verdict}"
+    assert verdict.is_valid or case.kind, f"{case.row} is valid by construction: {verdict}"
 
 
 def run_peer_ms(command: Sequence[str], case: Case) -> float:
-    """What the peer says it took."""
-    asked = [*command, case.kind, str(case.path)]
-    answer = subprocess.run(asked, check=True, capture_output=True, text=True)  # noqa: S603 - theirs
+    """Return the time that the peer reports."""
+    arguments = [*command, case.kind, str(case.path)]
+    answer = subprocess.run(  # noqa: S603 - the user's command
+        arguments, check=True, capture_output=True, text=True
+    )
     return float(answer.stdout)
 
 
 def table(title: str, cases: Sequence[Case]) -> Table:
-    """A row for each sum of cases."""
+    """Make a table with a row for each group of cases."""
     rows: defaultdict[str, list[Case]] = defaultdict(list)
     for case in cases:
         rows[case.row].append(case)
-    told = Table(
+    result = Table(
         "", "operations", "ours, ms", "operations/s", "peer, ms", "ours / peer", title=title
     )
     for row, group in rows.items():
@@ -180,30 +187,30 @@ def table(title: str, cases: Sequence[Case]) -> Table:
         if all(case.peer_ms for case in group):
             peer_ms = sum(median(case.peer_ms) for case in group)
             cells += [f"{peer_ms:.1f}", f"{ours_ms / peer_ms:.2f}"]
-        told.add_row(*cells)
-    return told
+        result.add_row(*cells)
+    return result
 
 
 def main() -> None:
-    """Judge everything in turn, some rounds of it."""
+    """Judge all cases in turn, for a number of rounds."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--histories", type=Path, default=recorded.FOLDER)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer", type=shlex.split, default=[])
-    asked = parser.parse_args()
+    options = parser.parse_args()
     console = Console(width=120)
     with tempfile.TemporaryDirectory() as folder:
         groups = {"unique values": list(unique_cases(Path(folder)))}
         groups["list-append"] = list(transaction_cases())
-        if asked.histories is not None:
-            groups["recorded"] = list(recorded_cases(asked.histories))
-        for _ in range(asked.rounds):
+        if options.histories is not None:
+            groups["recorded"] = list(recorded_cases(options.histories))
+        for _ in range(options.rounds):
             for case in (case for cases in groups.values() for case in cases):
                 judge(case)
-                if asked.peer and case.path is not None:
-                    case.peer_ms.append(run_peer_ms(asked.peer, case))
+                if options.peer and case.path is not None:
+                    case.peer_ms.append(run_peer_ms(options.peer, case))
     for title, cases in groups.items():
         console.print(table(title, cases))
 

@@ -1,17 +1,17 @@
-"""How fast races are found: this explorer, a neighbour, and threads that run free.
+"""Measures how fast races are found: by this explorer, by frontrun, and by free-running threads.
 
     python benches/bench_schedules.py [--seconds 5] [--seeds 20] [--frontrun PYTHON]
 
 The subject is the reference's session lifecycle, with three threads: two commits and a turn that
-completes meanwhile. The broken one is the same with one line changed: a late commit clears up to
-the current generation, not the one it captured. Arms run in turn in one go; ratios mean something,
-the figures are only a scale.
+completes meanwhile. The broken variant differs in one line: a late commit clears up to the current
+generation, not the one it captured. The arms run in turn; compare the ratios, since the absolute
+numbers depend on the machine.
 
 `--frontrun` names the interpreter of a virtual environment with `pip install frontrun==0.7.0`;
 without it that arm is left out.
 """
 
-# A script, not a package, and it speaks to the terminal:
+# A script, not a package, which prints:
 # ruff: noqa: INP001, T201
 
 from __future__ import annotations
@@ -31,76 +31,76 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reference_impl.memory import lifecycle
+from reference_impl.memory import lifecycle  # noqa: E402
 
 SESSION = "s"
 TURNS = 2
 
 
 class Subject:
-    """One lifecycle with a turn to commit, and what its provider was given."""
+    """One lifecycle with a turn to commit, and the turns that its provider received."""
 
     def __init__(self) -> None:
         """Complete the first turn."""
         self.lifecycle = lifecycle.Lifecycle()
-        self.given: list[int] = []
+        self.committed: list[int] = []
         self.lifecycle.mark_turn_completed(SESSION, agent=self)
 
     def commit_memory_session(self) -> None:
-        """Be the provider: note up to which turn this commit goes."""
-        self.given.append(self.lifecycle._entries[SESSION].segments[0].end)  # noqa: SLF001
+        """Act as the provider: record the last turn of this commit."""
+        self.committed.append(self.lifecycle._entries[SESSION].segments[0].end)  # noqa: SLF001
 
     def commit(self) -> None:
-        """Reach a boundary."""
+        """Commit the session."""
         self.lifecycle.commit_session_memory(SESSION)
 
-    def commit_patiently(self) -> None:
-        """Reach a boundary, and wait for a commit in flight."""
+    def commit_and_wait(self) -> None:
+        """Commit the session, and wait for a concurrent commit."""
         self.lifecycle.commit_session_memory(SESSION, wait=True, timeout=5.0)
 
     def turn(self) -> None:
         """Complete a turn."""
         self.lifecycle.mark_turn_completed(SESSION, agent=self)
 
-    def is_whole(self) -> bool:
-        """Flush; whether every turn was given to the provider."""
+    def is_complete(self) -> bool:
+        """Commit the rest; return whether the provider received every turn."""
         while self.lifecycle.has_uncommitted_work(SESSION):
             self.lifecycle.commit_session_memory(SESSION)
-        return max(self.given) == TURNS
+        return max(self.committed) == TURNS
 
 
 THREADS: tuple[Callable[[Subject], None], ...] = (
     Subject.commit,
     Subject.turn,
-    Subject.commit_patiently,
+    Subject.commit_and_wait,
 )
 
 
-Sound = lifecycle.Entry
+CorrectEntry = lifecycle.Entry
 
 
-class Careless(Sound):
-    """Clears whatever there is when a commit comes back."""
+class BrokenEntry(CorrectEntry):
+    """An entry that clears all turns at the end of a commit."""
 
     __slots__ = ()
 
-    def settle(self, end: int) -> None:  # noqa: ARG002 - that is the bug
-        """Forget too much."""
-        Sound.settle(self, self.generation)
+    def settle(self, end: int) -> None:  # noqa: ARG002 - the bug
+        """Clear too many turns."""
+        CorrectEntry.settle(self, self.generation)
 
 
 @contextmanager
 def broken() -> Iterator[None]:
-    """Plant the bug."""
-    lifecycle.Entry = Careless  # type: ignore[misc]
+    """Plant the bug for the duration of the block."""
+    lifecycle.Entry = BrokenEntry  # type: ignore[misc]
     try:
         yield
     finally:
-        lifecycle.Entry = Sound  # type: ignore[misc]
+        lifecycle.Entry = CorrectEntry  # type: ignore[misc]
 
 
-def ours(seconds: float, seeds: int) -> None:
-    """Rates of every strategy on the sound one, then times to find the broken one."""
+def measure_explorer(seconds: float, seeds: int) -> None:
+    """Measure the rate of every strategy on correct code, then the time to find the bug."""
     from harness.schedule import Budget, Run, explore, reproduced  # noqa: PLC0415
 
     def body(run: Run) -> None:
@@ -108,7 +108,7 @@ def ours(seconds: float, seeds: int) -> None:
         for act in THREADS:
             run.thread(act, subject, name=act.__name__)
         run.join()
-        assert subject.is_whole()
+        assert subject.is_complete()
 
     for name in ("random", "sticky", "pct-2", "pct-3", "pos", "bounded", "reduced", "guarded"):
         used_s = time.process_time()
@@ -137,8 +137,8 @@ def ours(seconds: float, seeds: int) -> None:
     )
 
 
-def free(seconds: float) -> None:
-    """Plain threads, on the broken one."""
+def measure_free_threads(seconds: float) -> None:
+    """Run plain threads on the broken code."""
     runs = lost = 0
     ends = time.perf_counter() + seconds
     with broken():
@@ -150,12 +150,12 @@ def free(seconds: float) -> None:
             for thread in threads:
                 thread.join()
             runs += 1
-            lost += not subject.is_whole()
+            lost += not subject.is_complete()
     print(f"free-running: {runs / seconds:.0f} runs/s, found {lost} in {runs}")
 
 
-def neighbour(seconds: float) -> None:
-    """frontrun, on the sound one for its rate, and on the broken one."""
+def measure_frontrun(seconds: float) -> None:
+    """Run frontrun on the correct code for its rate, and on the broken code."""
     import frontrun  # type: ignore[import-not-found]  # noqa: PLC0415
 
     def explore(**options: Any) -> tuple[Any, float]:
@@ -163,22 +163,22 @@ def neighbour(seconds: float) -> None:
         result = frontrun.explore(
             setup=Subject,
             workers=list(THREADS),
-            invariant=Subject.is_whole,
+            invariant=Subject.is_complete,
             total_timeout=seconds,
             **options,
         )
         return result, time.perf_counter() - began
 
-    said = {True: "holds", False: "refuted", None: "inconclusive"}
+    verdicts = {True: "holds", False: "refuted", None: "inconclusive"}
     for name, options in (
         ("dpor", {"strategy": "dpor"}),
         ("random", {"strategy": "random", "max_attempts": 10**6}),
     ):
-        for subject, planted in (("sound", nullcontext), ("broken", broken)):
+        for subject, planted in (("correct", nullcontext), ("broken", broken)):
             with planted():
                 result, spent = explore(clock="virtual", **options)
             print(
-                f"frontrun {name}: the {subject} one {said[result.property_holds]} after"
+                f"frontrun {name}: the {subject} code {verdicts[result.property_holds]} after"
                 f" {result.num_explored} schedules, {spent:.1f} s,"
                 f" {result.num_explored / spent:.0f} schedules/s"
             )
@@ -191,19 +191,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--frontrun", type=Path)
     parser.add_argument("--arm", choices=["frontrun"])
-    asked = parser.parse_args()
+    options = parser.parse_args()
     logging.disable()
-    if asked.arm:
-        neighbour(asked.seconds)
+    if options.arm:
+        measure_frontrun(options.seconds)
         return
-    ours(asked.seconds, asked.seeds)
-    free(asked.seconds)
-    if asked.frontrun is None:
-        print("frontrun: left out, no --frontrun given")
+    measure_explorer(options.seconds, options.seeds)
+    measure_free_threads(options.seconds)
+    if options.frontrun is None:
+        print("frontrun: skipped, no --frontrun committed")
         return
-    wrapper = asked.frontrun.parent / "frontrun"
-    arm = [asked.frontrun, __file__, "--arm", "frontrun", "--seconds", str(asked.seconds)]
-    subprocess.run([wrapper, *arm], check=False, cwd=ROOT)  # noqa: S603 - what the caller named
+    wrapper = options.frontrun.parent / "frontrun"
+    arm = [options.frontrun, __file__, "--arm", "frontrun", "--seconds", str(options.seconds)]
+    subprocess.run([wrapper, *arm], check=False, cwd=ROOT)  # noqa: S603 - the user's interpreter
 
 
 if __name__ == "__main__":

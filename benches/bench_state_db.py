@@ -1,17 +1,17 @@
-"""How state.db fares when many write at once: the reference, its neighbours, and bare policies.
+"""Measures concurrent writers on state.db: the reference, the released package, bare policies.
 
     python benches/bench_state_db.py [--quick] [--minutes 5] [--seconds 1]
 
-All arms write in turn, round after round, on the same disk, each on a fresh file; rounds go on
-while there is time, and their median is told. So the ratios mean something, and the figures are
-only a scale. Every write is one message and one counter, with a full-text index in step.
+All arms write in turn, round after round, on the same disk, each on a fresh file; rounds repeat
+until the time is up, and the table shows their medians. Compare the ratios: the absolute numbers
+depend on the machine. Every write is one message and one counter, with a full-text index.
 
-Table, ratios and a picture of all waits go to a folder under `reports/runs`. Where syncs are slow,
-each takes 4 ms more, and the disk does one at a time; this needs `cc` and `LD_PRELOAD`. The
-released package comes from where the harness keeps it.
+The table, the ratios and a plot of all waits go to a folder under `reports/runs`. With slow syncs
+each sync takes 4 ms more, and the disk does one at a time; this needs `cc` and `LD_PRELOAD`. The
+released package comes from the cache of the harness.
 """
 
-# A script, not a package, and it speaks to the terminal:
+# A script, not a package, which prints:
 # ruff: noqa: INP001, T201
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from harness.targets.hermes_agent.target import HermesAgentTarget, cache_folder
 
 RELEASED = "0.19.0"
 WORKER = Path(__file__).with_name("state_db_worker.py")
-SYNC_MS = 4  # how much longer a slow disk's sync takes
+SYNC_MS = 4  # the additional time of a sync on a slow disk
 
 Env = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A circumstance: so many processes with so many threads, and what a commit costs."""
+    """A condition: the numbers of processes and threads, and the cost of a commit."""
 
     processes: int
     threads: int
@@ -78,7 +78,7 @@ CELLS = (
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one arm reached in one round."""
+    """The results of one arm in one round."""
 
     writes_per_s: float
     waits_ms: Sequence[float]
@@ -88,17 +88,17 @@ class Reading:
 
     @property
     def p50_ms(self) -> float:
-        """The middle wait."""
+        """The median wait."""
         return quantile(self.waits_ms, 0.5)
 
     @property
     def p99_ms(self) -> float:
-        """Of a hundred waits the longest but one."""
+        """The 99th percentile of the waits."""
         return quantile(self.waits_ms, 0.99)
 
     @property
     def p999_ms(self) -> float:
-        """Of a thousand waits the longest but one."""
+        """The 99.9th percentile of the waits."""
         return quantile(self.waits_ms, 0.999)
 
     @property
@@ -108,50 +108,51 @@ class Reading:
 
 
 def measure(arm: str, cell: Cell, seconds: float, env: Env) -> Reading:
-    """Let them all write at once."""
+    """Run all processes of a cell concurrently, and measure them."""
     with (
-        folder_of_a_file() as path,
-        crew(arm, path, cell, seconds, env) as workers,
-        watched_log(path) as log_bytes,
+        database_path() as path,
+        started_workers(arm, path, cell, seconds, env) as workers,
+        log_lengths(path) as log_bytes,
     ):
         start(workers)
-        told = [json.loads(said(worker)) for worker in workers]
-    by_thread = [waits for one in told for waits in one["waits"]]
+        results = [json.loads(next_line(worker)) for worker in workers]
+    by_thread = [waits for result in results for waits in result["waits"]]
     counts = [len(waits) for waits in by_thread]
     return Reading(
         writes_per_s=sum(counts) / seconds,
         waits_ms=sorted(wait_s * 1000 for waits in by_thread for wait_s in waits),
         jain=sum(counts) ** 2 / (len(counts) * sum(count**2 for count in counts)),
         log_mib=max(log_bytes) / 2**20,
-        refused=sum(one["refused"] for one in told),
+        refused=sum(result["refused"] for result in results),
     )
 
 
 def newcomer_waits_ms(arm: str, seconds: float, env: Env) -> list[float]:
-    """While 16 processes write, let one new process after another open and create a session."""
+    """Start new processes one by one beside 16 writers; measure their first write."""
     waits_ms: list[float] = []
-    with folder_of_a_file() as path, crew(arm, path, Cell(16, 1), seconds, env) as workers:
+    with database_path() as path, started_workers(arm, path, Cell(16, 1), seconds, env) as workers:
         start(workers)
         deadline_s = time.monotonic() + seconds
         while time.monotonic() < deadline_s:
-            with spawned(["come-in", arm, path, f"new-{len(waits_ms)}"], env) as newcomer:
-                waits_ms.append(float(said(newcomer)) * 1000)
+            with spawned(["join", arm, path, f"new-{len(waits_ms)}"], env) as newcomer:
+                waits_ms.append(float(next_line(newcomer)) * 1000)
     return sorted(waits_ms)
 
 
 def longest_wait_beside_a_kill_ms(arm: str, seconds: float, env: Env) -> float:
-    """Of 12 processes that write kill four in turn; the longest wait of the eight that stay."""
-    with folder_of_a_file() as path, crew(arm, path, Cell(12, 1), seconds, env) as workers:
+    """Kill four of 12 writers in turn; return the longest wait of the other eight."""
+    with database_path() as path, started_workers(arm, path, Cell(12, 1), seconds, env) as workers:
         start(workers)
         for victim in workers[8:]:
             time.sleep(seconds / 6)
             victim.send_signal(signal.SIGKILL)
-        told = [json.loads(said(worker)) for worker in workers[:8]]
-    return 1000 * float(max(wait_s for one in told for waits in one["waits"] for wait_s in waits))
+        results = [json.loads(next_line(worker)) for worker in workers[:8]]
+    by_thread = (waits for result in results for waits in result["waits"])
+    return 1000 * float(max(wait_s for waits in by_thread for wait_s in waits))
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The value below which this share of all lies."""
+    """Return the value below which this share of the values lies."""
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
 
 
@@ -159,32 +160,34 @@ Worker = subprocess.Popen[str]
 
 
 @contextmanager
-def folder_of_a_file() -> Iterator[Path]:
-    """Lend a path in a folder of its own."""
+def database_path() -> Iterator[Path]:
+    """Provide a path in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="bench-state-db-") as folder:
         yield Path(folder) / "state.db"
 
 
 @contextmanager
-def crew(arm: str, path: Path, cell: Cell, seconds: float, env: Env) -> Iterator[list[Worker]]:
-    """Lend workers that have opened the file and wait for the start."""
+def started_workers(
+    arm: str, path: Path, cell: Cell, seconds: float, env: Env
+) -> Iterator[list[Worker]]:
+    """Provide workers that have opened the file and wait for the start."""
     with ExitStack() as stack:
         workers: list[Worker] = []
         for number in range(cell.processes):
-            words = ["work", arm, path, cell.synchronous, f"w{number}", cell.threads, seconds]
-            workers.append(stack.enter_context(spawned(words, env)))
-            if number == 0:  # alone: not every arm survives being created by many at once
-                said(workers[0])
+            arguments = ["work", arm, path, cell.synchronous, f"w{number}", cell.threads, seconds]
+            workers.append(stack.enter_context(spawned(arguments, env)))
+            if number == 0:  # one process creates the file: some arms fail if several do
+                next_line(workers[0])
         for worker in workers[1:]:
-            said(worker)
+            next_line(worker)
         yield workers
 
 
 @contextmanager
-def spawned(words: Sequence[object], env: Env) -> Iterator[Worker]:
-    """Lend a worker, and end it."""
-    command = [sys.executable, str(WORKER), *map(str, words)]
-    worker = subprocess.Popen(  # noqa: S603  (our own program)
+def spawned(arguments: Sequence[object], env: Env) -> Iterator[Worker]:
+    """Start a worker, and end it after the block."""
+    command = [sys.executable, str(WORKER), *map(str, arguments)]
+    worker = subprocess.Popen(  # noqa: S603  the command is fixed
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **env}
     )
     try:
@@ -195,40 +198,40 @@ def spawned(words: Sequence[object], env: Env) -> Iterator[Worker]:
 
 
 def start(workers: Sequence[Worker]) -> None:
-    """Let all begin."""
+    """Let all workers begin."""
     for worker in workers:
         assert worker.stdin is not None
         worker.stdin.write("\n")
         worker.stdin.flush()
 
 
-def said(worker: Worker) -> str:
+def next_line(worker: Worker) -> str:
     """Read a worker's next line."""
     assert worker.stdout is not None
     return worker.stdout.readline()
 
 
 @contextmanager
-def watched_log(path: Path) -> Iterator[list[int]]:
-    """Look at the length of the write-ahead log every few milliseconds, without opening it."""
+def log_lengths(path: Path) -> Iterator[list[int]]:
+    """Sample the length of the write-ahead log every 5 ms, without opening it."""
     log, over, lengths = path.with_name(path.name + "-wal"), threading.Event(), [0]
 
-    def watch() -> None:
+    def sample() -> None:
         while not over.wait(0.005):
             lengths.append(log.stat().st_size if log.exists() else 0)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     try:
         yield lengths
     finally:
         over.set()
-        watcher.join()
+        sampler.join()
 
 
 @contextmanager
 def slow_disk() -> Iterator[Env | None]:
-    """Lend an environment whose syncs are slow, and one at a time; None where there is no `cc`."""
+    """Provide an environment with slow, serialized syncs; None without `cc`."""
     compiler = shutil.which("cc")
     if compiler is None:
         yield None
@@ -236,7 +239,7 @@ def slow_disk() -> Iterator[Env | None]:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "slow_syncs.so"
         command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", str(library), "-ldl"]
-        subprocess.run(command, input=_SLOW_SYNCS, text=True, check=True)  # noqa: S603  (likewise)
+        subprocess.run(command, input=_SLOW_SYNCS, text=True, check=True)  # noqa: S603  the command is fixed
         disk = str(Path(folder) / "disk")
         yield {"LD_PRELOAD": str(library), "SYNC_US": str(SYNC_MS * 1000), "SYNC_DISK": disk}
 
@@ -266,7 +269,7 @@ int fdatasync(int fd) { return slow("fdatasync", fd); }
 
 
 class Bench:
-    """Everything that was measured, and what it says."""
+    """Runs the arms, and reports the results."""
 
     def __init__(self, arms: Sequence[str], env: Env) -> None:
         self._arms = arms
@@ -276,7 +279,7 @@ class Bench:
         self._killed_ms: dict[str, list[float]] = defaultdict(list)
 
     def measure(self, cells: Sequence[Cell], seconds: float, minutes: float) -> None:
-        """Do rounds of all cells and arms until the next would take too long."""
+        """Run rounds of all cells and arms until the next one would exceed the time."""
         began_s, rounds = time.monotonic(), 0
         with slow_disk() as slow:
             while rounds == 0 or (time.monotonic() - began_s) * (1 + 1 / rounds) < minutes * 60:
@@ -293,7 +296,7 @@ class Bench:
                     self._killed_ms[arm].append(killed_ms)
         self.condition = (
             f"{rounds} round{'s' * (rounds > 1)} of {seconds:g} s, {os.cpu_count()} processors,"
-            f" load {os.getloadavg()[0]:.0f} at the end, of which we are some"
+            f" load {os.getloadavg()[0]:.0f} at the end, this bench included"
         )
 
     def _measure(self, cell: Cell, number: int, seconds: float, env: Env) -> None:
@@ -303,23 +306,28 @@ class Bench:
         print(f"{number}  {cell}", file=sys.stderr, flush=True)
 
     def _in_turn(self, number: int) -> Sequence[str]:
-        """Turn the order round every other time: whoever comes after a loud one is at a loss."""
+        """Reverse the order every other round: an arm may slow down the one after it."""
         return self._arms if number % 2 else self._arms[::-1]
 
     def table(self) -> str:
-        """Tell the medians, in Markdown."""
+        """Format the medians as Markdown."""
         rows = [
             "| at once | arm | writes/s | p50 | p99 | p99.9 | max, ms | Jain | log MiB | refused |",
             "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
         ]
         for cell, readings in self._readings.items():
-            for arm, some in readings.items():
-                rows.append(
-                    f"| {cell} | {arm} | {of(some, 'writes_per_s'):.0f} | {of(some, 'p50_ms'):.1f}"
-                    f" | {of(some, 'p99_ms'):.1f} | {of(some, 'p999_ms'):.1f}"
-                    f" | {of(some, 'max_ms'):.1f} | {of(some, 'jain'):.2f}"
-                    f" | {of(some, 'log_mib'):.1f} | {of(some, 'refused'):.0f} |"
+            for arm, measured in readings.items():
+                cells = (
+                    f"{median_of(measured, 'writes_per_s'):.0f}",
+                    f"{median_of(measured, 'p50_ms'):.1f}",
+                    f"{median_of(measured, 'p99_ms'):.1f}",
+                    f"{median_of(measured, 'p999_ms'):.1f}",
+                    f"{median_of(measured, 'max_ms'):.1f}",
+                    f"{median_of(measured, 'jain'):.2f}",
+                    f"{median_of(measured, 'log_mib'):.1f}",
+                    f"{median_of(measured, 'refused'):.0f}",
                 )
+                rows.append(f"| {cell} | {arm} | {' | '.join(cells)} |")
         rows += [
             "",
             "| beside others | newcomer p50 ms | newcomer p90 ms | longest beside a kill, ms |",
@@ -334,33 +342,37 @@ class Bench:
         return "\n".join(rows)
 
     def goals(self) -> str:
-        """Tell how the reference does beside the released package, and what it is meant to do."""
+        """Format the reference's results beside the released package's, and its goals."""
         rows = ["| the reference | reached | wanted |", "|---|--:|--:|"]
         for cell, name, wanted in _RATIOS:
             if cell in self._readings and "released" in self._arms:
-                ours = of(self._readings[cell]["reference"], name)
-                theirs = of(self._readings[cell]["released"], name)
-                ratio = ours / theirs if name == "writes_per_s" else theirs / ours
-                said = _RATIO_NAMES[name]
-                rows.append(f"| {cell}: {said} | {ratio:.1f} times | {wanted:g} times |")
-        all_of = [some for one in self._readings.values() for some in one["reference"]]
+                reference = median_of(self._readings[cell]["reference"], name)
+                released = median_of(self._readings[cell]["released"], name)
+                ratio = reference / released
+                ratio = ratio if name == "writes_per_s" else 1 / ratio
+                rows.append(
+                    f"| {cell}: {_RATIO_NAMES[name]} | {ratio:.1f} times | {wanted:g} times |"
+                )
+        readings = [
+            reading for by_arm in self._readings.values() for reading in by_arm["reference"]
+        ]
         newcomer_ms = quantile(self._newcomers_ms["reference"], 0.9)
         killed_ms = statistics.median(self._killed_ms["reference"])
         rows += [
             f"| a newcomer's first write, p90 | {newcomer_ms:.1f} ms | at most 20 ms |",
             f"| the longest wait beside a kill | {killed_ms:.1f} ms | at most 50 ms |",
-            f"| the worst Jain index | {min(one.jain for one in all_of):.3f} | at least 0.99 |",
-            f"| the longest log | {max(one.log_mib for one in all_of):.1f} MiB | at most 16 MiB |",
-            f"| refused | {sum(one.refused for one in all_of)} | none |",
+            f"| the worst Jain index | {min(r.jain for r in readings):.3f} | at least 0.99 |",
+            f"| the longest log | {max(r.log_mib for r in readings):.1f} MiB | at most 16 MiB |",
+            f"| refused | {sum(r.refused for r in readings)} | none |",
         ]
         return "\n".join(rows)
 
     def picture(self) -> str:
-        """Draw all waits."""
+        """Plot all waits."""
         panels = {
             str(cell): {
-                arm: sorted(wait_ms for one in some for wait_ms in one.waits_ms)
-                for arm, some in readings.items()
+                arm: sorted(wait_ms for reading in measured for wait_ms in reading.waits_ms)
+                for arm, measured in readings.items()
             }
             for cell, readings in self._readings.items()
         }
@@ -384,41 +396,41 @@ _RATIOS = (
 )
 
 
-def of(readings: Sequence[Reading], name: str) -> float:
-    """The median."""
+def median_of(readings: Sequence[Reading], name: str) -> float:
+    """Return the median of one number of the readings."""
     return float(statistics.median(getattr(reading, name) for reading in readings))
 
 
 def released() -> str | None:
-    """Find the folder of the released package; None where it is not to be had, and say why."""
+    """Find the folder of the released package; print why, and return None, if it is unavailable."""
     target = HermesAgentTarget(RELEASED)
     try:
         target.prepare()
     except TargetUnavailableError as error:
-        print(f"left out: {error}", file=sys.stderr)
+        print(f"skipped: {error}", file=sys.stderr)
         return None
     return str(cache_folder() / target.name)
 
 
-def bench(words: Sequence[str]) -> None:
-    """Measure, and leave what was found in a folder."""
+def bench(arguments: Sequence[str]) -> None:
+    """Measure, and write the results to a folder."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(map(str, QUICK))}")
-    parser.add_argument("--minutes", type=float, default=5.0, help="go on for about so long")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for one arm in one round")
-    asked = parser.parse_args(words)
+    parser.add_argument("--minutes", type=float, default=5.0, help="total time, about")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one arm in one round")
+    options = parser.parse_args(arguments)
     agent = released()
     arms = [arm for arm in ARMS if arm != "released" or agent]
-    found = Bench(arms, {"HERMES_AGENT": agent} if agent else {})
-    found.measure(QUICK if asked.quick else CELLS, asked.seconds, asked.minutes)
+    results = Bench(arms, {"HERMES_AGENT": agent} if agent else {})
+    results.measure(QUICK if options.quick else CELLS, options.seconds, options.minutes)
     folder = (
         ROOT / "reports" / "runs" / time.strftime("%Y%m%dT%H%M%S-bench-state-db", time.gmtime())
     )
     folder.mkdir(parents=True)
-    told = f"{found.condition}\n\n{found.table()}\n\n{found.goals()}\n"
-    (folder / "table.md").write_text(told, encoding="utf-8")
-    (folder / "waits.svg").write_text(found.picture(), encoding="utf-8")
-    print(f"{told}\n{folder}")
+    report = f"{results.condition}\n\n{results.table()}\n\n{results.goals()}\n"
+    (folder / "table.md").write_text(report, encoding="utf-8")
+    (folder / "waits.svg").write_text(results.picture(), encoding="utf-8")
+    print(f"{report}\n{folder}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The picture: how long waits were, as cumulative distributions in one self-contained SVG.
+"""Draws waiting times as cumulative distributions, in one self-contained SVG.
 
-A panel a circumstance, a line a policy. To the right is longer, ten times each step; upwards is
-rarer: the share of waits that were no longer, in nines, because the waits that freeze a terminal
-are the last of a thousand. Knows nothing of what was waited for.
+One panel for each condition, one line for each policy. The x axis is the wait, logarithmic; the y
+axis is the share of waits that were not longer, in nines, because the longest of a thousand waits
+are the ones that users notice. Knows nothing of the measured system.
 """
 
-# A part of a script, not of a package:
+# Part of a script, not of a package:
 # ruff: noqa: INP001
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Panel = Mapping[str, Sequence[float]]
 
 
 def draw(title: str, subtitle: str, panels: Mapping[str, Panel]) -> str:
-    """Draw a panel for each circumstance; the first policy is the one to look at."""
+    """Draw a panel for each condition; the first policy is emphasized."""
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     columns = min(COLUMNS, len(panels))
     width = columns * _WIDTH
@@ -57,11 +57,11 @@ def draw(title: str, subtitle: str, panels: Mapping[str, Panel]) -> str:
         f'<text class="faint" x="16" y="52">{escape(subtitle)}</text>',
         *_legend(names),
     ]
-    for index, (circumstance, panel) in enumerate(panels.items()):
+    for index, (condition, panel) in enumerate(panels.items()):
         row, column = divmod(index, columns)
         drawn.append(f'<g transform="translate({column * _WIDTH} {_HEAD + row * _HEIGHT})">')
-        drawn += _axes(circumstance)
-        # The first is drawn last, above the others.
+        drawn += _axes(condition)
+        # The first policy is drawn last, above the others.
         drawn += [_line(name, names.index(name), panel[name]) for name in reversed(list(panel))]
         drawn.append("</g>")
     return "\n".join([*drawn, "</svg>\n"])
@@ -79,8 +79,8 @@ def _legend(names: Sequence[str]) -> list[str]:
     return drawn
 
 
-def _axes(circumstance: str) -> list[str]:
-    drawn = [f'<text class="panel" x="{_LEFT}" y="{_TOP - 12}">{escape(circumstance)}</text>']
+def _axes(condition: str) -> list[str]:
+    drawn = [f'<text class="panel" x="{_LEFT}" y="{_TOP - 12}">{escape(condition)}</text>']
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     for exponent in range(round(math.log10(_FROM_MS)), round(math.log10(_TO_MS)) + 1):
         x = _x(10**exponent)
@@ -89,18 +89,19 @@ def _axes(circumstance: str) -> list[str]:
             f'<text class="faint" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">'
             f"{_wait(10**exponent)}</text>"
         )
-    for share, told in ((0.0, "0"), (0.9, "90"), (0.99, "99"), (0.999, "99.9"), (0.9999, "99.99")):
+    for share, label in ((0.0, "0"), (0.9, "90"), (0.99, "99"), (0.999, "99.9"), (0.9999, "99.99")):
         y = _y(share)
         drawn.append(
             f'<path class="rule" d="M{_LEFT} {y:.1f}H{right}"/>'
-            f'<text class="faint" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{told} %</text>'
+            f'<text class="faint" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">'
+            f"{label} %</text>"
         )
     return drawn
 
 
 def _line(name: str, index: int, waits_ms: Sequence[float]) -> str:
     points = []
-    # No further than there are waits to show it: the last of a thousand says nothing of 99.99 %.
+    # A line ends at the share that the number of waits supports: 1000 waits do not show 99.99 %.
     nines = min(_NINES, math.log10(max(len(waits_ms), 1)))
     for step in range(_STEPS + 1):
         share = 1 - 10 ** (-nines * step / _STEPS)

@@ -1,7 +1,7 @@
-"""Arms: ways to write one message and one counter to a file that many write to.
+"""The arms of the state.db bench: ways to write a message and a counter to a shared file.
 
-The reference, the released hermes-agent, and bare SQLite with three policies for meeting a lock.
-Each keeps a full-text index in step. Knows nothing of who measures.
+The reference, the released hermes-agent, and bare SQLite with three policies for a locked file.
+Each updates a full-text index in the same transaction. Knows nothing of the measurement.
 """
 
 # A part of a script, not of a package:
@@ -25,26 +25,26 @@ Synchronous = Literal["FULL", "NORMAL"]
 
 
 class Store(Protocol):
-    """What an arm writes to; one for all threads of a process."""
+    """The store of an arm, shared by all threads of a process."""
 
     def create(self, session: str) -> None:
-        """Make the session."""
+        """Create the session."""
 
     def append(self, session: str, text: str) -> None:
         """Write one message and one counter."""
 
 
 class Reference:
-    """The reference's own."""
+    """The reference's StateDb."""
 
     def __init__(self, path: Path, synchronous: Synchronous) -> None:
         sys.path.insert(0, str(ROOT))
-        from reference_impl.state_db.state_db import StateDb  # noqa: PLC0415  (only in this arm's process)
+        from reference_impl.state_db.state_db import StateDb  # noqa: PLC0415  in this arm's process only
 
         self._db = StateDb(path, synchronous=synchronous)
 
     def create(self, session: str) -> None:
-        """Make the session."""
+        """Create the session."""
         self._db.create_session(session, "bench")
 
     def append(self, session: str, text: str) -> None:
@@ -53,7 +53,7 @@ class Reference:
 
 
 class Released:
-    """The released hermes-agent package, found in the environment's HERMES_AGENT folder."""
+    """The released hermes-agent package, from the folder that HERMES_AGENT names."""
 
     def __init__(self, path: Path, synchronous: Synchronous) -> None:
         sys.path.insert(0, os.environ["HERMES_AGENT"])
@@ -61,10 +61,10 @@ class Released:
         from hermes_state import SessionDB  # type: ignore[import-not-found]  # noqa: PLC0415
 
         self._db = SessionDB(path)
-        self._db._conn.execute(f"PRAGMA synchronous = {synchronous}")  # noqa: SLF001  (no other way)
+        self._db._conn.execute(f"PRAGMA synchronous = {synchronous}")  # noqa: SLF001  there is no public way
 
     def create(self, session: str) -> None:
-        """Make the session."""
+        """Create the session."""
         self._db.create_session(session, "bench")
 
     def append(self, session: str, text: str) -> None:
@@ -73,12 +73,12 @@ class Released:
 
 
 class Bare:
-    """One connection for all threads, and a policy for meeting a lock."""
+    """One connection for all threads, and a policy for a locked file."""
 
     begin = "BEGIN IMMEDIATE"
     timeout_s = 0.0
     pauses_s: Callable[[], Iterator[float]]
-    """How long to pause after each attempt that met a lock, until the arm gives up."""
+    """The pauses after attempts that found the file locked; the arm gives up after the last."""
 
     def __init__(self, path: Path, synchronous: Synchronous) -> None:
         self._lock = threading.Lock()
@@ -94,7 +94,7 @@ class Bare:
         self._connection.execute(f"PRAGMA busy_timeout = {self.timeout_s * 1000:.0f}")
 
     def create(self, session: str) -> None:
-        """Make the session."""
+        """Create the session."""
         self._write(("INSERT INTO sessions(id) VALUES (?)", (session,)))
 
     def append(self, session: str, text: str) -> None:
@@ -122,32 +122,32 @@ class Bare:
 
 
 class Busy30s(Bare):
-    """SQLite's own busy handler, and deferred transactions."""
+    """SQLite's busy handler, and deferred transactions."""
 
     begin = "BEGIN"
     timeout_s = 30.0
 
     def pauses_s(self) -> Iterator[float]:
-        """One attempt."""
+        """Yield one pause: one attempt."""
         yield 0.0
 
 
 class Jitter15(Bare):
-    """A second of patience, fifteen times, with random pauses."""
+    """Fifteen attempts with a busy timeout of one second, and random pauses."""
 
     timeout_s = 1.0
 
     def pauses_s(self) -> Iterator[float]:
-        """Fifteen attempts."""
+        """Yield fifteen pauses."""
         for _ in range(15):
             yield random.uniform(0.020, 0.150)
 
 
 class Constant1ms(Bare):
-    """Ask again every millisecond."""
+    """Retries every millisecond."""
 
     def pauses_s(self) -> Iterator[float]:
-        """As many attempts as fit in 30 s."""
+        """Yield pauses for 30 s."""
         deadline_s = time.monotonic() + 30.0
         while time.monotonic() < deadline_s:
             yield 0.001

@@ -1,12 +1,12 @@
-"""A worker: one process that writes to a file that others write to, and tells how long it waited.
+"""A worker process of the state.db bench: writes to a shared file, and prints its waits.
 
     python benches/state_db_worker.py work ARM PATH FULL|NORMAL NAME THREADS SECONDS
-    python benches/state_db_worker.py come-in ARM PATH NAME
+    python benches/state_db_worker.py join ARM PATH NAME
 
-Light, because many start at once.
+It imports little, because many workers start together.
 """
 
-# A script, not a package, and it speaks to whoever started it:
+# A script, not a package, which prints for its parent:
 # ruff: noqa: INP001, T201
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ COOL_DOWN_S = 0.5
 
 
 def work(store: Store, name: str, threads: int, seconds: float) -> None:
-    """Write with each thread for so long; print a list of waits in seconds for each thread.
+    """Write with each thread for `seconds`; print a list of waits in seconds for each thread.
 
-    They go on writing for a while that does not count: a process that ends needs the processors as
-    much as one that writes, and those who write last would pay for it.
+    The threads continue for COOL_DOWN_S without counting: a process that ends uses the processors
+    as much as one that writes, which would slow down the last writers.
     """
     sessions = [f"{name}-{number}" for number in range(threads)]
     for session in sessions:
@@ -43,24 +43,24 @@ def work(store: Store, name: str, threads: int, seconds: float) -> None:
             is_refused = False
             try:
                 store.append(sessions[number], f"{TEXT}{len(waits[number])}")
-            except Exception:  # noqa: BLE001  (each arm has its own way of refusing)
+            except Exception:  # noqa: BLE001  each arm raises errors of its own
                 is_refused = True
             if began_s < deadline_s:
                 waits[number].append(time.monotonic() - began_s)
                 refused[number] += is_refused
 
-    crew = [threading.Thread(target=write, args=(number,)) for number in range(threads)]
-    for thread in crew:
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(threads)]
+    for thread in writers:
         thread.start()
-    for thread in crew:
+    for thread in writers:
         thread.join()
     print(json.dumps({"waits": waits, "refused": sum(refused)}), flush=True)
 
 
-def come_in(arm: str, path: Path, name: str) -> None:
-    """Open the file as a newcomer, create a session, and print how long that took."""
-    importing = ARMS[arm](path.with_name("warm-up.db"), "FULL")  # not what is measured
-    importing.create(name)
+def join(arm: str, path: Path, name: str) -> None:
+    """Open the file as a new process, create a session, and print how long that took."""
+    warm_up = ARMS[arm](path.with_name("warm-up.db"), "FULL")  # imports are not measured
+    warm_up.create(name)
     began_s = time.monotonic()
     ARMS[arm](path, "FULL").create(name)
     print(time.monotonic() - began_s, flush=True)
@@ -70,7 +70,7 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["work", arm, path, "FULL" | "NORMAL" as synchronous, name, threads, seconds]:
             work(ARMS[arm](Path(path), synchronous), name, int(threads), float(seconds))
-        case ["come-in", arm, path, name]:
-            come_in(arm, Path(path), name)
-        case words:
-            sys.exit(f"{words} means nothing here")
+        case ["join", arm, path, name]:
+            join(arm, Path(path), name)
+        case arguments:
+            sys.exit(f"unknown arguments {arguments}; expected: work ... or join ...")
