@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ class KeyValueTarget:
     def __init__(self, place: str | Path = HERE) -> None:
         self.name = f"{self.usage.partition('[')[0]}@{place}"
         self._place = Path(place)
+        self._numbers = itertools.count()
 
     def prepare(self) -> None:
         """Put the wanted copy first on the path, and import it."""
@@ -29,8 +31,9 @@ class KeyValueTarget:
         importlib.import_module("key_value")
 
     def open(self, ability: str, folder: Path) -> Instance:  # noqa: ARG002  it has only the one
-        """A store with its database in `folder`: the adapter is the store itself."""
-        store: Any = importlib.import_module("key_value").Store(folder / "store.db")
+        """A store with a new database in `folder`: the adapter is the store itself."""
+        path = folder / f"store-{next(self._numbers)}.db"  # schedules share a folder
+        store: Any = importlib.import_module("key_value").Store(path)
         return AdapterInstance(store)
 
     def standalone(self, ability: str) -> str:  # noqa: ARG002  it has only the one

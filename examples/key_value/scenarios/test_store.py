@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from hypothesis import strategies as st
-from hypothesis.stateful import rule
-
 from harness import (
     Call,
     Expectation,
@@ -22,6 +19,8 @@ from harness import (
     explore_machine,
     linearizable,
 )
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
 
 from suite import K1, K2
 
