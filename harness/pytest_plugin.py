@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.engine.target import Target
 
 Judge: TypeAlias = "Callable[[Scenario], Verdict]"
+"""The type of the fixture `judge`: it runs a scenario on the target and returns its verdict."""
 
 DEFAULT_TARGET = "reference"
 ROUNDS = 2  # for a scenario that did not meet what its verdict needs

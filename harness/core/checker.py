@@ -14,6 +14,7 @@ from harness.core.history import History
 from harness.core.verdict import VALID, Anomaly, Verdict
 
 Checker: TypeAlias = Callable[[History], Verdict]
+"""A pure function that judges one history: it reads no clock, file or randomness."""
 Rule: TypeAlias = Callable[[History], Iterable[Anomaly]]
 
 
