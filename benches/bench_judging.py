@@ -107,10 +107,8 @@ def _jepsen(history: History) -> Iterator[str]:
     """Format a history of completed reads and writes as Jepsen does."""
     events = []
     for number, operation in enumerate(history):
-        invoked_value, completed_value = (
-            operation.argument,
-            operation.result or operation.argument,
-        )
+        invoked_value = operation.argument.get("value")
+        completed_value = operation.result or invoked_value
         events.append((operation.invoked_ns, False, number, "invoke", invoked_value))
         events.append((operation.completed_ns or 0, True, number, "ok", completed_value))
     for _, _, number, kind, value in sorted(events, key=lambda event: event[:3]):
@@ -147,7 +145,9 @@ def list_appends(rng: Random) -> History:
                 result.append(["append", name, lists[name][-1]])
         argument = [[what, name, None if what == "r" else value] for what, name, value in result]
         times = (invoked_ns, free_ns[process])
-        operations.append(Operation(process, "txn", argument, Outcome.OK, *times, result))
+        operations.append(
+            Operation(process, "txn", {"operations": argument}, Outcome.OK, *times, result)
+        )
         for index, name in enumerate(names):
             if len(lists[name]) >= VALUES:
                 names[index] = max(names) + 1

@@ -156,7 +156,7 @@ def measure_free_threads(seconds: float) -> None:
 
 def measure_frontrun(seconds: float) -> None:
     """Run frontrun on the correct code for its rate, and on the broken code."""
-    import frontrun  # type: ignore[import-not-found]  # noqa: PLC0415
+    import frontrun  # noqa: PLC0415
 
     def explore(**options: Any) -> tuple[Any, float]:
         began = time.perf_counter()
@@ -199,7 +199,7 @@ def main() -> None:
     measure_explorer(options.seconds, options.seeds)
     measure_free_threads(options.seconds)
     if options.frontrun is None:
-        print("frontrun: skipped, no --frontrun committed")
+        print("frontrun: skipped, no --frontrun PYTHON")
         return
     wrapper = options.frontrun.parent / "frontrun"
     arm = [options.frontrun, __file__, "--arm", "frontrun", "--seconds", str(options.seconds)]

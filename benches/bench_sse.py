@@ -355,7 +355,7 @@ async def drain_backlog() -> None:
     ends_at = time.monotonic() + CONNECTED_S / 3
     Client.is_measuring = True
     while True:
-        Client.latencyncy = Histogram()
+        Client.latency = Histogram()
         await asyncio.sleep(SETTLE_S)
         is_drained = Client.latency.quantile(0.9) < FRESH_US
         if is_drained or time.monotonic() > ends_at:
@@ -401,9 +401,9 @@ async def measure(name: str, streams: int, pace: Pace, seconds: float) -> Measur
             transport.abort()
         await asyncio.sleep(0)
     latency = Client.latency
-    quantiles = [latency.quantile(share) / 1e3 for share in (0.5, 0.99)]
+    p50_ms, p99_ms = (latency.quantile(share) / 1e3 for share in (0.5, 0.99))
     delivered = latency.count / (streams * pace.rate * lasted_s)
-    return Measure(delivered, cpu, *quantiles, kib, lags.quantile(0.99) / 1e3)
+    return Measure(delivered, cpu, p50_ms, p99_ms, kib, lags.quantile(0.99) / 1e3)
 
 
 def compare(names: Iterable[str], options: argparse.Namespace) -> dict[str, Measure]:

@@ -58,7 +58,7 @@ class Released:
     def __init__(self, path: Path, synchronous: Synchronous) -> None:
         sys.path.insert(0, os.environ["HERMES_AGENT"])
         os.environ["HERMES_HOME"] = str(path.parent)
-        from hermes_state import SessionDB  # type: ignore[import-not-found]  # noqa: PLC0415
+        from hermes_state import SessionDB  # noqa: PLC0415
 
         self._db = SessionDB(path)
         self._db._conn.execute(f"PRAGMA synchronous = {synchronous}")  # noqa: SLF001  there is no public way
