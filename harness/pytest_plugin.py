@@ -51,6 +51,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how much is asked; 1 is as much as a gate of two minutes (default: 1)",
     )
     group.addoption(
+        "--harness-first-only",
+        action="store_true",
+        help="end each scenario with its first anomaly, instead of asking on behind it",
+    )
+    group.addoption(
         "--harness-scenario",
         action="append",
         default=[],
@@ -124,7 +129,15 @@ def judge(request: pytest.FixtureRequest, harness_target: Target, tmp_path: Path
         seed, effort = option("--harness-seed"), option("--harness-effort")
         began = time.monotonic()
         with _explained(folder):
-            judged = run(scenario, harness_target, seed, effort, folder, rounds=ROUNDS)
+            judged = run(
+                scenario,
+                harness_target,
+                seed,
+                effort,
+                folder,
+                rounds=ROUNDS,
+                goes_on=not option("--harness-first-only"),
+            )
             seconds = time.monotonic() - began
             record = judgement.store(judged, harness_target, seed, seconds, folder)
         sys.stdout.write(record.summary() + "\n")

@@ -1,25 +1,45 @@
-"""Conformance: each operation of one client, in order, against a sequential model.
+"""Checks that each operation of one client, in order, conforms to a sequential model.
 
 The fold keeps every state that may hold (a lost reply leaves two), so it is exact: it refuses an
-operation only when no state explains it. The same fold judges a live machine and a stored file.
+operation only when no state explains it. The same fold judges a live test and a stored history.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Generic
+from typing import Generic, Protocol, runtime_checkable
 
 from harness.core.checker import Checker
 from harness.core.history import History, Operation
 from harness.core.model import Model, Refusal, State
-from harness.core.verdict import VALID, Anomaly, Verdict
+from harness.core.verdict import Anomaly, Verdict
+
+
+@runtime_checkable
+class Adopting(Protocol[State]):
+    """A model that says where it goes on after an operation that it refused."""
+
+    def adopt(self, state: State, operation: Operation) -> tuple[State, ...]:
+        """The states that hold if the observed answer is taken for the truth; none if unknown.
+
+        Every later refusal must be a violation of its own, and no consequence of this one.
+        """
+        ...
 
 
 @dataclass
 class Fold(Generic[State]):
-    """A model's possible states after the operations so far."""
+    """A model's possible states after the operations so far.
+
+    After a refused operation the fold goes on from what was observed, if the model has a method
+    `adopt` (see `Adopting`), so that one broken promise hides no other. Without it the fold
+    `is_lost`: what follows may only be a consequence, and is not judged.
+    """
 
     model: Model[State]
+    anomalies: int = field(init=False, default=0)
+    is_lost: bool = field(init=False, default=False)
     states: dict[State, None] = field(init=False)
     past: list[Operation] = field(init=False, default_factory=list)
 
@@ -27,8 +47,10 @@ class Fold(Generic[State]):
         self.states = {self.model.initial(): None}
 
     def step(self, operation: Operation) -> Anomaly | None:
-        """Take one more operation; an anomaly if no state explains it, else None."""
+        """Apply one more operation; returns an anomaly if no state explains it, else None."""
         self.past.append(operation)
+        if self.is_lost:
+            return None
         after: dict[State, None] = {}
         refusals: list[Refusal] = []
         for state in self.states:
@@ -40,32 +62,56 @@ class Fold(Generic[State]):
         if after:
             self.states = after
             return None
-        # The first state is the one in which everything unknown happened in the order asked.
-        blamed = refusals[0]
+        # In the first state every unknown operation happened, in order of invocation.
+        first = refusals[0]
+        self._adopt(operation)
+        self.anomalies += 1
         accepted = [result for refusal in refusals for result in refusal.accepted]
         return Anomaly(
-            blamed.promise,
-            blamed.message,
+            first.promise,
+            first.message,
             evidence=tuple(self.past),
             name=f"not-{self.model.name}",
             accepted=tuple(accepted),
-            also=blamed.also,
+            also=first.also,
+            expected=_expected(refusals),
+            observed=first.observed or operation.answer,
+            behind=self.anomalies - 1,
         )
+
+    def _adopt(self, operation: Operation) -> None:
+        """Go on from the states that explain a refused operation, if the model knows them."""
+        if not isinstance(self.model, Adopting):
+            self.is_lost = True
+            return
+        adopted = [after for state in self.states for after in self.model.adopt(state, operation)]
+        self.states = dict.fromkeys(adopted)
+        self.is_lost = not adopted
+
+
+def _expected(refusals: Sequence[Refusal]) -> str:
+    """What any of the possible states would have allowed."""
+    texts = [refusal.expected or " or ".join(map(repr, refusal.accepted)) for refusal in refusals]
+    return " or ".join(dict.fromkeys(filter(None, texts)))
 
 
 def conforms(model: Model[State]) -> Checker:
-    """Make the checker that says where a sequential history leaves the model.
+    """Make the checker that reports the operations of a history that leave the model.
 
-    Where whoever asked was gone before the answer, a killed run say, the rest is unknown.
+    Of each signature it reports the first. Where the client itself ended before a reply, such as
+    in a killed run, the rest is unknown.
     """
 
     def check(history: History) -> Verdict:
         fold = Fold(model)
+        found: dict[str, Anomaly] = {}
         for operation in history:
             if operation.is_unanswered:
-                return Verdict(unknowns=(f"cut short: {operation}",))
+                return Verdict(tuple(found.values()), unknowns=(f"cut short: {operation}",))
             if anomaly := fold.step(operation):
-                return Verdict(anomalies=(anomaly,))
-        return VALID
+                found.setdefault(anomaly.signature, anomaly)
+            if fold.is_lost:
+                break
+        return Verdict(anomalies=tuple(found.values()))
 
     return check

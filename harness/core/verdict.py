@@ -1,4 +1,4 @@
-"""The verdict on a history: valid, unknown or invalid, with anomalies and unmet assumptions.
+"""The verdict on a history: valid, unknown or invalid, with anomalies and unmet expectations.
 
 A verdict has three values, never two. An anomaly is a proof, so the verdict is *invalid*; without
 one, a run that did not reach the situations it was made for is *unknown*; any other is *valid*.
@@ -6,6 +6,7 @@ one, a run that did not reach the situations it was made for is *unknown*; any o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -31,6 +32,19 @@ class Validity(IntEnum):
         return self.name.lower()
 
 
+KIND_CHARS = 80  # of a message without its values, which a signature keeps
+_INNERMOST = re.compile(r"""'[^'\\n]*'|"[^"\\n]*"|\([^()]*\)|\[[^][]*\]|\{[^{}]*\}""")
+_VALUE = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8,}|-?\d+(\.\d+)?")
+
+
+def _without_values(message: str) -> str:
+    """A message without quoted texts, brackets, numbers and addresses: they vary between runs."""
+    before = None
+    while before != message:
+        before, message = message, _INNERMOST.sub("", message)
+    return " ".join(_VALUE.sub("", message).split())
+
+
 @dataclass(frozen=True, slots=True)
 class Anomaly:
     """One proven violation of a promise, with the operations that prove it.
@@ -40,7 +54,8 @@ class Anomaly:
     the kind of violation ("lost-write"), where there is one. Where the same evidence breaks the
     sentence of a further promise, `also` names it. `accepted` lists every result that the last
     operation of the evidence could have had under the promise, where the checker knows them: a
-    stand-alone test asserts one of these.
+    stand-alone test asserts one of these. `behind` counts the anomalies of the same episode before
+    this one, which the checker met and went on from.
     """
 
     promise: Promise
@@ -51,6 +66,13 @@ class Anomaly:
     also: tuple[Promise, ...] = ()
     expected: str = ""
     observed: str = ""
+    behind: int = 0
+
+    @property
+    def signature(self) -> str:
+        """What recognises the same finding again: promise, function and kind, without values."""
+        function = self.evidence[-1].function if self.evidence else "-"
+        return f"{self.promise.id} {function}: {_without_values(self.message)[:KIND_CHARS]}".strip()
 
     @property
     def promises(self) -> frozenset[Promise]:
@@ -68,6 +90,8 @@ class Anomaly:
             "message": self.message,
             "expected": self.expected,
             "observed": self.observed,
+            "behind": self.behind,
+            "signature": self.signature,
             "evidence": [operation.to_json() for operation in self.evidence],
             "accepted": list(self.accepted),
         }
@@ -84,11 +108,12 @@ class Anomaly:
             also=tuple(Promise(id_) for id_ in data.get("also", ())),
             expected=data.get("expected", ""),
             observed=data.get("observed", ""),
+            behind=data.get("behind", 0),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Assumption:
+class ExpectationCount:
     """A situation that a run must reach at least `needed` times for its verdict to be valid."""
 
     name: str
@@ -105,17 +130,17 @@ class Assumption:
         return {"name": self.name, "observed": self.observed, "needed": self.needed}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Assumption:
+    def from_json(cls, data: Mapping[str, Any]) -> ExpectationCount:
         """Read what `to_json` wrote."""
         return cls(data["name"], data["observed"], data["needed"])
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Anomalies, assumptions, and the reasons why a part of the history could not be judged."""
+    """Anomalies, expectations, and the reasons why a part of the history could not be judged."""
 
     anomalies: tuple[Anomaly, ...] = ()
-    assumptions: tuple[Assumption, ...] = ()
+    expectations: tuple[ExpectationCount, ...] = ()
     unknowns: tuple[str, ...] = ()
 
     @property
@@ -128,13 +153,13 @@ class Verdict:
         return Validity.VALID
 
     @property
-    def unmet(self) -> tuple[Assumption, ...]:
-        """Assumptions that did not hold."""
-        return tuple(assumption for assumption in self.assumptions if not assumption.is_met)
+    def unmet(self) -> tuple[ExpectationCount, ...]:
+        """Expectations that the run did not reach."""
+        return tuple(expectation for expectation in self.expectations if not expectation.is_met)
 
     @property
     def is_valid(self) -> bool:
-        """Whether there is no anomaly, no unmet assumption and no other gap."""
+        """Whether there is no anomaly, no unmet expectation and no other gap."""
         return self.validity is Validity.VALID
 
     def to_json(self) -> dict[str, Any]:
@@ -142,7 +167,7 @@ class Verdict:
         return {
             "validity": str(self.validity),
             "anomalies": [anomaly.to_json() for anomaly in self.anomalies],
-            "assumptions": [assumption.to_json() for assumption in self.assumptions],
+            "expectations": [expectation.to_json() for expectation in self.expectations],
             "unknowns": list(self.unknowns),
         }
 
@@ -151,25 +176,31 @@ class Verdict:
         """Read what `to_json` wrote."""
         return cls(
             anomalies=tuple(Anomaly.from_json(row) for row in data["anomalies"]),
-            assumptions=tuple(Assumption.from_json(row) for row in data["assumptions"]),
+            expectations=tuple(map(ExpectationCount.from_json, _expectations_of(data))),
             unknowns=tuple(data["unknowns"]),
         )
+
+
+def _expectations_of(data: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """The rows of a stored verdict; version 0.1.0 stored them as "assumptions"."""
+    rows: Iterable[Mapping[str, Any]] = data.get("expectations", data.get("assumptions", ()))
+    return rows
 
 
 VALID = Verdict()
 
 
 def merge(verdicts: Iterable[Verdict]) -> Verdict:
-    """Join verdicts into one: the worst validity wins, same-named assumptions add up."""
+    """Join verdicts into one: the worst validity wins, same-named expectations add up."""
     anomalies: list[Anomaly] = []
     unknowns: list[str] = []
-    assumptions: dict[str, Assumption] = {}
+    expectations: dict[str, ExpectationCount] = {}
     for verdict in verdicts:
         anomalies += verdict.anomalies
         unknowns += verdict.unknowns
-        for assumption in verdict.assumptions:
-            seen = assumptions.get(assumption.name)
-            observed = assumption.observed + (seen.observed if seen else 0)
-            needed = max(assumption.needed, seen.needed if seen else 0)
-            assumptions[assumption.name] = Assumption(assumption.name, observed, needed)
-    return Verdict(tuple(anomalies), tuple(assumptions.values()), tuple(unknowns))
+        for expectation in verdict.expectations:
+            seen = expectations.get(expectation.name)
+            observed = expectation.observed + (seen.observed if seen else 0)
+            needed = max(expectation.needed, seen.needed if seen else 0)
+            expectations[expectation.name] = ExpectationCount(expectation.name, observed, needed)
+    return Verdict(tuple(anomalies), tuple(expectations.values()), tuple(unknowns))

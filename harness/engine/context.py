@@ -34,7 +34,8 @@ class Context:
     """One run of one scenario: its target, chance and journal.
 
     `examples` is how many episodes the workload should explore; a workload that explores by other
-    means scales what it does by it.
+    means scales what it does by it. A workload that `goes_on` asks on after an anomaly; one that
+    does not ends with the first.
     """
 
     target: Target
@@ -42,6 +43,7 @@ class Context:
     seed: str
     examples: int
     journal: Journal
+    goes_on: bool = True
 
     def rng(self, hand: str) -> random.Random:
         """A stream of chance of its own for each hand, so that adding one disturbs no other."""

@@ -7,14 +7,15 @@ again months later.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.core import history
 from harness.core.contract import Promise
 from harness.core.history import History, Journal
-from harness.core.verdict import Anomaly, Assumption, Verdict, merge
+from harness.core.verdict import Anomaly, ExpectationCount, Verdict, merge
 from harness.engine.context import Context
 from harness.engine.scenario import Scenario
 from harness.engine.target import Target
@@ -26,7 +27,9 @@ HISTORY = "history.jsonl"
 class Judgement:
     """What a run came to: its verdict, and how much was asked to reach it.
 
-    `found_in` are the episodes in which the anomalies were found, one for each.
+    `found_in` are the episodes in which the anomalies were found, one for each. `signatures`
+    counts the episodes in which each kind of anomaly was seen, and `operations_behind` the
+    operations that were asked after the first anomaly of their episode.
     """
 
     scenario: Scenario
@@ -35,22 +38,32 @@ class Judgement:
     operations: int
     digest: str
     found_in: tuple[History, ...] = ()
+    signatures: Mapping[str, int] = field(default_factory=dict)
+    operations_behind: int = 0
 
 
-def run(  # noqa: PLR0913  a run is scenario x target x seed, what it may cost, and a place
-    scenario: Scenario, target: Target, seed: int, effort: float, folder: Path, *, rounds: int = 1
+def run(  # noqa: PLR0913  a run is scenario x target x seed, its cost, and a folder
+    scenario: Scenario,
+    target: Target,
+    seed: int,
+    effort: float,
+    folder: Path,
+    *,
+    rounds: int = 1,
+    goes_on: bool = True,
 ) -> Judgement:
-    """Put the target on trial, and judge what the journal in `folder` says.
+    """Put the target on trial, and judge the journal in `folder`.
 
-    Where nothing is broken, and not all was met that a verdict needs, chance may have been against
-    it: then the same journal goes on with other questions, for at most so many `rounds` in all.
+    A run without an anomaly that misses an expectation goes on in the same journal with other
+    questions, for at most `rounds` rounds in all. With `goes_on` the workload asks on after an
+    anomaly, so that one broken promise hides no other; without, it ends with the first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     examples = max(1, round(scenario.examples * effort))
     with Journal(folder / HISTORY, time.monotonic_ns) as journal:
         for number in range(rounds):
             name = f"{seed}/{scenario.name}" + (f"/{number}" if number else "")
-            scenario.workload(Context(target, scenario.ability, name, examples, journal))
+            scenario.workload(Context(target, scenario.ability, name, examples, journal, goes_on))
             judged = judge(scenario, folder)
             if judged.verdict.anomalies or not judged.verdict.unmet:
                 break
@@ -68,7 +81,7 @@ def judge(scenario: Scenario, folder: Path) -> Judgement:
     )
     verdict = Verdict(
         anomalies=tuple(anomaly for anomaly, _ in found),
-        assumptions=_assumptions(scenario, histories),
+        expectations=_count_expectations(scenario, histories),
         unknowns=merge(verdicts).unknowns,
     )
     return Judgement(
@@ -78,22 +91,42 @@ def judge(scenario: Scenario, folder: Path) -> Judgement:
         sum(episode.notes.get("operations", len(episode)) for episode in histories),
         history.digest(histories),
         tuple(episode for _, episode in found),
+        dict(Counter(a.signature for verdict in verdicts for a in verdict.anomalies)),
+        sum(map(_operations_behind, verdicts, histories)),
     )
 
 
 def _shortest(found: Iterable[tuple[Anomaly, History]]) -> list[tuple[Anomaly, History]]:
     """For each broken promise the anomaly with the least evidence, the shortest of all first.
 
-    The others are the same bug on its way there; but another promise may be another bug.
+    One that was found behind another anomaly comes after those that were not: its evidence
+    contains that of the other.
     """
     shortest: dict[Promise, tuple[Anomaly, History]] = {}
-    for anomaly, episode in sorted(found, key=lambda pair: len(pair[0].evidence)):
+    for anomaly, episode in sorted(found, key=_directness):
         shortest.setdefault(anomaly.promise, (anomaly, episode))
     return list(shortest.values())
 
 
-def _assumptions(scenario: Scenario, histories: tuple[History, ...]) -> tuple[Assumption, ...]:
+def _directness(pair: tuple[Anomaly, History]) -> tuple[bool, int]:
+    return pair[0].behind > 0, len(pair[0].evidence)
+
+
+def _operations_behind(verdict: Verdict, episode: History) -> int:
+    """The operations of an episode that were invoked after its first anomaly was complete."""
+    if not verdict.anomalies:
+        return 0
+    first = min(verdict.anomalies, key=lambda anomaly: (anomaly.behind, len(anomaly.evidence)))
+    if not first.evidence:
+        return 0
+    ends_ns = max(operation.invoked_ns for operation in first.evidence)
+    return sum(operation.invoked_ns > ends_ns for operation in episode)
+
+
+def _count_expectations(
+    scenario: Scenario, histories: tuple[History, ...]
+) -> tuple[ExpectationCount, ...]:
     return tuple(
-        Assumption(met.name, sum(met.count(episode) for episode in histories), met.needed)
+        ExpectationCount(met.name, sum(met.count(episode) for episode in histories), met.needed)
         for met in scenario.expectations
     )

@@ -1,6 +1,6 @@
-"""A scenario: which promises are on trial, by which questions, judged by whom. Pure data.
+"""Scenarios: the promises on trial, the workload, the checker, and the expectations, as data.
 
-Everything but the target and the seed is in it.
+A scenario holds everything but the target and the seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.engine.context import Replay, Workload, ask_again
 
 
 class Mode(StrEnum):
-    """How a scenario looks for trouble, from the cheapest to the dearest."""
+    """How a scenario looks for broken promises, from the cheapest to the most expensive."""
 
     MODEL = "model"
     SCHEDULE = "schedule"
@@ -29,7 +29,10 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What a run must have met for its verdict to mean something; counted in each episode."""
+    """A situation that a run must reach for its verdict to mean something.
+
+    `count` returns how often an episode reached it; a run needs at least `needed` in all.
+    """
 
     name: str
     count: Callable[[History], int]
@@ -38,10 +41,11 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A family of promises on trial.
+    """A group of promises on trial.
 
-    `examples` is how many episodes the workload explores at effort 1, about a minute's gate;
-    `replay` is how a failure that it found is seen again.
+    `ability` is what the target must offer. `examples` is the number of episodes that the workload
+    explores at effort 1, as in a gate of two minutes; `replay` asks a stored failure again.
+    `extras` names the optional packages that it needs: `pip install 'hermes-harness[EXTRA]'`.
     """
 
     name: str
@@ -53,3 +57,4 @@ class Scenario:
     expectations: tuple[Expectation, ...] = ()
     examples: int = 100
     replay: Replay = ask_again
+    extras: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
-"""The proof: every known bug is planted and judged, beside the clean reference, on equal seeds.
+"""Plants every known bug in a copy of the source, and judges it beside the clean source.
 
-A bug is *killed* only if the planted copy is judged invalid by the promise that the bug names, and
-the clean reference is valid under the very same questions. Any other anomaly is a kill by another
-promise: it is shown, and does not count.
+A bug is *detected* only if the planted copy is judged invalid by the promise that the bug names,
+and the clean source is valid on the same seeds. An anomaly of another promise is listed, and does
+not count.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from harness.runs.pytest_run import Progress, Results, Session, run_session
 
 
 @dataclass(frozen=True)
-class Kill:
-    """How one bug fared: tries, kills by its own promise, and by which others."""
+class Detection:
+    """The result for one bug: tries, detections by its own promise, and by each other one.
+
+    `clean` is the worst verdict on the clean source; `seconds` is the mean time of a try.
+    """
 
     bug: KnownBug
     tries: int
@@ -36,8 +39,8 @@ class Kill:
     seconds: float
 
     @property
-    def is_killed(self) -> bool:
-        """Whether every try caught it by its own promise alone, and the clean one is valid."""
+    def is_detected(self) -> bool:
+        """Whether every try detected it by its own promise alone, and the clean source is valid."""
         return self.own == self.tries and not self.others and self.clean is Validity.VALID
 
     def to_json(self) -> dict[str, Any]:
@@ -47,17 +50,17 @@ class Kill:
             "promise": self.bug.promise.id,
             "mode": str(self.bug.mode),
             "tries": self.tries,
-            "kills": self.own,
-            "kills_by_another": dict(self.others),
+            "detections": self.own,
+            "detections_by_another": dict(self.others),
             "clean": str(self.clean),
-            "seconds_to_kill": round(self.seconds, 2),
-            "killed": self.is_killed,
+            "seconds_to_detect": round(self.seconds, 2),
+            "detected": self.is_detected,
         }
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What is asked of a proof."""
+class DetectionRun:
+    """The bugs to plant, the seeds, and how much each scenario asks."""
 
     bugs: Sequence[KnownBug]
     seeds: Sequence[int]
@@ -67,22 +70,23 @@ class Proof:
     keep: int = 20
     timeout_s: float = 120.0
 
-    def run(self, progress: Progress) -> tuple[Path, list[Kill]]:
-        """Judge each bug planted, and the reference clean, once for every seed."""
+    def run(self, progress: Progress) -> tuple[Path, list[Detection]]:
+        """Judge each planted bug, and the clean source, once for every seed."""
         plan = {"target": "known bugs", "effort": self.effort, "bugs": [b.name for b in self.bugs]}
         run = folder.create(self.reports, "prove", self.seeds[0], {**plan, "scenarios": []})
         with ThreadPoolExecutor(self.workers) as pool:
             clean = self._judge_clean(run, pool, progress)
-            kills = list(pool.map(lambda bug: self._judge(bug, run, clean, progress), self.bugs))
-        document = {"kills": [kill.to_json() for kill in kills]}
+            judged = pool.map(lambda bug: self._judge(bug, run, clean, progress), self.bugs)
+            detections = list(judged)
+        document = {"bugs": [detection.to_json() for detection in detections]}
         folder.write_json(run / folder.VERDICT, document)
         folder.retain(self.reports, self.keep)
-        return run, kills
+        return run, detections
 
     def _judge_clean(
         self, run: Path, pool: ThreadPoolExecutor, progress: Progress
     ) -> dict[str, Validity]:
-        """The clean reference's verdict on each scenario that any of the bugs needs."""
+        """The clean source's worst verdict in each scenario that a bug needs."""
         names = sorted({name for bug in self.bugs for name in trials_of(bug)})
         target = self.bugs[0].suite.target
         trials = [(name, seed) for seed in self.seeds for name in names]
@@ -101,10 +105,13 @@ class Proof:
 
     def _judge(
         self, bug: KnownBug, run: Path, clean: dict[str, Validity], progress: Progress
-    ) -> Kill:
+    ) -> Detection:
         names = trials_of(bug)
         if not names:
-            raise HarnessError(f"{bug.name}: no scenario tries {bug.promise.id} by {bug.mode}")
+            raise HarnessError(
+                f"{bug.name}: expected a scenario of mode {bug.mode} for promise {bug.promise.id}; "
+                "found none"
+            )
         own, others, seconds = 0, Counter[str](), list[float]()
         for seed in self.seeds:
             began = time.monotonic()
@@ -114,21 +121,21 @@ class Proof:
             others.update(a.promise.id for a in anomalies if not bug.explains(a.promises))
         progress(f"{bug.name}: {own} of {len(self.seeds)}")
         worst = max(clean[name] for name in names)
-        return Kill(bug, len(self.seeds), own, others, worst, sum(seconds) / len(seconds))
+        return Detection(bug, len(self.seeds), own, others, worst, sum(seconds) / len(seconds))
 
     def _judge_planted(
         self, bug: KnownBug, names: Iterable[str], seed: int, run: Path
     ) -> list[Anomaly]:
-        with tempfile.TemporaryDirectory(prefix="harness-planted-") as place:
-            planted = plant(bug, Path(place))
-            where = run / f"{bug.name}-{seed}"
-            results = self._session(list(names), bug.target_in(planted), seed, where)
+        with tempfile.TemporaryDirectory(prefix="harness-planted-") as copy:
+            target = bug.target_in(plant(bug, Path(copy)))
+            results = self._session(list(names), target, seed, run / f"{bug.name}-{seed}")
         if results.broken:
             raise HarnessError(f"{bug.name}: {next(iter(results.broken.values()))}")
         return [
             anomaly for record in results.records.values() for anomaly in record.verdict.anomalies
         ]
 
-    def _session(self, names: list[str], target: str, seed: int, where: Path) -> Results:
-        where.mkdir(parents=True)
-        return run_session(Session(names, target, seed, self.effort), where, self.timeout_s)
+    def _session(self, names: list[str], target: str, seed: int, session_folder: Path) -> Results:
+        session_folder.mkdir(parents=True)
+        session = Session(names, target, seed, self.effort, goes_on=False)
+        return run_session(session, session_folder, self.timeout_s)

@@ -1,7 +1,7 @@
-"""The gate: all scenarios against one target, within a budget, and one conclusion.
+"""The gate: judges one target by all scenarios, within a budget, and draws one conclusion.
 
-Inside every gate a *canary* runs for each mode: a known bug that must be caught. If one survives,
-the judge cannot be trusted today, and the run says *untrustworthy*, never *valid*.
+For each mode a *canary* is judged too: a known bug that must be detected. If one survives, the
+checkers cannot be trusted, and the conclusion is *untrustworthy*, never *valid*.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import HarnessError, UsageError
+from harness.core.extras import missing_extra
 from harness.core.verdict import Validity, Verdict, merge
 from harness.engine import runner
 from harness.engine.scenario import Mode, Scenario
@@ -28,40 +29,44 @@ from harness.targets.registry import find_target
 
 EFFORT_SECONDS = 120.0  # a budget of this many seconds is effort 1
 CANARY_EFFORT = 0.25
-CANARY_PATIENCE_S = 60.0  # whatever the budget: a canary that had no time to be caught says nothing
+CANARY_TIMEOUT_S = 60.0  # for any budget: a canary that had too little time shows nothing
+UNABLE = "the target cannot do it"
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a gate came to."""
+    """The result of a gate: its records, and why other scenarios have none.
+
+    `skipped` gives the reason by scenario, `broken` the error of the harness, and `canaries` says
+    of each known bug whether it was detected.
+    """
 
     target: str
     seed: int
     run: Path
     seconds: float
     records: Sequence[Record]
-    skipped: Sequence[str] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
     unfinished: Sequence[str] = ()
     broken: dict[str, str] = field(default_factory=dict)
     canaries: dict[str, bool] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
-        """All verdicts in one; a scenario that did not finish is a reason to know nothing."""
-        late = tuple(f"{name}: not finished within the budget" for name in self.unfinished)
-        nothing = () if self.records else ("no scenario came to a verdict",)
-        return merge(
-            [*(record.verdict for record in self.records), Verdict(unknowns=late + nothing)]
-        )
+        """All verdicts in one; a scenario that did not finish makes it unknown."""
+        unknowns = tuple(f"{name}: not finished within the budget" for name in self.unfinished)
+        if not self.records:
+            unknowns += ("no scenario came to a verdict",)
+        return merge([*(record.verdict for record in self.records), Verdict(unknowns=unknowns)])
 
     @property
     def is_trustworthy(self) -> bool:
-        """Whether the judge itself works: nothing of it broke, and every canary was caught."""
+        """Whether the harness itself works: nothing of it failed, and each canary was detected."""
         return not self.broken and all(self.canaries.values())
 
     @property
     def word(self) -> str:
-        """The conclusion in one word. A proof of a broken promise stands by itself."""
+        """The conclusion in one word. An anomaly is a proof, so *invalid* stands by itself."""
         validity = self.verdict.validity
         if validity is not Validity.INVALID and not self.is_trustworthy:
             return "untrustworthy"
@@ -84,18 +89,19 @@ class Conclusion:
             "run": str(self.run),
             "seconds": round(self.seconds, 1),
             "scenarios": [record.to_json() for record in self.records],
-            "skipped": list(self.skipped),
+            "skipped": dict(self.skipped),
             "unfinished": list(self.unfinished),
             "broken": self.broken,
             "canaries": {
-                name: "caught" if ok else "SURVIVED" for name, ok in self.canaries.items()
+                name: "detected" if is_detected else "SURVIVED"
+                for name, is_detected in self.canaries.items()
             },
         }
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What is asked of a gate."""
+    """The target, the budget, and the scenarios by name or glob, promise ID and mode."""
 
     target: str
     seed: int
@@ -108,32 +114,49 @@ class Gate:
     modes: tuple[str, ...] = ()
 
     def run(self, progress: Progress) -> Conclusion:
-        """Run the scenarios and the canaries, and write everything down."""
+        """Run the scenarios and the canaries, and write the run folder.
+
+        Raises UsageError where no scenario fits the selection, or the target cannot be prepared.
+        """
         began = time.monotonic()
         target = find_target(self.target)
         target.prepare()
         chosen = choose(self.scenarios, self.promises, self.modes)
         if not chosen:
-            raise UsageError("no scenario fits --scenario, --promise and --mode together")
-        able = {name: one for name, one in chosen.items() if one.ability in target.abilities}
+            raise UsageError(f"no scenario fits all of {self._selection()}")
+        skipped = {
+            name: reason
+            for name, scenario in chosen.items()
+            if (reason := reason_to_skip(scenario, target)) is not None
+        }
+        able = {name: scenario for name, scenario in chosen.items() if name not in skipped}
         effort = self.budget_s / EFFORT_SECONDS
-        plan = {"target": target.name, "effort": effort, "scenarios": list(able)}
-        plan["suites"] = list(map(str, chosen_folders()))
-        plan["skipped"] = [name for name in chosen if name not in able]
+        plan = {
+            "target": target.name,
+            "effort": effort,
+            "scenarios": list(able),
+            "suites": list(map(str, chosen_folders())),
+            "skipped": skipped,
+        }
         run = folder.create(self.reports, "gate", self.seed, plan)
         session = Session(list(able), target.name, self.seed, effort, self.workers)
         results = run_session(session, run, self.budget_s, progress) if able else Results()
-        self._salvage(results, able, target, run)
-        canaries = self._release_canaries(able.values(), results, progress)
+        self._judge_unfinished(results, able, target, run)
+        canaries = self._judge_canaries(able.values(), results, progress)
         conclusion = conclude(run, results, canaries, time.monotonic() - began)
         store(conclusion)
         folder.retain(self.reports, self.keep)
         return conclusion
 
-    def _salvage(
+    def _selection(self) -> str:
+        options = {"scenario": self.scenarios, "promise": self.promises, "mode": self.modes}
+        given = (f"--{name} {value}" for name, values in options.items() for value in values)
+        return ", ".join(given) or "the suites: they have none"
+
+    def _judge_unfinished(
         self, results: Results, scenarios: Mapping[str, Scenario], target: Target, run: Path
     ) -> None:
-        """A proof that was found before the budget ended stands, however long it still is."""
+        """Judge what was journalled before the budget ended: an anomaly in it counts."""
         for name in [name for name in results.unfinished if (run / name / runner.HISTORY).exists()]:
             judged = runner.judge(scenarios[name], run / name)
             if judged.verdict.anomalies:
@@ -141,16 +164,18 @@ class Gate:
                 results.records[name] = record
                 results.unfinished.remove(name)
 
-    def _release_canaries(
+    def _judge_canaries(
         self, scenarios: Iterable[Scenario], results: Results, progress: Progress
     ) -> dict[str, bool]:
-        """Which were caught. One that could not be released at all is our own failure."""
+        """Which canaries are detected. One that cannot be judged is a failure of the harness."""
         modes = {scenario.mode for scenario in scenarios}
-        names = [name for mode, name in canaries().items() if mode in modes]
+        every = find_bugs()
+        bugs = {name: every[name] for mode, name in canaries().items() if mode in modes}
+        names = [name for name, bug in bugs.items() if missing_extra(extras_of(bug)) is None]
 
-        def release(name: str) -> bool | None:
+        def judge_canary(name: str) -> bool | None:
             try:
-                return is_caught(find_bugs([name])[name], self.seed, CANARY_PATIENCE_S)
+                return is_detected(bugs[name], self.seed, CANARY_TIMEOUT_S)
             except HarnessError as error:
                 results.broken[f"canary {name}"] = str(error)
                 return None
@@ -158,21 +183,28 @@ class Gate:
                 progress(f"canary {name}")
 
         with ThreadPoolExecutor(self.workers) as pool:
-            fates = zip(names, pool.map(release, names), strict=True)
-            return {name: caught for name, caught in fates if caught is not None}
+            judged = zip(names, pool.map(judge_canary, names), strict=True)
+            return {name: detected for name, detected in judged if detected is not None}
 
 
-def is_caught(bug: KnownBug, seed: int, budget_s: float) -> bool:
-    """Whether the scenarios that try the bug's promise, in its mode, judge it invalid by it.
+def reason_to_skip(scenario: Scenario, target: Target) -> str | None:
+    """Why a gate leaves this scenario out, on this target and in this environment, if it does."""
+    if scenario.ability not in target.abilities:
+        return UNABLE
+    return missing_extra(scenario.extras)
 
-    Raises HarnessError where it could not be planted, or the session broke.
+
+def is_detected(bug: KnownBug, seed: int, budget_s: float) -> bool:
+    """Whether the scenarios of the bug's mode and promise judge a planted copy invalid by it.
+
+    Raises HarnessError where the bug cannot be planted, or the session fails.
     """
     names = trials_of(bug)
-    with tempfile.TemporaryDirectory(prefix="harness-canary-") as place:
-        planted = plant(bug, Path(place) / "planted")
-        run = Path(place) / "run"
+    with tempfile.TemporaryDirectory(prefix="harness-canary-") as scratch:
+        planted = plant(bug, Path(scratch) / "planted")
+        run = Path(scratch) / "run"
         run.mkdir()
-        session = Session(names, bug.target_in(planted), seed, CANARY_EFFORT)
+        session = Session(names, bug.target_in(planted), seed, CANARY_EFFORT, goes_on=False)
         results = run_session(session, run, budget_s)
     if results.broken:
         raise HarnessError("; ".join(results.broken.values()))
@@ -184,7 +216,7 @@ def is_caught(bug: KnownBug, seed: int, budget_s: float) -> bool:
 
 
 def trials_of(bug: KnownBug) -> list[str]:
-    """Names of the scenarios in which the bug should show."""
+    """Names of the scenarios that should detect the bug."""
     return [
         scenario.name
         for scenario in choose(()).values()
@@ -192,8 +224,14 @@ def trials_of(bug: KnownBug) -> list[str]:
     ]
 
 
+def extras_of(bug: KnownBug) -> set[str]:
+    """The optional packages that the scenarios need which should detect the bug."""
+    scenarios = choose()
+    return {extra for name in trials_of(bug) for extra in scenarios[name].extras}
+
+
 def conclude(run: Path, results: Results, canaries: dict[str, bool], seconds: float) -> Conclusion:
-    """Put together what a run's folder says of itself and what its session found."""
+    """Join the plan in a run folder with the results of its session."""
     plan = folder.read_json(run / folder.PLAN)
     return Conclusion(
         plan["target"],

@@ -1,12 +1,11 @@
-"""The mutation score: how many small mistakes in the reference the judge does not put up with.
+"""Judges code mutants of the source, and counts how many are detected.
 
-A mutant is *killed* if a broken promise is proven of it. It is *noticed* if the judge comes to no
-verdict, which no gate lets pass either: it cannot be asked, hangs, or does not meet what a run must
-have met. It *survives* if every scenario is valid that is so for the clean reference, with the same
-seed.
+A mutant is *detected* if a broken promise is proven of it. It is *inconclusive* if it is neither
+proven nor valid: it cannot be asked, times out, or does not reach an expectation. It *survives* if
+every scenario is valid that is valid for the clean source on the same seed.
 
-Scenarios that killed in the same file before are asked first, then those that kill most in a
-second: most mutants die soon, and only those that survive cost a whole gate.
+Scenarios that detected mutants of the same file before are asked first, then those that detect most
+for each second: a detected mutant takes few scenarios, and only a survivor takes all.
 """
 
 from __future__ import annotations
@@ -29,45 +28,49 @@ from harness.report import folder
 from harness.runs.pytest_run import Progress, Results, Session, run_session
 
 FIRST = 12  # scenarios that are asked before all others
-CLEAN_S = 600.0  # at most, for the clean reference
-STARTING_S, SLOWER = 30.0, 4.0  # a mutant may take so many times as long, and that to begin with
+CLEAN_TIMEOUT_S = 600.0
+STARTING_S, SLOWER = 30.0, 4.0  # the timeout of a mutant: to start, and times the clean source's
 
 
-class Fate(StrEnum):
-    """What became of a mutant."""
+class Status(StrEnum):
+    """The result of a mutant."""
 
-    KILLED = "killed"
-    NOTICED = "noticed"
+    DETECTED = "detected"
+    INCONCLUSIVE = "inconclusive"
     SURVIVED = "survived"
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """What a scenario said of a mutant: the broken promises, or why there is no verdict."""
+class Finding:
+    """What one scenario found in a mutant.
 
-    fate: Fate
+    `reason` is the broken promises of a detection, or why there is no verdict.
+    """
+
+    status: Status
     scenario: str
     reason: str
 
 
-NOBODY = Word(Fate.SURVIVED, "", "")
+ALL_VALID = Finding(Status.SURVIVED, "", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """What became of a mutant, and who had the last word."""
+class MutantResult:
+    """A mutant, and the finding that decided its status."""
 
     mutant: Mutant
-    word: Word
+    finding: Finding
     seconds: float
 
     @property
-    def fate(self) -> Fate:
-        """Killed, noticed or survived."""
-        return self.word.fate
+    def status(self) -> Status:
+        """Detected, inconclusive or survived."""
+        return self.finding.status
 
     def __str__(self) -> str:
-        return f"{self.fate}: {self.mutant}  {self.word.scenario} {self.word.reason}".rstrip()
+        found = f"{self.finding.scenario} {self.finding.reason}"
+        return f"{self.status}: {self.mutant}  {found}".rstrip()
 
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object."""
@@ -78,16 +81,16 @@ class Ending:
             "operator": str(mutant.operator),
             "before": mutant.before,
             "after": mutant.after,
-            "fate": str(self.fate),
-            "scenario": self.word.scenario,
-            "reason": self.word.reason,
+            "status": str(self.status),
+            "scenario": self.finding.scenario,
+            "reason": self.finding.reason,
             "seconds": round(self.seconds, 1),
         }
 
 
 @dataclass
-class Mutation:
-    """What is asked of a mutation run."""
+class MutationRun:
+    """The mutants to judge, the seed, and how much each scenario asks."""
 
     mutants: Sequence[Mutant]
     seed: int
@@ -96,97 +99,106 @@ class Mutation:
     workers: int
     keep: int = 20
 
-    def run(self, progress: Progress) -> tuple[Path, list[Ending]]:
-        """Judge the clean reference, and then each mutant. Raises HarnessError if it is invalid."""
+    def run(self, progress: Progress) -> tuple[Path, list[MutantResult]]:
+        """Judge the clean source, and then each mutant. Raises HarnessError if it is invalid."""
         plan = {"target": "mutants", "effort": self.effort, "mutants": len(self.mutants)}
         run = folder.create(self.reports, "mutate", self.seed, {**plan, "scenarios": []})
         self._lock = threading.Lock()
-        self._killers = Counter[tuple[str, str]]()  # by file and scenario
+        self._detections = Counter[tuple[str, str]]()  # by file and scenario
         self._seconds = self._judge_clean(run, progress)
         with ThreadPoolExecutor(self.workers) as pool:
-            endings = list(pool.map(lambda mutant: self._judge(mutant, progress), self.mutants))
-        told = {"score": score(endings), "mutants": [ending.to_json() for ending in endings]}
-        folder.write_json(run / folder.VERDICT, told)
+            results = list(pool.map(lambda mutant: self._judge(mutant, progress), self.mutants))
+        document = {"score": score(results), "mutants": [result.to_json() for result in results]}
+        folder.write_json(run / folder.VERDICT, document)
         folder.retain(self.reports, self.keep)
-        return run, endings
+        return run, results
 
     def _judge_clean(self, run: Path, progress: Progress) -> dict[str, float]:
-        """How long each scenario takes that is valid for the clean reference."""
-        where = run / "clean"
-        where.mkdir()
+        """The seconds of each scenario that is valid for the clean source."""
+        session_folder = run / "clean"
+        session_folder.mkdir()
         session = Session(
             list(find_scenarios()), suite_with_source().target, self.seed, self.effort, self.workers
         )
-        results = run_session(session, where, CLEAN_S, lambda test: progress(f"clean {test}"))
+        results = run_session(
+            session, session_folder, CLEAN_TIMEOUT_S, lambda test: progress(f"clean {test}")
+        )
         for record in results.records.values():
             if record.verdict.anomalies:
-                raise HarnessError(f"the clean reference is invalid: {record.summary()}")
-        valid = {name: one for name, one in results.records.items() if one.verdict.is_valid}
-        return {name: record.seconds for name, record in valid.items()}
+                raise HarnessError(f"the clean source is invalid: {record.summary()}")
+        return {
+            name: record.seconds
+            for name, record in results.records.items()
+            if record.verdict.is_valid
+        }
 
-    def _judge(self, mutant: Mutant, progress: Progress) -> Ending:
+    def _judge(self, mutant: Mutant, progress: Progress) -> MutantResult:
         began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="harness-mutant-") as place:
-            word = self._word(mutant, f"{suite_with_source().target}@{breed(mutant, Path(place))}")
-        if word.fate is Fate.KILLED:
+        with tempfile.TemporaryDirectory(prefix="harness-mutant-") as copy:
+            target = f"{suite_with_source().target}@{breed(mutant, Path(copy))}"
+            finding = self._finding(mutant, target)
+        if finding.status is Status.DETECTED:
             with self._lock:
-                self._killers[mutant.file, word.scenario] += 1
-        ending = Ending(mutant, word, time.monotonic() - began)
-        progress(str(ending))
-        return ending
+                self._detections[mutant.file, finding.scenario] += 1
+        result = MutantResult(mutant, finding, time.monotonic() - began)
+        progress(str(result))
+        return result
 
-    def _word(self, mutant: Mutant, target: str) -> Word:
-        """Ask until somebody has something to say. Where that proves nothing, ask him again."""
+    def _finding(self, mutant: Mutant, target: str) -> Finding:
+        """Ask scenarios until one is not valid; an inconclusive one is asked a second time."""
         names = self._ordered(mutant.file)
         batches = [names[FIRST:], names[:FIRST]]
         while batches:
-            asked = batches.pop()
-            results = self._asked(asked, target)
-            word = first = last_word(results)
-            if first.fate is Fate.NOTICED and first.scenario in asked:  # perhaps by the machine
-                word = last_word(self._asked([first.scenario], target))
-            if word is not NOBODY:
-                return word
-            valid = {name for name, one in results.records.items() if one.verdict.is_valid}
-            if left := [name for name in asked if name not in {*valid, first.scenario}]:
+            batch = batches.pop()
+            results = self._ask(batch, target)
+            finding = first = worst_finding(results)
+            if first.status is Status.INCONCLUSIVE and first.scenario in batch:
+                finding = worst_finding(self._ask([first.scenario], target))
+            if finding is not ALL_VALID:
+                return finding
+            valid = {name for name, record in results.records.items() if record.verdict.is_valid}
+            if left := [name for name in batch if name not in {*valid, first.scenario}]:
                 batches.append(left)
-        return NOBODY
+        return ALL_VALID
 
     def _ordered(self, file: str) -> list[str]:
-        """Who has killed in this file first, and then who kills most in a second."""
+        """Scenarios with detections in this file first, then those that detect most a second."""
         with self._lock:
-            here = {name: self._killers[file, name] for name in self._seconds}
-            all_told = Counter[str]()
-            for (_, name), kills in self._killers.items():
-                all_told[name] += kills
-        rate = {name: (1 + all_told[name]) / (0.5 + self._seconds[name]) for name in self._seconds}
-        return sorted(self._seconds, key=lambda name: (-here[name], -rate[name]))
+            in_file = {name: self._detections[file, name] for name in self._seconds}
+            in_all = Counter[str]()
+            for (_, name), detections in self._detections.items():
+                in_all[name] += detections
+        rate = {name: (1 + in_all[name]) / (0.5 + self._seconds[name]) for name in self._seconds}
+        return sorted(self._seconds, key=lambda name: (-in_file[name], -rate[name]))
 
-    def _asked(self, names: Sequence[str], target: str) -> Results:
-        with tempfile.TemporaryDirectory(prefix="harness-mutant-") as place:
-            session = Session(names, target, self.seed, self.effort, stops_early=True)
+    def _ask(self, names: Sequence[str], target: str) -> Results:
+        with tempfile.TemporaryDirectory(prefix="harness-mutant-") as session_folder:
+            session = Session(
+                names, target, self.seed, self.effort, stops_early=True, goes_on=False
+            )
             budget_s = STARTING_S + SLOWER * sum(self._seconds[name] for name in names)
-            return run_session(session, Path(place), budget_s)
+            return run_session(session, Path(session_folder), budget_s)
 
 
-def last_word(results: Results) -> Word:
-    """The worst that any of the scenarios said."""
+def worst_finding(results: Results) -> Finding:
+    """The worst finding of any scenario in the results; ALL_VALID where there is none."""
     for name, record in results.records.items():
         if record.verdict.anomalies:
             broken = " ".join(anomaly.promise.id for anomaly in record.verdict.anomalies)
-            return Word(Fate.KILLED, name, broken)
+            return Finding(Status.DETECTED, name, broken)
     for name, error in results.broken.items():
-        return Word(Fate.NOTICED, name, error.splitlines()[0])
+        return Finding(Status.INCONCLUSIVE, name, error.splitlines()[0])
     for name, record in results.records.items():
         if not record.verdict.is_valid:
-            reasons = (*(met.name for met in record.verdict.unmet), *record.verdict.unknowns)
-            return Word(Fate.NOTICED, name, f"unknown: {reasons[0]}")
+            unmet = (expectation.name for expectation in record.verdict.unmet)
+            reasons = (*unmet, *record.verdict.unknowns)
+            return Finding(Status.INCONCLUSIVE, name, f"unknown: {reasons[0]}")
     for name in results.unfinished:
-        return Word(Fate.NOTICED, name, "not finished")
-    return NOBODY
+        return Finding(Status.INCONCLUSIVE, name, "not finished")
+    return ALL_VALID
 
 
-def score(endings: Sequence[Ending]) -> dict[str, float]:
-    """Shares of all mutants: killed, noticed, survived."""
-    fates = Counter(ending.fate for ending in endings)
-    return {str(fate): fates[fate] / (len(endings) or 1) for fate in Fate}
+def score(results: Sequence[MutantResult]) -> dict[str, float]:
+    """Shares of all mutants: detected, inconclusive, survived."""
+    counts = Counter(result.status for result in results)
+    return {str(status): counts[status] / (len(results) or 1) for status in Status}

@@ -38,7 +38,8 @@ Progress = Callable[[str], None]
 class Session:
     """What to run: these scenarios, on this target, with this seed and effort.
 
-    One that `stops_early` leaves the others unfinished once a scenario is not valid.
+    One that `stops_early` leaves the others unfinished once a scenario is not valid. One that
+    `goes_on` asks on behind the first anomaly of a scenario.
     """
 
     scenarios: Sequence[str]
@@ -47,6 +48,7 @@ class Session:
     effort: float
     workers: int = 1
     stops_early: bool = False
+    goes_on: bool = True
 
 
 @dataclass
@@ -151,6 +153,7 @@ def _command(session: Session, run: Path) -> list[str]:
         *("-p", "no:cacheprovider", "-p", "no:logging", "-q", *workers),
         *(f"--harness-target={session.target}", f"--harness-seed={session.seed}"),
         *(["--maxfail=1"] if session.stops_early else []),
+        *([] if session.goes_on else ["--harness-first-only"]),
         *(f"--harness-effort={session.effort}", f"--harness-run-folder={run}", *chosen, *folders),
     ]
 

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import hypothesis
-from hypothesis.errors import Flaky
+from hypothesis.errors import Flaky, UnsatisfiedAssumption
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from harness.checkers.conformance import Fold
-from harness.core.contract import Promise
 from harness.core.errors import UsageError
 from harness.core.history import Journal, Operation
 from harness.core.model import Model
@@ -28,7 +27,8 @@ from harness.core.verdict import Anomaly
 from harness.engine.context import Context, Episode, Workload
 
 STEPS_MAX = 30
-MINIMIZING_S_MAX = 5.0
+MINIMIZING_S_MAX = 5.0  # for each signature
+SIGNATURES_MAX = 12  # a search that found this many kinds of anomalies ends
 # Examples after the first failure; counted, not timed, so that a seed gives one result. Fewer where
 # examples share a server, since each example after a failure boots one.
 SHRINKS_MAX = 100
@@ -73,8 +73,10 @@ class Machine(RuleBasedStateMachine):
     open_episode: ClassVar[Episode | None] = None
     examples_begun: ClassVar[int] = 0
     refusals: ClassVar[int] = 0
-    tries: ClassVar[int] = 0  # examples since the first refusal
-    proofs: ClassVar[dict[Promise, Anomaly]]  # the shortest anomaly of each broken promise
+    tries: ClassVar[int] = 0  # examples since the first refusal of this search
+    wasted: ClassVar[int] = 0  # tries of earlier searches: they count as no examples
+    sought: ClassVar[str] = ""  # the signature that this search shrinks
+    proofs: ClassVar[dict[str, Anomaly]]  # the shortest anomaly of each signature
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,18 +96,42 @@ class Machine(RuleBasedStateMachine):
         """Call the target, and end the example if the model refuses the answer."""
         with _past_hypothesis():
             operation = self._episode.client.ask(function, argument)
-        if anomaly := self._fold.step(operation):
+        anomaly = self._fold.step(operation)
+        if anomaly is not None and type(self).stops_at(anomaly):
             self._is_broken = True
             type(self).refused(anomaly)
             raise PromiseBrokenError(anomaly)
+        if self._fold.is_lost:  # a known anomaly, behind which this model cannot judge
+            self._is_broken = True
+            hypothesis.reject()
         return operation
 
     @classmethod
+    def stops_at(cls, anomaly: Anomaly) -> bool:
+        """Whether an example ends with this anomaly: a search stops at one signature only.
+
+        It goes on past signatures that earlier searches found, and past others until the first
+        one is minimal; a later search looks for those.
+        """
+        if cls.sought:
+            return anomaly.signature == cls.sought
+        if anomaly.signature in cls.proofs:
+            return False
+        cls.sought = anomaly.signature
+        return True
+
+    @classmethod
     def refused(cls, anomaly: Anomaly) -> None:
-        """Record the anomaly, unless one of the same promise has as little evidence."""
+        """Record the anomaly, unless one of the same signature has as little evidence."""
         cls.refusals += 1
-        shortest = cls.proofs.setdefault(anomaly.promise, anomaly)
-        cls.proofs[anomaly.promise] = min(shortest, anomaly, key=_length)
+        shortest = cls.proofs.setdefault(anomaly.signature, anomaly)
+        cls.proofs[anomaly.signature] = min(shortest, anomaly, key=_length)
+
+    @classmethod
+    def search_again(cls) -> None:
+        """Begin another search, which goes on past what was found so far."""
+        cls.wasted += cls.tries
+        cls.refusals, cls.tries, cls.sought = 0, 0, ""
 
     @classmethod
     def opened(cls) -> Episode:
@@ -132,7 +158,8 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Make the last calls, unless the example has failed already."""
         if not self._is_broken:
-            self.finish()
+            with suppress(UnsatisfiedAssumption):  # the example is over anyway
+                self.finish()
 
 
 def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
@@ -141,12 +168,13 @@ def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
     def workload(context: Context) -> None:
         attributes: dict[str, Any] = {"context": context, "proofs": {}}
         prepared: type[Machine] = type(machine.__name__, (machine,), attributes)
-        while prepared.examples_begun < context.examples and not prepared.proofs:
-            begun = prepared.examples_begun
-            _search(prepared, f"{context.seed}/{begun}", context.examples - begun, steps)
-        ends_at = time.monotonic() + MINIMIZING_S_MAX
+        while (left := context.examples - prepared.examples_begun + prepared.wasted) > 0:
+            if prepared.proofs and (not context.goes_on or len(prepared.proofs) >= SIGNATURES_MAX):
+                break
+            _search(prepared, f"{context.seed}/{prepared.examples_begun}", left, steps)
+            prepared.search_again()
         for anomaly in sorted(prepared.proofs.values(), key=_length):
-            minimize(context, prepared.model, anomaly, ends_at)
+            minimize(context, prepared.model, anomaly, time.monotonic() + MINIMIZING_S_MAX)
 
     return workload
 
@@ -205,7 +233,7 @@ def minimize(context: Context, model: Model[Any], anomaly: Anomaly, ends_at: flo
         while smaller is not None:
             anomaly = smaller
             smaller = _smaller(tries, model, anomaly, ends_at)
-    _ask(context, model, anomaly.evidence)
+    _ask(context, model, anomaly.evidence, anomaly)
 
 
 def _smaller(
@@ -216,18 +244,24 @@ def _smaller(
     while index > 0 and time.monotonic() < ends_at:
         index -= 1
         evidence = smallest.evidence
-        found = _ask(context, model, (*evidence[:index], *evidence[index + 1 :]))
-        if found is not None and found.promise is anomaly.promise:
+        found = _ask(context, model, (*evidence[:index], *evidence[index + 1 :]), anomaly)
+        if found is not None:
             smallest, index = found, min(index, len(found.evidence) - 1)
     return None if smallest is anomaly else smallest
 
 
-def _ask(context: Context, model: Model[Any], calls: Sequence[Operation]) -> Anomaly | None:
-    """Repeat the calls on a fresh instance, as far as they are possible; the first anomaly."""
+def _ask(
+    context: Context, model: Model[Any], calls: Sequence[Operation], sought: Anomaly
+) -> Anomaly | None:
+    """Repeat the calls on a fresh instance, as far as they are possible.
+
+    Returns the first anomaly of the sought promise; it goes on past others.
+    """
     fold = Fold(model)
     with context.episode() as episode, suppress(UsageError):
         for operation in calls:
             answer = episode.client.ask(operation.function, operation.argument)
-            if anomaly := fold.step(answer):
+            anomaly = fold.step(answer)
+            if anomaly is not None and anomaly.promise == sought.promise:
                 return anomaly
     return None

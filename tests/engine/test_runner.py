@@ -7,22 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from harness.contract import promises
+from harness.contract.promises import SESSION_SERVER
+from harness.core.contract import Promise
 from harness.core.history import History, Journal, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import VALID, Anomaly, Validity, Verdict
 from harness.engine import runner
-from harness.engine.context import Stage
+from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Scenario
 from harness.report import folder, judgement
 from harness.targets.reference.target import ReferenceTarget
 from scenarios.lifecycle.test_model import OWNERS_AND_FAILURES
 
-BROKEN = [(Promise.D9, 3), (Promise.D2, 4), (Promise.D9, 2)]  # episode by episode: operations
+BROKEN = [(promises.D9, 3), (promises.D2, 4), (promises.D9, 2)]  # episode by episode: operations
 
 
 def every_promise_named(episode: History) -> Verdict:
     """Find what the episode's notes say."""
-    named = Promise[episode.notes["breaks"]]
+    named = SESSION_SERVER.promise(episode.notes["breaks"])
     return Verdict((Anomaly(named, "as noted", evidence=episode.operations),))
 
 
@@ -31,7 +33,7 @@ def scenario(tmp_path: Path) -> Scenario:
     """A scenario that was run: each episode broke a promise."""
     with Journal(tmp_path / runner.HISTORY, iter(range(100)).__next__) as journal:
         for promise, operations in BROKEN:
-            journal.episode(breaks=promise.name)
+            journal.episode(breaks=promise.id)
             for _ in range(operations):
                 journal.complete(journal.invoke(0, "write", {}), Outcome.OK)
     return replace(OWNERS_AND_FAILURES, checker=every_promise_named, expectations=())
@@ -42,7 +44,7 @@ def test_each_broken_promise_has_its_shortest_proof(scenario: Scenario, tmp_path
     judged = runner.judge(scenario, tmp_path)
 
     found = [(one.promise, len(one.evidence)) for one in judged.verdict.anomalies]
-    assert found == [(Promise.D9, 2), (Promise.D2, 4)]
+    assert found == [(promises.D9, 2), (promises.D2, 4)]
     assert [episode.notes["breaks"] for episode in judged.found_in] == ["D9", "D2"]
 
 
@@ -58,17 +60,17 @@ def test_each_broken_promise_can_be_seen_again(scenario: Scenario, tmp_path: Pat
     assert [record.summary().count(line) for line in record.reproduce] == [1, 1]
 
 
-class Visits:
+class ClientHistory:
     """A workload that tells which questions it asked, and meets somebody in some of them."""
 
     def __init__(self, *met: bool) -> None:
         self.seeds: list[str] = []
         self._met = iter(met)
 
-    def __call__(self, stage: Stage) -> None:
+    def __call__(self, context: Context) -> None:
         """Write an episode."""
-        self.seeds.append(stage.seed)
-        stage.journal.episode(met=next(self._met))
+        self.seeds.append(context.seed)
+        context.journal.episode(met=next(self._met))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_a_run_that_met_too_little_goes_on_with_other_questions(
     met: list[bool], rounds: int, asked: int, validity: Validity, tmp_path: Path
 ) -> None:
     """What it asked before counts as well."""
-    visits = Visits(*met)
+    visits = ClientHistory(*met)
     somebody = Expectation("somebody was met", lambda episode: int(episode.notes["met"]))
     scenario = replace(
         OWNERS_AND_FAILURES,
@@ -101,8 +103,8 @@ def test_a_run_that_met_too_little_goes_on_with_other_questions(
 
 def test_a_broken_promise_needs_no_second_round(tmp_path: Path) -> None:
     """Nothing that is met later makes it whole."""
-    visits = Visits(*[False])
-    anomaly = Anomaly(Promise.L1, "broken")
+    visits = ClientHistory(*[False])
+    anomaly = Anomaly(promises.L1, "broken")
     scenario = replace(
         OWNERS_AND_FAILURES,
         workload=visits,

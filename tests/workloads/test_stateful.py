@@ -1,4 +1,4 @@
-"""A machine finds what is wrong, leaves the least evidence of it, and never takes us for it."""
+"""Tests of rule-based machines: minimal evidence, unstable rules and failures of the harness."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from harness.checkers.conformance import Fold
+from harness.contract import promises
 from harness.contract.models.lifecycle import LifecycleModel
+from harness.core.contract import Promise
 from harness.core.history import Journal, Operation, read
-from harness.core.promises import Promise
 from harness.core.verdict import Verdict
 from harness.engine import runner
-from harness.engine.context import Stage
+from harness.engine.context import Context
 from harness.engine.target import AdapterInstance, Instance
 from harness.workloads import stateful as machine
 from scenarios.lifecycle.test_model import OWNERS_AND_FAILURES
@@ -34,7 +35,7 @@ from tests.contract.models.test_lifecycle import (
 
 
 class ToyTarget:
-    """Toys of one make."""
+    """A target whose instances are toys of one class."""
 
     name = "toy"
     abilities = frozenset({"lifecycle"})
@@ -43,30 +44,30 @@ class ToyTarget:
         self._make = make
 
     def prepare(self) -> None:
-        """A toy is always ready."""
+        """Do nothing: a toy needs no preparation."""
 
     def open(self, ability: str, folder: Path) -> Instance:  # noqa: ARG002  a toy keeps no files
-        """A fresh toy."""
+        """Open a fresh toy."""
         return AdapterInstance(self._make())
 
     def standalone(self, ability: str) -> str:
-        """Nobody asks."""
+        """Raise, as no test needs the source."""
         raise NotImplementedError(ability)
 
 
 def try_toy(make: type[Toy], folder: Path, seed: int = 1) -> Verdict:
-    """Put toys of this make on trial."""
+    """Run the scenario on toys of this class."""
     return runner.run(OWNERS_AND_FAILURES, ToyTarget(make), seed, 0.5, folder).verdict
 
 
-def asked_again(make: type[Toy], asked: Iterable[Operation], folder: Path) -> Promise | None:
-    """Ask a fresh toy the same; the promise that it breaks."""
+def broken_promise(make: type[Toy], calls: Iterable[Operation], folder: Path) -> Promise | None:
+    """Repeat the calls on a fresh toy; the promise that they break."""
     fold = Fold(LifecycleModel())
     with (
         Journal(folder / "again.jsonl", time.monotonic_ns) as journal,
-        Stage(ToyTarget(make), "lifecycle", "1", 1, journal).episode() as episode,
+        Context(ToyTarget(make), "lifecycle", "1", 1, journal).episode() as episode,
     ):
-        for operation in asked:
+        for operation in calls:
             if anomaly := fold.step(episode.client.ask(operation.function, operation.argument)):
                 return anomaly.promise
     return None
@@ -76,75 +77,75 @@ def asked_again(make: type[Toy], asked: Iterable[Operation], folder: Path) -> Pr
 @pytest.mark.parametrize(
     ("make", "promise"),
     [
-        (CommitsAtOnce, Promise.L12),
-        (DiscardsDirtyWork, Promise.L9),
-        (ExplicitAgentSteals, Promise.L4),
-        (LateCommitClearsAll, Promise.L2),
+        (CommitsAtOnce, promises.L12),
+        (DiscardsDirtyWork, promises.L9),
+        (ExplicitAgentSteals, promises.L4),
+        (LateCommitClearsAll, promises.L2),
     ],
 )
-def test_of_each_broken_promise_no_operation_is_left_that_is_not_needed(
+def test_evidence_contains_only_needed_operations(
     make: type[Toy], promise: Promise, seed: int, tmp_path: Path
 ) -> None:
-    """Also of those that were seen on the way to the least evidence of all."""
+    """That holds for every reported anomaly, not only for the shortest."""
     anomalies = try_toy(make, tmp_path, seed).anomalies
 
     assert anomalies
     for anomaly in anomalies:
         assert promise in anomaly.promises
         *needed, last = anomaly.evidence
-        assert asked_again(make, (*needed, last), tmp_path) is anomaly.promise
+        assert broken_promise(make, (*needed, last), tmp_path) == anomaly.promise
         for left_out in range(len(needed)):
             fewer = (*needed[:left_out], *needed[left_out + 1 :], last)
-            assert asked_again(make, fewer, tmp_path) is not anomaly.promise
+            assert broken_promise(make, fewer, tmp_path) != anomaly.promise
 
 
-def test_without_time_to_leave_anything_out_the_proof_stands(
+def test_anomaly_remains_without_time_to_minimize(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Less evidence is nicer, not truer."""
+    """The evidence is longer then, and proves as much."""
     monkeypatch.setattr(machine, "MINIMIZING_S_MAX", 0.0)
     (anomaly,) = try_toy(CommitsAtOnce, tmp_path).anomalies
 
-    assert anomaly.promise is Promise.L12
+    assert anomaly.promise == promises.L12
 
 
-class SpeaksByChance(machine.Machine):
-    """Which rules there are depends on something else than what was drawn before."""
+class UnstableRules(machine.Machine):
+    """A machine whose enabled rules do not depend on earlier draws alone."""
 
     model = LifecycleModel()
-    chance: ClassVar[Iterator[int]] = itertools.cycle(range(7))
+    numbers: ClassVar[Iterator[int]] = itertools.cycle(range(7))
 
-    @precondition(lambda self: next(self.chance) % 3)
+    @precondition(lambda self: next(self.numbers) % 3)
     @rule(number=st.integers(0, 3))
-    def shout(self, number: int) -> None:
+    def draw_integer(self, number: int) -> None:
         """Draw an integer."""
 
-    @rule(is_low=st.booleans())
-    def whisper(self, *, is_low: bool) -> None:
+    @rule(flag=st.booleans())
+    def draw_boolean(self, *, flag: bool) -> None:
         """Draw a boolean."""
 
 
-def test_rules_that_come_and_go_with_the_clock_are_no_failure_of_anybody(tmp_path: Path) -> None:
-    """What Hypothesis calls inconsistent generation ends a search, and another one goes on."""
+def test_unstable_rules_are_not_a_failure(tmp_path: Path) -> None:
+    """Hypothesis ends a search for inconsistent generation, and the next search continues."""
     path = tmp_path / "history.jsonl"
     with Journal(path, time.monotonic_ns) as journal:
-        machine.explore(SpeaksByChance)(Stage(ToyTarget(Toy), "lifecycle", "1", 40, journal))
+        machine.explore(UnstableRules)(Context(ToyTarget(Toy), "lifecycle", "1", 40, journal))
 
     assert len(read(path)) >= 40
 
 
-def test_a_disk_that_is_full_for_a_moment_is_not_the_targets_fault(
+def test_full_disk_is_a_failure_of_the_harness(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hypothesis calls flaky what goes wrong only once; it is our failure all the same."""
-    write = Journal._write
-    lines = iter(range(1 << 30))
+    """It happens once only, which Hypothesis would call flaky."""
+    invoke = Journal.invoke
+    calls = iter(range(1 << 30))
 
-    def fail_once(journal: Journal, event: dict[str, Any]) -> None:
-        if next(lines) == 100:
+    def fail_once(journal: Journal, process: int, function: str, argument: Any) -> int:
+        if next(calls) == 50:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(journal, event)
+        return invoke(journal, process, function, argument)
 
-    monkeypatch.setattr(Journal, "_write", fail_once)
+    monkeypatch.setattr(Journal, "invoke", fail_once)
     with pytest.raises(OSError, match="No space left"):
         try_toy(Toy, tmp_path)
