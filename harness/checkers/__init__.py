@@ -1,0 +1,1 @@
+"""Generic checkers of histories: ordering, serializability, conformance, growth and idling."""

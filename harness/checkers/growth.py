@@ -1,14 +1,14 @@
-"""Growth: nothing that lives long grows with what was ever done.
+"""Checks that no resource of a long-lived host grows with the number of operations.
 
-For histories with `sample` operations: each was taken after so many `operations`, and tells
-readings by name: sizes of containers and files, memory, threads, descriptors. What was done before
-the warm-up, which is declared in operations, fills caches and is not judged.
+For histories with `sample` operations. The argument of a sample has the number of `operations`
+before it, its result the readings by name: sizes of containers and files, memory, threads,
+descriptors. The warm-up, declared in operations, fills caches and is not judged.
 
-A reading *grows* if its trend exceeds its limit twice in a row: by what was known an eighth
-earlier, and by all that is known. Two *controls* are judged in the same run by the same rules: one
-is known to grow, and one to be steady; whoever takes the sample may tell them as arguments of it.
-If either is judged wrongly, so may be the rest, and the verdict is unknown. A history that is too
-short to judge proves nothing; whoever needs one that is long enough expects `judgeable`.
+A reading *grows* if its trend exceeds its limit twice in a row: over the first seven eighths of the
+samples, and over all samples. The same rules judge two *controls* of the same run: one is known to
+grow, and one to be steady; they may be arguments of the sample. If the rules judge a control
+wrongly, the verdict is unknown. A history that is too short proves nothing; a scenario that needs a
+long one expects `judgeable`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from harness.core.contract import Promise
 from harness.core.history import History, Operation
-from harness.core.promises import Promise
 from harness.core.trend import READINGS_MIN, Trend, trend_of
 from harness.core.verdict import Anomaly, Verdict
 
 SAMPLE = "sample"
-EARLIER = 7 / 8  # of the samples: what the first of two alarms in a row knows
-OTHERS_TOLD = 3
+EARLIER = 7 / 8  # of the samples: those of the first of the two alarms
+OTHERS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How fast readings of these names may grow, an operation, and which promise it is.
+    """How fast readings of these names may grow per operation, and the promise that says so.
 
-    `slack` is what they may grow by in all, however fast: what fills late, an allocator's arenas
-    say. `readings` is a shell pattern. Of several limits the first that matches counts, and what
-    grows by an earlier one is blamed before what grows by a later one.
+    `slack` is their allowed growth in total at any speed, for memory that fills late, such as an
+    allocator's arenas. `readings` is a shell pattern. The first limit that matches a reading
+    counts, and a reading of an earlier limit is reported before one of a later limit.
     """
 
     readings: str
@@ -42,13 +42,13 @@ class Limit:
     slack: float = 0.0
 
     def over(self, operations: float) -> float:
-        """The slope that is too fast over so many operations."""
+        """The slope above which a reading grows too fast over this number of operations."""
         return max(self.per_operation, self.slack / operations)
 
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """Two readings of which it is known that one grows faster than the limit, and one does not."""
+    """Two readings: one is known to grow faster than the limit, the other one to be steady."""
 
     grows: str
     steady: str
@@ -68,8 +68,9 @@ class Growth:
     is_growing: bool
 
     def __str__(self) -> str:
-        surely = f"at least {self.trend.low:+.3g}"
-        return f"{self.reading} {self.trend.slope:+.3g} an operation, {surely}"
+        return (
+            f"{self.reading} {self.trend.slope:+.3g} (at least {self.trend.low:+.3g}) an operation"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +88,19 @@ class GrowsWithin:
             return Verdict()
         growing = [growth for growth in self.growths(samples) if growth.is_growing]
         if growing:
-            return Verdict(anomalies=(_blame(growing, samples),))
+            return Verdict(anomalies=(_anomaly(growing, samples),))
         return Verdict(unknowns=tuple(_misjudged(samples, self.controls)))
 
     def warm(self, history: History) -> list[Operation]:
-        """The samples that were taken after the warm-up."""
+        """The samples after the warm-up."""
         return [
-            operation
-            for operation in history.happened
-            if operation.function == SAMPLE and operation.argument["operations"] >= self.warm_up
+            sample
+            for sample in history.happened.of(SAMPLE)
+            if sample.argument["operations"] >= self.warm_up
         ]
 
     def judgeable(self, history: History) -> int:
-        """How often the history can be judged: once, or not at all."""
+        """The number of times that the history can be judged: 1 or 0."""
         return int(len(self.warm(history)) >= READINGS_MIN)
 
     def growths(self, samples: Sequence[Operation]) -> Iterator[Growth]:
@@ -128,14 +129,14 @@ def growth_of(samples: Sequence[Operation], reading: str, limit: Limit) -> Growt
 
 
 def series(samples: Sequence[Operation], reading: str) -> tuple[list[float], list[float]]:
-    """Operations, and what was read after them; 0 for what was not there yet."""
+    """Numbers of operations, and the reading after them; 0 where a sample lacks it."""
     operations = [float(sample.argument["operations"]) for sample in samples]
-    told = ({**sample.argument, **sample.result} for sample in samples)
-    return operations, [float(readings.get(reading, 0.0)) for readings in told]
+    values = ({**sample.argument, **sample.result} for sample in samples)
+    return operations, [float(readings.get(reading, 0.0)) for readings in values]
 
 
 def _is_growing(operations: Sequence[float], readings: Sequence[float], too_fast: float) -> bool:
-    """Whether there is an alarm, and there was one an eighth earlier."""
+    """Whether all samples raise an alarm, and the first seven eighths raise one too."""
     earlier = max(READINGS_MIN, round(len(readings) * EARLIER))
     return all(
         trend_of(operations[:known], readings[:known]).exceeds(too_fast)
@@ -144,26 +145,33 @@ def _is_growing(operations: Sequence[float], readings: Sequence[float], too_fast
 
 
 def _misjudged(samples: Sequence[Operation], controls: Controls) -> Iterator[str]:
-    """What is wrong with the judge itself, by the controls."""
+    """Report the controls that the rules judge wrongly."""
     if not _is_growing(*series(samples, controls.grows), controls.per_operation):
-        yield f"{controls.grows} grows, and is not seen to: too little was done"
+        yield f"the control {controls.grows} grows, but shows no growth: too few operations"
     if _is_growing(*series(samples, controls.steady), controls.per_operation):
-        yield f"{controls.steady} does not grow, and is seen to: the warm-up was too short"
+        yield f"the control {controls.steady} is steady, but shows growth: the warm-up is too short"
 
 
-def _blame(growing: Sequence[Growth], samples: Sequence[Operation]) -> Anomaly:
-    """The first, with the others as what comes of it."""
-    blamed, *others = growing
-    told = tuple(_only(samples[at], blamed.reading) for at in (0, len(samples) // 2, -1))
-    done = samples[-1].argument["operations"] - samples[0].argument["operations"]
-    message = f"{blamed}: from {blamed.first:,g} to {blamed.last:,g} in {done:,} operations"
+def _anomaly(growing: Sequence[Growth], samples: Sequence[Operation]) -> Anomaly:
+    """Report the first growing reading; the others may be its consequences."""
+    first, *others = growing
+    evidence = tuple(_only(samples[at], first.reading) for at in (0, len(samples) // 2, -1))
+    operations = samples[-1].argument["operations"] - samples[0].argument["operations"]
+    message = f"{first}, over {operations:,} operations"
     if others:
-        rest = f", and {len(others) - OTHERS_TOLD} more" if len(others) > OTHERS_TOLD else ""
-        message += f"; with it {'; '.join(map(str, others[:OTHERS_TOLD]))}{rest}"
-    return Anomaly(blamed.promise, message, told, name="growth")
+        rest = f", and {len(others) - OTHERS_SHOWN} more" if len(others) > OTHERS_SHOWN else ""
+        message += f"; with it {'; '.join(map(str, others[:OTHERS_SHOWN]))}{rest}"
+    return Anomaly(
+        first.promise,
+        message,
+        evidence,
+        name="growth",
+        expected=f"{first.reading}: at most {first.too_fast:+.3g} an operation",
+        observed=f"{first.reading}: from {first.first:,g} to {first.last:,g}",
+    )
 
 
 def _only(sample: Operation, reading: str) -> Operation:
-    """The sample, without the other readings."""
-    told = {**sample.argument, **sample.result}
-    return replace(sample, result={reading: told.get(reading, 0)})
+    """The sample with only this reading."""
+    readings = {**sample.argument, **sample.result}
+    return replace(sample, result={reading: readings.get(reading, 0)})

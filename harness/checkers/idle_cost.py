@@ -1,38 +1,35 @@
-"""Idle: a host of which nothing is asked costs next to nothing.
+"""Checks that an idle host stays within a share of processor time and a rate of wakeups.
 
-For histories with `idle` operations, which tell what the host used in so many `seconds`: `cpu_s`,
-and `wakeups`, how often one of its threads had waited and was woken. Processor time is the host's
-own, so other work on the machine hardly shows in it.
+For histories with `idle` operations, whose result has the seconds of the interval (`seconds`), the
+processor time of the host (`cpu_s`), and how often one of its threads waited and was resumed
+(`wakeups`). Processor time is the host's own, so other work on the machine hardly changes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.core.checker import Checker
+from harness.core.checker import Checker, first_of
+from harness.core.contract import Promise
 from harness.core.history import History
-from harness.core.promises import Promise
-from harness.core.verdict import Anomaly, Verdict
+from harness.core.verdict import Anomaly
 
 
-def idles_within(share: float, wakeups_a_second: float) -> Checker:
-    """Judge by this share of one core, and so many wakeups a second."""
+def idles_within(promise: Promise, share: float, wakeups_per_s: float) -> Checker:
+    """Make the checker with these limits: a share of one core, and a rate of wakeups."""
 
-    def anomalies(history: History) -> Iterator[Anomaly]:
-        for operation in history.happened:
-            if operation.function != "idle":
-                continue
-            used, seconds = operation.result, operation.result["seconds"]
-            busy, woken = used["cpu_s"] / seconds, used["wakeups"] / seconds
-            if busy > share or woken > wakeups_a_second:
-                message = (
-                    f"idle for {seconds:.1f} s with {used['tabs']} tabs it used {busy:.1%} of a"
-                    f" core, of {share:.0%}, and woke {woken:.1f} times a second, of"
-                    f" {wakeups_a_second:g}"
+    def rule(history: History) -> Iterator[Anomaly]:
+        for operation in history.happened.of("idle"):
+            cost, seconds = operation.result, operation.result["seconds"]
+            busy, wakeups = cost["cpu_s"] / seconds, cost["wakeups"] / seconds
+            if busy > share or wakeups > wakeups_per_s:
+                yield Anomaly(
+                    promise,
+                    f"idle({seconds:.1f} s) with {cost['tabs']} open tabs cost too much",
+                    (operation,),
+                    "busy-idling",
+                    expected=f"at most {share:.1%} of a core and {wakeups_per_s:g} wakeups/s",
+                    observed=f"{busy:.1%} of a core and {wakeups:.1f} wakeups/s",
                 )
-                yield Anomaly(Promise.H5, message, (operation,), "busy-idling")
 
-    def check(history: History) -> Verdict:
-        return Verdict(anomalies=tuple(anomalies(history))[:1])
-
-    return check
+    return first_of(rule)

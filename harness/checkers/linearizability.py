@@ -1,18 +1,18 @@
-"""Linearizability: does every operation seem to happen at one instant between its two ends?
+"""Checks that a history is linearizable: each operation happens at one instant of its interval.
 
 The search of Wing and Gong ("Testing and verifying concurrent objects", JPDC 1993), with Lowe's two
 improvements ("Testing for linearizability", CCPE 2017): operations are linearized just in time,
-when one returns that was not yet; and a configuration met before is not entered again. It runs
-per partition (Horn and Kroening, "Faster linearizability checking via P-compositionality", FORTE
-2015). Four things make it small, none of which changes a verdict:
+when one returns that was not linearized yet; and a known configuration is not entered again. It
+runs per partition (Horn and Kroening, "Faster linearizability checking via P-compositionality",
+FORTE 2015). Four rules make it small, none of which changes a verdict:
 
-- An operation that only observes is linearized as soon as it is legal: it stands in nobody's way.
-- Of two configurations that differ only in which doubtful operations happened, the one in which
-  fewer did can do all that the other can, so the other is not entered.
-- Operations that ask and answer the same take the same steps, and happen in order of their ends.
-- States that no operation of the history tells apart are one, where the model can say so.
+- An operation that only observes is linearized as soon as it is legal: it blocks no other.
+- Of two configurations that differ only in which doubtful operations happened, the one with fewer
+  of them can do everything that the other can, so the other is not entered.
+- Operations with the same call and the same outcome take the same steps, in order of their ends.
+- States that no operation of the history can separate are merged, where the model can say so.
 
-Knows no clock: a search ends by its budget, which is counted, and then the verdict says *unknown*.
+The module knows no clock: a counted budget ends a search, and then the verdict is *unknown*.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 from harness.core.checker import Checker
+from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
 from harness.core.model import Model, Refusal, State
-from harness.core.promises import Promise
 from harness.core.verdict import VALID, Anomaly, Verdict
 from harness.models.narrowing import Narrowing, Observing
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How far the search of one partition may go before the verdict says unknown.
+    """How far the search of one partition may go before the verdict is unknown.
 
-    `steps` counts the open operations looked at, `entries` the configurations held in memory.
+    `steps` counts the open operations that it examines, `entries` the configurations in memory.
     """
 
     steps: int = 5_000_000
@@ -58,15 +58,15 @@ def linearizable(
 ) -> Checker:
     """Make the checker that searches a history for an order that the model explains.
 
-    `partition` names the independent object that an operation is about; `counts` says which
-    operations are judged at all. A step of the model may depend on what was asked and answered,
-    not on who asked or when. An *info* operation may take effect at any time after its invocation,
-    or never; one that carries a completion, not after that.
+    `partition` names the independent object that an operation concerns; `counts` says which
+    operations are judged at all. A step of the model may depend on the call and its outcome, not
+    on the process or the time. An *info* operation may take effect at any time after its
+    invocation, or never; one that carries a completion, not after that.
 
-    The evidence is a proof by itself: no order explains these operations, yet one explains what was
-    known of the others before the last one ended. Where finding it costs too much, the evidence is
-    the operation that fits no order, and those that overlap it. Partitions are searched from small
-    to large, up to the first anomaly.
+    The evidence is a proof by itself: no order explains these operations, but an order explains
+    what was known of the others before the last one ended. Where that proof costs too much, the
+    evidence is the operation that fits no order, and those that overlap it. Partitions are searched
+    from small to large, up to the first anomaly.
     """
     limit = budget or Budget()
 
@@ -100,77 +100,78 @@ def _partitioned(
 
 
 class _Call(NamedTuple):
-    """An operation that was invoked and did not return yet. Sorts by its end."""
+    """An operation that was invoked and has not returned yet. Sorts by its end."""
 
     end: float
     number: int
-    bit: int  # set in a configuration where it happened already
+    bit: int  # set in a configuration in which it has happened
     doubtful: bool  # it may never happen
     observes: bool
     successors: dict[Any, tuple[Any, ...]]  # by state, as far as known; shared by its shape
     operation: Operation
 
 
-# What can happen in one state: the bits of the calls that are legal and only look, and of each that
-# changes something its bit, its twin, and the states after it.
+# The moves of one state: the bits of the legal calls that only read, and for each legal call that
+# changes the state its bit, its twin, and the states after it.
 _Moves: TypeAlias = tuple[int, list[tuple[int, int, tuple[Any, ...]]]]
 
 
-class _Stage(NamedTuple):
-    """A return, and what was open then, in order of their ends: the first is what returns.
+class _Return(NamedTuple):
+    """A return, and the calls that are open then, in order of their ends: the first one returns.
 
-    A call's twin is the bit of the call of its shape that ends just sooner, so happens first; or 0.
+    A call's twin is the bit of the call of its shape with the next earlier end, which happens
+    before it; or 0.
     """
 
-    returned: int  # the bit of the first
+    returned: int  # the bit of the first call
     calls: tuple[_Call, ...]
     twins: tuple[int, ...]
-    doubtful: int  # the bits of those that may never happen
+    doubtful: int  # the bits of the calls that may never happen
     moves: dict[Any, _Moves]  # by state, as far as known
 
 
-def _stages(operations: Sequence[Operation], model: Model[Any]) -> list[_Stage]:
+def _returns(operations: Sequence[Operation], model: Model[Any]) -> list[_Return]:
     """Cut a history at its returns. A bit is used again once its operation has returned."""
-    observes = model.observes if isinstance(model, Observing) else _looks_like_a_change
+    observes = model.observes if isinstance(model, Observing) else _observes_nothing
     begun, ends = [], []
     for operation in sorted(operations, key=lambda operation: operation.invoked_ns):
-        doubtful, looks = operation.outcome is Outcome.INFO, observes(operation)
-        if doubtful and looks:
-            continue  # it may never happen, and nobody could tell if it did
-        begun.append((operation, doubtful, looks))
+        doubtful, reads = operation.outcome is Outcome.INFO, observes(operation)
+        if doubtful and reads:
+            continue  # it may never happen, and has no effect if it does
+        begun.append((operation, doubtful, reads))
         if operation.completed_ns is not None:
             ends.append(operation.completed_ns)
     shapes: dict[str, dict[Any, tuple[Any, ...]]] = {}
     calls: list[_Call] = []
-    fresh = (1 << place for place in count())
+    fresh = (1 << position for position in count())
     free: list[int] = []
-    stages: list[_Stage] = []
+    returns: list[_Return] = []
     number = doubts = 0
     for end_ns in sorted(ends):
         while number < len(begun) and begun[number][0].invoked_ns <= end_ns:
-            operation, doubtful, looks = begun[number]
+            operation, doubtful, reads = begun[number]
             bit = free.pop() if free else next(fresh)
             doubts |= bit if doubtful else 0
             successors = shapes.setdefault(_shape(operation), {})
             insort(
-                calls, _Call(_end(operation), number, bit, doubtful, looks, successors, operation)
+                calls, _Call(_end(operation), number, bit, doubtful, reads, successors, operation)
             )
             number += 1
         bit = calls[0].bit
-        stages.append(_Stage(bit, tuple(calls), _twins(calls), doubts, {}))
+        returns.append(_Return(bit, tuple(calls), _twins(calls), doubts, {}))
         del calls[0]
         doubts &= ~bit
         free.append(bit)
-    return stages
+    return returns
 
 
-def _looks_like_a_change(_: Operation) -> bool:
+def _observes_nothing(_: Operation) -> bool:
     return False
 
 
 def _shape(operation: Operation) -> str:
-    asked = (operation.function, operation.argument, operation.outcome is Outcome.INFO)
-    return repr((asked, operation.result, operation.error))
+    call = (operation.function, operation.argument, operation.outcome is Outcome.INFO)
+    return repr((call, operation.result, operation.error))
 
 
 def _twins(calls: Sequence[_Call]) -> tuple[int, ...]:
@@ -185,11 +186,11 @@ def _twins(calls: Sequence[_Call]) -> tuple[int, ...]:
     return tuple(twins)
 
 
-def _moves(stage: _Stage, state: Hashable, model: Model[Any]) -> _Moves:
-    """What can happen in this state, remembered."""
-    looks = 0
+def _moves(current: _Return, state: Hashable, model: Model[Any]) -> _Moves:
+    """The moves of this state, stored for the next time."""
+    reads = 0
     changes = []
-    for call, twin in zip(stage.calls, stage.twins, strict=True):
+    for call, twin in zip(current.calls, current.twins, strict=True):
         _, _, bit, doubtful, observes, successors, operation = call
         after = successors.get(state)
         if after is None:
@@ -198,24 +199,24 @@ def _moves(stage: _Stage, state: Hashable, model: Model[Any]) -> _Moves:
         if doubtful:
             after = tuple([other for other in after if other != state])
         if observes and after:
-            looks |= bit
+            reads |= bit
         elif after:
             changes.append((bit, twin, after))
-    changes.reverse()  # what returns first is tried first, and a stack gives back the last
-    moves = stage.moves[state] = looks, changes
+    changes.reverse()  # the call that returns first is tried first: a stack returns the last item
+    moves = current.moves[state] = reads, changes
     return moves
 
 
 class _Search(NamedTuple):
-    """How a search ended: `linearizable` is None when its budget did.
+    """The result of a search: `linearizable` is None if the budget ended it.
 
-    `stuck` are the stages up to that which no configuration got past.
+    `stuck` holds the returns up to the one that no configuration could pass.
     """
 
     linearizable: bool | None
     steps: int
     entries: int
-    stuck: list[_Stage]
+    stuck: list[_Return]
 
 
 def _search(operations: Sequence[Operation], model: Model[Any], budget: Budget) -> _Search:
@@ -226,32 +227,32 @@ def _search(operations: Sequence[Operation], model: Model[Any], budget: Budget) 
 
 
 def _explore(operations: Sequence[Operation], model: Model[Any], budget: Budget) -> _Search:
-    """Go depth first through configurations: how many returns are past, the state, what happened.
+    """Search configurations depth first: the number of passed returns, the state, what happened.
 
-    Of the operations still open, that is: whatever returned has happened, or was doubtful.
+    Only the bits of open operations are needed: a returned one has happened, or was doubtful.
     """
-    stages = _stages(operations, model)
-    met: list[dict[tuple[Any, int], list[int]]] = [{} for _ in stages]
+    returns = _returns(operations, model)
+    met: list[dict[tuple[Any, int], list[int]]] = [{} for _ in returns]
     todo: list[tuple[int, Any, int]] = [(0, model.initial(), 0)]
     steps = entries = deepest = 0
     while todo:
         past, state, done = todo.pop()
-        while past < len(stages):  # until something open has to be chosen
-            stage = stages[past]
-            looks, changes = stage.moves.get(state) or _moves(stage, state, model)
-            steps += len(stage.calls)
-            done |= looks
-            if not done & stage.returned:
+        while past < len(returns):  # until an open call has to be chosen
+            current = returns[past]
+            reads, changes = current.moves.get(state) or _moves(current, state, model)
+            steps += len(current.calls)
+            done |= reads
+            if not done & current.returned:
                 break
-            done &= ~stage.returned
+            done &= ~current.returned
             past += 1
         else:
             return _Search(linearizable=True, steps=steps, entries=entries, stuck=[])
         deepest = max(deepest, past)
-        happened = done & stage.doubtful
+        happened = done & current.doubtful
         alike = met[past].setdefault((state, done ^ happened), [])
         if happened in alike or any(other & happened == other for other in alike):
-            continue  # the same was met, with less of the doubtful done: it can do all this can
+            continue  # the same with fewer doubtful operations is known: it can do all this can
         alike.append(happened)
         entries += 1
         if steps > budget.steps or entries + len(todo) > budget.entries:
@@ -259,9 +260,9 @@ def _explore(operations: Sequence[Operation], model: Model[Any], budget: Budget)
         for bit, twin, after in changes:
             if not done & bit and done & twin == twin:
                 todo += [(past, other, done | bit) for other in after]
-        if stage.returned & stage.doubtful:
+        if current.returned & current.doubtful:
             todo.append((past + 1, state, done))
-    stuck = stages[: deepest + 1]
+    stuck = returns[: deepest + 1]
     return _Search(linearizable=False, steps=steps, entries=entries, stuck=stuck)
 
 
@@ -274,26 +275,33 @@ def _anomaly(
 ) -> Anomaly:
     evidence = _proof(operations, search, model) or _overlap(search.stuck)
     last = evidence[-1]
-    message = f"{last}, said to process {last.process}, fits no order of what else was done{where}"
     accepted = _accepted(evidence, model)
-    return Anomaly(promise, message, evidence, "not-linearizable", accepted)
+    return Anomaly(
+        promise,
+        f"{last.call} by process {last.process} fits no order of the other operations{where}",
+        evidence,
+        "not-linearizable",
+        accepted,
+        expected=" or ".join(map(repr, accepted)) or "a result that some order explains",
+        observed=last.answer,
+    )
 
 
 def _proof(
     operations: Sequence[Operation], search: _Search, model: Model[Any]
 ) -> tuple[Operation, ...] | None:
-    """Find a few operations that fit no order whatever else happened or not, the stuck one last.
+    """Find a few operations that fit no order whatever the others did, the stuck one last.
 
-    To forget whether an operation happened, and what it answered, can only allow more orders. So
-    all are forgotten but the few without which there is one; and of the forgotten, those are told
-    again without which what was known of these few before would fit no order either. None if that
-    is too much work, measured by the search before.
+    An operation whose outcome is forgotten can only allow more orders. So the outcomes of all
+    operations are forgotten except the few without which an order exists. Of the forgotten ones,
+    those are restored without which the others' outcomes before the last one would have no order
+    either. None if that costs too much, measured by the search before.
     """
     stuck = search.stuck[-1].calls[0].operation
     assert stuck.completed_ns is not None
     now_ns = stuck.completed_ns
     seen = [op for op in operations if op.invoked_ns <= now_ns and op is not stuck]
-    seen.sort(key=lambda op: (_end(op) < now_ns, _end(op)))  # what ended last tells most
+    seen.sort(key=lambda op: (_end(op) < now_ns, _end(op)))  # the latest ends matter most
     steps = search.steps + 500_000
 
     def linearizable(chosen: Sequence[Operation]) -> bool | None:
@@ -302,16 +310,17 @@ def _proof(
         steps = max(steps - again.steps - len(chosen), 0)
         return again.linearizable
 
-    def contradict(kept: Sequence[Operation]) -> bool:
-        forgotten = [_doubted(operation, now_ns) for operation in _without(seen, kept)]
-        return linearizable([*forgotten, *kept, stuck]) is False
+    def contradict(chosen: Sequence[Operation]) -> bool:
+        forgotten = [_doubted(operation, now_ns) for operation in _without(seen, chosen)]
+        return linearizable([*forgotten, *chosen, stuck]) is False
 
     certain = _fewest([op for op in seen if op.outcome is not Outcome.INFO], contradict)
     if certain is None:
         return None
 
-    def explain(kept: Sequence[Operation]) -> bool:
-        return linearizable([_known(operation, now_ns) for operation in (*certain, *kept)]) is True
+    def explain(chosen: Sequence[Operation]) -> bool:
+        known = [_known(operation, now_ns) for operation in (*certain, *chosen)]
+        return linearizable(known) is True
 
     needed = _fewest(_without(seen, certain), explain) or []
     return (*sorted((*certain, *needed), key=lambda op: op.invoked_ns), stuck)
@@ -322,7 +331,7 @@ def _end(operation: Operation) -> float:
 
 
 def _doubted(operation: Operation, now_ns: int) -> Operation:
-    """The same operation, of which nobody knows whether it happened."""
+    """The same operation with an unknown outcome."""
     ended_ns = operation.completed_ns
     return Operation(
         operation.process,
@@ -335,7 +344,7 @@ def _doubted(operation: Operation, now_ns: int) -> Operation:
 
 
 def _known(operation: Operation, now_ns: int) -> Operation:
-    """What was known of the operation just before that time."""
+    """The operation with the outcome that was known just before that time."""
     ended_ns = operation.completed_ns
     return operation if ended_ns is not None and ended_ns < now_ns else _doubted(operation, now_ns)
 
@@ -348,33 +357,33 @@ def _without(operations: Sequence[Operation], dropped: Sequence[Operation]) -> l
 def _fewest(
     operations: Sequence[Operation], suffice: Callable[[Sequence[Operation]], bool]
 ) -> list[Operation] | None:
-    """Drop what is not needed: all but the last few, then ever smaller pieces of those.
+    """Drop operations that are not needed: all but the last few, then ever smaller pieces of those.
 
     None if not even the last 256 suffice.
     """
     for size in (0, 4, 16, 64, 256):
-        kept = list(operations[max(len(operations) - size, 0) :])
-        if suffice(kept):
+        chosen = list(operations[max(len(operations) - size, 0) :])
+        if suffice(chosen):
             break
     else:
         return None
-    piece = len(kept) // 2
+    piece = len(chosen) // 2
     while piece:
         start = 0
-        while start < len(kept):
-            fewer = kept[:start] + kept[start + piece :]
+        while start < len(chosen):
+            fewer = chosen[:start] + chosen[start + piece :]
             if suffice(fewer):
-                kept = fewer
+                chosen = fewer
             else:
                 start += piece
         piece //= 2
-    return kept
+    return chosen
 
 
-def _overlap(stuck: Sequence[_Stage]) -> tuple[Operation, ...]:
+def _overlap(stuck: Sequence[_Return]) -> tuple[Operation, ...]:
     """The operation that fits no order, and before it those that overlap it."""
     last, *others = (call.operation for call in stuck[-1].calls)
-    ended = (stage.calls[0].operation for stage in stuck[:-1])
+    ended = (current.calls[0].operation for current in stuck[:-1])
     return (*(op for op in ended if not op.precedes(last)), *others, last)
 
 

@@ -1,0 +1,1 @@
+"""Sequential specifications of common objects: a register and a key-value store."""

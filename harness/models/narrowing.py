@@ -1,6 +1,6 @@
-"""What a model may add, so that a search for linearizations has less to do.
+"""Optional protocols of a model that make the search for linearizations smaller.
 
-Neither changes what the model says, and both are optional: a search asks whether they are there.
+Neither changes a judgement of the model. A search uses each of them where a model has it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from harness.core.model import Model
 
 
 class Unseen:
-    """Stands in a state for whatever no operation of the history ever sees. No answer equals it."""
+    """Stands in a state for every value that no operation of the history sees; equals no answer."""
 
     def __repr__(self) -> str:
         return "unseen"
@@ -24,7 +24,7 @@ UNSEEN = Unseen()
 
 @runtime_checkable
 class Observing(Protocol):
-    """A model that knows which operations only look."""
+    """A model that knows which operations only read."""
 
     def observes(self, operation: Operation) -> bool:
         """Whether the operation, in every state where it is legal, leaves that state as it is."""
@@ -33,11 +33,11 @@ class Observing(Protocol):
 
 @runtime_checkable
 class Narrowing(Protocol):
-    """A model that has a smaller self for one history."""
+    """A model that has a smaller equivalent for one history."""
 
     def narrowed(self, operations: Sequence[Operation]) -> Model[Any]:
-        """The same judgement of these operations, where states that they cannot tell apart are one.
+        """A model that judges these operations alike, and merges states that they cannot separate.
 
-        No other operations will come, but some of these may be left out.
+        It is asked about no other operations, but possibly about fewer of them.
         """
         ...

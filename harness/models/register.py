@@ -1,8 +1,10 @@
-"""A register: one value that is read, written, and compared and set.
+"""Model of a register: one value with read, write, and compare-and-set.
+
+Arguments are mappings of keyword arguments, as clients journal them:
 
 - `read()` answers the value;
-- `write(value)` may answer anything;
-- `cas([expected, new])` answers whether it found the expected value, and then the new one holds.
+- `write(value)` replaces it, and may answer anything;
+- `cas(expected, new)` answers whether the register held the expected value, and then holds the new.
 
 Values are hashable. Pure: no target, no clock.
 """
@@ -13,15 +15,15 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
-from harness.core.promises import Promise
 from harness.models.narrowing import UNSEEN
 
 
 @dataclass
 class Register:
-    """What a register that keeps `promise` may answer. It holds `start` at first.
+    """What a register that keeps `promise` may answer. Its first value is `start`.
 
     With `seen`, all values outside it count as one.
     """
@@ -33,18 +35,23 @@ class Register:
 
     def initial(self) -> Hashable:
         """The value of a fresh register."""
-        return self._held(self.start)
+        return self._known(self.start)
 
     def step(self, state: Hashable, operation: Operation) -> tuple[Hashable, ...] | Refusal:
-        """The values that may hold after the operation, or why it cannot be."""
+        """The values that may follow the operation, or a refusal."""
         if operation.outcome is Outcome.FAIL:
             return (state,)
         after, answer = self._call(state, operation)
         if operation.outcome is Outcome.INFO:
             return (state,) if after == state else (state, after)
         if operation.result != answer:
-            message = f"the register held {state!r}, so it cannot have said {operation.result!r}"
-            return Refusal(self.promise, message, accepted=(answer,))
+            return Refusal(
+                self.promise,
+                f"{operation.call} answers another value than the register holds",
+                (answer,),
+                expected=repr(answer),
+                observed=repr(operation.result),
+            )
         return (after,)
 
     def _call(self, state: Hashable, operation: Operation) -> tuple[Hashable, Any]:
@@ -53,13 +60,15 @@ class Register:
         if function == "read":
             return state, state
         if function == "write":
-            return self._held(operation.argument), operation.result
+            return self._known(operation.argument["value"]), operation.result
         if function == "cas":
-            expected, new = operation.argument
-            return (self._held(new), True) if state == expected else (state, False)
-        raise ValueError(f"a register knows no {function!r}")
+            argument = operation.argument
+            if state == argument["expected"]:
+                return self._known(argument["new"]), True
+            return state, False
+        raise ValueError(f"{self.name} has no function {function!r}; it has read, write and cas")
 
-    def _held(self, value: Hashable) -> Hashable:
+    def _known(self, value: Hashable) -> Hashable:
         return value if self.seen is None or value in self.seen else UNSEEN
 
     def observes(self, operation: Operation) -> bool:
@@ -75,7 +84,7 @@ class Register:
         seen = set()
         for operation in operations:
             if operation.function == "cas":
-                seen.add(operation.argument[0])
+                seen.add(operation.argument["expected"])
             elif operation.outcome is Outcome.OK and isinstance(operation.result, Hashable):
                 seen.add(operation.result)  # a write's answer, too, which does no harm
         return replace(self, seen=frozenset(seen))

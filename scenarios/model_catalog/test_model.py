@@ -8,24 +8,24 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from harness.checkers.conformance import conforms
-from harness.contract.models.model_catalog import VOLATILE, CatalogModel
+from harness.contract import promises
+from harness.contract.models.model_catalog import VOLATILE_EXAMPLES, ModelCatalogModel
 from harness.core.history import History
-from harness.core.promises import Promise
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.workloads.stateful import Machine, explore
-from scenarios.conftest import Judge
+from harness.pytest_plugin import Judge
 
 CONFIGS = st.sampled_from(["model: a", "model: b"])
 PROVIDERS = st.sampled_from(["openai", "local"])
 LASTING = st.sampled_from(["base_url", "kind", "scopes", "region", "enabled"])
-VOLATILES = st.sampled_from(sorted(VOLATILE))
+VOLATILES = st.sampled_from(sorted(VOLATILE_EXAMPLES))
 VALUES = st.sampled_from(["1", "2", "3"])
 
 
 class CatalogMachine(Machine):
     """Config and auth change in meaning, or only in what changes by itself."""
 
-    model = CatalogModel()
+    model = ModelCatalogModel()
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ CATALOG = Scenario(
     name="catalog-any-sequence",
     mode=Mode.MODEL,
     ability="catalog",
-    promises=(Promise.M1, Promise.M3),
+    promises=(promises.M1, promises.M3),
     workload=explore(CatalogMachine),
     checker=conforms(CatalogMachine.model),
     expectations=(

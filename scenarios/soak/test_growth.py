@@ -11,12 +11,12 @@ import random
 
 from harness.checkers.growth import SAMPLE, Controls, GrowsWithin, Limit
 from harness.checkers.idle_cost import idles_within
+from harness.contract import promises
 from harness.contract.workloads.session_churn import CACHE_TURNS, Churn
 from harness.core.history import History
-from harness.core.promises import Promise
-from harness.engine.context import Stage
+from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Mode, Scenario
-from scenarios.conftest import Judge
+from harness.pytest_plugin import Judge
 
 OPERATIONS_A_TURN = 1.7  # of the churn
 WARM_UP = round(1.5 * CACHE_TURNS * OPERATIONS_A_TURN)
@@ -37,54 +37,54 @@ KIB = 1024
 MIB = 1024 * KIB
 
 LIMITS = (
-    Limit("containers/lifecycle_entries", Promise.L9, ENTRY),
-    Limit("watcher/projections_unasked", Promise.G2, ENTRY),
-    Limit("idle/cpu_s", Promise.H5, 0.0, CORE_SHARE_MAX),
-    Limit("idle/wakeups", Promise.H5, 0.0, WAKEUPS_MAX),
-    Limit("containers/wakeup_*", Promise.W9, ENTRY),
-    Limit("containers/process*", Promise.W9, ENTRY),
-    Limit("containers/channel_frames_kept", Promise.C8, ENTRY),
-    Limit("containers/channel_bytes_kept", Promise.C8, BYTES),
-    Limit("containers/channels", Promise.C9, ENTRY),
-    Limit("containers/channel_*", Promise.C8, ENTRY),
-    Limit("containers/agents_*", Promise.A1, ENTRY),
-    Limit("containers/sessions_held", Promise.A6, ENTRY),
-    Limit("containers/run*", Promise.T3, ENTRY),
-    Limit("containers/streams", Promise.T3, ENTRY),
-    Limit("containers/turn_journal", Promise.T6, ENTRY),
-    Limit("containers/*_bytes*", Promise.H4, BYTES),
-    Limit("containers/*", Promise.H4, ENTRY),
-    Limit("files/turn_journal_bytes", Promise.T6, BYTES, 256 * KIB),
-    Limit("files/run_journal_bytes", Promise.T6, BYTES, 256 * KIB),
-    Limit("files/process_ledger_bytes", Promise.W9, BYTES, 256 * KIB),
-    Limit("files/state_db_wal_bytes", Promise.D6, BYTES, 16 * MIB),
-    Limit("files/*", Promise.H4, BYTES, MIB),
-    Limit("process/threads", Promise.H4, ENTRY),
-    Limit("process/fds", Promise.H4, ENTRY),
-    Limit("process/blocks", Promise.H4, BLOCKS),
-    Limit("process/uss_bytes", Promise.H4, BYTES, 16 * MIB),  # page caches and arenas fill late
+    Limit("containers/lifecycle_entries", promises.L9, ENTRY),
+    Limit("watcher/projections_unasked", promises.G2, ENTRY),
+    Limit("idle/cpu_s", promises.H5, 0.0, CORE_SHARE_MAX),
+    Limit("idle/wakeups", promises.H5, 0.0, WAKEUPS_MAX),
+    Limit("containers/wakeup_*", promises.W9, ENTRY),
+    Limit("containers/process*", promises.W9, ENTRY),
+    Limit("containers/channel_frames_kept", promises.C8, ENTRY),
+    Limit("containers/channel_bytes_kept", promises.C8, BYTES),
+    Limit("containers/channels", promises.C9, ENTRY),
+    Limit("containers/channel_*", promises.C8, ENTRY),
+    Limit("containers/agents_*", promises.A1, ENTRY),
+    Limit("containers/sessions_held", promises.A6, ENTRY),
+    Limit("containers/run*", promises.T3, ENTRY),
+    Limit("containers/streams", promises.T3, ENTRY),
+    Limit("containers/turn_journal", promises.T6, ENTRY),
+    Limit("containers/*_bytes*", promises.H4, BYTES),
+    Limit("containers/*", promises.H4, ENTRY),
+    Limit("files/turn_journal_bytes", promises.T6, BYTES, 256 * KIB),
+    Limit("files/run_journal_bytes", promises.T6, BYTES, 256 * KIB),
+    Limit("files/process_ledger_bytes", promises.W9, BYTES, 256 * KIB),
+    Limit("files/state_db_wal_bytes", promises.D6, BYTES, 16 * MIB),
+    Limit("files/*", promises.H4, BYTES, MIB),
+    Limit("process/threads", promises.H4, ENTRY),
+    Limit("process/fds", promises.H4, ENTRY),
+    Limit("process/blocks", promises.H4, BLOCKS),
+    Limit("process/uss_bytes", promises.H4, BYTES, 16 * MIB),  # page caches and arenas fill late
 )
 CHURNED = GrowsWithin(LIMITS, WARM_UP, Controls("sessions", "cached", ENTRY))
 TALKED = GrowsWithin(
-    (Limit("files/run_journal_bytes", Promise.T6, BYTES),),
+    (Limit("files/run_journal_bytes", promises.T6, BYTES),),
     TALK_WARM_UP,
     Controls("files/sidecar_bytes", "sessions", ENTRY),
 )
 
 
-def churn(stage: Stage) -> None:
-    """Live until warm, and then for as many samples as the stage has examples."""
-    samples = max(SAMPLES_MIN, stage.examples)
-    _churn(stage, WARM_UP + samples * SAMPLE_EVERY, stage.seed)
+def churn(context: Context) -> None:
+    """Live until warm, and then for as many samples as the context has examples."""
+    samples = max(SAMPLES_MIN, context.examples)
+    _churn(context, WARM_UP + samples * SAMPLE_EVERY, context.seed)
 
 
-def churn_again(stage: Stage, failed: History) -> None:
+def churn_again(context: Context, failed: History) -> None:
     """Live the same life again."""
-    _churn(stage, failed.operations[-1].argument["operations"], failed.notes["seed"])
+    _churn(context, failed.operations[-1].argument["operations"], failed.notes["seed"])
 
 
-def _churn(stage: Stage, operations: int, seed: str) -> None:
-    with stage.episode(seed=seed) as episode:
+def _churn(context: Context, operations: int, seed: str) -> None:
+    with context.episode(seed=seed) as episode:
         life = Churn(episode.client.ask, random.Random(f"{seed}/churn"))
         while life.operations < operations:
             due = life.operations + SAMPLE_EVERY
@@ -93,28 +93,28 @@ def _churn(stage: Stage, operations: int, seed: str) -> None:
             life.sample()
 
 
-def talk(stage: Stage) -> None:
+def talk(context: Context) -> None:
     """Have so many turns in one session that is never cleared."""
-    _talk(stage, TALK_WARM_UP + max(SAMPLES_MIN, stage.examples))
+    _talk(context, TALK_WARM_UP + max(SAMPLES_MIN, context.examples))
 
 
-def talk_again(stage: Stage, failed: History) -> None:
+def talk_again(context: Context, failed: History) -> None:
     """Have as many turns again."""
-    _talk(stage, failed.operations[-1].argument["operations"])
+    _talk(context, failed.operations[-1].argument["operations"])
 
 
-def _talk(stage: Stage, turns: int) -> None:
-    with stage.episode() as episode:
+def _talk(context: Context, turns: int) -> None:
+    with context.episode() as episode:
         episode.client.ask("new", {"session": "s"})
         for turn in range(1, turns + 1):
             episode.client.ask("chat", {"session": "s", "text": "[tokens=3]"})
             episode.client.ask("sample", {"operations": turn, "sessions": 1})
 
 
-def idle(stage: Stage) -> None:
+def idle(context: Context) -> None:
     """Ask nothing for a while: of a host that has no database yet, and of one with open tabs."""
-    seconds = IDLE_S * max(1.0, stage.examples / 10)
-    with stage.episode() as episode:
+    seconds = IDLE_S * max(1.0, context.examples / 10)
+    with context.episode() as episode:
         ask = episode.client.ask
         ask("rest", {"seconds": SETTLING_S})
         ask("idle", {"seconds": seconds})
@@ -136,8 +136,8 @@ CHURN = Scenario(
     mode=Mode.SOAK,
     ability="soak",
     promises=(
-        *(Promise.L9, Promise.A1, Promise.A6, Promise.W9, Promise.C8, Promise.C9),
-        *(Promise.T3, Promise.T6, Promise.G2, Promise.D6, Promise.H4),
+        *(promises.L9, promises.A1, promises.A6, promises.W9, promises.C8, promises.C9),
+        *(promises.T3, promises.T6, promises.G2, promises.D6, promises.H4),
     ),
     workload=churn,
     checker=CHURNED,
@@ -153,7 +153,7 @@ TALK = Scenario(
     name="soak-one-long-session",
     mode=Mode.SOAK,
     ability="soak",
-    promises=(Promise.T6,),
+    promises=(promises.T6,),
     workload=talk,
     checker=TALKED,
     expectations=(Expectation("there were samples enough", TALKED.judgeable),),
@@ -166,9 +166,9 @@ IDLE = Scenario(
     name="soak-idle",
     mode=Mode.SOAK,
     ability="soak_served",
-    promises=(Promise.H5,),
+    promises=(promises.H5,),
     workload=idle,
-    checker=idles_within(CORE_SHARE_MAX, WAKEUPS_MAX),
+    checker=idles_within(promises.H5, CORE_SHARE_MAX, WAKEUPS_MAX),
     expectations=(
         Expectation("it idled", lambda history: sum(op.function == "idle" for op in history), 2),
     ),

@@ -8,7 +8,12 @@ from math import inf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.checkers.serializability.graph import in_time, knots, shortest_way, unplaced
+from harness.checkers.serializability.graph import (
+    shortest_path,
+    strong_components,
+    time_edges,
+    unsortable,
+)
 
 NODES = range(6)
 EDGES = st.lists(st.tuples(st.sampled_from(NODES), st.sampled_from(NODES)), max_size=9)
@@ -44,7 +49,7 @@ def test_what_is_not_placed_is_on_a_way_from_a_cycle_to_a_cycle(edges: Edges, sp
     leads = reachable(edges, spans)
     cyclic = {node for node in NODES if (node, node) in leads}
 
-    found = unplaced([one for one, _ in edges], [other for _, other in edges], *columns(spans))
+    found = unsortable([one for one, _ in edges], [other for _, other in edges], *columns(spans))
 
     assert set(found) == {
         node
@@ -58,7 +63,9 @@ def test_what_is_not_placed_is_on_a_way_from_a_cycle_to_a_cycle(edges: Edges, sp
 def test_a_knot_is_all_that_lead_to_each_other(edges: Edges, spans: Spans) -> None:
     leads = reachable(edges, spans)
 
-    found = knots([one for one, _ in edges], [other for _, other in edges], *columns(spans))
+    found = strong_components(
+        [one for one, _ in edges], [other for _, other in edges], *columns(spans)
+    )
 
     assert {frozenset(knot) for knot in found} == {
         frozenset(other for other in NODES if {(node, other), (other, node)} <= leads)
@@ -72,11 +79,11 @@ def test_a_knot_is_all_that_lead_to_each_other(edges: Edges, spans: Spans) -> No
 def test_the_nodes_in_between_lead_to_what_is_later_and_nowhere_else(spans: Spans) -> None:
     begins, ends = columns(spans)
     after: dict[int, list[int]] = {}
-    for source, target in in_time(NODES, begins, ends, len(NODES)):
+    for source, target in time_edges(NODES, begins, ends, len(NODES)):
         after.setdefault(source, []).append(target)
 
     for one, other in product(NODES, NODES):
-        way = shortest_way(one, other, lambda node: after.get(node, []), lambda _: False)
+        way = shortest_path(one, other, lambda node: after.get(node, []), lambda _: False)
         assert (way is not None) == (ends[one] < begins[other])
 
 
@@ -94,7 +101,7 @@ def test_the_shortest_way_is_as_long_as_the_best_of_all_ways(edges: Edges, free:
         return [other for one, other in edges if one == node]
 
     for start, goal in product(NODES, NODES):
-        way = shortest_way(start, goal, after, free.__contains__)
+        way = shortest_path(start, goal, after, free.__contains__)
         steps = list(pairwise(way or []))
         assert set(steps) <= set(edges)
         assert (way is None) == ((start, goal) not in best)

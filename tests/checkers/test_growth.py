@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.checkers.growth import Controls, GrowsWithin, Limit
+from harness.contract import promises
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.trend import BLOCKS, READINGS_MIN, floors_of, trend_of
 from harness.core.verdict import Validity, Verdict
 
@@ -21,9 +21,9 @@ WARM_UP = 400
 OPERATIONS_A_SESSION = 10
 ENTRY = 0.01
 LIMITS = (
-    Limit("containers/lifecycle_entries", Promise.L9, ENTRY),
-    Limit("process/uss_bytes", Promise.H4, 100.0, slack=1e6),
-    Limit("containers/*", Promise.H4, ENTRY),
+    Limit("containers/lifecycle_entries", promises.L9, ENTRY),
+    Limit("process/uss_bytes", promises.H4, 100.0, slack=1e6),
+    Limit("containers/*", promises.H4, ENTRY),
 )
 CHECK = GrowsWithin(LIMITS, WARM_UP, Controls("sessions", "cached", ENTRY))
 
@@ -65,8 +65,8 @@ def test_one_entry_a_session_is_found_and_named() -> None:
     verdict = judged(lambda done: 3 + done // OPERATIONS_A_SESSION, "containers/lifecycle_entries")
 
     (anomaly,) = verdict.anomalies
-    assert anomaly.promise is Promise.L9
-    assert anomaly.message.startswith("containers/lifecycle_entries +0.1 an operation")
+    assert anomaly.promise == promises.L9
+    assert anomaly.message.startswith("containers/lifecycle_entries +0.1 (")
     assert [set(operation.result) for operation in anomaly.evidence] == [
         {"containers/lifecycle_entries"}
     ] * 3
@@ -89,7 +89,7 @@ def test_the_first_limit_is_blamed_and_the_others_are_told_with_it() -> None:
     }
 
     (anomaly,) = CHECK(soaked(leak)).anomalies
-    assert anomaly.promise is Promise.L9
+    assert anomaly.promise == promises.L9
     assert "with it process/uss_bytes +1e+03" in anomaly.message
 
 
@@ -158,14 +158,14 @@ def test_too_few_sessions_say_nothing() -> None:
     verdict = CHECK(soaked({}, sessions=lambda done: done // 1000))
 
     assert verdict.validity is Validity.UNKNOWN
-    assert "sessions grows, and is not seen to" in verdict.unknowns[0]
+    assert "sessions grows, but shows no growth" in verdict.unknowns[0]
 
 
 def test_a_warm_up_that_was_too_short_says_so() -> None:
     verdict = CHECK(soaked({}, cached=lambda done: done / 2))
 
     assert verdict.validity is Validity.UNKNOWN
-    assert "the warm-up was too short" in verdict.unknowns[0]
+    assert "the warm-up is too short" in verdict.unknowns[0]
 
 
 # The rates, by simulation with fixed seeds

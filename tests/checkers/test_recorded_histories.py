@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from harness.checkers.linearizability import linearizable
-from harness.core.promises import Promise
+from harness.contract import promises
 from harness.core.verdict import Validity
 from harness.models.key_value import KeyValue, key
 from harness.models.register import Register
 from tests.support import recorded_histories as recorded
 from tests.support.simulated_histories import in_order
 
-REGISTER = linearizable(Register(Promise.D1), Promise.D1)
-STORE = linearizable(KeyValue(Promise.D1), Promise.D1)
-STORE_BY_KEY = linearizable(KeyValue(Promise.D1), Promise.D1, partition=key)
+REGISTER = linearizable(Register(promises.D1), promises.D1)
+STORE = linearizable(KeyValue(promises.D1), promises.D1)
+STORE_BY_KEY = linearizable(KeyValue(promises.D1), promises.D1, partition=key)
 
 
 @pytest.fixture

@@ -13,26 +13,26 @@ from harness.checkers.linearizability import Budget, linearizable
 from harness.checkers.unique.queue import unique_queue
 from harness.checkers.unique.register import unique_register
 from harness.checkers.unique.set import unique_set
+from harness.contract import promises
 from harness.core.checker import Checker
 from harness.core.history import Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Validity
 from tests.support.simulated_histories import (
     QUEUE,
     SET,
     UNIQUE_REGISTER,
     Machine,
-    by_chance,
     history_of,
     in_order,
+    random_history,
 )
 
 SEEDS = st.integers(0, 10**9)
 SIZES = st.integers(1, 20)
 QUICK: dict[str, tuple[Machine, Checker]] = {
-    "register": (UNIQUE_REGISTER, unique_register(Promise.D1)),
-    "queue": (QUEUE, unique_queue(Promise.W1)),
-    "set": (SET, unique_set(Promise.S2)),
+    "register": (UNIQUE_REGISTER, unique_register(promises.D1)),
+    "queue": (QUEUE, unique_queue(promises.W1)),
+    "set": (SET, unique_set(promises.S2)),
 }
 
 
@@ -49,7 +49,7 @@ def test_the_quick_verdict_is_that_of_the_search(
     machine: Machine, quick: Checker, seed: int, size: int, processes: int
 ) -> None:
     """Save that a lost dequeue may leave it unknown, and that the search may have to give up."""
-    history = by_chance(machine, seed, operations=size, processes=processes)
+    history = random_history(machine, seed, operations=size, processes=processes)
 
     verdict = quick(history)
 
@@ -57,7 +57,7 @@ def test_the_quick_verdict_is_that_of_the_search(
         assert machine is QUEUE
         assert any(op.outcome is Outcome.INFO for op in history if op.function == "dequeue")
     else:
-        searched = linearizable(machine, Promise.S2, budget=Budget(steps=100_000))(history)
+        searched = linearizable(machine, promises.S2, budget=Budget(steps=100_000))(history)
         assert searched.validity in (verdict.validity, Validity.UNKNOWN)
 
 
@@ -65,7 +65,7 @@ def test_the_quick_verdict_is_that_of_the_search(
 def test_few_histories_are_left_unknown_and_many_are_invalid(
     machine: Machine, quick: Checker
 ) -> None:
-    verdicts = [quick(by_chance(machine, seed, operations=12)).validity for seed in range(400)]
+    verdicts = [quick(random_history(machine, seed, operations=12)).validity for seed in range(400)]
 
     assert verdicts.count(Validity.UNKNOWN) < 120
     assert verdicts.count(Validity.INVALID) > 40
@@ -78,8 +78,8 @@ def test_the_evidence_of_a_quick_verdict_is_a_proof_by_itself(
     machine: Machine, quick: Checker, seed: int
 ) -> None:
     """The search finds no order of the evidence alone."""
-    for anomaly in quick(by_chance(machine, seed, operations=14, processes=4)).anomalies:
-        assert not linearizable(machine, Promise.S2)(in_order(anomaly.evidence)).is_valid
+    for anomaly in quick(random_history(machine, seed, operations=14, processes=4)).anomalies:
+        assert not linearizable(machine, promises.S2)(in_order(anomaly.evidence)).is_valid
 
 
 # Objects that are wrong, and what they are found guilty of
@@ -88,20 +88,20 @@ def test_the_evidence_of_a_quick_verdict_is_a_proof_by_itself(
 def _forgetful_register(state: Any, function: str, argument: Any) -> tuple[Any, Any]:
     """Drops every fifth write."""
     return UNIQUE_REGISTER.answer(
-        state, "read" if function == "write" and argument % 5 == 0 else function, argument
+        state, "read" if function == "write" and argument["value"] % 5 == 0 else function, argument
     )
 
 
 def _stack(state: Any, function: str, argument: Any) -> tuple[Any, Any]:
     """Gives back what came last."""
     if function == "enqueue":
-        return (argument, *state), None
+        return (argument["item"], *state), None
     return QUEUE.answer(state, function, argument)
 
 
 def _leaky_queue(state: Any, function: str, argument: Any) -> tuple[Any, Any]:
     """Drops every fifth item."""
-    dropped = function == "enqueue" and argument % 5 == 0
+    dropped = function == "enqueue" and argument["item"] % 5 == 0
     return (state, None) if dropped else QUEUE.answer(state, function, argument)
 
 
@@ -116,7 +116,7 @@ def _echoing_queue(state: Any, function: str, argument: Any) -> tuple[Any, Any]:
 
 def _leaky_set(state: Any, function: str, argument: Any) -> tuple[Any, Any]:
     """Drops every fifth item."""
-    dropped = function == "add" and argument % 5 == 0
+    dropped = function == "add" and argument["item"] % 5 == 0
     return (state, None) if dropped else SET.answer(state, function, argument)
 
 
@@ -138,7 +138,7 @@ WRONG: dict[str, tuple[Machine, Any, Checker, set[str]]] = {
 def test_a_wrong_object_is_found_guilty_of_what_it_does(
     machine: Machine, wrong: Any, quick: Checker, names: set[str]
 ) -> None:
-    broken = Machine(machine.name, machine.start, wrong, machine.chance)
+    broken = Machine(machine.name, machine.start, wrong, machine.draw)
     found = [
         {anomaly.name for anomaly in quick(history).anomalies}
         for history in (
@@ -155,29 +155,33 @@ def test_a_wrong_object_is_found_guilty_of_what_it_does(
 
 
 def _write(value: int, *times: int) -> Operation:
-    return did(0, "write", value, (times[0], times[1]))
+    return did(0, "write", {"value": value}, (times[0], times[1]))
 
 
 def _read(result: Any, *times: int) -> Operation:
-    return did(1, "read", None, (times[0], times[1]), result)
+    return did(1, "read", {}, (times[0], times[1]), result)
 
 
 def _put(item: int, *times: int) -> Operation:
-    return did(0, "enqueue", item, (times[0], times[1]))
+    return did(0, "enqueue", {"item": item}, (times[0], times[1]))
 
 
 def _take(result: Any, *times: int) -> Operation:
-    return did(1, "dequeue", None, (times[0], times[1]), result)
+    return did(1, "dequeue", {}, (times[0], times[1]), result)
 
 
 def _add(item: int, *times: int) -> Operation:
-    return did(0, "add", item, (times[0], times[1]))
+    return did(0, "add", {"item": item}, (times[0], times[1]))
 
 
 GUILTY = [
     ("register", "phantom", [_read(7, 0, 1)]),
     ("register", "phantom", [_read(7, 0, 1), _write(7, 2, 3)]),
-    ("register", "phantom", [Operation(0, "write", 7, Outcome.FAIL, 0, 1), _read(7, 2, 3)]),
+    (
+        "register",
+        "phantom",
+        [Operation(0, "write", {"value": 7}, Outcome.FAIL, 0, 1), _read(7, 2, 3)],
+    ),
     ("register", "lost-write", [_write(1, 0, 1), _write(2, 2, 3), _read(1, 4, 5)]),
     ("register", "lost-write", [_write(1, 0, 1), _read(None, 2, 3)]),
     ("register", "stale-read", [_write(1, 0, 9), _read(1, 1, 2), _read(None, 3, 4)]),
@@ -270,14 +274,14 @@ def test_of_two_values_that_replace_each_other_the_one_read_last_is_stale() -> N
 
 def test_an_add_without_a_reply_that_nobody_saw_never_happened() -> None:
     """Even if it is known when it would have."""
-    lost = Operation(0, "add", 1, Outcome.INFO, 0, 1)
+    lost = Operation(0, "add", {"item": 1}, Outcome.INFO, 0, 1)
 
     assert QUICK["set"][1](in_order([lost, _add(2, 2, 3), _read([2], 4, 5)])).is_valid
 
 
 def test_a_dequeue_without_a_reply_may_have_taken_what_seems_lost() -> None:
     operations = [_put(1, 0, 1), _put(2, 2, 3), _take(2, 4, 5)]
-    silent = Operation(2, "dequeue", None, Outcome.INFO, 0, None)
+    silent = Operation(2, "dequeue", {}, Outcome.INFO, 0, None)
 
     verdict = QUICK["queue"][1](in_order([*operations, silent]))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -37,34 +36,34 @@ class Cell:
         with self._lock:
             self._value = value
 
-    def cas(self, pair: Sequence[Any]) -> bool:
-        """Write the second value if the present one is the first."""
+    def cas(self, expected: Any, new: Any) -> bool:
+        """Write the new value if the present one is the expected one."""
         with self._lock:
-            if self._value != pair[0]:
+            if self._value != expected:
                 return False
-            self._value = pair[1]
+            self._value = new
             return True
 
 
 class TornCell(Cell):
     """A register whose compare-and-set reads in one section and writes in the next."""
 
-    def cas(self, pair: Sequence[Any]) -> bool:
+    def cas(self, expected: Any, new: Any) -> bool:
         """Two concurrent calls may both succeed."""
-        if self.read() != pair[0]:
+        if self.read() != expected:
             return False
-        self.write(pair[1])
+        self.write(new)
         return True
 
 
 def writes(value: int) -> Call:
     """Make a write call."""
-    return Call("write", value)
+    return Call("write", {"value": value})
 
 
 def swaps(before: int, after: int) -> Call:
     """Make a compare-and-set call."""
-    return Call("cas", (before, after))
+    return Call("cas", {"expected": before, "new": after})
 
 
 def test_locked_register_is_linearizable_in_every_schedule() -> None:

@@ -1,6 +1,7 @@
-"""Histories that others recorded, with known verdicts, to judge the judge with.
+"""Reader of recorded histories of other projects with known verdicts, as test data of checkers.
 
-`HARNESS_HISTORIES` names a folder that has them; they are not part of this project.
+The environment variable `HARNESS_HISTORIES` names a folder with them; they are not part of this
+project.
 
 - `jepsen-etcd/*.log`: a compare-and-set register in etcd, as Jepsen printed it; `expected.csv` says
   which are linearizable.
@@ -42,19 +43,21 @@ def key_value_logs(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def etcd(path: Path) -> History:
-    """Read a log of etcd, in the words of `harness.models.register`."""
+    """Read a log of etcd, as operations of `harness.models.register`."""
     log = _Log()
     for time, (process, kind, function, value) in _lines(path, _ETCD):
         values = [int(number) for number in re.findall(r"\d+", value)]
         match kind, function:
             case "invoke", "cas":
-                log.invoke(time, process, function, values)
+                log.invoke(time, process, function, {"expected": values[0], "new": values[1]})
+            case "invoke", "write":
+                log.invoke(time, process, function, {"value": values[0]})
             case "invoke", _:
-                log.invoke(time, process, function, values[0] if values else None)
+                log.invoke(time, process, function, {})
             case "ok", "read":
                 log.complete(time, process, Outcome.OK, values[0] if values else None)
             case _, "cas" if kind != "info":
-                log.complete(time, process, Outcome.OK, kind == "ok")  # it compared, and said so
+                log.complete(time, process, Outcome.OK, kind == "ok")  # a failed comparison is ok
             case "ok", _:
                 log.complete(time, process, Outcome.OK)
             case "fail", _:
@@ -63,7 +66,7 @@ def etcd(path: Path) -> History:
 
 
 def key_value(path: Path) -> History:
-    """Read a log of a key-value store, in the words of `harness.models.key_value`."""
+    """Read a log of a key-value store, as operations of `harness.models.key_value`."""
     log = _Log()
     for time, (process, kind, function, key, quoted) in _lines(path, _KEY_VALUE):
         value = None if quoted == "nil" else quoted[1:-1]
@@ -80,26 +83,26 @@ def _lines(path: Path, form: re.Pattern[str]) -> Iterator[tuple[int, tuple[str, 
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         match = form.fullmatch(line.strip())
         if match is None:
-            raise ValueError(f"{path}:{number}: {line!r} is no line of such a log")
+            raise ValueError(f"{path}:{number}: cannot read {line!r}")
         yield number, match.groups()
 
 
 class _Log:
-    """A history while it is being read. What never completes is *info*."""
+    """A history while it is being read. An operation that never completes is *info*."""
 
     def __init__(self) -> None:
         self._operations: list[Operation] = []
         self._open: dict[str, int] = {}
 
-    def invoke(self, time: int, process: str, function: str, argument: Any) -> None:
+    def invoke(self, time: int, process: str, function: str, argument: dict[str, Any]) -> None:
         self._open[process] = len(self._operations)
         operation = Operation(int(process), function, argument, Outcome.INFO, time, None)
         self._operations.append(operation)
 
     def complete(self, time: int, process: str, outcome: Outcome, result: Any = None) -> None:
-        place = self._open.pop(process)
-        self._operations[place] = replace(
-            self._operations[place], outcome=outcome, completed_ns=time, result=result
+        number = self._open.pop(process)
+        self._operations[number] = replace(
+            self._operations[number], outcome=outcome, completed_ns=time, result=result
         )
 
     def history(self) -> History:

@@ -1,7 +1,7 @@
-"""Histories made by chance: of objects that are right by construction, and spoiled ones.
+"""Random histories: of objects that are right by construction, and damaged ones.
 
-Each call gets an instant between its two ends at which the object really is called, so the history
-is linearizable. Times are small whole numbers, so that many of them are equal.
+Each call gets an instant of its interval at which the object really is called, so the history is
+linearizable. Times are small whole numbers, so that many of them are equal.
 """
 
 from __future__ import annotations
@@ -12,35 +12,40 @@ from itertools import count
 from random import Random
 from typing import Any
 
+from harness.contract import promises
 from harness.core.history import History, Operation, Outcome
 from harness.core.model import Refusal
-from harness.core.promises import Promise
 
 Call = tuple[str, Any]  # function, argument
 
 
 @dataclass
 class Machine:
-    """An object that answers calls, and the model of itself. States are hashable."""
+    """An object that answers calls, and its own model. States are hashable."""
 
     name: str
     start: Hashable
     answer: Callable[[Any, str, Any], tuple[Any, Any]]  # state, call -> next state, result
-    chance: Callable[[Random, int], Call]  # the call with that number
+    draw: Callable[[Random, int], Call]  # the call with that number
 
     def initial(self) -> Hashable:
         """The state of a fresh object."""
         return self.start
 
     def step(self, state: Hashable, operation: Operation) -> tuple[Hashable, ...] | Refusal:
-        """Call the object, and compare what it answers."""
+        """Call the object, and compare its answer with that of the operation."""
         if operation.outcome is Outcome.FAIL:
             return (state,)
         after, result = self.answer(state, operation.function, operation.argument)
         if operation.outcome is Outcome.INFO:
             return (state, after)
         if operation.result != result:
-            return Refusal(Promise.S2, f"the answer was not {result!r}", accepted=(result,))
+            return Refusal(
+                promises.S2,
+                f"{operation.call} answers another value",
+                accepted=(result,),
+                expected=repr(result),
+            )
         return (after,)
 
 
@@ -49,40 +54,51 @@ def _register(state: Any, function: str, argument: Any) -> tuple[Any, Any]:
         case "read":
             return state, state
         case "write":
-            return argument, None
-    expected, new = argument
-    return (new, True) if state == expected else (state, False)
+            return argument["value"], None
+    return (argument["new"], True) if state == argument["expected"] else (state, False)
 
 
 def _queue(state: Any, function: str, argument: Any) -> tuple[Any, Any]:
     if function == "enqueue":
-        return (*state, argument), None
+        return (*state, argument["item"]), None
     return (state[1:], state[0]) if state else (state, None)
 
 
 def _set(state: Any, function: str, argument: Any) -> tuple[Any, Any]:
-    return (state | {argument}, None) if function == "add" else (state, sorted(state))
+    return (state | {argument["item"]}, None) if function == "add" else (state, sorted(state))
 
 
-CAS_REGISTER = Machine(
-    "cas register",
-    None,
-    _register,
-    lambda rng, _: rng.choice(
-        [("read", None), ("write", rng.randrange(3)), ("cas", [rng.randrange(3), rng.randrange(3)])]
-    ),
-)
-UNIQUE_REGISTER = Machine(
-    "register", None, _register, lambda rng, n: rng.choice([("read", None), ("write", n)])
-)
-QUEUE = Machine("queue", (), _queue, lambda rng, n: rng.choice([("enqueue", n), ("dequeue", None)]))
-SET = Machine("set", frozenset(), _set, lambda rng, n: rng.choice([("add", n), ("read", None)]))
+READ: Call = ("read", {})
+
+
+def _draw_register(rng: Random, _: int) -> Call:
+    write, expected, new = (rng.randrange(3) for _ in range(3))
+    cas = {"expected": expected, "new": new}
+    return rng.choice([READ, ("write", {"value": write}), ("cas", cas)])
+
+
+def _draw_unique(rng: Random, number: int) -> Call:
+    return rng.choice([READ, ("write", {"value": number})])
+
+
+def _draw_queue(rng: Random, number: int) -> Call:
+    return rng.choice([("enqueue", {"item": number}), ("dequeue", {})])
+
+
+def _draw_set(rng: Random, number: int) -> Call:
+    return rng.choice([("add", {"item": number}), READ])
+
+
+CAS_REGISTER = Machine("cas register", None, _register, _draw_register)
+UNIQUE_REGISTER = Machine("register", None, _register, _draw_unique)
+QUEUE = Machine("queue", (), _queue, _draw_queue)
+SET = Machine("set", frozenset(), _set, _draw_set)
 
 
 def history_of(
     machine: Machine, rng: Random, *, operations: int, processes: int, doubt: float = 0.2
 ) -> History:
-    """Let some processes call the machine. Of each call, doubt decides whether a reply is lost."""
+    """Let some processes call the machine; `doubt` is the share of calls without a good reply."""
     names = count(processes)
     clients = {process: (0, process) for process in range(processes)}  # when it is free; its name
     calls = []
@@ -95,7 +111,7 @@ def history_of(
         outcome = Outcome.OK
         if rng.random() < doubt:
             outcome = rng.choice([Outcome.INFO, Outcome.INFO, Outcome.FAIL])
-        function, argument = machine.chance(rng, number)
+        function, argument = machine.draw(rng, number)
         operation = Operation(name, function, argument, outcome, invoked_ns, completed_ns)
         calls.append((effective_ns + rng.random() / 2, number, operation))
         clients[client] = (completed_ns + 1, next(names) if outcome is Outcome.INFO else name)
@@ -119,33 +135,35 @@ def in_order(operations: Sequence[Operation]) -> History:
     return History(tuple(sorted(operations, key=lambda operation: operation.invoked_ns)))
 
 
-def spoiled(history: History, rng: Random) -> History:
-    """The same with one thing changed, which may or may not be noticed."""
+def damaged(history: History, rng: Random) -> History:
+    """The same history with one change, which may keep it linearizable."""
     operations = list(history)
-    place = rng.randrange(len(operations))
-    chosen = operations[place]
+    number = rng.randrange(len(operations))
+    chosen = operations[number]
     answers = [op.result for op in operations if op.result is not None]
     match rng.choice(["answer", "answer", "time", "drop", "fail"]):
         case "answer" if chosen.result is not None:
             same = [answer for answer in answers if type(answer) is type(chosen.result)]
-            operations[place] = replace(chosen, result=rng.choice(same))
+            operations[number] = replace(chosen, result=rng.choice(same))
         case "time" if chosen.completed_ns is not None:
             shift = rng.randrange(-8, 9)
             begin, end = chosen.invoked_ns + shift, chosen.completed_ns + shift
-            operations[place] = replace(chosen, invoked_ns=begin, completed_ns=end)
+            operations[number] = replace(chosen, invoked_ns=begin, completed_ns=end)
         case "drop":
-            del operations[place]
+            del operations[number]
         case "fail" if chosen.completed_ns is not None:
-            operations[place] = replace(chosen, outcome=Outcome.FAIL, result=None)
+            operations[number] = replace(chosen, outcome=Outcome.FAIL, result=None)
     return in_order(operations)
 
 
-def by_chance(machine: Machine, seed: int, *, operations: int = 6, processes: int = 3) -> History:
-    """The history of a seed: most are spoiled, once or more, and some are full of doubt."""
+def random_history(
+    machine: Machine, seed: int, *, operations: int = 6, processes: int = 3
+) -> History:
+    """The history of a seed: most are damaged, once or more, and some lack many replies."""
     rng = Random(seed)
     doubt = rng.choice([0.1, 0.2, 0.6])
     history = history_of(machine, rng, operations=operations, processes=processes, doubt=doubt)
     for _ in range(rng.choice([0, 1, 2, 4])):
         if history:
-            history = spoiled(history, rng)
+            history = damaged(history, rng)
     return history

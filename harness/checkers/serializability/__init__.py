@@ -1,1 +1,1 @@
-"""serializability."""
+"""A serializability checker of list-append transactions, after Adya and Elle."""

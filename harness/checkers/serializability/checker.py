@@ -1,8 +1,8 @@
-"""Serializability of list-append transactions: is there an order in which they ran one by one?
+"""Checks that list-append transactions are serializable: that some serial order explains them.
 
-Whoever came before itself did not run one by one. Operations have the form that `transactions`
-tells, and `dependencies` infers who came before whom. The names of what goes wrong are Adya's
-("Weak consistency: a generalized theory and optimistic implementations", MIT 1999).
+A cycle of dependencies proves that no serial order exists. The module `transactions` describes the
+shape of operations, and `dependencies` infers the edges. The names of anomalies are Adya's ("Weak
+consistency: a generalized theory and optimistic implementations", MIT 1999).
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from harness.checkers.serializability.dependencies import (
     dependencies,
     put_in_process_order,
 )
-from harness.checkers.serializability.graph import in_time, knots, shortest_way, tied
+from harness.checkers.serializability.graph import (
+    components_of,
+    shortest_path,
+    strong_components,
+    time_edges,
+)
 from harness.checkers.serializability.transactions import (
     Key,
     Log,
@@ -30,17 +35,17 @@ from harness.checkers.serializability.transactions import (
     read_log,
 )
 from harness.core.checker import Checker
+from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
 
 
 class Order(Enum):
-    """What an order of the transactions must respect, besides what they saw."""
+    """What a serial order must respect besides the reads of the transactions."""
 
     NOTHING = "serializable"
-    PROCESS = "strong session serializable"  # each process's own order
-    REAL_TIME = "strict serializable"  # who was over before another began
+    PROCESS = "strong session serializable"  # the order of each process
+    REAL_TIME = "strict serializable"  # which transaction completed before another began
 
 
 def serializable(promise: Promise, order: Order) -> Checker:
@@ -48,19 +53,19 @@ def serializable(promise: Promise, order: Order) -> Checker:
 
     Of reads it finds *G1a* (a value whose transaction failed), *phantom* and *duplicate* values, an
     *incompatible-order* (two lists, neither of which begins with the other), and *internal*
-    contradictions to the same transaction's own doing. Of cycles it finds *G0*, *G1c*, *G-single*
-    and *G2-item*, by what they are made of, with the word *process* or *realtime* if there is none
-    without that order; but *G1b* where one saw a list before the other was done with it, and
-    *lost-update* where all appended to what all had read. Of each set of transactions that came
-    before each other, the evidence is the shortest cycle that was found of the worst kind.
+    contradictions within one transaction. Of cycles it finds *G0*, *G1c*, *G-single* and *G2-item*,
+    by the kinds of their edges, with the word *process* or *realtime* if there is none without
+    that order; but *G1b* where one transaction read a list between two appends of another one, and
+    *lost-update* where all transactions appended to a list that all had read before. The evidence
+    of each strongly connected set of transactions is the shortest known cycle of the worst kind.
 
-    Unknown if a value was appended twice. Operations that are no `txn` are not looked at.
+    Unknown if a value was appended twice. Functions other than `txn` are ignored.
     """
 
     def check(history: History) -> Verdict:
         log = read_log(history)
-        if log.twice:
-            return Verdict(unknowns=tuple(log.twice))
+        if log.repeated:
+            return Verdict(unknowns=tuple(log.repeated))
         wrong: list[Anomaly] = []
         longest = {}
         for key, lists in log.reads.items():
@@ -76,43 +81,43 @@ def serializable(promise: Promise, order: Order) -> Checker:
 
 
 def _cycles(log: Log, found: Dependencies, order: Order, promise: Promise) -> Iterator[Anomaly]:
-    """Tell of each set of transactions that came before each other, by its worst cycle."""
+    """Report each strongly connected set of transactions by its worst cycle."""
     if order is Order.PROCESS:
         put_in_process_order(found, log)
     begins, ends = [-inf] * found.nodes, [inf] * found.nodes
     if order is Order.REAL_TIME:
-        _clock(log, begins, ends)
-    webs: dict[int, _Web] = {}
-    for knot in knots(found.sources, found.targets, begins, ends):
-        web = _Web(len(log.transactions))
-        for source, target in in_time(knot, begins, ends, found.nodes):
-            web.add(source, target, Kind.REAL_TIME, None)
-        webs |= dict.fromkeys(knot, web)
-    for source, target, kind, key in found.among(webs):
-        if webs[source] is webs[target]:
-            webs[source].add(source, target, kind, key)
-    for web in {id(web): web for web in webs.values()}.values():
-        yield _anomaly(log, web.worst(), promise)
+        _fill_times(log, begins, ends)
+    components: dict[int, _Component] = {}
+    for nodes in strong_components(found.sources, found.targets, begins, ends):
+        component = _Component(len(log.transactions))
+        for source, target in time_edges(nodes, begins, ends, found.nodes):
+            component.add(source, target, Kind.REAL_TIME, None)
+        components |= dict.fromkeys(nodes, component)
+    for source, target, kind, key in found.among(components):
+        if components[source] is components[target]:
+            components[source].add(source, target, kind, key)
+    for component in {id(component): component for component in components.values()}.values():
+        yield _anomaly(log, component.worst(), promise)
 
 
-def _clock(log: Log, begins: list[float], ends: list[float]) -> None:
-    """Fill in when transactions began, and when those were over that surely happened."""
+def _fill_times(log: Log, begins: list[float], ends: list[float]) -> None:
+    """Fill in the begin of each transaction, and the end of each one that happened."""
     count = len(log.transactions)
-    begins[:count] = [float(each.invoked_ns) for each in log.transactions]
+    begins[:count] = [float(op.invoked_ns) for op in log.transactions]
     ends[:count] = [
-        float(end) if (end := each.completed_ns) is not None and each.outcome is Outcome.OK else inf
-        for each in log.transactions
+        float(end) if (end := op.completed_ns) is not None and op.outcome is Outcome.OK else inf
+        for op in log.transactions
     ]
 
 
 class _Edge(NamedTuple):
     target: int
-    kind: Kind | None  # None out of a node in between: the way only goes on
+    kind: Kind | None  # None for an edge out of an auxiliary node
     key: Key
 
 
 class _Hop(NamedTuple):
-    """A transaction, and why it came before the next."""
+    """A transaction of a cycle, and the edge to the next one."""
 
     number: int
     kind: Kind
@@ -120,37 +125,39 @@ class _Hop(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Web:
-    """Transactions that all came before each other, and why."""
+class _Component:
+    """A strongly connected component: transactions that all precede each other, and their edges."""
 
-    count: int  # nodes from here on are in between
+    count: int  # nodes from this number on are auxiliary
     edges: defaultdict[int, list[_Edge]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, source: int, target: int, kind: Kind, key: Key) -> None:
-        """Note that the source came before the target."""
+        """Add an edge."""
         self.edges[source].append(_Edge(target, kind if source < self.count else None, key))
 
     def worst(self) -> list[_Hop]:
-        """The cycle that needs least to be wrong: no order, few *rw*, few transactions."""
+        """The strongest cycle: without an order, with few *rw* edges, with few transactions."""
         for order in ((), (Kind.PROCESS, Kind.REAL_TIME)):
             sure = (Kind.WW, Kind.WR, *order)
-            way = (
-                self._round((Kind.WW, *order))
-                or self._round(sure)
-                or self._round_by_one_rw(sure)
-                or self._round((*sure, Kind.RW))
+            path = (
+                self._cycle((Kind.WW, *order))
+                or self._cycle(sure)
+                or self._cycle_with_one_rw(sure)
+                or self._cycle((*sure, Kind.RW))
             )
-            if way:
-                return self._hops(way, {*sure, Kind.RW})
-        raise AssertionError("where all came before each other, there is a cycle")
+            if path:
+                return self._hops(path, {*sure, Kind.RW})
+        raise AssertionError("a strongly connected component has a cycle")
 
-    def _round(self, kinds: tuple[Kind, ...]) -> list[int] | None:
+    def _cycle(self, kinds: tuple[Kind, ...]) -> list[int] | None:
         after = self._after(kinds)
-        starts = [node for part in tied(self.edges, after) for node in part if node < self.count]
-        ways = (self._way(node, node, after) for node in starts[: self._effort])
-        return min(filter(None, ways), key=self._length, default=None)
+        starts = [
+            node for part in components_of(self.edges, after) for node in part if node < self.count
+        ]
+        paths = (self._path(node, node, after) for node in starts[: self._effort])
+        return min(filter(None, paths), key=self._length, default=None)
 
-    def _round_by_one_rw(self, kinds: tuple[Kind, ...]) -> list[int] | None:
+    def _cycle_with_one_rw(self, kinds: tuple[Kind, ...]) -> list[int] | None:
         after = self._after(kinds)
         rw = [
             (node, edge.target)
@@ -158,11 +165,11 @@ class _Web:
             for edge in self.edges[node]
             if edge.kind is Kind.RW
         ]
-        ways = ((node, self._way(to, node, after)) for node, to in rw[: self._effort])
-        return min(([node, *way] for node, way in ways if way), key=self._length, default=None)
+        paths = ((node, self._path(to, node, after)) for node, to in rw[: self._effort])
+        return min(([node, *path] for node, path in paths if path), key=self._length, default=None)
 
     def _after(self, kinds: tuple[Kind, ...]) -> Callable[[int], list[int]]:
-        """Where the edges of these kinds lead to."""
+        """The successors of a node by edges of these kinds."""
         allowed = {None, *kinds}
         edges = {
             node: [
@@ -174,50 +181,57 @@ class _Web:
 
     @property
     def _effort(self) -> int:
-        """How many ways to look for: each costs up to all edges."""
+        """The number of paths to search for: each search may visit all edges."""
         return max(1, 200_000 // sum(map(len, self.edges.values())))
 
-    def _way(
+    def _path(
         self, start: int, goal: int, after: Callable[[int], Iterable[int]]
     ) -> list[int] | None:
-        return shortest_way(start, goal, after, lambda node: node >= self.count)
+        return shortest_path(start, goal, after, lambda node: node >= self.count)
 
-    def _length(self, way: list[int]) -> int:
-        return sum(node < self.count for node in way)
+    def _length(self, path: list[int]) -> int:
+        return sum(node < self.count for node in path)
 
-    def _hops(self, way: list[int], kinds: set[Kind]) -> list[_Hop]:
-        """The reasons along the way, the surest for each step."""
+    def _hops(self, path: list[int], kinds: set[Kind]) -> list[_Hop]:
+        """The edges along the path, the strongest for each step."""
         hops = []
-        for source, target in pairwise(way):
-            reasons = [edge for edge in self.edges[source] if edge.target == target]
-            told = [(edge.kind, edge.key) for edge in reasons if edge.kind in kinds]
-            if told:
-                kind, key = min(told, key=lambda reason: _SURENESS.index(reason[0]))
+        for source, target in pairwise(path):
+            edges = [edge for edge in self.edges[source] if edge.target == target]
+            reasons = [(edge.kind, edge.key) for edge in edges if edge.kind in kinds]
+            if reasons:
+                kind, key = min(reasons, key=lambda reason: _STRENGTH.index(reason[0]))
                 hops.append(_Hop(source, kind, key))
         first = hops.index(min(hops))
         return hops[first:] + hops[:first]
 
 
-_SURENESS = list(Kind)
+_STRENGTH = list(Kind)
 _REASONS = {
-    Kind.WW: "{one} appended to {key!r} before {other} did",
-    Kind.WR: "{other} saw what {one} appended to {key!r}",
-    Kind.PROCESS: "{one} was over before its process began {other}",
-    Kind.REAL_TIME: "{one} was over before {other} began",
-    Kind.RW: "{one} did not see what {other} appended to {key!r}",
+    Kind.WW: "{first} appended to {key!r} before {second}",
+    Kind.WR: "{second} read an append of {first} to {key!r}",
+    Kind.PROCESS: "{first} completed before its process began {second}",
+    Kind.REAL_TIME: "{first} completed before {second} began",
+    Kind.RW: "{first} did not read an append of {second} to {key!r}",
 }
 
 
 def _anomaly(log: Log, hops: list[_Hop], promise: Promise) -> Anomaly:
-    """Tell of a cycle: T1 is the first transaction of the evidence."""
-    names = [f"T{place}" for place in range(1, len(hops) + 1)]
+    """Report a cycle: T1 is the first transaction of the evidence."""
+    names = [f"T{number}" for number in range(1, len(hops) + 1)]
     reasons = [
-        _REASONS[hop.kind].format(one=one, other=other, key=hop.key)
-        for hop, one, other in zip(hops, names, [*names[1:], names[0]], strict=True)
+        _REASONS[hop.kind].format(first=first, second=second, key=hop.key)
+        for hop, first, second in zip(hops, names, [*names[1:], names[0]], strict=True)
     ]
-    message = f"{', '.join(reasons[:-1])}, and yet {reasons[-1]}"
     evidence = tuple(log.transactions[hop.number] for hop in hops)
-    return Anomaly(promise, message, evidence, _name(hops, evidence))
+    name = _name(hops, evidence)
+    return Anomaly(
+        promise,
+        f"the transactions {', '.join(names)} precede each other ({name})",
+        evidence,
+        name,
+        expected="a serial order of the transactions",
+        observed=f"{', '.join(reasons[:-1])}, but {reasons[-1]}",
+    )
 
 
 def _name(hops: list[_Hop], transactions: Sequence[Operation]) -> str:
@@ -234,7 +248,7 @@ def _name(hops: list[_Hop], transactions: Sequence[Operation]) -> str:
 
 
 def _is_lost_update(key: Key, transactions: Iterable[Operation]) -> bool:
-    """Whether all of them read the same list, and then appended to it."""
+    """Whether all transactions read the same list, and then appended to it."""
     seen = []
     for transaction in transactions:
         about = [micro for micro in transaction.result or () if micro[1] == key]
@@ -245,9 +259,10 @@ def _is_lost_update(key: Key, transactions: Iterable[Operation]) -> bool:
 
 
 def _is_intermediate(key: Key, transactions: Sequence[Operation]) -> bool:
-    """Whether one of them read, as the end of the list, what another appended before its last."""
+    """Whether a transaction read a list that ends with an append before another one's last."""
     for writer, reader in permutations(transactions, 2):
-        added = [value for what, on, value in writer.argument if (what, on) == ("append", key)]
+        micros = writer.argument["operations"]
+        added = [value for what, on, value in micros if (what, on) == ("append", key)]
         lists = (value for what, on, value in reader.result or () if (what, on) == ("r", key))
         if any(seen and seen[-1] in added[:-1] for seen in lists):
             return True

@@ -1,9 +1,9 @@
-"""Who came before whom among transactions: what they saw tells it, and the order they were run in.
+"""Dependencies between transactions, inferred from the lists that they read and from their order.
 
-A list tells in which order it was appended to. So of two transactions one came first because it
-appended just before the other (*ww*), because the other saw what it appended (*wr*), or because it
-did not see yet what the other appended (*rw*); and a value that no read saw came after all that one
-saw (Kingsbury and Alvaro, "Elle: inferring isolation anomalies from experimental observations",
+A list shows the order of its appends. So one transaction precedes another because it appended just
+before the other (*ww*), because the other read its append (*wr*), or because it did not read an
+append of the other (*rw*); and a value that no read saw comes after all values that a read saw
+(Kingsbury and Alvaro, "Elle: inferring isolation anomalies from experimental observations",
 VLDB 2020).
 """
 
@@ -21,7 +21,7 @@ from harness.core.history import Outcome
 
 
 class Kind(StrEnum):
-    """Why one transaction came before another, the surest reason first."""
+    """Why one transaction precedes another, the strongest reason first."""
 
     WW = "ww"
     WR = "wr"
@@ -32,9 +32,9 @@ class Kind(StrEnum):
 
 @dataclass(slots=True)
 class Dependencies:
-    """Who came before whom, by number; numbers above the transactions' are nodes in between.
+    """Edges between transactions, by number; numbers above the transactions' are auxiliary nodes.
 
-    Edges that share a reason follow each other, up to its mark.
+    Edges with the same reason follow each other, up to its mark.
     """
 
     nodes: int
@@ -44,21 +44,21 @@ class Dependencies:
     reasons: list[tuple[Kind, Key]] = field(default_factory=list)
 
     def add(self, kind: Kind, key: Key, sources: Iterable[int], targets: Iterable[int]) -> None:
-        """Put each source before its target."""
+        """Add an edge from each source to its target."""
         self.sources += sources
         self.targets += targets
         self.marks.append(len(self.sources))
         self.reasons.append((kind, key))
 
     def among(self, nodes: Container[int]) -> Iterator[tuple[int, int, Kind, Key]]:
-        """The edges between two different ones of these nodes, and their reasons."""
+        """The edges between two different nodes of these, and their reasons."""
         for edge, (source, target) in enumerate(zip(self.sources, self.targets, strict=True)):
             if source in nodes and target in nodes and source != target:
                 yield source, target, *self.reasons[bisect_right(self.marks, edge)]
 
 
 def dependencies(log: Log, longest: Mapping[Key, list[Value]]) -> Dependencies:
-    """Infer who came before whom from the keys of which this is the longest list that was read."""
+    """Infer the dependencies from the longest list that was read of each key."""
     found = Dependencies(len(log.transactions))
     for key, values in longest.items():
         writers, readers = log.writers[key], log.readers[key]
@@ -81,7 +81,7 @@ def dependencies(log: Log, longest: Mapping[Key, list[Value]]) -> Dependencies:
         )
         if len(writers) > end:
             seen = set(values)
-            late = dict.fromkeys(who for value, who in writers.items() if value not in seen)
+            late = dict.fromkeys(number for value, number in writers.items() if value not in seen)
             full = dict.fromkeys(compress(readers, map(not_, missed)))
             _append_unseen(found, key, chain[-1:], list(full), late)
     return found
@@ -90,25 +90,26 @@ def dependencies(log: Log, longest: Mapping[Key, list[Value]]) -> Dependencies:
 def _append_unseen(
     found: Dependencies, key: Key, last: list[int], full: list[int], late: Collection[int]
 ) -> None:
-    """Put who appended what nobody saw after the last that was seen, and after who saw all that.
+    """Order every append that no read observed after the last observed append of that list.
 
-    They meet in a node in between, for there may be many on either side. Who is on both sides goes
-    around it; two of those came before each other already. Whoever perhaps never happened came
-    before nobody, so does no harm here.
+    It also comes after every transaction that read the whole list. The edges meet in an auxiliary
+    node, because there may be many on either side. A transaction on both sides gets direct edges;
+    two of those precede each other already. A transaction that may never have happened precedes no
+    other one, so its edges are harmless here.
     """
-    between = found.nodes
+    middle = found.nodes
     found.nodes += 1
-    found.add(Kind.RW, key, [between for _ in late], late)
+    found.add(Kind.RW, key, [middle for _ in late], late)
     for kind, before in ((Kind.WW, last), (Kind.RW, full)):
-        outside = [who for who in before if who not in late]
-        inside = [who for who in before if who in late]
-        around = [(who, to) for who in inside[:2] for to in late]
-        found.add(kind, key, outside, [between for _ in outside])
-        found.add(kind, key, [who for who, _ in around], [to for _, to in around])
+        only_before = [number for number in before if number not in late]
+        both = [number for number in before if number in late]
+        direct = [(number, to) for number in both[:2] for to in late]
+        found.add(kind, key, only_before, [middle for _ in only_before])
+        found.add(kind, key, [number for number, _ in direct], [to for _, to in direct])
 
 
 def put_in_process_order(found: Dependencies, log: Log) -> None:
-    """Put each transaction before the next of its process, unless it may have happened later."""
+    """Order each transaction before the next of its process, unless it may have happened later."""
     latest: dict[int, int] = {}
     pairs = []
     for number, transaction in enumerate(log.transactions):
@@ -116,4 +117,4 @@ def put_in_process_order(found: Dependencies, log: Log) -> None:
             pairs.append((latest[transaction.process], number))
         if transaction.outcome is Outcome.OK:
             latest[transaction.process] = number
-    found.add(Kind.PROCESS, None, [one for one, _ in pairs], [other for _, other in pairs])
+    found.add(Kind.PROCESS, None, [first for first, _ in pairs], [second for _, second in pairs])

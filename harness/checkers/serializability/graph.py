@@ -1,7 +1,7 @@
-"""Cycles of a directed graph: which nodes are near any, which are in them, and the shortest.
+"""Algorithms for cycles of a directed graph whose nodes also have intervals of time.
 
-Nodes are numbers from 0. Each has a *span* of time, and precedes every node whose span begins after
-its own ends, besides those that its edges lead to. A node without a time spans all of it.
+Nodes are numbers from 0. A node has an edge to every node whose interval begins after its own one
+ends, besides its explicit edges. The interval of a node without times is unbounded.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 
 
-def unplaced(
+def unsortable(
     sources: Sequence[int], targets: Sequence[int], begins: Sequence[float], ends: Sequence[float]
 ) -> list[int]:
-    """The nodes on a way from a cycle to a cycle; none, if the nodes can be put in order.
+    """The nodes on a path from a cycle to a cycle; none if a topological order exists.
 
     An edge from a node to itself does not count.
     """
@@ -28,7 +28,7 @@ def unplaced(
 def _unordered(
     sources: Sequence[int], targets: Sequence[int], begins: Sequence[float], ends: Sequence[float]
 ) -> list[int]:
-    """The nodes in a cycle or behind one (Kahn, "Topological sorting of large networks", 1962)."""
+    """The nodes in or behind a cycle (Kahn, "Topological sorting of large networks", 1962)."""
     latest, earlier, leads_to, waits_for = _star(sources, targets, begins, ends)
     coming = sorted(range(len(begins)), key=begins.__getitem__, reverse=True)
     going = sorted(range(len(ends)), key=ends.__getitem__, reverse=True)
@@ -59,11 +59,12 @@ def _unordered(
 def _star(
     sources: Sequence[int], targets: Sequence[int], begins: Sequence[float], ends: Sequence[float]
 ) -> tuple[list[int], list[int], list[int], list[int]]:
-    """The edges that do not follow from the spans anyway, as a forward star.
+    """The edges that do not follow from the intervals, as a forward star.
 
-    Of each node its latest edge or -1; of each edge the one before it from the same node, and where
-    it leads; of each node for how many it waits: its time, and the edges that lead to it. In flat
-    lists, for a container for each node would keep the garbage collector busier than the sort.
+    For each node its latest edge or -1; for each edge the previous one of the same node, and its
+    target; for each node the number of its predecessors: its time, and its incoming edges. The
+    lists are flat, because one container for each node would cost more garbage collection than
+    the sort itself.
     """
     latest = [-1] * len(begins)
     earlier: list[int] = []
@@ -78,13 +79,13 @@ def _star(
     return latest, earlier, leads_to, waits_for
 
 
-def in_time(
+def time_edges(
     nodes: Iterable[int], begins: Sequence[float], ends: Sequence[float], free: int
 ) -> Iterator[tuple[int, int]]:
-    """Edges that lead from each of these nodes to all whose spans begin after its own ends.
+    """Edges that connect each of these nodes to all whose intervals begin after its own one ends.
 
-    By way of a node in between for each time at which one begins after one has ended; the numbers
-    from `free` on are theirs.
+    They pass through an auxiliary node for each time at which an interval begins after another has
+    ended; the auxiliary nodes have the numbers from `free` on.
     """
     times = [(begins[node], False, node) for node in nodes]
     times += [(ends[node], True, node) for node in nodes if ends[node] < inf]
@@ -103,27 +104,29 @@ def in_time(
             yield passed, node
 
 
-def knots(
+def strong_components(
     sources: Sequence[int], targets: Sequence[int], begins: Sequence[float], ends: Sequence[float]
 ) -> list[list[int]]:
-    """The sets of more than one node that all lead to each other."""
-    suspects = unplaced(sources, targets, begins, ends)
+    """The strongly connected components of more than one node."""
+    suspects = unsortable(sources, targets, begins, ends)
     after: dict[int, list[int]] = {node: [] for node in suspects}
     for source, target in zip(sources, targets, strict=True) if suspects else ():
         if source in after and target in after and begins[target] <= ends[source]:
             after[source].append(target)
-    for source, target in in_time(suspects, begins, ends, len(begins)):
+    for source, target in time_edges(suspects, begins, ends, len(begins)):
         after.setdefault(source, []).append(target)
         after.setdefault(target, [])
-    found = tied(after, after.__getitem__)
-    return [sorted(node for node in knot if node < len(begins)) for knot in found]
+    found = components_of(after, after.__getitem__)
+    return [sorted(node for node in component if node < len(begins)) for component in found]
 
 
-def tied(nodes: Iterable[int], after: Callable[[int], Iterable[int]]) -> Iterator[list[int]]:
-    """The sets of more than one of these nodes that all lead to each other, by two searches.
+def components_of(
+    nodes: Iterable[int], after: Callable[[int], Iterable[int]]
+) -> Iterator[list[int]]:
+    """The strongly connected components of more than one node, by two searches.
 
-    (Sharir, "A strong-connectivity algorithm and its applications", 1981.) `after` does not lead
-    out of `nodes`.
+    (Sharir, "A strong-connectivity algorithm and its applications", 1981.) `after` returns only
+    nodes of `nodes`.
     """
     finished: list[int] = []
     seen: set[int] = set()
@@ -146,20 +149,20 @@ def tied(nodes: Iterable[int], after: Callable[[int], Iterable[int]]) -> Iterato
     for root in reversed(finished):
         if root in seen:
             continue
-        knot = [root]
+        component = [root]
         seen.add(root)
-        for node in knot:
+        for node in component:
             new = [other for other in dict.fromkeys(before.get(node, ())) if other not in seen]
             seen.update(new)
-            knot += new
-        if len(knot) > 1:
-            yield knot
+            component += new
+        if len(component) > 1:
+            yield component
 
 
-def shortest_way(
+def shortest_path(
     start: int, goal: int, after: Callable[[int], Iterable[int]], is_free: Callable[[int], bool]
 ) -> list[int] | None:
-    """The nodes of a shortest way of at least one edge, both ends included, or None.
+    """The nodes of a shortest path of at least one edge, both ends included, or None.
 
     Edges out of free nodes add nothing to its length.
     """
@@ -174,9 +177,9 @@ def shortest_way(
                         came_from[other] = node
                         found.append(other)
         if goal in came_from:
-            way = [goal, came_from[goal]]
-            while way[-1] != start:
-                way.append(came_from[way[-1]])
-            return way[::-1]
+            path = [goal, came_from[goal]]
+            while path[-1] != start:
+                path.append(came_from[path[-1]])
+            return path[::-1]
         layer = following
     return None

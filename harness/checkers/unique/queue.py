@@ -1,10 +1,10 @@
-"""A queue into which no item is put twice: linearizability in O(n log n).
+"""Checks in O(n log n) that a queue into which no item is put twice is linearizable.
 
 Four patterns, and no others, prove that a history of a queue is not linearizable (Henzinger, Sezgin
 and Vafeiadis, "Aspect-oriented linearizability proofs", CONCUR 2013; Bouajjani, Emmi, Enea and
-Hamza, "On reducing linearizability to state reachability", ICALP 2015): an item taken that was not
-put in, an item taken twice, two items taken in the wrong order, and a queue that seemed empty while
-something was in it all the time. Each is found by one sweep in order of time.
+Hamza, "On reducing linearizability to state reachability", ICALP 2015): a dequeued item that was
+not put in, an item dequeued twice, two items dequeued in the wrong order, and a queue that seemed
+empty while it held an item all the time. One sweep in order of time finds each of them.
 """
 
 from __future__ import annotations
@@ -17,42 +17,43 @@ from math import inf
 from typing import Any
 
 from harness.core.checker import Checker
+from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
 
 
 def unique_queue(promise: Promise) -> Checker:
     """Make the checker of `enqueue(item)` and `dequeue() -> item`, or None from an empty queue.
 
-    Finds a *phantom* (an item that nobody put in, or not yet), a *duplicate*, an *out-of-order*
-    item (taken after one that was put in later), a *lost-write* (never taken, though a later item
-    was, or though the queue seemed empty), and a *stale-read* (the queue seemed empty, though items
-    were in it that were taken later).
+    Finds a *phantom* (an item that was never put in, or only later), a *duplicate*, an
+    *out-of-order* item (taken after one that was put in later), a *lost-write* (never taken, though
+    a later item was, or though the queue seemed empty), and a *stale-read* (the queue seemed empty,
+    though it held items that were taken later).
 
-    Unknown if an item was put in twice, and where a dequeue without a reply may have taken what
-    seems lost. What is neither an enqueue nor a dequeue is not looked at.
+    Unknown if an item was put in twice, and where a dequeue without a reply may have taken an item
+    that seems lost. Other functions are ignored.
     """
 
     def check(history: History) -> Verdict:
         items: dict[Any, _Item] = {}
-        twice = []
+        repeated = []
         for put in history:
             if put.function == "enqueue" and put.outcome is not Outcome.FAIL:
-                if put.argument in items:
-                    twice.append(f"{put.argument!r} was put in more than once")
-                items[put.argument] = _Item(put)
-        if twice:
-            return Verdict(unknowns=tuple(twice))
-        dequeues = [op for op in history if op.function == "dequeue"]
+                name = put.argument["item"]
+                if name in items:
+                    repeated.append(f"{name!r} was put in more than once")
+                items[name] = _Item(put)
+        if repeated:
+            return Verdict(unknowns=tuple(repeated))
+        dequeues = history.of("dequeue")
         mistaken = tuple(_mistaken(dequeues, items, promise))
         empty = [op for op in dequeues if op.outcome is Outcome.OK and op.result is None]
         gone = [item for item in items.values() if item.taken]
-        there = [item for item in items.values() if item.taken or item.put.outcome is Outcome.OK]
-        disorders = tuple(_disorders(there, empty, promise))
+        sure = [item for item in items.values() if item.taken or item.put.outcome is Outcome.OK]
+        disorders = tuple(_disorders(sure, empty, promise))
         if disorders and any(op.outcome is Outcome.INFO for op in dequeues):
             proven = mistaken + tuple(_disorders(gone, empty, promise))
-            doubt = f"{disorders[0].message}, unless a dequeue whose reply was lost took it"
+            doubt = f"{disorders[0].message}, unless a dequeue without a reply took the item"
             return Verdict(proven) if proven else Verdict(unknowns=(doubt,))
         return Verdict(mistaken + disorders)
 
@@ -61,19 +62,24 @@ def unique_queue(promise: Promise) -> Checker:
 
 @dataclass(slots=True)
 class _Item:
-    """An item: how it was put in, and taken, if it was."""
+    """An item: its enqueue, and its dequeue if there was one."""
 
     put: Operation
     taken: Operation | None = None
 
     @property
+    def name(self) -> Any:
+        """The item itself."""
+        return self.put.argument["item"]
+
+    @property
     def end(self) -> float:
-        """When it was surely in."""
+        """From when on the queue held it for certain."""
         return inf if self.put.completed_ns is None else self.put.completed_ns
 
     @property
     def begin(self) -> float:
-        """When it was perhaps out."""
+        """From when on the queue may not hold it any more."""
         return inf if self.taken is None else self.taken.invoked_ns
 
     @property
@@ -85,67 +91,83 @@ class _Item:
 def _mistaken(
     dequeues: Sequence[Operation], items: dict[Any, _Item], promise: Promise
 ) -> Iterator[Anomaly]:
-    """Tell of dequeues that are wrong whatever the order; give each item the one that took it."""
+    """Report dequeues that are wrong in any order; give each item the dequeue that took it."""
     for taken in dequeues:
         if taken.outcome is not Outcome.OK or taken.result is None:
             continue
         item = items.get(taken.result) if isinstance(taken.result, Hashable) else None
         if item is None:
-            yield Anomaly(promise, f"{taken}, which nobody put in", (taken,), "phantom")
+            yield _mistake(promise, "phantom", "was never put in", (taken,))
         elif taken.precedes(item.put):
-            message = f"{taken} was over before {item.put} began"
-            yield Anomaly(promise, message, (item.put, taken), "phantom")
+            yield _mistake(promise, "phantom", "was put in only later", (item.put, taken))
         elif item.taken:
-            message = f"{taken}, which process {item.taken.process} took as well"
-            yield Anomaly(promise, message, (item.put, item.taken, taken), "duplicate")
+            problem = f"process {item.taken.process} has taken too"
+            yield _mistake(promise, "duplicate", problem, (item.put, item.taken, taken))
         else:
             item.taken = taken
+
+
+def _mistake(promise: Promise, name: str, problem: str, evidence: tuple[Operation, ...]) -> Anomaly:
+    taken = evidence[-1]
+    return Anomaly(
+        promise,
+        f"{taken.call} by process {taken.process} returned {taken.result!r}, which {problem}",
+        evidence,
+        name,
+        expected="an item that was put in before and not taken yet, or None",
+        observed=repr(taken.result),
+    )
 
 
 def _disorders(
     items: Sequence[_Item], empty: Sequence[Operation], promise: Promise
 ) -> Iterator[Anomaly]:
-    """Tell of what contradicts the order in which the items were put in."""
+    """Report what contradicts the order in which the items were put in."""
     yield from _overtaken(items, promise)
     yield from _unseen(items, empty, promise)
 
 
 def _overtaken(items: Sequence[_Item], promise: Promise) -> Iterator[Anomaly]:
-    """Tell, once each, of items that were put in before others and taken after them, or never.
+    """Report once each item that was put in before another one and taken after it, or never.
 
-    Of all that was surely in before an item was put in, look at the one that was taken last.
+    Of all items that were in for certain before an item was put in, the one taken last decides.
     """
     earlier = sorted(items, key=lambda item: item.end)
-    place = 0
+    passed = 0
     last: _Item | None = None
-    told = set()
+    reported = set()
     for item in sorted(items, key=lambda item: item.put.invoked_ns):
-        while place < len(earlier) and earlier[place].end < item.put.invoked_ns:
-            last = max(last or earlier[place], earlier[place], key=lambda item: item.begin)
-            place += 1
-        if item.taken is None or last is None or id(last) in told:
+        while passed < len(earlier) and earlier[passed].end < item.put.invoked_ns:
+            last = max(last or earlier[passed], earlier[passed], key=lambda item: item.begin)
+            passed += 1
+        if item.taken is None or last is None or id(last) in reported:
             continue
         if item.taken.completed_ns is not None and item.taken.completed_ns < last.begin:
-            told.add(id(last))
+            reported.add(id(last))
             later = "never taken" if last.taken is None else "taken later"
-            message = f"{last.put.argument!r} was {later}, though put in before {item.taken}"
-            name = "lost-write" if last.taken is None else "out-of-order"
-            evidence = (last.put, item.put, item.taken, *last.operations[1:])
-            yield Anomaly(promise, message, evidence, name)
+            yield Anomaly(
+                promise,
+                f"{item.taken.call} by process {item.taken.process} skipped {last.name!r}, which"
+                f" was {later}",
+                (last.put, item.put, item.taken, *last.operations[1:]),
+                "lost-write" if last.taken is None else "out-of-order",
+                expected=f"{last.name!r} before {item.name!r}",
+                observed=f"{item.name!r} first, {last.name!r} {later}",
+            )
 
 
 def _unseen(
     items: Sequence[_Item], empty: Sequence[Operation], promise: Promise
 ) -> Iterator[Anomaly]:
-    """Tell of answers that the queue is empty while at every time some item was surely in it."""
+    """Report answers that the queue is empty while it held some item at every time."""
     present = sorted((item for item in items if item.end < item.begin), key=lambda item: item.end)
     ends = [item.end for item in present]
     longest = list(accumulate(present, lambda *two: max(two, key=lambda item: item.begin)))
     for dequeue in empty:
         reach: float = dequeue.invoked_ns
         chain: list[_Item] = []
-        while place := bisect_left(ends, reach):
-            item = longest[place - 1]
+        while position := bisect_left(ends, reach):
+            item = longest[position - 1]
             if item.begin <= reach:
                 break
             chain.append(item)
@@ -156,8 +178,13 @@ def _unseen(
 
 
 def _false_empty(dequeue: Operation, chain: Sequence[_Item], promise: Promise) -> Anomaly:
-    there = ", then ".join(repr(item.put.argument) for item in chain)
-    message = f"{dequeue}, though all the while something was in the queue: {there}"
-    evidence = (*(operation for item in chain for operation in item.operations), dequeue)
-    lost = chain[-1].taken is None
-    return Anomaly(promise, message, evidence, "lost-write" if lost else "stale-read")
+    names = " or ".join(repr(item.name) for item in chain)
+    return Anomaly(
+        promise,
+        f"{dequeue.call} by process {dequeue.process} found no item though the queue was never"
+        " empty meanwhile",
+        (*(operation for item in chain for operation in item.operations), dequeue),
+        "lost-write" if chain[-1].taken is None else "stale-read",
+        expected=names,
+        observed="None",
+    )

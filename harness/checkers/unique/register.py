@@ -1,9 +1,9 @@
-"""A register to which no value is written twice: linearizability in O(n log n).
+"""Checks in O(n log n) that a register into which no value is written twice is linearizable.
 
-Every read names the write it saw. A write and its reads form a *cluster*, which an order of all
-operations keeps together. One cluster must come before another if something of it was over before
-something of the other began; the history is linearizable exactly if no two clusters must each come
-first (Gibbons and Korach, "Testing shared memories", SIAM Journal on Computing 26, 1997).
+Every read names the write that it saw. A write and its reads form a *cluster*, which an order of
+all operations keeps together. One cluster must come before another if an operation of it completed
+before an operation of the other began; the history is linearizable exactly if no two clusters must
+each come first (Gibbons and Korach, "Testing shared memories", SIAM Journal on Computing 26, 1997).
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ from math import inf
 from typing import Any
 
 from harness.core.checker import Checker
+from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
 
 
 def unique_register(promise: Promise, start: Hashable = None) -> Checker:
     """Make the checker of `write(value)` and `read() -> value`, whose first value is `start`.
 
-    Finds a *phantom* (a value that nobody wrote, or not yet), a *stale-read*, and a *lost-write*
-    (an acknowledged value that nobody ever read, while an older one was read after it). Unknown if
-    a value was written twice. What is neither a read nor a write is not looked at.
+    Finds a *phantom* (a value that was never written, or only later), a *stale-read*, and a
+    *lost-write* (an acknowledged value that no read saw, while an older one was read after it).
+    Unknown if a value was written twice. Other functions are ignored.
     """
 
     def check(history: History) -> Verdict:
         clusters: dict[Any, _Cluster] = {start: _Cluster()}
-        twice = []
+        repeated = []
         for write in history:
             if write.function == "write" and write.outcome is not Outcome.FAIL:
-                if write.argument in clusters:
-                    twice.append(f"{write.argument!r} was written more than once")
-                clusters[write.argument] = _Cluster(write)
-        if twice:
-            return Verdict(unknowns=tuple(twice))
+                value = write.argument["value"]
+                if value in clusters:
+                    repeated.append(f"{value!r} was written more than once")
+                clusters[value] = _Cluster(write)
+        if repeated:
+            return Verdict(unknowns=tuple(repeated))
         phantoms = tuple(_phantoms(history, clusters, promise))
         happened = [cluster for cluster in clusters.values() if cluster.happened]
         return Verdict((*phantoms, *_contradictions(happened, promise)))
@@ -45,7 +46,7 @@ def unique_register(promise: Promise, start: Hashable = None) -> Checker:
 
 
 class _Cluster:
-    """A write and the reads that saw it. The first value was written before all time."""
+    """A write and the reads that saw it. The first value has no write: it precedes everything."""
 
     __slots__ = ("begin", "end", "first_over", "is_read", "last_begun", "write")
 
@@ -74,24 +75,37 @@ def _end(operation: Operation) -> float:
 def _phantoms(
     history: History, clusters: dict[Any, _Cluster], promise: Promise
 ) -> Iterator[Anomaly]:
-    """Give each read to its cluster, and tell of those that have none."""
+    """Put each read into its cluster, and report the reads that have none."""
     for read in history:
         if read.function != "read" or read.outcome is not Outcome.OK:
             continue
         cluster = clusters.get(read.result) if isinstance(read.result, Hashable) else None
         if cluster is None:
-            yield Anomaly(promise, f"{read}, which nobody wrote", (read,), "phantom")
+            yield _phantom(read, (read,), "was never written", promise)
         elif cluster.write and read.precedes(cluster.write):
-            message = f"{read} was over before {cluster.write} began"
-            yield Anomaly(promise, message, (cluster.write, read), "phantom")
+            yield _phantom(read, (cluster.write, read), "was written only later", promise)
         else:
             cluster.add(read)
 
 
-def _contradictions(clusters: Iterable[_Cluster], promise: Promise) -> Iterator[Anomaly]:
-    """For each cluster that must come both before and after another, tell of one such pair.
+def _phantom(
+    read: Operation, evidence: tuple[Operation, ...], problem: str, promise: Promise
+) -> Anomaly:
+    return Anomaly(
+        promise,
+        f"{read.call} by process {read.process} returned {read.result!r}, which {problem}",
+        evidence,
+        "phantom",
+        expected="a value whose write began before the read completed",
+        observed=repr(read.result),
+    )
 
-    Of two, at least one is *forward*: something of it was over before something of it began.
+
+def _contradictions(clusters: Iterable[_Cluster], promise: Promise) -> Iterator[Anomaly]:
+    """For each cluster that must come both before and after another, report one such pair.
+
+    Of two such clusters, at least one is *forward*: an operation of it completed before another
+    operation of it began.
     """
     furthest: list[_Cluster] = []  # by end: of the forward clusters so far, that which begins last
     ends: list[float] = []
@@ -106,28 +120,41 @@ def _contradictions(clusters: Iterable[_Cluster], promise: Promise) -> Iterator[
         ends.append(cluster.end)
         furthest.append(max(before, cluster, key=lambda cluster: cluster.begin))
     for cluster in backward:
-        place = bisect_left(ends, cluster.begin)
-        if place and cluster.end < furthest[place - 1].begin:
-            yield _stale(furthest[place - 1], cluster, promise)
+        position = bisect_left(ends, cluster.begin)
+        if position and cluster.end < furthest[position - 1].begin:
+            yield _stale(furthest[position - 1], cluster, promise)
 
 
-def _stale(one: _Cluster, other: _Cluster, promise: Promise) -> Anomaly:
-    """Tell which of two clusters that contradict each other is the older one, seen too late."""
-    older, newer = (one, other) if _is_older(one, other) else (other, one)
+def _stale(first: _Cluster, second: _Cluster, promise: Promise) -> Anomaly:
+    """Report the older one of two clusters that contradict each other: it was seen too late."""
+    older, newer = (first, second) if _is_older(first, second) else (second, first)
     stale, over = older.last_begun, newer.first_over
     assert stale is not None
-    message = f"{stale} was asked after {over} was over"
-    if older.first_over is not None:
-        message += f", yet {older.first_over} was over before {newer.last_begun} began"
-    told = (older.write, older.first_over, newer.write, newer.last_begun, over)
-    others = {id(op): op for op in told if op is not None and op is not stale}
+    assert over is not None
+    context = (older.write, older.first_over, newer.write, newer.last_begun, over)
+    others = {id(op): op for op in context if op is not None and op is not stale}
     evidence = (*sorted(others.values(), key=lambda op: op.invoked_ns), stale)
-    return Anomaly(promise, message, evidence, "stale-read" if newer.is_read else "lost-write")
+    problem = "saw an older value" if stale.function == "read" else "did not replace an older value"
+    return Anomaly(
+        promise,
+        f"{stale.call} by process {stale.process} {problem} after {over} had completed",
+        evidence,
+        "stale-read" if newer.is_read else "lost-write",
+        expected=f"{_value(newer)!r} or a newer value",
+        observed=f"{_value(older)!r}",
+    )
 
 
-def _is_older(one: _Cluster, other: _Cluster) -> bool:
-    if one.write is None or other.write is None:
-        return one.write is None
-    if one.write.precedes(other.write) or other.write.precedes(one.write):
-        return one.write.precedes(other.write)
-    return one.begin > other.begin  # both orders would do, so the last to be asked is to blame
+def _value(cluster: _Cluster) -> Any:
+    """The value of a cluster; the first value is known by a read of it, or else None."""
+    if cluster.write is not None:
+        return cluster.write.argument["value"]
+    return None if cluster.last_begun is None else cluster.last_begun.result
+
+
+def _is_older(first: _Cluster, second: _Cluster) -> bool:
+    if first.write is None or second.write is None:
+        return first.write is None
+    if first.write.precedes(second.write) or second.write.precedes(first.write):
+        return first.write.precedes(second.write)
+    return first.begin > second.begin  # both orders are possible: the last operation is wrong

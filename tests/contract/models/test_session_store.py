@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.checkers.conformance import Fold
-from harness.contract.models.session_store import SessionModel
+from harness.contract import promises
+from harness.contract.models.session_store import SessionStoreModel
+from harness.core.contract import Promise
 from harness.core.errors import UsageError
 from harness.core.history import Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly
-from harness.faults.simulated_disk import Call, Image, SimulatedCrash, SimulatedDisk, Strike
+from harness.faults.simulated_disk import Call, Image, InjectedFault, SimulatedCrash, SimulatedDisk
 from reference_impl.sessions.recovery import recover_all
 from reference_impl.sessions.session_files import UnknownSessionError
 from reference_impl.sessions.sidecar import Session
@@ -337,26 +338,26 @@ class Trusting(Toy):
 
 
 WRONG: list[tuple[type[Toy], Promise]] = [
-    (Torn, Promise.S1),
-    (Doubling, Promise.S1),
-    (Forgetful, Promise.S2),
-    (LosingWhatCameSince, Promise.S2),
-    (StubSaving, Promise.S3),
-    (KeepingTheLastBackup, Promise.S4),
-    (NotKeepingTheDamaged, Promise.S4),
-    (DyingInRecovery, Promise.S5),
-    (NotRecovering, Promise.S5),
-    (Resurrecting, Promise.S6),
-    (Undeleting, Promise.S6),
-    (BusyCleaning, Promise.S8),
-    (BusyRecovering, Promise.S8),
-    (LastWriterWins, Promise.S9),
-    (LastWriterWinsWithAnError, Promise.S9),
-    (Silent, Promise.S10),
-    (Haunted, Promise.S11),
-    (SeeingDouble, Promise.S11),
-    (LaggingRows, Promise.S11),
-    (Trusting, Promise.S12),
+    (Torn, promises.S1),
+    (Doubling, promises.S1),
+    (Forgetful, promises.S2),
+    (LosingWhatCameSince, promises.S2),
+    (StubSaving, promises.S3),
+    (KeepingTheLastBackup, promises.S4),
+    (NotKeepingTheDamaged, promises.S4),
+    (DyingInRecovery, promises.S5),
+    (NotRecovering, promises.S5),
+    (Resurrecting, promises.S6),
+    (Undeleting, promises.S6),
+    (BusyCleaning, promises.S8),
+    (BusyRecovering, promises.S8),
+    (LastWriterWins, promises.S9),
+    (LastWriterWinsWithAnError, promises.S9),
+    (Silent, promises.S10),
+    (Haunted, promises.S11),
+    (SeeingDouble, promises.S11),
+    (LaggingRows, promises.S11),
+    (Trusting, promises.S12),
 ]
 
 
@@ -414,7 +415,7 @@ def look() -> Iterator[Ask]:
 
 def run(target: Any, asks: Iterator[Ask], rng: Random) -> Anomaly | None:
     """Ask a target, and let the model judge each answer."""
-    fold = Fold(SessionModel())
+    fold = Fold(SessionStoreModel())
     for function, argument in asks:
         if anomaly := fold.step(answer(target, function, argument, rng)):
             return anomaly
@@ -478,20 +479,22 @@ def test_what_a_damaged_session_may_say_is_not_taken_for_what_nobody_said() -> N
         ("corrupt", {"session": "s"}),
         ("append", {"session": "s", "text": "since"}),
     ]
-    fold = Fold(SessionModel())
+    fold = Fold(SessionStoreModel())
     for function, argument in asks:
         assert fold.step(Operation(0, function, argument, Outcome.OK, 0, 1)) is None
     told = Operation(0, "messages", {"session": "s"}, Outcome.OK, 0, 1, ["before"])
     anomaly = fold.step(told)
 
     assert anomaly is not None
-    assert anomaly.promises == {Promise.S2}
+    assert anomaly.promises == {promises.S2}
 
 
 def test_a_question_that_is_not_there_is_our_own_mistake() -> None:
     """Not the target's."""
     with pytest.raises(UsageError):
-        SessionModel().step(SessionModel().initial(), Operation(0, "x", {}, Outcome.OK, 0, 1))
+        SessionStoreModel().step(
+            SessionStoreModel().initial(), Operation(0, "x", {}, Outcome.OK, 0, 1)
+        )
 
 
 # The reference ------------------------------------------------------------------------------------
@@ -506,10 +509,10 @@ class Reference:
         self.dies_at = 0
         self._start()
 
-    def _fault(self, call: Call) -> Strike | None:
+    def _fault(self, call: Call) -> InjectedFault | None:
         if call.number != self.dies_at:
             return None
-        return Strike(SimulatedCrash(call), call.length // 2)
+        return InjectedFault(SimulatedCrash(call), call.length // 2)
 
     def crash(self, ask: Callable[[], object], rng: Random) -> object:
         """Die at one of the next calls, or lose power after the last, and come back."""

@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.checkers.conformance import Fold, conforms
+from harness.contract import promises
 from harness.contract.models.state_db import State, StateDbModel
+from harness.core.contract import Promise
 from harness.core.errors import UsageError
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Verdict
 
 Call = tuple[str, dict[str, Any]]
@@ -373,33 +374,33 @@ RED: Call = ("search", {"word": "red"})
 LIST: Call = ("list", {})
 
 CULPRITS: list[tuple[type[Plain], Promise, list[Call]]] = [
-    (LosesAnAppend, Promise.D1, [CREATE, APPLE, PEAR, MESSAGES]),
-    (LosesAnAppend, Promise.D1, [CREATE, PEAR, COUNTERS]),
-    (CountsInAnotherTransaction, Promise.D2, [CREATE, APPLE, COUNTERS]),
-    (CountsInAnotherTransaction, Promise.D2, [CREATE, APPLE, GET]),
-    (ForgetsToolCalls, Promise.D2, [CREATE, APPLE, GET]),
-    (CountsTwice, Promise.D2, [CREATE, APPLE, MESSAGES]),
-    (CountsTwice, Promise.D2, [CREATE, APPLE, COUNTERS]),
-    (RefusesButWrites, Promise.D2, [CREATE, CREATE_T, TITLE_T, TITLE, GET]),
-    (RefusesButCreates, Promise.D2, [APPLE, LIST]),
-    (RefusesButCreates, Promise.D2, [APPLE, GET]),
-    (RefusesButCreates, Promise.D2, [APPLE, COUNTERS]),
-    (RefusesButCreates, Promise.D2, [APPLE, MESSAGES]),
-    (AcceptsAnyTitle, Promise.D2, [CREATE, CREATE_T, TITLE_T, TITLE]),
-    (IndexIsNotPartOfTheWrite, Promise.D2, [CREATE, APPLE, DELETE, RED]),
-    (LosesAnAppend, Promise.D2, [CREATE, PEAR, RED]),
-    (ClearComesUndone, Promise.D1, [CREATE, APPLE, CLEAR, MESSAGES]),
-    (DeleteComesUndone, Promise.D1, [CREATE, DELETE, LIST]),
-    (DeleteComesUndone, Promise.D1, [CREATE, DELETE, GET]),
-    (ForgetsTheEnd, Promise.D1, [CREATE, END, GET]),
-    (AddsWhereItShouldSet, Promise.D1, [CREATE, TOKENS, TOKENS, GET]),
-    (PrunesOpenSessions, Promise.D1, [CREATE, LATER, PRUNE]),
-    (PrunesNothing, Promise.D2, [CREATE, END, LATER, PRUNE]),
-    (Reverses, Promise.D1, [CREATE, APPLE, PEAR, MESSAGES]),
-    (IsLocked, Promise.D3, [CREATE, APPLE]),
-    (CannotBeReadBesideAWriter, Promise.D8, [CREATE, MESSAGES]),
-    (FailsForNoReason, Promise.D10, [CREATE, APPLE]),
-    (SaysNothing, Promise.D10, [APPLE]),
+    (LosesAnAppend, promises.D1, [CREATE, APPLE, PEAR, MESSAGES]),
+    (LosesAnAppend, promises.D1, [CREATE, PEAR, COUNTERS]),
+    (CountsInAnotherTransaction, promises.D2, [CREATE, APPLE, COUNTERS]),
+    (CountsInAnotherTransaction, promises.D2, [CREATE, APPLE, GET]),
+    (ForgetsToolCalls, promises.D2, [CREATE, APPLE, GET]),
+    (CountsTwice, promises.D2, [CREATE, APPLE, MESSAGES]),
+    (CountsTwice, promises.D2, [CREATE, APPLE, COUNTERS]),
+    (RefusesButWrites, promises.D2, [CREATE, CREATE_T, TITLE_T, TITLE, GET]),
+    (RefusesButCreates, promises.D2, [APPLE, LIST]),
+    (RefusesButCreates, promises.D2, [APPLE, GET]),
+    (RefusesButCreates, promises.D2, [APPLE, COUNTERS]),
+    (RefusesButCreates, promises.D2, [APPLE, MESSAGES]),
+    (AcceptsAnyTitle, promises.D2, [CREATE, CREATE_T, TITLE_T, TITLE]),
+    (IndexIsNotPartOfTheWrite, promises.D2, [CREATE, APPLE, DELETE, RED]),
+    (LosesAnAppend, promises.D2, [CREATE, PEAR, RED]),
+    (ClearComesUndone, promises.D1, [CREATE, APPLE, CLEAR, MESSAGES]),
+    (DeleteComesUndone, promises.D1, [CREATE, DELETE, LIST]),
+    (DeleteComesUndone, promises.D1, [CREATE, DELETE, GET]),
+    (ForgetsTheEnd, promises.D1, [CREATE, END, GET]),
+    (AddsWhereItShouldSet, promises.D1, [CREATE, TOKENS, TOKENS, GET]),
+    (PrunesOpenSessions, promises.D1, [CREATE, LATER, PRUNE]),
+    (PrunesNothing, promises.D2, [CREATE, END, LATER, PRUNE]),
+    (Reverses, promises.D1, [CREATE, APPLE, PEAR, MESSAGES]),
+    (IsLocked, promises.D3, [CREATE, APPLE]),
+    (CannotBeReadBesideAWriter, promises.D8, [CREATE, MESSAGES]),
+    (FailsForNoReason, promises.D10, [CREATE, APPLE]),
+    (SaysNothing, promises.D10, [APPLE]),
 ]
 
 

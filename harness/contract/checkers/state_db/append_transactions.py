@@ -32,4 +32,4 @@ def _transaction(op: Operation) -> Operation:
         argument = [["r", session, None]]
         done = [["r", session, [text for _, text in op.result or ()]]]
     result = done if op.outcome is Outcome.OK else None
-    return replace(op, function="txn", argument=argument, result=result)
+    return replace(op, function="txn", argument={"operations": argument}, result=result)
