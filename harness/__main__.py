@@ -1,8 +1,7 @@
-"""The command: `harness gate · prove · mutate · load · profile · soak · judge · replay · list`.
+"""The `harness` command: its subcommands, exit codes, and the handling of errors and signals.
 
-People read standard error as it goes and a table at the end; machines ask for `--json` and get one
-document on standard output. Exit codes: 0 valid, 1 invalid, 2 unknown, 254 a wrong question, 255
-the harness itself broke.
+Progress and tables go to standard error; with `--json` one document goes to standard output. Exit
+codes: 0 valid, 1 invalid, 2 unknown, 254 usage error, 255 the harness itself failed.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import click
-from rich.markup import escape
 
 from harness.cli.audit import audit_command
 from harness.cli.gate import gate_command
@@ -23,14 +21,14 @@ from harness.cli.judge import judge_command
 from harness.cli.listing import list_command
 from harness.cli.load import load_command
 from harness.cli.mutate import mutate_command
-from harness.cli.people import people
+from harness.cli.output import print_text
 from harness.cli.profile import profile_command
 from harness.cli.prove import prove_command
 from harness.cli.reach import reach_command
 from harness.cli.replay import replay_command
 from harness.cli.soak import soak_command
 from harness.core.errors import HarnessError, UsageError
-from harness.engine import supervision as lifeline
+from harness.engine import supervision
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,22 +37,25 @@ def cli() -> None:
     """Judge a session server of long-running agents.
 
     \b
-    harness gate                                the reference, in about a minute
-    harness gate --target hermes-agent==0.19.0  a released package
-    harness load --users 200 --for 60s          many clients, every stream checked
-    harness profile                             where the time goes meanwhile
-    harness prove                               does the judge catch known bugs?
-    harness mutate --sample 50                  how many code mutants does it detect?
-    harness audit reports/runs/latest           how many changed answers does it notice?
-    harness reach                               which code do the scenarios run?
+    harness gate                                judge the reference, in about a minute
+    harness gate --target hermes-agent==0.19.0  judge a released package
+    harness load --users 200 --for 60s          load it with clients, judge every stream
+    harness profile                             measure where the time goes under load
+    harness prove                               check that known bugs are detected
+    harness mutate --sample 50                  count the code mutants that are detected
+    harness audit reports/runs/latest           count the changed answers that are noticed
+    harness reach                               measure which code the scenarios run
     harness replay reports/runs/latest/NAME/failure.json
-    harness soak --for 30m                      does anything grow?
-    harness soak --days 30                      the same over days, which pass in seconds
-    harness judge reports/runs/latest           judge stored evidence again
+    harness soak --for 30m                      check that nothing grows
+    harness soak --days 30                      the same over simulated days
+    harness judge reports/runs/latest           judge stored histories again
     harness list                                scenarios, promises, targets, bugs
 
-    Exit codes: 0 valid, 1 invalid, 2 unknown, 254 wrong question, 255 harness broke.
-    """  # noqa: D301  click wants the very character: it keeps the lines below as they are
+    Results go to reports/runs/, where `latest` points to the newest run; --reports names another
+    folder. `harness COMMAND --help` explains each command.
+
+    Exit codes: 0 valid, 1 invalid, 2 unknown, 254 usage error, 255 the harness failed.
+    """  # noqa: D301  click needs the backslash: it keeps the lines below as they are
 
 
 for _command in (
@@ -65,16 +66,16 @@ for _command in (
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command, and exit with the code that its end deserves."""
-    logging.getLogger().addHandler(logging.NullHandler())  # what a target logs is not ours to say
+    """Run the command, and exit with its code."""
+    logging.getLogger().addHandler(logging.NullHandler())  # a target's log is no output of ours
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     sys.exit(_run(arguments))
 
 
 def _leave(*_: object) -> None:
-    """Let go of the children first: threads that wait for them would hold us up."""
-    lifeline.leave()
+    """End all children first: threads that wait for them would delay the interrupt."""
+    supervision.leave()
     raise KeyboardInterrupt
 
 
@@ -87,19 +88,19 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911  one a way to
         error.show()
         return UsageError.exit_code
     except click.ClickException as error:
-        people.print(escape(f"harness: {error.format_message()}"), soft_wrap=True)
+        print_text(f"harness: {error.format_message()}")
         return UsageError.exit_code
     except HarnessError as error:
-        people.print(escape(f"harness: {error}"), soft_wrap=True)
+        print_text(f"harness: {error}")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        people.print("harness: interrupted")
+        print_text("harness: interrupted")
         return HarnessError.exit_code
     except OSError as error:
-        people.print(escape(f"harness: {error}"), soft_wrap=True)
+        print_text(f"harness: {error}")
         return HarnessError.exit_code
-    except Exception:  # noqa: BLE001  whatever it is, it is ours, and no verdict
-        people.print(escape(f"harness: it broke\n{traceback.format_exc()}"), soft_wrap=True)
+    except Exception:  # noqa: BLE001  an unforeseen error is the harness's own, and no verdict
+        print_text(f"harness: internal error\n{traceback.format_exc()}")
         return HarnessError.exit_code
     return code if isinstance(code, int) else 0
 

@@ -1,1 +1,1 @@
-"""cli."""
+"""The commands of `harness`, one module for each."""

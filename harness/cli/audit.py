@@ -1,4 +1,4 @@
-"""`harness audit`: how many changed answers do the checkers notice?"""
+"""`harness audit`: counts how many changed answers the checkers notice."""
 
 from __future__ import annotations
 
@@ -7,15 +7,8 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import (
-    as_json,
-    scenario_option,
-    scenarios_option,
-    seed_option,
-    seed_or_drawn,
-    workers_option,
-)
-from harness.cli.people import people, progress, table, tell
+from harness.cli.options import RunOptions, run_options, scenario_option, scenarios_option
+from harness.cli.output import console, print_table, print_text, progress, table
 from harness.runs.audit import Audit, Row, Score
 
 MISSED_MAX = 40  # rows of missed changes that are printed
@@ -46,9 +39,7 @@ MISSED_MAX = 40  # rows of missed changes that are printed
     help="Exit 1 if a scenario notices a smaller share than this.",
 )
 @click.option("--fields", is_flag=True, help="List every field with missed changes.")
-@workers_option
-@seed_option
-@as_json
+@run_options("workers", "seed", "json")
 def audit_command(  # noqa: PLR0913  one parameter an option
     *,
     run: Path,
@@ -57,9 +48,7 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     seconds: float,
     at_least: float,
     fields: bool,
-    workers: int,
-    seed: int | None,
-    wants_json: bool,
+    options: RunOptions,
 ) -> int:
     """Change answers of a valid run one at a time, and count how many are noticed.
 
@@ -69,25 +58,26 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     \b
     harness audit reports/runs/latest
     harness audit reports/runs/latest --scenario 'wakeups-*' --fields
+
+    Results go to the terminal; nothing is written.
     """  # noqa: D301  click needs the backslash
-    seed = seed_or_drawn(seed)
+    audit = Audit(run, options.seed, per_field, options.workers, seconds, scenario)
     with progress() as step:
-        asked = Audit(run, seed, per_field, workers, seconds, scenario)
-        scores, rows = asked.run(step)
-    if wants_json:
+        scores, rows = audit.run(step)
+    if options.wants_json:
         document = {
-            "seed": seed,
+            "seed": options.seed,
             "scores": [score.to_json() for score in scores],
             "rows": [row.to_json() for row in rows],
         }
         click.echo(json.dumps(document, indent=2))
     head = ("scenario", "changed", "noticed", "share", "fields", "unpredictable")
-    tell(table(head, [_cells(score) for score in scores]))
+    print_table(table(head, [_cells(score) for score in scores]))
     missed = [row for row in rows if row.noticed < row.changed and not row.excused]
     for row in missed if fields else missed[:MISSED_MAX]:
-        people.print(_missed(row), soft_wrap=True, markup=False)
+        print_text(_missed(row))
     total, noticed = sum(s.changed for s in scores), sum(s.noticed for s in scores)
-    people.print(f"{noticed} of {total} changes noticed · seed {seed}")
+    console.print(f"{noticed} of {total} changes noticed · seed {options.seed}")
     return 1 if any(score.changed and score.share < at_least for score in scores) else 0
 
 

@@ -1,44 +1,33 @@
-"""`harness gate`: put a target on trial."""
+"""`harness gate`: judges a target by all scenarios within a budget of time."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
-from rich.markup import escape
 
 from harness.cli.options import (
-    Budget,
-    as_json,
-    keep_option,
+    Duration,
+    RunOptions,
     mode_option,
     promise_option,
-    reports_option,
+    run_options,
     scenario_option,
     scenarios_option,
-    seed_option,
-    seed_or_drawn,
     target_option,
-    workers_option,
 )
-from harness.cli.people import people, progress, show
+from harness.cli.output import print_conclusion, print_text, progress
 from harness.runs.gate import Gate
 
 
 @click.command("gate")
 @target_option
 @click.option(
-    "--budget", type=Budget(), default="120s", show_default=True, help="Time it may take."
+    "--budget", type=Duration(), default="120s", show_default=True, help="Time for the scenarios."
 )
 @scenarios_option
 @scenario_option
 @promise_option
 @mode_option
-@workers_option
-@keep_option
-@seed_option
-@reports_option
-@as_json
+@run_options()
 def gate_command(  # noqa: PLR0913  one parameter an option
     *,
     target: str,
@@ -46,21 +35,34 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     scenario: tuple[str, ...],
     promise: tuple[str, ...],
     mode: tuple[str, ...],
-    workers: int,
-    keep: int,
-    seed: int | None,
-    reports: Path,
-    wants_json: bool,
+    options: RunOptions,
 ) -> int:
-    """Put a target on trial, and say what holds.
+    """Judge a target by all scenarios, within a budget of time.
 
-    More budget buys more examples; the same seed and budget ask the same questions. What is not
-    finished when the budget ends is unknown, never valid.
-    """
-    seed = seed_or_drawn(seed)
-    people.print(f"gate · target {escape(target)} · seed {seed} · budget {budget:g} s")
-    asked = Gate(target, seed, budget, reports.resolve(), workers, scenario, keep, promise, mode)
+    A larger budget asks more; the same seed and budget ask the same. What is not finished when the
+    budget ends is unknown, never valid. In each mode a known bug, the canary, must be detected,
+    else the run is untrustworthy.
+
+    \b
+    harness gate --budget 5m
+    harness gate --target hermes-agent==0.19.0 --scenario 'state-db-*' --seed 7
+
+    Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: summary.md,
+    verdict.json and junit.xml, and a folder for each scenario with its history and failures.
+    """  # noqa: D301  click needs the backslash
+    print_text(f"gate · target {target} · seed {options.seed} · budget {budget:g} s")
+    gate = Gate(
+        target,
+        options.seed,
+        budget,
+        options.reports.resolve(),
+        options.workers,
+        scenario,
+        options.keep,
+        promise,
+        mode,
+    )
     with progress() as step:
-        conclusion = asked.run(step)
-    show(conclusion, wants_json=wants_json)
+        conclusion = gate.run(step)
+    print_conclusion(conclusion, wants_json=options.wants_json)
     return conclusion.exit_code

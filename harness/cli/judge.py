@@ -1,4 +1,4 @@
-"""`harness judge`: judge stored evidence again."""
+"""`harness judge`: judges stored histories again."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from rich.markup import escape
 
 from harness.cli.options import as_json, scenarios_option
-from harness.cli.people import people, table, tell
+from harness.cli.output import console, print_table, print_text, table
 from harness.core.errors import UsageError
 from harness.core.verdict import Validity, Verdict, merge
 from harness.engine import runner
@@ -25,30 +24,37 @@ from harness.report.judgement import Record
 @click.argument("run", type=click.Path(path_type=Path))
 @as_json
 def judge_command(*, run: Path, wants_json: bool) -> int:
-    """Judge stored evidence again: a gate's folder, or one scenario's.
+    """Judge the stored histories of RUN again, without a target.
 
-    Also a run that was killed on its way: what it had come to still counts.
-    """
-    rejudged = rejudge(run)
-    validity = max((record.verdict.validity for record in rejudged), default=Validity.UNKNOWN)
+    RUN is a run folder, or the folder of one scenario in it. A run that was killed can be judged
+    too: an anomaly in its history counts, and what it did not finish is unknown.
+
+    \b
+    harness judge reports/runs/latest
+    harness judge reports/runs/latest/server-http --json
+
+    Results go to the terminal; nothing is written.
+    """  # noqa: D301  click needs the backslash
+    records = rejudge(run)
+    validity = max((record.verdict.validity for record in records), default=Validity.UNKNOWN)
     if wants_json:
-        rows = [record.to_json() for record in rejudged]
+        rows = [record.to_json() for record in records]
         click.echo(json.dumps({"conclusion": str(validity), "scenarios": rows}, indent=2))
-    tell(table(summary.HEAD, summary.rows(rejudged)))
-    for record in rejudged:
+    print_table(table(summary.HEAD, summary.rows(records)))
+    for record in records:
         if not record.verdict.is_valid:
-            people.print(escape(record.summary()), soft_wrap=True)
-    people.print(f"[bold]{validity}[/bold]")
+            print_text(record.summary())
+    console.print(f"[bold]{validity}[/bold]")
     return validity.exit_code
 
 
 def rejudge(run: Path) -> list[Record]:
-    """Judge every scenario of a run folder from its history; what the run did not finish says so.
+    """Judge every scenario of a run folder from its history; what is unfinished is unknown.
 
     Raises UsageError for a folder that holds no run, or a damaged one.
     """
     if not run.is_dir():
-        raise UsageError(f"{run}: there is no such run folder")
+        raise UsageError(f"{run}: no such run folder")
     plan = folder.read_json(run / folder.PLAN) if (run / folder.PLAN).exists() else {}
     if plan.get("suites") and not chosen_folders():
         use_folders(map(Path, plan["suites"]))
@@ -57,18 +63,22 @@ def rejudge(run: Path) -> list[Record]:
     except TypeError as error:
         raise UsageError(f"{run / folder.PLAN}: damaged: {error}") from error
     histories = sorted({*run.glob(runner.HISTORY), *run.glob(f"*/{runner.HISTORY}")})
-    places = planned | {path.parent.resolve().name: path.parent for path in histories}
-    if not places:
-        raise UsageError(f"{run}: there is no scenario's {runner.HISTORY} in it")
-    return [_rejudged(scenario, places[name]) for name, scenario in choose(places).items()]
+    folders = planned | {path.parent.resolve().name: path.parent for path in histories}
+    if not folders:
+        raise UsageError(
+            f"{run}: expected {runner.HISTORY} in it or in a folder below; found none. "
+            "Name a run folder, such as reports/runs/latest"
+        )
+    return [_rejudged(scenario, folders[name]) for name, scenario in choose(folders).items()]
 
 
-def _rejudged(scenario: Scenario, place: Path) -> Record:
-    if not (place / runner.HISTORY).exists():
-        never = Verdict(unknowns=("the run ended before it began",))
-        return judgement.record(runner.Judgement(scenario, never, 0, 0, ""), 0.0, place)
-    judged = runner.judge(scenario, place)
-    if not (place / folder.VERDICT).exists():
-        cut_short = Verdict(unknowns=("the run ended before it did",))
-        judged = replace(judged, verdict=merge([judged.verdict, cut_short]))
-    return judgement.record(judged, 0.0, place)
+def _rejudged(scenario: Scenario, scenario_folder: Path) -> Record:
+    if not (scenario_folder / runner.HISTORY).exists():
+        never = Verdict(unknowns=("the run ended before this scenario began",))
+        judged = runner.Judgement(scenario, never, 0, 0, "")
+    else:
+        judged = runner.judge(scenario, scenario_folder)
+        if not (scenario_folder / folder.VERDICT).exists():
+            cut_short = Verdict(unknowns=("the run ended before this scenario did",))
+            judged = replace(judged, verdict=merge([judged.verdict, cut_short]))
+    return judgement.record(judged, 0.0, scenario_folder)

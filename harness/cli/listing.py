@@ -1,4 +1,4 @@
-"""`harness list`: scenarios, promises, targets, known bugs."""
+"""`harness list`: lists scenarios, promises, targets and known bugs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from harness.cli.options import as_json, scenarios_option
-from harness.cli.people import console, table
+from harness.cli.options import Name, as_json, scenarios_option
+from harness.cli.output import make_console, table
 from harness.engine.suite import find_promises, find_scenarios, tried_by
 from harness.mutation.known_bugs import find_bugs
 from harness.targets.registry import list_targets
@@ -17,20 +17,29 @@ from harness.targets.registry import list_targets
 
 @click.command("list")
 @scenarios_option
-@click.argument("what", type=click.Choice(["scenarios", "promises", "targets", "bugs"]), nargs=-1)
+@click.argument(
+    "what", type=Name("listing", ["scenarios", "promises", "targets", "bugs"]), nargs=-1
+)
 @as_json
 def list_command(*, what: tuple[str, ...], wants_json: bool) -> int:
-    """Show scenarios, promises, targets, known bugs.
+    """List scenarios, promises, targets, bugs; all four by default.
 
-    A promise is shown with the scenarios that try it; some have none yet.
-    """
+    A promise is listed with the scenarios that put it on trial; some have none yet.
+
+    \b
+    harness list targets
+    harness list promises bugs --json
+
+    Results go to standard output; nothing is written.
+    """  # noqa: D301  click needs the backslash
     listings = {name: LISTINGS[name]() for name in what or tuple(LISTINGS)}
     if wants_json:
         click.echo(json.dumps(listings, indent=2))
         return 0
+    console = make_console(stderr=False)
     for name, rows in listings.items():
         cells = [[_cell(value) for value in row.values()] for row in rows]
-        console(stderr=False).print(table(list(rows[0]) if rows else ["none"], cells, title=name))
+        console.print(table(list(rows[0]) if rows else ["none"], cells, title=name))
     return 0
 
 

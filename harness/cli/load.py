@@ -1,29 +1,20 @@
-"""`harness load`: many clients, and every stream checked."""
+"""`harness load`: loads a target with many clients, and judges every stream meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import click
-from rich.markup import escape
 
-from harness.cli.options import (
-    Budget,
-    as_json,
-    keep_option,
-    reports_option,
-    seed_option,
-    seed_or_drawn,
-    target_option,
-)
-from harness.cli.people import people, progress, show
-from harness.contract.workloads.load import CROWD, SHAPES, STORM, Load, crowd, join
+from harness.cli.options import Duration, Name, RunOptions, run_options, target_option
+from harness.cli.output import print_conclusion, print_text, progress
+from harness.contract.workloads.load import MIXED, SHAPES, WAKEUPS, Load, join, mix_of
 from harness.core.errors import UsageError
+from harness.core.extras import require_extras
 from harness.core.histogram import Histogram
 from harness.core.history import Operation
 from harness.report import load as report
-from harness.runs import load as rush
+from harness.runs.load import LoadRun, account, locustfile
 
 THINK_S = 10.0
 
@@ -31,36 +22,47 @@ THINK_S = 10.0
 @click.command("load")
 @target_option
 @click.option(
-    "--users", type=click.IntRange(10, 100_000), default=100, show_default=True, help="How many."
+    "--users",
+    type=click.IntRange(10, 100_000),
+    default=100,
+    show_default=True,
+    help="Number of users.",
 )
-@click.option("--for", "for_s", type=Budget(), default="60s", show_default=True, help="How long.")
+@click.option(
+    "--for", "for_s", type=Duration(), default="60s", show_default=True, help="Length of the load."
+)
 @click.option(
     "--shape",
-    type=click.Choice(SHAPES),
+    type=Name("shape", SHAPES),
     default="steady",
     show_default=True,
-    help="All at once, more and more, a spike in the middle, or a storm of wakeups.",
+    help="All users at once, more and more, a spike in the middle, or a storm of wakeups.",
 )
 @click.option(
     "--think",
     "think_s",
     type=click.FloatRange(0, 3600),
     metavar="SECONDS",
-    help="How long a user thinks before each act, on average.  [default: 10, in a storm 0]",
+    help="Mean pause of a user before each act.  [default: 10, in a storm 0]",
 )
-@click.option("--kill-every", "kill_every_s", type=Budget(), help="Kill the target so often.")
+@click.option("--kill-every", "kill_every_s", type=Duration(), help="Kill the target this often.")
 @click.option(
-    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Generators here."
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Generators on this machine; with --master, on others.",
 )
-@click.option("--master", metavar="HOST:PORT", default="", help="Wait there for generators ...")
+@click.option("--master", metavar="HOST:PORT", default="", help="Wait here for the generators.")
+@click.option("--worker", metavar="HOST[:PORT]", help="Be a generator for the master at this host.")
 @click.option(
-    "--worker", metavar="HOST[:PORT]", help="... and be one, for the master of this name."
+    "--deadline",
+    type=float,
+    default=5.0,
+    show_default=True,
+    help="The target's write deadline for a stalled reader, in seconds.",
 )
-@click.option("--deadline", type=float, default=5.0, show_default=True, help="The write deadline.")
-@keep_option
-@seed_option
-@reports_option
-@as_json
+@run_options("keep", "seed", "reports", "json")
 def load_command(  # noqa: PLR0913  one parameter an option
     *,
     target: str,
@@ -73,27 +75,34 @@ def load_command(  # noqa: PLR0913  one parameter an option
     master: str,
     worker: str | None,
     deadline: float,
-    keep: int,
-    seed: int | None,
-    reports: Path,
-    wants_json: bool,
+    options: RunOptions,
 ) -> int:
-    """Load a target with many clients, and check every stream meanwhile.
+    """Load a target with many clients, and judge every stream meanwhile.
 
-    Some chat, most watch; some leave and come back, are woken, read slowly or not at all. Where the
-    generator itself was the bottleneck the verdict is unknown, never valid. With --master the users
-    are spread over as many --workers as there are to be, each started elsewhere with --worker.
-    """
+    Some users chat, most watch; others reconnect, are woken, read slowly or not at all. Where the
+    generator was the bottleneck the verdict is unknown, never valid. With --master the users are
+    spread over --workers generators on other machines, each started with --worker.
+
+    \b
+    harness load --users 200 --for 60s
+    harness load --users 500 --for 5m --shape storm --kill-every 30s
+
+    Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: summary.md,
+    load.html with charts, verdict.json, junit.xml and the history.
+    """  # noqa: D301  click needs the backslash
+    require_extras("`harness load`", "load")
     if worker is not None:
-        return join(rush.locustfile(), worker)
+        return join(locustfile(), worker)
     if master and kill_every_s is not None:
-        raise UsageError("generators elsewhere cannot be told where a killed target serves again")
-    seed = seed_or_drawn(seed)
-    parts, thinking_s = (STORM, 0.0) if shape == "storm" else (CROWD, THINK_S)
-    asked = Load(
-        crowd(users, parts),
+        raise UsageError(
+            "--kill-every cannot be combined with --master: generators on other machines do not "
+            "learn the address of a restarted target"
+        )
+    mix, default_think_s = (WAKEUPS, 0.0) if shape == "storm" else (MIXED, THINK_S)
+    load = Load(
+        mix_of(users, mix),
         for_s=for_s,
-        think_s=thinking_s if think_s is None else think_s,
+        think_s=default_think_s if think_s is None else think_s,
         shape=shape,
         workers=workers,
         write_deadline_s=deadline,
@@ -101,30 +110,32 @@ def load_command(  # noqa: PLR0913  one parameter an option
         kill_every_s=kill_every_s,
         master=master,
     )
-    people.print(f"load · target {escape(target)} · seed {seed} · {asked.users} users, {shape}")
+    print_text(f"load · target {target} · seed {options.seed} · {load.users} users, {shape}")
+    load_run = LoadRun(target, options.seed, load, options.reports.resolve(), options.keep)
     with progress() as step:
-        conclusion = rush.Rush(target, seed, asked, reports.resolve(), keep).run(_tell_second(step))
-    show(conclusion, wants_json=wants_json)
-    people.print(escape(report.markdown(rush.account(conclusion.run))), soft_wrap=True)
+        conclusion = load_run.run(_progress_of(step))
+    print_conclusion(conclusion, wants_json=options.wants_json)
+    print_text(report.markdown(account(conclusion.run)))
     return conclusion.exit_code
 
 
-def _tell_second(step: Callable[[str], None]) -> Callable[[Operation], None]:
-    """Say how it goes, whenever a generator tells of another second."""
+def _progress_of(step: Callable[[str], None]) -> Callable[[Operation], None]:
+    """Make a callback that shows the address at the boot, and then the figures of each second."""
 
-    def heard(operation: Operation) -> None:
+    def show(operation: Operation) -> None:
         if operation.function == "boot" and operation.result is not None:
             step(f"the target serves at 127.0.0.1:{operation.result['port']}")
         if operation.function != "second" or operation.result is None:
             return
-        told = operation.result
-        late = told["latencies"].get("event")
-        p99_ms = Histogram.from_json(late).quantile(0.99) / 1e3 if late else 0.0
+        second = operation.result
+        latencies = second["latencies"].get("event")
+        p99_ms = Histogram.from_json(latencies).quantile(0.99) / 1e3 if latencies else 0.0
+        seconds = max(second["seconds"], 1e-3)
         step(
-            f"{told['users']} users · {told['streams']} streams"
-            f" · {told['counts'].get('events', 0) / max(told['seconds'], 1e-3):,.0f} events/s"
+            f"{second['users']} users · {second['streams']} streams"
+            f" · {second['counts'].get('events', 0) / seconds:,.0f} events/s"
             f" · late by {p99_ms:.1f} ms at p99"
-            f" · generator {100 * told['cpu_s'] / max(told['seconds'], 1e-3):.0f} % of a core"
+            f" · generator {100 * second['cpu_s'] / seconds:.0f} % of a core"
         )
 
-    return heard
+    return show

@@ -1,38 +1,31 @@
-"""`harness mutate`: how many small mistakes does the judge put up with?"""
+"""`harness mutate`: measures how many small mistakes in the source the scenarios detect."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from pathlib import Path
 from random import Random
 
 import click
+from rich.markup import escape
 
-from harness.cli.options import (
-    as_json,
-    effort_option,
-    keep_option,
-    reports_option,
-    seed_option,
-    seed_or_drawn,
-    workers_option,
-)
-from harness.cli.people import people, progress, table, tell
+from harness.cli.options import RunOptions, checked, effort_option, run_options
+from harness.cli.output import console, print_table, print_text, progress, table
+from harness.core.extras import require_extras
 from harness.mutation.mutants import find_mutants
-from harness.runs.mutation_score import Ending, Fate, Mutation, score
+from harness.runs.mutation_score import MutantResult, MutationRun, Status, score
 
 AT_LEAST = 0.95
 
 
 @click.command("mutate")
-@click.argument("files", nargs=-1)
+@click.argument("files", nargs=-1, callback=checked(find_mutants))
 @click.option(
     "--sample",
     type=click.IntRange(1),
     default=50,
     show_default=True,
-    help="How many mutants, drawn from all there are.",
+    help="Number of mutants, drawn from all.",
 )
 @effort_option(0.25)
 @click.option(
@@ -40,58 +33,58 @@ AT_LEAST = 0.95
     type=click.FloatRange(0, 1),
     default=AT_LEAST,
     show_default=True,
-    help="The share that must not survive.",
+    help="Exit 1 if a smaller share of the mutants does not survive.",
 )
-@workers_option
-@keep_option
-@seed_option
-@reports_option
-@as_json
-def mutate_command(  # noqa: PLR0913  one parameter an option
+@run_options()
+def mutate_command(
     *,
     files: tuple[str, ...],
     sample: int,
     effort: float,
     at_least: float,
-    workers: int,
-    keep: int,
-    seed: int | None,
-    reports: Path,
-    wants_json: bool,
+    options: RunOptions,
 ) -> int:
-    """Make small mistakes in the reference, and see how many the judge puts up with.
+    """Judge copies of the reference that have one small mistake each.
 
-    Each mutant is a copy of the reference with one edit: a relation, a connector or a constant is
-    another one, a statement or a lock is left out. FILES are the reference's, such as storage/durable_map.py;
-    all of them, if none is named. A mutant is killed if a broken promise is proven of it, noticed
-    if no verdict can be had of it, and survives if all is valid. Exits 0 if few enough survive.
-    """
-    first = seed_or_drawn(seed)
+    In each mutant a relation, a connector or a constant is another one, or a statement or a lock is
+    left out. FILES are paths below the source, such as storage/durable_map.py; all by default. A
+    mutant is detected if a broken promise is proven, inconclusive if there is no verdict, and
+    survives if all scenarios are valid.
+
+    \b
+    harness mutate --sample 50
+    harness mutate storage/durable_map.py turns/turns.py --sample 200 --seed 7
+
+    Results go to verdict.json in a new folder REPORTS/runs/..., which REPORTS/runs/latest points
+    to; the terminal lists each mutant that was not detected.
+    """  # noqa: D301  click needs the backslash
+    require_extras("`harness mutate`", "load", "soak")
     every = find_mutants(files)
-    drawn = sorted(Random(first).sample(every, min(sample, len(every))))
-    people.print(f"mutate · {len(drawn)} of {len(every)} mutants · seed {first}")
-    asked = Mutation(drawn, first, effort, reports.resolve(), workers, keep)
+    drawn = sorted(Random(options.seed).sample(every, min(sample, len(every))))
+    print_text(f"mutate · {len(drawn)} of {len(every)} mutants · seed {options.seed}")
+    reports = options.reports.resolve()
+    mutation = MutationRun(drawn, options.seed, effort, reports, options.workers, options.keep)
     with progress() as step:
-        run, endings = asked.run(step)
-    shares = score(endings)
-    if wants_json:
-        told = [ending.to_json() for ending in endings]
-        click.echo(json.dumps({"run": str(run), "score": shares, "mutants": told}, indent=2))
-    _show(endings)
-    words = " · ".join(f"{share:.0%} {fate}" for fate, share in shares.items())
-    people.print(f"[bold]{words}[/bold] · {run}", soft_wrap=True)
-    return 0 if 1 - shares[Fate.SURVIVED] >= at_least else 1
+        run, results = mutation.run(step)
+    shares = score(results)
+    if options.wants_json:
+        rows = [result.to_json() for result in results]
+        click.echo(json.dumps({"run": str(run), "score": shares, "mutants": rows}, indent=2))
+    _show(results)
+    words = " · ".join(f"{share:.0%} {status}" for status, share in shares.items())
+    console.print(f"[bold]{words}[/bold] · {escape(str(run))}", soft_wrap=True)
+    return 0 if 1 - shares[Status.SURVIVED] >= at_least else 1
 
 
-def _show(endings: list[Ending]) -> None:
-    by_file: defaultdict[str, list[Ending]] = defaultdict(list)
-    for ending in endings:
-        by_file[ending.mutant.file].append(ending)
+def _show(results: list[MutantResult]) -> None:
+    by_file: defaultdict[str, list[MutantResult]] = defaultdict(list)
+    for result in results:
+        by_file[result.mutant.file].append(result)
     rows = [
-        (name, *(str(sum(one.fate is fate for one in here)) for fate in Fate))
-        for name, here in by_file.items()
+        (file, *(str(sum(result.status is status for result in group)) for status in Status))
+        for file, group in by_file.items()
     ]
-    tell(table(("file", *map(str, Fate)), rows))
-    for ending in endings:
-        if ending.fate is not Fate.KILLED:
-            people.print(str(ending), markup=False)
+    print_table(table(("file", *map(str, Status)), rows))
+    for result in results:
+        if result.status is not Status.DETECTED:
+            print_text(str(result))

@@ -1,32 +1,42 @@
-"""Options that several commands take, and how they are read."""
+"""Options and arguments that several commands share, and the checks of their values."""
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+from harness.core.errors import UsageError
+from harness.core.suggestions import unknown
 from harness.engine.scenario import Mode
-from harness.engine.suite import chosen_folders, find_suites, use_folders
+from harness.engine.suite import choose, chosen_folders, find_suites, use_folders
+from harness.targets.registry import find_target
 
 SEED_MAX = 1 << 31
+DURATION_MAX_S = 7 * 24 * 3600
 REFERENCE = "reference"
 WORKERS = 1 + (os.cpu_count() or 1)  # servers and their clients also wait for each other
 
+Value = TypeVar("Value")
+Callback = Callable[[click.Context, click.Parameter, Value], Value]
+Decorator = Callable[[Any], Any]
 
-class Budget(click.ParamType[float]):
-    """A length of time: 90, 120s, 5m, 1h."""
+
+class Duration(click.ParamType[float]):
+    """A length of time in seconds, written as 90, 120s, 5m or 1h."""
 
     name = "time"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Seconds."""
+        """Seconds; fails for what is not positive or longer than a week."""
         if isinstance(value, float):
             return value
         unit = {"s": 1, "m": 60, "h": 3600}.get(str(value)[-1:])
@@ -35,41 +45,126 @@ class Budget(click.ParamType[float]):
             seconds = float(number) * (unit or 1)
         except ValueError:
             seconds = 0.0
-        if not 0 < seconds <= 7 * 24 * 3600:
-            self.fail(f"{value!r} is no length of time; say 90s, 5m or 1h", param, ctx)
+        if not 0 < seconds <= DURATION_MAX_S:
+            self.fail(f"expected a time such as 90s, 5m or 1h, up to 168h; got {value!r}", param, ctx)
         return seconds
 
 
 class Seed(click.IntRange):
-    """A whole number in a range."""
+    """A whole number from 0 to `SEED_MAX`."""
 
     name = "seed"
 
 
-as_json = click.option("--json", "wants_json", is_flag=True, help="One JSON document on stdout.")
-keep_option = click.option(
-    "--keep", type=click.IntRange(1), default=20, show_default=True, help="Runs to keep."
-)
-reports_option = click.option(
-    "--reports",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("reports"),
-    show_default=True,
-    help="Folder under which runs are written.",
-)
-seed_option = click.option(
-    "--seed",
-    type=Seed(0, SEED_MAX),
-    help="Where all chance comes from; drawn, and printed, if not given.",
-)
+class Name(click.Choice[str]):
+    """One of some names; an unknown one gets a suggestion."""
+
+    def __init__(self, kind: str, names: Iterable[object]) -> None:
+        super().__init__([str(name) for name in names])
+        self._kind = kind
+
+    def get_invalid_choice_message(self, choice: object, ctx: click.Context | None) -> str:  # noqa: ARG002  click's
+        """What was given, what is meant perhaps, and what there is."""
+        return unknown(self._kind, str(choice), self.choices)
 
 
-def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The values of the options that commands share; those that a command lacks have no meaning."""
+
+    seed: int
+    workers: int = 1
+    keep: int = 1
+    reports: Path = Path()
+    wants_json: bool = False
+
+
+_SHARED: dict[str, Decorator] = {
+    "workers": click.option(
+        "--workers",
+        type=click.IntRange(1, 64),
+        default=WORKERS,
+        help="Worker processes; by default one more than there are cores.",
+    ),
+    "keep": click.option(
+        "--keep",
+        type=click.IntRange(1),
+        default=20,
+        show_default=True,
+        help="Run folders to keep; the oldest are deleted.",
+    ),
+    "seed": click.option(
+        "--seed",
+        type=Seed(0, SEED_MAX),
+        help="Seed of all random choices; by default a new one, which is printed.",
+    ),
+    "reports": click.option(
+        "--reports",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("reports"),
+        show_default=True,
+        help="Folder in which the run folder `runs/...` is made.",
+    ),
+    "json": click.option(
+        "--json", "wants_json", is_flag=True, help="One JSON document on standard output."
+    ),
+}
+as_json = _SHARED["json"]
+
+
+def run_options(*names: str) -> Decorator:
+    """Add shared options by name, all for none, and pass their values as one `RunOptions`.
+
+    The command gets them as its parameter `options`. A seed that is not given is drawn.
+    """
+
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(command)
+        def with_options(*, seed: int | None = None, **values: Any) -> int:
+            chosen = {name: values.pop(name) for name in _FIELDS if name in values}
+            return command(options=RunOptions(seed_or_drawn(seed), **chosen), **values)
+
+        decorated: Callable[..., int] = with_options
+        for name in reversed(names or tuple(_SHARED)):
+            decorated = _SHARED[name](decorated)
+        return decorated
+
+    return decorate
+
+
+_FIELDS = ("workers", "keep", "reports", "wants_json")
+
+
+def seed_or_drawn(seed: int | None) -> int:
+    """The seed that was given, or else a random one."""
+    return secrets.randbelow(SEED_MAX) if seed is None else seed
+
+
+def checked(check: Callable[[Any], object]) -> Callback[Any]:
+    """Make a callback that refuses a value which `check` raises UsageError for, by its option."""
+
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        if value:
+            try:
+                check(value)
+            except UsageError as error:
+                raise click.BadParameter(str(error), ctx, param) from error
+        return value
+
+    return callback
+
+
+def _target(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
     """The target that was named, or the suite's own; suites may put it on the path."""
-    if not chosen_folders():
-        return value or REFERENCE
-    declared = [loaded.suite.target for loaded in find_suites() if loaded.suite.target]
-    return value or (declared[0] if declared else REFERENCE)
+    suites = find_suites() if chosen_folders() else []
+    if value is not None:
+        return str(checked(find_target)(ctx, param, value))
+    declared = [loaded.suite.target for loaded in suites if loaded.suite.target]
+    return declared[0] if declared else REFERENCE
+
+
+def _use_folders(ctx: click.Context, param: click.Parameter, folders: tuple[Path, ...]) -> None:
+    checked(use_folders)(ctx, param, folders)
 
 
 target_option = click.option(
@@ -78,13 +173,6 @@ target_option = click.option(
     show_default="the suite's own, else reference",
     help="What is on trial: a name of `harness list targets`, or module:Class, and @ARGUMENT.",
 )
-
-
-def _use_folders(_: click.Context, __: click.Parameter, folders: tuple[Path, ...]) -> None:
-    if folders:
-        use_folders(folders)
-
-
 scenarios_option = click.option(
     "--scenarios",
     multiple=True,
@@ -98,40 +186,31 @@ scenarios_option = click.option(
 scenario_option = click.option(
     "--scenario",
     multiple=True,
+    callback=checked(choose),
     metavar="NAME",
     help="Only scenarios of this name or glob; repeatable.",
 )
 promise_option = click.option(
     "--promise",
     multiple=True,
+    callback=checked(lambda ids: choose(promises=ids)),
     metavar="ID",
     help="Only scenarios that put this promise on trial; repeatable.",
 )
 mode_option = click.option(
     "--mode",
     multiple=True,
-    type=click.Choice([str(mode) for mode in Mode]),
+    type=Name("mode", Mode),
     help="Only scenarios of this mode; repeatable.",
 )
-workers_option = click.option(
-    "--workers",
-    type=click.IntRange(1, 64),
-    default=WORKERS,
-    help="Worker processes; one more than there are cores, if not given.",
-)
 
 
-def effort_option(default: float) -> Callable[[Any], Any]:
-    """How much a trial asks, where no budget says it."""
+def effort_option(default: float) -> Decorator:
+    """How much a scenario asks, for commands without a budget."""
     return click.option(
         "--effort",
         type=click.FloatRange(0.01, 100),
         default=default,
         show_default=True,
-        help="How much is asked; 1 is as much as a gate of two minutes.",
+        help="How much each scenario asks; 1 is as much as a gate of two minutes.",
     )
-
-
-def seed_or_drawn(seed: int | None) -> int:
-    """The seed that was given, or else one that is drawn."""
-    return secrets.randbelow(SEED_MAX) if seed is None else seed

@@ -1,60 +1,56 @@
-"""`harness profile`: where the time goes under load."""
+"""`harness profile`: measures where a target's time goes under load."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
-from rich.markup import escape
 
-from harness.cli.options import (
-    Budget,
-    as_json,
-    keep_option,
-    reports_option,
-    seed_option,
-    seed_or_drawn,
-    target_option,
-)
-from harness.cli.people import people, progress
-from harness.runs import profile
+from harness.cli.options import Duration, RunOptions, run_options, target_option
+from harness.cli.output import print_text, progress
+from harness.core.extras import require_extras
+from harness.runs.profile import Profile, markdown
 
 
 @click.command("profile")
 @target_option
 @click.option(
-    "--users", type=click.IntRange(10, 100_000), default=100, show_default=True, help="How many."
+    "--users",
+    type=click.IntRange(10, 100_000),
+    default=100,
+    show_default=True,
+    help="Number of users.",
 )
 @click.option(
-    "--window", "window_s", type=Budget(), default="10s", show_default=True, help="Of each look."
+    "--window",
+    "window_s",
+    type=Duration(),
+    default="10s",
+    show_default=True,
+    help="Length of each measurement under load.",
 )
-@keep_option
-@seed_option
-@reports_option
-@as_json
-def profile_command(  # noqa: PLR0913  one parameter an option
-    *,
-    target: str,
-    users: int,
-    window_s: float,
-    keep: int,
-    seed: int | None,
-    reports: Path,
-    wants_json: bool,
-) -> int:
-    """See where a target's time goes under load, and what a turn and a stream cost.
+@run_options("keep", "seed", "reports", "json")
+def profile_command(*, target: str, users: int, window_s: float, options: RunOptions) -> int:
+    """Measure where a target's time goes under load, and what a turn and a stream cost.
 
-    Each look has a window of its own, so that none disturbs another: memory at rest, counts turn by
-    turn, latency under load, and then stacks, as a flame graph and for speedscope.
-    """
-    seed = seed_or_drawn(seed)
-    people.print(f"profile · target {escape(target)} · seed {seed} · {users} users")
-    asked = profile.Profile(target, seed, users, window_s, reports.resolve(), keep)
+    Each measurement has a window of its own, so that none disturbs another: memory at rest, counts
+    turn by turn, latency under load, and then stacks, as a flame graph and for speedscope.
+
+    \b
+    harness profile --users 200
+    harness profile --target hermes-agent==0.19.0 --window 30s --json
+
+    Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: summary.md,
+    profile.json, load.html, flame.svg and speedscope.json.
+    """  # noqa: D301  click needs the backslash
+    require_extras("`harness profile`", "load", "soak")
+    print_text(f"profile · target {target} · seed {options.seed} · {users} users")
+    reports = options.reports.resolve()
+    profile = Profile(target, options.seed, users, window_s, reports, options.keep)
     with progress() as step:
-        run, told = asked.run(step)
-    if wants_json:
-        click.echo(json.dumps({"run": str(run), **told}, indent=2))
-    people.print(escape(profile.markdown(told)), soft_wrap=True)
-    people.print(escape(str(run)), soft_wrap=True)
+        run, result = profile.run(step)
+    if options.wants_json:
+        click.echo(json.dumps({"run": str(run), **result}, indent=2))
+    print_text(markdown(result))
+    print_text(str(run))
     return 0

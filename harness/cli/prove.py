@@ -1,38 +1,39 @@
-"""`harness prove`: does the judge catch what it must?"""
+"""`harness prove`: plants known bugs, and checks that each is detected."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
 from harness.cli.options import (
-    as_json,
+    Name,
+    RunOptions,
+    checked,
     effort_option,
-    keep_option,
-    reports_option,
+    run_options,
     scenarios_option,
-    seed_option,
-    seed_or_drawn,
-    workers_option,
 )
-from harness.cli.people import people, progress, table, tell
+from harness.cli.output import print_table, print_text, progress, table
 from harness.core.errors import UsageError
+from harness.core.extras import require_extras
 from harness.engine.scenario import Mode
 from harness.mutation.known_bugs import find_bugs
-from harness.runs.bug_detection import Proof
+from harness.runs.bug_detection import Detection, DetectionRun
+from harness.runs.gate import extras_of
+
+HEAD = ("bug", "promise", "mode", "detected", "by another", "clean", "s to detect")
 
 
 @click.command("prove")
 @scenarios_option
-@click.argument("bugs", nargs=-1)
+@click.argument("bugs", nargs=-1, callback=checked(find_bugs))
 @click.option(
     "--by",
     "modes",
     multiple=True,
-    type=click.Choice([str(mode) for mode in Mode]),
-    help="Only bugs that this mode is to catch; may be repeated.",
+    type=Name("mode", Mode),
+    help="Only bugs that this mode must detect; repeatable.",
 )
 @click.option(
     "--tries",
@@ -42,54 +43,55 @@ from harness.runs.bug_detection import Proof
     help="Seeds on which each bug is judged.",
 )
 @effort_option(1.0)
-@workers_option
-@keep_option
-@seed_option
-@reports_option
-@as_json
-def prove_command(  # noqa: PLR0913  one parameter an option
+@run_options()
+def prove_command(
     *,
     bugs: tuple[str, ...],
     modes: tuple[str, ...],
     tries: int,
     effort: float,
-    workers: int,
-    keep: int,
-    seed: int | None,
-    reports: Path,
-    wants_json: bool,
+    options: RunOptions,
 ) -> int:
-    """Plant known bugs, and see whether each is caught.
+    """Plant known bugs in copies of the source, and check that each is detected.
 
-    Exits 0 only if every bug asked for is caught by its own promise in a copy of the reference, and
-    the clean reference is valid on the same seeds.
-    """
-    first = seed_or_drawn(seed)
+    BUGS are names of `harness list bugs`; all by default. Exits 0 only if every bug is detected by
+    its own promise, and the clean source is valid on the same seeds.
+
+    \b
+    harness prove
+    harness prove commit-every-turn double-wakeup --tries 10
+
+    Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: verdict.json,
+    and a folder for each bug with its failures and histories.
+    """  # noqa: D301  click needs the backslash
     chosen = [bug for bug in find_bugs(bugs).values() if not modes or str(bug.mode) in modes]
     if not chosen:
-        raise UsageError(f"no known bug is to be caught by {' or '.join(modes)}")
-    people.print(f"prove · {len(chosen)} known bugs · seed {first} · tries {tries}")
-    seeds = range(first, first + tries)
-    asked = Proof(chosen, seeds, effort, reports.resolve(), workers, keep)
+        named = f"of {', '.join(bugs)} none" if bugs else "no known bug"
+        raise UsageError(f"--by {' '.join(modes)}: {named} is to be detected by this mode")
+    require_extras("`harness prove`", *{extra for bug in chosen for extra in extras_of(bug)})
+    seeds = range(options.seed, options.seed + tries)
+    print_text(f"prove · {len(chosen)} known bugs · seed {options.seed} · tries {tries}")
+    reports = options.reports.resolve()
+    proof = DetectionRun(chosen, seeds, effort, reports, options.workers, options.keep)
     with progress() as step:
-        run, kills = asked.run(step)
-    rows = [kill.to_json() for kill in kills]
-    if wants_json:
-        click.echo(json.dumps({"run": str(run), "kills": rows}, indent=2))
-    head = ("bug", "promise", "mode", "kills", "by another", "clean", "s to kill")
-    cells = [
-        (
-            kill["bug"],
-            kill["promise"],
-            kill["mode"],
-            f"{kill['kills']}/{kill['tries']}" + ("" if kill["killed"] else " !"),
-            " ".join(kill["kills_by_another"]) or "-",
-            kill["clean"],
-            f"{kill['seconds_to_kill']:.1f}",
-        )
-        for kill in rows
-    ]
-    tell(table(head, cells))
-    killed = sum(kill.is_killed for kill in kills)
-    people.print(f"{killed} of {len(kills)} killed by their own promise")
-    return 0 if killed == len(kills) else 1
+        run, detections = proof.run(step)
+    if options.wants_json:
+        rows = [detection.to_json() for detection in detections]
+        click.echo(json.dumps({"run": str(run), "bugs": rows}, indent=2))
+    print_table(table(HEAD, map(_cells, detections)))
+    detected = sum(detection.is_detected for detection in detections)
+    print_text(f"{detected} of {len(detections)} detected by their own promise")
+    return 0 if detected == len(detections) else 1
+
+
+def _cells(detection: Detection) -> tuple[str, ...]:
+    mark = "" if detection.is_detected else " !"
+    return (
+        detection.bug.name,
+        detection.bug.promise.id,
+        str(detection.bug.mode),
+        f"{detection.own}/{detection.tries}{mark}",
+        " ".join(detection.others) or "-",
+        str(detection.clean),
+        f"{detection.seconds:.1f}",
+    )

@@ -1,4 +1,4 @@
-"""`harness reach`: which blocks of the code on trial do the scenarios run?"""
+"""`harness reach`: measures which blocks of the code on trial the scenarios run."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from pathlib import Path
 import click
 
 from harness.cli.options import (
-    as_json,
+    RunOptions,
     effort_option,
-    reports_option,
+    run_options,
     scenario_option,
     scenarios_option,
-    seed_option,
-    seed_or_drawn,
     target_option,
-    workers_option,
 )
-from harness.cli.people import people, progress, table, tell
+from harness.cli.output import print_table, print_text, progress, table
 from harness.runs.reach import Reach
 
 
@@ -29,7 +26,7 @@ from harness.runs.reach import Reach
 @click.option(
     "--source",
     type=click.Path(exists=True, path_type=Path),
-    help="Top folder of the code on trial; the suite's own source, if not given.",
+    help="Top folder of the code on trial; the suite's own source by default.",
 )
 @click.option("--missed", is_flag=True, help="List every block that no scenario reached.")
 @click.option(
@@ -39,10 +36,7 @@ from harness.runs.reach import Reach
     help="Exit 1 if a smaller share of the blocks is reached.",
 )
 @effort_option(1.0)
-@workers_option
-@seed_option
-@reports_option
-@as_json
+@run_options()
 def reach_command(  # noqa: PLR0913  one parameter an option
     *,
     target: str,
@@ -51,10 +45,7 @@ def reach_command(  # noqa: PLR0913  one parameter an option
     missed: bool,
     at_least: float,
     effort: float,
-    workers: int,
-    seed: int | None,
-    reports: Path,
-    wants_json: bool,
+    options: RunOptions,
 ) -> int:
     """Measure which blocks of the code on trial each scenario reaches.
 
@@ -63,25 +54,28 @@ def reach_command(  # noqa: PLR0913  one parameter an option
     \b
     harness reach --missed
     harness reach --target hermes-webui@FOLDER --source FOLDER/api
+
+    Results go to verdict.json in a new folder REPORTS/runs/..., which REPORTS/runs/latest points
+    to.
     """  # noqa: D301  click needs the backslash
-    seed = seed_or_drawn(seed)
-    asked = Reach(target, seed, effort, reports.resolve(), workers, scenario, source)
+    reports = options.reports.resolve()
+    reach = Reach(
+        target, options.seed, effort, reports, options.workers, scenario, source, keep=options.keep
+    )
     with progress() as step:
-        run, reached = asked.run(step)
-    if wants_json:
+        run, reached = reach.run(step)
+    if options.wants_json:
         click.echo(json.dumps({"run": str(run), **reached.to_json()}, indent=2))
     cells = [
         (name, f"{hit:,}", f"{blocks:,}", f"{hit / blocks:.1%}")
         for name, hit, blocks in reached.rooms()
     ]
-    tell(table(("room", "reached", "blocks", "share"), cells))
+    print_table(table(("room", "reached", "blocks", "share"), cells))
     for block in reached.missed if missed else ():
-        people.print(f"missed: {block}", soft_wrap=True, markup=False)
+        print_text(f"missed: {block}")
     share = len(reached.reached) / len(reached.blocks)
-    people.print(
+    print_text(
         f"{len(reached.reached):,} of {len(reached.blocks):,} blocks reached ({share:.1%})"
-        f" · seed {seed} · {run}",
-        soft_wrap=True,
-        markup=False,
+        f" · seed {options.seed} · {run}"
     )
     return 1 if share < at_least else 0

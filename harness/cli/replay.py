@@ -1,4 +1,4 @@
-"""`harness replay`: see a failure again."""
+"""`harness replay`: asks the operations of a stored failure again."""
 
 from __future__ import annotations
 
@@ -6,29 +6,42 @@ import json
 from pathlib import Path
 
 import click
-from rich.markup import escape
 
-from harness.cli.options import as_json, scenarios_option
-from harness.cli.people import people
-from harness.runs import replay
+from harness.cli.options import as_json, checked, scenarios_option
+from harness.cli.output import console, print_text
+from harness.report.judgement import anomaly_lines
+from harness.runs.replay import read_failure, run
+from harness.targets.registry import find_target
 
 
 @click.command("replay")
 @scenarios_option
 @click.argument("failure", type=click.Path(path_type=Path))
-@click.option("--target", help="Ask another target instead of the one it was found on.")
+@click.option(
+    "--target",
+    callback=checked(find_target),
+    help="Ask this target instead of the one on which the failure was found.",
+)
 @as_json
 def replay_command(*, failure: Path, target: str | None, wants_json: bool) -> int:
-    """Ask the very questions of a failure again. Exits 1 if the promise is still broken."""
-    told = replay.read(failure)
-    replayed = replay.run(told, target or told.target)
+    """Ask the operations of a stored failure again, and judge the answers.
+
+    FAILURE is a file failure.json of a run, or the scenario's folder with that file. Exits 1 if the
+    promise is still broken.
+
+    \b
+    harness replay reports/runs/latest/server-http/failure.json
+    harness replay reports/runs/latest/server-http --target reference@FOLDER
+
+    Results go to the terminal; nothing is written.
+    """  # noqa: D301  click needs the backslash
+    stored = read_failure(failure)
+    replayed = run(stored, target or stored.target)
     if wants_json:
         click.echo(json.dumps(replayed.to_json(), indent=2))
     for number, operation in enumerate(replayed.history, start=1):
-        people.print(escape(f"{number:3}. {operation}"), soft_wrap=True)
+        print_text(f"{number:3}. {operation}")
     for anomaly in replayed.verdict.anomalies:
-        people.print(
-            f"[bold]{anomaly.promise.id} broken:[/bold] {escape(anomaly.message)}", soft_wrap=True
-        )
-    people.print(f"[bold]{replayed.verdict.validity}[/bold]")
+        print_text("\n".join(anomaly_lines(anomaly)))
+    console.print(f"[bold]{replayed.verdict.validity}[/bold]")
     return replayed.verdict.validity.exit_code

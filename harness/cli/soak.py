@@ -1,4 +1,4 @@
-"""`harness soak`: does anything grow?"""
+"""`harness soak`: uses a target for long, and checks that nothing grows."""
 
 from __future__ import annotations
 
@@ -8,36 +8,28 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from harness.cli.options import (
-    Budget,
-    as_json,
-    keep_option,
-    reports_option,
-    seed_option,
-    seed_or_drawn,
-)
-from harness.cli.people import people, progress, table, tell
+from harness.cli.options import Duration, RunOptions, run_options, target_option
+from harness.cli.output import console, print_table, print_text, progress, table
 from harness.core.errors import UsageError
+from harness.core.extras import require_extras
+from harness.core.verdict import Validity
 from harness.report import folder, soaking, trends
-from harness.runs import simulated_days as aging
-from harness.runs import soak
+from harness.runs import simulated_days
+from harness.runs.soak import SoakPlan, run_soak
 
 
 @click.command("soak")
-@click.option("--target", default="reference", show_default=True, help="What is lived in.")
-@click.option("--for", "seconds", type=Budget(), help="How long, say 30m or 8h.")
-@click.option("--ops", "operations", type=click.IntRange(1), help="Or how many operations.")
-@click.option("--days", type=click.IntRange(1), help="Or how many days, which pass in seconds.")
-@click.option("--http", "over_http", is_flag=True, help="A whole server, over HTTP.")
+@target_option
+@click.option("--for", "seconds", type=Duration(), help="Length in time, such as 30m or 8h.")
+@click.option("--ops", "operations", type=click.IntRange(1), help="Length in operations.")
+@click.option("--days", type=click.IntRange(1), help="Length in simulated days, which take seconds.")
+@click.option("--http", "over_http", is_flag=True, help="Soak a whole server, over HTTP.")
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
-    help="Go on with the soak of this run folder, which was killed or interrupted.",
+    help="Continue the soak of this run folder, which was killed or interrupted.",
 )
-@keep_option
-@seed_option
-@reports_option
-@as_json
+@run_options("keep", "seed", "reports", "json")
 def soak_command(  # noqa: PLR0913  one parameter an option
     *,
     target: str,
@@ -46,48 +38,60 @@ def soak_command(  # noqa: PLR0913  one parameter an option
     days: int | None,
     over_http: bool,
     resume: Path | None,
-    keep: int,
-    seed: int | None,
-    reports: Path,
-    wants_json: bool,
+    options: RunOptions,
 ) -> int:
-    """Live in a target for long, and see whether anything grows.
+    """Use a target for long, and check that nothing grows.
 
-    Ends as soon as something does, and says which container or file, how fast, and where in the
-    target's sources it is allocated. With --days time passes only while everybody waits, and a
-    control tells whether to believe what that shows.
-    """
+    Ends as soon as something grows, and names the container or file, its slope, and the line of
+    the target's source that allocates. With --days virtual time passes only while all threads
+    wait, and a control in real time shows whether the result can be trusted.
+
+    \b
+    harness soak --for 30m
+    harness soak --days 30 --seed 7
+
+    Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: verdict.json
+    and samples.jsonl, and where something grows stacks.txt and flame.svg. REPORTS/soaks.svg draws
+    one soak after another.
+    """  # noqa: D301  click needs the backslash
+    require_extras("`harness soak`", "soak")
+    reports = options.reports.resolve()
     if days is not None:
-        return _age(
-            aging.live(target, seed_or_drawn(seed), days, reports.resolve()), keep, wants_json
-        )
+        return _simulate(target, days, reports, options)
     if resume is None:
         if seconds is None and operations is None:
-            raise UsageError("how long? say --for 30m, --ops 100000, or --days 30")
-        asked = soak.Asked(target, seed_or_drawn(seed), seconds, operations, over_http)
-        run = asked.begin(reports.resolve())
+            raise UsageError(
+                "expected a length: --for 30m, --ops 100000 or --days 30; or --resume RUN"
+            )
+        run = SoakPlan(target, options.seed, seconds, operations, over_http).begin(reports)
     else:
         run = resume.resolve()
-    people.print(escape(f"soak · {run} · interrupted? harness soak --resume {run}"), soft_wrap=True)
+    print_text(f"soak · {run} · to continue after an interruption: harness soak --resume {run}")
     with progress() as step:
-        soaked = soak.go_on(run, step)
-    folder.retain(run.parents[1], keep)
-    document = soaked.to_json()
+        result = run_soak(run, step)
+    document = result.to_json()
     trends.remember(run.parents[1], document)
-    if wants_json:
+    _finish(document, run, options)
+    print_text(soaking.text(document))
+    print_table(table(soaking.HEAD, soaking.rows(document)))
+    return _print_validity(result.verdict.validity, run)
+
+
+def _simulate(target: str, days: int, reports: Path, options: RunOptions) -> int:
+    result = simulated_days.simulate(target, options.seed, days, reports)
+    _finish(result.to_json(), result.run, options)
+    print_text(result.text())
+    print_table(table(simulated_days.HEAD, result.rows()))
+    return _print_validity(result.record.verdict.validity, result.run)
+
+
+def _finish(document: object, run: Path, options: RunOptions) -> None:
+    """Delete the oldest runs, and print the document where it is wanted."""
+    folder.retain(run.parents[1], options.keep)
+    if options.wants_json:
         click.echo(json.dumps(document, indent=2))
-    people.print(escape(soaking.text(document)), soft_wrap=True)
-    tell(table(soaking.HEAD, soaking.rows(document)))
-    people.print(f"[bold]{soaked.verdict.validity}[/bold] · {escape(str(run))}", soft_wrap=True)
-    return soaked.verdict.validity.exit_code
 
 
-def _age(aged: aging.Aged, keep: int, wants_json: bool) -> int:  # noqa: FBT001  an option
-    folder.retain(aged.run.parents[1], keep)
-    if wants_json:
-        click.echo(json.dumps(aged.to_json(), indent=2))
-    people.print(escape(aged.text()), soft_wrap=True)
-    tell(table(aging.HEAD, aged.rows()))
-    validity = aged.record.verdict.validity
-    people.print(f"[bold]{validity}[/bold] · {escape(str(aged.run))}", soft_wrap=True)
+def _print_validity(validity: Validity, run: Path) -> int:
+    console.print(f"[bold]{validity}[/bold] · {escape(str(run))}", soft_wrap=True)
     return validity.exit_code

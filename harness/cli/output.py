@@ -1,4 +1,4 @@
-"""What people read: progress on standard error as it goes, and a table at the end."""
+"""Prints for people: progress on standard error, and results as tables."""
 
 from __future__ import annotations
 
@@ -18,36 +18,40 @@ LOG_WIDTH = 200  # columns: what goes to a file is not folded as for a terminal
 RESULT_WIDTH_MAX = 160
 
 
-def console(*, stderr: bool) -> Console:
-    """Make a console that is as wide as a log needs where nobody looks at a terminal."""
+def make_console(*, stderr: bool) -> Console:
+    """A console that is as wide as a log needs where it is no terminal."""
     made = Console(stderr=stderr, highlight=False)
     if not made.is_terminal:
         made.width = LOG_WIDTH
     return made
 
 
-people = console(stderr=True)
+console = make_console(stderr=True)
 
 
-def show(conclusion: Conclusion, *, wants_json: bool) -> None:
+def print_text(text: str) -> None:
+    """Print text as it is: no markup, and lines are not folded."""
+    console.print(escape(text), soft_wrap=True)
+
+
+def print_conclusion(conclusion: Conclusion, *, wants_json: bool) -> None:
     """Print a gate's conclusion."""
     if wants_json:
         click.echo(json.dumps(conclusion.to_json(), indent=2))
     for record in conclusion.records:
         if not record.verdict.is_valid:
-            people.print(escape(record.summary()), soft_wrap=True)
+            print_text(record.summary())
     for name, error in conclusion.broken.items():
-        told = error.splitlines()[0]
-        people.print(escape(f"the harness broke in {name}: {told}"), soft_wrap=True)
-    if conclusion.skipped:
-        cannot = ", ".join(conclusion.skipped)
-        people.print(escape(f"skipped, {conclusion.target} cannot do it: {cannot}"))
+        print_text(f"the harness failed in {name}: {error.splitlines()[0]}")
+    for reason in dict.fromkeys(conclusion.skipped.values()):
+        names = [name for name, why in conclusion.skipped.items() if why == reason]
+        print_text(f"skipped: {', '.join(names)} ({reason})")
     for name in conclusion.unfinished:
-        people.print(f"not finished within the budget: {name}")
-    for name, caught in conclusion.canaries.items():
-        people.print(f"canary {name}: {'caught' if caught else 'SURVIVED'}")
-    tell(table(summary.HEAD, summary.rows(conclusion.records)))
-    people.print(
+        print_text(f"not finished within the budget: {name}")
+    for name, is_detected in conclusion.canaries.items():
+        print_text(f"canary {name}: {'detected' if is_detected else 'SURVIVED'}")
+    print_table(table(summary.HEAD, summary.rows(conclusion.records)))
+    console.print(
         f"[bold]{conclusion.word}[/bold] · {conclusion.seconds:.0f} s · seed {conclusion.seed}"
         f" · {escape(str(conclusion.run))}",
         soft_wrap=True,
@@ -66,16 +70,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None 
     return table
 
 
-def tell(table: Table) -> None:
+def print_table(table: Table) -> None:
     """Print a result as wide as it is, so that it can be pasted; a narrow terminal wraps it."""
     Console(stderr=True, width=RESULT_WIDTH_MAX).print(table)
 
 
 class progress:  # noqa: N801  reads as a verb where it is used
-    """Says on standard error what was finished last: a moving line, or one a step in a log."""
+    """Shows on standard error the last finished step: one moving line, or in a log one a step."""
 
     def __init__(self) -> None:
-        self._status = people.status("starting")
+        self._status = console.status("starting")
         self._done = 0
 
     def __enter__(self) -> Callable[[str], None]:
@@ -88,7 +92,7 @@ class progress:  # noqa: N801  reads as a verb where it is used
     def _step(self, what: str) -> None:
         self._done += 1
         name = escape(what.rsplit("::", maxsplit=1)[-1])
-        if people.is_terminal:
+        if console.is_terminal:
             self._status.update(f"{self._done} done · {name}")
         else:
-            people.print(f"{self._done:4} {name}")
+            console.print(f"{self._done:4} {name}")
