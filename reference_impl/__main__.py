@@ -1,7 +1,7 @@
 """`python -m reference_impl --state DIR --port 0` starts a server and prints its address.
 
-It needs no configuration. SIGTERM drains it: turns under way are finished or marked, memory is
-committed, streams are closed, and it exits with 0 within the deadline.
+It needs no configuration. SIGTERM drains it: running turns finish or are marked, memory is
+committed, streams are closed, and the process exits with 0 within the deadline.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import logging
 import os
 import sys
 
-from reference_impl.app import Rooms
+from reference_impl.app import App
 from reference_impl.config import env_seconds
 from reference_impl.storage import files
 from reference_impl.web.api import LOOPBACK, Api
 from reference_impl.web.server import DRAIN_S, Server
 
-PREDECESSOR_S = 1.0  # for the last server of the folder to go
+PREDECESSOR_S = 1.0  # how long to wait for the previous server of the folder to exit
 
 
 async def serve(folder: str, host: str, port: int, password: str) -> None:
-    """Serve a folder until a signal comes, and drain. Raises OSError, LockBusyError."""
-    rooms = Rooms(folder)
-    api = Api(rooms, host, password)
+    """Serve a folder until a signal arrives, then drain. Raises OSError, LockBusyError."""
+    app = App(folder)
+    api = Api(app, host, password)
     server = Server(api)
     api.measure(server.gauges, server.counters)
-    rooms.begin()
+    app.begin()
     address = await server.listen(host, port)
     sys.stdout.write(f"{address}\n")
     sys.stdout.flush()
@@ -35,11 +35,11 @@ async def serve(folder: str, host: str, port: int, password: str) -> None:
 
 
 def main() -> int:
-    """Read the command line, and serve."""
+    """Parse the command line and run the server."""
     parser = argparse.ArgumentParser(prog="python -m reference_impl", description=__doc__)
-    parser.add_argument("--state", required=True, help="the folder that keeps all")
-    parser.add_argument("--host", default="127.0.0.1", help="what to listen on")
-    parser.add_argument("--port", type=int, default=8787, help="0 for any that is free")
+    parser.add_argument("--state", required=True, help="the folder that holds all state")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", type=int, default=8787, help="the port; 0 picks a free one")
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
     password = os.environ.get("HERMES_WEBUI_PASSWORD", "")
@@ -48,7 +48,7 @@ def main() -> int:
     try:
         folder = files.absolute(options.state)
         files.make_folder(folder)
-        # Another server would take our live runs for dead ones, and settle them.
+        # Two servers on one folder would each treat the other's live runs as dead.
         with files.SharedLock(os.path.join(folder, "_server"), PREDECESSOR_S).held():
             asyncio.run(serve(folder, options.host, options.port, password))
     except (OSError, files.LockBusyError) as error:
@@ -61,4 +61,4 @@ if __name__ == "__main__":
     code = main()
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(code)  # a call that hangs, in a provider say, shall not hold up the exit
+    os._exit(code)  # a hanging call, for example in a provider, must not delay the exit

@@ -1,7 +1,7 @@
-"""The rooms of one server, and how they are joined. Knows no HTTP.
+"""The components of one server and how they are connected. Knows no HTTP.
 
-Everything lies in one folder: `sessions/` with the journals beside the sidecars, `processes/`,
-`state.db`, `config.yaml`, `auth.json`. What the last host left is settled before anything begins.
+All state lies in one folder: `sessions/` with the journals beside the sidecars, `processes/`,
+`state.db`, `config.yaml`, `auth.json`. What a killed host left is settled before anything starts.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from reference_impl.turns.wakeups import Wakeups
 _SYNC_LOCKS = 64
 
 
-class Rooms:
-    """All rooms of one folder."""
+class App:
+    """All components of one folder."""
 
     def __init__(self, folder: StrPath) -> None:
-        """Open the folder, or make it. Raises OSError, LockBusyError."""
+        """Open or create the folder. Raises OSError, LockBusyError."""
         self.folder = absolute(folder)
         self.store = SessionStore(self._at("sessions"))
         self.recovery = recovery.recover_all(self.store)
@@ -59,8 +59,8 @@ class Rooms:
         self.sessions = SessionList(self.store.rows, self.turns.attachable_stream)
         self.channels = Channels(self, grace_s=env_seconds("HERMES_WEBUI_CHANNEL_GRACE", GRACE_S))
         self.wakeups = Wakeups(self.processes, self.turns.start, announce=self._announce)
-        self.herald = Herald(self.channels)
-        self.turns.listen(self.herald)  # before the one who starts the next run
+        self.announcer = TurnAnnouncer(self.channels)
+        self.turns.listen(self.announcer)  # before the listener that starts the next run
         self.turns.listen(self.wakeups)
         poll_s = env_seconds("HERMES_WEBUI_GATEWAY_POLL", POLL_S)
         self.watcher = GatewayWatcher(self._at("state.db"), poll_s=poll_s)
@@ -72,13 +72,13 @@ class Rooms:
         return os.path.join(self.folder, *names)
 
     def begin(self) -> None:
-        """Settle what was in flight when the last host died, and then start what runs by itself."""
+        """Settle what was in flight when the last host died, then start the background threads."""
         self.turns.recover()
         self.wakeups.begin()
         self.watcher.start()
 
     def shut_down(self, deadline_s: float) -> None:
-        """Finish or mark what is under way, commit what waits, and end every subscription."""
+        """Finish or mark running turns, commit pending memory, and end every subscription."""
         ends_at = time.monotonic() + deadline_s
         self.wakeups.stop()
         self.turns.shut_down(deadline_s / 4)
@@ -108,10 +108,10 @@ class Rooms:
             "agents_cached": len(self.turns.agents),
         }
 
-    # The state database, which a server that cannot open it does without
+    # The state database; a server that cannot open it works without it
 
     def sync(self, session: Session) -> None:
-        """Bring state.db up to what the session's sidecar says by now. Raises StateDbError."""
+        """Bring state.db up to the session's sidecar. Raises StateDbError."""
         with self._sync_lock(session.session_id):
             StateSync(self._opened_db())(self.store.load(session.session_id))
 
@@ -123,28 +123,30 @@ class Rooms:
     def _sync_lock(self, session_id: str) -> threading.Lock:
         return self._sync_locks[zlib.crc32(session_id.encode()) % _SYNC_LOCKS]
 
-    # What the channels need of the journals
+    # What the channels need from the journals
 
     def owner(self, stream_id: str) -> str | None:
-        """The session of one of the last runs."""
+        """The session of a remembered run."""
         return self.journal.session_of(stream_id)
 
     def read(self, session_id: str, cursor: str) -> Replay:
-        """What a run showed after a cursor."""
+        """The events of a run after a cursor."""
         return self.runs.read(session_id, cursor)
 
-    # Sessions that come and go
+    # Sessions
 
     def delete(self, session_id: str) -> bool:
-        """Delete a session with all that belongs to it; whether there was one.
+        """Delete a session and everything that belongs to it; returns whether it existed.
 
-        Its run is cancelled and has to be over first, so that nothing writes any more. Raises
-        LockBusyError if that takes too long, and as the session store and the state database do.
+        Cancels its run and waits for the run's end first, so that nothing writes any more. Raises
+        LockBusyError if that takes too long, and what the session store and state.db raise.
         """
         for run in self.turns.runs():
             if run.session_id == session_id:
                 self.cancel(run.stream_id)
-        if not self.herald.wait(lambda: session_id not in self.turns.live_sessions(), PATIENCE_S):
+        if not self.announcer.wait(
+            lambda: session_id not in self.turns.live_sessions(), PATIENCE_S
+        ):
             raise LockBusyError(f"session {session_id} is busy, try again")
         existed = self.store.delete(session_id)
         self.runs.remove_session(session_id)
@@ -157,44 +159,44 @@ class Rooms:
         return existed
 
     def commit_memory(self, session_id: str) -> None:
-        """Hand all that the session's agents have completed to them; a boundary."""
+        """Commit all completed turns of the session to its agents: a session boundary."""
         while self.lifecycle.commit_session_memory(session_id):
             pass
 
     def cancel(self, stream_id: str) -> bool:
-        """Cancel a run, which is offered to nobody from now on."""
+        """Cancel a run; from now on no client can attach to it."""
         self.channels.withdraw_run(stream_id)
         return self.turns.cancel(stream_id)
 
     def _announce(self, session_id: str, event: Event) -> None:
         if event.kind is not Kind.COMPLETION:
             return
-        told = {
+        payload = {
             "session_id": session_id,
             "task_id": event.process_id,
             "completed_at": event.at,
             "event_id": event.event_id,
             "summary": f"exit_code={event.exit_code}: {event.command[:120]}",
         }
-        self.channels.notify(session_id, "bg_task_complete", told)
-        self.channels.notify(session_id, "process_complete", told)
+        self.channels.notify(session_id, "bg_task_complete", payload)
+        self.channels.notify(session_id, "process_complete", payload)
 
 
-class Herald(TurnListener):
-    """Tells the channels of the turns."""
+class TurnAnnouncer(TurnListener):
+    """Publishes the events of turns on the channels."""
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
         self._ended = threading.Condition(threading.Lock())
         self.last_run_finished_at: float | None = None
 
-    def wait(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait for something that becomes so when a run ends; whether it did."""
+    def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until a condition that a run's end can change holds; returns whether it does."""
         with self._ended:
-            return self._ended.wait_for(is_so, timeout_s)
+            return self._ended.wait_for(condition, timeout_s)
 
     def started(self, run: Run) -> None:
-        """Open its feed, and offer it."""
+        """Open the run's buffer and announce the run."""
         self._channels.open_run(
             run.session_id,
             run.stream_id,
@@ -204,13 +206,13 @@ class Herald(TurnListener):
         self._channels.sessions_changed("turn_started", run.session_id)
 
     def shown(self, run: Run, row: Row) -> None:
-        """Show it; what has shown its last is offered to nobody."""
+        """Publish the event; after a terminal one no client can attach to the run."""
         self._channels.emit(run.stream_id, row["seq"], row["event"], row["payload"])
         if row["terminal"]:
             self._channels.withdraw_run(run.stream_id)
-            self._tell_of_messages(run, row["payload"].get("message_count"))
+            self._notify_messages(run, row["payload"].get("message_count"))
 
-    def _tell_of_messages(self, run: Run, count: Any) -> None:
+    def _notify_messages(self, run: Run, count: Any) -> None:
         if count is not None:
             updated = {
                 "session_id": run.session_id,
@@ -221,7 +223,7 @@ class Herald(TurnListener):
             self._channels.notify(run.session_id, "session-updated", updated)
 
     def ended(self, run: Run) -> None:
-        """Close its feed."""
+        """Close the run's buffer."""
         self.last_run_finished_at = time.time()
         self._channels.close_run(run.stream_id)
         self._channels.sessions_changed("turn_ended", run.session_id)

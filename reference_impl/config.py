@@ -1,4 +1,4 @@
-"""Settings from the environment: a sound value, or the default; garbage never stops the server."""
+"""Settings from the environment: a valid value, or the default; bad ones never stop the server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 
 def env_int(name: str, default: int, *, minimum: int = 1) -> int:
-    """Read a whole number from the environment; anything else, or too small, is the default."""
+    """Read an integer from the environment; an invalid or too small one gives the default."""
     try:
         value = int(os.environ.get(name, ""))
     except ValueError:
@@ -16,7 +16,7 @@ def env_int(name: str, default: int, *, minimum: int = 1) -> int:
 
 
 def env_seconds(name: str, default: float) -> float:
-    """Read a time span from the environment; anything that is no positive number is the default."""
+    """Read a time span from the environment; anything but a positive number gives the default."""
     try:
         value = float(os.environ.get(name, ""))
     except ValueError:

@@ -1,8 +1,8 @@
-"""Agents: the protocol that a real one follows, and one that does what the message tells it.
+"""Agents: the protocol of a real agent, and a scripted one that follows directives in its message.
 
-An agent works for one session. It is asked to run one turn at a time; what it produces it shows on
-the turn's *stage*, from any thread that the turn started. It is told to stop by an event, not by a
-call: a turn that was cancelled before it began is cancelled all the same.
+An agent works for one session. It runs one turn at a time and writes what it produces to the turn's
+output, from any thread that the turn started. A turn is cancelled by an event, not by a call: a
+turn that was cancelled before it began is cancelled all the same.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from reference_impl.agents.processes import ProcessRegistry
 from reference_impl.sessions.sidecar import Message
 
 
-class Stage(Protocol):
-    """What a turn offers its agent. Whatever is shown after the turn's end raises RunOverError."""
+class TurnOutput(Protocol):
+    """Where an agent writes a turn's output. A write after the turn's end raises RunOverError."""
 
     @property
     def cancelled(self) -> threading.Event:
-        """Set when the agent shall return soon; what it has shown is kept."""
+        """Set when the agent must return soon; what it has written remains part of the run."""
         ...
 
     def token(self, text: str) -> None:
-        """Show a part of the reply."""
+        """Write a part of the reply."""
         ...
 
     def reasoning(self, text: str) -> None:
-        """Show a thought, which is no part of the reply."""
+        """Write a thought, which is not part of the reply."""
         ...
 
     def tool(self, name: str, arguments: Any) -> None:
-        """Show that a tool is called."""
+        """Report a tool call."""
         ...
 
     def tool_complete(self, name: str, output: str) -> None:
-        """Show what the tool said."""
+        """Report the output of a tool call."""
         ...
 
 
 class Agent(Protocol):
-    """Who does the work of a session's turns."""
+    """Runs the turns of one session."""
 
-    def run_turn(self, message: str, history: Sequence[Message], stage: Stage) -> str:
+    def run_turn(self, message: str, history: Sequence[Message], output: TurnOutput) -> str:
         """Work for one message and return the whole reply; may be slow, and may raise anything."""
         ...
 
@@ -56,30 +56,31 @@ class Agent(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of everything; no turn follows."""
+        """Release everything; no turn follows."""
         ...
 
 
 class ScriptedError(Exception):
-    """The message asked for a failure."""
+    """The message asked for a failure, or the agent was used after `close`."""
 
 
 _DIRECTIVE = re.compile(r"\[(sleep|tokens|beat|tool|process|fail|hang|exit)(?:=([^\[\]]*))?\]")
 
 
 class ScriptedAgent:
-    """An agent that obeys the directives in its message, in order.
+    """An agent that executes the directives in its message, in order.
 
-        [sleep=2]                       waits so many seconds, or until it is cancelled
-        [tokens=10]                     shows so many tokens; `[tokens=10x4]`: on each of 4 threads
-        [beat=25:0.04]                  shows so many, one every so often, that say when it is due
-        [tool]                          calls a tool, which says whose turn it is
-        [process=0.5:exit=3:hello]      starts a background process that prints after so long;
+        [sleep=2]                       waits that many seconds, or until it is cancelled
+        [tokens=10]                     writes 10 tokens; `[tokens=10x4]`: on each of 4 threads
+        [beat=25:0.04]                  writes 25 tokens, one per 0.04 s, each with its due time
+        [tool]                          calls a tool that reports the turn's session
+        [process=0.5:exit=3:hello]      starts a background process that prints after that time;
                                         `watch=TEXT` before the output watches for a text
         [fail]  [exit]                  raises an error; tries to end the program
-        [hang]                          heeds no cancel, until the agent is closed
+        [hang]                          ignores a cancel until the agent is closed
 
-    In a process's output `{` and `}` become `[` and `]`: so it can tell its wakeup what to do.
+    In a process's output `{` and `}` become `[` and `]`, so the output can hold directives for its
+    wakeup.
     """
 
     def __init__(self, session_id: str, processes: ProcessRegistry) -> None:
@@ -88,28 +89,28 @@ class ScriptedAgent:
         self._processes = processes
         self._closed = threading.Event()
 
-    def run_turn(self, message: str, history: Sequence[Message], stage: Stage) -> str:
-        """Do as the message says; the reply is what was shown, and a word at the end."""
+    def run_turn(self, message: str, history: Sequence[Message], output: TurnOutput) -> str:
+        """Execute the directives; the reply is all tokens and a closing sentence."""
         if self._closed.is_set():
-            raise ScriptedError(f"the agent of {self._session_id} was closed, and asked to work")
+            raise ScriptedError(f"run_turn() of {self._session_id} was called after close()")
         shown: list[str] = []
         for directive in _DIRECTIVE.finditer(message):
-            if stage.cancelled.is_set():
+            if output.cancelled.is_set():
                 return "".join(shown)
-            self._obey(directive[1], directive[2] or "", stage, shown)
-        self._show(stage, shown, f"That was turn {_turns(history) + 1} of {self._session_id}.")
+            self._obey(directive[1], directive[2] or "", output, shown)
+        self._show(output, shown, f"That was turn {_turns(history) + 1} of {self._session_id}.")
         return "".join(shown)
 
-    def _obey(self, verb: str, value: str, stage: Stage, shown: list[str]) -> None:
+    def _obey(self, verb: str, value: str, output: TurnOutput, shown: list[str]) -> None:
         match verb:
             case "sleep":
-                stage.cancelled.wait(float(value))
+                output.cancelled.wait(float(value))
             case "tokens":
-                self._show_many(stage, shown, value)
+                self._show_many(output, shown, value)
             case "beat":
-                self._beat(stage, shown, value)
+                self._beat(output, shown, value)
             case "tool":
-                self._call_tool(stage)
+                self._call_tool(output)
             case "process":
                 self._start_process(value)
             case "hang":
@@ -119,14 +120,14 @@ class ScriptedAgent:
             case "exit":
                 raise SystemExit(1)
 
-    def _show_many(self, stage: Stage, shown: list[str], value: str) -> None:
+    def _show_many(self, output: TurnOutput, shown: list[str], value: str) -> None:
         count, _, threads = value.partition("x")
 
         def show() -> None:
             for number in range(int(count)):
-                if stage.cancelled.is_set():
+                if output.cancelled.is_set():
                     return
-                self._show(stage, shown, f"{number} ")
+                self._show(output, shown, f"{number} ")
 
         if not threads:
             show()
@@ -134,23 +135,23 @@ class ScriptedAgent:
         for thread in [identity.spawn(show) for _ in range(int(threads))]:
             thread.join()
 
-    def _beat(self, stage: Stage, shown: list[str], value: str) -> None:
+    def _beat(self, output: TurnOutput, shown: list[str], value: str) -> None:
         count, _, interval_s = value.partition(":")
         due = time.time()
         for _ in range(int(count)):
             due += float(interval_s)
-            if stage.cancelled.wait(max(0.0, due - time.time())):
+            if output.cancelled.wait(max(0.0, due - time.time())):
                 return
-            self._show(stage, shown, f"@{due:.6f} ")
+            self._show(output, shown, f"@{due:.6f} ")
 
-    def _show(self, stage: Stage, shown: list[str], text: str) -> None:
-        stage.token(text)
+    def _show(self, output: TurnOutput, shown: list[str], text: str) -> None:
+        output.token(text)
         shown.append(text)
 
-    def _call_tool(self, stage: Stage) -> None:
+    def _call_tool(self, output: TurnOutput) -> None:
         turn = identity.current()
-        stage.tool("whose_turn", {})
-        stage.tool_complete("whose_turn", turn.session_id if turn is not None else "nobody's")
+        output.tool("whose_turn", {})
+        output.tool_complete("whose_turn", turn.session_id if turn is not None else "none")
 
     def _start_process(self, value: str) -> None:
         seconds, *rest = value.split(":")
@@ -158,18 +159,18 @@ class ScriptedAgent:
         while rest and rest[0].partition("=")[0] in ("exit", "watch"):
             name, _, option = rest.pop(0).partition("=")
             options[name] = option
-        says = f"printf %s {shlex.quote(':'.join(rest))} | tr '{{}}' '[]'"
+        print_command = f"printf %s {shlex.quote(':'.join(rest))} | tr '{{}}' '[]'"
         self._processes.spawn(
-            f"sleep {float(seconds)}; {says}; exit {int(options.get('exit', 0))}",
+            f"sleep {float(seconds)}; {print_command}; exit {int(options.get('exit', 0))}",
             watches=(options["watch"],) if "watch" in options else (),
         )
 
     def commit_memory_session(self) -> None:
-        """Count it."""
+        """Count the commit."""
         self.commits += 1
 
     def close(self) -> None:
-        """End whatever hangs."""
+        """End every directive that hangs."""
         self._closed.set()
 
 

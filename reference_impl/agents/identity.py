@@ -1,8 +1,8 @@
-"""Turn identity: which session's turn the code at hand works for.
+"""Turn identity: which session's turn the current code works for.
 
-It is bound to the execution context, never to the process, so any number of turns run at once and
-each thing that one spawns belongs to its own session. A plain thread begins with no identity: a
-turn's threads are started with `spawn`, and what it hands to a pool is wrapped with `carried`.
+The identity is bound to the execution context, never to the process, so turns run concurrently and
+everything that a turn spawns belongs to its own session. A plain thread starts without identity: a
+turn's threads are started with `spawn`, and a function for a pool is wrapped with `carried`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A turn: the session that it belongs to, and the stream that shows it."""
+    """A turn: the session that it belongs to, and the stream of its events."""
 
     session_id: str
     stream_id: str
@@ -32,13 +32,13 @@ _identity: contextvars.ContextVar[Identity | None] = contextvars.ContextVar(
 
 
 def current() -> Identity | None:
-    """The turn that this code works for; None outside of any."""
+    """The turn that this code works for; None outside any turn."""
     return _identity.get()
 
 
 @contextmanager
 def bound(identity: Identity) -> Iterator[None]:
-    """Work for that turn, and on every way out for whomever it was before."""
+    """Work for that turn; restore the previous identity on every way out."""
     token = _identity.set(identity)
     try:
         yield
@@ -47,9 +47,9 @@ def bound(identity: Identity) -> Iterator[None]:
 
 
 def carried(act: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Wrap `act` so that it works for the present turn, on whatever thread it is called.
+    """Wrap `act` so that it works for the current turn, on any thread that calls it.
 
-    Each call has a copy of the context, so it may be called by several threads at once.
+    Each call gets its own copy of the context, so several threads may call it at once.
     """
     context = contextvars.copy_context()
 
@@ -60,7 +60,7 @@ def carried(act: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
 
 
 def spawn(act: Callable[[], object], *, name: str | None = None) -> threading.Thread:
-    """Start a thread that works for the present turn. It is a daemon: no turn delays an exit."""
+    """Start a thread that works for the current turn. It is a daemon: no turn delays an exit."""
     thread = threading.Thread(target=carried(act), name=name, daemon=True)
     thread.start()
     return thread

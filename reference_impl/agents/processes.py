@@ -1,13 +1,13 @@
-"""Background processes: whoever started one is told how it ended, whatever becomes of the host.
+"""Background processes of turns, and the durable events that report how each one ended.
 
-A promise to tell is a durable row, written before the process begins. When the process ends, that
-row becomes its completion in one step, and stays until somebody marks it as consumed. So an event
-that is known here and not consumed has yet to be delivered; anything else never has. That is the
-one marker which all who deliver share.
+The registry writes a durable row before a process begins. When the process ends, the registry
+replaces that row by its completion in one step, and the completion stays until it is marked as
+consumed. So an event that is in the registry and not consumed is still to be delivered, and no
+other event ever is. All deliverers share that one marker.
 
-Each process runs below a small shell that leaves the exit code in a file, so a host that starts
-after a kill learns it, or waits for a process that is still running, or reports the loss. One
-thread, the *watch*, listens to all processes, and reaps them.
+Each process runs below a small shell that writes the exit code to a file. A registry that opens
+after a kill reads that file, or waits for a process that still runs, or reports the process as
+lost. One watcher thread selects on the pipes of all processes and reaps them.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from typing import Any
 
 from reference_impl.agents import identity
 from reference_impl.storage import files
-from reference_impl.storage.durable_map import Ledger
+from reference_impl.storage.durable_map import DurableMap
 
 RUNNING_MAX = 256
 FINISHED_MAX = 64
 OUTPUT_CHARS_MAX = 4000
 COMMAND_BYTES_MAX = 32_768
 WATCH_INTERVAL_S = 15.0
-WATCH_EVENTS_MAX = 20  # a process; then its output is watched no more
-BIRTH_S = 1.0  # how long we wait for a process to have arguments
+WATCH_EVENTS_MAX = 20  # per process; further matches are suppressed
+BIRTH_S = 1.0  # how long to wait until a new process has its arguments
 
 _KERNEL_THREAD = 0x00200000  # a flag in /proc/*/stat
 _TAIL_BYTES = 4 * OUTPUT_CHARS_MAX
 _LINE_BYTES = 8192
 _READ_BYTES = 65_536
-_READS_LAST = 16  # after the end: what others still write into the pipe has no end
+_READS_LAST = 16  # after the end: a descendant may write to the pipe without bound
 _SHELL = "/bin/sh"
 _WRAPPER = """cd -- "$3" || exit 126
 /bin/sh -c "$1"
@@ -55,11 +55,11 @@ log = logging.getLogger(__name__)
 
 
 class SpawnRefusedError(Exception):
-    """The process cannot be started here and now; nothing was."""
+    """The process cannot be started now; nothing was started."""
 
 
 class Kind(StrEnum):
-    """What an event tells."""
+    """What an event reports."""
 
     COMPLETION = "completion"
     WATCH_MATCH = "watch_match"
@@ -67,11 +67,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What is to be told of a process, once.
+    """One report about a process, to be delivered once.
 
-    `owner` is the session whose turn started it, where there was a turn; `session_key` is what
-    else was given for finding the session. A completion without an exit code is a loss: the host
-    was killed, and the process is gone. `suppressed` counts matches that were not told.
+    `owner` is the session whose turn started it, if a turn did; `session_key` is another key that
+    the caller gave to find the session. A completion without an exit code is a loss: the host was
+    killed and the process is gone. `suppressed` counts matches that were not reported.
     """
 
     number: int
@@ -115,12 +115,12 @@ class _Running:
     output_fd: int = -1
     tail: bytearray = field(default_factory=bytearray)
     line: bytearray = field(default_factory=bytearray)
-    told: int = 0
-    told_at_s: float | None = None
+    matches: int = 0
+    matched_at_s: float | None = None
     suppressed: int = 0
 
     def promise(self) -> dict[str, Any]:
-        """What the next host must know of it."""
+        """The durable row from which the next host adopts the process."""
         return {
             "kind": "running",
             "process_id": self.process_id,
@@ -134,17 +134,17 @@ class _Running:
 
 
 class ProcessRegistry:
-    """The background processes of one host, and what is still to be told of them."""
+    """The background processes of one host, and their events that are not consumed."""
 
     def __init__(self, folder: files.StrPath, *, clock: Callable[[], float] = time.time) -> None:
-        """Open the folder, or make it; what the last host left is adopted, or reported.
+        """Open or create the folder; adopt or report the processes of the previous host.
 
         Raises OSError.
         """
         self._folder = files.absolute(folder)
         files.make_folder(self._folder)
         self._clock = clock
-        self._ledger = Ledger(os.path.join(self._folder, "ledger.jsonl"))
+        self._map = DurableMap(os.path.join(self._folder, "ledger.jsonl"))
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
         self._finished: deque[Finished] = deque(maxlen=FINISHED_MAX)
@@ -153,8 +153,8 @@ class ProcessRegistry:
         self._numbers = 0
         self._listener: Callable[[], object] = lambda: None
         self._selector = selectors.DefaultSelector()
-        self._bell = os.pipe()
-        self._selector.register(self._bell[0], selectors.EVENT_READ)
+        self._wake_pipe = os.pipe()
+        self._selector.register(self._wake_pipe[0], selectors.EVENT_READ)
         self._watch: threading.Thread | None = None
         self._is_closed = False
         self._recover()
@@ -166,7 +166,7 @@ class ProcessRegistry:
             "processes_finished": len(self._finished),
             "process_events_pending": len(self._pending),
             "process_completion_queue": len(self._completions),
-            "process_ledger": len(self._ledger),
+            "process_ledger": len(self._map),
         }
 
     # Starting and ending
@@ -180,10 +180,10 @@ class ProcessRegistry:
         session_key: str = "",
         cwd: str | None = None,
     ) -> str:
-        """Start a shell command for the present turn's session, and return the process's id.
+        """Start a shell command for the current turn's session and return the process id.
 
-        With `notify_on_complete` its end will be told, also if this host is killed right now. Each
-        of `watches` is a text; a line of output that contains one is told too, now and then.
+        With `notify_on_complete` its end is reported even if this host is killed right now. Each of
+        `watches` is a text; output lines that contain one are reported too, at a limited rate.
         Raises SpawnRefusedError, or OSError where the disk or the system refuses.
         """
         _check_is_command(command)
@@ -203,13 +203,13 @@ class ProcessRegistry:
             self._running[running.process_id] = running
         try:
             if running.is_promised:
-                self._ledger.put(running.process_id, running.promise())
+                self._map.put(running.process_id, running.promise())
             self._start(running, cwd or ".")
         except BaseException:
             with self._lock:
                 del self._running[running.process_id]
-            with suppress(OSError):  # else the next host reports a loss
-                self._ledger.drop(running.process_id)
+            with suppress(OSError):  # otherwise the next host reports a loss
+                self._map.drop(running.process_id)
             raise
         self._listen_to(running)
         return running.process_id
@@ -249,11 +249,13 @@ class ProcessRegistry:
                 if fd >= 0:
                     self._selector.register(fd, selectors.EVENT_READ, running)
             if self._watch is None:
-                self._watch = threading.Thread(target=self._keep_watch, name="watch", daemon=True)
+                self._watch = threading.Thread(
+                    target=self._watch_processes, name="watch", daemon=True
+                )
                 self._watch.start()
 
     def kill(self, process_id: str) -> bool:
-        """Kill a process with all that it started; whether it was running. Its end is told."""
+        """Kill a process group; returns whether it was running. Its end is reported."""
         with self._lock:
             running = self._running.get(process_id)
             if running is None or not running.pid:
@@ -268,58 +270,58 @@ class ProcessRegistry:
             return tuple(self._running)
 
     def finished(self) -> tuple[Finished, ...]:
-        """The last processes that ended, the latest last."""
+        """The latest processes that ended, oldest first."""
         with self._lock:
             return tuple(self._finished)
 
     def close(self) -> None:
-        """Stop watching. What runs goes on, and the next host will tell how it ended."""
+        """Stop watching. Processes keep running, and the next host reports how they end."""
         with self._lock:
             if self._is_closed:
                 return
             self._is_closed = True
             watch = self._watch
-        os.write(self._bell[1], b".")
+        os.write(self._wake_pipe[1], b".")
         if watch is not None:
             watch.join()
         self._selector.close()
         for running in self._running.values():
             _close(running)
-        for fd in self._bell:
+        for fd in self._wake_pipe:
             os.close(fd)
-        self._ledger.close()
+        self._map.close()
 
-    # What is told
+    # Events
 
     def listen(self, listener: Callable[[], object]) -> None:
-        """Call this when a process ended, and when there is something to `take`; must be quick."""
+        """Call `listener` when a process ends or an event can be taken; it must be quick."""
         self._listener = listener
 
     def take(self) -> Event | None:
-        """The next event that nobody took yet, in the order of their happening.
+        """Return the next event that was not taken yet, in order of occurrence; None if none.
 
-        Taking is not consuming: after a restart, whatever was not consumed can be taken again.
+        Taking is not consuming: after a restart, events that were not consumed can be taken again.
         """
         with suppress(IndexError):
             return self._completions.popleft()
         return None
 
     def is_consumed(self, event_id: str) -> bool:
-        """Whether the event must not be delivered: it was already, or there never was one."""
+        """Whether the event must not be delivered: it was delivered, or never existed."""
         return event_id not in self._pending
 
     def mark_consumed(self, event_id: str) -> None:
-        """Note, durably, that the event was delivered. Raises OSError; then it counts as not."""
-        self._ledger.drop(event_id)
+        """Mark the event durably as delivered. Raises OSError; then it is still to be delivered."""
+        self._map.drop(event_id)
         with self._lock:
             self._pending.pop(event_id, None)
 
-    def _tell(self, event: Event) -> None:
+    def _emit(self, event: Event) -> None:
         try:
-            self._ledger.put(event.event_id, asdict(event))
+            self._map.put(event.event_id, asdict(event))
         except OSError as error:
-            # This host still tells it. The promise stays, so the next one will report at least it.
-            log.error("%s is kept in memory only: %s", event.event_id, error)  # noqa: TRY400 - known
+            # This host still delivers it. The durable row stays, so the next host reports a loss.
+            log.error("%s is in memory only: %s", event.event_id, error)  # noqa: TRY400 - known
         with self._lock:
             self._pending[event.event_id] = event
             self._completions.append(event)
@@ -329,9 +331,9 @@ class ProcessRegistry:
         self._numbers += 1
         return self._numbers
 
-    # The watch
+    # The watcher thread
 
-    def _keep_watch(self) -> None:
+    def _watch_processes(self) -> None:
         while not self._is_closed:
             for key, _ in self._selector.select():
                 running = key.data
@@ -339,7 +341,7 @@ class ProcessRegistry:
                     return
                 try:
                     if key.fd == running.output_fd:
-                        self._hear(running, 1)
+                        self._read_output(running, 1)
                     elif key.fd == running.end_fd:
                         self._end(running)
                 except Exception:
@@ -347,8 +349,8 @@ class ProcessRegistry:
                     with suppress(KeyError):
                         self._selector.unregister(key.fd)
 
-    def _hear(self, running: _Running, reads: int) -> None:
-        """Read what the process has written by now."""
+    def _read_output(self, running: _Running, reads: int) -> None:
+        """Read up to `reads` chunks of the process's output."""
         for _ in range(reads):
             try:
                 data = os.read(running.output_fd, _READ_BYTES)
@@ -376,23 +378,25 @@ class ProcessRegistry:
         text = line[:_LINE_BYTES].decode(errors="replace")
         for pattern in running.watches:
             if pattern in text:
-                self._tell_match(running, pattern, text)
+                self._emit_match(running, pattern, text)
                 return
 
-    def _tell_match(self, running: _Running, pattern: str, text: str) -> None:
+    def _emit_match(self, running: _Running, pattern: str, text: str) -> None:
         now_s = time.monotonic()
-        is_early = running.told_at_s is not None and now_s - running.told_at_s < WATCH_INTERVAL_S
-        if is_early or running.told >= WATCH_EVENTS_MAX:
+        is_early = (
+            running.matched_at_s is not None and now_s - running.matched_at_s < WATCH_INTERVAL_S
+        )
+        if is_early or running.matches >= WATCH_EVENTS_MAX:
             running.suppressed += 1
             return
-        running.told += 1
-        running.told_at_s = now_s
+        running.matches += 1
+        running.matched_at_s = now_s
         suppressed, running.suppressed = running.suppressed, 0
-        self._tell(
+        self._emit(
             self._event(
                 running,
                 Kind.WATCH_MATCH,
-                event_id=f"{running.process_id}#{running.told}",
+                event_id=f"{running.process_id}#{running.matches}",
                 output=text[-OUTPUT_CHARS_MAX:],
                 pattern=pattern,
                 suppressed=suppressed,
@@ -401,10 +405,10 @@ class ProcessRegistry:
 
     def _end(self, running: _Running) -> None:
         if running.output_fd >= 0:
-            self._hear(running, _READS_LAST)
+            self._read_output(running, _READS_LAST)
         if running.line:
             self._match(running, bytes(running.line))
-        with self._lock:  # from here on the system may give the pid to another
+        with self._lock:  # from here on the system may reuse the pid
             exit_code = self._exit_code(running)
             del self._running[running.process_id]
         for fd in (running.output_fd, running.end_fd):
@@ -426,7 +430,7 @@ class ProcessRegistry:
                 )
             )
         if running.is_promised:
-            self._tell(
+            self._emit(
                 self._event(
                     running,
                     Kind.COMPLETION,
@@ -457,16 +461,16 @@ class ProcessRegistry:
 
     def _recover(self) -> None:
         promised: list[_Running] = []
-        left: list[Event] = []
-        for value in self._ledger.copy().values():
+        leftover: list[Event] = []
+        for value in self._map.copy().values():
             if value["kind"] == "running":
                 promised.append(_promised(value))
             else:
-                left.append(Event(**{**value, "kind": Kind(value["kind"])}))
-        left.sort(key=lambda event: event.number)
-        self._numbers = left[-1].number if left else 0
-        self._pending = {event.event_id: event for event in left}
-        self._completions.extend(left)
+                leftover.append(Event(**{**value, "kind": Kind(value["kind"])}))
+        leftover.sort(key=lambda event: event.number)
+        self._numbers = leftover[-1].number if leftover else 0
+        self._pending = {event.event_id: event for event in leftover}
+        self._completions.extend(leftover)
         pids = _pids({os.fsencode(self._exit(running)) for running in promised})
         for running in promised:
             running.pid = pids.get(os.fsencode(self._exit(running)), 0)
@@ -474,7 +478,7 @@ class ProcessRegistry:
         self._sweep(promised)
 
     def _adopt(self, running: _Running) -> None:
-        """Go on watching a process of the last host, or tell how it ended meanwhile."""
+        """Watch a process of the previous host, or report how it ended meanwhile."""
         running.is_child = False
         if running.pid:
             with suppress(ProcessLookupError):
@@ -486,14 +490,14 @@ class ProcessRegistry:
             self._listen_to(running)
 
     def _left_exit_code(self, running: _Running) -> int | None:
-        """What the shell left; None if it did not come so far."""
+        """The exit code that the shell wrote; None if it wrote none."""
         try:
             return int(files.read_whole(self._exit(running)))
         except (OSError, ValueError):
             return None
 
     def _sweep(self, promised: Iterable[_Running]) -> None:
-        """Remove what processes left that had no promise, or were told of as lost."""
+        """Remove exit files of processes that no row waits for."""
         awaited = {os.path.basename(self._exit(running)) for running in promised}
         for name in files.names(self._folder):
             if name.startswith("proc_") and name.removesuffix(".new") not in awaited:
@@ -509,7 +513,7 @@ def _check_is_command(command: str) -> None:
     except UnicodeEncodeError:
         encoded = b""
     if not encoded or b"\0" in encoded or len(encoded) > COMMAND_BYTES_MAX:
-        raise SpawnRefusedError(f"{command[:40]!r} is no command")
+        raise SpawnRefusedError(f"{command[:40]!r} is no command: empty, too long, or has a NUL")
 
 
 def _promised(value: Mapping[str, Any]) -> _Running:
@@ -518,47 +522,47 @@ def _promised(value: Mapping[str, Any]) -> _Running:
 
 
 def _pids(exits: set[bytes]) -> dict[bytes, int]:
-    """Who of all processes is one of our shells: its arguments name the file for its exit code.
+    """Find the pids of our shells: the arguments of each name the file for its exit code.
 
-    A process has no arguments yet for a moment after it was spawned, and we may come that soon.
+    A process has no arguments for a moment after it was spawned, and this may run that early.
     """
     ends_at_s = time.monotonic() + BIRTH_S
     while True:
-        found, unborn = _look_for(exits)
-        if not unborn or len(found) == len(exits) or time.monotonic() > ends_at_s:
+        found, starting = _scan(exits)
+        if not starting or len(found) == len(exits) or time.monotonic() > ends_at_s:
             return found
         time.sleep(BIRTH_S / 100)
 
 
-def _look_for(exits: set[bytes]) -> tuple[dict[bytes, int], int]:
-    """Find them, and count the processes that cannot be told yet."""
+def _scan(exits: set[bytes]) -> tuple[dict[bytes, int], int]:
+    """Find them, and count the processes that cannot be identified yet."""
     found: dict[bytes, int] = {}
-    unborn = 0
+    starting = 0
     for name in files.names("/proc") if exits else ():
         if not name.isdecimal():
             continue
         with suppress(OSError):
             arguments = files.read_whole(f"/proc/{name}/cmdline").split(b"\0")
             if arguments == [b""]:
-                unborn += _may_have_arguments(name)
+                starting += _may_have_arguments(name)
             elif set(arguments[5:6]) & exits and _leads_a_session(name):
                 found[arguments[5]] = int(name)
-    return found, unborn
+    return found, starting
 
 
 def _may_have_arguments(pid: str) -> bool:
-    """Whether it is neither dead nor a thread of the kernel; those never have any."""
+    """Whether it is neither dead nor a kernel thread; those never have arguments."""
     state, *numbers = _status(pid)
     return state not in b"ZX" and not int(numbers[5]) & _KERNEL_THREAD
 
 
 def _leads_a_session(pid: str) -> bool:
-    """Our shells do; a child of one that has not yet become its command has the same arguments."""
+    """Our shells do; a child of one that has not called exec yet has the same arguments."""
     return _status(pid)[3] == pid.encode()
 
 
 def _status(pid: str) -> list[bytes]:
-    """State, parent, group, session, ... of a process: what follows its name. Raises OSError."""
+    """State, parent, group, session, ... of a process: fields after its name. Raises OSError."""
     return files.read_whole(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
 
 
@@ -566,4 +570,4 @@ def _close(running: _Running) -> None:
     for fd in (running.output_fd, running.end_fd):
         if fd >= 0:
             os.close(fd)
-    running.output_fd = running.end_fd = -1  # the system gives the numbers to others
+    running.output_fd = running.end_fd = -1  # the system reuses the numbers

@@ -1,12 +1,13 @@
-"""The channels: who is shown what, live. An event reaches only those who asked for its session.
+"""Live channels: every event reaches only the subscribers of its session.
 
-Two kinds of feeds. Each session that somebody watches has a *channel*: a feed of notices, such as
-"a turn started". Each run has a feed of its own, numbered by its journal. A run's owner is known
-from when it opens; an event of a run that nobody opened is skipped, never guessed.
+There are two kinds of event buffers. Each watched session has a *channel*: a buffer of notices,
+such as "a turn started". Each run has a buffer of its own, numbered by its journal. A run's session
+is known from its start, so an event without a known session is dropped, never broadcast.
 
-Who subscribes late is shown the present: the run that goes on now, or what his cursor missed, or a
-`session_snapshot`, which says that he has to load the session again. A run that is being cancelled
-still has its feed, but is offered to nobody. Knows no socket; the disk only through the journal.
+A late subscriber gets the present state: the current run, or what its cursor missed, or a
+`session_snapshot`, which says that it must load the session again. A run that is being cancelled
+still has its buffer, but no new subscriber is attached to it. Knows no socket; reads the disk only
+through the journal.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, Self
 
-from reference_impl.live.event_buffer import Feed, Frame, Subscription, frame, sizes
+from reference_impl.live.event_buffer import EventBuffer, Frame, Subscription, frame, sizes
 from reference_impl.turns.journal import Replay, ReplayStatus
 
 log = logging.getLogger(__name__)
@@ -27,13 +28,13 @@ log = logging.getLogger(__name__)
 GRACE_S = 60.0
 IDLE_TTL_S = 4 * 3600.0
 TERMINAL_EVENTS = frozenset({"stream_end", "cancel", "apperror", "error"})
-_NOTICES_KEPT = 64
-_NOTICE_BYTES_KEPT = 1 << 14
+_NOTICES_MAX = 64
+_NOTICE_BYTES_MAX = 1 << 14
 _SEQ_DIGITS_MAX = 15
 
 
 class Cursor(NamedTuple):
-    """How far a client has read: the last event that it saw, of which stream."""
+    """A client's position: the stream and the number of the last event that it received."""
 
     stream_id: str
     seq: int
@@ -43,68 +44,70 @@ class Cursor(NamedTuple):
 
     @classmethod
     def parsed(cls, id_: str) -> Self | None:
-        """Read an event's id, `<stream_id>:<seq>`; None for anything else."""
+        """Parse an event id, `<stream_id>:<seq>`; None for anything else."""
         stream_id, _, digits = id_.rpartition(":")
         is_number = digits.isascii() and digits.isdigit() and len(digits) <= _SEQ_DIGITS_MAX
         return cls(stream_id, int(digits)) if stream_id and is_number else None
 
 
-_NOWHERE = Cursor("", 0)
+_NO_CURSOR = Cursor("", 0)
 
 
 class Journal(Protocol):
-    """What the channels need of the run journal; both calls may read the disk."""
+    """What the channels need from the run journal; both calls may read the disk."""
 
     def owner(self, stream_id: str) -> str | None:
-        """The session of a run that is over, where it is remembered."""
+        """The session of a finished run, if it is remembered."""
         ...
 
     def read(self, session_id: str, cursor: str) -> Replay:
-        """What the session's run showed after the row that the cursor names."""
+        """The rows of the session's run after the row that the cursor names."""
         ...
 
 
 @dataclass(slots=True)
 class _Run:
     session_id: str
-    feed: Feed
+    buffer: EventBuffer
     started: Mapping[str, Any]
-    announced_in: Feed | None = None
+    announced_in: EventBuffer | None = None
     seq: int = 0  # of the announcement
 
 
 class Channels:
-    """All live feeds of a server. Safe for threads; publishing waits for no reader and no disk."""
+    """All event buffers of a server. Thread-safe; publishing waits for no reader and no disk."""
 
     def __init__(
         self, journal: Journal, *, grace_s: float = GRACE_S, ttl_s: float = IDLE_TTL_S
     ) -> None:
-        """A channel that nobody reads is collected after `grace_s`, or `ttl_s` without an event."""
+        """Collect a channel after `grace_s` without a reader, or `ttl_s` without an event."""
         self._journal = journal
         self._grace_s = grace_s
         self._ttl_s = ttl_s
         self._lock = threading.Lock()
-        self._notices: dict[str, Feed] = {}
+        self._notices: dict[str, EventBuffer] = {}
         self._runs: dict[str, _Run] = {}
-        self._offered: dict[str, _Run] = {}  # by session: what a late subscriber can attach to
-        self._sessions = Feed("sessions", frames_kept=1)
+        self._offered: dict[str, _Run] = {}  # by session: the run that late subscribers attach to
+        self._sessions = EventBuffer("sessions", frames_max=1)
         self._version = 0
         self._is_closed = False
-        self.events_skipped = 0  # because they were nobody's
+        self.events_skipped = 0  # because their session was not known
 
     # Runs
 
     def open_run(self, session_id: str, stream_id: str, **facts: Any) -> None:
-        """A run starts: its stream is the session's from now on, and whoever watches is told.
+        """Open a run's buffer, make it the session's current run, and announce it.
 
-        `facts` are what `server_turn_started` says of it: pending_started_at, source.
+        `facts` are further fields of `server_turn_started`: pending_started_at, source.
         """
         started = {"session_id": session_id, "stream_id": stream_id, **facts}
-        behind = partial(_snapshot, session_id, stream_id, "fell behind")
-        run = _Run(session_id, Feed(stream_id, behind, last_events=TERMINAL_EVENTS), started)
+        gap_frame = partial(_snapshot, session_id, stream_id, "fell behind")
+        run = _Run(
+            session_id, EventBuffer(stream_id, gap_frame, last_events=TERMINAL_EVENTS), started
+        )
         with self._lock:
             if self._is_closed:
-                run.feed.end()
+                run.buffer.end()
             self._runs[stream_id] = run
             self._offered[session_id] = run
             run.announced_in = self._notices.get(session_id)
@@ -112,26 +115,26 @@ class Channels:
                 run.seq = run.announced_in.publish("server_turn_started", started)
 
     def withdraw_run(self, stream_id: str) -> None:
-        """A run is being cancelled: it is offered to nobody any more."""
+        """Attach no new subscriber to a run, because it is being cancelled."""
         with self._lock:
             self._withdraw(self._runs.get(stream_id))
 
     def emit(self, stream_id: str, seq: int, event: str, data: Any) -> bool:
-        """Show an event of a run to those who read it; False if it was shown, or is nobody's."""
+        """Publish an event of a run; False for a duplicate, or a run that is not known."""
         run = self._runs.get(stream_id)
         if run is None:
             self.events_skipped += 1
             log.debug("stream %s: its session is not known, so %s is skipped", stream_id, event)
             return False
-        return run.feed.put(seq, event, data)
+        return run.buffer.put(seq, event, data)
 
     def close_run(self, stream_id: str) -> None:
-        """A run is over; its readers get what is left for them."""
+        """End a run's buffer; its readers still receive the remaining events."""
         with self._lock:
             run = self._runs.pop(stream_id, None)
             self._withdraw(run)
         if run is not None:
-            run.feed.end()
+            run.buffer.end()
 
     def _withdraw(self, run: _Run | None) -> None:
         if run is not None and self._offered.get(run.session_id) is run:
@@ -140,28 +143,33 @@ class Channels:
     # Notices
 
     def notify(self, session_id: str, event: str, data: Any) -> bool:
-        """Tell those who watch a session, or did until a moment ago; False if nobody does."""
+        """Publish a notice on a session's channel; False if the session has none."""
         notices = self._notices.get(session_id)
         return notices is not None and notices.publish(event, data) > 0
 
     def sessions_changed(self, reason: str, session_id: str | None = None) -> None:
-        """Tell those who watch the list of sessions. Who is slow is told of the latest only."""
+        """Publish a change of the session list. A slow reader gets only the latest one."""
         about = {} if session_id is None else {"session_id": session_id}
         with self._lock:
             self._version += 1
-            news = {"type": "sessions_changed", "version": self._version, "reason": reason, **about}
-            self._sessions.publish("sessions_changed", news)
+            notice = {
+                "type": "sessions_changed",
+                "version": self._version,
+                "reason": reason,
+                **about,
+            }
+            self._sessions.publish("sessions_changed", notice)
 
-    # Subscribers. Whoever subscribes takes at once; `wake` must neither block nor call back, and
-    # may be called before the subscription is there to be taken from
+    # Subscribers. A subscriber takes at once after subscribing. `wake` must neither block nor call
+    # back, and may be called before `subscribe` has returned.
 
     def subscribe(
         self, session_id: str, wake: Callable[[], None], after: Cursor | None = None
     ) -> Subscription:
-        """Watch a session: its notices from now on, or after the last one seen.
+        """Watch a session: its notices from now on, or after the last one received.
 
-        Its run, if it can be attached to, is told of in any case; a cursor that we cannot continue
-        from is answered with a snapshot.
+        The current run, if it can be attached to, is announced in any case. A cursor that cannot be
+        continued gives a snapshot.
         """
         with self._lock:
             notices = self._notices.get(session_id)
@@ -171,72 +179,72 @@ class Channels:
             if after is not None and after.stream_id == notices.stream_id:
                 seq = min(seq, after.seq)
             reader = notices.subscribe(wake, seq)
-            reader.greet([frame("initial", {"session_id": session_id})])
+            reader.prepend([frame("initial", {"session_id": session_id})])
             if reader.missed or (after is not None and after != (notices.stream_id, seq)):
-                notices.tell_behind(reader)
+                notices.prepend_gap(reader)
             run = self._offered.get(session_id)
             if run is not None and not (run.announced_in is notices and run.seq > reader.position):
-                reader.greet([frame("server_turn_started", {**run.started, "recovered": True})])
+                reader.prepend([frame("server_turn_started", {**run.started, "recovered": True})])
         return reader
 
     def subscribe_run(
         self, stream_id: str, wake: Callable[[], None], after: Cursor | None = None
     ) -> Subscription | None:
-        """Read a run, from its start or after a cursor; None if nobody knows it.
+        """Read a run, from its start or after a cursor; None for an unknown run.
 
-        May read the journal: for what the feed keeps no more, and for a run that is over.
+        May read the journal: for events that the buffer dropped, and for a run that is over.
         """
         run = self._runs.get(stream_id)
         session_id = run.session_id if run is not None else self._journal.owner(stream_id)
         if session_id is None:
             return None
-        greeting = []
+        prefix = []
         if after is None or after.stream_id != stream_id:
-            greeting = [] if after is None else [snapshot(session_id, "cursor_run_mismatch")]
+            prefix = [] if after is None else [snapshot(session_id, "cursor_run_mismatch")]
             after = Cursor(stream_id, 0)
         if run is not None:
-            return self._read(run, wake, after.seq, *greeting)
+            return self._read(run, wake, after.seq, *prefix)
         replay = self._journal.read(session_id, str(after))
         if replay.status is ReplayStatus.CURSOR_RUN_MISSING:
             return None
         if replay.status is not ReplayStatus.OK:
-            greeting = [snapshot(session_id, replay.status, after)]
-        return _ended(wake, [*greeting, *_frames(replay)])
+            prefix = [snapshot(session_id, replay.status, after)]
+        return _ended(wake, [*prefix, *_frames(replay)])
 
     def subscribe_events(
         self, session_id: str, wake: Callable[[], None], after: Cursor | None = None
     ) -> Subscription:
-        """Read a session's run: the present one, or the rest of the one that the cursor names.
+        """Read a session's run: the current one, or the rest of the one that the cursor names.
 
-        Whoever cannot be given that is sent a snapshot and goes on with the present run or, where
-        there is none, with the session's notices, which tell when one starts. May read the journal.
+        If neither is possible, the subscriber gets a snapshot and then the current run or, without
+        one, the session's notices, which announce the next run. May read the journal.
         """
         run = self._run_of(session_id)
         if run is not None and after is None:
             return self._read(run, wake, 0)
-        if run is not None and after is not None and after.stream_id == run.feed.stream_id:
+        if run is not None and after is not None and after.stream_id == run.buffer.stream_id:
             return self._read(run, wake, after.seq)
         if after is not None and after.stream_id:
             rest = _frames(self._journal.read(session_id, str(after)))
             if rest:
                 return _ended(wake, rest)
         if run is None:
-            return self.subscribe(session_id, wake, after or _NOWHERE)
+            return self.subscribe(session_id, wake, after or _NO_CURSOR)
         cannot_continue = snapshot(session_id, "cursor_session_mismatch")
         return self._read(run, wake, 0, cannot_continue)
 
     def _read(
-        self, run: _Run, wake: Callable[[], None], after: int, *greeting: Frame
+        self, run: _Run, wake: Callable[[], None], after: int, *prefix: Frame
     ) -> Subscription:
-        reader = run.feed.subscribe(wake, after)
-        reader.greet(greeting)
+        reader = run.buffer.subscribe(wake, after)
+        reader.prepend(prefix)
         if reader.missed:
-            replay = self._journal.read(run.session_id, str(Cursor(run.feed.stream_id, after)))
+            replay = self._journal.read(run.session_id, str(Cursor(run.buffer.stream_id, after)))
             if replay.status is ReplayStatus.OK:
-                reader.greet(_frames(replay)[: len(reader.missed)])
+                reader.prepend(_frames(replay)[: len(reader.missed)])
             else:
-                position = Cursor(run.feed.stream_id, reader.position)
-                reader.greet([snapshot(run.session_id, replay.status, position)])
+                position = Cursor(run.buffer.stream_id, reader.position)
+                reader.prepend([snapshot(run.session_id, replay.status, position)])
         return reader
 
     def _run_of(self, session_id: str) -> _Run | None:
@@ -248,26 +256,26 @@ class Channels:
         """Watch the list of sessions, from now on."""
         return self._sessions.subscribe(wake)
 
-    def _new_channel(self, session_id: str) -> Feed:
-        # Its own name each time: a cursor of a channel that was collected is then a foreign one.
+    def _new_channel(self, session_id: str) -> EventBuffer:
+        # A new name each time: a cursor of a collected channel is then recognised as foreign.
         stream_id = f"notices-{uuid.uuid4().hex[:12]}"
-        channel = Feed(
+        channel = EventBuffer(
             stream_id,
             partial(_snapshot, session_id, stream_id, "fell behind"),
-            frames_kept=_NOTICES_KEPT,
-            bytes_kept=_NOTICE_BYTES_KEPT,
+            frames_max=_NOTICES_MAX,
+            bytes_max=_NOTICE_BYTES_MAX,
         )
         if self._is_closed:
             channel.end()
         return channel
 
-    # Coming and going
+    # Collection and closing
 
     def collect(self) -> int:
-        """Forget the channels that nobody has read for a while; returns how many they were.
+        """Drop channels without readers after the grace time; returns how many were dropped.
 
-        A subscriber that comes meanwhile either finds his channel before it is judged, and keeps
-        it, or finds none and gets a new one: both look under the same lock.
+        A concurrent subscriber either finds its channel before it is judged, and keeps it, or finds
+        none and gets a new one: both run under the same lock.
         """
         with self._lock:
             abandoned = [
@@ -287,18 +295,18 @@ class Channels:
             notices.end()
 
     def close(self) -> None:
-        """End every reader, also those that are yet to subscribe."""
+        """End every reader, including later subscribers."""
         with self._lock:
             self._is_closed = True
-            feeds = [*self._notices.values(), *(run.feed for run in self._runs.values())]
-        for feed in [*feeds, self._sessions]:
-            feed.end()
+            buffers = [*self._notices.values(), *(run.buffer for run in self._runs.values())]
+        for buffer in [*buffers, self._sessions]:
+            buffer.end()
 
     def gauges(self) -> dict[str, int]:
         """Sizes of the long-lived containers."""
         with self._lock:
             channels = list(self._notices.values())
-            runs = [run.feed for run in self._runs.values()]
+            runs = [run.buffer for run in self._runs.values()]
         total = sizes((*channels, *runs, self._sessions))
         return {
             "channels": len(channels),
@@ -311,11 +319,11 @@ class Channels:
 
 
 def _ended(wake: Callable[[], None], frames: Sequence[Frame]) -> Subscription:
-    """Read just these."""
-    feed = Feed("")
-    feed.end()
-    reader = feed.subscribe(wake)
-    reader.greet(frames)
+    """Return a finished subscription of just these frames."""
+    buffer = EventBuffer("")
+    buffer.end()
+    reader = buffer.subscribe(wake)
+    reader.prepend(frames)
     return reader
 
 
@@ -324,7 +332,7 @@ def _frames(replay: Replay) -> list[Frame]:
 
 
 def snapshot(session_id: str, reason: str, cursor: Cursor | None = None) -> Frame:
-    """Say that a reader has to load the session again; with a cursor, it goes on after that."""
+    """Tell a reader to load the session again; with a cursor, it continues after that."""
     data: dict[str, Any] = {"session_id": session_id, "reason": reason}
     if cursor is None:
         return frame("session_snapshot", data)

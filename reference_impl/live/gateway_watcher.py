@@ -1,9 +1,9 @@
-"""The gateway watcher: what others do to the sessions in state.db is seen within two polls.
+"""The gateway watcher: announces changes by other processes to the sessions in state.db.
 
-Looking is cheap, showing is not, so one look asks three questions, each only if the last one said
-yes. Did anybody commit anything (`PRAGMA data_version`, some microseconds)? Did it touch a session
-that is shown, `cron` and `webui` not being shown? Then what does the list say now? A list that
-cannot be had changes nothing, and is asked for again at the next look.
+A poll is cheap and a projection is not, so one look asks three questions, each only if the previous
+answer was yes. Did another connection commit (`PRAGMA data_version`, some microseconds)? Did a
+listed session change (`cron` and `webui` are not listed)? What is the list now? A failed projection
+announces nothing and is tried again at the next look. A change is announced within two polls.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reference_impl.live.event_buffer import Feed, Subscription, sizes
+from reference_impl.live.event_buffer import EventBuffer, Subscription, sizes
 from reference_impl.storage.files import StrPath
 
 log = logging.getLogger(__name__)
 
 POLL_S = 5.0
-SHARE_MAX = 0.02  # of one core, for looking: on a large file that is busy, looks become rarer
+SHARE_MAX = 0.02  # of one core, for looks: on a large and busy file, looks become rarer
 _STOP_PATIENCE_S = 2.0
 
 Shown = Sequence[Mapping[str, Any]]
@@ -31,8 +31,8 @@ Shown = Sequence[Mapping[str, Any]]
 _SHOWN = """FROM sessions AS s LEFT JOIN messages AS m ON m.session_id = s.id
     WHERE s.source NOT IN ('cron', 'webui') GROUP BY s.id"""
 
-# A rewrite gets new ids, or at least new times or another length; of any session, not the latest
-# one only. All of it is summed by SQLite itself, which lets the other threads run meanwhile.
+# A rewrite gives new ids, or at least new times or another length, in any session, not only in the
+# latest one. SQLite computes the sums itself, and other threads run meanwhile.
 _COLUMNS = "s.id, s.source, s.title, s.started_at, s.ended_at, s.end_reason, s.message_count"
 _MARKS = f"""SELECT {_COLUMNS}, count(m.id), max(m.id), total(m.timestamp),
     total(length(m.content)) {_SHOWN} ORDER BY s.id"""
@@ -51,13 +51,13 @@ _FIELDS = (
 
 
 def project(connection: sqlite3.Connection) -> Shown:
-    """Read the list of sessions that is shown, the latest activity first. Raises sqlite3.Error."""
+    """Read the listed sessions, the latest activity first. Raises sqlite3.Error."""
     rows = connection.execute(_LIST).fetchall()
     return [dict(zip(_FIELDS, row, strict=True)) for row in rows]
 
 
 class GatewayWatcher:
-    """Watches one state.db, which need not be there yet; it is only ever read."""
+    """Watches one state.db, which may be missing; the watcher only reads it."""
 
     def __init__(
         self,
@@ -66,12 +66,12 @@ class GatewayWatcher:
         poll_s: float = POLL_S,
         project: Callable[[sqlite3.Connection], Shown | None] = project,
     ) -> None:
-        """Watch nothing yet. `project` may be slow, may raise, and may say None for a failure."""
+        """Do not watch yet. `project` may be slow, may raise, and returns None for a failure."""
         self._path = os.fspath(path)
         self._uri = f"{Path(path).absolute().as_uri()}?mode=ro"
         self._poll_s = poll_s
         self._project = project
-        self._feed = Feed("gateway", frames_kept=1)
+        self._buffer = EventBuffer("gateway", frames_max=1)
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._seen: tuple[int, int] | None = None  # data version, and hash of the marks
@@ -81,32 +81,32 @@ class GatewayWatcher:
     # Reading
 
     def subscribe(self, wake: Callable[[], None]) -> Subscription:
-        """Be given the list, as it was last announced and whenever it changes.
+        """Receive the list as last announced, and again whenever it changes.
 
-        After `stop`, the subscription is over from the start. `wake` is as for any feed.
+        After `stop`, the subscription is over from the start. `wake` is as for any buffer.
         """
-        return self._feed.subscribe(wake, max(0, self._feed.last - 1))
+        return self._buffer.subscribe(wake, max(0, self._buffer.last - 1))
 
     @property
     def is_running(self) -> bool:
-        """Whether somebody looks from time to time."""
+        """Whether the watcher thread looks at the file."""
         return self._thread.is_alive() and not self._stopping.is_set()
 
     def gauges(self) -> dict[str, int]:
         """Sizes of the long-lived containers."""
-        total = sizes([self._feed])
+        total = sizes([self._buffer])
         return {"watcher_subscribers": total.readers, "watcher_bytes_kept": total.bytes}
 
     # Watching
 
     def start(self) -> None:
-        """Look from time to time, on a thread of its own."""
+        """Look periodically, on a thread of its own."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; ends every subscriber, also one that is just subscribing."""
+        """Stop looking; ends every subscriber, including concurrent ones."""
         self._stopping.set()
-        self._feed.end()
+        self._buffer.end()
         if self._thread.is_alive():
             self._thread.join(_STOP_PATIENCE_S)
         else:
@@ -121,13 +121,11 @@ class GatewayWatcher:
         self._disconnect()
 
     def look(self) -> bool:
-        """Look once, and say whether there was something to announce. One thread at a time."""
+        """Look once; returns whether a change was announced. One thread at a time."""
         try:
             return self._look()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next look may go better
-            log.warning(
-                "%s: could not be looked at, so the last list stands: %r", self._path, error
-            )
+        except Exception as error:  # noqa: BLE001 - the next look may succeed
+            log.warning("%s: look failed, so the last list stays valid: %r", self._path, error)
             self._disconnect()
             return False
 
@@ -138,7 +136,7 @@ class GatewayWatcher:
         version = connection.execute("PRAGMA data_version").fetchone()[0]
         if self._seen is not None and self._seen[0] == version:
             return False
-        connection.execute("BEGIN")  # so that the marks are those of the list
+        connection.execute("BEGIN")  # so that marks and list come from one snapshot
         try:
             marks = hash(tuple(connection.execute(_MARKS)))
             if self._seen is not None and self._seen[1] == marks:
@@ -148,14 +146,14 @@ class GatewayWatcher:
         finally:
             connection.execute("ROLLBACK")
         if shown is None:
-            log.warning("%s: there is no list now; the last one stands", self._path)
+            log.warning("%s: no list could be projected; the last list stays valid", self._path)
             return False
         self._seen = (version, marks)
-        self._feed.publish("sessions_changed", {"sessions": shown})
+        self._buffer.publish("sessions_changed", {"sessions": shown})
         return True
 
     def _connected(self) -> sqlite3.Connection | None:
-        """Be connected to the file that is there now; None where there is none."""
+        """Connect to the file that is there now; None where there is none."""
         try:
             inode = os.stat(self._path).st_ino
         except FileNotFoundError:
@@ -173,7 +171,7 @@ class GatewayWatcher:
         return self._connection
 
     def _disconnect(self) -> None:
-        """Let go of the file; another connection counts versions anew, but the marks stand."""
+        """Close the connection; a new one counts versions anew, but the marks stay valid."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -1,16 +1,16 @@
-"""Idle agents, kept for the next turn: bounded, and never closed under a live run.
+"""A bounded cache of idle agents for the next turn; never closes an agent under a live run.
 
-An agent holds a database handle and a memory provider's uncommitted turns, so it cannot just be
-dropped: an eviction commits first, then closes. Victims are chosen under the cache's lock, and
-committed and closed outside it; who is live is asked before that lock is taken, and once more
-after it, never inside. That is enough for a run that registers as live *before* it asks for its
-agent: either the second look sees the run, or the run no longer finds the agent.
+An agent holds a database handle and a memory provider's uncommitted turns, so eviction commits
+first, then closes. Victims are chosen under the cache's lock, and committed and closed outside it.
+The set of live sessions is read before that lock is taken, and once more after it, never inside.
+That is enough for a run that registers as live *before* it gets its agent: either the second read
+includes the run, or the run no longer finds the agent.
 
-An agent can come back while it is let go, put by a run that had got it before, and then be a victim
-a second time. So whoever takes an agent out *claims* it, and only the latest claim may close it.
+An agent can come back during its eviction, put by a run that had got it before, and be evicted a
+second time. So an eviction *claims* the agent, and only the latest claim may close it.
 
-An agent that is evicted under a live run *leaves* when that is over. One whose provider failed is
-kept *aside*, and closed by a later eviction, once its session is clean and idle.
+An agent that is evicted under a live run is *leaving* until that run is over. An agent whose
+provider failed is put *aside*, and a later eviction closes it once its session is clean and idle.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ COMMIT_PATIENCE_S = 30.0
 
 
 class CachedAgent(MemoryAgent, Protocol):
-    """What the cache needs of an agent."""
+    """What the cache needs from an agent."""
 
     def close(self) -> None:
         """Close the agent's database handle."""
         ...
 
 
-Victim = tuple[str, CachedAgent]  # a session, and the agent that it loses
+Victim = tuple[str, CachedAgent]  # a session, and its evicted agent
 
 
 class AgentCache:
-    """At most `cap` idle agents, one a session; the least recently used goes first."""
+    """At most `cap` idle agents, one per session; the least recently used is evicted first."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class AgentCache:
         *,
         cap: int | None = None,
     ) -> None:
-        """`live_sessions` names the sessions with a run now; it may take locks of its own.
+        """`live_sessions` returns the sessions that have a run; it may take locks of its own.
 
         `cap` defaults to HERMES_WEBUI_AGENT_CACHE_MAX, and that to 25.
         """
@@ -63,7 +63,7 @@ class AgentCache:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Number of agents kept for a next turn."""
+        """Number of cached agents."""
         return len(self._agents)
 
     def get(self, sid: str) -> CachedAgent | None:
@@ -75,21 +75,21 @@ class AgentCache:
             return agent
 
     def put(self, sid: str, agent: CachedAgent) -> None:
-        """Keep the session's agent, and evict whoever no longer fits, a predecessor included."""
+        """Cache the session's agent; evict a replaced agent and those above the cap."""
         with self._lock:
             before = self._agents.get(sid)
             replaced = [] if before is None or before is agent else [self._claimed(sid, before)]
             self._agents[sid] = agent
             self._agents.move_to_end(sid)
             self._claims.pop(id(agent), None)
-            for kept in (self._leaving, self._aside):
-                kept[:] = [victim for victim in kept if victim[1] is not agent]
+            for victims in (self._leaving, self._aside):
+                victims[:] = [victim for victim in victims if victim[1] is not agent]
             self._lifecycle.register_agent(sid, agent)
         self._retire(replaced)
         self.shrink()
 
     def shrink(self) -> None:
-        """Evict idle agents until the cap is kept; live ones stay, and leave later."""
+        """Evict idle agents down to the cap; agents of live runs are evicted later."""
         live = self._live_sessions()
         with self._lock:
             excess = max(0, len(self._agents) - self.cap)
@@ -102,7 +102,7 @@ class AgentCache:
         self._close(aside)
 
     def evict(self, sid: str) -> None:
-        """Let the session's agent go: at once if it is idle, else when its run is over."""
+        """Evict the session's agent: at once if it is idle, else when its run is over."""
         with self._lock:
             agent = self._agents.pop(sid, None)
             victims = [] if agent is None else [self._claimed(sid, agent)]
@@ -118,41 +118,41 @@ class AgentCache:
         }
 
     def _claimed(self, sid: str, agent: CachedAgent) -> Victim:
-        """Claim an agent that leaves the cache; whoever did before lets it be. Under the lock."""
+        """Claim an agent that leaves the cache; voids an earlier claim. Under the lock."""
         victim = self._claims[id(agent)] = (sid, agent)
         return victim
 
     def _retire(self, victims: Sequence[Victim]) -> None:
-        """Commit and close agents that have left the cache, but for those of a live run."""
+        """Commit and close agents that have left the cache, except those of a live run."""
         live = self._live_sessions() if victims else frozenset()
         idle = [victim for victim in victims if victim[0] not in live]
-        self._keep(self._leaving, [victim for victim in victims if victim[0] in live])
+        self._defer(self._leaving, [victim for victim in victims if victim[0] in live])
         for sid, _ in idle:
             self._commit(sid)
         self._close(idle)
 
     def _commit(self, sid: str) -> None:
-        """Flush all that the session has, waiting for a commit in flight."""
+        """Commit all of the session's turns, waiting for a commit in flight."""
         while self._lifecycle.commit_session_memory(sid, wait=True, timeout=COMMIT_PATIENCE_S):
             pass
 
     def _close(self, victims: Sequence[Victim]) -> None:
-        """Close the agents of clean and idle sessions, and keep the others aside."""
+        """Close the agents of clean and idle sessions, and put the others aside."""
         live = self._live_sessions() if victims else frozenset()
         for victim in victims:
             sid, agent = victim
             if sid in live or self._lifecycle.has_uncommitted_work(sid):
-                self._keep(self._aside, [victim])
-            elif self._let_go(victim):
+                self._defer(self._aside, [victim])
+            elif self._release(victim):
                 agent.close()
 
-    def _keep(self, where: list[Victim], victims: Sequence[Victim]) -> None:
-        """Keep agents for later, but for those that came back, or are another's, meanwhile."""
+    def _defer(self, where: list[Victim], victims: Sequence[Victim]) -> None:
+        """Close these agents later, except those that came back or were claimed anew."""
         with self._lock:
             where += [victim for victim in victims if self._claims.get(id(victim[1])) is victim]
 
-    def _let_go(self, victim: Victim) -> bool:
-        """Drop the lifecycle's entry, unless the session has an agent; False if it is not ours."""
+    def _release(self, victim: Victim) -> bool:
+        """Drop the lifecycle's entry unless the session has an agent; False for a void claim."""
         sid, agent = victim
         with self._lock:
             if self._claims.get(id(agent)) is not victim:

@@ -1,12 +1,12 @@
-"""When a session's memory is extracted, and by whom: no turn forgotten, none committed twice.
+"""The memory lifecycle: each completed turn is committed once, by the agent that owns it.
 
 A memory provider learns from a session only when its agent's `commit_memory_session()` is called.
-Sessions are reopened, agents replaced and evicted, and providers fail, so the lifecycle remembers
+Sessions are reopened, agents are replaced and evicted, and providers fail, so the lifecycle records
 for each session which completed turns are not committed yet, and which agent owns them.
 
-Turns are counted by a monotonic *generation*. The generations that are not committed yet are
-covered by ordered *segments*, each with one owner; a commit hands exactly the oldest segment to
-its owner. Everything is guarded by one condition, which is never held while a provider runs.
+A monotonic *generation* counts the turns. Uncommitted generations are covered by ordered
+*segments*, each with one owner; a commit passes exactly the oldest segment to its owner. One
+condition guards everything, and it is never held while a provider runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DRAIN_WORKERS_MAX = 8
 
 
 class MemoryAgent(Protocol):
-    """What the lifecycle needs of an agent."""
+    """What the lifecycle needs from an agent."""
 
     def commit_memory_session(self) -> None:
         """Extract the session's memory; may be slow, and may raise anything."""
@@ -34,7 +34,7 @@ class MemoryAgent(Protocol):
 
 @dataclass(slots=True)
 class Segment:
-    """Completed turns `start` to `end`, both included, that one agent owns (None: nobody yet)."""
+    """Completed turns `start` to `end`, inclusive, owned by one agent (None: not owned yet)."""
 
     start: int
     end: int
@@ -43,7 +43,7 @@ class Segment:
 
 @dataclass(slots=True)
 class Entry:
-    """One session: turns completed, turns committed, and what lies between the two."""
+    """One session: number of completed and of committed turns, and the segments between."""
 
     agent: MemoryAgent | None = None
     generation: int = 0
@@ -67,7 +67,7 @@ class Entry:
         return self.generation
 
     def settle(self, end: int) -> None:
-        """Forget what a commit that captured generations up to `end` has taken care of."""
+        """Drop what a commit covers that captured generations up to `end`."""
         self.committed_generation = max(self.committed_generation, end)
         while self.segments and self.segments[0].end <= self.committed_generation:
             self.segments.popleft()
@@ -85,20 +85,20 @@ class Lifecycle:
         return len(self._entries)
 
     def register_agent(self, sid: str, agent: MemoryAgent) -> None:
-        """Make `agent` the owner of turns to come; turns that have an owner keep it."""
+        """Make `agent` the owner of later turns; turns that have an owner keep it."""
         if not sid:
             return
         with self._changed:
             self._entries.setdefault(sid, Entry()).agent = agent
 
     def unregister_agent(self, sid: str) -> None:
-        """Turns to come have no owner; turns that have one keep it."""
+        """Leave later turns without an owner; turns that have one keep it."""
         with self._changed:
             if entry := self._entries.get(sid):
                 entry.agent = None
 
     def discard_session(self, sid: str) -> bool:
-        """Drop the session's entry, and say whether it is gone: never while work waits in it."""
+        """Drop the session's entry, unless it has uncommitted work; returns whether it is gone."""
         if not sid:
             return False
         with self._changed:
@@ -111,7 +111,7 @@ class Lifecycle:
             return True
 
     def mark_turn_completed(self, sid: str, *, agent: MemoryAgent | None = None) -> int:
-        """Count a completed turn and return how many there are; commits nothing.
+        """Count a completed turn and return the number of turns; commits nothing.
 
         `agent`, where given, becomes the session's current agent and owns the turn.
         """
@@ -137,12 +137,12 @@ class Lifecycle:
         wait: bool = False,
         timeout: float | None = None,
     ) -> bool:
-        """Hand the oldest segment to its owner, and return whether the owner took it.
+        """Pass the oldest segment to its owner, and return whether the owner committed it.
 
-        A segment without an owner adopts `agent`, else the session's current agent, and keeps it.
-        While another commit of the session is in flight this returns False at once or, with
-        `wait`, waits for it, at most `timeout` seconds. Whatever the provider raises, its segment
-        stays for a later try; only a KeyboardInterrupt, which is not its own, travels on.
+        A segment without an owner gets `agent`, else the session's current agent, for good. While
+        another commit of the session is in flight this returns False at once or, with `wait`, waits
+        for it, at most `timeout` seconds. If the provider raises anything, its segment stays for a
+        later try; only a KeyboardInterrupt, which is not the provider's own, propagates.
         """
         if not sid:
             return False
@@ -166,7 +166,7 @@ class Lifecycle:
         except KeyboardInterrupt:
             raise
         except BaseException:  # a provider that exits must not wedge the session
-            log.exception("session %s: the provider failed; its turns are kept", sid)
+            log.exception("session %s: the provider failed; its turns stay uncommitted", sid)
         finally:
             with self._changed:
                 entry.in_flight = False
@@ -176,7 +176,7 @@ class Lifecycle:
         return committed
 
     def _take_turn(self, sid: str, patience_s: float | None) -> Entry | None:
-        """Wait until no commit of the session is in flight. None: no such session, or too late."""
+        """Wait until no commit of the session is in flight. None: unknown session, or timeout."""
 
         def is_free() -> bool:
             entry = self._entries.get(sid)
@@ -189,8 +189,8 @@ class Lifecycle:
     def drain_all_on_shutdown(self, deadline: float = 30.0) -> None:
         """Commit every dirty session, registered or not, in at most `deadline` seconds.
 
-        Waits for commits in flight first, goes over the sessions until a pass makes no progress,
-        and leaves a provider that hangs behind on a daemon thread.
+        Waits for commits in flight first, and passes over the sessions until a pass makes no
+        progress. A provider that hangs stays behind on a daemon thread.
         """
         ends_at = time.monotonic() + deadline
         while sids := self._dirty_sessions():
@@ -205,7 +205,7 @@ class Lifecycle:
 
 
 class _Flush:
-    """One pass over dirty sessions. A provider that hangs holds up one worker, not the pass."""
+    """One pass over dirty sessions. A hanging provider blocks one worker, not the pass."""
 
     def __init__(self, lifecycle: Lifecycle, sids: Iterable[str], ends_at: float) -> None:
         self.made_progress = False
@@ -214,7 +214,7 @@ class _Flush:
         self._ends_at = ends_at
 
     def run(self) -> None:
-        """Commit until every session is clean or refuses, or time is up."""
+        """Commit until every session is clean or refuses, or the deadline is over."""
         count = min(len(self._waiting), DRAIN_WORKERS_MAX)
         workers = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
         for worker in workers:

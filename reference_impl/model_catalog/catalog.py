@@ -1,8 +1,8 @@
-"""The model catalog: what is shown comes from memory, disk or this file, never from the network.
+"""The model catalog: reads come from memory, disk or constants, never from the network.
 
-Asking the providers is a thing of its own, `rebuilt`: one at a time, and nobody waits for it for
-longer than the budget. Its answer is kept under a fingerprint of what config and auth *mean*, so a
-token that is renewed changes nothing and a provider that is added does.
+`rebuilt` queries the providers: one query at a time, and no caller waits longer than the budget.
+The result is cached under a fingerprint of the *meaning* of config and auth, so a renewed token
+changes nothing and an added provider does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BUDGET_S = 4.0
 TTL_S = 86_400.0
 _SCHEMA_VERSION = 3
 
-# What changes by itself while the auth store means the same.
+# Fields that change while the auth store keeps its meaning.
 VOLATILE_KEYS = frozenset(
     {
         "access_token",
@@ -65,7 +65,7 @@ def catalog_of(provider: str, *models: str) -> Catalog:
 
 
 def fingerprint(config: str, auth: str) -> Fingerprint:
-    """What two files mean. A missing one is marked; one that cannot be read counts by its stat."""
+    """Digests of two files' meaning. A missing file is marked; an unreadable one counts by stat."""
     return {"config": _mark(config, bytes), "auth": _mark(auth, _lasting)}
 
 
@@ -84,7 +84,7 @@ def _mark(path: str, meaning: Callable[[bytes], bytes]) -> Mapping[str, Any]:
 
 
 def _lasting(data: bytes) -> bytes:
-    """Leave out what is volatile, however deep it is. Raises ValueError for no JSON."""
+    """Leave out volatile fields at any depth. Raises ValueError for invalid JSON."""
 
     def lasting(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return {name: value for name, value in pairs if name not in VOLATILE_KEYS}
@@ -93,11 +93,11 @@ def _lasting(data: bytes) -> bytes:
 
 
 @dataclass(slots=True)
-class _Flight:
-    """One rebuild that is under way."""
+class _Rebuild:
+    """One rebuild in progress."""
 
     ends_at: float
-    landed: threading.Event
+    finished: threading.Event
 
 
 class ModelCatalog:
@@ -112,7 +112,7 @@ class ModelCatalog:
         budget_s: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`fetch` asks the providers; it may be slow, but must end. `minimal` is always true.
+        """`fetch` queries the providers; it may be slow, but must end. `minimal` is always valid.
 
         `budget_s` defaults to HERMES_WEBUI_MODELS_REBUILD_BUDGET, and that to 4 s.
         """
@@ -124,94 +124,97 @@ class ModelCatalog:
         self._budget_s = budget_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._flight: _Flight | None = None
-        self._kept: Mapping[str, Any] = {}
+        self._rebuild: _Rebuild | None = None
+        self._cached: Mapping[str, Any] = {}
 
     def fingerprint(self) -> Fingerprint:
-        """What config and auth mean now."""
+        """The fingerprint of config and auth now."""
         return fingerprint(self._at("config.yaml"), self._at("auth.json"))
 
     def shown(self) -> Catalog:
-        """What is known now, or the minimal catalog; never empty, never from the network."""
+        """The cached catalog, or the minimal one; never empty, never from the network."""
         return self._known(self.fingerprint()) or self._minimal
 
     def rebuilt(self) -> Catalog:
-        """What is known, or else what the providers say, if they say it within the budget.
+        """The cached catalog, or else the providers' answer if it comes within the budget.
 
-        A rebuild that is under way is joined, for what is left of its budget; its answer is kept
-        even if it comes too late for whoever waits now.
+        A rebuild in progress is joined, for the rest of its budget; its result is cached even if it
+        comes too late for the present callers.
         """
         sources = self.fingerprint()
         known = self._known(sources)
         if known is not None:
             return known
-        flight = self._joined(sources)
-        if flight is not None:
-            flight.landed.wait(max(0.0, flight.ends_at - time.monotonic()))
+        rebuild = self._join_rebuild(sources)
+        if rebuild is not None:
+            rebuild.finished.wait(max(0.0, rebuild.ends_at - time.monotonic()))
         return self._known(sources) or self._minimal
 
     def gauges(self) -> dict[str, int]:
-        """Whether a catalog is kept, and whether a rebuild is under way."""
-        return {"catalogs_kept": int(bool(self._kept)), "catalog_flights": int(bool(self._flight))}
+        """Whether a catalog is cached, and whether a rebuild is in progress."""
+        return {
+            "catalogs_kept": int(bool(self._cached)),
+            "catalog_flights": int(bool(self._rebuild)),
+        }
 
-    def _joined(self, sources: Fingerprint) -> _Flight | None:
-        """The rebuild that is under way, or a new one; None if one has landed meanwhile."""
+    def _join_rebuild(self, sources: Fingerprint) -> _Rebuild | None:
+        """The rebuild in progress, or a new one; None if one has finished meanwhile."""
         with self._lock:
-            if self._flight is None and self._known(sources) is None:
-                flight = _Flight(time.monotonic() + self._budget_s, threading.Event())
-                act = partial(self._fly, flight, sources)
+            if self._rebuild is None and self._known(sources) is None:
+                rebuild = _Rebuild(time.monotonic() + self._budget_s, threading.Event())
+                act = partial(self._run_rebuild, rebuild, sources)
                 threading.Thread(target=act, name="catalog", daemon=True).start()
-                self._flight = flight
-            return self._flight
+                self._rebuild = rebuild
+            return self._rebuild
 
-    def _fly(self, flight: _Flight, sources: Fingerprint) -> None:
+    def _run_rebuild(self, rebuild: _Rebuild, sources: Fingerprint) -> None:
         try:
             catalog = self._fetch()
             if _is_catalog(catalog):
-                self._keep(catalog, sources)
+                self._cache(catalog, sources)
             else:
-                log.warning("the providers gave an empty catalog, which is not kept")
-        except BaseException:  # the thread ends here in any case, and the flight with it
+                log.warning("the providers returned an empty catalog, which is not cached")
+        except BaseException:  # the thread ends here in any case, and the rebuild with it
             log.exception("the catalog could not be rebuilt")
         finally:
             with self._lock:
-                self._flight = None
-            flight.landed.set()
+                self._rebuild = None
+            rebuild.finished.set()
 
-    def _keep(self, catalog: Catalog, sources: Fingerprint) -> None:
-        self._kept = {
+    def _cache(self, catalog: Catalog, sources: Fingerprint) -> None:
+        self._cached = {
             "_schema_version": _SCHEMA_VERSION,
             "_source_fingerprint": sources,
             "saved_at": self._clock(),
             "catalog": catalog,
         }
         try:
-            files.put_lightly(self._cache_path, json.dumps(self._kept).encode())
+            files.put_unsynced(self._cache_path, json.dumps(self._cached).encode())
         except OSError as error:
-            log.warning("%s: the catalog is kept in memory only: %s", self._cache_path, error)
+            log.warning("%s: the catalog is cached in memory only: %s", self._cache_path, error)
 
     def _known(self, sources: Fingerprint) -> Catalog | None:
-        """The catalog that was kept for these sources, if it is young enough."""
-        kept = self._kept
-        if not self._is_valid(kept, sources):
+        """The catalog cached for these sources, if it has not expired."""
+        cached = self._cached
+        if not self._is_valid(cached, sources):
             try:
-                kept = json.loads(files.read_whole(self._cache_path))
+                cached = json.loads(files.read_whole(self._cache_path))
             except (OSError, ValueError, RecursionError):
                 return None
-            if not self._is_valid(kept, sources):
+            if not self._is_valid(cached, sources):
                 return None
-            self._kept = kept
-        catalog: Catalog = kept["catalog"]
+            self._cached = cached
+        catalog: Catalog = cached["catalog"]
         return catalog
 
-    def _is_valid(self, kept: Any, sources: Fingerprint) -> bool:
+    def _is_valid(self, cached: Any, sources: Fingerprint) -> bool:
         return (
-            isinstance(kept, dict)
-            and kept.get("_schema_version") == _SCHEMA_VERSION
-            and kept.get("_source_fingerprint") == sources
-            and isinstance(kept.get("saved_at"), (int, float))
-            and 0 <= self._clock() - kept["saved_at"] < TTL_S
-            and _is_catalog(kept.get("catalog"))
+            isinstance(cached, dict)
+            and cached.get("_schema_version") == _SCHEMA_VERSION
+            and cached.get("_source_fingerprint") == sources
+            and isinstance(cached.get("saved_at"), (int, float))
+            and 0 <= self._clock() - cached["saved_at"] < TTL_S
+            and _is_catalog(cached.get("catalog"))
         )
 
     @property

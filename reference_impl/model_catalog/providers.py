@@ -1,6 +1,6 @@
-"""Which models there are to choose from: the scripted agent, or what a provider says by HTTP.
+"""The models to choose from: the scripted agent, or a provider's list over HTTP.
 
-Its address is in HERMES_WEBUI_MODELS_URL, and it says `{"provider": NAME, "models": [NAME, ...]}`.
+HERMES_WEBUI_MODELS_URL is its address; it returns `{"provider": NAME, "models": [NAME, ...]}`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SCRIPTED = catalog_of("scripted", "scripted-agent")
 
 
 def offered_models() -> Catalog:
-    """Ask the provider, if there is one; may take a while. Raises OSError, ValueError, KeyError."""
+    """Query the provider, if one is set; may be slow. Raises OSError, ValueError, KeyError."""
     url = os.environ.get("HERMES_WEBUI_MODELS_URL")
     if not url:
         return SCRIPTED

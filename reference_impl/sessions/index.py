@@ -1,9 +1,9 @@
-"""The index of sessions: one row of metadata each, newest first, in `_index.json`.
+"""The session index: one row of metadata per session, newest first, in `_index.json`.
 
-Everything in it can be read from the sidecars' heads, so they win: a row is never computed, only
-read again. It is written under a lock that all processes share, but it is not synced; after a
-crash, start-up recovery rebuilds it. What could not be written is remembered, and written with the
-next row. Messages are never parsed here.
+Everything in it comes from the heads of the sidecars, so the sidecars win: a row is never computed,
+only read again. The index is written under a lock that all processes share, but it is not synced;
+start-up recovery rebuilds it after a crash. A row that could not be written is remembered and
+written with the next one. Messages are never parsed here.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class SessionIndex:
     """The rows of one folder's sessions."""
 
     def __init__(self, session_files: SessionFiles) -> None:
-        """Read nothing yet."""
+        """Do not read yet."""
         self._files = session_files
         self._lock = session_files.index_lock
-        self._kept = IndexFiles(session_files.folder)
+        self._index_files = IndexFiles(session_files.folder)
         self._rows: dict[str, Row] = {}
         self._lines: dict[str, bytes] = {}
         self._overdue: set[str] = set()
-        self._turn = threading.Lock()  # of our threads that write; taken before the other one
+        self._turn = threading.Lock()  # for this store's writing threads; taken before `_lock`
         self.newest_at = 0.0  # the latest `updated_at` that any row ever had
 
     def __len__(self) -> int:
@@ -41,21 +41,21 @@ class SessionIndex:
         """All rows, newest first; exactly one for each sidecar. Raises LockBusyError, OSError."""
         with self._written():
             on_disk = self._files.live_ids()
-            with suppress(OSError):  # a full disk is no reason not to answer
+            with suppress(OSError):  # reading works on a full disk too
                 self._reread(on_disk ^ self._rows.keys())
             return tuple(self._sorted())
 
     def row(self, session_id: str) -> Row | None:
-        """One session's row, as it was last written. Raises LockBusyError, OSError."""
+        """One session's row, as last written. Raises LockBusyError, OSError."""
         with self._lock.held():
             self._load()
             return self._rows.get(session_id)
 
     def refresh(self, session_id: str) -> None:
-        """Read one session's head again: it was saved, or deleted, or nobody knows.
+        """Read one session's head again after a save, a deletion or a failed write.
 
-        Never raises for want of a disk or a lock: the sidecar is safe, and its row can wait. Who
-        comes while another one is at it waits, and then one of those who wait does it for all.
+        Never raises because of the disk or the lock: the sidecar is safe, and its row can wait.
+        Concurrent callers wait for each other, and the next one writes the rows of all of them.
         """
         self._overdue.add(session_id)
         with suppress(OSError, files.LockBusyError), self._in_turn():
@@ -65,16 +65,16 @@ class SessionIndex:
                     self._reread()
 
     def rebuild(self) -> None:
-        """Trust no row, and read every head again. Raises LockBusyError, OSError."""
+        """Read every head again, whatever the rows are. Raises LockBusyError, OSError."""
         with self._written():
             for name in files.names(self._files.folder):
                 if name.startswith("_index.tmp."):  # we hold the lock, so its writer is dead
                     files.remove(os.path.join(self._files.folder, name))
-            self._kept.is_due = True  # even if every row is still right
+            self._index_files.is_due = True  # even if every row is still right
             self._reread(self._files.live_ids() | self._rows.keys())
 
     def differences(self) -> tuple[set[str], set[str]]:
-        """Ids of rows without a sidecar, and of sidecars without a row, before they are healed."""
+        """Ids of rows without a sidecar, and of sidecars without a row, before any repair."""
         with self._lock.held():
             self._load()
             on_disk = self._files.live_ids()
@@ -82,7 +82,7 @@ class SessionIndex:
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
-        """Be the one of our threads that writes. Raises LockBusyError."""
+        """Hold the lock among this store's writing threads. Raises LockBusyError."""
         if not self._turn.acquire(timeout=self._lock.patience_s):
             raise files.LockBusyError(f"the index was busy for {self._lock.patience_s} s")
         try:
@@ -92,17 +92,17 @@ class SessionIndex:
 
     @contextmanager
     def _written(self) -> Iterator[None]:
-        """Be the only one of all who writes, and know what is there. Raises LockBusyError."""
+        """Hold both locks, with the current rows loaded. Raises LockBusyError."""
         with self._in_turn(), self._lock.held():
             self._load()
             yield
 
     def _load(self) -> None:
-        """Make the rows those of the files, where somebody else has written or damaged them."""
+        """Load the rows from the files, if another writer changed or damaged them."""
         try:
-            news = self._kept.read()
+            news = self._index_files.read()
         except (FileNotFoundError, SessionError, ValueError, RecursionError):
-            self._take({})  # what is not there is missing in `rows`, and read again
+            self._take({})  # `rows` finds the missing ones and reads them again
             self._overdue |= self._files.live_ids()
             return
         if news.whole is not None:
@@ -116,16 +116,16 @@ class SessionIndex:
         self.newest_at = max([self.newest_at, *(row["updated_at"] for row in rows.values())])
 
     def _reread(self, session_ids: Iterable[str] = ()) -> None:
-        """Take these rows and the overdue ones from the sidecars, and write what that changed."""
-        # Overdue no more before they are read: whoever saves meanwhile makes them so again.
+        """Read these and the overdue rows from the sidecars, and write the changes."""
+        # Cleared before they are read: a concurrent save makes its row overdue again.
         overdue = [self._overdue.pop() for _ in range(len(self._overdue))]
         before = {sid: self._rows.get(sid) for sid in (*session_ids, *overdue)}
         try:
             for sid in before:
                 self._set(sid, self._row_on_disk(sid))
             changes = {sid: row for sid in before if (row := self._rows.get(sid)) != before[sid]}
-            if (changes or self._kept.is_due) and not self._kept.note(changes):
-                self._kept.replace(self._line(row) for row in self._sorted())
+            if (changes or self._index_files.is_due) and not self._index_files.note(changes):
+                self._index_files.replace(self._line(row) for row in self._sorted())
         except BaseException:
             self._overdue.update(before)
             raise
@@ -136,7 +136,7 @@ class SessionIndex:
         except UnknownSessionError:
             return None
         except (SidecarDamagedError, OSError):
-            return self._rows.get(session_id)  # the last good one is still the best that is known
+            return self._rows.get(session_id)  # the last valid row is the best one known
 
     def _set(self, session_id: str, row: Row | None) -> None:
         self._rows.pop(session_id, None)

@@ -1,9 +1,10 @@
-"""The index's two files: the whole list, for anybody to read, and a log of what changed since.
+"""The two files of the index: the whole list, and a log of the changes since it was written.
 
-To replace a long list for every save would take longer than the save. So a change of a long list is
-a line in the log, until the log is a fair part of the list; then the list is replaced, and the log
-counts no more, because it names the very list that it goes on from. Neither is synced: both can be
-read from the sidecars again. Knows no sidecars; its caller holds the index's lock.
+Replacing a long list at every save would take longer than the save. So a change of a long list is a
+line in the log, until the log is a fair part of the list; then the list is replaced. The log's
+first line names the list that it continues, so a log of a replaced list is ignored. Neither file is
+synced: both can be read from the sidecars again. Knows no sidecars; the caller holds the index
+lock.
 """
 
 from __future__ import annotations
@@ -20,34 +21,34 @@ from reference_impl.storage import files
 
 Row = Mapping[str, Any]
 
-SHORT_BYTES = 1 << 16  # a list up to here is replaced as quickly as it is logged
-LOG_SHARE_MAX = 1 / 16  # of the list: so replacing costs little a save, however long it is
+SHORT_BYTES = 1 << 16  # a list up to this size is replaced as quickly as a change is logged
+LOG_SHARE_MAX = 1 / 16  # of the list: so replacing costs little per save, for any length
 
 
 class News(NamedTuple):
-    """What somebody else wrote: the whole list, if it was replaced, and then rows, None if gone."""
+    """Changes by other writers: the whole list if it was replaced, then rows (None: deleted)."""
 
     whole: dict[str, Row] | None
     changes: list[tuple[str, Row | None]]
 
 
 class IndexFiles:
-    """`_index.json` and `_index.log` of one folder, as far as we have read them."""
+    """`_index.json` and `_index.log` of one folder, up to the position read so far."""
 
     def __init__(self, folder: str) -> None:
-        """Read nothing yet."""
+        """Do not read yet."""
         self._list = os.path.join(folder, "_index.json")
         self._log = os.path.join(folder, "_index.log")
         self._signature: tuple[int, int, int] | None = None
-        self._read_to = 0  # in the log
-        self.is_due = True  # for being replaced, because what there is cannot be gone on from
+        self._read_to = 0  # position in the log
+        self.is_due = True  # to be replaced, because the files on disk cannot be continued
 
     def read(self) -> News:
-        """What is new. Raises OSError, and SessionError or ValueError for what is no index."""
+        """Read what is new. Raises OSError, and SessionError or ValueError for an invalid index."""
         signature = files.signature(self._list)
         if signature is None:
             self.is_due = True
-            raise FileNotFoundError(f"{self._list}: there is none")
+            raise FileNotFoundError(f"{self._list}: the index is missing")
         whole = None
         if signature != self._signature:
             self._signature, self._read_to, self.is_due = signature, 0, True
@@ -65,7 +66,7 @@ class IndexFiles:
             return []
         news = files.read_from(self._log, self._read_to)
         if not self._read_to and not news.startswith(self._head()):
-            return []  # of a list that was replaced since
+            return []  # it continues a list that was replaced since
         if not news.endswith(b"\n"):
             raise SessionError(f"{self._log}: its last change is cut short")
         lines = news.splitlines()[0 if self._read_to else 1 :]
@@ -73,8 +74,8 @@ class IndexFiles:
         return [_change(line) for line in lines]
 
     def replace(self, lines: Iterable[bytes]) -> None:
-        """Make this the whole list. Raises OSError; then nothing has changed."""
-        files.put_lightly(self._list, b"[\n" + b",\n".join(lines) + b"\n]\n")
+        """Replace the whole list. Raises OSError; then nothing has changed."""
+        files.put_unsynced(self._list, b"[\n" + b",\n".join(lines) + b"\n]\n")
         self._signature = files.signature(self._list)
         self._read_to, self.is_due = 0, False
         with suppress(OSError):
@@ -90,18 +91,18 @@ class IndexFiles:
             return False
         try:
             if self._read_to:
-                files.append_lightly(self._log, data)
+                files.append_unsynced(self._log, data)
             else:
                 data = self._head() + data
-                files.put_lightly(self._log, data)
+                files.put_unsynced(self._log, data)
         except OSError:
-            self.is_due = True  # nobody knows how much of it is there
+            self.is_due = True  # a part of the data may have been written
             raise
         self._read_to += len(data)
         return True
 
     def _head(self) -> bytes:
-        """The log's first line: the list that it goes on from."""
+        """The log's first line: the signature of the list that it continues."""
         return json.dumps(self._signature).encode() + b"\n"
 
 
@@ -111,11 +112,11 @@ def _change(line: bytes) -> tuple[str, Row | None]:
             return checked_id(sid), None
         case [sid, row]:
             return checked_id(sid), _checked(row)
-    raise SessionError(f"no change of the index: {line!r:.80}")
+    raise SessionError(f"not a change of the index: {line!r:.80}")
 
 
 def _parsed(data: bytes) -> dict[str, Row]:
-    """Read a list's text. Raises SessionError or ValueError for what is not rows of sessions."""
+    """Parse the list's text. Raises SessionError or ValueError for anything but session rows."""
     rows = json.loads(data)
     if not isinstance(rows, list):
         raise SessionError(f"the index is a {type(rows).__name__}, not a list")
@@ -123,13 +124,13 @@ def _parsed(data: bytes) -> dict[str, Row]:
     for row in rows:
         sid = _checked(row)["session_id"]
         if sid in parsed:
-            raise SessionError(f"{sid} is in the index twice")
+            raise SessionError(f"session {sid} is in the index twice")
         parsed[sid] = row
     return parsed
 
 
 def _checked(row: Any) -> Row:
     if not isinstance(row, dict) or not isinstance(row.get("updated_at"), (int, float)):
-        raise SessionError(f"no row of the index: {row!r:.80}")
+        raise SessionError(f"not a row of the index: {row!r:.80}")
     checked_id(row.get("session_id"))
     return row

@@ -1,8 +1,8 @@
-"""Start-up recovery: what nobody meant to lose comes back, what the user removed stays gone.
+"""Start-up recovery: restores accidentally lost messages, and leaves removed ones removed.
 
-For each session one function looks at what is there and decides; the audit reports its decision,
-recovery carries it out. Both are safe to repeat, and one bad file never stops either. Recovery is
-maintenance: it moves neither the time nor the order of activity.
+One function examines each session and decides; the audit reports the decision, recovery carries it
+out. Both can be repeated safely, and one bad file never stops either. Recovery is maintenance: it
+changes neither time nor order of activity.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reference_impl.storage.files import LockBusyError
 
 
 class Kind(StrEnum):
-    """What can be wrong with a session's files, or its row in the index."""
+    """Defects of a session's files, or of its row in the index."""
 
     SHRUNKEN_LIVE = "shrunken_live"
     UNREADABLE_LIVE = "unreadable_live"
@@ -31,9 +31,9 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, and whether recovery makes it right or a person has to look.
+    """One defect, and whether recovery repairs it or a person has to look.
 
-    Counts of messages are -1 for a file that cannot be read, and None for one that is not there.
+    Message counts are -1 for a file that cannot be read, and None for a missing one.
     """
 
     session_id: str
@@ -46,7 +46,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What a recovery did: how many sessions it passed, what it found, and whom it restored."""
+    """The result of a recovery: sessions scanned, findings, and ids of restored sessions."""
 
     scanned: int
     findings: tuple[Finding, ...]
@@ -55,13 +55,13 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What is wrong now, before anybody makes it right."""
+    """Defects found without repairing them."""
 
     findings: tuple[Finding, ...]
 
     @property
     def status(self) -> str:
-        """Sum it up: "ok", "warn" where recovery makes it right, or "needs_manual_review"."""
+        """Summary: "ok", "warn" if recovery repairs everything, or "needs_manual_review"."""
         if not self.findings:
             return "ok"
         repairable = all(finding.is_repairable for finding in self.findings)
@@ -69,10 +69,10 @@ class Audit:
 
 
 def recover_all(store: SessionStore) -> Recovery:
-    """Restore what shrank unasked or cannot be read, sweep up, and rebuild the index.
+    """Restore sessions that shrank unintentionally or cannot be read, and rebuild the index.
 
-    Parses only sessions that have a backup, so it is quick for many. Raises LockBusyError or
-    OSError only where the folder or the index cannot be had at all.
+    Parses only sessions that have a backup, so it is quick for many. Also removes leftover files.
+    Raises LockBusyError or OSError only where the folder or the index cannot be read at all.
     """
     rows = {row["session_id"]: row for row in store.rows()}
     suspects = store.files.backed_up_ids() | store.files.unfinished_ids()
@@ -96,7 +96,7 @@ def recover_all(store: SessionStore) -> Recovery:
 
 
 def audit(store: SessionStore) -> Audit:
-    """Look at every session, and change nothing. Raises LockBusyError, OSError as recovery does."""
+    """Examine every session, and change nothing. Raises LockBusyError, OSError as recovery does."""
     ghosts, missing = store.index.differences()
     findings: list[Finding | None] = [
         *(Finding(sid, Kind.INDEX_MISSING_FILE, is_repairable=True) for sid in sorted(ghosts)),
@@ -125,7 +125,7 @@ def _diagnose(
         live = session_files.live(sid)
     except UnknownSessionError:
         if backup_messages is None:
-            return None, None  # its first save was never finished, so never acknowledged
+            return None, None  # its first save never finished, so it was never acknowledged
         kind = Kind.ORPHAN_BACKUP if remedy else Kind.MALFORMED_ORPHAN_BACKUP
     except SidecarDamagedError as error:
         kind, live_messages, damage = Kind.UNREADABLE_LIVE, -1, str(error)
@@ -140,7 +140,7 @@ def _diagnose(
 
 
 def _salvaged(backup: Session, row: Row | None) -> Session:
-    """What a backup gives back, under the newer title and time that the index still knows."""
+    """A backup's content, with a newer title and time if the index still has them."""
     session = backup.salvaged()
     if row is not None:
         session = replace(session, title=row["title"], updated_at=row["updated_at"])

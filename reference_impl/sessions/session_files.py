@@ -1,14 +1,14 @@
-"""The folder of sessions: which files belong to a session, and how they are read and replaced.
+"""The files of the session folder: which belong to a session, and how they are read and replaced.
 
-Knows nothing of versions, caches or what a shrink means. Whoever writes holds the session's lock;
-reading needs none, because files are only ever replaced whole.
+Knows nothing of versions, caches or the meaning of a shrink. A writer holds the session's lock;
+readers need none, because files are only ever replaced whole.
 
     <sid>.json              the sidecar
-    <sid>.json.bak          the backup: what an unasked shrink took away
+    <sid>.json.bak          the backup: messages that an unintentional shrink removed
     <sid>.json.damaged      a sidecar that could not be read when it was replaced
     <sid>.json.deleted      a session whose removal has begun
-    <sid>.tmp.<pid>.<tid>   a file being written; a leftover where nobody holds the lock
-    _*                      no session's: the index, the locks, the journals of others
+    <sid>.tmp.<pid>.<tid>   a file being written; a leftover if its session's lock is free
+    _*                      not a session's: the index, the locks, the journals
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from reference_impl.sessions.sidecar import (
 )
 from reference_impl.storage import files
 
-# What begins with "_" is the store's own, or a neighbour's; and a name has to fit a file system.
+# Names that begin with "_" are the store's own or a journal's; a name must fit a file system.
 _SAFE_ID = re.compile(r"[0-9A-Za-z-][0-9A-Za-z_-]{0,127}", re.ASCII)
 _LOCKS = 64
 
 
 class InvalidSessionIdError(SessionError):
-    """What was given as a session's id cannot be one; no file was touched."""
+    """The given value is not a valid session id; no file was touched."""
 
 
 class UnknownSessionError(SessionError):
-    """There is no such session."""
+    """The session does not exist."""
 
 
 def checked_id(session_id: object) -> str:
-    """Return the id if it is one. Raises InvalidSessionIdError."""
+    """Return the id if it is valid. Raises InvalidSessionIdError."""
     if isinstance(session_id, str) and _SAFE_ID.fullmatch(session_id):
         return session_id
     raise InvalidSessionIdError(f"{str(session_id)[:64]!r} is no session id")
@@ -55,13 +55,13 @@ class SessionFiles:
     """The files of one folder of sessions."""
 
     def __init__(self, folder: files.StrPath, patience_s: float) -> None:
-        """Make the folder where it is missing; wait for locks at most `patience_s` seconds."""
+        """Make the folder if it is missing; wait for locks at most `patience_s` seconds."""
         self.folder = files.absolute(folder)
         locks = os.path.join(self.folder, "_locks")
         files.make_folder(locks)
         self.index_lock = files.SharedLock(os.path.join(locks, "index"), patience_s)
-        # A fixed number of locks never grows with the sessions. Two sessions may share one: that
-        # costs a little waiting, and nobody ever holds two.
+        # A fixed number of locks does not grow with the sessions. Two sessions may share one: that
+        # costs a little waiting, and no thread ever holds two.
         paths = [os.path.join(locks, f"{number:02x}") for number in range(_LOCKS)]
         self._locks = [files.SharedLock(path, patience_s) for path in paths]
 
@@ -80,7 +80,7 @@ class SessionFiles:
         return {sid for sid, kind in self._names() if kind == "json.bak"}
 
     def unfinished_ids(self) -> set[str]:
-        """Ids of the sessions that are being written or removed, or were when somebody died."""
+        """Ids of sessions being written or removed, now or when their writer died."""
         kinds = ("tmp.", "json.deleted")
         return {sid for sid, kind in self._names() if kind.startswith(kinds)}
 
@@ -98,7 +98,7 @@ class SessionFiles:
         return decode(self._read(session_id), session_id)
 
     def head(self, session_id: str) -> Metadata:
-        """Read the sidecar as far as its messages. Raises as `live` does."""
+        """Read the sidecar up to its messages. Raises as `live` does."""
         try:
             head = files.read_until(self._path(session_id), MESSAGES_MARKER)
         except FileNotFoundError:
@@ -106,7 +106,7 @@ class SessionFiles:
         try:
             return decode_head(head, session_id)
         except SidecarDamagedError:
-            return self.live(session_id).metadata()  # perhaps only laid out in another way
+            return self.live(session_id).metadata()  # perhaps it only has another layout
 
     def _read(self, session_id: str) -> bytes:
         try:
@@ -115,7 +115,7 @@ class SessionFiles:
             raise UnknownSessionError(f"there is no session {session_id}") from None
 
     def backup(self, session_id: str) -> Session | None:
-        """Read the backup; None where there is none that can be read. Raises OSError."""
+        """Read the backup; None if it is missing or unreadable. Raises OSError."""
         try:
             return decode(files.read_whole(self._path(session_id, "json.bak")), session_id)
         except (FileNotFoundError, SidecarDamagedError):
@@ -126,11 +126,11 @@ class SessionFiles:
         return files.signature(self._path(session_id, kind)) is not None
 
     def signature(self, session_id: str) -> tuple[int, int, int] | None:
-        """What changes whenever the sidecar does; None where there is none. Raises OSError."""
+        """A value that changes whenever the sidecar does; None if it is missing. Raises OSError."""
         return files.signature(self._path(session_id))
 
     def put(self, session: Session) -> None:
-        """Replace the sidecar. Raises OSError; then it is the old one, or it is the new one."""
+        """Replace the sidecar. Raises OSError; then it is either the old or the new one."""
         files.put(self._path(session.session_id), encode(session))
 
     def put_backup(self, session: Session) -> None:
@@ -138,14 +138,14 @@ class SessionFiles:
         files.put(self._path(session.session_id, "json.bak"), encode(session))
 
     def set_aside(self, session_id: str) -> None:
-        """Keep a copy of a sidecar that cannot be read and is to be replaced. Raises OSError."""
+        """Copy an unreadable sidecar aside before it is replaced. Raises OSError."""
         files.put(self._path(session_id, "json.damaged"), self._read(session_id))
 
     def remove(self, session_id: str) -> bool:
-        """Remove all that a session has, at once and for good; whether it had anything.
+        """Remove all files of a session atomically and durably; returns whether it had any.
 
-        Without its backup the sidecar may be short of messages, and without the sidecar the backup
-        would be recovered. So the sidecar is renamed first: that is the moment. Raises OSError.
+        Without its backup the sidecar may lack messages, and without the sidecar the backup would
+        be recovered. So the sidecar is renamed first: that is the commit point. Raises OSError.
         """
         for kind in ("json", "json.bak", "json.damaged"):
             if self.has(session_id, kind):
@@ -154,7 +154,7 @@ class SessionFiles:
         return self.finish_removal(session_id)
 
     def finish_removal(self, session_id: str) -> bool:
-        """Remove what is left of a session whose removal began; whether one had. Raises OSError."""
+        """Finish a removal that began; returns whether there was one. Raises OSError."""
         if not self.has(session_id, "json.deleted"):
             return False
         for kind in ("json.bak", "json.damaged"):
@@ -165,7 +165,7 @@ class SessionFiles:
         return True
 
     def sweep(self, session_id: str) -> None:
-        """Remove what dead writers left half written; a live one would hold the lock we hold."""
+        """Remove half-written files of dead writers; a live one would hold the lock we hold."""
         for name in files.names(self.folder):
             if name.startswith(f"{session_id}.tmp."):
                 files.remove(os.path.join(self.folder, name))

@@ -1,10 +1,10 @@
 """A session as a value, and as the text of its sidecar file.
 
-Values are immutable: whoever changes a session makes a new value of it, and says in the value
-whether the user asked for a shrink. Knows no folder, no lock and no clock.
+Values are immutable: a change makes a new value, which records whether the user asked for a shrink.
+Knows no folder, no lock and no clock.
 
-The text is one JSON object, one key a line, metadata first and then `messages`, one message a
-line: a reader who wants the metadata stops at the line that begins the messages.
+The text is one JSON object, one key per line, metadata first and then `messages`, one message per
+line: a reader of the metadata stops at the line that begins the messages.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ UNTITLED = "Untitled"
 
 
 class SessionError(Exception):
-    """What the session store refuses to do; the message is one sentence with the evidence."""
+    """A refusal of the session store; the message is one sentence with the evidence."""
 
 
 class SidecarDamagedError(SessionError):
-    """A sidecar exists, but what it says is not a session."""
+    """A sidecar exists, but its content is not a session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
-    """What is known of a session without its messages. It has none, so it can never be saved.
+    """A session without its messages. It has none, so it can never be saved.
 
     `version` counts the saves; 0 was never saved. Times are seconds since the epoch.
 
-    `intentional_shrink_generation` counts the shrinks that the user asked for. A backup of an
-    older generation holds what the user removed since, so it is never restored over a live file.
-    `truncation_watermark`, in a backup, is how many of its messages the user kept when he shrank.
-    `shrunk_at`, in a live file, is how many messages an *unasked* shrink left: those after it came
-    later, and are in no backup that was taken of an older version.
+    `intentional_shrink_generation` counts the shrinks that the user asked for. A backup of an older
+    generation holds messages that the user removed since, so it is never restored over a live file.
+    `truncation_watermark`, in a backup, is the number of its messages that the user kept.
+    `shrunk_at`, in a live file, is the number of messages that an *unintentional* shrink left:
+    messages after it are newer, and in no backup that was taken of an older version.
 
     `extra` holds any other metadata, by name.
     """
@@ -60,11 +60,11 @@ class Metadata:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a turn is under way, or about to be."""
+        """Whether a turn is running or submitted."""
         return self.active_stream_id is not None or self.pending_user_message is not None
 
     def row(self) -> dict[str, Any]:
-        """What the index tells of it: all but the pending text, which may be long."""
+        """The index row: all metadata but the pending text, which may be long."""
         row = _plain(self)
         row["has_pending_user_message"] = row.pop("pending_user_message") is not None
         return row
@@ -72,7 +72,7 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session(Metadata):
-    """A whole session. Its messages are values too: nobody changes one in place."""
+    """A whole session. Its messages are values too, never changed in place."""
 
     messages: tuple[Message, ...] = ()
 
@@ -88,7 +88,7 @@ class Session(Metadata):
         return replace(self, messages=self.messages + messages)
 
     def cut(self, keep: int) -> Session:
-        """What the user wants: the first `keep` messages, and no recovery of the others, ever."""
+        """Keep the first `keep` messages, as the user asked; the others are never recovered."""
         return replace(
             self,
             messages=self.messages[:keep],
@@ -97,9 +97,9 @@ class Session(Metadata):
         )
 
     def completed(self, backup: Session | None) -> Session:
-        """The whole history: the backup's, and what came since an unasked shrink.
+        """The whole history: the backup's messages, and those after an unintentional shrink.
 
-        The very same where the backup has nothing to add, or only what the user removed.
+        Returns `self` if the backup adds nothing, or only messages that the user removed.
         """
         if backup is None or _lineage(backup) != _lineage(self):
             return self
@@ -109,7 +109,7 @@ class Session(Metadata):
         return replace(self, messages=messages, shrunk_at=None)
 
     def unknown_from(self, backup: Session | None) -> int:
-        """Where the messages begin that came after the backup, and after the shrink that it undoes.
+        """Index of the first message that is newer than the backup and the shrink that it undoes.
 
         A backup of this very version, which a crash left before the shrink, has them all.
         """
@@ -118,14 +118,14 @@ class Session(Metadata):
         return self.shrunk_at
 
     def salvaged(self) -> Session:
-        """What a backup may give back where the live file is gone: never what the user removed."""
+        """What a backup may restore if the live file is gone: never messages the user removed."""
         if self.truncation_watermark is None:
             return self
         return replace(self.cut(self.truncation_watermark), truncation_watermark=None)
 
 
 def _lineage(session: Session) -> tuple[float, int]:
-    """What two versions of a session share if the user removed nothing between them."""
+    """Equal for two versions of a session if the user removed nothing between them."""
     return session.created_at, session.intentional_shrink_generation
 
 
@@ -144,25 +144,25 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "message_count": (int,),
 }
 
-assert [*_KINDS, "extra"] == [each.name for each in fields(Metadata)]
+assert [*_KINDS, "extra"] == [field.name for field in fields(Metadata)]
 
 
 def _plain(metadata: Metadata) -> dict[str, Any]:
     clash = metadata.extra.keys() & {*_KINDS, "messages"}
     if clash:
-        raise SessionError(f"{sorted(clash)} are the store's own, and cannot be extra")
+        raise SessionError(f"{sorted(clash)} are metadata fields of the store, not extra ones")
     return {**{name: getattr(metadata, name) for name in _KINDS}, **metadata.extra}
 
 
 def encode(session: Session) -> bytes:
-    """Write a session as its sidecar's text.
+    """Encode a session as its sidecar's text.
 
-    Raises TypeError or ValueError for what is no JSON, or what `decode` would not take.
+    Raises TypeError or ValueError for values that are not JSON or that `decode` would refuse.
     """
     if strange := [name for name in _KINDS if not _fits(name, getattr(session, name))]:
         raise TypeError(f"{session.session_id}: {strange[0]} is {getattr(session, strange[0])!r}")
     if not all(isinstance(message, dict) for message in session.messages):
-        raise TypeError(f"{session.session_id}: its messages are no objects")
+        raise TypeError(f"{session.session_id}: a message is not an object")
     head = ",\n".join(f"  {_json(name)}: {_json(value)}" for name, value in _plain(session).items())
     messages = ",\n".join(f"    {_json(message)}" for message in session.messages)
     return f'{{\n{head},\n  "messages": [\n{messages}\n  ]\n}}\n'.encode()
@@ -172,19 +172,19 @@ _json = json.JSONEncoder(allow_nan=False).encode
 
 
 def decode(data: bytes, session_id: str) -> Session:
-    """Read a sidecar's text. Raises SidecarDamagedError, also for another session's text."""
+    """Decode a sidecar's text. Raises SidecarDamagedError, also for another session's text."""
     plain = _object(data, session_id)
     messages = plain.pop("messages", None)
-    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
-        raise SidecarDamagedError(f"{session_id}: its messages are no list of objects")
+    if not isinstance(messages, list) or not all(isinstance(item, dict) for item in messages):
+        raise SidecarDamagedError(f"{session_id}: its messages are not a list of objects")
     return Session(**_known(plain, session_id), messages=tuple(messages))
 
 
 def decode_head(head: bytes, session_id: str) -> Metadata:
-    """Read what stands before the messages. Raises SidecarDamagedError."""
+    """Decode the text before the messages. Raises SidecarDamagedError."""
     plain = _object(head.rstrip(b", \n") + b"}", session_id)
     if "message_count" not in plain:
-        raise SidecarDamagedError(f"{session_id}: its metadata does not count the messages")
+        raise SidecarDamagedError(f"{session_id}: its metadata lacks message_count")
     return Metadata(**_known(plain, session_id))
 
 
@@ -196,14 +196,14 @@ def _object(data: bytes, session_id: str) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise SidecarDamagedError(f"{session_id}: a {type(plain).__name__}, not an object")
     if plain.get("session_id") != session_id:
-        raise SidecarDamagedError(f"{session_id}: it says it is {plain.get('session_id')!r}")
+        raise SidecarDamagedError(f"{session_id}: its session_id is {plain.get('session_id')!r}")
     return plain
 
 
 def _known(plain: dict[str, Any], session_id: str) -> dict[str, Any]:
-    """Sort the object's keys into the fields that we know, and the extra ones."""
+    """Split the object's keys into known fields and `extra`."""
     known = {name: plain.pop(name) for name in _KINDS if name in plain}
-    known.setdefault("version", 1)  # it was saved, by somebody who does not count
+    known.setdefault("version", 1)  # saved by a program that does not count versions
     for name, value in known.items():
         if not _fits(name, value):
             raise SidecarDamagedError(f"{session_id}: {name} is {value!r}")
@@ -211,7 +211,7 @@ def _known(plain: dict[str, Any], session_id: str) -> dict[str, Any]:
 
 
 def _fits(name: str, value: Any) -> bool:
-    """Whether a field may have this value."""
+    """Whether the field may have this value."""
     if isinstance(value, bool) or not isinstance(value, _KINDS[name]):
         return False
     return not isinstance(value, float) or math.isfinite(value)

@@ -1,9 +1,9 @@
-"""The session store: what was acknowledged is on disk, whole, and no stale copy overwrites it.
+"""The session store: acknowledged changes are on disk, whole, and no stale copy overwrites them.
 
-One rule for all who change a session: under its lock, read what lies on disk, make a new value of
-it, write that whole. A value carries the version that it was made from, so `save` can tell a stale
-one. Sessions are held in memory only to read them faster. Knows no HTTP, no runs and no streams:
-whether a stream is alive is asked of whoever knows.
+Every change of a session follows one rule: under its lock, read the sidecar from disk, make a new
+value of it, and write that whole. A value carries the version that it was made from, so `save`
+detects a stale one. Memory only makes reads faster. Knows no HTTP, no runs and no streams: the
+caller answers whether a stream is alive.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from reference_impl.storage.files import StrPath
 
 PATIENCE_S = 5.0
 CAP_DEFAULT = 100
-_TICK_S = 1e-6  # two activities never look simultaneous, whatever the clock does
+_TICK_S = 1e-6  # no two activities have the same time, whatever the clock returns
 
 
 class MetadataOnlyError(SessionError):
-    """Somebody tried to save a session of which only the metadata was loaded."""
+    """A save was given a session of which only the metadata was loaded."""
 
 
 class StaleCopyError(SessionError):
@@ -44,15 +44,15 @@ class StaleCopyError(SessionError):
 
 
 class SaveRefusedError(SessionError):
-    """The save would do what no save should do; nothing was written."""
+    """The save would lose a live turn's messages; nothing was written."""
 
 
 class SessionStore:
     """The sessions of one folder. Safe for threads, and for processes that share the folder.
 
-    Every call may raise LockBusyError where somebody keeps a lock for longer than the patience,
+    Every call may raise LockBusyError if another one holds a lock for longer than the patience,
     and OSError where the disk refuses; after an OSError the change either happened or it did not,
-    and `load` tells.
+    and `load` shows which.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SessionStore:
         cap: int | None = None,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """Open the folder, or make it; hold at most `cap` idle sessions in memory.
+        """Open or create the folder; hold at most `cap` idle sessions in memory.
 
         `cap` defaults to HERMES_WEBUI_SESSIONS_MAX, and that to 100.
         """
@@ -79,7 +79,7 @@ class SessionStore:
     def load(self, session_id: str) -> Session:
         """The whole session, as it is on disk now.
 
-        Raises UnknownSessionError, and SidecarDamagedError where nothing readable is left.
+        Raises UnknownSessionError, and SidecarDamagedError if no readable copy is left.
         """
         checked_id(session_id)
         held = self._held.get(session_id)
@@ -94,7 +94,7 @@ class SessionStore:
         return session
 
     def load_metadata_only(self, session_id: str) -> Metadata:
-        """What is known of a session without reading its messages. Raises as `load` does."""
+        """A session's metadata, without reading its messages. Raises as `load` does."""
         try:
             return self.files.head(checked_id(session_id))
         except SidecarDamagedError as damage:
@@ -105,18 +105,18 @@ class SessionStore:
         return self.index.rows()
 
     def backup_count(self, session_id: str) -> int | None:
-        """How many messages the backup has; -1 for only an unreadable copy, None for none."""
+        """Number of messages in the backup; -1 for only an unreadable copy, None for none."""
         backup = self.files.backup(checked_id(session_id))
         if backup is not None:
             return backup.message_count
-        kept = any(self.files.has(session_id, kind) for kind in ("json.bak", "json.damaged"))
-        return -1 if kept else None
+        has_copy = any(self.files.has(session_id, kind) for kind in ("json.bak", "json.damaged"))
+        return -1 if has_copy else None
 
     def gauges(self) -> dict[str, int]:
         """Sizes of the long-lived containers."""
         return {"sessions_held": len(self._held), "session_index_rows": len(self.index)}
 
-    # Writing: all of it is activity, except where it says maintenance
+    # Writing: every call counts as activity, except where it says maintenance
 
     def new(self, session_id: str | None = None, **fields: Any) -> Session:
         """Make a session; on disk when this returns. Raises StaleCopyError if the id is taken."""
@@ -127,7 +127,7 @@ class SessionStore:
         """Save a value that was made from a loaded one; returns it as saved.
 
         Raises MetadataOnlyError, StaleCopyError, SaveRefusedError, or TypeError or ValueError for
-        what is no JSON; then nothing was written.
+        values that are not JSON; then nothing was written.
         """
         checked_id(session.session_id)
         if not isinstance(session, Session):
@@ -138,7 +138,7 @@ class SessionStore:
             return self._write(previous, replace(session, updated_at=self._now()))
 
     def change(self, session_id: str, act: Callable[[Session], Session]) -> Session:
-        """Make a new value of the present one and save it, under the session's lock.
+        """Make a new value of the current one and save it, under the session's lock.
 
         Raises UnknownSessionError, and what `save` raises; `act` must not call the store.
         """
@@ -147,9 +147,9 @@ class SessionStore:
             return self._write(previous, replace(act(previous), updated_at=self._now()))
 
     def maintain(self, session_id: str, act: Callable[[Session], Session]) -> Session:
-        """Do as `change` does, as maintenance: neither the time nor the order of activity moves.
+        """Like `change`, as maintenance: neither time nor order of activity changes.
 
-        Where the new value is the old one, nothing is written.
+        If the new value equals the old one, nothing is written.
         """
         with self.files.locked(checked_id(session_id)):
             previous = self._existing(session_id)
@@ -165,11 +165,11 @@ class SessionStore:
         return self.change(session_id, lambda session: replace(session, title=title))
 
     def clear(self, session_id: str) -> Session:
-        """Remove all messages, because the user wants it. Raises as `change` does."""
+        """Remove all messages, as the user asked. Raises as `change` does."""
         return self.change(session_id, lambda session: session.cut(0))
 
     def truncate(self, session_id: str, keep: int) -> Session:
-        """Keep the first `keep` messages, because the user wants it; nothing where that is all.
+        """Keep the first `keep` messages, as the user asked; no change if there are no more.
 
         Raises ValueError for a negative number, and as `change` does.
         """
@@ -181,14 +181,14 @@ class SessionStore:
         )
 
     def undo(self, session_id: str) -> Session:
-        """Remove the user's last message and what followed, because the user wants it.
+        """Remove the user's last message and those after it, as the user asked.
 
-        Raises SaveRefusedError where there is none, and as `change` does.
+        Raises SaveRefusedError if there is none, and as `change` does.
         """
         return self.change(session_id, _undone)
 
     def delete(self, session_id: str) -> bool:
-        """Remove a session with all that was kept beside it; whether there was one."""
+        """Remove a session with all its files; returns whether it existed."""
         with self.files.locked(checked_id(session_id)):
             try:
                 return self.files.remove(session_id)
@@ -198,11 +198,11 @@ class SessionStore:
                 self.index.refresh(session_id)
 
     def clean_stale_stream(self, session_id: str, is_live: Callable[[str], bool]) -> bool:
-        """Maintenance: unmark a stream that nobody runs any more; whether there was one.
+        """Maintenance: clear the mark of a stream that no run has; returns whether it did.
 
-        `is_live(stream_id)` is asked under the session's lock, of what is on disk at that moment:
-        a run that registered meanwhile is left alone. A message that was still pending joins the
-        others, marked as interrupted, because the user was shown it. Raises as `change` does.
+        `is_live(stream_id)` is called under the session's lock, with what is on disk at that
+        moment: a run that registered meanwhile is left alone. A pending message joins the others,
+        marked as interrupted, because the user was shown it. Raises as `change` does.
         """
         cleaned = False
 
@@ -214,12 +214,12 @@ class SessionStore:
         self.maintain(session_id, clean)
         return cleaned
 
-    # How it is done
+    # Implementation
 
     def _write(self, previous: Session | None, session: Session) -> Session:
-        """Replace what is on disk. The caller holds the session's lock and knows it is fresh."""
+        """Replace the sidecar. The caller holds the session's lock and has checked freshness."""
         if previous is None:
-            self.files.finish_removal(session.session_id)  # of one that had this id before
+            self.files.finish_removal(session.session_id)  # of an earlier session with this id
             saved = replace(session, version=1)
         else:
             _check_is_no_accident(session, previous)
@@ -232,18 +232,18 @@ class SessionStore:
         return saved
 
     def _backed_up(self, previous: Session, session: Session) -> Session:
-        """Keep what a shrink would lose, and note in the new value where its own messages begin."""
-        asked = _is_asked(session, previous)
+        """Back up what a shrink would lose, and record where the new value's own messages begin."""
+        intended = _is_intentional(session, previous)
         shrinks = session.message_count < previous.message_count
-        if not asked and not shrinks and previous.shrunk_at is None:
+        if not intended and not shrinks and previous.shrunk_at is None:
             return session
         backup = self.files.backup(session.session_id)
         whole = previous.completed(backup)
-        if asked:
+        if intended:
             if backup is not None and backup.message_count > whole.message_count:
                 whole = backup
-            kept = _common_prefix(whole.messages, session.messages)
-            self.files.put_backup(replace(whole, truncation_watermark=kept))
+            common = _common_prefix(whole.messages, session.messages)
+            self.files.put_backup(replace(whole, truncation_watermark=common))
             return session
         if shrinks:
             self.files.put_backup(replace(whole, truncation_watermark=None))
@@ -257,9 +257,9 @@ class SessionStore:
         return previous
 
     def _previous(self, session_id: str) -> Session | None:
-        """What is about to be replaced; None for nothing.
+        """The value that is about to be replaced; None for none.
 
-        A damaged sidecar is replaced only by somebody who knows what it said, and kept aside.
+        A damaged sidecar is replaced only if memory has its latest version, and is copied aside.
         """
         try:
             return self.files.live(session_id)
@@ -281,7 +281,7 @@ class SessionStore:
     def _now(self) -> float:
         return max(self._clock(), self.index.newest_at + _TICK_S)
 
-    # What is held in memory
+    # Sessions held in memory
 
     def _hold(self, session: Session) -> None:
         held = _Held(session, self.files.signature(session.session_id))
@@ -289,15 +289,15 @@ class SessionStore:
             self._held[session.session_id] = held
             self._held.move_to_end(session.session_id)
             surplus = len(self._held) - self.cap
-            idle = [each for each in self._held.values() if not each.session.is_busy]
-        proven = (each for each in idle if self._is_proven(each))
-        for each in itertools.islice(proven, max(0, surplus)):
+            idle = [held for held in self._held.values() if not held.session.is_busy]
+        proven = (held for held in idle if self._is_proven(held))
+        for held in itertools.islice(proven, max(0, surplus)):
             with self._held_lock:
-                if self._held.get(each.session.session_id) is each:
-                    del self._held[each.session.session_id]
+                if self._held.get(held.session.session_id) is held:
+                    del self._held[held.session.session_id]
 
     def _is_proven(self, held: _Held) -> bool:
-        """Whether memory holds nothing that the disk does not: a deleted session counts as that."""
+        """Whether the disk has everything that memory has; a deleted session counts as such."""
         sid = held.session.session_id
         try:
             if self.files.signature(sid) != held.signature:
@@ -311,7 +311,7 @@ class SessionStore:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A session in memory, and by what to know its sidecar again."""
+    """A session in memory, and the signature of its sidecar."""
 
     session: Session
     signature: tuple[int, int, int] | None
@@ -329,21 +329,21 @@ def _check_is_fresh(session: Session, previous: Session | None) -> None:
         )
 
 
-def _is_asked(session: Session, previous: Session) -> bool:
-    """Whether the user asked for whatever this takes away."""
+def _is_intentional(session: Session, previous: Session) -> bool:
+    """Whether the user asked for the messages that this removes."""
     return session.intentional_shrink_generation > previous.intentional_shrink_generation
 
 
 def _check_is_no_accident(session: Session, previous: Session) -> None:
-    empties = previous.messages and not session.messages and not _is_asked(session, previous)
+    empties = previous.messages and not session.messages and not _is_intentional(session, previous)
     if empties and (session.is_busy or previous.is_busy):
         lost = f"{previous.message_count} messages"
-        raise SaveRefusedError(f"{session.session_id}: would lose {lost} in the midst of a turn")
+        raise SaveRefusedError(f"{session.session_id}: would lose {lost} during a turn")
 
 
 def _common_prefix(some: tuple[Message, ...], others: tuple[Message, ...]) -> int:
     pairs = enumerate(zip(some, others, strict=False))
-    return next((at for at, (one, other) in pairs if one != other), min(len(some), len(others)))
+    return next((at for at, (left, right) in pairs if left != right), min(len(some), len(others)))
 
 
 def _undone(session: Session) -> Session:

@@ -1,17 +1,17 @@
-"""What goes wrong with state.db: each error is one sentence that names the file and the evidence.
+"""Errors of state.db; each message is one sentence that names the file and the evidence.
 
-All but one mean that the write did nothing. Only `NotSyncedError` is about a write that stands.
+All but one mean that the write did nothing. Only `NotSyncedError` is about a committed write.
 """
 
 from __future__ import annotations
 
 
 class StateDbError(Exception):
-    """Something could not be done with state.db; the message says what, and why."""
+    """An operation on state.db failed; the message says which, and why."""
 
 
 class SessionUnknownError(StateDbError):
-    """The session that the write is about does not exist."""
+    """The session of the write does not exist."""
 
 
 class TitleTakenError(StateDbError):
@@ -19,11 +19,11 @@ class TitleTakenError(StateDbError):
 
 
 class OutOfPatienceError(StateDbError):
-    """The writer's patience ended before its turn came. The message names who had it."""
+    """The write's patience ended before its turn came. The message names the lock owner."""
 
 
 class DatabaseFailedError(StateDbError):
-    """SQLite or the disk refused: full, read-only, broken, or no database at all."""
+    """SQLite or the disk refused: full, read-only, broken, or not a database."""
 
 
 class ClosedError(StateDbError):
@@ -31,8 +31,8 @@ class ClosedError(StateDbError):
 
 
 class NotSyncedError(StateDbError):
-    """The write is committed and everybody sees it, but the disk would not confirm it.
+    """The write is committed and visible, but the disk did not confirm its sync.
 
-    It can be lost only if the power fails. No store can do better: the pages are in the log, and
-    a log that was not synced may be read back after a crash all the same.
+    Only a power loss can lose it. No store can do better: the pages are in the log, and a log that
+    was not synced may be read back after a crash all the same.
     """

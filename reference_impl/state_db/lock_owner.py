@@ -1,7 +1,7 @@
-"""The holder: which process keeps the others from writing to a database, as far as can be known.
+"""Describes which process has the write lock of a database, for error messages.
 
-For the sentence of an error, never for a decision: what it says may be over when it is read. Opens
-neither the database nor its `-shm`, where the locks are: closing those would drop our own.
+For the sentence of an error, never for a decision: the answer may be outdated when it is read.
+Opens neither the database nor its `-shm`, where the locks are: closing those would drop our own.
 """
 
 from __future__ import annotations
@@ -9,32 +9,32 @@ from __future__ import annotations
 import os
 import time
 
-from reference_impl.state_db.ticket_lock import Stander, WriteLine
+from reference_impl.state_db.ticket_lock import TicketLock, TicketOwner
 from reference_impl.storage.files import read_whole
 
 _WRITE_LOCK_BYTE = 120  # of the -shm, which SQLite locks to write: sqlite.org/walformat.html
 
 
-def describe_holder(path: str, line: WriteLine | None) -> str:
-    """Name the process that has the write lock, or else the one that keeps the line waiting."""
-    stander = line.first() if line else None
-    pid = _lock_holder(path)
-    if stander is not None and stander.pid == pid:
-        return _describe_stander(stander)
+def describe_lock_owner(path: str, ticket_lock: TicketLock | None) -> str:
+    """Name the process that has the write lock, or else the one that holds the ticket lock."""
+    owner = ticket_lock.owner() if ticket_lock else None
+    pid = _write_lock_owner(path)
+    if owner is not None and owner.pid == pid:
+        return _describe_owner(owner)
     if pid is not None:
-        return f"process {pid} ({_command(pid)}), which does not stand in line, has the write lock"
-    if stander is not None and stander.pid != os.getpid():
-        return _describe_stander(stander)
-    return "who has the write lock cannot be known here"
+        return f"process {pid} ({_command(pid)}), which has no ticket, has the write lock"
+    if owner is not None and owner.pid != os.getpid():
+        return _describe_owner(owner)
+    return "the owner of the write lock is not known here"
 
 
-def _describe_stander(stander: Stander) -> str:
-    since = time.strftime("%H:%M:%S", time.localtime(stander.since_s))
-    return f"process {stander.pid} ({stander.command}){_state(stander.pid)} has it since {since}"
+def _describe_owner(owner: TicketOwner) -> str:
+    since = time.strftime("%H:%M:%S", time.localtime(owner.since_s))
+    return f"process {owner.pid} ({owner.command}){_state(owner.pid)} has it since {since}"
 
 
-def _lock_holder(path: str) -> int | None:
-    """Look SQLite's own lock up among the system's, where it shows them (Linux)."""
+def _write_lock_owner(path: str) -> int | None:
+    """Find SQLite's own lock among the system's, where it shows them (Linux)."""
     try:
         inode = os.stat(f"{path}-shm").st_ino
         locks = read_whole("/proc/locks").decode()

@@ -1,7 +1,7 @@
-"""The pool: connections for reading one database, lent to one thread at a time.
+"""A pool of connections for reading one database, each lent to one thread at a time.
 
-Knows nothing of what is read. A thread that comes while all are lent gets a new one, so a long
-search delays no short read; a few are kept open for the next, so that quiet costs few descriptors.
+Knows nothing of what is read. If all connections are lent, a thread gets a new one, so a long
+search delays no short read. A few idle ones stay open, so that an idle pool has few descriptors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from reference_impl.state_db.errors import ClosedError
 
-_KEPT = 4
+_IDLE_MAX = 4
 
 
 class ReadPool:
@@ -24,9 +24,9 @@ class ReadPool:
         self._connect = connect
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
-        self._start_afresh()
+        self._reset()
 
-    def _start_afresh(self) -> None:
+    def _reset(self) -> None:
         self._changed = threading.Condition()
         self._lent = 0
 
@@ -47,7 +47,7 @@ class ReadPool:
 
     def _take_back(self, connection: sqlite3.Connection | None) -> None:
         with self._changed:
-            keep = len(self._idle) < _KEPT and not self._closed
+            keep = len(self._idle) < _IDLE_MAX and not self._closed
             if connection is not None and keep:
                 self._idle.append(connection)
             elif connection is not None:
@@ -56,24 +56,24 @@ class ReadPool:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Close what is idle now, and what is lent as soon as it comes back."""
+        """Close idle connections now, and lent ones when they come back."""
         with self._changed:
             self._closed = True
             self._close_idle()
 
     def pause(self) -> None:
-        """Have no connection open until `resume`, and lend none: a fork comes."""
+        """Have no connection open until `resume`, and lend none: the process forks."""
         self._changed.acquire()
         self._changed.wait_for(lambda: self._lent == 0)
         self._close_idle()
 
     def resume(self) -> None:
-        """Go on, in the process that forked."""
+        """Continue, in the process that forked."""
         self._changed.release()
 
     def restart(self) -> None:
-        """Begin anew in the child of a fork."""
-        self._start_afresh()
+        """Start anew in the child of a fork."""
+        self._reset()
 
     def _close_idle(self) -> None:
         while self._idle:

@@ -1,13 +1,13 @@
 """The state database: sessions and their messages, searchable, shared by many processes.
 
-Every write is one transaction, prepared before it begins, committed in its turn (`write_queue`),
-and acknowledged once durable (`write_log`). A write that raised did nothing. Readers wait for
-nobody. The clock is handed in; nothing here polls, sleeps or retries.
+Every write is one transaction, prepared before it begins, committed in ticket order
+(`write_queue`), and acknowledged once durable (`wal`). A write that raised did nothing. Readers
+never wait. The clock is a parameter; nothing here polls, sleeps or retries.
 
-What many writers at once made of it, beside the released hermes-agent 0.19.0 that waits by SQLite's
-busy handler and retries: `benches/bench_state_db.py`, arms in turn, medians of two or three rounds
-on two cores; on a quiet machine, and on one where forty other processes wanted to run. For the last
-row it was busy both times.
+The table compares many concurrent writers with the released hermes-agent 0.19.0, which waits by
+SQLite's busy handler and retries: `benches/bench_state_db.py`, arms in turn, medians of two or
+three rounds on two cores; on a quiet machine, and on one where forty other processes wanted to run.
+For the last row it was busy both times.
 
 | processes x threads | writes/s | p99.9 of waits | longest wait | Jain index, theirs |
 |---|---|---|---|---|
@@ -16,19 +16,20 @@ row it was busy both times.
 | 8 x 4 | 3.7, 7.7 times | 1/81, 1/13 | 1/100, 1/12 | 1.00, 0.98; 0.63, 0.64 |
 | 8 x 4, 4 ms a sync | 19, 17 times | 1/49, 1/28 | 1/48, 1/28 | 1.00, 1.00; 0.61, 0.39 |
 
-The middle wait is longer than there (10 ms, not 0.3, at 32 x 1): where nobody stands in line, one
-process takes the lock many times in a row while thirty wait a second.
+The median wait is longer than there (10 ms, not 0.3, at 32 x 1): without a ticket lock, one process
+takes the write lock many times in a row while thirty wait a second.
 
-Syncing after the lock is left carries the commits of many processes by few syncs (`write_log`),
-where they are slow by one for all (`write_rounds`); batches carry those of a process by one turn
-(`write_queue`); tickets keep the order however late a process wakes (`write_line`). Letting one
-process commit for others was weighed and left: should it stop, they could neither withdraw what it
-holds nor know what becomes of it. A round of syncs needs no such trust, and reached the same goal.
+Syncing outside the lock covers the commits of many processes by few syncs (`wal`), where they are
+slow by one for all (`group_commit`); batches put many writes of a process into one turn
+(`write_queue`); tickets keep the order however late a process wakes (`ticket_lock`). Letting one
+process commit for others was considered and rejected: if it stopped, the others could neither
+withdraw their writes nor know their result. Group commit needs no such trust, and reached the same
+throughput.
 
-Tables and columns bear the names that the released hermes-agent package uses, so that both can
-write the same file; each keeps a full-text index of its own.
+Tables and columns have the names that the released hermes-agent package uses, so that both can
+write the same file; each has a full-text index of its own.
 
-A fork finds no connection open (`fork_guard`); both processes open their own when next needed.
+No connection is open during a fork (`fork_guard`); both processes open their own when needed.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from reference_impl.state_db.errors import (
     TitleTakenError,
 )
 from reference_impl.state_db.read_pool import ReadPool
-from reference_impl.state_db.wal import LIMIT_BYTES, UnsyncedLog, WriteLog
+from reference_impl.state_db.wal import LIMIT_BYTES, UnsyncedWriteAheadLog, WriteAheadLog
 from reference_impl.state_db.write_queue import Act, WriteQueue
 from reference_impl.storage.files import StrPath
 from reference_impl.storage.fork_guard import guard
@@ -59,14 +60,14 @@ from reference_impl.storage.fork_guard import guard
 Result = TypeVar("Result")
 
 _DAY_S = 86_400.0
-_VERSION = 1  # of the schema, in the file's user_version: reading it needs no lock worth the name
+_VERSION = 1  # of the schema, in the file's user_version: reading it needs only a shared lock
 
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS sessions (
         id TEXT PRIMARY KEY NOT NULL,
         source TEXT NOT NULL,
         system_prompt TEXT,
-        parent_session_id TEXT, -- not ours: the released package wants to find it
+        parent_session_id TEXT, -- not ours: the released package expects this column
         started_at REAL NOT NULL,
         ended_at REAL,
         end_reason TEXT,
@@ -99,14 +100,14 @@ _SCHEMA = (
         INSERT INTO words(words, rowid, content) VALUES ('delete', old.id, old.content);
         INSERT INTO words(rowid, content) VALUES (new.id, new.content);
     END""",
-    "INSERT INTO words(words) VALUES ('rebuild')",  # whatever another program wrote before us
+    "INSERT INTO words(words) VALUES ('rebuild')",  # rows that another program wrote before us
     f"PRAGMA user_version = {_VERSION}",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What is known of a session, without its messages. Times are seconds of the epoch."""
+    """A session without its messages. Times are seconds of the epoch."""
 
     id: str
     source: str
@@ -135,7 +136,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A message that is yet to be stored."""
+    """A message that is not stored yet."""
 
     role: str
     content: str | None
@@ -153,9 +154,9 @@ _INSERT_MESSAGE = (
 
 
 class StateDb:
-    """A handle on the database at `path`; any number of threads may use it, and of processes.
+    """A handle on the database at `path`, for any number of threads and processes.
 
-    It is made if it is not there. `patience_s` is how long a write waits for its turn before it
+    It is made if it is missing. `patience_s` is how long a write waits for its turn before it
     raises OutOfPatienceError. With `synchronous="FULL"` an acknowledged write survives a power
     loss, with "NORMAL" any kill, but not that. Every method raises DatabaseFailedError where
     SQLite or the disk refuses, and ClosedError after `close`.
@@ -172,7 +173,7 @@ class StateDb:
         self._path = os.path.realpath(path)
         self._patience_s = patience_s
         self._clock = clock
-        log = {"FULL": WriteLog, "NORMAL": UnsyncedLog}[synchronous]
+        log = {"FULL": WriteAheadLog, "NORMAL": UnsyncedWriteAheadLog}[synchronous]
         self._readers = ReadPool(self._path, partial(_connect_to_read, self._path, patience_s))
         self._writers = WriteQueue(self._path, partial(_connect_to_write, self._path), log)
         self._finalizer = weakref.finalize(self, _close, self._readers, self._writers)
@@ -185,7 +186,7 @@ class StateDb:
             raise
 
     def _make_ready(self) -> None:
-        with _clearly(self._path):
+        with _clear_errors(self._path):
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
         if self._rows("PRAGMA user_version")[0][0] < _VERSION:
             self._write(_make_schema)
@@ -193,7 +194,7 @@ class StateDb:
     # Sessions --------------------------------------------------------------------------------
 
     def create_session(self, session: str, source: str) -> None:
-        """Ensure that the session exists; one that does stays as it is."""
+        """Ensure that the session exists; an existing one is not changed."""
         row = (session, source, self._clock())
 
         def act(connection: sqlite3.Connection) -> None:
@@ -220,7 +221,7 @@ class StateDb:
         self._update(session, reopen)
 
     def set_title(self, session: str, title: str | None) -> bool:
-        """Name the session, or take its name away; False if there is no such session.
+        """Set or remove the session's title; False if there is no such session.
 
         Raises TitleTakenError if another session has that title.
         """
@@ -237,11 +238,11 @@ class StateDb:
         return self._write(act)
 
     def set_system_prompt(self, session: str, text: str) -> None:
-        """Store the prompt that the session was begun with. Raises SessionUnknownError."""
+        """Store the session's initial prompt. Raises SessionUnknownError."""
         self._update(session, "UPDATE sessions SET system_prompt = ? WHERE id = ?", (text,))
 
     def add_tokens(self, session: str, input_tokens: int, output_tokens: int) -> None:
-        """Count what one call used. Raises SessionUnknownError."""
+        """Add the tokens of one call. Raises SessionUnknownError."""
         self._update(
             session,
             "UPDATE sessions SET input_tokens = input_tokens + ?,"
@@ -263,7 +264,7 @@ class StateDb:
         return Session(*rows[0]) if rows else None
 
     def list_sessions(self) -> list[Session]:
-        """List all sessions, the one that was begun last first."""
+        """List all sessions, the latest start first."""
         rows = self._rows(_SELECT_SESSIONS + "ORDER BY started_at DESC, id")
         return [Session(*row) for row in rows]
 
@@ -277,7 +278,7 @@ class StateDb:
         return self._write(act)
 
     def prune(self, older_than_days: float) -> int:
-        """Delete the sessions that ended longer ago, with their messages; returns their number."""
+        """Delete sessions that ended longer ago, with their messages; returns their number."""
         before_s = self._clock() - older_than_days * _DAY_S
 
         def act(connection: sqlite3.Connection) -> int:
@@ -311,7 +312,7 @@ class StateDb:
         return self._write(act)
 
     def replace_messages(self, session: str, drafts: Iterable[Draft]) -> None:
-        """Put these messages in the place of all there are. Raises SessionUnknownError."""
+        """Replace all messages of the session. Raises SessionUnknownError."""
         drafts = tuple(drafts)
         rows = [self._row(session, draft) for draft in drafts]
         tool_calls = sum(len(draft.tool_calls) for draft in drafts)
@@ -338,7 +339,7 @@ class StateDb:
     def search(self, words: str) -> list[Message]:
         """Find the messages that contain all these words, the latest first.
 
-        Words are letters and digits, whatever their case; of other signs nothing is found.
+        Words are letters and digits, in any case; other characters find nothing.
         """
         plain = words.replace("\0", " ").replace('"', " ")
         quoted = " ".join(f'"{word}"' for word in plain.split())
@@ -347,17 +348,17 @@ class StateDb:
         found = "SELECT rowid FROM words WHERE words MATCH ?"
         return self._messages(f"WHERE id IN ({found}) ORDER BY id DESC", (quoted,))
 
-    # Coming and going ------------------------------------------------------------------------
+    # Fairness and closing --------------------------------------------------------------------
 
     @property
     def is_fair(self) -> bool:
-        """Whether processes are served in order of arrival, which not every system can."""
+        """Whether processes write in order of arrival, which not every system supports."""
         return self._writers.is_fair
 
     def close(self) -> None:
-        """Let go of the file. A write that has begun is finished, one that waits is refused.
+        """Close the file. A write that has begun is finished, one that waits is refused.
 
-        A handle that is dropped closes itself.
+        A handle that is garbage-collected closes itself.
         """
         self._finalizer()
 
@@ -375,7 +376,7 @@ class StateDb:
     # -----------------------------------------------------------------------------------------
 
     def _write(self, act: Act[Result]) -> Result:
-        with _clearly(self._path):
+        with _clear_errors(self._path):
             return self._writers.write(act, self._patience_s)
 
     def _update(self, session: str, update: str, values: tuple[Any, ...] = ()) -> None:
@@ -393,7 +394,7 @@ class StateDb:
         return (session, draft.role, draft.content, tool_calls, self._clock())
 
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        with _clearly(self._path), self._readers.lend() as connection:
+        with _clear_errors(self._path), self._readers.lend() as connection:
             return connection.execute(query, values).fetchall()
 
     def _messages(self, condition: str, values: tuple[Any, ...]) -> list[Message]:
@@ -405,8 +406,8 @@ class StateDb:
 
 
 @contextmanager
-def _clearly(path: str) -> Iterator[None]:
-    """Turn what SQLite and the disk raise into one sentence that names the file."""
+def _clear_errors(path: str) -> Iterator[None]:
+    """Turn errors of SQLite and the disk into one sentence that names the file."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
@@ -418,7 +419,7 @@ def _connect_to_read(path: str, patience_s: float) -> sqlite3.Connection:
 
 
 def _connect_to_write(path: str) -> sqlite3.Connection:
-    """Open a connection that neither waits nor syncs nor copies the log: others see to that."""
+    """Open a connection that neither waits nor syncs nor checkpoints: the queue does that."""
     connection = _connect(
         path,
         0.0,
@@ -431,7 +432,7 @@ def _connect_to_write(path: str) -> sqlite3.Connection:
         on_error.callback(connection.close)
         (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
         if mode != "wal":
-            raise DatabaseFailedError(f"{path}: no write-ahead log can be kept here, only {mode}")
+            raise DatabaseFailedError(f"{path}: journal_mode is {mode} here, and must be wal")
         on_error.pop_all()
     return connection
 

@@ -1,31 +1,31 @@
-"""The log: SQLite's write-ahead log of one database, made durable together and kept short.
+"""SQLite's write-ahead log of one database: synced for many commits at once, and kept short.
 
 Knows nothing of what is written.
 
 **Durable, outside the lock.** SQLite at `synchronous=FULL` syncs the log inside every commit, under
-the write lock, so that the whole machine pays for one sync a write. Here connections commit at
-NORMAL, which writes the log and does not sync it; the next writer goes on at once; and only once
-the log is synced is the caller told. So commits of many processes and threads are carried by the
-same few syncs (early lock release and group commit: DeWitt et al., "Implementation techniques for
-main memory database systems", SIGMOD 1984). The log is one file written in order: a sync of it that
-began after my commit, whoever made it (`write_rounds`), covers it and all that it was built upon,
-so what was acknowledged is as durable as with FULL. Nobody commits for another process, so one that
-stops or dies leaves no doubt about anybody's write but its own. A read may see a commit that is not
-yet durable; a write that builds on it is never acknowledged before it is.
+the write lock, so that the whole machine pays for one sync per write. Here connections commit at
+NORMAL, which writes the log and does not sync it; the next writer continues at once; and a commit
+is acknowledged only once the log is synced. So a few syncs cover the commits of many processes and
+threads (early lock release and group commit: DeWitt et al., "Implementation techniques for main
+memory database systems", SIGMOD 1984). The log is one file written in order: a sync of it that
+began after a commit, by any process (`group_commit`), covers that commit and all that it builds on,
+so an acknowledged write is as durable as with FULL. No process commits for another, so one that
+stops or dies leaves only its own writes in doubt. A read may see a commit that is not yet durable;
+a write that builds on it is never acknowledged before it is.
 
-Where the log starts over, or goes as the last connection closes, SQLite has synced it first, copied
-it, and synced the database before it says so. So a sync of what is there now is enough.
+When the log starts over, or is removed as the last connection closes, SQLite has synced it first,
+copied it, and synced the database. So a sync of the present log file is enough.
 
-**Short, in the pause between two writers.** SQLite starts the log over only when all of it was
-copied into the database and nobody wrote meanwhile, which beside busy writers never happens: with 8
-to 32 processes, one of them copying all the time, it grew to some 400 MB in 3 s. But one who stands
-at the head of the line has that moment. So once the log is longer than `LIMIT_BYTES`, whoever just
-committed copies it before it leaves, and the next write starts the log over. That costs the line
-two syncs and, since a thousand pages of the log are some hundred of the database written again and
-again, little else: 1 to 3 ms every 150 writes. (A thread that copied beside the writers was starved
-by 32 processes: the log doubled meanwhile, and ending it then stalled them for 0.3 s.) It is done
-PASSIVE, which waits for no reader; a reader in the middle of a long read keeps the log growing, as
-it does for any SQLite, until it ends.
+**Short, by a checkpoint between two writers.** SQLite starts the log over only when all of it was
+copied into the database and no process wrote meanwhile, which beside busy writers never happens:
+with 8 to 32 processes, one of them copying all the time, it grew to some 400 MB in 3 s. But the
+holder of the ticket lock has that moment. So once the log is longer than `LIMIT_BYTES`, the process
+that just committed copies it before it releases the ticket, and the next write starts the log over.
+That costs two syncs and, since a thousand pages of the log are some hundred of the database written
+repeatedly, little else: 1 to 3 ms every 150 writes. (A thread that copied beside the writers was
+starved by 32 processes: the log doubled meanwhile, and ending it then stalled them for 0.3 s.) The
+checkpoint is PASSIVE, which waits for no reader; a long read lets the log grow, as it does for any
+SQLite, until it ends.
 
 The log file is opened here with a plain `open`. That is safe: SQLite holds no locks on it. It would
 not be safe for the database, nor for its `-shm`, and is not done.
@@ -40,59 +40,59 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from reference_impl.state_db.group_commit import SyncRounds
+from reference_impl.state_db.group_commit import GroupCommit
 
 LIMIT_BYTES = 6 << 20
-"""A longer log is copied. SQLite cuts the file to this when it starts the log over."""
+"""A longer log is checkpointed. SQLite cuts the file to this when it starts the log over."""
 
-_STEP_BYTES = 1 << 20  # how much it grows before another try, where a reader was in the way
+_STEP_BYTES = 1 << 20  # how much it grows before another try, if a reader was in the way
 
 
 class Commit(NamedTuple):
-    """One commit: its number in this process, and its mark among the rounds of all."""
+    """One commit: its number in this process, and its group commit mark."""
 
     number: int
     mark: int
 
 
-class WriteLog:
+class WriteAheadLog:
     """The write-ahead log of the database at `path`."""
 
     def __init__(self, path: str) -> None:
         self._path = f"{path}-wal"
         self._sync_file = _sync_data
-        self._rounds = SyncRounds(path)
+        self._group_commit = GroupCommit(path)
         self._syncing = threading.Lock()
         self._fd = -1
         self._committed = 0  # commits so far; counted by one thread at a time
-        self._synced = 0  # how many of them are surely on disk
+        self._synced = 0  # how many of them are known to be on disk
         self._doubtful = range(0)  # the commits that a failed sync should have covered
-        self._due_bytes = LIMIT_BYTES  # when to copy
+        self._due_bytes = LIMIT_BYTES  # size for the next checkpoint
 
     def note_commit(self) -> Commit:
         """Count one more commit, for `make_durable`."""
         self._committed += 1
-        return Commit(self._committed, self._rounds.mark())
+        return Commit(self._committed, self._group_commit.mark())
 
     def make_durable(self, commit: Commit) -> None:
-        """Return once that commit is on disk. Raises OSError if the disk will not say so."""
+        """Return once that commit is on disk. Raises OSError if the disk does not confirm it."""
         with self._syncing:
             if commit.number in self._doubtful:
                 # After a failed sync the system forgets what it failed to write: another sync
-                # would succeed, and mean nothing.
+                # would succeed without having written it.
                 raise OSError(errno.EIO, "an earlier sync failed", self._path)
-            if commit.number <= self._synced or self._rounds.cover(commit.mark):
+            if commit.number <= self._synced or self._group_commit.cover(commit.mark):
                 return
             covered = self._committed
             try:
-                is_ours = self._rounds.join(commit.mark, self._sync)
+                is_ours = self._group_commit.join(commit.mark, self._sync)
             except OSError:
                 self._doubtful = range(self._synced + 1, covered + 1)
                 raise
             if is_ours:
                 self._synced = covered
             else:
-                self._rounds.cover(commit.mark)
+                self._group_commit.cover(commit.mark)
 
     def _sync(self) -> None:
         try:
@@ -102,7 +102,7 @@ class WriteLog:
         self._sync_file(self._fd)
 
     def _open(self) -> None:
-        """Have the log open that is there now: others rely on it, and we may be late."""
+        """Open the present log file: other processes rely on our sync, and it may be replaced."""
         if self._fd >= 0 and not os.path.samestat(os.fstat(self._fd), os.stat(self._path)):
             self._close()
         if self._fd < 0:
@@ -114,13 +114,13 @@ class WriteLog:
             os.close(fd)
 
     def forget(self) -> None:
-        """Let go of all files: the connection that kept the log alive goes away."""
+        """Close all files: the connection that holds the log file is closing."""
         with self._syncing:
             self._close()
-            self._rounds.close()
+            self._group_commit.close()
 
     def is_long(self) -> bool:
-        """Whether it is time to copy the log."""
+        """Whether a checkpoint is due."""
         size_bytes = os.stat(self._path).st_size
         if size_bytes <= LIMIT_BYTES:
             self._due_bytes = LIMIT_BYTES
@@ -129,17 +129,17 @@ class WriteLog:
     def copy(self, connection: sqlite3.Connection) -> None:
         """Copy the log into the database, as far as readers allow.
 
-        For one who stands at the head of the line and has committed: whatever goes wrong here is
-        no concern of the writes, and the next one tries again.
+        For the ticket holder after its commit: an error here does not affect the writes, and the
+        next one tries again.
         """
         self._due_bytes = os.stat(self._path).st_size + _STEP_BYTES
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
-class UnsyncedLog(WriteLog):
-    """The log of one who fears kills, and no power loss: what is committed is good enough.
+class UnsyncedWriteAheadLog(WriteAheadLog):
+    """A log for handles that fear kills, but no power loss: a commit is good enough.
 
-    It takes no part in the rounds, where others would rely on syncs that it does not make.
+    It takes no part in group commit, where others would rely on syncs that it does not make.
     """
 
     def note_commit(self) -> Commit:
@@ -147,7 +147,7 @@ class UnsyncedLog(WriteLog):
         return Commit(0, 0)
 
     def make_durable(self, commit: Commit) -> None:
-        """Leave it to the system when to write to the disk."""
+        """Do nothing: the system decides when to write to the disk."""
 
 
 _sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # some systems lack it

@@ -1,25 +1,26 @@
-"""The queue: everything that one handle wants to write, in order, a batch a transaction.
+"""The write queue: all writes of one handle, in order, many per transaction.
 
 Knows nothing of sessions. A *write* is a function of a connection; it runs inside a transaction
-that is already open, and may be run again if that transaction came to nothing.
+that is already open, and may run again if that transaction was rolled back.
 
-Callers leave their writes in the queue and wait. A thread of the queue's own, the *clerk*, stands
-in line for them (`write_line`), and when its turn comes commits all that is waiting as one
-transaction. That is how callers get a deadline although the line has none, how the threads of a
-process are served in order, and how one turn carries many writes. What it does in its turn is
-short: it begins with the write lock (BEGIN IMMEDIATE), and syncing and waking callers come after it
-left.
+Callers put their writes into the queue and wait. The queue's worker thread acquires the ticket lock
+(`ticket_lock`) for them, and then commits everything that is waiting as one transaction. So callers
+have a deadline although the ticket lock has none, the threads of a process write in order, and one
+turn carries many writes. The turn itself is short: it begins with the write lock (BEGIN IMMEDIATE),
+and syncing and waking callers come after the ticket is released.
 
-* A write that raises is rolled back with all its batch. It alone gets the error; its neighbours go
-  back to the head of the queue. A batch that cannot be committed is tried again, one by one.
-* A write can be withdrawn until it begins, and not after. So one that lost its patience (after a
-  last try round the line), or was interrupted, did nothing; and one that began has the write lock
-  already and is waited for.
-* Writers that do not stand in line meet us at SQLite's lock. The one at the head of the line asks
-  for it every millisecond, so strangers see at most one of us.
-* A line that does not move may have a head that was stopped while it held no lock that matters.
-  After two looks, `GRACE_S` apart, callers then go round it: SQLite's lock still excludes, and only
-  order is lost. Where there is no line, the clerk asks for that lock as it would at the head.
+* A write that raises is rolled back with its whole batch. Only that write gets the error; the
+  others go back to the head of the queue. A batch that cannot be committed is tried again, one
+  write at a time.
+* A write can be withdrawn until it begins, and not after. So a write that lost its patience (after
+  a last try without a ticket), or was interrupted, did nothing; and one that began has the write
+  lock already and is waited for.
+* Writers without a ticket compete at SQLite's lock. The ticket owner tries that lock every
+  millisecond, so foreign writers meet at most one of us.
+* If the first ticket does not change, its owner may be stopped while it holds no lock that
+  matters. After two looks, `GRACE_S` apart, callers bypass the ticket lock: SQLite's lock still
+  excludes, and only order is lost. Where there is no ticket lock, the worker tries SQLite's lock as
+  the ticket owner would.
 """
 
 from __future__ import annotations
@@ -34,32 +35,32 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from reference_impl.state_db.errors import ClosedError, NotSyncedError, OutOfPatienceError
-from reference_impl.state_db.lock_owner import describe_holder
-from reference_impl.state_db.ticket_lock import WriteLine
-from reference_impl.state_db.wal import Commit, WriteLog
+from reference_impl.state_db.lock_owner import describe_lock_owner
+from reference_impl.state_db.ticket_lock import TicketLock
+from reference_impl.state_db.wal import Commit, WriteAheadLog
 
 Result = TypeVar("Result")
 Act = Callable[[sqlite3.Connection], Result]
 
 GRACE_S = 0.5
-"""How often one who waits looks at the line; if it did not move in between, he goes round it."""
+"""How often a waiting caller checks the ticket lock; if it did not change, it is bypassed."""
 
-_BATCH = 64  # writes a transaction: a turn stays short whatever is waiting
-_LINGER_S = 1.0  # an idle clerk ends after this
-_STRANGER_POLL_S = 0.001  # how often the head of the line asks for SQLite's lock
-_ROUND_POLL_S = 0.010  # how often one who goes round does
+_BATCH = 64  # writes per transaction: a turn stays short however many are waiting
+_IDLE_TIMEOUT_S = 1.0  # an idle worker ends after this
+_LOCK_POLL_S = 0.001  # how often the ticket owner tries SQLite's lock
+_BYPASS_POLL_S = 0.010  # how often a caller without a ticket does
 
 _logger = logging.getLogger(__name__)
 
 
 class _Write:
-    """One write while it waits, and what became of it."""
+    """One write while it waits, and its result."""
 
     __slots__ = ("act", "alone", "begun", "commit", "error", "result", "settled")
 
     def __init__(self, act: Act[Any]) -> None:
         self.act = act
-        self.alone = False  # its batch could not be committed: it goes by itself next time
+        self.alone = False  # its batch could not be committed: next time it is a batch of its own
         self.begun = False
         self.settled = threading.Event()
         self.result: Any = None
@@ -68,43 +69,46 @@ class _Write:
 
 
 class WriteQueue:
-    """Writes to the database at `path` by what `connect` opens. `log` makes its log."""
+    """Writes to the database at `path` over connections of `connect`. `log` makes its WAL."""
 
     def __init__(
-        self, path: str, connect: Callable[[], sqlite3.Connection], log: Callable[[str], WriteLog]
+        self,
+        path: str,
+        connect: Callable[[], sqlite3.Connection],
+        log: Callable[[str], WriteAheadLog],
     ) -> None:
         self._path = path
         self._connect = connect
         self._make_log = log
-        self._start_afresh()
+        self._reset()
 
-    def _start_afresh(self) -> None:
-        self._changed = threading.Condition()  # guards what is waiting, and the clerk
+    def _reset(self) -> None:
+        self._changed = threading.Condition()  # guards what is waiting, and the worker
         self._waiting: deque[_Write] = deque()
-        self._clerk: threading.Thread | None = None
+        self._worker: threading.Thread | None = None
         self._closed = False
-        self._desk = threading.RLock()  # guards the connection
+        self._connection_lock = threading.RLock()  # guards the connection
         self._connection: sqlite3.Connection | None = None
         self._log = self._make_log(self._path)
-        self._line: WriteLine | None = WriteLine(self._path)
-        self._stuck_mark: int | None = None  # of the line, if it was found not to move
+        self._ticket_lock: TicketLock | None = TicketLock(self._path)
+        self._stuck_mark: int | None = None  # of the ticket lock, if it was found not to change
 
     @property
     def is_fair(self) -> bool:
-        """Whether processes stand in line here; where they cannot they poll, and it was logged."""
-        return self._line is not None
+        """Whether writers are ordered by tickets here; otherwise they poll, and it was logged."""
+        return self._ticket_lock is not None
 
-    # What callers do -------------------------------------------------------------------------
+    # Callers ---------------------------------------------------------------------------------
 
     def write(self, act: Act[Result], patience_s: float) -> Result:
-        """Run `act` in a transaction; return what it returned, once that is durable.
+        """Run `act` in a transaction; return its result once the transaction is durable.
 
         Raises what `act` raised, or OutOfPatienceError if its turn did not come in time, or
-        ClosedError: then nothing happened. NotSyncedError means that it did.
+        ClosedError: then nothing happened. After NotSyncedError the write is committed.
         """
         write = _Write(act)
         try:
-            self._hand_in(write)
+            self._enqueue(write)
             self._wait(write, patience_s)
         except BaseException:
             if not self._withdraw(write):
@@ -119,25 +123,25 @@ class WriteQueue:
         result: Result = write.result
         return result
 
-    def _hand_in(self, write: _Write) -> None:
+    def _enqueue(self, write: _Write) -> None:
         with self._changed:
             if self._closed:
                 raise ClosedError(f"{self._path}: the handle is closed")
             self._waiting.append(write)
-            self._call_the_clerk()
+            self._wake_worker()
 
     def _wait(self, write: _Write, patience_s: float) -> None:
         deadline_s = time.monotonic() + patience_s
         mark: int | None = None
         while True:
-            goes_round = self._clerk is None or self._line_is_stuck()
+            bypasses = self._worker is None or self._ticket_lock_is_stuck()
             left_s = max(deadline_s - time.monotonic(), 0.0)
-            if write.settled.wait(min(_ROUND_POLL_S if goes_round else GRACE_S, left_s)):
+            if write.settled.wait(min(_BYPASS_POLL_S if bypasses else GRACE_S, left_s)):
                 return
-            if goes_round or left_s == 0.0:
-                self._go_round()
+            if bypasses or left_s == 0.0:
+                self._try_without_ticket()
             else:
-                before, mark = mark, self._look_at_the_line()
+                before, mark = mark, self._ticket_mark()
                 if mark == before:
                     self._stuck_mark = mark
             if left_s == 0.0:
@@ -145,116 +149,118 @@ class WriteQueue:
         if not self._withdraw(write):
             write.settled.wait()
             return
-        holder = describe_holder(self._path, self._line)
-        write.error = OutOfPatienceError(f"{self._path}: no turn in {patience_s:g} s; {holder}")
+        owner = describe_lock_owner(self._path, self._ticket_lock)
+        write.error = OutOfPatienceError(f"{self._path}: no turn in {patience_s:g} s; {owner}")
 
-    def _go_round(self) -> None:
-        """Try once without standing in line.
+    def _try_without_ticket(self) -> None:
+        """Try once without a ticket.
 
-        In a thread, since many writes may be in the batch, and an interrupt is meant for one.
+        In a thread, since the batch may hold many writes, and an interrupt is meant for one.
         """
-        attempt = threading.Thread(target=lambda: _announce(self._attempt() or []), daemon=True)
+        attempt = threading.Thread(target=lambda: _settle(self._attempt() or []), daemon=True)
         try:
             attempt.start()
-        except RuntimeError:  # no more threads, as at exit: then there is no clerk either
-            _announce(self._attempt() or [])
+        except RuntimeError:  # no more threads, as at exit: then there is no worker either
+            _settle(self._attempt() or [])
         else:
             attempt.join()
 
-    def _line_is_stuck(self) -> bool:
-        if self._stuck_mark is not None and self._stuck_mark != self._look_at_the_line():
+    def _ticket_lock_is_stuck(self) -> bool:
+        if self._stuck_mark is not None and self._stuck_mark != self._ticket_mark():
             self._stuck_mark = None
         return self._stuck_mark is not None
 
-    def _look_at_the_line(self) -> int:
-        return self._line.mark() if self._line is not None else 0
+    def _ticket_mark(self) -> int:
+        return self._ticket_lock.mark() if self._ticket_lock is not None else 0
 
     def _withdraw(self, write: _Write) -> bool:
         with self._changed:
             if write.begun:
                 return False
-            with suppress(ValueError):  # interrupted before it was handed in
+            with suppress(ValueError):  # interrupted before it was queued
                 self._waiting.remove(write)
             return True
 
-    def _call_the_clerk(self) -> None:
-        if self._clerk is not None:
+    def _wake_worker(self) -> None:
+        if self._worker is not None:
             self._changed.notify()
             return
-        self._clerk = threading.Thread(target=self._serve, name="state.db clerk", daemon=True)
+        self._worker = threading.Thread(
+            target=self._run_worker, name="state.db worker", daemon=True
+        )
         try:
-            self._clerk.start()
-        except RuntimeError:  # no more threads, as at exit: then callers go round
-            self._clerk = None
+            self._worker.start()
+        except RuntimeError:  # no more threads, as at exit: then callers try by themselves
+            self._worker = None
 
-    # What the clerk does ---------------------------------------------------------------------
+    # The worker ------------------------------------------------------------------------------
 
-    def _serve(self) -> None:
+    def _run_worker(self) -> None:
         while self._has_work():
-            self._take_a_turn()
+            self._run_turn()
 
     def _has_work(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed, _LINGER_S)
+            self._changed.wait_for(lambda: self._waiting or self._closed, _IDLE_TIMEOUT_S)
             if self._waiting:
                 return True
-            self._clerk = None
-            if self._closed and self._line is not None:
-                self._line.close()
+            self._worker = None
+            if self._closed and self._ticket_lock is not None:
+                self._ticket_lock.close()
             return False
 
-    def _take_a_turn(self) -> None:
+    def _run_turn(self) -> None:
         settled: list[_Write] | None = None
         self._prepare()
-        line = self._stand_in_line()
+        ticket_lock = self._acquire_ticket()
         try:
             while self._waiting and (settled := self._attempt()) is None:
-                time.sleep(_STRANGER_POLL_S)
+                time.sleep(_LOCK_POLL_S)
         finally:
-            if line is not None:
-                line.leave()
-            _announce(settled or [])
+            if ticket_lock is not None:
+                ticket_lock.release()
+            _settle(settled or [])
 
     def _prepare(self) -> None:
-        """Connect before the turn comes, so that nobody waits for that."""
-        with self._desk, suppress(BaseException):  # who cannot connect hears of it in the turn
+        """Connect before the turn comes, so that no other writer waits for that."""
+        with self._connection_lock, suppress(BaseException):  # a failure is reported in the turn
             if self._connection is None and not self._closed:
                 self._connection = self._connect()
 
-    def _stand_in_line(self) -> WriteLine | None:
-        line = self._line
+    def _acquire_ticket(self) -> TicketLock | None:
+        ticket_lock = self._ticket_lock
         try:
-            if line is not None:
-                line.stand()
+            if ticket_lock is not None:
+                ticket_lock.acquire()
         except OSError as error:
-            _logger.warning("%s: no line can be kept here, so writers poll: %s", self._path, error)
-            self._line = line = None
-        return line
+            _logger.warning("%s: no ticket lock here, so writers poll: %s", self._path, error)
+            self._ticket_lock = ticket_lock = None
+        return ticket_lock
 
     def _attempt(self) -> list[_Write] | None:
-        """Commit what is waiting. Returns what is settled by it; None if SQLite's lock is taken."""
-        with self._desk:
+        """Commit what is waiting. Returns the settled writes; None if SQLite's lock is taken."""
+        with self._connection_lock:
             if self._closed:
                 return []
             try:
                 connection = self._begin()
-            except BaseException as error:  # noqa: BLE001 - those who wait shall hear of it
+            except BaseException as error:  # noqa: BLE001 - passed to the waiting callers
                 self._roll_back()
-                return None if _is_busy(error) else _blame(self._pick_up(), error)
-            writes = self._pick_up()
-            culprit: _Write | None = None
+                return None if _is_busy(error) else _fail(self._take_batch(), error)
+            writes = self._take_batch()
+            failed: _Write | None = None
             try:
-                for culprit in writes:
-                    culprit.result = culprit.act(connection)
-                culprit = None
+                for failed in writes:
+                    failed.result = failed.act(connection)
+                failed = None
                 connection.execute("COMMIT")
-            except BaseException as error:  # noqa: BLE001 - whoever asked shall hear of it
+            except BaseException as error:  # noqa: BLE001 - passed to the write's caller
                 was_open = self._roll_back()
-                return self._sort_out(writes, culprit, error, was_open=was_open)
+                return self._resolve(writes, failed, error, was_open=was_open)
             commit = self._log.note_commit()
             for write in writes:
                 write.commit = commit
-            with suppress(BaseException):  # the writes are committed, whatever happens now
+            with suppress(BaseException):  # the writes are committed in any case
                 if self._log.is_long():
                     self._log.copy(connection)
             return writes
@@ -266,30 +272,30 @@ class WriteQueue:
         return self._connection
 
     def _roll_back(self) -> bool:
-        """Undo all. Returns whether there was anything to undo."""
+        """Roll back. Returns whether a transaction was open."""
         if self._connection is None or not self._connection.in_transaction:
             return False
         try:
             self._connection.execute("ROLLBACK")
-        except BaseException:  # noqa: BLE001 - the first error is the one to tell
+        except BaseException:  # noqa: BLE001 - the first error is the one to report
             self._close_connection()  # closing always rolls back
         return True
 
-    def _sort_out(
-        self, writes: list[_Write], culprit: _Write | None, error: BaseException, *, was_open: bool
+    def _resolve(
+        self, writes: list[_Write], failed: _Write | None, error: BaseException, *, was_open: bool
     ) -> list[_Write]:
-        """Decide after a rollback who hears of the error, and who tries again."""
-        if culprit is not None:
-            self._put_back([write for write in writes if write is not culprit])
-            return _blame([culprit], error)
-        if len(writes) > 1 and was_open:  # committing failed, and any of them may be why
+        """After a rollback, decide which writes get the error and which are tried again."""
+        if failed is not None:
+            self._requeue([write for write in writes if write is not failed])
+            return _fail([failed], error)
+        if len(writes) > 1 and was_open:  # the commit failed, and any of them may be the reason
             for write in writes:
                 write.alone = True
-            self._put_back(writes)
+            self._requeue(writes)
             return []
-        return _blame(writes, error)
+        return _fail(writes, error)
 
-    def _pick_up(self) -> list[_Write]:
+    def _take_batch(self) -> list[_Write]:
         with self._changed:
             writes: list[_Write] = []
             while self._waiting and len(writes) < _BATCH:
@@ -301,33 +307,33 @@ class WriteQueue:
                     break
             return writes
 
-    def _put_back(self, writes: list[_Write]) -> None:
+    def _requeue(self, writes: list[_Write]) -> None:
         with self._changed:
             for write in reversed(writes):
                 write.begun = False
                 self._waiting.appendleft(write)
 
-    # Coming and going ------------------------------------------------------------------------
+    # Closing and forking ---------------------------------------------------------------------
 
     def close(self) -> None:
-        """Refuse what is waiting and let go of everything. What has begun is finished first."""
+        """Refuse waiting writes and close everything. A write that has begun is finished first."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        with self._desk:
+        with self._connection_lock:
             self._close_connection()
         with self._changed:
             refused = list(self._waiting)
             self._waiting.clear()
             for write in refused:
                 write.begun = True
-            clerk = self._clerk
-            if clerk is None and self._line is not None:
-                self._line.close()
-        _announce(_blame(refused, ClosedError(f"{self._path}: the handle was closed")))
-        if clerk not in (None, threading.current_thread()):
-            # It ends at once; only if it stands in line, it ends when its turn comes.
-            clerk.join(GRACE_S)
+            worker = self._worker
+            if worker is None and self._ticket_lock is not None:
+                self._ticket_lock.close()
+        _settle(_fail(refused, ClosedError(f"{self._path}: the handle was closed")))
+        if worker not in (None, threading.current_thread()):
+            # It ends at once; only if it waits for a ticket, it ends when its turn comes.
+            worker.join(GRACE_S)
 
     def _close_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -337,30 +343,30 @@ class WriteQueue:
                 connection.close()
 
     def pause(self) -> None:
-        """Finish what has begun, and have no connection open until `resume`: a fork comes."""
-        self._desk.acquire()
+        """Finish what has begun, and have no connection open until `resume`: the process forks."""
+        self._connection_lock.acquire()
         self._close_connection()
 
     def resume(self) -> None:
-        """Go on, in the process that forked."""
-        self._desk.release()
+        """Continue, in the process that forked."""
+        self._connection_lock.release()
 
     def restart(self) -> None:
-        """Begin anew in the child of a fork: the clerk and those who waited are not there."""
+        """Start anew in the child of a fork: worker and waiting threads do not exist there."""
         closed = self._closed
-        if self._line is not None:
-            self._line.close()
-        self._start_afresh()
+        if self._ticket_lock is not None:
+            self._ticket_lock.close()
+        self._reset()
         self._closed = closed
 
 
-def _blame(writes: list[_Write], error: BaseException) -> list[_Write]:
+def _fail(writes: list[_Write], error: BaseException) -> list[_Write]:
     for write in writes:
         write.error = error
     return writes
 
 
-def _announce(writes: list[_Write]) -> None:
+def _settle(writes: list[_Write]) -> None:
     for write in writes:
         write.settled.set()
 

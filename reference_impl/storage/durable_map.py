@@ -1,9 +1,9 @@
-"""A ledger: a mapping that outlives its process. What `put` and `drop` acknowledged stays so.
+"""A durable mapping: what `put` and `drop` acknowledged survives the process and a power loss.
 
-Knows nothing of what is kept. Each change is a durable row of a log; when most rows are history,
-the file is replaced by one that holds only the present. So the file, like the memory, is bounded
-by what is kept, and opening it is quick. Who comes while the disk is syncing waits, and then one
-sync serves all who wait (group commit: DeWitt et al., "Implementation Techniques for Main Memory
+Knows nothing of the values. Each change is a durable row of a log; when most rows are history, the
+file is replaced by one that holds only the current values. So the file, like the memory, is bounded
+by the number of values, and opening it is quick. Changes that arrive during a sync wait, and then
+one sync covers all of them (group commit: DeWitt et al., "Implementation Techniques for Main Memory
 Database Systems", SIGMOD 1984).
 """
 
@@ -24,16 +24,16 @@ from reference_impl.storage.json_log import JsonLog, encoded, read_lines
 Value = Mapping[str, Any]
 
 HISTORY_ROWS_MAX = 256
-"""Rows beyond twice the present ones that may lie in the file before it is replaced."""
+"""Rows beyond twice the current ones that the file may hold before it is replaced."""
 
 log = logging.getLogger(__name__)
 
 
-class Ledger:
-    """Values by key, in the order in which the keys came. Safe for threads, of one process."""
+class DurableMap:
+    """Values by key, in insertion order. Thread-safe, for one process."""
 
     def __init__(self, path: str) -> None:
-        """Open the file, or make it. A row that cannot be read is told of, and passed over.
+        """Open or create the file. A row that cannot be read is logged and skipped.
 
         Raises OSError.
         """
@@ -49,7 +49,7 @@ class Ledger:
                 row = json.loads(line)
                 self._apply(row["key"], row["value"])
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                log.error("%s:%d: passed over: %r", path, number, error)  # noqa: TRY400 - known
+                log.error("%s:%d: row skipped: %r", path, number, error)  # noqa: TRY400 - known
 
     def __len__(self) -> int:
         return len(self._values)
@@ -58,28 +58,29 @@ class Ledger:
         return key in self._values
 
     def copy(self) -> dict[str, Value]:
-        """All that is kept now."""
+        """All current values."""
         with self._lock:
             return dict(self._values)
 
     def get(self, key: str) -> Value | None:
-        """What is kept under the key."""
+        """The current value of the key."""
         return self._values.get(key)
 
     def put(self, key: str, value: Value) -> None:
-        """Keep a value; durable when this returns.
+        """Set a value; durable when this returns.
 
-        Raises OSError, or TypeError or ValueError for no JSON; then nothing changed.
+        Raises OSError, or TypeError or ValueError for a value that is not JSON; then nothing
+        changed.
         """
         self.change({key: dict(value)})
 
     def drop(self, key: str) -> None:
-        """Keep it no longer; durable when this returns. Raises OSError; then nothing changed."""
+        """Remove a value; durable when this returns. Raises OSError; then nothing changed."""
         if key in self._values:
             self.change({key: None})
 
     def change(self, values: Mapping[str, Value | None]) -> None:
-        """Keep these values, and no longer what is None; durable when this returns.
+        """Set these values, and remove those that are None; durable when this returns.
 
         Raises as `put` does.
         """
@@ -92,7 +93,7 @@ class Ledger:
             raise OSError(*change.failure.args) from change.failure
 
     def _settle(self) -> None:
-        """Make the changes of all who wait, ours among them, with one sync. We hold the lock."""
+        """Write all waiting changes, ours among them, with one sync. Under the lock."""
         changes = [self._waiting.popleft() for _ in range(len(self._waiting))]
         lines = [line for change in changes for line in change.lines]
         try:
@@ -103,7 +104,7 @@ class Ledger:
             _settle(changes, failure)
             return
         except BaseException:
-            _settle(changes, OSError(errno.EIO, "whoever wrote it was stopped"))
+            _settle(changes, OSError(errno.EIO, "the thread that wrote it was interrupted"))
             raise
         self._rows += len(lines)
         for change in changes:
@@ -120,19 +121,19 @@ class Ledger:
             self._values[key] = value
 
     def _shorten(self, old: JsonLog) -> None:
-        """Replace the file by one that says the same in fewer rows; a full disk may refuse that."""
+        """Replace the file by an equal one with fewer rows; a full disk may refuse that."""
         lines = (_line(key, value) for key, value in self._values.items())
         try:
             files.put(self._path, b"".join(lines))
         except OSError as error:
             log.warning("%s: could not be shortened, so it grows: %s", self._path, error)
-        # Whichever file bears the name now says the same; the old one may have lost it.
+        # Either file has the same content now; the old one may have lost its name.
         self._log = None
         old.close()
         self._rows = len(self._values)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             if self._log is not None:
                 self._log.close()
@@ -141,7 +142,7 @@ class Ledger:
 
 @dataclass(slots=True)
 class _Change:
-    """What somebody wants to be kept, and what became of that."""
+    """A requested change, and its result."""
 
     values: Mapping[str, Value | None]
     lines: list[bytes]

@@ -1,12 +1,12 @@
-"""Files that are whole or absent, and locks that hold among threads and processes.
+"""Files that are whole or absent, and locks among threads and processes.
 
-Knows nothing of what the files say. Every call goes through the `os` module by name, at the time
-of the call, so that a simulated disk can stand below. Files are private to their owner.
+Knows nothing of the files' content. Every call goes through the `os` module by name, at the time of
+the call, so that a simulated disk can replace it. Files are private to their owner.
 
-A path is a `str`, here and wherever a file is named for a session, a run or a process. `pathlib`
-interns every part of every path that it is given, and on Python 3.12 what is interned stays for
-ever: a host would keep the name of each file that it ever wrote. So only the folders that rooms are
-opened with may come as a `Path`.
+A path is a `str`, here and for every file of a session, a run or a process. `pathlib` interns every
+part of every path that it is given, and on Python 3.12 interned strings are never freed: a host
+would keep the name of each file that it ever wrote. So only the folders that components are opened
+with may come as a `Path`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _CHUNK_BYTES = 4096
 _POLL_S = 0.001
 
 StrPath = str | os.PathLike[str]
-"""How a room may be given its folder, or a file that is called alike everywhere."""
+"""Type of the folder that a component is given, or of a file with a fixed name."""
 
 
 class LockBusyError(Exception):
-    """Somebody else kept the lock for longer than we had patience."""
+    """Another holder kept the lock for longer than the patience."""
 
 
 def absolute(path: StrPath) -> str:
-    """Name a file from the root on, without needless slashes and dots, so that names compare."""
+    """Make a path absolute, without needless slashes and dots, so that paths compare."""
     return os.fspath(Path(path).absolute())
 
 
@@ -41,7 +41,7 @@ def read_whole(path: str) -> bytes:
 
 
 def read_from(path: str, at: int) -> bytes:
-    """Read a file from a place in it to its end. Raises OSError."""
+    """Read a file from a position to its end. Raises OSError."""
     data = bytearray()
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -54,7 +54,7 @@ def read_from(path: str, at: int) -> bytes:
 
 
 def read_until(path: str, marker: bytes) -> bytes:
-    """Read a file up to the marker, or all of it where there is none. Raises OSError."""
+    """Read a file up to the marker, or all of it without one. Raises OSError."""
     return _read(path, marker, _CHUNK_BYTES).partition(marker)[0]
 
 
@@ -73,7 +73,7 @@ def _read(path: str, marker: bytes, chunk_bytes: int) -> bytes:
 
 
 def put(path: str, data: bytes) -> None:
-    """Make `data` the file's content, for good: when this returns, a power loss keeps it.
+    """Replace the file's content durably: when this returns, it survives a power loss.
 
     At any moment the file is the old or the new one, never a mixture: a temporary file beside it
     is written, synced and renamed over it, and then the folder is synced (Pillai et al., "All File
@@ -99,12 +99,12 @@ def _write(path: str, data: bytes) -> None:
         os.close(fd)
 
 
-def put_lightly(path: str, data: bytes) -> None:
-    """Make `data` the file's content, whole or not at all, but not proof against a power loss.
+def put_unsynced(path: str, data: bytes) -> None:
+    """Replace the file's content atomically, but not durably: a power loss may lose it.
 
-    For what can be derived again. Raises OSError; then the file is the old one. The kernel's clock
-    for files ticks in milliseconds, in which a file can be replaced twice and get its old inode
-    back; so we stamp the time ourselves, and `signature` tells any two apart.
+    For data that can be derived again. Raises OSError; then the file is the old one. The kernel's
+    clock for files ticks in milliseconds, in which a file can be replaced twice and get its old
+    inode back; so the time is set explicitly, and `signature` differs for any two versions.
     """
     temporary = _temporary(path)
     try:
@@ -120,8 +120,8 @@ def put_lightly(path: str, data: bytes) -> None:
         raise
 
 
-def append_lightly(path: str, data: bytes) -> None:
-    """Add to a file that is there, not proof against a power loss.
+def append_unsynced(path: str, data: bytes) -> None:
+    """Append to an existing file, not durably.
 
     Raises OSError; then a part of the data may have been added.
     """
@@ -133,7 +133,7 @@ def append_lightly(path: str, data: bytes) -> None:
 
 
 def signature(path: str) -> tuple[int, int, int] | None:
-    """What changes whenever the file does; None where there is no file. Raises OSError."""
+    """A value that changes whenever the file does; None for a missing file. Raises OSError."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -148,7 +148,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _temporary(path: str) -> str:
-    """Name a file beside `path` that nobody else writes now: `<stem>.tmp.<pid>.<tid>`."""
+    """Name a file beside `path` that only this thread writes: `<stem>.tmp.<pid>.<tid>`."""
     folder, name = os.path.split(path)
     stem = name.partition(".")[0]
     return os.path.join(folder, f"{stem}.tmp.{os.getpid()}.{threading.get_ident()}")
@@ -160,13 +160,13 @@ def _discard(path: str) -> None:
 
 
 def rename(path: str, target: str) -> None:
-    """Give a file another name, for good. Raises OSError."""
+    """Rename a file durably. Raises OSError."""
     os.replace(path, target)
     sync_folder(folder_of(path))
 
 
 def remove(path: str) -> bool:
-    """Remove a file; whether there was one. Lasts once the folder is synced. Raises OSError."""
+    """Remove a file; returns whether it existed. Durable after `sync_folder`. Raises OSError."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -175,17 +175,17 @@ def remove(path: str) -> bool:
 
 
 def folder_of(path: str) -> str:
-    """Name the folder that a file is in."""
+    """The folder of a file."""
     return os.path.dirname(path) or os.curdir
 
 
 def names(folder: str) -> list[str]:
-    """Names of what is in a folder, in any order. Raises OSError."""
+    """Names of the entries of a folder, in any order. Raises OSError."""
     return os.listdir(folder)
 
 
 def sync_folder(folder: str) -> None:
-    """Make what was renamed, made and removed in a folder last. Raises OSError."""
+    """Make renames, creations and removals in a folder durable. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -194,7 +194,7 @@ def sync_folder(folder: str) -> None:
 
 
 def make_folder(folder: str) -> None:
-    """Make a folder, and those above it, for good. Raises OSError."""
+    """Make a folder and its parents, durably. Raises OSError."""
     if os.path.isdir(folder):
         return
     make_folder(folder_of(folder))
@@ -204,20 +204,20 @@ def make_folder(folder: str) -> None:
 
 
 class SharedLock:
-    """A lock among the threads of all processes: a mutex here, and `flock` on a file beside.
+    """A lock among the threads of all processes: a mutex, and `flock` on a side file.
 
     Not reentrant. The kernel drops a dead process's lock at once.
     """
 
     def __init__(self, path: str, patience_s: float) -> None:
-        """Name the side file, and how long to wait before LockBusyError."""
+        """`path` is the side file, `patience_s` how long to wait before LockBusyError."""
         self._path = path
         self.patience_s = patience_s
         self._mutex = threading.Lock()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold it for a while. Raises LockBusyError, or OSError where there is no side file."""
+        """Hold the lock. Raises LockBusyError, or OSError if the side file cannot be opened."""
         deadline_s = time.monotonic() + self.patience_s
         if not self._mutex.acquire(timeout=self.patience_s):
             raise LockBusyError(f"{self._path}: another thread held it for {self.patience_s} s")
@@ -233,7 +233,7 @@ class SharedLock:
             self._mutex.release()
 
     def _wait(self, fd: int, deadline_s: float) -> None:
-        # `flock` cannot wait with a deadline, and threads of one process never meet here.
+        # `flock` cannot wait with a deadline; the mutex excludes this process's other threads.
         while True:
             with suppress(BlockingIOError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

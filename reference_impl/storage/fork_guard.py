@@ -1,9 +1,9 @@
-"""The fork guard: what must not be open while the process forks is closed before, everywhere.
+"""The fork guard: closes registered connections, threads and locks before the process forks.
 
-SQLite's locks do not follow into a child, but its memory of having them does: a connection opened
-in a child would skip locks that only the parent has, and could write into a log that the parent
-deletes. So whoever keeps connections joins here, and a fork finds none of them open. This covers
-`os.fork` and what is built on it; `subprocess` replaces the child before it could do harm.
+SQLite's locks are not inherited by a child, but its memory of having them is: a connection that a
+child inherited would skip locks that only the parent has, and could write into a log that the
+parent deletes. So every owner of connections registers here, and none is open during a fork. This
+covers `os.fork` and what is built on it; `subprocess` replaces the child before it could do harm.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from typing import Protocol
 
 
 class Pausable(Protocol):
-    """Something that keeps connections, threads or locks of its own."""
+    """An owner of connections, threads or locks."""
 
     def pause(self) -> None:
-        """Have nothing open, and open nothing before `resume`."""
+        """Close everything, and open nothing before `resume`."""
         ...
 
     def resume(self) -> None:
-        """Go on, in the process that forked."""
+        """Continue, in the process that forked."""
         ...
 
     def restart(self) -> None:
-        """Begin anew in the child, where no other thread is left."""
+        """Start anew in the child, which has no other thread."""
         ...
 
 
-def guard(keeper: Pausable) -> None:
-    """Pause this one, for as long as it lives, whenever the process forks."""
-    _keepers.add(keeper)
+def guard(owner: Pausable) -> None:
+    """Pause this owner, as long as it is referenced, whenever the process forks."""
+    _owners.add(owner)
 
 
-_keepers: weakref.WeakSet[Pausable] = weakref.WeakSet()
+_owners: weakref.WeakSet[Pausable] = weakref.WeakSet()
 _forking = threading.Lock()
 _paused: list[Pausable] = []
 
 
 def _before() -> None:
     _forking.acquire()
-    for keeper in list(_keepers):
-        keeper.pause()
-        _paused.append(keeper)
+    for owner in list(_owners):
+        owner.pause()
+        _paused.append(owner)
 
 
 def _in_parent() -> None:

@@ -1,11 +1,12 @@
-"""The journals: what each run showed, in order and without gaps, and which turns are under way.
+"""The run journal, which numbers each run's events without gaps, and the journal of open turns.
 
-The run journal has a file a run, `<session>/<stream>.jsonl`. A row's id is `<stream>:<seq>`, and
-row n is line n, so a cursor is found by counting. A row is shown only once it is written, by the
-same lock that numbers it: whoever emits, what is shown is in order, and is in the journal. Rows
-are small and never embed the session; a run's file, and the number of files, are bounded.
+The run journal has a file per run, `<session>/<stream>.jsonl`. A row's id is `<stream>:<seq>`, and
+row n is line n, so a cursor is found by counting. A row is published only after it is written,
+under the lock that numbers it: whichever thread emits, published rows are in order and in the
+journal. Rows are small and never embed the session; a run's file, and the number of files, are
+bounded.
 
-The turn journal is one ledger: what was submitted and has not ended was in flight at a crash.
+The turn journal is one durable map: a submitted turn that has not ended was in flight at a crash.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 
 from reference_impl.sessions.session_files import checked_id
 from reference_impl.storage import files
-from reference_impl.storage.durable_map import Ledger
+from reference_impl.storage.durable_map import DurableMap
 from reference_impl.storage.json_log import JsonLog, Row, encoded, read_lines
 
 Payload = Mapping[str, Any]
@@ -35,10 +36,10 @@ Show = Callable[[Row], object]
 CLOSING_EVENTS = frozenset({"cancel", "apperror", "stream_end"})
 ROW_BYTES_MAX = 256 * 1024
 RUN_BYTES_MAX = 64 * 1024 * 1024
-RUNS_KEPT = 8  # a session: the live one, and those that a client may still be reading
+RUNS_MAX = 8  # per session: the live one, and those that a client may still be reading
 REPLAY_ROWS_MAX = 4096
 REPLAY_BYTES_MAX = 4 * 1024 * 1024
-TURNS_KEPT = 256  # that have ended
+ENDED_TURNS_MAX = 256  # ended turns
 _LOCKS = 64
 
 _STREAM = re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII)
@@ -48,15 +49,15 @@ log = logging.getLogger(__name__)
 
 
 class RunOverError(Exception):
-    """Somebody emits into a run that has come to its end; nobody is shown that."""
+    """A row was emitted into a run that is sealed; it is neither written nor published."""
 
 
 class RunTooLargeError(Exception):
-    """The row, or the run with it, would be larger than a run may be."""
+    """The row, or the run with it, would exceed its size limit."""
 
 
 class ReplayStatus(StrEnum):
-    """Whether what follows a cursor can be had; whatever is not *ok* calls for a snapshot."""
+    """Whether the rows after a cursor are available; any status but *ok* calls for a snapshot."""
 
     OK = "ok"
     CURSOR_INVALID = "cursor_invalid"
@@ -70,14 +71,14 @@ class ReplayStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What follows a cursor, if the status is *ok*."""
+    """The rows after a cursor, if the status is *ok*."""
 
     status: ReplayStatus
     rows: tuple[Row, ...] = ()
 
 
 class RunWriter:
-    """The one who writes a run's rows, for any number of threads that emit."""
+    """Writes the rows of one run, for any number of threads that emit."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class RunWriter:
         clock: Callable[[], float],
         closed: Callable[[], object],
     ) -> None:
-        """`show` is called with each row, in order; it must be quick. `RunJournal.begin` knows."""
+        """`show` is called with each row, in order; it must be quick. See `RunJournal.begin`."""
         self._file = journal_file
         self._heading = heading
         self._show = show
@@ -99,18 +100,18 @@ class RunWriter:
 
     @property
     def size_bytes(self) -> int:
-        """How much of the file is acknowledged."""
+        """The acknowledged size of the file."""
         return self._file.size_bytes
 
     def emit(self, event: str, payload: Payload) -> Row:
-        """Write a row and show it.
+        """Write a row and publish it.
 
-        Raises RunOverError, RunTooLargeError, OSError, or TypeError or ValueError for no JSON;
-        then the row is neither written nor shown, and its number goes to the next one.
+        Raises RunOverError, RunTooLargeError, OSError, or TypeError or ValueError for invalid JSON;
+        then the row is neither written nor published, and the next one gets its number.
         """
         with self._lock:
             if self._is_sealed:
-                raise RunOverError(f"{self._heading['run_id']} is over, so nobody sees {event!r}")
+                raise RunOverError(f"{self._heading['run_id']} is over; {event!r} is dropped")
             row = self._row(event, payload, terminal_state=None)
             size_bytes = len(encoded(row))
             if size_bytes > ROW_BYTES_MAX:
@@ -124,12 +125,12 @@ class RunWriter:
             return row
 
     def seal(self) -> None:
-        """Let nobody emit any more."""
+        """Refuse every later `emit`."""
         with self._lock:
             self._is_sealed = True
 
     def finish(self, state: str, events: Sequence[tuple[str, Payload]]) -> None:
-        """Write and show the terminal rows, durably, and let go of the file; the first time only.
+        """Write and publish the terminal rows, durably, and close the file; only the first time.
 
         Raises OSError where the disk refuses; the run is over all the same.
         """
@@ -141,7 +142,7 @@ class RunWriter:
                 for number, (event, payload) in enumerate(events, start=1):
                     row = self._row(event, payload, terminal_state=state)
                     if number < len(events):
-                        self._file.append(row)  # the last one's sync is this one's too
+                        self._file.append(row)  # the sync of the last row covers it
                     else:
                         self._file.append_durably(encoded(row))
                     self._show(row)
@@ -165,10 +166,10 @@ class RunWriter:
 
 
 class RunJournal:
-    """The runs of all sessions, a folder a session."""
+    """The runs of all sessions, a folder per session."""
 
     def __init__(self, folder: files.StrPath, *, clock: Callable[[], float] = time.time) -> None:
-        """Open the folder, or make it. Raises OSError."""
+        """Open or create the folder. Raises OSError."""
         self._folder = os.fspath(folder)
         self._clock = clock
         self._writers: dict[str, RunWriter] = {}
@@ -179,7 +180,7 @@ class RunJournal:
         return {"run_writers": len(self._writers)}
 
     def begin(self, session_id: str, stream_id: str, show: Show) -> RunWriter:
-        """Open a new run's journal, and let the session's oldest ones go. Raises OSError."""
+        """Open a new run's journal, and remove the session's oldest ones. Raises OSError."""
         path = self._path(session_id, stream_id)
         self._retire(files.folder_of(path))
         heading = {"run_id": stream_id, "session_id": session_id}
@@ -189,11 +190,11 @@ class RunJournal:
         self._writers[path] = writer
         return writer
 
-    def bury(self, session_id: str, stream_id: str, ending: TurnEvent) -> None:
-        """Write what a killed host left out of a run's end, so that whoever reads on is told.
+    def write_missing_end(self, session_id: str, stream_id: str, ending: TurnEvent) -> None:
+        """Write the terminal rows that a killed host left out, so that readers see the run's end.
 
-        It says how the turn ended, unless the run has begun to say so itself. Nothing where it is
-        whole, is live, or never was. Raises OSError.
+        They say how the turn ended, unless the run has begun to say so itself. Does nothing for a
+        complete, live or unknown run. Raises OSError.
         """
         try:
             path = self._path(session_id, stream_id)
@@ -204,7 +205,7 @@ class RunJournal:
         last = row["event"] if row is not None else None
         if path not in self._writers and last not in CLOSING_EVENTS:
             heading = {"run_id": stream_id, "session_id": session_id}
-            writer = RunWriter(JsonLog(path), heading, _nobody, self._clock, _nobody)
+            writer = RunWriter(JsonLog(path), heading, _ignore, self._clock, _ignore)
             writer.finish(*_rest_of_end(last, ending))
 
     def _retire(self, folder: str) -> None:
@@ -213,12 +214,12 @@ class RunJournal:
         except FileNotFoundError:
             return
         runs.sort(key=lambda path: os.stat(path).st_mtime_ns)
-        for path in runs[: -(RUNS_KEPT - 1)]:
+        for path in runs[: -(RUNS_MAX - 1)]:
             if path not in self._writers:
                 files.remove(path)
 
     def read(self, session_id: str, cursor: str) -> Replay:
-        """What the session's run showed after the row that the cursor names; `:0` is its start."""
+        """The rows of the session's run after the row that the cursor names; `:0` is its start."""
         named = _CURSOR.fullmatch(cursor)
         if named is None:
             return Replay(ReplayStatus.CURSOR_INVALID)
@@ -230,7 +231,7 @@ class RunJournal:
         return _replay(lines[seen:], seen) if seen <= len(lines) else _EVENT_MISSING
 
     def rows(self, session_id: str, stream_id: str) -> Iterator[Row]:
-        """Every row of a run that can be read; none where there is no such run."""
+        """Every readable row of a run; none for an unknown run."""
         with suppress(FileNotFoundError):
             for line in self._lines(session_id, stream_id):
                 row = _parsed(line)
@@ -238,16 +239,16 @@ class RunJournal:
                     yield row
 
     def text(self, session_id: str, stream_id: str) -> str:
-        """All tokens that a run has shown."""
+        """All tokens of a run."""
         rows = self.rows(session_id, stream_id)
         return "".join(row["payload"]["text"] for row in rows if row["event"] == "token")
 
     def remove(self, session_id: str, stream_id: str) -> None:
-        """Forget a run that never began. Raises OSError."""
+        """Remove a run that never began. Raises OSError."""
         files.remove(self._path(session_id, stream_id))
 
     def remove_session(self, session_id: str) -> None:
-        """Forget the session's runs; it was deleted. Raises OSError."""
+        """Remove the runs of a deleted session. Raises OSError."""
         folder = os.path.join(self._folder, checked_id(session_id))
         with suppress(FileNotFoundError):
             for name in files.names(folder):
@@ -256,25 +257,25 @@ class RunJournal:
 
     def _lines(self, session_id: str, stream_id: str) -> list[bytes]:
         path = self._path(session_id, stream_id)
-        # A row that is being written may yet be taken back; only what is acknowledged counts.
+        # A row that is being written may be taken back; only acknowledged rows count.
         writer = self._writers.get(path)
         return read_lines(path, writer.size_bytes if writer is not None else None)
 
     def _path(self, session_id: str, stream_id: str) -> str:
         if not _STREAM.fullmatch(stream_id):
-            raise FileNotFoundError(f"{stream_id[:64]!r} is no stream")
+            raise FileNotFoundError(f"{stream_id[:64]!r} is no stream id")
         return os.path.join(self._folder, checked_id(session_id), f"{stream_id}.jsonl")
 
 
-def _nobody(*_: object) -> None:
-    """Nobody looks on."""
+def _ignore(*_: object) -> None:
+    """Do nothing: nothing listens to this writer."""
 
 
 _EVENT_MISSING = Replay(ReplayStatus.CURSOR_EVENT_MISSING)
 
 
 def _replay(lines: Sequence[bytes], seen: int) -> Replay:
-    """Read the lines that follow row `seen`."""
+    """Parse the lines after row `seen`."""
     if len(lines) > REPLAY_ROWS_MAX:
         return Replay(ReplayStatus.LIMIT_ROWS)
     if sum(map(len, lines)) > REPLAY_BYTES_MAX:
@@ -297,7 +298,7 @@ def _parsed(line: bytes) -> Row | None:
 
 
 class TurnEvent(StrEnum):
-    """How far a turn has come."""
+    """The state of a turn."""
 
     SUBMITTED = "submitted"
     STARTED = "started"
@@ -319,7 +320,7 @@ def _rest_of_end(last: str | None, ending: TurnEvent) -> tuple[str, list[tuple[s
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A turn as the journal knows it. `at` is when it came so far, in seconds of the epoch."""
+    """A turn in the journal. `at` is when it reached its state, in seconds of the epoch."""
 
     turn_id: str
     session_id: str
@@ -330,39 +331,39 @@ class Turn:
 
 
 class TurnJournal:
-    """How far each turn has come: those in flight, and the last ones that ended."""
+    """The state of each turn: those in flight, and the last ones that ended."""
 
     def __init__(self, path: files.StrPath, *, clock: Callable[[], float] = time.time) -> None:
-        """Open the file, or make it. Raises OSError."""
-        self._ledger = Ledger(os.fspath(path))
+        """Open or create the file. Raises OSError."""
+        self._map = DurableMap(os.fspath(path))
         self._clock = clock
-        # Each keeps the steps of its turns apart; those of all others may share a sync.
+        # A lock orders the steps of its turns; those of other turns may share a sync.
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
         self._ended = deque(self.ended())
         self._by_stream = {turn.stream_id: turn.turn_id for turn in self.turns()}
 
     def gauges(self) -> dict[str, int]:
         """Sizes of the long-lived containers."""
-        return {"turn_journal": len(self._ledger)}
+        return {"turn_journal": len(self._map)}
 
     def submit(self, turn_id: str, session_id: str, stream_id: str, source: str) -> None:
-        """Note a turn that somebody asks for. This and what follows may raise OSError."""
+        """Record a requested turn. This and the methods below may raise OSError."""
         self._put(Turn(turn_id, session_id, stream_id, source, TurnEvent.SUBMITTED, self._clock()))
 
     def start(self, turn_id: str) -> None:
-        """Note that the agent is at it."""
+        """Record that the agent is running."""
         self._advance(turn_id, TurnEvent.STARTED)
 
     def complete(self, turn_id: str) -> None:
-        """Note that it came to its end, and the session is saved."""
+        """Record that the turn came to its end, and the session is saved."""
         self._advance(turn_id, TurnEvent.COMPLETED)
 
     def interrupt(self, turn_id: str) -> None:
-        """Note that it came to no end of its own, and what it produced is saved."""
+        """Record that the turn came to no end of its own, and its output is saved."""
         self._advance(turn_id, TurnEvent.INTERRUPTED)
 
     def _advance(self, turn_id: str, event: TurnEvent) -> None:
-        """Note how far it has come; an ending is final, whoever starts it meanwhile."""
+        """Record the turn's state; an ended turn never changes."""
         with self._locks[zlib.crc32(turn_id.encode()) % _LOCKS]:
             turn = self.get(turn_id)
             if turn is None or turn.event in _ENDINGS:
@@ -370,20 +371,20 @@ class TurnJournal:
             self._put(replace(turn, event=event, at=self._clock()))
 
     def _put(self, turn: Turn) -> None:
-        """Note it, and forget those that ended too long ago."""
+        """Write the turn, and drop those that ended too long ago."""
         ending = [turn] if turn.event in _ENDINGS else []
-        number = len(self._ended) + len(ending) - TURNS_KEPT
+        number = len(self._ended) + len(ending) - ENDED_TURNS_MAX
         surplus = [self._ended.popleft() for _ in range(number)]
         forgotten = dict.fromkeys(old.turn_id for old in surplus)
-        self._ledger.change({turn.turn_id: asdict(turn), **forgotten})
+        self._map.change({turn.turn_id: asdict(turn), **forgotten})
         self._ended.extend(ending)
         self._by_stream[turn.stream_id] = turn.turn_id
         for old in surplus:
             self._by_stream.pop(old.stream_id, None)
 
     def get(self, turn_id: str) -> Turn | None:
-        """What is remembered of a turn."""
-        value = self._ledger.get(turn_id)
+        """A remembered turn."""
+        value = self._map.get(turn_id)
         return None if value is None else _turn(value)
 
     def session_of(self, stream_id: str) -> str | None:
@@ -392,8 +393,8 @@ class TurnJournal:
         return None if turn is None else turn.session_id
 
     def turns(self) -> list[Turn]:
-        """Every turn that is remembered."""
-        return [_turn(value) for value in self._ledger.copy().values()]
+        """All remembered turns."""
+        return [_turn(value) for value in self._map.copy().values()]
 
     def in_flight(self) -> list[Turn]:
         """Turns that were submitted and have not ended."""
@@ -404,8 +405,8 @@ class TurnJournal:
         return [turn for turn in self.turns() if turn.event in _ENDINGS]
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._ledger.close()
+        """Close the file."""
+        self._map.close()
 
 
 def _turn(value: Mapping[str, Any]) -> Turn:

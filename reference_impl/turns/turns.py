@@ -1,15 +1,15 @@
-"""Turns: one entry point for all of them, one run a session, and one way out for every run.
+"""Turns: one entry point for all of them, one run per session, and one way out for every run.
 
 A *run* is a turn while it executes. It is registered before anything else happens, and it leaves
-the registry last of all: after its session is saved, its ending is decided and its terminal event
-is written. Whoever waits for the session to be idle is told after that, never before.
+the registry last: after its session is saved, its ending is decided and its terminal event is
+written. Listeners learn that the session is idle after that, never before.
 
-Two may bring a run to its end, the worker that returns and whoever cancels; the first one does it,
-and the other leaves it alone. A cancelled run is over for its clients at once, but its session is
+Two threads may end a run, the worker that returns and the caller of `cancel`; the first one does
+it, and the other does nothing. For its clients a cancelled run is over at once, but its session is
 busy until the agent has unwound, or until a bound, after which the run is reclaimed.
 
-Everything on disk goes through the session store and the journals. Knows no HTTP. A turn whose
-host was killed is found by what it left in its session, and settled there, once.
+Everything on disk goes through the session store and the journals. Knows no HTTP. A turn whose host
+was killed is found by its marks in the session, and settled there, once.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 class TurnConflictError(Exception):
-    """The session has a run already. `stream_id` is None if that one is not to be attached to."""
+    """The session has a run already. `stream_id` is None if no client may attach to that run."""
 
     def __init__(self, run: Run) -> None:
         self.stream_id = run.stream_id if run.is_attachable else None
@@ -53,15 +53,15 @@ class TurnConflictError(Exception):
 
 
 class AlreadyDeliveredError(Exception):
-    """The session has had this wakeup before; no turn was started."""
+    """The session has this wakeup already; no turn was started."""
 
 
 class ShuttingDownError(Exception):
-    """No turn begins any more."""
+    """No turn can begin any more."""
 
 
 class Source(StrEnum):
-    """Who asks for a turn. An ephemeral one leaves nothing in the session."""
+    """The origin of a turn. An ephemeral one leaves nothing in the session."""
 
     USER = "user"
     WAKEUP = "process_wakeup"
@@ -101,22 +101,22 @@ class Run:
 
     @property
     def is_attachable(self) -> bool:
-        """Whether a client may be sent to its stream."""
+        """Whether a client may attach to its stream."""
         return self.state is None and not self.cancelled.is_set()
 
     @property
     def phase(self) -> str:
-        """What it is doing, in a word."""
+        """What the run is doing, in one word."""
         if self.cancelled.is_set():
             return "cancelling"
         return "running" if self.state is None else "ending"
 
 
 class TurnListener:
-    """Whoever wants to know of runs, and overrides what it wants to know. None may be slow."""
+    """Base class of listeners; each overrides what it needs. No method may be slow."""
 
     def user_refused(self, run: Run) -> None:
-        """A user could not begin a turn because of this run."""
+        """A user's turn was refused because of this run."""
 
     def started(self, run: Run) -> None:
         """The run is registered, and the user's message is on disk."""
@@ -125,13 +125,13 @@ class TurnListener:
         """The run's next event is in its journal; in order, one at a time."""
 
     def ended(self, run: Run) -> None:
-        """The run is registered no more. It may never have started."""
+        """The run has left the registry. It may never have started."""
 
 
 class Turns:
     """The runs of all sessions."""
 
-    def __init__(  # noqa: PLR0913 - it is where the rooms meet
+    def __init__(  # noqa: PLR0913 - it connects the components
         self,
         store: SessionStore,
         runs: RunJournal,
@@ -143,7 +143,7 @@ class Turns:
         clock: Callable[[], float] = time.time,
         unwind_bound_s: float = UNWIND_BOUND_S,
     ) -> None:
-        """`sync` brings what is kept elsewhere up to a session's state; it may raise anything."""
+        """`sync` brings other copies up to a session's state; it may raise anything."""
         self._store = store
         self._runs = runs
         self._journal = journal
@@ -161,10 +161,10 @@ class Turns:
         self._is_shutting_down = False
 
     def listen(self, listener: TurnListener) -> None:
-        """Tell the listener of all runs from now on; before the first one starts."""
+        """Add a listener of all runs; before the first one starts."""
         self._listeners.append(listener)
 
-    # Looking
+    # Queries
 
     def gauges(self) -> dict[str, int]:
         """Sizes of the long-lived containers."""
@@ -175,7 +175,7 @@ class Turns:
         }
 
     def runs(self) -> tuple[Run, ...]:
-        """Every run that is registered now."""
+        """Every registered run."""
         with self._changed:
             return tuple(self._by_session.values())
 
@@ -189,11 +189,11 @@ class Turns:
         return stream_id in self._by_stream
 
     def attachable_stream(self, session_id: str) -> str | None:
-        """The stream of the session's run, if a client may be sent to it."""
+        """The stream of the session's run, if a client may attach to it."""
         run = self._by_session.get(session_id)
         return run.stream_id if run is not None and run.is_attachable else None
 
-    # Beginning
+    # Starting
 
     def start(
         self,
@@ -206,14 +206,14 @@ class Turns:
         """Begin a turn; the message is on disk when this returns.
 
         Raises TurnConflictError, ShuttingDownError, AlreadyDeliveredError for a wakeup that the
-        session has had, UnknownSessionError, and whatever else the session store raises.
+        session has already, UnknownSessionError, and whatever else the session store raises.
         """
         run = Run(checked_id(session_id), message, source, wakeup_id, self._clock())
         self._register(run)
         try:
             self._submit(run)
             run.is_submitted = True
-            self._tell(lambda listener: listener.started(run))
+            self._notify(lambda listener: listener.started(run))
             name = f"turn of {session_id}"
             threading.Thread(target=self._work, args=(run,), name=name, daemon=True).start()
         except BaseException:
@@ -225,7 +225,7 @@ class Turns:
         sid = run.session_id
 
         def is_leaving() -> bool:
-            # Its clients were told that it is over, so nobody shall be refused because of it.
+            # Its clients have its terminal event, so it must refuse no later turn.
             other = self._by_session.get(sid)
             return other is not None and other.phase == "ending"
 
@@ -238,12 +238,12 @@ class Turns:
                 self._by_session[sid] = self._by_stream[run.stream_id] = run
                 return
         if run.source is Source.USER:
-            self._tell(lambda listener: listener.user_refused(other))
+            self._notify(lambda listener: listener.user_refused(other))
         raise TurnConflictError(other)
 
     def _submit(self, run: Run) -> None:
-        """Bring the message to disk. The session is saved last: that is what counts."""
-        self._store.load_metadata_only(run.session_id)  # an unknown one leaves no trace
+        """Write the message to disk. The session is saved last: that is the commit point."""
+        self._store.load_metadata_only(run.session_id)  # raises before anything is written
         run.writer = self._runs.begin(
             run.session_id, run.stream_id, lambda row: self._show(run, row)
         )
@@ -263,17 +263,17 @@ class Turns:
             return _with_pending(session, run)
 
         self._store.change(run.session_id, submit)
-        self._bury(dead)
+        self._end_dead_runs(dead)
 
     def _is_undelivered(self, session: Session, wakeup_id: str | None) -> bool:
-        """Whether an attempt to start just this wakeup got no further than the session."""
+        """Whether an earlier start of this same wakeup stopped after saving the session."""
         if wakeup_id is None or session.extra.get("pending_wakeup_id") != wakeup_id:
             return False
         turn = self._journal.get(session.extra.get("pending_turn_id", ""))
         return turn is not None and turn.event is TurnEvent.SUBMITTED
 
     def _withdraw(self, run: Run) -> None:
-        """Undo a beginning that failed, as far as the disk lets us."""
+        """Undo a start that failed, as far as the disk allows."""
         run.error = "it could not be started"
         self._decide(run, State.ERROR)
 
@@ -290,25 +290,25 @@ class Turns:
         except UnknownSessionError:
             self._journal.interrupt(run.turn_id)
         except (OSError, SessionError, LockBusyError) as error:
-            log.warning("%s: what is left will be settled later: %s", run.session_id, error)
+            log.warning("%s: not withdrawn yet, will be settled later: %s", run.session_id, error)
         finally:
             self._forget_rows(run)
             self._tear_down(run)
 
     def _forget_rows(self, run: Run) -> None:
-        """Whoever tries again and again must push no run out that is yet to be settled."""
+        """Remove the empty journal: repeated tries must not displace runs to be settled."""
         try:
             self._runs.remove(run.session_id, run.stream_id)
         except OSError as error:
             log.warning("%s: its empty journal stays: %s", run.stream_id, error)
 
-    # Working
+    # Executing
 
     def _work(self, run: Run) -> None:
         reply = error = ""
         try:
             with identity.bound(identity.Identity(run.session_id, run.stream_id)):
-                reply = self._converse(run)
+                reply = self._run_agent(run)
         except BaseException as raised:  # an agent that exits must not wedge its session
             run.error = error = f"{type(raised).__name__}: {raised}"
             if not run.cancelled.is_set():
@@ -324,17 +324,17 @@ class Turns:
                     self._abandoned.discard(run)
         self.agents.shrink()
 
-    def _converse(self, run: Run) -> str:
+    def _run_agent(self, run: Run) -> str:
         if run.source is not Source.EPHEMERAL:
             self._journal.start(run.turn_id)
         history = self._store.load(run.session_id).messages
         agent = run.agent = self._agent_of(run.session_id)
         if run.cancelled.is_set():
             return ""
-        return agent.run_turn(run.message, history, _Stage(run))
+        return agent.run_turn(run.message, history, _RunOutput(run))
 
     def _agent_of(self, session_id: str) -> Agent:
-        agent = cast("Agent | None", self.agents.get(session_id))  # only we put any there
+        agent = cast("Agent | None", self.agents.get(session_id))  # only this class puts any
         if agent is None:
             agent = self._make_agent(session_id)
             self.agents.put(session_id, agent)
@@ -343,12 +343,12 @@ class Turns:
     def _show(self, run: Run, row: Row) -> None:
         if row["event"] == "token":
             run.produced.append(row["payload"]["text"])
-        self._tell(lambda listener: listener.shown(run, row))
+        self._notify(lambda listener: listener.shown(run, row))
 
     # Ending
 
     def cancel(self, stream_id: str) -> bool:
-        """End a run now, and keep what it produced; whether it will have been cancelled."""
+        """End a run now, and save what it produced; returns whether its state is cancelled."""
         with self._changed:
             run = self._by_stream.get(stream_id)
             if run is None or not run.is_submitted:
@@ -358,15 +358,15 @@ class Turns:
             run.cancelled.set()
         threading.Thread(target=self._await_unwinding, args=(run,), daemon=True).start()
         self._conclude(run, "", "")
-        # The worker may be at it, and whoever is told of the cancel shall find what it kept.
+        # The worker may be concluding it; after a cancel its output must be in the session.
         run.concluded.wait(TEARDOWN_PATIENCE_S)
         return True
 
     def _conclude(self, run: Run, reply: str, error: str) -> None:
-        """Save the session, decide how the run ended, and tell its clients; done by one of all.
+        """Save the session, decide how the run ended, and publish that; the first caller does it.
 
-        The order is a promise: save, journal, look for a cancel, mark. Syncing follows when the
-        run leaves, so that nobody who cancels waits for it.
+        The order is a promise: save, journal, check for a cancel, mark. Syncing follows when the
+        run leaves the registry, so that `cancel` does not wait for it.
         """
         with self._changed:
             if run.is_concluding:
@@ -390,7 +390,7 @@ class Turns:
             run.concluded.set()
 
     def _save(self, run: Run, reply: str, error: str) -> Session | None:
-        """Add the turn to the session; None for one that leaves nothing there."""
+        """Add the turn to the session; None for an ephemeral one."""
         if run.source is Source.EPHEMERAL:
             return None
         text, mark = reply, _UNMARKED
@@ -411,13 +411,13 @@ class Turns:
         return saved
 
     def _decide(self, run: Run, state: State) -> None:
-        """From here on, the ending is what it is: a cancel comes too late."""
+        """Fix the run's state: a later cancel has no effect."""
         with self._changed:
             if run.state is None:
                 run.state = State.CANCELLED if run.cancelled.is_set() else state
 
     def _finish(self, run: Run, session: Session | None) -> None:
-        """Tell the clients."""
+        """Write and publish the terminal events."""
         count = session.message_count if session is not None else None
         state = run.state or State.ERROR
         events: Mapping[State, list[tuple[str, Mapping[str, Any]]]] = {
@@ -434,7 +434,7 @@ class Turns:
     def _sync_quietly(self, session: Session) -> None:
         try:
             self._sync(session)
-        except BaseException:  # whatever it is, the run has to leave
+        except BaseException:  # the run must leave the registry in any case
             log.exception("session %s: not synced; a later turn will do it", session.session_id)
 
     def _tear_down(self, run: Run) -> None:
@@ -448,7 +448,7 @@ class Turns:
                 return
             del self._by_session[run.session_id]
             self._changed.notify_all()
-        self._tell(lambda listener: listener.ended(run))
+        self._notify(lambda listener: listener.ended(run))
 
     def _await_unwinding(self, run: Run) -> None:
         if run.unwound.wait(self._unwind_bound_s):
@@ -458,14 +458,14 @@ class Turns:
         with self._changed:
             if not run.unwound.is_set():
                 self._abandoned.add(run)
-        self.agents.evict(run.session_id)  # an agent that hangs serves no other turn
+        self.agents.evict(run.session_id)  # a hanging agent runs no other turn
         self._tear_down(run)
         self.agents.shrink()
 
     def shut_down(self, grace_s: float) -> bool:
-        """Begin no turn any more, give those under way some time, then cancel them.
+        """Refuse new turns, give running ones some time, then cancel them.
 
-        Whether all have unwound within as much time again.
+        Returns whether all have unwound within as much time again.
         """
         with self._changed:
             self._is_shutting_down = True
@@ -475,13 +475,13 @@ class Turns:
         with self._changed:
             return self._changed.wait_for(lambda: not self._by_session, grace_s)
 
-    # Settling what a dead host left
+    # Settling turns of a killed host
 
     def recover(self) -> tuple[str, ...]:
         """Settle every turn that was in flight when the last host died; returns the sessions.
 
-        For a start, before any turn begins or is read. What cannot be settled now is told of, and
-        settled by the session's next turn.
+        For start-up, before any turn begins or is read. A turn that cannot be settled now is
+        logged, and settled by the session's next turn.
         """
         in_flight = self._journal.in_flight()
         suspects = {turn.session_id for turn in in_flight} | {
@@ -496,11 +496,11 @@ class Turns:
                     settled.append(sid)
             except (OSError, SessionError, LockBusyError) as error:
                 log.error("session %s: not settled: %s", sid, error)  # noqa: TRY400 - known
-        self._end_runs()
+        self._write_missing_ends()
         return tuple(settled)
 
     def _recover(self, session_id: str, in_flight: list[Turn]) -> bool:
-        """Settle the session, and note how those turns ended of which only it knows."""
+        """Settle the session, and record how its turns in flight ended."""
         try:
             is_settled = self.repair(session_id)
             session = self._store.load(session_id)
@@ -509,31 +509,33 @@ class Turns:
                 self._journal.interrupt(turn.turn_id)
             return False
         for turn in in_flight:
-            said = [message for message in session.messages if _is_of(message, turn.turn_id)]
-            if said and not any(_is_marked(message) for message in said):
+            turn_messages = [
+                message for message in session.messages if _is_of(message, turn.turn_id)
+            ]
+            if turn_messages and not any(_is_marked(message) for message in turn_messages):
                 self._journal.complete(turn.turn_id)
             else:
                 self._journal.interrupt(turn.turn_id)
         self._sync_quietly(session)
         return is_settled
 
-    def _end_runs(self) -> None:
-        """Let every run say that it is over whose turn is.
+    def _write_missing_ends(self) -> None:
+        """Write the missing end of every run whose turn has ended.
 
-        The turn's ending comes to disk before its run's, so a kill in between leaves a turn that is
-        in flight no more, and a run that never ends.
+        A turn's end is on disk before its run's, so a kill between leaves a turn that is no longer
+        in flight, and a run without an end.
         """
         for turn in self._journal.ended():
             try:
-                self._runs.bury(turn.session_id, turn.stream_id, turn.event)
+                self._runs.write_missing_end(turn.session_id, turn.stream_id, turn.event)
             except OSError as error:
                 log.error("%s: its end is not written: %s", turn.stream_id, error)  # noqa: TRY400 - known
 
     def repair(self, session_id: str) -> bool:
-        """Settle a turn of a run that is no more; whether there was one. A live run is left alone.
+        """Settle a turn whose run no longer exists; returns whether there was one.
 
-        As maintenance, under the session's lock, by what is on disk at that moment. Raises as the
-        session store does.
+        A live run is left alone. As maintenance, under the session's lock, by what is on disk at
+        that moment. Raises as the session store does.
         """
         dead: list[Session] = []
 
@@ -545,25 +547,25 @@ class Turns:
             return self._settled(session)
 
         self._store.maintain(session_id, settle)
-        self._bury(dead)
+        self._end_dead_runs(dead)
         return bool(dead)
 
     def _settled(self, session: Session) -> Session:
-        """The same with all that its dead run has shown, marked as interrupted."""
+        """The session with all tokens of its dead run, marked as interrupted."""
         text = ""
         if session.active_stream_id is not None:
             text = self._runs.text(session.session_id, session.active_stream_id)
         return _concluded(session, text, {"interrupted": True}, session.pending_started_at)
 
-    def _bury(self, dead: list[Session]) -> None:
-        """Let both journals say that the runs which these sessions still had are over."""
+    def _end_dead_runs(self, dead: list[Session]) -> None:
+        """Record in both journals that the runs of these sessions are over."""
         for session in dead:
             self._journal.interrupt(session.extra.get("pending_turn_id", ""))
             if session.active_stream_id is not None:
                 stream_id = session.active_stream_id
-                self._runs.bury(session.session_id, stream_id, TurnEvent.INTERRUPTED)
+                self._runs.write_missing_end(session.session_id, stream_id, TurnEvent.INTERRUPTED)
 
-    def _tell(self, act: Callable[[TurnListener], object]) -> None:
+    def _notify(self, act: Callable[[TurnListener], object]) -> None:
         for listener in self._listeners:
             try:
                 act(listener)
@@ -571,8 +573,8 @@ class Turns:
                 log.exception("%s failed; the turn goes on", type(listener).__name__)
 
 
-class _Stage:
-    """The stage of one run."""
+class _RunOutput:
+    """The output of one run."""
 
     def __init__(self, run: Run) -> None:
         assert run.writer is not None
@@ -580,26 +582,26 @@ class _Stage:
         self._emit = run.writer.emit
 
     def token(self, text: str) -> None:
-        """Show a part of the reply, in as many rows as it takes."""
+        """Write a part of the reply, in as many rows as needed."""
         for at in range(0, len(text), TOKEN_CHARS_MAX):
             self._emit("token", {"text": text[at : at + TOKEN_CHARS_MAX]})
 
     def reasoning(self, text: str) -> None:
-        """Show a thought, in as many rows as it takes."""
+        """Write a thought, in as many rows as needed."""
         for at in range(0, len(text), TOKEN_CHARS_MAX):
             self._emit("reasoning", {"text": text[at : at + TOKEN_CHARS_MAX]})
 
     def tool(self, name: str, arguments: Any) -> None:
-        """Show that a tool is called."""
+        """Report a tool call."""
         self._emit("tool", {"name": name, "arguments": arguments})
 
     def tool_complete(self, name: str, output: str) -> None:
-        """Show what the tool said, or its beginning."""
-        kept = output[:TOOL_CHARS_MAX]
-        self._emit("tool_complete", {"name": name, "output": kept, "output_chars": len(output)})
+        """Report a tool's output, or its beginning."""
+        clipped = output[:TOOL_CHARS_MAX]
+        self._emit("tool_complete", {"name": name, "output": clipped, "output_chars": len(output)})
 
 
-# What a turn does to a session
+# How a turn changes a session
 
 
 def _with_pending(session: Session, run: Run) -> Session:
@@ -624,12 +626,12 @@ def _without_pending(session: Session) -> Session:
 
 
 def _concluded(session: Session, text: str, mark: Message, at: float | None) -> Session:
-    """The same with the pending turn among its messages: what was asked, and what was said."""
+    """The session with the pending turn among its messages: the request, and the reply."""
     extra = session.extra
     turn_id = {"turn_id": extra["pending_turn_id"]} if "pending_turn_id" in extra else {}
     messages: list[Message] = []
     if session.pending_user_message is not None:
-        asked: dict[str, Any] = {
+        request: dict[str, Any] = {
             "role": "user",
             "content": session.pending_user_message,
             "timestamp": session.pending_started_at,
@@ -637,8 +639,8 @@ def _concluded(session: Session, text: str, mark: Message, at: float | None) -> 
             "source": extra.get("pending_user_source", Source.USER),
         }
         if "pending_wakeup_id" in extra:
-            asked["wakeup_id"] = extra["pending_wakeup_id"]
-        messages.append(asked if "error" in mark else {**asked, **mark})
+            request["wakeup_id"] = extra["pending_wakeup_id"]
+        messages.append(request if "error" in mark else {**request, **mark})
     if text or "error" in mark or not mark:
         messages.append(
             {"role": "assistant", "content": text, "timestamp": at, **turn_id, **mark},

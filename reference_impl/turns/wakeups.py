@@ -1,15 +1,15 @@
-"""Wakeups: each end of a background process starts one turn in its session, and no second one.
+"""Wakeups: each end of a background process starts exactly one turn in its session.
 
-What is to be told is kept by the process registry, durably, until it is marked as consumed; here
-is only the order. Each session has a *line* of events, in the order of their happening. Two paths
-serve it: the drain threads while the session is idle, and the end of each of its turns. Both take
-the head of the line, and only a line that nobody else is serving; an event leaves it once its turn
-is started and the registry has it marked. A session proves by itself which wakeups it has had, so
-even a kill between the start and the mark doubles nothing.
+The process registry stores the events durably until they are marked as consumed; this module
+orders them. Each session has a queue of events, in order of occurrence. Two paths deliver from it:
+the drain threads while the session is idle, and the end of each of its turns. Both take the head of
+the queue, and only while no other thread has claimed the queue; an event leaves it once its turn is
+started and the registry has it marked. The session itself records its wakeups, so even a kill
+between the start and the mark delivers nothing twice.
 
-A session that is busy is not tried again before its run has left: whoever leaves comes by here.
-A start that fails is tried again, later and later, until the session is gone. And a user who was
-refused because of a wakeup finds the session free for a while when that is over.
+A busy session is not tried again before its run has ended: the run's end comes by here. A failed
+start is tried again with growing delays, until the session is deleted. A user who was refused
+because of a wakeup finds the session free for a while when that wakeup is over.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ DRAIN_THREADS = 2
 RETRY_FIRST_S = 0.1
 RETRY_LAST_S = 30.0
 HOLD_S = 1.0
-PACE_MAX_S = 60.0  # who takes longer to come back does not wait for this
+PACE_MAX_S = 60.0  # a user who takes longer to return does not wait for this wakeup
 INDEX_MAX = 4096
-HOMELESS_MAX = 256
+UNROUTED_MAX = 256
 COMMAND_CHARS_MAX = 1000
 OUTPUT_CHARS_MAX = 4000
 
@@ -48,18 +48,18 @@ log = logging.getLogger(__name__)
 
 
 class RegistryContractError(Exception):
-    """The process registry does not do what wakeups rely on, so nothing is delivered."""
+    """The process registry breaks its contract with wakeups, so nothing is delivered."""
 
 
 class Registry(Protocol):
-    """What wakeups need of a process registry. It is checked each time, not only by a type."""
+    """What wakeups need from a process registry. Checked at each call, not only by type."""
 
     def listen(self, listener: Callable[[], object]) -> None:
-        """Call this whenever there may be something to take."""
+        """Call this whenever an event may be available."""
         ...
 
     def take(self) -> Event | None:
-        """The next event that was not taken; any number of times the same, and in order."""
+        """The next event that was not taken; events may repeat, and are in order."""
         ...
 
     def is_consumed(self, event_id: str) -> bool:
@@ -67,12 +67,12 @@ class Registry(Protocol):
         ...
 
     def mark_consumed(self, event_id: str) -> None:
-        """Note, durably, that it was."""
+        """Record durably that the event was delivered."""
         ...
 
 
 class Start(Protocol):
-    """Begins a turn, as `Turns.start` does."""
+    """Starts a turn, as `Turns.start` does."""
 
     def __call__(self, session_id: str, message: str, source: Source, *, wakeup_id: str) -> object:
         """Return when the message is on disk; raise if no turn was started."""
@@ -80,17 +80,17 @@ class Start(Protocol):
 
 
 def prompt(event: Event) -> str:
-    """What the session is told: which process, how it ended, its command and its output."""
+    """The message for the session: the process, how it ended, its command and its output."""
     command = _clipped(event.command, COMMAND_CHARS_MAX)
     output = event.output[-OUTPUT_CHARS_MAX:]
     if event.kind is Kind.WATCH_MATCH:
         more = f", and {event.suppressed} more before" if event.suppressed else ""
-        told = f"printed a line with {event.pattern!r}{more}"
+        ending = f"printed a line with {event.pattern!r}{more}"
     elif event.exit_code is None:
-        told = "was lost when its host was killed (exit_code=unknown)"
+        ending = "was lost when its host was killed (exit_code=unknown)"
     else:
-        told = f"completed (exit_code={event.exit_code})"
-    head = f"[IMPORTANT: Background process {event.process_id} {told}."
+        ending = f"completed (exit_code={event.exit_code})"
+    head = f"[IMPORTANT: Background process {event.process_id} {ending}."
     return f"{head}\nCommand: {command}\nOutput:\n{output}]"
 
 
@@ -99,7 +99,7 @@ def _clipped(text: str, chars: int) -> str:
 
 
 class _Outcome(Enum):
-    """What became of an attempt."""
+    """Result of an attempt to deliver."""
 
     DELIVERED = auto()
     BUSY = auto()
@@ -107,17 +107,17 @@ class _Outcome(Enum):
 
 
 @dataclass(slots=True)
-class _Line:
-    """One session's events, and what is known of its starts. Times are monotonic."""
+class _SessionQueue:
+    """One session's events, and the state of its starts. Times are monotonic."""
 
     events: deque[Event] = field(default_factory=deque)
-    is_served: bool = False
-    is_freed: bool = False  # a run left while somebody served
+    is_claimed: bool = False
+    is_freed: bool = False  # a run ended while the queue was claimed
     failures: int = 0
     not_before_s: float = 0.0
     is_refusing: bool = False  # a user was refused because of the present wakeup
     refused_at_s: float | None = None
-    pace_s: float = 0.0  # how long the user takes to come back
+    pace_s: float = 0.0  # how long the user takes to return
 
 
 class Wakeups(TurnListener):
@@ -138,11 +138,11 @@ class Wakeups(TurnListener):
         self._start = start
         self._announce = announce
         self._changed = threading.Condition(threading.Lock())
-        self._lines: dict[str, _Line] = {}
+        self._queues: dict[str, _SessionQueue] = {}
         self._ready: dict[str, None] = {}  # sessions to try now, in order
-        self._timers: list[tuple[float, str]] = []  # sessions to try then
-        self._known: set[str] = set()  # ids of all events in lines, and of the homeless
-        self._homeless: deque[Event] = deque()
+        self._timers: list[tuple[float, str]] = []  # sessions to try later
+        self._known: set[str] = set()  # ids of all events in queues, and of those without owner
+        self._unrouted: deque[Event] = deque()
         self._index: OrderedDict[str, str] = OrderedDict()
         self._wakeup_runs: dict[str, str] = {}
         self._taken: Event | None = None
@@ -155,50 +155,52 @@ class Wakeups(TurnListener):
     def gauges(self) -> dict[str, int]:
         """Sizes of the long-lived containers."""
         return {
-            "wakeup_lines": len(self._lines),
+            "wakeup_lines": len(self._queues),
             "wakeup_events": len(self._known),
             "wakeup_ready": len(self._ready),
             "wakeup_timers": len(self._timers),
-            "wakeup_homeless": len(self._homeless),
+            "wakeup_homeless": len(self._unrouted),
             "wakeup_index": len(self._index),
             "wakeup_runs": len(self._wakeup_runs),
         }
 
-    # The index, for processes whose owner was not recorded
+    # The index of session keys, for processes whose owner was not recorded
 
     def index(self, session_key: str, session_id: str) -> None:
-        """Deliver to this session what bears the key and has no recorded owner."""
+        """Deliver events with this key and without recorded owner to this session."""
         with self._changed:
             self._index[session_key] = session_id
             self._index.move_to_end(session_key)
             while len(self._index) > INDEX_MAX:
                 self._index.popitem(last=False)
-            for event in [each for each in self._homeless if each.session_key == session_key]:
-                self._homeless.remove(event)
+            for event in [
+                candidate for candidate in self._unrouted if candidate.session_key == session_key
+            ]:
+                self._unrouted.remove(event)
                 self._enqueue(event)
             self._changed.notify()
 
     def forget_session(self, session_id: str) -> None:
-        """Drop what is kept for a session that was deleted."""
+        """Drop the keys of a deleted session."""
         with self._changed:
             for key in [key for key, sid in self._index.items() if sid == session_id]:
                 del self._index[key]
-            if session_id in self._lines:
+            if session_id in self._queues:
                 self._ready[session_id] = None
                 self._changed.notify()
 
     # The drain threads
 
     def begin(self) -> None:
-        """Start draining: whatever is pending, and then whatever comes."""
+        """Start the drain threads."""
         for number in range(DRAIN_THREADS):
             name = f"wakeup drain {number}"
-            thread = threading.Thread(target=self._serve, name=name, daemon=True)
+            thread = threading.Thread(target=self._drain_until_stopped, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def stop(self) -> None:
-        """Start no wakeup any more; what is pending stays so, for the next host."""
+        """Start no more wakeups; pending events stay in the registry for the next host."""
         with self._changed:
             self._is_stopped = True
             self._changed.notify_all()
@@ -207,12 +209,12 @@ class Wakeups(TurnListener):
         self._threads.clear()
 
     def notify(self) -> None:
-        """There may be something to take. Any number of times is as good as once."""
+        """An event may be available. Repeated calls are as good as one."""
         with self._changed:
             self._is_noticed = True
             self._changed.notify()
 
-    def _serve(self) -> None:
+    def _drain_until_stopped(self) -> None:
         while self._wait():
             try:
                 self.drain()
@@ -222,7 +224,7 @@ class Wakeups(TurnListener):
                     self._changed.wait_for(lambda: self._is_stopped, RETRY_LAST_S)
 
     def _wait(self) -> bool:
-        """Wait until there is something to do; False when it is time to stop."""
+        """Wait until there is work; False after `stop`."""
         with self._changed:
             while not self._is_stopped:
                 due_in_s = self._timers[0][0] - time.monotonic() if self._timers else None
@@ -232,12 +234,12 @@ class Wakeups(TurnListener):
             return False
 
     def drain(self) -> None:
-        """Start all that can be started now. Raises RegistryContractError."""
+        """Start all wakeups that can be started now. Raises RegistryContractError."""
         while (session_id := self._next()) is not None:
             self._attempt(session_id)
 
     def _next(self) -> str | None:
-        """Take note of what is new, and choose a session to try."""
+        """Collect new events, and choose a session to try."""
         with self._changed:
             self._is_noticed = False
             self._collect()
@@ -251,62 +253,62 @@ class Wakeups(TurnListener):
                 return session_id
             return None
 
-    # The other path: turns come by
+    # The other path: events of turns
 
     def user_refused(self, run: Run) -> None:
-        """Remember that a user waits for this wakeup to end, also if it has yet to start."""
+        """Record that a user waits for this wakeup to end, even if it has yet to start."""
         with self._changed:
             if not self._is_under_way(run):
                 return
-            line = self._lines.setdefault(run.session_id, _Line())
+            queue = self._queues.setdefault(run.session_id, _SessionQueue())
             now_s = time.monotonic()
-            if line.refused_at_s is not None and now_s - line.refused_at_s < PACE_MAX_S:
-                line.pace_s = max(line.pace_s, now_s - line.refused_at_s)
-            line.is_refusing, line.refused_at_s = True, now_s
+            if queue.refused_at_s is not None and now_s - queue.refused_at_s < PACE_MAX_S:
+                queue.pace_s = max(queue.pace_s, now_s - queue.refused_at_s)
+            queue.is_refusing, queue.refused_at_s = True, now_s
 
     def _is_under_way(self, run: Run) -> bool:
         if run.source is not Source.WAKEUP:
             return False
-        line = self._lines.get(run.session_id)
-        is_starting = line is not None and line.is_served
+        queue = self._queues.get(run.session_id)
+        is_starting = queue is not None and queue.is_claimed
         return is_starting or self._wakeup_runs.get(run.session_id) == run.stream_id
 
     def started(self, run: Run) -> None:
-        """A user who is admitted waits no more."""
+        """A user's turn was admitted, so the user no longer waits."""
         with self._changed:
             if run.source is Source.WAKEUP:
                 self._wakeup_runs[run.session_id] = run.stream_id
-            elif run.source is Source.USER and (line := self._lines.get(run.session_id)):
-                line.refused_at_s, line.pace_s, line.not_before_s = None, 0.0, 0.0
+            elif run.source is Source.USER and (queue := self._queues.get(run.session_id)):
+                queue.refused_at_s, queue.pace_s, queue.not_before_s = None, 0.0, 0.0
 
     def ended(self, run: Run) -> None:
-        """The session is free: start its next wakeup, also one that was told just now."""
+        """The session is free: start its next wakeup, including one collected just now."""
         with self._changed:
-            line = self._lines.get(run.session_id)
-            if line is not None:
-                line.is_freed = True
+            queue = self._queues.get(run.session_id)
+            if queue is not None:
+                queue.is_freed = True
             if self._wakeup_runs.get(run.session_id) == run.stream_id:
                 del self._wakeup_runs[run.session_id]
-                if line is not None:
-                    self._hold(run.session_id, line)
+                if queue is not None:
+                    self._hold(run.session_id, queue)
             if not self._is_stopped:
                 self._collect()
         self._attempt(run.session_id)
 
-    def _hold(self, session_id: str, line: _Line) -> None:
-        """Leave the session to a user who was refused, for longer than that one takes to return."""
-        if line.is_refusing and line.refused_at_s is not None:
+    def _hold(self, session_id: str, queue: _SessionQueue) -> None:
+        """Leave the session free for longer than the refused user takes to return."""
+        if queue.is_refusing and queue.refused_at_s is not None:
             now_s = time.monotonic()
-            back_s = line.refused_at_s + 1.5 * line.pace_s
-            self._delay(session_id, line, max(back_s - now_s, HOLD_S))
-        line.is_refusing = False
+            back_s = queue.refused_at_s + 1.5 * queue.pace_s
+            self._delay(session_id, queue, max(back_s - now_s, HOLD_S))
+        queue.is_refusing = False
 
-    # What both do
+    # Shared by both paths
 
     def _collect(self) -> None:
-        """Put what the registry has to tell into the lines. Under the lock, so it stays in order.
+        """Move the registry's new events into the queues. Under the lock, to keep their order.
 
-        An event that was taken is not let go before it is judged, whatever is raised.
+        A taken event stays in `_taken` until it is queued, whatever is raised.
         """
         self._check_contract()
         while True:
@@ -323,9 +325,9 @@ class Wakeups(TurnListener):
         self._known.add(event.event_id)
         session_id = self._session_of(event)
         if session_id is None:
-            self._make_homeless(event)
+            self._add_unrouted(event)
             return
-        self._lines.setdefault(session_id, _Line()).events.append(event)
+        self._queues.setdefault(session_id, _SessionQueue()).events.append(event)
         self._ready[session_id] = None
         try:
             self._announce(session_id, event)
@@ -333,7 +335,7 @@ class Wakeups(TurnListener):
             log.exception("%s could not be announced", event.event_id)
 
     def _session_of(self, event: Event) -> str | None:
-        """Who owned the process when it was spawned; else whom the index names; else nobody."""
+        """The owner recorded at spawn; else the indexed session; else None."""
         indexed = self._index.get(event.session_key)
         if event.owner is None:
             return indexed
@@ -346,17 +348,17 @@ class Wakeups(TurnListener):
             )
         return event.owner
 
-    def _make_homeless(self, event: Event) -> None:
+    def _add_unrouted(self, event: Event) -> None:
         log.error("%s has no owner, and %r is not indexed", event.process_id, event.session_key)
-        self._homeless.append(event)
-        if len(self._homeless) > HOMELESS_MAX:
-            oldest = self._homeless.popleft()
+        self._unrouted.append(event)
+        if len(self._unrouted) > UNROUTED_MAX:
+            oldest = self._unrouted.popleft()
             log.error("%s never found an owner, and is dropped", oldest.event_id)
             self._known.discard(oldest.event_id)
             self._registry.mark_consumed(oldest.event_id)
 
     def _attempt(self, session_id: str) -> None:
-        """Try the head of the session's line once, unless somebody else does."""
+        """Try the head of the session's queue once, unless another thread does."""
         event = self._claim(session_id)
         if event is None:
             return
@@ -368,14 +370,14 @@ class Wakeups(TurnListener):
 
     def _claim(self, session_id: str) -> Event | None:
         with self._changed:
-            line = self._lines.get(session_id)
-            if line is None or line.is_served or self._is_stopped:
+            queue = self._queues.get(session_id)
+            if queue is None or queue.is_claimed or self._is_stopped:
                 return None
-            if not line.events or time.monotonic() < line.not_before_s:
-                self._forget_if_done(session_id, line)
+            if not queue.events or time.monotonic() < queue.not_before_s:
+                self._forget_if_done(session_id, queue)
                 return None
-            line.is_served, line.is_freed = True, False
-            return line.events[0]
+            queue.is_claimed, queue.is_freed = True, False
+            return queue.events[0]
 
     def _deliver(self, session_id: str, event: Event) -> _Outcome:
         """Start the turn, then mark the event. Raises RegistryContractError."""
@@ -384,10 +386,10 @@ class Wakeups(TurnListener):
         except TurnConflictError:
             return _Outcome.BUSY
         except AlreadyDeliveredError:
-            log.info("session %s has had %s before", session_id, event.event_id)
+            log.info("session %s already has %s", session_id, event.event_id)
         except (UnknownSessionError, InvalidSessionIdError):
-            log.warning("session %s is gone, and so is %s", session_id, event.event_id)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it may pass
+            log.warning("session %s is gone, so %s is dropped", session_id, event.event_id)
+        except Exception as error:  # noqa: BLE001 - the failure may be temporary
             log.warning("session %s cannot be woken yet: %r", session_id, error)
             return _Outcome.FAILED
         try:
@@ -405,40 +407,40 @@ class Wakeups(TurnListener):
 
     def _release(self, session_id: str, outcome: _Outcome) -> None:
         with self._changed:
-            line = self._lines[session_id]
-            line.is_served = False
-            is_running = session_id in self._wakeup_runs  # or else it ended already, or never was
-            line.is_refusing = line.is_refusing and is_running
+            queue = self._queues[session_id]
+            queue.is_claimed = False
+            is_running = session_id in self._wakeup_runs  # otherwise it ended, or never started
+            queue.is_refusing = queue.is_refusing and is_running
             match outcome:
                 case _Outcome.DELIVERED:
-                    self._known.discard(line.events.popleft().event_id)
-                    line.failures = 0
+                    self._known.discard(queue.events.popleft().event_id)
+                    queue.failures = 0
                     if not is_running:
-                        self._retry_soon(session_id, line)
-                case _Outcome.BUSY if line.is_freed:
-                    self._retry_soon(session_id, line)
+                        self._retry_soon(session_id, queue)
+                case _Outcome.BUSY if queue.is_freed:
+                    self._retry_soon(session_id, queue)
                 case _Outcome.FAILED:
-                    delay_s = min(RETRY_FIRST_S * 2 ** min(line.failures, 16), RETRY_LAST_S)
-                    self._delay(session_id, line, delay_s)
-                    line.failures += 1
-            self._forget_if_done(session_id, line)
+                    delay_s = min(RETRY_FIRST_S * 2 ** min(queue.failures, 16), RETRY_LAST_S)
+                    self._delay(session_id, queue, delay_s)
+                    queue.failures += 1
+            self._forget_if_done(session_id, queue)
 
-    def _retry_soon(self, session_id: str, line: _Line) -> None:
-        if line.events:
+    def _retry_soon(self, session_id: str, queue: _SessionQueue) -> None:
+        if queue.events:
             self._ready[session_id] = None
             self._changed.notify()
 
-    def _delay(self, session_id: str, line: _Line, delay_s: float) -> None:
-        line.not_before_s = time.monotonic() + delay_s
-        heapq.heappush(self._timers, (line.not_before_s, session_id))
+    def _delay(self, session_id: str, queue: _SessionQueue, delay_s: float) -> None:
+        queue.not_before_s = time.monotonic() + delay_s
+        heapq.heappush(self._timers, (queue.not_before_s, session_id))
         self._changed.notify()
 
-    def _forget_if_done(self, session_id: str, line: _Line) -> None:
-        is_held = line.is_refusing or time.monotonic() < line.not_before_s
-        if not line.events and not line.is_served and not is_held:
-            del self._lines[session_id]
+    def _forget_if_done(self, session_id: str, queue: _SessionQueue) -> None:
+        is_held = queue.is_refusing or time.monotonic() < queue.not_before_s
+        if not queue.events and not queue.is_claimed and not is_held:
+            del self._queues[session_id]
 
-    # The contract
+    # The registry's contract
 
     def _check_contract(self) -> None:
         for name in ("take", "is_consumed", "mark_consumed"):

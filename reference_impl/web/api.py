@@ -1,8 +1,8 @@
-"""The HTTP surface: which requests there are, what each asks of the rooms, and how it is answered.
+"""The HTTP surface: the routes, what each calls in the app, and how it responds.
 
-Whatever the rooms raise becomes a status and one sentence; nobody outside sees anything else. Who
-may ask at all is decided first: on loopback whoever comes by a loopback name and from no foreign
-page, elsewhere whoever knows the password.
+Every error of the app becomes a status and one sentence; clients see nothing else. Access is
+checked first: on loopback a request needs a loopback host name and no foreign origin, elsewhere it
+needs the password.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from reference_impl.app import Rooms
+from reference_impl.app import App
 from reference_impl.live.channels import Cursor
 from reference_impl.live.event_buffer import Subscription, frame
 from reference_impl.sessions import recovery
@@ -35,7 +35,7 @@ from reference_impl.storage.files import LockBusyError
 from reference_impl.turns.turns import Run, ShuttingDownError, TurnConflictError
 from reference_impl.web.http_parser import Answer, RefusedError, Request, answer
 from reference_impl.web.openapi import described
-from reference_impl.web.process_stats import Vitals
+from reference_impl.web.process_stats import ProcessStats
 from reference_impl.web.routes import Args, Field, Kind, Route
 from reference_impl.web.server import Plan, Streaming, Wake
 
@@ -52,44 +52,44 @@ _KEEPALIVE = b": keepalive\n\n"
 _ID = "[0-9A-Za-z-][0-9A-Za-z_-]{0,127}"
 SESSION_ID = Field("session_id", is_required=True, max_length=128, pattern=_ID)
 STREAM_ID = Field("stream_id", is_required=True, max_length=64, pattern="[0-9A-Za-z-]+")
-AFTER_EVENT_ID = Field("after_event_id", about="as the header Last-Event-ID: `<stream_id>:<seq>`")
+AFTER_EVENT_ID = Field("after_event_id", about="like header Last-Event-ID: `<stream_id>:<seq>`")
 
 
 class Api:
-    """What the server serves: the rooms, by HTTP."""
+    """The application behind the server: the app, over HTTP."""
 
-    def __init__(self, rooms: Rooms, host: str, password: str) -> None:
-        """`host` is what the server listens on; without a password only loopback is served."""
-        self._rooms = rooms
+    def __init__(self, app: App, host: str, password: str) -> None:
+        """`host` is the listening address; without a password only loopback has access."""
+        self._app = app
         self._is_open = host in LOOPBACK and not password
         self._password = password
         self._gauges: Callable[[], Mapping[str, int]] = dict
         self._counters: Callable[[], Mapping[str, Any]] = dict
         self._started_at = time.time()
         self._is_draining = False
-        self._vitals = Vitals()
+        self._process_stats = ProcessStats()
 
     def measure(
         self, gauges: Callable[[], Mapping[str, int]], counters: Callable[[], Mapping[str, Any]]
     ) -> None:
-        """Tell of the server's sizes and counters too."""
+        """Include the server's sizes and counters in health responses."""
         self._gauges = gauges
         self._counters = counters
 
     def collect(self) -> None:
-        """Forget channels that nobody reads any more."""
-        self._rooms.channels.collect()
+        """Drop channels without readers."""
+        self._app.channels.collect()
 
     def shut_down(self, deadline_s: float) -> None:
-        """Finish or mark what is under way, and end every subscription."""
+        """Finish or mark running turns, and end every subscription."""
         self._is_draining = True
-        self._rooms.shut_down(deadline_s)
+        self._app.shut_down(deadline_s)
 
-    # Who may ask, and what
+    # Access and routing
 
     def plan(self, request: Request) -> Plan:
-        """Find out what a request asks for. Raises RefusedError."""
-        self._check_is_welcome(request)
+        """Find the route of a request. Raises RefusedError."""
+        self._check_access(request)
         method = "GET" if request.method == "HEAD" else request.method
         route, parts = _matched(method, request.path)
         if route.kind is Kind.STREAM and request.method == "HEAD":
@@ -100,7 +100,7 @@ class Api:
             is_instant=route.kind is Kind.INSTANT,
         )
 
-    def _check_is_welcome(self, request: Request) -> None:
+    def _check_access(self, request: Request) -> None:
         host = request.headers.get("host", "")
         origin = request.headers.get("origin")
         if self._is_open and _name_of(host) not in LOOPBACK:
@@ -108,10 +108,10 @@ class Api:
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             raise RefusedError(403, f"{origin[:80]!r} is a foreign origin")
         if request.headers.get("sec-fetch-site") == "cross-site":
-            raise RefusedError(403, "a foreign page asks")
+            raise RefusedError(403, "the request comes from a foreign page")
         if not self._is_open and not self._knows_password(request):
-            asked = ("WWW-Authenticate", 'Basic realm="sessions", charset="UTF-8"')
-            raise RefusedError(401, "the password is missing or wrong", asked)
+            challenge = ("WWW-Authenticate", 'Basic realm="sessions", charset="UTF-8"')
+            raise RefusedError(401, "the password is missing or wrong", challenge)
 
     def _knows_password(self, request: Request) -> bool:
         kind, _, credentials = request.headers.get("authorization", "").partition(" ")
@@ -151,48 +151,48 @@ class Api:
 
     def health(self, args: Args, _wake: Wake) -> Answer:
         """Whether the server is well, and what it is doing."""
-        runs = self._rooms.turns.runs()
+        runs = self._app.turns.runs()
         now = time.time()
-        told: dict[str, Any] = {
+        body: dict[str, Any] = {
             "status": "draining" if self._is_draining else "ok",
-            "sessions": self._rooms.store.gauges()["sessions_held"],
+            "sessions": self._app.store.gauges()["sessions_held"],
             "active_streams": sum(run.is_attachable for run in runs),
             "active_runs": len(runs),
             "runs": [_run(run) for run in runs],
-            "last_run_finished_at": self._rooms.herald.last_run_finished_at,
+            "last_run_finished_at": self._app.announcer.last_run_finished_at,
             "server_started_at": self._started_at,
             "uptime_seconds": now - self._started_at,
             "accept_loop": self._counters(),
             "containers": self._containers(),
-            "process": self._vitals.now(),
+            "process": self._process_stats.now(),
         }
         if runs:
-            told["oldest_run_age_seconds"] = now - min(run.started_at for run in runs)
+            body["oldest_run_age_seconds"] = now - min(run.started_at for run in runs)
         if args.get("deep"):
-            told["checks"] = self._checks()
-        return answer(told, 503 if self._is_draining else 200)
+            body["checks"] = self._checks()
+        return answer(body, 503 if self._is_draining else 200)
 
     def _containers(self) -> dict[str, int]:
-        return {**self._rooms.gauges(), **self._gauges()}
+        return {**self._app.gauges(), **self._gauges()}
 
     def _checks(self) -> dict[str, Any]:
-        channels = self._rooms.channels.gauges()
-        has_db = os.path.exists(os.path.join(self._rooms.folder, "state.db"))
+        channels = self._app.channels.gauges()
+        has_db = os.path.exists(os.path.join(self._app.folder, "state.db"))
         return {
             "stream_runtime": {
                 "total_subscribers": channels["channel_subscribers"],
                 "total_offline_buffered_events": channels["channel_frames_kept"],
             },
-            "sessions": {"status": "ok", **self._rooms.store.gauges()},
+            "sessions": {"status": "ok", **self._app.store.gauges()},
             "state_db": {"status": "ok" if has_db else "missing"},
         }
 
     def system_health(self, _args: Args, _wake: Wake) -> Answer:
-        """What the server costs, and the size of every long-lived container."""
+        """The resources that the server uses, and the size of every long-lived container."""
         containers = self._containers()
-        disk = shutil.disk_usage(self._rooms.folder)
+        disk = shutil.disk_usage(self._app.folder)
         times = os.times()
-        vitals = self._vitals.now()
+        stats = self._process_stats.now()
         return answer(
             {
                 "status": "ok",
@@ -200,13 +200,13 @@ class Api:
                     "load_average": os.getloadavg(),
                     "process_seconds": times.user + times.system,
                 },
-                "memory": {"rss_bytes": vitals["rss_bytes"]},
+                "memory": {"rss_bytes": stats["rss_bytes"]},
                 "disk": {"total_bytes": disk.total, "free_bytes": disk.free},
-                "process": vitals,
+                "process": stats,
                 "webui_runtime": {
                     "sessions": {
                         "resident": containers["sessions_held"],
-                        "cap": self._rooms.store.cap,
+                        "cap": self._app.store.cap,
                     },
                     "streams": {
                         "active": containers["streams"],
@@ -214,7 +214,7 @@ class Api:
                         "subscribers": containers["channel_subscribers"],
                         "offline_buffered_events": containers["channel_frames_kept"],
                         "subscribers_dropped": self._counters().get("streams_dropped", 0),
-                        "events_skipped": self._rooms.channels.events_skipped,
+                        "events_skipped": self._app.channels.events_skipped,
                     },
                     "models_cache": {"resident": containers["catalogs_kept"]},
                 },
@@ -225,23 +225,23 @@ class Api:
     # Sessions
 
     def new_session(self, args: Args, _wake: Wake) -> Answer:
-        """Make a session; the one before it comes to a boundary."""
+        """Make a session; the previous one comes to a boundary."""
         previous = args.get("prev_session_id")
         if previous is not None:
-            # The provider may be slow, and whoever opens a session does not wait for it.
-            commit = partial(self._rooms.commit_memory, previous)
+            # The provider may be slow, and the client does not wait for it.
+            commit = partial(self._app.commit_memory, previous)
             threading.Thread(target=commit, name="boundary", daemon=True).start()
         names = ("workspace", "model", "model_provider", "profile", "project_id")
         extra = {name: args[name] for name in names if name in args}
-        session = self._rooms.store.new(extra=extra)
-        self._rooms.channels.sessions_changed("created", session.session_id)
+        session = self._app.store.new(extra=extra)
+        self._app.channels.sessions_changed("created", session.session_id)
         return answer({"session": {**self._row(session), "messages": []}})
 
     def session(self, args: Args, _wake: Wake) -> Answer:
         """A session with its messages, or the last of them."""
         sid = args["session_id"]
         self._settle(sid)
-        session = self._rooms.store.load(sid)
+        session = self._app.store.load(sid)
         first = max(0, session.message_count - args.get("msg_limit", session.message_count))
         return answer(
             {
@@ -260,72 +260,72 @@ class Api:
         """What a session is doing, without its messages."""
         sid = args["session_id"]
         self._settle(sid)
-        row = self._row(self._rooms.store.load_metadata_only(sid))
+        row = self._row(self._app.store.load_metadata_only(sid))
         return answer(
             {
                 **row,
-                "agent_running": sid in self._rooms.turns.live_sessions(),
-                "hermes_home": self._rooms.folder,
+                "agent_running": sid in self._app.turns.live_sessions(),
+                "hermes_home": self._app.folder,
             }
         )
 
     def sessions(self, _args: Args, _wake: Wake) -> Answer:
         """All sessions, the latest activity first."""
-        listed = self._rooms.sessions.now()
-        told = {
+        listed = self._app.sessions.now()
+        body = {
             "webui_session_count": listed.number,
             "server_time": time.time(),
             "server_tz": time.strftime("%z"),
         }
-        return Answer(200, b'{"sessions": ' + listed.rows + b", " + json.dumps(told).encode()[1:])
+        return Answer(200, b'{"sessions": ' + listed.rows + b", " + json.dumps(body).encode()[1:])
 
     def rename(self, args: Args, _wake: Wake) -> Answer:
         """Give a session a title."""
-        return self._changed(self._rooms.store.rename(args["session_id"], args["title"]), "renamed")
+        return self._changed(self._app.store.rename(args["session_id"], args["title"]), "renamed")
 
     def clear(self, args: Args, _wake: Wake) -> Answer:
         """Remove a session's messages."""
-        return self._changed(self._rooms.store.clear(args["session_id"]), "cleared")
+        return self._changed(self._app.store.clear(args["session_id"]), "cleared")
 
     def truncate(self, args: Args, _wake: Wake) -> Answer:
         """Keep a session's first messages."""
-        session = self._rooms.store.truncate(args["session_id"], args["keep_count"])
+        session = self._app.store.truncate(args["session_id"], args["keep_count"])
         return self._changed(session, "truncated")
 
     def undo(self, args: Args, _wake: Wake) -> Answer:
         """Remove the user's last message, and what followed."""
-        return self._changed(self._rooms.store.undo(args["session_id"]), "undone")
+        return self._changed(self._app.store.undo(args["session_id"]), "undone")
 
     def _changed(self, session: Session, reason: str) -> Answer:
-        self._rooms.channels.sessions_changed(reason, session.session_id)
+        self._app.channels.sessions_changed(reason, session.session_id)
         return answer({"ok": True, "session": self._row(session)})
 
     def delete(self, args: Args, _wake: Wake) -> Answer:
-        """Delete a session; one that is gone already is fine."""
+        """Delete a session; a missing one is fine."""
         failed = False
         try:
-            self._rooms.delete(args["session_id"])
+            self._app.delete(args["session_id"])
         except StateDbError:
             failed = True
         return answer({"ok": True, "state_db_cleanup_failed": failed})
 
     def _settle(self, session_id: str) -> None:
-        """A session that is marked as busy by a run that is no more is set free."""
-        metadata = self._rooms.store.load_metadata_only(session_id)
+        """Free a session that is marked as busy by a run that no longer exists."""
+        metadata = self._app.store.load_metadata_only(session_id)
         stream_id = metadata.active_stream_id
-        if metadata.is_busy and (stream_id is None or not self._rooms.turns.is_live(stream_id)):
-            self._rooms.turns.repair(session_id)
+        if metadata.is_busy and (stream_id is None or not self._app.turns.is_live(stream_id)):
+            self._app.turns.repair(session_id)
 
     def _row(self, metadata: Metadata) -> Mapping[str, Any]:
-        return shown(metadata.row(), self._rooms.turns.attachable_stream(metadata.session_id))
+        return shown(metadata.row(), self._app.turns.attachable_stream(metadata.session_id))
 
     # Turns
 
     def start(self, args: Args, _wake: Wake) -> Answer:
-        """Begin a turn; the message is on disk when this answers."""
+        """Begin a turn; the message is on disk when this returns."""
         sid = args["session_id"]
-        title = self._rooms.store.load_metadata_only(sid).title
-        run = self._rooms.turns.start(sid, args["message"])
+        title = self._app.store.load_metadata_only(sid).title
+        run = self._app.turns.start(sid, args["message"])
         return answer(
             {
                 "stream_id": run.stream_id,
@@ -337,20 +337,20 @@ class Api:
         )
 
     def cancel(self, args: Args, _wake: Wake) -> Answer:
-        """End a run now, and keep what it produced."""
+        """End a run now, and save what it produced."""
         stream_id = args["stream_id"]
-        cancelled = self._rooms.cancel(stream_id)
+        cancelled = self._app.cancel(stream_id)
         return answer({"ok": True, "cancelled": cancelled, "stream_id": stream_id})
 
     def stream_status(self, args: Args, _wake: Wake) -> Answer:
-        """Whether a run can be attached to, or else be read from its journal."""
+        """Whether a client can attach to a run, or read it from its journal."""
         stream_id = args["stream_id"]
-        run = next((run for run in self._rooms.turns.runs() if run.stream_id == stream_id), None)
+        run = next((run for run in self._app.turns.runs() if run.stream_id == stream_id), None)
         return answer(
             {
                 "active": run is not None and run.is_attachable,
                 "stream_id": stream_id,
-                "replay_available": run is not None or self._rooms.owner(stream_id) is not None,
+                "replay_available": run is not None or self._app.owner(stream_id) is not None,
             }
         )
 
@@ -362,7 +362,7 @@ class Api:
         cursor = _cursor(args)
         if cursor is None and "after_seq" in args:
             cursor = Cursor(stream_id, args["after_seq"])
-        reader = self._rooms.channels.subscribe_run(stream_id, wake, cursor)
+        reader = self._app.channels.subscribe_run(stream_id, wake, cursor)
         if reader is None:
             raise RefusedError(404, "stream not found")
         return Streaming(reader, _HEARTBEAT)
@@ -370,38 +370,38 @@ class Api:
     def session_stream(self, args: Args, wake: Wake) -> Streaming:
         """Watch a session: turns that start, messages that come, processes that end."""
         sid = args["session_id"]
-        self._rooms.store.load_metadata_only(sid)
-        reader = self._rooms.channels.subscribe(sid, wake, _cursor(args))
-        self._tell_count(sid, args.get("known_count"), reader)
+        self._app.store.load_metadata_only(sid)
+        reader = self._app.channels.subscribe(sid, wake, _cursor(args))
+        self._send_count(sid, args.get("known_count"), reader)
         return Streaming(reader, _KEEPALIVE)
 
-    def _tell_count(self, session_id: str, known: int | None, reader: Subscription) -> None:
-        """Tell a client that knows less than there is; after it subscribed, so nothing slips by."""
+    def _send_count(self, session_id: str, known: int | None, reader: Subscription) -> None:
+        """Send the message count to a client with an older one; after it subscribed."""
         if known is None:
             return
         try:
-            count = self._rooms.store.load_metadata_only(session_id).message_count
+            count = self._app.store.load_metadata_only(session_id).message_count
         except BaseException:
             reader.close()
             raise
         if count != known:
-            told = {"session_id": session_id, "message_count": count, "known_count": known}
-            reader.greet([frame("session-updated", {**told, "source": "subscribe"})])
+            body = {"session_id": session_id, "message_count": count, "known_count": known}
+            reader.prepend([frame("session-updated", {**body, "source": "subscribe"})])
 
     def session_events(self, args: Args, wake: Wake) -> Streaming:
-        """Read a session's run: the present one, or the rest of the one that the cursor names."""
+        """Read a session's run: the current one, or the rest of the one that the cursor names."""
         sid = args["session_id"]
-        self._rooms.store.load_metadata_only(sid)
-        reader = self._rooms.channels.subscribe_events(sid, wake, _cursor(args))
+        self._app.store.load_metadata_only(sid)
+        reader = self._app.channels.subscribe_events(sid, wake, _cursor(args))
         return Streaming(reader, _KEEPALIVE)
 
     def sessions_events(self, _args: Args, wake: Wake) -> Streaming:
         """Watch the list of sessions."""
-        return Streaming(self._rooms.channels.subscribe_sessions(wake), _KEEPALIVE)
+        return Streaming(self._app.channels.subscribe_sessions(wake), _KEEPALIVE)
 
     def gateway_stream(self, args: Args, wake: Wake) -> Answer | Streaming:
-        """Watch what other processes do to the sessions in state.db; or ask whether that works."""
-        is_running = self._rooms.watcher.is_running
+        """Watch changes by other processes in state.db; or probe whether that works."""
+        is_running = self._app.watcher.is_running
         if args.get("probe"):
             return answer(
                 {
@@ -416,34 +416,34 @@ class Api:
             )
         if not is_running:
             raise RefusedError(503, "the watcher is down")
-        return Streaming(self._rooms.watcher.subscribe(wake), _KEEPALIVE)
+        return Streaming(self._app.watcher.subscribe(wake), _KEEPALIVE)
 
-    # The rest
+    # Other endpoints
 
     def acknowledge(self, args: Args, _wake: Wake) -> Answer:
-        """Take note, which changes nothing."""
+        """Accept the acknowledgement, which changes nothing."""
         sid = args["session_id"]
         task_id = args["task_id"] if "task_id" in args else args["process_id"]
-        self._rooms.store.load_metadata_only(sid)
-        told = {"ok": True, "session_id": sid, "task_id": task_id, "noop": True}
-        return answer(told) if "task_id" in args else answer(told, 200, ("Deprecation", "true"))
+        self._app.store.load_metadata_only(sid)
+        body = {"ok": True, "session_id": sid, "task_id": task_id, "noop": True}
+        return answer(body) if "task_id" in args else answer(body, 200, ("Deprecation", "true"))
 
     def acknowledge_as_before(self, _args: Args, _wake: Wake) -> Answer:
-        """Say where this went."""
+        """Refuse with the new path."""
         new = "/api/bg-task-complete-ack"
         raise RefusedError(410, f"it is {new} now", ("X-Replaced-By", new))
 
     def audit(self, _args: Args, _wake: Wake) -> Answer:
-        """What is wrong with the sessions' files; changes nothing."""
-        return answer(_audit(recovery.audit(self._rooms.store)))
+        """Defects of the sessions' files; changes nothing."""
+        return answer(_audit(recovery.audit(self._app.store)))
 
     def models(self, args: Args, _wake: Wake) -> Answer:
-        """The models to choose from: what is known, or with `refresh` what the providers say."""
-        catalog = self._rooms.catalog
+        """The models to choose from: the cached ones, or with `refresh` those of the providers."""
+        catalog = self._app.catalog
         return answer(dict(catalog.rebuilt() if args.get("refresh") else catalog.shown()))
 
     def openapi(self, _args: Args, _wake: Wake) -> Answer:
-        """This description."""
+        """The OpenAPI description."""
         return answer(described(ROUTES))
 
     def page(self, _args: Args, _wake: Wake) -> Answer:
@@ -476,7 +476,7 @@ def _name_of(host: str) -> str | None:
 
 
 def _cursor(args: Args) -> Cursor | None:
-    """Where the client has read to; one that cannot be read is a foreign one, never ignored."""
+    """The client's cursor; one that cannot be parsed counts as foreign, never as missing."""
     id_ = args.get("last_event_id") or args.get("after_event_id")
     if not id_:
         return None
@@ -519,7 +519,7 @@ ROUTES = (
         "GET",
         "/api/system/health",
         Api.system_health,
-        "what the server costs, and the size of every long-lived container",
+        "the server's resources, and the size of every long-lived container",
         Kind.INSTANT,
         gives=("cpu", "memory", "disk", "webui_runtime", "containers"),
     ),
@@ -606,7 +606,7 @@ ROUTES = (
         "POST",
         "/api/session/delete",
         Api.delete,
-        "delete a session; one that is gone already is fine",
+        "delete a session; a missing one is fine",
         body=(SESSION_ID,),
         refusals=(409, *_DISK),
         gives=("ok", "state_db_cleanup_failed"),
@@ -702,7 +702,7 @@ ROUTES = (
         "POST",
         "/api/bg-task-complete-ack",
         Api.acknowledge,
-        "take note of an ended process, which changes nothing",
+        "acknowledge an ended process, which changes nothing",
         body=(SESSION_ID, Field("task_id", max_length=128), Field("process_id", max_length=128)),
         either=("task_id", "process_id"),
         refusals=(404, 503),
@@ -712,14 +712,14 @@ ROUTES = (
         "POST",
         "/api/process-complete-ack",
         Api.acknowledge_as_before,
-        "what the endpoint above was once called",
+        "the former path of the endpoint above",
         refusals=(410,),
     ),
     Route(
         "GET",
         "/api/session/recovery/audit",
         Api.audit,
-        "what is wrong with the sessions' files",
+        "defects of the sessions' files",
         refusals=_DISK,
         gives=("status", "summary", "items"),
     ),

@@ -1,7 +1,7 @@
-"""HTTP/1.1 on the wire: bytes to requests and answers to bytes, strictly, and without a socket.
+"""HTTP/1.1: parses bytes into requests and encodes responses, strictly, without a socket.
 
-A request has a method, a target, headers and a body of a stated length, all of them bounded; what
-is anything else is refused with one sentence, and nothing is guessed. Knows no routes.
+A request has a method, a target, headers and a body of a stated length, all of them bounded; every
+other input is refused with one sentence, and nothing is guessed. Knows no routes.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _LENGTH = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 
 class RefusedError(Exception):
-    """A request is not carried out; the client is told the status and the sentence."""
+    """A request is refused; the client gets the status and the sentence."""
 
     def __init__(self, status: int, message: str, *headers: tuple[str, str], **more: Any) -> None:
-        """`more` is what else the answer says."""
+        """`more` are further fields of the response."""
         super().__init__(message)
         self.status = status
         self.headers = headers
@@ -36,7 +36,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asks. Header names are in lower case."""
+    """One request. Header names are in lower case."""
 
     method: str
     path: str
@@ -46,12 +46,12 @@ class Request:
     keeps_alive: bool = True
 
     def json(self) -> dict[str, Any]:
-        """The body as a JSON object; no body is an empty one. Raises RefusedError."""
+        """The body as a JSON object; a missing body is an empty one. Raises RefusedError."""
         if not self.body:
             return {}
         try:
             value = json.loads(self.body.decode(), parse_constant=_no_number)
-            # An escape can say what no text is, and no file or database would take.
+            # A JSON escape can express a lone surrogate, which files and databases refuse.
             json.dumps(value, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise RefusedError(400, f"the body is no JSON: {str(error)[:100]}") from None
@@ -65,7 +65,7 @@ def _no_number(name: str) -> Any:
 
 
 class Reader:
-    """Reads the requests that come in on one connection, one after another."""
+    """Parses the requests of one connection, one after another."""
 
     __slots__ = ("_data", "_head", "_length")
 
@@ -76,16 +76,16 @@ class Reader:
 
     @property
     def expects_continue(self) -> bool:
-        """Whether the client waits to be told to send the body."""
+        """Whether the client waits for `100 Continue` before it sends the body."""
         head = self._head
         return head is not None and head.headers.get("expect", "").lower() == "100-continue"
 
     def add(self, data: bytes) -> None:
-        """Take what came in."""
+        """Add received bytes."""
         self._data += data
 
     def next(self) -> Request | None:
-        """The next request, once it is complete. Raises RefusedError; then read no more."""
+        """The next complete request, or None. Raises RefusedError; then parse no more."""
         if self._head is None:
             text, mark, rest = self._data.partition(b"\r\n\r\n")
             if len(text) > HEAD_BYTES_MAX:
@@ -107,10 +107,10 @@ def _parsed(head: bytes) -> Request:
     first, *rest = head.split(b"\r\n")
     line = _REQUEST_LINE.fullmatch(first)
     if line is None:
-        raise RefusedError(400, "the request line is not one of HTTP/1.1")
+        raise RefusedError(400, "the request line is not HTTP/1.1")
     headers = _headers(rest)
     if "host" not in headers and line[3] == b"1":
-        raise RefusedError(400, "there is no Host")
+        raise RefusedError(400, "the Host header is missing")
     target = urlsplit("http://host" + line[2].decode())
     try:
         path = unquote(target.path, errors="strict")
@@ -134,7 +134,7 @@ def _headers(lines: list[bytes]) -> dict[str, str]:
     for line in lines:
         header = _HEADER.fullmatch(line)
         if header is None:
-            raise RefusedError(400, "a header is not one of HTTP/1.1")
+            raise RefusedError(400, "a header line is not HTTP/1.1")
         name, value = header[1].decode().lower(), header[2].decode("latin-1")
         if name in headers and name in ("host", "origin", "content-length", "authorization"):
             raise RefusedError(400, f"{name} is given twice")
@@ -147,7 +147,7 @@ def _length(headers: Mapping[str, str]) -> int:
         raise RefusedError(411, "a body needs a Content-Length")
     length = headers.get("content-length", "0")
     if not _LENGTH.fullmatch(length):
-        raise RefusedError(400, f"{length[:20]!r} is no length")
+        raise RefusedError(400, f"{length[:20]!r} is no Content-Length")
     if int(length) > BODY_BYTES_MAX:
         raise RefusedError(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
     return int(length)
@@ -155,7 +155,7 @@ def _length(headers: Mapping[str, str]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a client is told, once."""
+    """One response."""
 
     status: int
     body: bytes
@@ -163,7 +163,7 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
     def encoded(self, *, keeps_alive: bool, without_body: bool = False) -> bytes:
-        """The answer as it goes over the wire; to a HEAD, without its body."""
+        """The response as bytes; to a HEAD, without its body."""
         lines = [
             f"HTTP/1.1 {self.status} {http.HTTPStatus(self.status).phrase}",
             f"Content-Type: {self.content_type}",
@@ -178,12 +178,12 @@ class Answer:
 
 
 def answer(value: Mapping[str, Any], status: int = 200, *headers: tuple[str, str]) -> Answer:
-    """An answer in JSON."""
+    """Make a JSON response."""
     return Answer(status, json.dumps(value).encode(), headers=headers)
 
 
 def refusal(error: RefusedError) -> Answer:
-    """The answer to a request that is not carried out."""
+    """The response to a refused request."""
     return answer({"error": str(error), **error.more}, error.status, *error.headers)
 
 

@@ -1,4 +1,4 @@
-"""The description of the HTTP surface, made from the very table that serves it."""
+"""The OpenAPI description of the HTTP surface, generated from the route table."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def _operation(route: Route) -> dict[str, Any]:
     ]
     parameters += [
         {
-            "name": each.name,
+            "name": field.name,
             "in": "query",
-            "required": each.is_required,
-            "schema": _schema(each),
-            "description": each.about,
+            "required": field.is_required,
+            "schema": _schema(field),
+            "description": field.about,
         }
-        for each in route.query
+        for field in route.query
     ]
     if route.kind is Kind.STREAM:
         last = {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}}
@@ -58,7 +58,7 @@ def _operation(route: Route) -> dict[str, Any]:
     }
     if route.body is not None:
         operation["requestBody"] = {
-            "required": any(each.is_required for each in route.body),
+            "required": any(field.is_required for field in route.body),
             "content": {"application/json": {"schema": _object(route.body, route.either)}},
         }
     if route.is_gone:
@@ -67,7 +67,7 @@ def _operation(route: Route) -> dict[str, Any]:
 
 
 def _responses(route: Route) -> dict[str, Any]:
-    """What may come back: 401 and 403 from whoever guards the door, 400 for what is malformed."""
+    """Possible responses: 401 and 403 by the access check, 400 for malformed requests."""
     refused = {"description": "refused", "content": {"application/json": {"schema": _ERROR}}}
     statuses = sorted({400, 401, 403, 413, 500, *route.refusals})
     done = {} if route.is_gone else {"200": _answer(route)}
@@ -90,11 +90,11 @@ def _object(fields: Iterable[Field], either: Iterable[str]) -> dict[str, Any]:
     schema: dict[str, Any] = {
         "type": "object",
         "properties": {
-            # What need not be there may as well be null.
-            each.name: _schema(each) if each.is_required else {"anyOf": [_schema(each), _NULL]}
-            for each in fields
+            # An optional field may be null.
+            field.name: _schema(field) if field.is_required else {"anyOf": [_schema(field), _NULL]}
+            for field in fields
         },
-        "required": [each.name for each in fields if each.is_required],
+        "required": [field.name for field in fields if field.is_required],
     }
     if either:
         schema["anyOf"] = [
@@ -103,14 +103,14 @@ def _object(fields: Iterable[Field], either: Iterable[str]) -> dict[str, Any]:
     return schema
 
 
-def _schema(each: Field) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": each.kind}
-    if each.kind == "integer":
-        schema |= {"minimum": each.minimum, "maximum": each.maximum}
-    if each.kind == "string":
-        schema |= {"maxLength": each.max_length}
-        if each.pattern:
-            schema["pattern"] = f"^{each.pattern}$"
-        elif each.is_required:
+def _schema(field: Field) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": field.kind}
+    if field.kind == "integer":
+        schema |= {"minimum": field.minimum, "maximum": field.maximum}
+    if field.kind == "string":
+        schema |= {"maxLength": field.max_length}
+        if field.pattern:
+            schema["pattern"] = f"^{field.pattern}$"
+        elif field.is_required:
             schema |= {"minLength": 1, "pattern": r"\S"}
     return schema

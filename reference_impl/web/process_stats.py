@@ -1,7 +1,7 @@
-"""What the kernel says of this process: its threads, its open files, its memory.
+"""Statistics of this process from the kernel: its threads, its open files, its memory.
 
-To ask takes longer than all else that health tells, and whoever asks may ask often; so an answer
-is told again for a twentieth of a second.
+Reading them takes longer than the rest of a health response, and health may be read often; so the
+values are cached for a twentieth of a second.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from reference_impl.storage import files
 FRESH_S = 0.05
 
 
-class Vitals:
-    """The process's own measures. For one thread."""
+class ProcessStats:
+    """Cached statistics of the process. For one thread."""
 
     def __init__(self) -> None:
-        """Ask nothing yet."""
-        self._asked_at = 0.0
-        self._told: dict[str, int] = {}
+        """Do not read yet."""
+        self._read_at = 0.0
+        self._stats: dict[str, int] = {}
 
     def now(self) -> dict[str, int]:
-        """How many threads and open files it has, and the bytes of its memory that are in RAM."""
+        """Number of threads and open files, and the resident bytes."""
         now = time.monotonic()
-        if not self._told or now - self._asked_at >= FRESH_S:
-            self._told = {
+        if not self._stats or now - self._read_at >= FRESH_S:
+            self._stats = {
                 "threads": threading.active_count(),
                 "fds": _open_files(),
                 "rss_bytes": _resident_pages() * os.sysconf("SC_PAGE_SIZE"),
             }
-            self._asked_at = now
-        return self._told
+            self._read_at = now
+        return self._stats
 
 
 def _resident_pages() -> int:

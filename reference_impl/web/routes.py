@@ -1,7 +1,7 @@
-"""The route table's words: which fields a request has, and what is refused before anybody is asked.
+"""Types of the route table: the fields of a request, and the checks before a route is called.
 
-A route says all that can be known of it without running it, so that one table serves the requests
-and describes them (`openapi`).
+A route states everything about it that is known without running it, so that one table serves the
+requests and describes them (`openapi`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PYTHON = {"string": str, "integer": int, "array": list, "object": dict}
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One named value of a request, with the bounds that JSON Schema has words for."""
+    """One named value of a request, with the bounds that JSON Schema can express."""
 
     name: str
     kind: str = "string"
@@ -34,9 +34,9 @@ class Field:
     about: str = ""
 
     def checked(self, value: Any) -> Any:
-        """The value, if it is one. Raises RefusedError."""
+        """Return the value if it is valid. Raises RefusedError."""
         if self.kind == "integer" and isinstance(value, float) and value.is_integer():
-            value = int(value)  # JSON knows one kind of number
+            value = int(value)  # JSON has one kind of number
         if not isinstance(value, _PYTHON[self.kind]) or isinstance(value, bool):
             raise RefusedError(400, f"{self.name} is not of type {self.kind}")
         if isinstance(value, str):
@@ -52,7 +52,7 @@ class Field:
         return value
 
     def parsed(self, text: str) -> Any:
-        """The value that a text of the query stands for. Raises RefusedError."""
+        """Parse the value from the text of a query. Raises RefusedError."""
         if self.kind != "integer":
             return self.checked(text)
         if not _INTEGER.fullmatch(text):
@@ -61,10 +61,10 @@ class Field:
 
 
 class Kind(Enum):
-    """How a route is carried out."""
+    """How a route is executed."""
 
     CALL = auto()
-    INSTANT = auto()  # waits for nothing
+    INSTANT = auto()  # never waits
     STREAM = auto()
 
 
@@ -76,8 +76,8 @@ Act = Callable[[Any, Args, Wake], Answer | Streaming]
 class Route:
     """One endpoint.
 
-    `refusals` are the statuses that it answers with an error of its own, `gives` the names that
-    are always in its answer, and of the fields in `either` one has to be there.
+    `refusals` are the error statuses of its own, `gives` the fields that its response always has,
+    and at least one of the fields in `either` is required.
     """
 
     method: str
@@ -99,28 +99,28 @@ class Route:
 
     @property
     def path_fields(self) -> tuple[str, ...]:
-        """Names of the parts of the path that vary."""
+        """Names of the variable parts of the path."""
         return tuple(self.matcher.groupindex)
 
     @property
     def is_gone(self) -> bool:
-        """Whether it only says where it went."""
+        """Whether it only refuses with its new path."""
         return HTTPStatus.GONE in self.refusals
 
     def args(self, request: Request, parts: Mapping[str, str]) -> Args:
         """All values of a request, checked. Raises RefusedError."""
         given: dict[str, Any] = dict(parts)
-        for each in self.query:
-            if each.name in request.query:
-                given[each.name] = each.parsed(request.query[each.name])
+        for declared in self.query:
+            if declared.name in request.query:
+                given[declared.name] = declared.parsed(request.query[declared.name])
         if self.body is not None:
-            told = request.json()
-            for each in self.body:
-                if told.get(each.name) is not None:
-                    given[each.name] = each.checked(told[each.name])
-        for each in (*self.query, *(self.body or ())):
-            if each.is_required and each.name not in given:
-                raise RefusedError(400, f"{each.name} is missing")
+            body = request.json()
+            for declared in self.body:
+                if body.get(declared.name) is not None:
+                    given[declared.name] = declared.checked(body[declared.name])
+        for declared in (*self.query, *(self.body or ())):
+            if declared.is_required and declared.name not in given:
+                raise RefusedError(400, f"{declared.name} is missing")
         if self.either and not given.keys() & set(self.either):
             raise RefusedError(400, f"{self.either[0]} is missing")
         given["last_event_id"] = request.headers.get("last-event-id")

@@ -1,12 +1,12 @@
-"""The server: sockets on one side, an application on the other, and one event loop between them.
+"""The server: connects sockets to an application, in one event loop.
 
-It speaks just enough HTTP/1.1 on a bare `asyncio.Protocol`. That was weighed: the streams of a
-framework cost several times the memory and processor time of these, and none lets go of a client
-that stopped reading, which is the one thing that a server of streams has to be able to do.
+It implements just enough HTTP/1.1 on a bare `asyncio.Protocol`. Frameworks were measured: their
+streams cost several times the memory and processor time of these, and none drops a client that
+stopped reading, which a server of streams must be able to do.
 
-Calls into the application may wait for a disk or a lock, so they run on a few threads, and wait
-for one of those for a bounded time. Streams live in the loop. Both have limits of their own: when
-every stream is taken calls are still answered, and who only holds a connection is closed first.
+Calls into the application may wait for a disk or a lock, so they run on a few threads, and wait for
+a free thread for a bounded time. Streams run in the loop. Both have separate limits: when all
+streams are taken, calls are still answered, and idle connections are closed first.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ log = logging.getLogger(__name__)
 
 WRITE_DEADLINE_S = 20.0
 STREAMS_MAX = 10_000
-CONNECTIONS_MAX = 512  # that are no streams
-REQUEST_PATIENCE_S = 30.0  # for the whole of a request, and for the client to take its answer
+CONNECTIONS_MAX = 512  # connections that are not streams
+REQUEST_PATIENCE_S = 30.0  # for a whole request, and for the client to read its response
 CALL_THREADS = 16
-OPEN_THREADS = 4  # for streams
-CALL_PATIENCE_S = 5.0  # until a thread takes it up
+OPEN_THREADS = 4  # threads that open streams
+CALL_PATIENCE_S = 5.0  # until a thread takes the call
 DRAIN_S = 20.0
 COLLECT_S = 60.0
-_FAREWELL_S = 2.0
+_CLOSE_TIMEOUT_S = 2.0
 _FDS_SPARE = 256
 _TICK_S = 1.0
 _BACKLOG = 4096
@@ -56,38 +56,38 @@ Wake = Callable[[], None]
 
 
 class Streaming(NamedTuple):
-    """What a call answers that begins a stream. `comment` breaks a silence."""
+    """The result of a call that begins a stream. `comment` is sent after a silence."""
 
     subscription: Subscription
     comment: bytes
 
 
 class Plan(NamedTuple):
-    """How a request is to be carried out."""
+    """How to execute a request."""
 
     call: Callable[[Wake], Answer | Streaming]
     is_stream: bool = False
-    is_instant: bool = False  # it waits for nothing, so the loop may do it itself
+    is_instant: bool = False  # it never waits, so the loop executes it itself
 
 
 class Application(Protocol):
-    """What the server serves."""
+    """The application that the server runs."""
 
     def plan(self, request: Request) -> Plan:
-        """Find out what a request asks for. Raises RefusedError; must not wait."""
+        """Find the plan of a request. Raises RefusedError; must not wait."""
         ...
 
     def collect(self) -> object:
-        """Do what has to be done every minute; may wait."""
+        """Periodic work, every minute; may wait."""
         ...
 
     def shut_down(self, deadline_s: float) -> None:
-        """Finish or mark what is under way, and end every subscription, within the deadline."""
+        """Finish or mark running work, and end every subscription, within the deadline."""
         ...
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection: requests one after another, the last of which may be a stream."""
+    """One client's connection: sequential requests, the last of which may be a stream."""
 
     __slots__ = ("_is_busy", "_is_paused", "_reader", "_server", "_stream", "_transport")
 
@@ -99,12 +99,12 @@ class Connection(asyncio.Protocol):
         self._is_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client came."""
+        """Start to wait for a request."""
         self._transport = cast("asyncio.Transport", transport)
         self._server.await_request(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """A client went."""
+        """End the stream and release its slot."""
         del exc
         self._reader = None
         if self._stream is not None:
@@ -114,22 +114,22 @@ class Connection(asyncio.Protocol):
         self._server.forget(self)
 
     def data_received(self, data: bytes) -> None:
-        """A client sent something; once it has its stream, it has nothing to say."""
+        """Parse received bytes; a client with a stream has nothing more to send."""
         if self._reader is None:
             return
         self._reader.add(data)
         if self._is_busy:
-            self._transport.pause_reading()  # what it sends meanwhile may wait
+            self._transport.pause_reading()  # further requests wait in the socket
         self._read()
 
     def pause_writing(self) -> None:
-        """A client does not take what we write."""
+        """The client does not read what we write."""
         self._is_paused = True
         if self._stream is not None:
             self._stream.pause()
 
     def resume_writing(self) -> None:
-        """A client has taken all."""
+        """The client has read everything."""
         self._is_paused = False
         if self._stream is not None:
             self._stream.resume()
@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
             self._read()
 
     def close(self) -> None:
-        """Let the client go, once it has taken what it was told."""
+        """Close the connection after the client has read the written bytes."""
         self._transport.close()
 
     def abort(self) -> None:
@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _read(self) -> None:
-        """Carry out the next request, if it is there and the last one is done."""
+        """Execute the next request, if it is complete and the previous one is done."""
         if self._reader is None or self._is_busy or self._is_paused:
             return
         try:
@@ -168,20 +168,20 @@ class Connection(asyncio.Protocol):
         plan = self._server.plan(request)
         done = partial(self._finish, request)
         if plan.is_instant:
-            done(_carried_out(plan, _nobody))
+            done(_carried_out(plan, _ignore_wake))
         elif plan.is_stream:
             self._server.reserve_stream()
             self._stream = Stream(self._server.streams, self._transport)
             self._server.submit(plan, self._stream.wake, done)
         else:
-            self._server.submit(plan, _nobody, done)
+            self._server.submit(plan, _ignore_wake, done)
 
     def _finish(self, request: Request, outcome: Answer | Streaming) -> None:
         self._is_busy = False
         if isinstance(outcome, Streaming):
             self._begin_stream(outcome)
             return
-        if self._stream is not None:  # there is none, after all
+        if self._stream is not None:  # the stream was refused
             self._stream = None
             self._server.stream_count -= 1
         if self._reader is not None:
@@ -189,31 +189,31 @@ class Connection(asyncio.Protocol):
             self._write(outcome, request)
 
     def _begin_stream(self, streaming: Streaming) -> None:
-        if self._stream is None:  # the client went while we prepared it
+        if self._stream is None:  # the client disconnected while the stream was prepared
             streaming.subscription.close()
             return
         self._reader = None
-        self._transport.resume_reading()  # or else we would not see it leave
+        self._transport.resume_reading()  # otherwise a disconnect would not be noticed
         self._stream.begin(STREAM_HEAD, streaming.subscription, streaming.comment)
 
     def _write(self, answer: Answer, request: Request | None) -> None:
-        """Answer, and then read on or, where the client or we cannot, take leave."""
+        """Write a response, and then read on or, if the connection ends, close it."""
         keeps_alive = request is not None and request.keeps_alive and self._server.is_open
         is_head = request is not None and request.method == "HEAD"
         self._transport.write(answer.encoded(keeps_alive=keeps_alive, without_body=is_head))
         self._transport.resume_reading()
         if keeps_alive:
-            self._server.soon(self._read)  # not at once: a client may have sent any number
+            self._server.soon(self._read)  # not at once: a client may have sent many requests
             return
-        # Whatever the client still sends is let in and ignored: to close at once would reset the
-        # connection, and the answer could be lost.
+        # Bytes that the client still sends are received and ignored: closing at once would reset
+        # the connection, and the response could be lost.
         self._reader = None
         self._transport.write_eof()
-        self._server.await_leave(self)
+        self._server.await_close(self)
 
 
-def _nobody() -> None:
-    """Nobody waits for this."""
+def _ignore_wake() -> None:
+    """Ignore a wake: the result is not a stream."""
 
 
 def _carried_out(plan: Plan, wake: Wake) -> Answer | Streaming:
@@ -227,19 +227,19 @@ def _carried_out(plan: Plan, wake: Wake) -> Answer | Streaming:
 
 
 class Server:
-    """A listening socket, the connections that came in by it, and the threads that serve them."""
+    """A listening socket, its connections, and the threads that execute their calls."""
 
     def __init__(self, application: Application) -> None:
         """Limits are read from the environment; see the README."""
         self._loop = asyncio.get_running_loop()
         self._application = application
-        # Two, so that a storm of clients who want their streams back holds up no ordinary call.
+        # Two pools, so that a burst of reconnecting streams delays no ordinary call.
         self._callers = ThreadPoolExecutor(CALL_THREADS, "call")
         self._openers = ThreadPoolExecutor(OPEN_THREADS, "open")
         self._calls = 0
         self._listener: asyncio.Server | None = None
         self._ticking: asyncio.TimerHandle | None = None
-        self._left = asyncio.Event()  # somebody left; for whoever waits for all of them
+        self._left = asyncio.Event()  # a connection or call ended; for `_all_left`
         deadline_s = env_seconds("HERMES_SSE_WRITE_DEADLINE", WRITE_DEADLINE_S)
         self.streams = Streams(env_seconds("HERMES_WEBUI_SSE_WRITE_DEADLINE", deadline_s))
         self.streams_max = _streams_max()
@@ -249,20 +249,20 @@ class Server:
         self.is_open = True
         self._collect_s = env_seconds("HERMES_WEBUI_COLLECT_PERIOD", COLLECT_S)
         self._idle: Due[Connection] = Due(REQUEST_PATIENCE_S)
-        self._leaving: Due[Connection] = Due(_FAREWELL_S)
+        self._closing: Due[Connection] = Due(_CLOSE_TIMEOUT_S)
 
     def gauges(self) -> dict[str, int]:
         """Sizes of the long-lived containers."""
         return {
             "connections_idle": len(self._idle),
-            "connections_leaving": len(self._leaving),
+            "connections_leaving": len(self._closing),
             "calls": self._calls,
             "streams_taken": self.stream_count,
             **self.streams.gauges(),
         }
 
     def counters(self) -> dict[str, Any]:
-        """What was counted since the start, and the limit on streams."""
+        """Counts since the start, and the limit on streams."""
         return {
             "requests_total": self.requests,
             "last_request_at": self.last_request_at,
@@ -270,7 +270,7 @@ class Server:
             "streams_max": self.streams_max,
         }
 
-    # Coming and going
+    # Listening and draining
 
     async def listen(self, host: str, port: int) -> str:
         """Accept connections; returns the address. Raises OSError."""
@@ -290,21 +290,21 @@ class Server:
         await self.drain(deadline_s)
 
     async def drain(self, deadline_s: float) -> None:
-        """Accept nothing any more, let the application finish, and let every client go."""
+        """Accept nothing any more, let the application finish, and close every connection."""
         log.info("draining, for %s s at most", deadline_s)
         self.is_open = False
         self._collecting.cancel()
         assert self._listener is not None
         self._listener.close()
-        await self._shut_down(max(0.0, deadline_s - _FAREWELL_S))
+        await self._shut_down(max(0.0, deadline_s - _CLOSE_TIMEOUT_S))
         for connection in self._idle:
             connection.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._all_left(), _FAREWELL_S)
+            await asyncio.wait_for(self._all_left(), _CLOSE_TIMEOUT_S)
         self.streams.abort()
 
     async def _shut_down(self, patience_s: float) -> None:
-        """Let the application finish, on a thread that holds up nobody if it does not."""
+        """Let the application finish, on a thread that blocks nothing if it does not."""
         finished = asyncio.Event()
 
         def shut_down() -> None:
@@ -320,7 +320,7 @@ class Server:
             await asyncio.wait_for(finished.wait(), patience_s)
 
     async def _all_left(self) -> None:
-        while self.stream_count or self._calls or self._idle or self._leaving:
+        while self.stream_count or self._calls or self._idle or self._closing:
             self._left.clear()
             await self._left.wait()
 
@@ -329,34 +329,34 @@ class Server:
         self._collecting = self._loop.call_later(self._collect_s, self._collect)
 
     def soon(self, act: Callable[[], None]) -> None:
-        """Do this after what is going on in the loop now."""
+        """Call `act` after the callbacks that are ready in the loop now."""
         self._loop.call_soon(act)
 
-    # Connections that are no streams
+    # Connections that are not streams
 
     def await_request(self, connection: Connection) -> None:
-        """Give it time for its next request; where too many wait, who has waited longest goes.
+        """Wait for the connection's next request; above the limit, abort the oldest idle one.
 
-        Places of streams that nobody has taken are lent: most of a storm wants to become streams.
+        Free stream slots count as room: most of a burst of connections become streams.
         """
         self._idle.add(connection)
-        held = len(self._idle) + len(self._leaving) + self._calls + self.stream_count
+        held = len(self._idle) + len(self._closing) + self._calls + self.stream_count
         if held > CONNECTIONS_MAX + self.streams_max:
             oldest = self._idle.first()
             self._idle.remove(oldest)
             oldest.abort()
         self._tick_soon()
 
-    def await_leave(self, connection: Connection) -> None:
-        """Give it time to take what it was told, and to go."""
+    def await_close(self, connection: Connection) -> None:
+        """Wait for the client to read its response and disconnect."""
         self._idle.remove(connection)
-        self._leaving.add(connection)
+        self._closing.add(connection)
         self._tick_soon()
 
     def forget(self, connection: Connection) -> None:
-        """It is busy, or gone."""
+        """Stop waiting for the connection: it is busy, or gone."""
         self._idle.remove(connection)
-        self._leaving.remove(connection)
+        self._closing.remove(connection)
         self._left.set()
 
     def _tick_soon(self) -> None:
@@ -365,15 +365,15 @@ class Server:
 
     def _tick(self) -> None:
         self._ticking = None
-        for connection in (*self._idle.now(), *self._leaving.now()):
+        for connection in (*self._idle.now(), *self._closing.now()):
             connection.abort()
-        if self._idle or self._leaving:
+        if self._idle or self._closing:
             self._tick_soon()
 
     # Calls
 
     def plan(self, request: Request) -> Plan:
-        """Find out what a request asks for. Raises RefusedError."""
+        """Find the plan of a request. Raises RefusedError."""
         self.requests += 1
         self.last_request_at = time.time()
         plan = self._application.plan(request)
@@ -382,13 +382,13 @@ class Server:
         return plan
 
     def reserve_stream(self) -> None:
-        """Take a place for a stream. Raises RefusedError where all are taken."""
+        """Reserve a slot for a stream. Raises RefusedError if all are taken."""
         if self.stream_count >= self.streams_max:
             raise RefusedError(503, f"all {self.streams_max} streams are taken")
         self.stream_count += 1
 
     def submit(self, plan: Plan, wake: Wake, done: Callable[[Answer | Streaming], None]) -> None:
-        """Carry out a plan on a thread, and hand over what came of it, in the loop."""
+        """Execute a plan on a thread, and pass its result to `done` in the loop."""
         is_call = not plan.is_stream
         self._calls += is_call
         submitted_at = time.monotonic()
@@ -396,7 +396,7 @@ class Server:
         def carry_out() -> None:
             is_late = time.monotonic() - submitted_at > CALL_PATIENCE_S
             outcome = _BUSY if is_late else _carried_out(plan, wake)
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed, so the result is not needed
                 self._loop.call_soon_threadsafe(finish, outcome)
 
         def finish(outcome: Answer | Streaming) -> None:
@@ -411,7 +411,7 @@ _BUSY = refusal(RefusedError(503, "the server is busy, try again", ("Retry-After
 
 
 def _streams_max() -> int:
-    """How many streams there may be: as many as the system lets us have, with room for calls."""
+    """The number of streams that the limit of open files allows, with room for calls."""
     wanted = env_int("HERMES_WEBUI_STREAMS_MAX", STREAMS_MAX)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + CONNECTIONS_MAX + _FDS_SPARE

@@ -1,4 +1,4 @@
-"""The reference's agent cache where two evictions of one agent meet: A5."""
+"""Tests of the agent cache where two evictions of one agent overlap (A5)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from reference_impl.memory.lifecycle import Lifecycle
 
 
 class Agent:
-    """Counts how often it is closed."""
+    """An agent that counts how often it is closed."""
 
     closed = 0
 
     def commit_memory_session(self) -> None:
-        """Learn nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Count."""
+        """Count the call."""
         self.closed += 1
 
 
-class Interrupted:
-    """A cache; at one of its looks at who is live, something else happens."""
+class CacheWithIntervention:
+    """A cache; at one of its reads of the live sessions, another run intervenes."""
 
     def __init__(self, at: int) -> None:
-        """`at` counts looks."""
+        """`at` is the number of the read."""
         self.agent = Agent()
         self.cache = AgentCache(Lifecycle(), self._live, cap=1)
         self._looks: Iterator[int] = iter(range(1, 100))
@@ -39,23 +39,23 @@ class Interrupted:
         return frozenset()
 
     def meanwhile(self) -> None:
-        """A run that had got the agent before puts it back; and it is evicted once more."""
+        """Put the agent back, as a run does that had got it before, and evict it again."""
         self.cache.put("s", self.agent)
         self.cache.evict("s")
 
 
 @pytest.mark.parametrize("at", [2, 3])
-def test_an_agent_that_comes_back_and_goes_again_is_closed_once(at: int) -> None:
-    """A5: whoever took it out first finds that it is another's by now.
+def test_agent_put_back_during_eviction_is_closed_once(at: int) -> None:
+    """A5: the first eviction finds that its claim is void.
 
-    evict:  |-- take out -- commit --            -- close? --|
+    evict:  |-- claim -- commit --              -- close? --|
     run:                            put, evict
     """
-    interrupted = Interrupted(at)
-    interrupted.cache.put("s", interrupted.agent)
+    intervention = CacheWithIntervention(at)
+    intervention.cache.put("s", intervention.agent)
 
-    interrupted.cache.evict("s")
-    interrupted.cache.evict("s")
+    intervention.cache.evict("s")
+    intervention.cache.evict("s")
 
-    assert interrupted.agent.closed == 1
-    assert set(interrupted.cache.gauges().values()) == {0}
+    assert intervention.agent.closed == 1
+    assert set(intervention.cache.gauges().values()) == {0}

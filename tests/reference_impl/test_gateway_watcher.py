@@ -1,4 +1,4 @@
-"""The reference's gateway watcher keeps G1 to G4."""
+"""Tests of the gateway watcher (G1 to G4)."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ SHOWN = ("cli", "telegram")
 HIDDEN = ("cron", "webui")
 
 
-def sleep_on() -> None:
-    """Nobody waits for this reader's wake."""
+def ignore_wake() -> None:
+    """Ignore the wake: the test takes by itself."""
 
 
 def lists(reader: Subscription) -> list[Any]:
-    """Every list that was announced since."""
+    """Every list that was announced since the last call."""
     taken = itertools.chain.from_iterable(iter(reader.take, []))
     return [frame.data["sessions"] for frame in taken]
 
 
 class Projector:
-    """Projects as the watcher does, counts how often, and fails when told to."""
+    """Projects as the watcher does, counts its calls, and fails on demand."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -70,7 +70,7 @@ def watcher(path: Path, projector: Projector) -> Iterator[GatewayWatcher]:
 
 
 def filled(state: StateDb) -> None:
-    """Two sessions of each source; the first of each is the older one."""
+    """Make two sessions of each source; the first of each is the older one."""
     for source in SHOWN + HIDDEN:
         for number in (1, 2):
             state.create_session(f"{source}{number}", source)
@@ -78,7 +78,7 @@ def filled(state: StateDb) -> None:
 
 
 def rewritten(column: str) -> Callable[[StateDb, str], None]:
-    """Rewrite messages in place, behind every API: no new ids, the same count."""
+    """Rewrite messages in place, behind every API: same ids, same count."""
 
     def rewrite(state: StateDb, session: str) -> None:
         with sqlite3.connect(state._path) as connection:
@@ -106,13 +106,13 @@ CHANGES: dict[str, Callable[[StateDb, str], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("number", [1, 2])
-def test_any_change_of_a_shown_session_is_announced(
+def test_change_of_a_listed_session_is_announced(
     state: StateDb, watcher: GatewayWatcher, change: str, number: int
 ) -> None:
     """G1: also a rewrite with the same count, and of an older session than the latest."""
     filled(state)
     watcher.look()
-    reader = watcher.subscribe(sleep_on)
+    reader = watcher.subscribe(ignore_wake)
     lists(reader)
 
     CHANGES[change](state, f"cli{number}")
@@ -128,10 +128,10 @@ def test_any_change_of_a_shown_session_is_announced(
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("source", HIDDEN)
-def test_what_is_not_shown_costs_no_projection(
+def test_change_of_a_hidden_session_costs_no_projection(
     state: StateDb, watcher: GatewayWatcher, projector: Projector, change: str, source: str
 ) -> None:
-    """G2: sessions of cron and of the web UI itself do not count as change."""
+    """G2: changes of cron and web UI sessions do not count."""
     filled(state)
     watcher.look()
     before = projector.calls
@@ -155,13 +155,13 @@ def test_what_is_not_shown_costs_no_projection(
         max_size=12,
     )
 )
-def test_after_two_looks_the_last_list_is_the_truth(
+def test_last_list_after_two_looks_is_current(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, str, int, bool]]
 ) -> None:
-    """G1: whatever is done, in whatever order and however often somebody looks."""
+    """G1: any changes, in any order, with any number of looks between."""
     path = tmp_path_factory.mktemp("watched") / "state.db"
     watcher = GatewayWatcher(path)
-    reader = watcher.subscribe(sleep_on)
+    reader = watcher.subscribe(ignore_wake)
     with StateDb(path, synchronous="NORMAL") as state:
         filled(state)
         for change, source, number, looks in changes:
@@ -178,7 +178,9 @@ def test_after_two_looks_the_last_list_is_the_truth(
     watcher.stop()
 
 
-def test_quiet_costs_nothing(state: StateDb, watcher: GatewayWatcher, projector: Projector) -> None:
+def test_look_without_a_commit_reads_no_marks(
+    state: StateDb, watcher: GatewayWatcher, projector: Projector
+) -> None:
     """G2: without a commit, not even the marks are read."""
     filled(state)
     assert watcher.look()
@@ -193,13 +195,13 @@ def test_quiet_costs_nothing(state: StateDb, watcher: GatewayWatcher, projector:
 
 
 @pytest.mark.parametrize("failure", ["raises", "has nothing"])
-def test_a_failed_projection_keeps_the_last_list_and_is_tried_again(
+def test_failed_projection_keeps_the_list_and_is_retried(
     state: StateDb, watcher: GatewayWatcher, projector: Projector, failure: str
 ) -> None:
-    """G3: nothing is announced, least of all an empty list; the change is not forgotten."""
+    """G3: nothing is announced, least of all an empty list; the change is announced later."""
     filled(state)
     watcher.look()
-    reader = watcher.subscribe(sleep_on)
+    reader = watcher.subscribe(ignore_wake)
     (good,) = lists(reader)
     projector.failure = OSError("disk") if failure == "raises" else None
     projector.has_nothing = failure == "has nothing"
@@ -207,20 +209,20 @@ def test_a_failed_projection_keeps_the_last_list_and_is_tried_again(
 
     assert not watcher.look()
     assert lists(reader) == []
-    assert lists(watcher.subscribe(sleep_on)) == [good]
+    assert lists(watcher.subscribe(ignore_wake)) == [good]
 
     projector.failure, projector.has_nothing = None, False
     assert watcher.look()
     assert lists(reader)[0][0]["session_id"] in {"cli1", "telegram2"}
 
 
-def test_a_file_that_goes_or_breaks_empties_no_list(path: Path, watcher: GatewayWatcher) -> None:
-    """G3: missing, garbage and replaced files; the last list stands until there is another."""
+def test_missing_or_broken_file_keeps_the_list(path: Path, watcher: GatewayWatcher) -> None:
+    """G3: missing, garbage and replaced files; the last list stays valid until the next one."""
     assert not watcher.look()
     with StateDb(path) as state:
         filled(state)
         assert watcher.look()
-    reader = watcher.subscribe(sleep_on)
+    reader = watcher.subscribe(ignore_wake)
     assert len(lists(reader)[0]) == 4
 
     for leftover in path.parent.glob("state.db*"):
@@ -236,10 +238,8 @@ def test_a_file_that_goes_or_breaks_empties_no_list(path: Path, watcher: Gateway
     assert [row["session_id"] for row in lists(reader)[0]] == ["new"]
 
 
-def test_stopping_ends_every_subscriber_also_one_that_comes_meanwhile(
-    state: StateDb, path: Path
-) -> None:
-    """G4: nobody waits for a watcher that is gone.
+def test_stop_ends_present_and_concurrent_subscribers(state: StateDb, path: Path) -> None:
+    """G4: no subscriber waits for a stopped watcher.
 
     subscriber: |- subscribe -| ... |- subscribe -| ... |- subscribe -|
     watcher:                     |----- stop -----|
@@ -252,8 +252,8 @@ def test_stopping_ends_every_subscriber_also_one_that_comes_meanwhile(
 
     def subscribe() -> None:
         for number in range(400):
-            woken = threading.Event()
-            readers.append((watcher.subscribe(woken.set), woken))
+            wake = threading.Event()
+            readers.append((watcher.subscribe(wake.set), wake))
             if number == 100:
                 has_begun.set()
 
@@ -264,23 +264,23 @@ def test_stopping_ends_every_subscriber_also_one_that_comes_meanwhile(
     subscriber.join(30)
 
     assert not watcher.is_running
-    for reader, woken in readers:
+    for reader, wake in readers:
         while reader.take():
-            assert woken is not None
+            assert wake is not None
         assert reader.is_over
 
 
-def test_a_running_watcher_announces_by_itself(state: StateDb, path: Path) -> None:
-    """G1: on its own thread, to a subscriber that sleeps until it is woken."""
+def test_running_watcher_announces_changes_by_itself(state: StateDb, path: Path) -> None:
+    """G1: on its own thread, to a subscriber that sleeps until it is wake."""
     watcher = GatewayWatcher(path, poll_s=0.001)
     watcher.start()
     try:
-        woken = threading.Event()
-        reader = watcher.subscribe(woken.set)
+        wake = threading.Event()
+        reader = watcher.subscribe(wake.set)
         lists(reader)
         state.create_session("new", "cli")
         while not any(announced for announced in lists(reader)):
-            assert woken.wait(30)
-            woken.clear()
+            assert wake.wait(30)
+            wake.clear()
     finally:
         watcher.stop()

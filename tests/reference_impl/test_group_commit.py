@@ -1,4 +1,4 @@
-"""The rounds of syncs: nobody is told before a sync that covers it, whoever makes it, or dies."""
+"""Tests of group commit: a write is acknowledged only after a sync that covers it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from reference_impl.state_db import group_commit as write_rounds
-from reference_impl.state_db.group_commit import SyncRounds
+from reference_impl.state_db import group_commit
+from reference_impl.state_db.group_commit import GroupCommit
 from reference_impl.state_db.state_db import StateDb
-from reference_impl.state_db.wal import WriteLog
+from reference_impl.state_db.wal import WriteAheadLog
 
 
 @pytest.fixture(autouse=True)
 def _slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no sync count as quick, and no leader as hanging."""
-    monkeypatch.setattr(write_rounds, "QUICK_S", 0.0)
-    monkeypatch.setattr(write_rounds, "GRACE_S", 60.0)
+    monkeypatch.setattr(group_commit, "QUICK_S", 0.0)
+    monkeypatch.setattr(group_commit, "GRACE_S", 60.0)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Disk:
-    """Remembers what was written, and what of it was there when a sync that ended well began."""
+    """Counts writes, and how many of them existed when a successful sync began."""
 
     def __init__(self) -> None:
         self.written = 0
@@ -45,13 +45,13 @@ class Disk:
         self._lock = threading.Lock()
 
     def write(self) -> int:
-        """Write one thing more; returns its number."""
+        """Write once more; returns the write's number."""
         with self._lock:
             self.written += 1
             return self.written
 
     def sync(self) -> None:
-        """Sync."""
+        """Sync what was written before this call."""
         began_at = self.written
         os.sched_yield()
         with self._lock:
@@ -60,32 +60,32 @@ class Disk:
 
 
 class Writer:
-    """One who writes to the disk and joins the rounds, as another process would: by a handle."""
+    """A writer with a handle of its own, as in another process."""
 
-    def __init__(self, path: Path, disk: Disk, rounds: type[SyncRounds] = SyncRounds) -> None:
+    def __init__(self, path: Path, disk: Disk, rounds: type[GroupCommit] = GroupCommit) -> None:
         self.rounds = rounds(str(path))
         self.disk = disk
-        self.told_too_soon: list[int] = []
+        self.acknowledged_too_soon: list[int] = []
         self.number = self.mark = 0
 
     def write(self) -> None:
-        """Write one thing, and mark it."""
+        """Write once, and take the mark."""
         self.number = self.disk.write()
         self.mark = self.rounds.mark()
 
     def wait(self, sync: Callable[[], None] | None = None) -> bool:
-        """Return once it is said to be durable. Returns whether we synced."""
+        """Return once the write is acknowledged. Returns whether this writer synced."""
         is_ours = self.rounds.join(self.mark, sync or self.disk.sync)
         if not is_ours:
             assert self.rounds.cover(self.mark)
         if self.disk.synced < self.number:
-            self.told_too_soon.append(self.number)
+            self.acknowledged_too_soon.append(self.number)
         return is_ours
 
 
 @contextmanager
 def running(*acts: Callable[[], object]) -> Iterator[list[threading.Thread]]:
-    """Run these in threads, and wait for their ends."""
+    """Run the functions in threads, and join them."""
     threads = [threading.Thread(target=act) for act in acts]
     for thread in threads:
         thread.start()
@@ -95,37 +95,39 @@ def running(*acts: Callable[[], object]) -> Iterator[list[threading.Thread]]:
 
 
 def until(fact: Callable[[], object]) -> None:
-    """Wait for a fact. The suite's own limit ends a test whose fact never comes."""
+    """Wait for a fact. The suite's time limit ends a test whose fact never comes."""
     while not fact():
         os.sched_yield()
 
 
 def waits(thread: threading.Thread) -> bool:
-    """Whether it waits for the leader of a round."""
+    """Whether the thread waits for the leader of a round."""
     frame = sys._current_frames().get(thread.ident or 0)
     while frame is not None:
-        if frame.f_code is SyncRounds._wait_for.__code__:
+        if frame.f_code is GroupCommit._wait_for.__code__:
             return "over" in frame.f_locals
         frame = frame.f_back
     return False
 
 
-# Nobody is told too soon --------------------------------------------------------------------------
+# Acknowledgements ---------------------------------------------------------------------------------
 
 
-class MarksTooEarly(SyncRounds):
-    """Takes the round under way for one that covers what was written after it began."""
+class MarksTooEarly(GroupCommit):
+    """A wrong implementation: a round covers writes that follow its begin."""
 
     def mark(self) -> int:
-        """As the true one, but one less."""
+        """One less than the correct mark."""
         return super().mark() - 1
 
 
-@pytest.mark.parametrize(("rounds", "told_too_soon"), [(SyncRounds, []), (MarksTooEarly, [2])])
-def test_a_round_does_not_cover_what_is_written_after_it_began(
-    path: Path, rounds: type[SyncRounds], told_too_soon: list[int]
+@pytest.mark.parametrize(
+    ("rounds", "acknowledged_too_soon"), [(GroupCommit, []), (MarksTooEarly, [2])]
+)
+def test_round_covers_no_write_after_its_begin(
+    path: Path, rounds: type[GroupCommit], acknowledged_too_soon: list[int]
 ) -> None:
-    """D1, and that we would see it if it were broken.
+    """D1, and the test detects a violation.
 
     one: write 1 |--- round 1 ---|
     two:             write 2     |--- round 2 ---|
@@ -148,12 +150,12 @@ def test_a_round_does_not_cover_what_is_written_after_it_began(
             until(lambda: waits(second))
             may_end.set()
 
-    assert one.told_too_soon == []
-    assert two.told_too_soon == told_too_soon
+    assert one.acknowledged_too_soon == []
+    assert two.acknowledged_too_soon == acknowledged_too_soon
 
 
-def test_one_round_covers_all_who_wrote_before_it(path: Path) -> None:
-    """The whole point: while one syncs, the others gather, and the next round is for all of them.
+def test_one_round_covers_all_writes_before_it(path: Path) -> None:
+    """While one writer syncs, the others gather, and the next round covers all of them.
 
     0:     |--- round 1 ---|
     1..5:  write ... wait  |--- round 2 ---|
@@ -177,11 +179,11 @@ def test_one_round_covers_all_who_wrote_before_it(path: Path) -> None:
             may_end.set()
 
     assert disk.syncs == 2
-    assert [writer.told_too_soon for writer in writers] == [[]] * 6
+    assert [writer.acknowledged_too_soon for writer in writers] == [[]] * 6
 
 
-def test_whoever_writes_is_told_after_a_sync(path: Path) -> None:
-    """D1: many at once, in whatever order."""
+def test_concurrent_writes_are_acknowledged_after_a_sync(path: Path) -> None:
+    """D1: many concurrent writers, in any order."""
     disk = Disk()
     writers = [Writer(path, disk) for _ in range(6)]
 
@@ -193,19 +195,19 @@ def test_whoever_writes_is_told_after_a_sync(path: Path) -> None:
     with running(*(lambda writer=writer: work(writer) for writer in writers)):
         pass
 
-    assert [writer.told_too_soon for writer in writers] == [[]] * 6
+    assert [writer.acknowledged_too_soon for writer in writers] == [[]] * 6
     assert disk.syncs < disk.written
 
 
-def test_a_round_of_another_covers_no_later_commit_of_ours(path: Path) -> None:
-    """D1: what one sync of another process covers is known by marks, not by what we counted.
+def test_foreign_round_covers_no_later_commit_of_ours(path: Path) -> None:
+    """D1: the coverage of another process's sync is known by marks, not by our own count.
 
     another: |--- round 1 ---|
-    we:  commit 1, commit 2: the one before round 1, the other in it
+    we:  commit 1, commit 2: the first one before round 1, the second during it
     """
     path.with_name("state.db-wal").touch()
     disk, ours = Disk(), Disk()
-    another, log = Writer(path, disk), WriteLog(str(path))
+    another, log = Writer(path, disk), WriteAheadLog(str(path))
     log._sync_file = lambda _fd: ours.sync()
     first = log.note_commit()
     another.write()
@@ -227,8 +229,8 @@ def test_a_round_of_another_covers_no_later_commit_of_ours(path: Path) -> None:
     log.forget()
 
 
-def test_a_round_that_failed_is_told_to_all_that_it_should_have_covered(path: Path) -> None:
-    """D10: and to nobody else.
+def test_failed_round_raises_for_every_covered_write(path: Path) -> None:
+    """D10: and no other write.
 
     one:  write |--- round 1 fails ---|
     two:  write     wait              OSError
@@ -250,17 +252,17 @@ def test_a_round_that_failed_is_told_to_all_that_it_should_have_covered(path: Pa
 
     two.write()
     assert two.wait()
-    assert two.told_too_soon == []
+    assert two.acknowledged_too_soon == []
 
 
-# Leaders that die, or hang ------------------------------------------------------------------------
+# Leaders that die or hang -------------------------------------------------------------------------
 
 LEAD_UNTIL = """
 import os, pathlib, sys
-from reference_impl.state_db import group_commit as write_rounds
-write_rounds.QUICK_S = 0.0
+from reference_impl.state_db import group_commit
+group_commit.QUICK_S = 0.0
 path, stop = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-rounds = write_rounds.SyncRounds(str(path))
+rounds = group_commit.GroupCommit(str(path))
 mark, calls = rounds.mark(), 0
 
 def stopping(call):
@@ -273,7 +275,7 @@ def stopping(call):
         return call(*words)
     return called
 
-write_rounds.fcntl = stopping(write_rounds.fcntl)
+group_commit.fcntl = stopping(group_commit.fcntl)
 os.pread, os.pwrite = stopping(os.pread), stopping(os.pwrite)
 rounds.join(mark, stopping(lambda: None))
 print("ended", flush=True)
@@ -294,13 +296,13 @@ def child(program: str, *words: object) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def hears(process: subprocess.Popen[str]) -> str:
+def read_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
-def test_a_leader_that_dies_at_any_point_is_succeeded(path: Path) -> None:
-    """D5, D1: whoever waits for it goes on, and is told only after a sync that was made.
+def test_leader_killed_at_any_point_is_succeeded(path: Path) -> None:
+    """D5, D1: waiters continue, and are acknowledged only after a real sync.
 
     leader: |--- round 1 ---X             killed at its Nth system call, for all N
     others:    write, wait  |--- round 2 ---|
@@ -311,7 +313,7 @@ def test_a_leader_that_dies_at_any_point_is_succeeded(path: Path) -> None:
         disk = Disk()
         others = [Writer(path, disk) for _ in range(2)]
         with child(LEAD_UNTIL, path, point) as leader:
-            if hears(leader) == "ended":
+            if read_line(leader) == "ended":
                 break
             for other in others:
                 other.write()
@@ -319,23 +321,21 @@ def test_a_leader_that_dies_at_any_point_is_succeeded(path: Path) -> None:
                 until(lambda: all(not thread.is_alive() or waits(thread) for thread in threads))
                 waited += any(map(waits, threads))
                 leader.kill()
-        assert [other.told_too_soon for other in others] == [[], []], point
+        assert [other.acknowledged_too_soon for other in others] == [[], []], point
         for other in others:
             other.rounds.close()
 
-    assert point > 8, "it was hardly stopped"
-    assert waited >= 3, "hardly anybody waited"
+    assert point > 8, "the leader was stopped at too few points"
+    assert waited >= 3, "the others hardly waited"
 
 
-def test_a_leader_that_hangs_is_waited_for_once(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """D5: who waited in vain syncs by itself, at once from then on, until the leader is gone."""
-    monkeypatch.setattr(write_rounds, "GRACE_S", 0.05)
+def test_hanging_leader_is_waited_for_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D5: after one wait in vain a writer syncs by itself at once, until the leader is gone."""
+    monkeypatch.setattr(group_commit, "GRACE_S", 0.05)
     disk = Disk()
     writer = Writer(path, disk)
     with child(LEAD_UNTIL, path, IN_THE_SYNC) as leader:
-        assert hears(leader) == "stopped"
+        assert read_line(leader) == "stopped"
         for _ in range(2):
             writer.write()
             assert writer.wait()
@@ -346,7 +346,7 @@ def test_a_leader_that_hangs_is_waited_for_once(
     number = writer.rounds._read()
     assert number is not None
     assert number.done == 2
-    assert writer.told_too_soon == []
+    assert writer.acknowledged_too_soon == []
 
 
 # The side file ------------------------------------------------------------------------------------
@@ -355,8 +355,8 @@ def test_a_leader_that_hangs_is_waited_for_once(
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=st.binary(max_size=40))
 @example(damage=struct.pack("=qqqL", 5, 9, 0, 0))  # round 9 is done, says a wrong checksum
-def test_a_damaged_side_file_covers_nothing_and_heals(path: Path, damage: bytes) -> None:
-    """D1: what makes no sense is no reason to believe in a sync."""
+def test_damaged_side_file_covers_nothing_and_heals(path: Path, damage: bytes) -> None:
+    """D1: a damaged file never counts as a sync."""
     path.with_name("state.db.rounds").write_bytes(damage)
     disk = Disk()
     one, two = Writer(path, disk), Writer(path, disk)
@@ -368,15 +368,15 @@ def test_a_damaged_side_file_covers_nothing_and_heals(path: Path, damage: bytes)
     assert one.wait()
     assert not two.wait()
     for writer in (one, two):
-        assert writer.told_too_soon == []
+        assert writer.acknowledged_too_soon == []
         writer.rounds.close()
 
 
-def test_without_rounds_each_syncs_by_itself_and_says_so(
+def test_missing_locks_make_each_process_sync_itself(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """D1: on a system that lacks such locks."""
-    monkeypatch.setattr(write_rounds, "fcntl", None)
+    """D1: on a system without such locks."""
+    monkeypatch.setattr(group_commit, "fcntl", None)
     disk = Disk()
     writer = Writer(path, disk)
     for _ in range(2):
@@ -386,10 +386,10 @@ def test_without_rounds_each_syncs_by_itself_and_says_so(
     assert caplog.text.count("no rounds can be kept here, so each process syncs by itself") == 1
 
 
-def test_what_could_not_be_announced_covers_nobody_else(
+def test_round_that_was_not_recorded_covers_no_other(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """D1: a full disk keeps the side file from saying that a round began."""
+    """D1: a full disk prevents recording that a round began."""
     disk = Disk()
     one, two = Writer(path, disk), Writer(path, disk)
     one.write()
@@ -407,15 +407,15 @@ def test_what_could_not_be_announced_covers_nobody_else(
     assert two.wait()
 
 
-def test_where_syncs_are_quick_nobody_waits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A round under way is not waited for where a sync of one's own takes less."""
+def test_quick_syncs_skip_the_wait_for_rounds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait for a round in progress if an own sync takes less."""
     disk = Disk()
     writer = Writer(path, disk)
     writer.write()
     assert writer.wait()
-    monkeypatch.setattr(write_rounds, "QUICK_S", 1e9)
+    monkeypatch.setattr(group_commit, "QUICK_S", 1e9)
     with child(LEAD_UNTIL, path, IN_THE_SYNC) as leader:
-        assert hears(leader) == "stopped"
+        assert read_line(leader) == "stopped"
         writer.write()
         assert writer.wait()
     assert disk.syncs == 2
@@ -423,17 +423,17 @@ def test_where_syncs_are_quick_nobody_waits(path: Path, monkeypatch: pytest.Monk
 
 # The whole database -------------------------------------------------------------------------------
 
-# Its disk keeps what was in the log when a sync began, and has it once the sync is over. It knows
-# nothing of copies into the database, so the log never starts over, however long one writes alone.
+# Each copy is the log at the begin of a finished sync. It lacks what was checkpointed into the
+# database, so LIMIT_BYTES is raised, and the log never starts over.
 APPEND_TO_A_DISK = """
 import os, pathlib, shutil, sys, threading
-from reference_impl.state_db import group_commit as write_rounds, wal as write_log
+from reference_impl.state_db import group_commit, wal
 from reference_impl.state_db.state_db import StateDb
-write_log.LIMIT_BYTES = 1 << 40
-write_rounds.QUICK_S = 0.0
+wal.LIMIT_BYTES = 1 << 40
+group_commit.QUICK_S = 0.0
 path, disk, name = map(pathlib.Path, sys.argv[1:])
 db = StateDb(path)
-said, syncs = threading.Lock(), 0
+printing, syncs = threading.Lock(), 0
 def sync(fd):
     global syncs
     syncs += 1
@@ -447,7 +447,7 @@ def append(thread):
         text = f"{name} {thread} {number}"
         db.append_message("s", "user", text)
         number += 1
-        with said:
+        with printing:
             print(text, flush=True)
 threads = [threading.Thread(target=append, args=(n,)) for n in range(2)]
 for thread in threads:
@@ -455,10 +455,10 @@ for thread in threads:
 """
 
 
-def test_what_was_acknowledged_survives_a_power_loss(path: Path, tmp_path: Path) -> None:
-    """D1: the disk has, by some finished sync, whatever any process was told is written.
+def test_acknowledged_writes_survive_a_power_loss(path: Path, tmp_path: Path) -> None:
+    """D1: some finished sync has every write that any process acknowledged.
 
-    Three processes write and sync for each other; all are killed; then we open what their disk has.
+    Three processes write and sync for each other; all are killed; then their disk is opened.
     """
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -471,7 +471,7 @@ def test_what_was_acknowledged_survives_a_power_loss(path: Path, tmp_path: Path)
             child(APPEND_TO_A_DISK, path, disk, "c") as three,
         ):
             for _ in range(20):
-                acknowledged += [hears(writer) for writer in (one, two, three)]
+                acknowledged += [read_line(writer) for writer in (one, two, three)]
             for writer in (one, two, three):
                 writer.kill()
                 writer.wait()
@@ -480,8 +480,8 @@ def test_what_was_acknowledged_survives_a_power_loss(path: Path, tmp_path: Path)
         shutil.copyfile(synced, disk / "state.db-wal")
         shutil.copyfile(path, disk / "state.db")
     with closing(sqlite3.connect(disk / "state.db")) as survivor:
-        kept = {text for (text,) in survivor.execute("SELECT content FROM messages")}
-    assert set(acknowledged) <= kept <= set(written)
+        surviving = {text for (text,) in survivor.execute("SELECT content FROM messages")}
+    assert set(acknowledged) <= surviving <= set(written)
     assert len(list(disk.glob("log-*"))) < len(written)
 
 
@@ -498,16 +498,16 @@ db.append_message("s", "user", "half")
 
 
 @pytest.mark.parametrize("does_it_die", [True, False])
-def test_one_that_hangs_or_dies_in_a_sync_refuses_nobody(
+def test_process_stopped_in_a_sync_blocks_no_write(
     path: Path, monkeypatch: pytest.MonkeyPatch, *, does_it_die: bool
 ) -> None:
     """D3, D5: the others' writes are acknowledged, once, and are there."""
     if not does_it_die:
-        monkeypatch.setattr(write_rounds, "GRACE_S", 0.05)
+        monkeypatch.setattr(group_commit, "GRACE_S", 0.05)
     with StateDb(path) as db:
         db.create_session("s", "cli")
         with child(STOP_IN_A_SYNC, path) as leader:
-            assert hears(leader) == "syncing"
+            assert read_line(leader) == "syncing"
             with running(lambda: db.append_message("s", "user", "after")) as (writer,):
                 if does_it_die:
                     until(lambda: waits(writer))
@@ -517,8 +517,8 @@ def test_one_that_hangs_or_dies_in_a_sync_refuses_nobody(
         assert [message.content for message in db.get_messages("s")] == ["half", "after"]
 
 
-def test_one_who_does_not_sync_covers_nobody(path: Path) -> None:
-    """D1: handles with different fears may share a file."""
+def test_unsynced_handle_takes_no_part_in_rounds(path: Path) -> None:
+    """D1: handles with and without sync may share a file."""
     with StateDb(path, synchronous="NORMAL") as careless, StateDb(path) as careful:
         careless.create_session("s", "cli")
         assert not path.with_name("state.db.rounds").exists()

@@ -1,4 +1,4 @@
-"""The reference's HTTP on the wire: strict, bounded, and whole however it is cut into pieces."""
+"""Tests of the HTTP parser: strict, bounded, and independent of how the bytes are split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEAD = b"POST /a%20b?x=1&y=%C3%A9 HTTP/1.1\r\nHost: localhost\r\nX-One:  two \r\
 
 
 def read(data: bytes) -> list[Request]:
-    """Every request in the data, which came in one piece."""
+    """Parse every request in data that arrives in one piece."""
     reader = Reader()
     reader.add(data)
     return list(iter(reader.next, None))
@@ -33,8 +33,8 @@ def read(data: bytes) -> list[Request]:
     bodies=st.lists(st.binary(max_size=40), min_size=1, max_size=4),
     cuts=st.lists(st.integers(0, 400)),
 )
-def test_requests_are_read_however_they_are_cut(bodies: list[bytes], cuts: list[int]) -> None:
-    """One after another, each whole; what follows a body is the next request."""
+def test_requests_are_parsed_for_any_split(bodies: list[bytes], cuts: list[int]) -> None:
+    """Each request is whole; the bytes after a body are the next request."""
     data = b"".join(HEAD + b"Content-Length: %d\r\n\r\n" % len(each) + each for each in bodies)
     reader = Reader()
     requests: list[Request] = []
@@ -50,8 +50,8 @@ def test_requests_are_read_however_they_are_cut(bodies: list[bytes], cuts: list[
 
 
 @given(st.binary(max_size=200))
-def test_garbage_is_refused_or_waited_for(data: bytes) -> None:
-    """H2: no bytes make the reader raise anything else."""
+def test_garbage_is_refused_or_incomplete(data: bytes) -> None:
+    """H2: no bytes make the parser raise any other error."""
     for prefix in (b"", b"GET ", b"GET / HTTP/1.1\r\n", HEAD):
         with contextlib.suppress(RefusedError):
             read(prefix + data + b"\r\n\r\n")
@@ -81,15 +81,15 @@ def test_garbage_is_refused_or_waited_for(data: bytes) -> None:
         (b"GET /" + b"a" * HEAD_BYTES_MAX + b" HTTP/1.1\r\nHost: a", 431),
     ],
 )
-def test_what_is_not_plain_http_is_refused(head: bytes, status: int) -> None:
-    """H2: nothing is guessed, so two readers of one request can never see two requests."""
+def test_invalid_http_is_refused(head: bytes, status: int) -> None:
+    """H2: nothing is guessed, so no two parsers can read different requests."""
     with pytest.raises(RefusedError) as refused:
         read(head + b"\r\n\r\n")
     assert refused.value.status == status
 
 
-def test_a_head_without_an_end_is_refused_before_it_is_large() -> None:
-    """H2: memory is bounded while a request comes in."""
+def test_endless_head_is_refused_at_its_limit() -> None:
+    """H2: memory is bounded while a request arrives."""
     reader = Reader()
     reader.add(b"GET /" + b"a" * HEAD_BYTES_MAX)
     with pytest.raises(RefusedError):
@@ -114,21 +114,21 @@ def test_a_head_without_an_end_is_refused_before_it_is_large() -> None:
         b'{"a": ' + b"1" * 5000 + b"}",
     ],
 )
-def test_what_is_no_json_object_is_refused(body: bytes) -> None:
-    """H2: also what a parser lets through, and no file or database would take."""
+def test_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+    """H2: also what a JSON parser accepts, and no file or database does."""
     with pytest.raises(RefusedError) as refused:
         Request("POST", "/", {}, {}, body).json()
     assert refused.value.status == 400
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
-def test_a_json_object_is_read(value: dict[str, object]) -> None:
-    """Whatever JSON can say, and no body is an empty object."""
+def test_json_object_is_parsed(value: dict[str, object]) -> None:
+    """Any JSON object; a missing body is an empty object."""
     assert Request("POST", "/", {}, {}, json.dumps(value).encode()).json() == value
     assert Request("POST", "/", {}, {}).json() == {}
 
 
-def test_an_answer_to_a_head_has_the_length_and_not_the_body() -> None:
+def test_head_response_has_length_without_body() -> None:
     """RFC 9110, 9.3.2."""
     answer = Answer(200, b"hello", headers=(("X-Replaced-By", "/b"),))
     whole = answer.encoded(keeps_alive=True)

@@ -1,4 +1,4 @@
-"""The reference's turn identity keeps T7."""
+"""Tests of turn identity (T7)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def turn(number: int) -> Identity:
     return Identity(f"s{number}", f"r{number}")
 
 
-def test_outside_of_any_turn_there_is_no_identity() -> None:
-    """T7: nobody is taken for a turn by default."""
+def test_identity_outside_any_turn_is_none() -> None:
+    """T7: no turn is the default."""
     assert current() is None
 
 
 @settings(max_examples=60)
 @given(depth=st.integers(1, 5), fails=st.booleans())
 def test_identity_is_reset_on_every_way_out(depth: int, *, fails: bool) -> None:
-    """T7: return or any exception, nested or not: each level finds what it had before."""
+    """T7: return or any exception, nested or not: each level restores the previous identity."""
 
     def nest(level: int) -> None:
         before = current()
@@ -50,7 +50,7 @@ def test_identity_is_reset_on_every_way_out(depth: int, *, fails: bool) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(count=st.integers(2, 6))
-def test_what_a_turn_spawns_belongs_to_it_however_many_run_at_once(count: int) -> None:
+def test_threads_of_concurrent_turns_have_their_identity(count: int) -> None:
     """
     T7: turn 1: |-- bound --- spawn ---------|   its thread sees 1
         turn 2:    |-- bound --- spawn ---|      its thread sees 2
@@ -78,8 +78,8 @@ def test_what_a_turn_spawns_belongs_to_it_however_many_run_at_once(count: int) -
     assert seen == {number: turn(number) for number in range(count)}
 
 
-def test_a_plain_thread_and_the_environment_know_nothing() -> None:
-    """T7: identity is in no process global, so nothing leaks into what a turn did not spawn."""
+def test_plain_thread_and_environment_have_no_identity() -> None:
+    """T7: identity is in no process global, so it does not leak into unrelated threads."""
     seen: list[Identity | None] = []
     environment = dict(os.environ)
     with bound(turn(1)):
@@ -90,8 +90,8 @@ def test_a_plain_thread_and_the_environment_know_nothing() -> None:
     assert seen == [None]
 
 
-def test_what_is_carried_to_a_pool_works_for_its_turn_and_leaves_nothing_there() -> None:
-    """T7: a worker of a pool serves two turns one after the other, and is nobody's afterwards."""
+def test_carried_function_leaves_no_identity_in_a_pool() -> None:
+    """T7: a pool's worker serves two turns in sequence, and has no identity afterwards."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         for number in (1, 2):
             with bound(turn(number)):
@@ -100,7 +100,7 @@ def test_what_is_carried_to_a_pool_works_for_its_turn_and_leaves_nothing_there()
         assert pool.submit(current).result() is None
 
 
-def test_what_is_carried_may_be_called_by_several_threads_at_once() -> None:
+def test_carried_function_runs_on_several_threads_concurrently() -> None:
     """T7: each call has a context of its own."""
     both = threading.Barrier(2, timeout=10)
 
@@ -114,7 +114,7 @@ def test_what_is_carried_may_be_called_by_several_threads_at_once() -> None:
         assert list(pool.map(together, range(2))) == [turn(1), turn(1)]
 
 
-def test_tasks_of_a_turn_inherit_it() -> None:
+def test_asyncio_task_inherits_the_turn() -> None:
     """T7: asyncio copies the context by itself."""
 
     async def main() -> tuple[Identity | None, ...]:

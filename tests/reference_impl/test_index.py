@@ -1,4 +1,4 @@
-"""The reference's index keeps S11 where it is logged: no ghost, no duplicate, whoever writes it."""
+"""Tests of the logged session index (S11): no ghost, no duplicate, with several writers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.fixture(autouse=True)
-def _every_list_is_long() -> Iterator[None]:
+def _treat_every_list_as_long() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index_files, "SHORT_BYTES", 0)
         patch.setattr(index_files, "LOG_SHARE_MAX", 3.0)
@@ -44,13 +44,13 @@ def _every_list_is_long() -> Iterator[None]:
 
 
 def heads(store: SessionStore) -> list[Any]:
-    """The rows that the sidecars would give."""
+    """The rows that the sidecars' heads give."""
     rows = [store.files.head(sid).row() for sid in store.files.live_ids()]
     return sorted(rows, key=lambda row: (-row["updated_at"], row["session_id"]))
 
 
 def log_of(store: SessionStore) -> Path:
-    """Where the changes go."""
+    """The path of the log of changes."""
     return Path(store.files.folder) / "_index.log"
 
 
@@ -61,24 +61,24 @@ def log_of(store: SessionStore) -> Path:
         max_size=30,
     )
 )
-def test_all_who_share_a_folder_list_what_is_there(steps: list[tuple[int, str, str]]) -> None:
-    """Two stores take turns, and a third is always new: each lists just what the sidecars say."""
-    with tempfile.TemporaryDirectory() as place:
-        stores = [SessionStore(place), SessionStore(place)]
-        for who, act, sid in steps:
-            store = SessionStore(place) if who == 2 else stores[who]
+def test_stores_sharing_a_folder_list_the_sidecars(steps: list[tuple[int, str, str]]) -> None:
+    """Two stores take turns, and a third is always new: each lists exactly the sidecars."""
+    with tempfile.TemporaryDirectory() as folder:
+        stores = [SessionStore(folder), SessionStore(folder)]
+        for number, act, sid in steps:
+            store = SessionStore(folder) if number == 2 else stores[number]
             try:
                 ACTS[act](store, sid)
             except SessionError:
                 continue
-            for each in (*stores, SessionStore(place)):
+            for each in (*stores, SessionStore(folder)):
                 assert list(each.rows()) == heads(each)
 
 
-def test_a_change_of_a_long_list_is_a_line_and_the_list_is_replaced_in_time(
+def test_change_of_a_long_list_is_logged(
     tmp_path: Path,
 ) -> None:
-    """The list is whole JSON at any moment; the log never grows beyond its share of it."""
+    """The list is valid JSON at any moment; the log never exceeds its share of it."""
     store = SessionStore(tmp_path)
     for sid in IDS:
         store.new(sid)
@@ -95,8 +95,8 @@ def test_a_change_of_a_long_list_is_a_line_and_the_list_is_replaced_in_time(
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_log_is_no_hindrance(damage: str, tmp_path: Path) -> None:
-    """For those who know the log already, and for those who come; and nobody goes on from it."""
+def test_damaged_log_is_repaired_by_the_next_change(damage: str, tmp_path: Path) -> None:
+    """For stores that have read the log, and for new ones; no store continues it."""
     store = SessionStore(tmp_path)
     for sid in IDS:
         store.new(sid)
@@ -112,8 +112,8 @@ def test_a_damaged_log_is_no_hindrance(damage: str, tmp_path: Path) -> None:
     index_files.IndexFiles(str(tmp_path)).read()  # raises where anything is still damaged
 
 
-def test_a_log_of_a_list_that_was_replaced_counts_no_more(tmp_path: Path) -> None:
-    """A crash between replacing the list and removing its log leaves a log of the past."""
+def test_log_of_a_replaced_list_is_ignored(tmp_path: Path) -> None:
+    """A crash between replacing the list and removing its log leaves an outdated log."""
     store = SessionStore(tmp_path)
     for sid in IDS:
         store.new(sid)
@@ -129,7 +129,7 @@ def test_a_log_of_a_list_that_was_replaced_counts_no_more(tmp_path: Path) -> Non
     assert list(SessionStore(tmp_path).rows()) == list(store.rows()) == heads(store)
 
 
-def test_a_line_that_was_cut_short_is_written_over(
+def test_torn_log_line_is_replaced_by_the_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk takes half a line: the next change replaces the list."""
@@ -144,7 +144,7 @@ def test_a_line_that_was_cut_short_is_written_over(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "append_lightly", full)
+        patch.setattr(files, "append_unsynced", full)
         store.rename("s2", "second")
     other = SessionStore(tmp_path)
     assert len(other.rows()) == len(IDS)
@@ -154,12 +154,12 @@ def test_a_line_that_was_cut_short_is_written_over(
 
 
 def lock_of(folder: Path) -> files.SharedLock:
-    """The lock of whoever reads or writes the index, as a neighbour has it."""
+    """The lock of the index's readers and writers, as another process takes it."""
     return files.SharedLock(str(folder / "_locks" / "index"), 5.0)
 
 
 def on_disk(folder: Path) -> dict[str, index_files.Row]:
-    """The rows that the index's files give to somebody who reads only them."""
+    """The rows that the index's files give to a reader of only them."""
     with lock_of(folder).held():
         news = index_files.IndexFiles(str(folder)).read()
     rows = dict(news.whole or {})
@@ -170,8 +170,8 @@ def on_disk(folder: Path) -> dict[str, index_files.Row]:
     return rows
 
 
-def test_a_row_that_found_the_index_taken_is_written_with_the_next(tmp_path: Path) -> None:
-    """S10, S11: a save is not refused because a neighbour has the index; its row comes later."""
+def test_row_of_a_busy_index_follows_later(tmp_path: Path) -> None:
+    """S10, S11: a save is not refused while another one has the index; its row comes later."""
     store = SessionStore(tmp_path, patience_s=0.01)
     store.new("a")
     with lock_of(tmp_path).held():
@@ -184,8 +184,8 @@ def test_a_row_that_found_the_index_taken_is_written_with_the_next(tmp_path: Pat
     assert on_disk(tmp_path).keys() == {"b", "c"}
 
 
-def test_each_save_finds_its_row_written_whoever_wrote_it(tmp_path: Path) -> None:
-    """S11: many threads save at once, and one of them writes the rows of all who wait."""
+def test_concurrent_save_finds_its_row_written(tmp_path: Path) -> None:
+    """S11: many threads save at once, and one of them writes the rows of all waiters."""
     stores = [SessionStore(tmp_path), SessionStore(tmp_path)]
     late: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The reference's journals keep T5 and T6, and tell what was in flight (S13)."""
+"""Tests of the journals (T5, T6, S13), the JSON log and the durable map."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from harness.faults.simulated_disk import (
     Call,
+    InjectedFault,
     SimulatedDisk,
-    Strike,
     every_crash_point,
     every_failure,
     fail_from,
@@ -27,8 +27,8 @@ from harness.faults.simulated_disk import (
     shorten,
 )
 from reference_impl.sessions.session_files import InvalidSessionIdError
-from reference_impl.storage import durable_map as ledger
-from reference_impl.storage.durable_map import Ledger
+from reference_impl.storage import durable_map
+from reference_impl.storage.durable_map import DurableMap
 from reference_impl.storage.json_log import JsonLog, Row, encoded, read_lines
 from reference_impl.turns import journal
 from reference_impl.turns.journal import (
@@ -50,7 +50,7 @@ def parsed(path: Path) -> list[Any]:
 
 
 def ignore(_: Row) -> None:
-    """Show a row to nobody."""
+    """Ignore a published row."""
 
 
 def begin(folder: Path, show: Callable[[Row], object] = ignore) -> tuple[RunJournal, RunWriter]:
@@ -58,18 +58,18 @@ def begin(folder: Path, show: Callable[[Row], object] = ignore) -> tuple[RunJour
     return runs, runs.begin("s1", "r1", show)
 
 
-def tell(writer: RunWriter, *texts: str) -> None:
+def emit_tokens(writer: RunWriter, *texts: str) -> None:
     for text in texts:
         writer.emit("token", {"text": text})
 
 
-# The log and the ledger
+# The log and the durable map
 
 
 @settings(max_examples=60, deadline=None)
 @given(texts=TEXTS, keep=st.integers(0, 400))
-def test_a_torn_row_is_cut_off_and_nothing_is_glued_to_it(texts: list[str], keep: int) -> None:
-    """T5: whatever part of the file a kill left, whole rows stay and the next one stands alone."""
+def test_torn_row_is_cut_off_before_the_next(texts: list[str], keep: int) -> None:
+    """T5: whatever part of the file a kill left, whole rows stay and the next one is whole."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
         log = JsonLog(str(path))
@@ -83,15 +83,15 @@ def test_a_torn_row_is_cut_off_and_nothing_is_glued_to_it(texts: list[str], keep
         log.append({"text": "next"})
         log.close()
 
-        kept = whole[:keep].count(b"\n")
-        assert [row["text"] for row in parsed(path)] == [*texts[:kept], "next"]
+        remaining = whole[:keep].count(b"\n")
+        assert [row["text"] for row in parsed(path)] == [*texts[:remaining], "next"]
 
 
 @pytest.mark.parametrize(
     "fault_at", [fail_once(errno.ENOSPC), fail_from(errno.EIO), fail_once(errno.EIO), shorten]
 )
-def test_an_append_that_failed_is_absent(fault_at: Any, tmp_path: Path) -> None:
-    """T5: short writes, a full disk, a failed sync: what raised is not there, the rest is."""
+def test_failed_append_is_absent(fault_at: Any, tmp_path: Path) -> None:
+    """T5: short writes, a full disk, a failed sync: a failed row is absent, the others stay."""
     acknowledged: list[int] = []
 
     def operation() -> None:
@@ -118,15 +118,17 @@ def test_an_append_that_failed_is_absent(fault_at: Any, tmp_path: Path) -> None:
             assert len(rows) - len(acknowledged) in (0, 1)
 
 
-def test_a_torn_row_that_could_not_be_cut_off_is_cut_off_before_the_next(tmp_path: Path) -> None:
-    """T5: the disk refused even that; the next append mends first."""
+def test_failed_cut_is_repeated_by_the_next_append(tmp_path: Path) -> None:
+    """T5: cutting off failed too; the next append does it first."""
     log = JsonLog(str(tmp_path / "log"))
     log.append({"n": 1})
 
-    def fault(call: Call) -> Strike | None:
+    def fault(call: Call) -> InjectedFault | None:
         error = OSError(errno.EIO, "Input/output error", call.name)
         if call.number <= 2:
-            return Strike(error, kept=call.length // 2 if call.kind == "write" else 0)
+            return InjectedFault(
+                error, bytes_written=call.length // 2 if call.kind == "write" else 0
+            )
         return None
 
     with SimulatedDisk(tmp_path, fault):
@@ -141,44 +143,44 @@ def test_a_torn_row_that_could_not_be_cut_off_is_cut_off_before_the_next(tmp_pat
 CHANGES = st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.integers(0, 9)), max_size=12)
 
 
-def change(book: Ledger, key: str, number: int | None) -> None:
+def change(mapping: DurableMap, key: str, number: int | None) -> None:
     if number is None:
-        book.drop(key)
+        mapping.drop(key)
     else:
-        book.put(key, {"n": number})
+        mapping.put(key, {"n": number})
 
 
 @settings(max_examples=60, deadline=None)
 @given(changes=CHANGES)
-def test_a_ledger_opened_again_says_the_same(changes: list[tuple[str, int | None]]) -> None:
-    """Whatever was put and dropped, and however often the file was shortened meanwhile."""
+def test_reopened_map_has_the_same_values(changes: list[tuple[str, int | None]]) -> None:
+    """Any puts and drops, with any number of rewrites of the file between."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger, "HISTORY_ROWS_MAX", 2)
+        patch.setattr(durable_map, "HISTORY_ROWS_MAX", 2)
         path = Path(folder) / "ledger"
-        book, model = Ledger(str(path)), dict[str, Any]()
+        mapping, model = DurableMap(str(path)), dict[str, Any]()
         for key, number in changes:
-            change(book, key, number)
+            change(mapping, key, number)
             if number is None:
                 model.pop(key, None)
             else:
                 model[key] = {"n": number}
             assert len(read_lines(str(path))) <= 2 * len(model) + 2
-        book.close()
-        again = Ledger(str(path))
+        mapping.close()
+        again = DurableMap(str(path))
         assert list(again.copy().items()) == list(model.items())
         again.close()
 
 
-def test_a_crash_within_a_ledgers_change_leaves_the_old_or_the_new(
+def test_crash_in_a_change_leaves_old_or_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W4: kill or power loss at every call, shortening included: acknowledged is kept."""
-    monkeypatch.setattr(ledger, "HISTORY_ROWS_MAX", 1)
+    """W4: kill or power loss at every call, including a rewrite: acknowledged values stay."""
+    monkeypatch.setattr(durable_map, "HISTORY_ROWS_MAX", 1)
     states: list[dict[str, int]] = []
 
     def operation() -> None:
         states[:] = [{}]
-        book = Ledger(str(tmp_path / "ledger"))
+        mapping = DurableMap(str(tmp_path / "ledger"))
         for key, number in (("a", 1), ("b", 2), ("a", None), ("b", 3), ("b", 4), ("b", 5)):
             last = dict(states[-1])
             if number is None:
@@ -186,42 +188,42 @@ def test_a_crash_within_a_ledgers_change_leaves_the_old_or_the_new(
             else:
                 last[key] = number
             states.append(last)
-            change(book, key, number)
+            change(mapping, key, number)
         states.append(states[-1])
-        book.close()
+        mapping.close()
 
     for crash in every_crash_point(tmp_path, operation):
-        for image in crash.aftermaths(Random(0)):
+        for image in crash.images(Random(0)):
             with tempfile.TemporaryDirectory() as elsewhere:
                 image.put_into(Path(elsewhere))
-                book = Ledger(str(Path(elsewhere) / "ledger"))
-                assert {key: value["n"] for key, value in book.copy().items()} in states[-2:]
-                book.close()
+                mapping = DurableMap(str(Path(elsewhere) / "ledger"))
+                assert {key: value["n"] for key, value in mapping.copy().items()} in states[-2:]
+                mapping.close()
 
 
-def test_a_damaged_row_of_a_ledger_is_told_of_and_passed_over(
+def test_damaged_map_row_is_logged_and_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One bad row never stops a start."""
     (tmp_path / "l").write_bytes(b'{"key": "a", "value": {"n": 1}}\n\0\0\n[]\n{"key": "b"}\n')
 
-    book = Ledger(str(tmp_path / "l"))
+    mapping = DurableMap(str(tmp_path / "l"))
 
-    assert book.copy() == {"a": {"n": 1}}
+    assert mapping.copy() == {"a": {"n": 1}}
     assert len(caplog.records) == 3
-    book.close()
+    mapping.close()
 
 
 @pytest.mark.parametrize("refusal", [None, errno.ENOSPC])
-def test_one_sync_serves_all_who_wait(
+def test_one_sync_covers_all_waiting_changes(
     refusal: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    W4: a:   |--- sync ---|                  and where the second sync is refused,
-        b-i:   wait ......|--- one sync ---| nothing of b to i is kept, and all are told.
+    W4: a:   |--- sync ---|                  and if the second sync is refused, no value
+        b-i:   wait ......|--- one sync ---| of b to i stays, and each call raises.
     """  # noqa: D212, D205 - a drawing
-    book = Ledger(str(tmp_path / "l"))
-    book.put("first", {"n": 0})  # so that the file's name is durable
+    mapping = DurableMap(str(tmp_path / "l"))
+    mapping.put("first", {"n": 0})  # makes the file's name durable
     is_syncing, may_end = threading.Event(), threading.Event()
     syncs: list[int] = []
     sync = os.fsync
@@ -240,7 +242,7 @@ def test_one_sync_serves_all_who_wait(
 
     def put(key: str) -> None:
         try:
-            book.put(key, {"n": 1})
+            mapping.put(key, {"n": 1})
         except OSError as error:
             refused[key] = error.errno
 
@@ -250,19 +252,19 @@ def test_one_sync_serves_all_who_wait(
     others = [threading.Thread(target=put, args=(key,)) for key in "bcdefghi"]
     for thread in others:
         thread.start()
-    while len(book._waiting) < len(others):
+    while len(mapping._waiting) < len(others):
         threading.Event().wait(0.001)
     may_end.set()
     for thread in [leader, *others]:
         thread.join()
     monkeypatch.undo()
-    book.close()
+    mapping.close()
 
-    kept = {"first", *"abcdefghi"} - refused.keys()
+    remaining = {"first", *"abcdefghi"} - refused.keys()
     assert len(syncs) == 2
     assert refused == (dict.fromkeys("bcdefghi", refusal) if refusal else {})
-    again = Ledger(str(tmp_path / "l"))
-    assert set(again.copy()) == set(book.copy()) == kept
+    again = DurableMap(str(tmp_path / "l"))
+    assert set(again.copy()) == set(mapping.copy()) == remaining
     again.close()
 
 
@@ -271,16 +273,16 @@ def test_one_sync_serves_all_who_wait(
 
 @settings(max_examples=20, deadline=None)
 @given(counts=st.lists(st.integers(0, 30), min_size=2, max_size=4))
-def test_rows_are_gapless_and_shown_in_order_whoever_emits(counts: list[int]) -> None:
+def test_concurrent_emits_give_gapless_ordered_rows(counts: list[int]) -> None:
     """
     T5: thread 1: emit emit emit
-        thread 2:   emit  emit     -> r1:1 r1:2 r1:3 ..., in the file and to whoever looks on.
-    """  # noqa: D212, D205 - a drawing
+        thread 2:   emit  emit     -> r1:1 r1:2 r1:3 ..., in the file and in `show`
+    """  # noqa: D212, D205, D415 - a drawing
     with tempfile.TemporaryDirectory() as folder:
         shown: list[Row] = []
         runs, writer = begin(Path(folder), shown.append)
         threads = [
-            threading.Thread(target=tell, args=(writer, *[f"{me}"] * count))
+            threading.Thread(target=emit_tokens, args=(writer, *[f"{me}"] * count))
             for me, count in enumerate(counts)
         ]
         for thread in threads:
@@ -295,18 +297,18 @@ def test_rows_are_gapless_and_shown_in_order_whoever_emits(counts: list[int]) ->
         assert runs.gauges() == {"run_writers": 0}
 
 
-def test_a_failed_append_burns_no_number(tmp_path: Path) -> None:
+def test_failed_append_uses_no_number(tmp_path: Path) -> None:
     """T5: half a row was written when the disk was full; the next row takes its place and id."""
     shown: list[Row] = []
     runs, writer = begin(tmp_path / "runs", shown.append)
-    tell(writer, "one")
-    with SimulatedDisk(tmp_path, shorten(1)):  # half is written, and said so: the rest follows
-        tell(writer, "two")
+    emit_tokens(writer, "one")
+    with SimulatedDisk(tmp_path, shorten(1)):  # a short write: the rest follows
+        emit_tokens(writer, "two")
     with SimulatedDisk(tmp_path, fail_once(errno.ENOSPC)(1)), pytest.raises(OSError, match="space"):
-        tell(writer, "lost")
+        emit_tokens(writer, "lost")
     with pytest.raises(TypeError):
         writer.emit("token", {"text": object()})
-    tell(writer, "three")
+    emit_tokens(writer, "three")
 
     assert [(row["seq"], row["payload"]["text"]) for row in runs.rows("s1", "r1")] == [
         (1, "one"),
@@ -317,16 +319,16 @@ def test_a_failed_append_burns_no_number(tmp_path: Path) -> None:
     writer.finish("done", [])
 
 
-def test_nobody_emits_after_the_end(tmp_path: Path) -> None:
-    """T3: a terminal row is the last one, and a sealed run takes only that."""
+def test_emit_after_the_end_raises(tmp_path: Path) -> None:
+    """T3: a terminal row is the last one, and a sealed run accepts only that."""
     runs, writer = begin(tmp_path)
-    tell(writer, "one")
+    emit_tokens(writer, "one")
     writer.seal()
     with pytest.raises(RunOverError):
-        tell(writer, "late")
+        emit_tokens(writer, "late")
     writer.finish("cancelled", [("cancel", {})])
     with pytest.raises(RunOverError):
-        tell(writer, "later")
+        emit_tokens(writer, "later")
 
     rows = list(runs.rows("s1", "r1"))
     assert [(row["event"], row["terminal_state"]) for row in rows] == [
@@ -335,37 +337,37 @@ def test_nobody_emits_after_the_end(tmp_path: Path) -> None:
     ]
 
 
-def test_a_terminal_row_is_durable(tmp_path: Path) -> None:
+def test_terminal_row_is_durable(tmp_path: Path) -> None:
     """A power loss after the end loses no row of the run."""
     with SimulatedDisk(tmp_path) as disk:
         _, writer = begin(tmp_path / "runs")
-        tell(writer, "one")
+        emit_tokens(writer, "one")
         writer.finish("done", [("done", {})])
         (image,) = disk.power_losses(Random(0), 10)
 
     assert image.files["runs/s1/r1.jsonl"].count(b"\n") == 2
 
 
-def test_a_run_is_over_even_if_its_end_cannot_be_written(tmp_path: Path) -> None:
-    """T3: a full disk keeps no writer registered."""
+def test_run_ends_even_if_its_end_is_unwritten(tmp_path: Path) -> None:
+    """T3: a full disk leaves no writer registered."""
     runs, writer = begin(tmp_path / "runs")
     with SimulatedDisk(tmp_path, fail_from(errno.ENOSPC)(1)), pytest.raises(OSError, match="space"):
         writer.finish("done", [("done", {})])
 
     assert runs.gauges() == {"run_writers": 0}
     with pytest.raises(RunOverError):
-        tell(writer, "late")
+        emit_tokens(writer, "late")
 
 
-def test_a_run_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """T6: a row, a run and a session's runs have a size that they never exceed."""
+def test_run_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T6: a row, a run and a session's runs have sizes that they never exceed."""
     monkeypatch.setattr(journal, "ROW_BYTES_MAX", 400)
     monkeypatch.setattr(journal, "RUN_BYTES_MAX", 1000)
     runs, writer = begin(tmp_path)
     with pytest.raises(RunTooLargeError):
-        tell(writer, "x" * 400)
+        emit_tokens(writer, "x" * 400)
     with pytest.raises(RunTooLargeError):
-        tell(writer, *"x" * 10)
+        emit_tokens(writer, *"x" * 10)
     size_bytes = writer.size_bytes
     assert size_bytes <= 1000
     writer.finish("error", [("apperror", {})])
@@ -374,19 +376,19 @@ def test_a_run_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     live = runs.begin("s1", "live", ignore)
     for number in range(20):
         runs.begin("s1", f"n{number}", ignore).finish("done", [])
-    kept = {path.stem for path in (tmp_path / "s1").iterdir()}
-    assert {"live", "n19", "n18"} <= kept
-    assert len(kept) <= journal.RUNS_KEPT + 1
+    remaining = {path.stem for path in (tmp_path / "s1").iterdir()}
+    assert {"live", "n19", "n18"} <= remaining
+    assert len(remaining) <= journal.RUNS_MAX + 1
     live.finish("done", [])
 
 
 @settings(max_examples=60, deadline=None)
 @given(total=st.integers(0, 6), seen=st.integers(0, 9))
-def test_a_cursor_continues_exactly_there(total: int, seen: int) -> None:
-    """C4: rows after the one seen, all of them and no other; or a status that is not ok."""
+def test_cursor_continues_exactly_after_it(total: int, seen: int) -> None:
+    """C4: the rows after the cursor, all of them and no other; or a status that is not ok."""
     with tempfile.TemporaryDirectory() as folder:
         runs, writer = begin(Path(folder))
-        tell(writer, *map(str, range(total)))
+        emit_tokens(writer, *map(str, range(total)))
 
         replay = runs.read("s1", f"r1:{seen}")
 
@@ -405,11 +407,11 @@ HOSTILE = st.text(max_size=20) | st.sampled_from(
 
 @settings(max_examples=60, deadline=None)
 @given(cursor=HOSTILE)
-def test_a_hostile_cursor_is_never_ok(cursor: str) -> None:
-    """C4, H2: whatever it says, it degrades to a status, and reads no other file."""
+def test_hostile_cursor_is_never_ok(cursor: str) -> None:
+    """C4, H2: any text gives a status, and reads no other file."""
     with tempfile.TemporaryDirectory() as folder:
         runs, writer = begin(Path(folder))
-        tell(writer, "x")
+        emit_tokens(writer, "x")
         writer.finish("done", [])
 
         assert runs.read("s1", cursor).status is not ReplayStatus.OK
@@ -417,10 +419,10 @@ def test_a_hostile_cursor_is_never_ok(cursor: str) -> None:
             runs.read("../s1", "r1:1")
 
 
-def test_another_sessions_cursor_is_foreign(tmp_path: Path) -> None:
+def test_cursor_of_another_session_is_foreign(tmp_path: Path) -> None:
     """C5: a run is found only under its own session."""
     runs, writer = begin(tmp_path)
-    tell(writer, "x")
+    emit_tokens(writer, "x")
     writer.finish("done", [])
 
     assert runs.read("s2", "r1:0").status is ReplayStatus.CURSOR_RUN_MISSING
@@ -434,10 +436,10 @@ def test_another_sessions_cursor_is_foreign(tmp_path: Path) -> None:
         (lambda lines: [*lines[:2], lines[2][:9]], ReplayStatus.MALFORMED),
     ],
 )
-def test_a_damaged_run_says_so(spoil: Any, status: ReplayStatus, tmp_path: Path) -> None:
-    """C3: a gap is never passed over in silence."""
+def test_damaged_run_has_its_own_status(spoil: Any, status: ReplayStatus, tmp_path: Path) -> None:
+    """C3: a gap is always reported."""
     runs, writer = begin(tmp_path)
-    tell(writer, *"abc")
+    emit_tokens(writer, *"abc")
     writer.finish("done", [])
     path = tmp_path / "s1" / "r1.jsonl"
     path.write_bytes(b"\n".join(spoil(read_lines(str(path)))) + b"\n")
@@ -446,10 +448,10 @@ def test_a_damaged_run_says_so(spoil: Any, status: ReplayStatus, tmp_path: Path)
     assert runs.read("s1", "r1:3").status is ReplayStatus.OK
 
 
-def test_a_long_replay_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C8: what a cursor may cost is bounded, in rows and in bytes."""
+def test_long_replay_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C8: the cost of a cursor is bounded, in rows and in bytes."""
     runs, writer = begin(tmp_path)
-    tell(writer, *"abcd")
+    emit_tokens(writer, *"abcd")
     monkeypatch.setattr(journal, "REPLAY_ROWS_MAX", 3)
     assert runs.read("s1", "r1:0").status is ReplayStatus.LIMIT_ROWS
     assert runs.read("s1", "r1:1").status is ReplayStatus.OK
@@ -458,10 +460,10 @@ def test_a_long_replay_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     writer.finish("done", [])
 
 
-def test_a_row_that_is_being_written_is_not_read(tmp_path: Path) -> None:
-    """T5: it may yet be taken back, so nobody reads beyond what is acknowledged."""
+def test_row_being_written_is_not_read(tmp_path: Path) -> None:
+    """T5: it may be taken back, so reading stops at the acknowledged size."""
     runs, writer = begin(tmp_path)
-    tell(writer, "one")
+    emit_tokens(writer, "one")
     with (tmp_path / "s1" / "r1.jsonl").open("ab") as file:
         file.write(encoded({"seq": 2, "event": "token", "payload": {"text": "two"}}))
 
@@ -469,10 +471,10 @@ def test_a_row_that_is_being_written_is_not_read(tmp_path: Path) -> None:
     writer.finish("done", [])
 
 
-def test_the_tokens_of_a_killed_run_are_there(tmp_path: Path) -> None:
-    """S13: a kill leaves every token that was shown, and perhaps a torn one that was not."""
+def test_tokens_of_a_killed_run_are_readable(tmp_path: Path) -> None:
+    """S13: a kill leaves every published token, and perhaps a torn one that was not published."""
     _, writer = begin(tmp_path)
-    tell(writer, "one ", "two")
+    emit_tokens(writer, "one ", "two")
     with (tmp_path / "s1" / "r1.jsonl").open("ab") as file:
         file.write(b'{"seq":3,"event":"token","payl')
 
@@ -483,7 +485,7 @@ def test_the_tokens_of_a_killed_run_are_there(tmp_path: Path) -> None:
     writer.finish("done", [])
 
 
-def test_a_deleted_sessions_runs_are_gone(tmp_path: Path) -> None:
+def test_runs_of_a_deleted_session_are_removed(tmp_path: Path) -> None:
     """S6: and only that session's."""
     runs, writer = begin(tmp_path)
     writer.finish("done", [("done", {})])
@@ -504,8 +506,8 @@ STEPS = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(count=st.integers(0, 4), steps=STEPS)
-def test_a_turn_that_has_not_ended_was_in_flight(count: int, steps: list[tuple[str, int]]) -> None:
-    """S13: also for who opens the journal after a kill; the first ending stays."""
+def test_turn_without_an_end_is_in_flight(count: int, steps: list[tuple[str, int]]) -> None:
+    """S13: also after a kill; the first ending stays."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "turns"
         turns = TurnJournal(path)
@@ -522,18 +524,20 @@ def test_a_turn_that_has_not_ended_was_in_flight(count: int, steps: list[tuple[s
 
         turns = TurnJournal(path)
         assert {turn.turn_id: str(turn.event) for turn in turns.turns()} == model
-        flying = {turn_id for turn_id, event in model.items() if event in ("submitted", "started")}
-        assert {turn.turn_id for turn in turns.in_flight()} == flying
+        in_flight = {
+            turn_id for turn_id, event in model.items() if event in ("submitted", "started")
+        }
+        assert {turn.turn_id for turn in turns.in_flight()} == in_flight
         turns.close()
 
 
-def test_the_turn_journal_is_bounded_but_forgets_none_in_flight(
+def test_turn_journal_is_bounded_except_for_open_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """T6: only the last endings are remembered, also across restarts."""
-    monkeypatch.setattr(journal, "TURNS_KEPT", 3)
+    monkeypatch.setattr(journal, "ENDED_TURNS_MAX", 3)
     turns = TurnJournal(tmp_path / "turns")
-    turns.submit("flying", "s1", "r", "user")
+    turns.submit("open", "s1", "r", "user")
     for number in range(10):
         if number == 5:
             turns.close()
@@ -541,7 +545,7 @@ def test_the_turn_journal_is_bounded_but_forgets_none_in_flight(
         turns.submit(f"t{number}", "s1", f"r{number}", "user")
         turns.complete(f"t{number}")
 
-    assert {turn.turn_id for turn in turns.turns()} == {"flying", "t7", "t8", "t9"}
+    assert {turn.turn_id for turn in turns.turns()} == {"open", "t7", "t8", "t9"}
     assert [turn.event for turn in turns.in_flight()] == [TurnEvent.SUBMITTED]
     assert turns.gauges() == {"turn_journal": 4}
     turns.close()

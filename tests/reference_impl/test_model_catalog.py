@@ -1,4 +1,4 @@
-"""The reference's model catalog keeps M1 to M3."""
+"""Tests of the model catalog (M1 to M3)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE_S = 30.0
 
 
 class Providers:
-    """Answers when it is let, and counts how often and from how many threads it is asked."""
+    """Fake providers: answer when allowed, and count their calls and concurrent calls."""
 
     def __init__(self, answer: Callable[[], Catalog] = lambda: LIVE) -> None:
         self.calls = 0
@@ -37,13 +37,13 @@ class Providers:
         self.answer = answer
         self.may_answer = threading.Event()
         self.may_answer.set()
-        self.was_asked = threading.Event()
+        self.was_called = threading.Event()
 
     def __call__(self) -> Catalog:
         self.calls += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
-        self.was_asked.set()
+        self.was_called.set()
         try:
             assert self.may_answer.wait(PATIENCE_S)
             return self.answer()
@@ -55,17 +55,17 @@ def opened(folder: Path, providers: Providers, **options: Any) -> ModelCatalog:
     return ModelCatalog(folder, providers, MINIMAL, **options)
 
 
-def landed(catalog: ModelCatalog) -> None:
-    """Wait until no rebuild is under way."""
-    flight = catalog._flight
-    assert flight is None or flight.landed.wait(PATIENCE_S)
+def wait_for_rebuild(catalog: ModelCatalog) -> None:
+    """Wait until no rebuild is in progress."""
+    rebuild = catalog._rebuild
+    assert rebuild is None or rebuild.finished.wait(PATIENCE_S)
 
 
 # M1
 
 
-def test_what_is_shown_is_never_live_and_never_empty(tmp_path: Path) -> None:
-    """M1: without a cache it is the minimal catalog; the providers are not asked."""
+def test_shown_without_cache_is_the_minimal_catalog(tmp_path: Path) -> None:
+    """M1: without a cache the minimal catalog is shown, and no provider is queried."""
     providers = Providers()
     assert opened(tmp_path, providers).shown() == MINIMAL
     assert providers.calls == 0
@@ -82,15 +82,15 @@ def test_what_is_shown_is_never_live_and_never_empty(tmp_path: Path) -> None:
         '{"_schema_version": 3, "_source_fingerprint": {}, "saved_at": 0, "catalog": {}}',
     ],
 )
-def test_a_damaged_cache_is_no_cache(tmp_path: Path, cache: str) -> None:
-    """M1: the answer is never empty, whatever lies on the disk."""
+def test_damaged_cache_is_ignored(tmp_path: Path, cache: str) -> None:
+    """M1: the answer is never empty, whatever is on the disk."""
     (tmp_path / "models_cache.json").write_text(cache, encoding="utf-8")
     catalog = opened(tmp_path, Providers())
     assert catalog.shown() == MINIMAL
     assert catalog.rebuilt() == LIVE
 
 
-def test_what_was_rebuilt_is_shown_also_after_a_restart(tmp_path: Path) -> None:
+def test_rebuilt_catalog_is_shown_after_a_restart(tmp_path: Path) -> None:
     """M1: the cache outlives the process."""
     assert opened(tmp_path, Providers()).rebuilt() == LIVE
     providers = Providers()
@@ -99,8 +99,8 @@ def test_what_was_rebuilt_is_shown_also_after_a_restart(tmp_path: Path) -> None:
     assert providers.calls == 0
 
 
-def test_a_cache_that_is_too_old_or_from_the_future_is_not_shown(tmp_path: Path) -> None:
-    """M1: a day is its time to live, and a clock that jumped back does not make it immortal."""
+def test_expired_or_future_cache_is_not_shown(tmp_path: Path) -> None:
+    """M1: its time to live is a day, and a clock that jumped back does not extend it."""
     now = [1_000_000.0]
     catalog = opened(tmp_path, Providers(), clock=lambda: now[0])
     catalog.rebuilt()
@@ -112,10 +112,10 @@ def test_a_cache_that_is_too_old_or_from_the_future_is_not_shown(tmp_path: Path)
 # M2
 
 
-def test_a_rebuild_that_hangs_holds_nobody_past_the_budget(
+def test_hanging_rebuild_returns_within_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """M2: leader and followers get what is known; the late answer is kept for the next.
+    """M2: leader and followers get the known catalog; the late answer is cached.
 
     leader:    |- rebuilt ---- budget -| minimal
     follower:      |- rebuilt -- rest -| minimal
@@ -127,35 +127,35 @@ def test_a_rebuild_that_hangs_holds_nobody_past_the_budget(
 
     assert catalog.rebuilt() == MINIMAL
     waits: list[float | None] = []
-    flight = catalog._flight
-    assert flight is not None
-    monkeypatch.setattr(flight.landed, "wait", waits.append)
-    monkeypatch.setattr(time, "monotonic", lambda: flight.ends_at - 0.02)
+    rebuild = catalog._rebuild
+    assert rebuild is not None
+    monkeypatch.setattr(rebuild.finished, "wait", waits.append)
+    monkeypatch.setattr(time, "monotonic", lambda: rebuild.ends_at - 0.02)
     assert catalog.rebuilt() == MINIMAL
     monkeypatch.undo()
 
     assert waits == [pytest.approx(0.02)], "a follower waits for the rest of the budget"
     assert providers.calls == 1
     providers.may_answer.set()
-    landed(catalog)
+    wait_for_rebuild(catalog)
     assert catalog.rebuilt() == LIVE
     assert providers.calls == 1
 
 
-def test_a_rebuild_is_single_flight(tmp_path: Path) -> None:
-    """M2: however many ask at once, the providers are asked once, and all get the answer."""
+def test_concurrent_rebuilds_query_providers_once(tmp_path: Path) -> None:
+    """M2: concurrent rebuilds query the providers once, and all get the answer."""
     providers = Providers()
     providers.may_answer.clear()
     catalog = opened(tmp_path, providers, budget_s=PATIENCE_S)
     answers: list[Catalog] = []
-    askers = [threading.Thread(target=lambda: answers.append(catalog.rebuilt())) for _ in range(8)]
-    for asker in askers:
-        asker.start()
-    assert providers.was_asked.wait(PATIENCE_S)
-    assert catalog.shown() == MINIMAL, "M1: not even now"
+    threads = [threading.Thread(target=lambda: answers.append(catalog.rebuilt())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert providers.was_called.wait(PATIENCE_S)
+    assert catalog.shown() == MINIMAL, "M1: not even during a rebuild"
     providers.may_answer.set()
-    for asker in askers:
-        asker.join(PATIENCE_S)
+    for thread in threads:
+        thread.join(PATIENCE_S)
 
     assert answers == [LIVE] * 8
     assert (providers.calls, providers.most_at_once) == (1, 1)
@@ -167,14 +167,12 @@ def failing() -> Catalog:
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("answer", [failing, dict, lambda: {"groups": []}, lambda: None])
-def test_a_rebuild_that_fails_keeps_what_is_known_and_is_tried_again(
-    tmp_path: Path, answer: Callable[[], Any]
-) -> None:
-    """M2: whatever the providers raise or answer, no flight is stuck and no catalog empty."""
+def test_failed_rebuild_is_retried(tmp_path: Path, answer: Callable[[], Any]) -> None:
+    """M2: whatever the providers raise or return, no rebuild is stuck and no catalog empty."""
     providers = Providers(answer)
     catalog = opened(tmp_path, providers)
     assert catalog.rebuilt() == MINIMAL
-    landed(catalog)
+    wait_for_rebuild(catalog)
     providers.answer = lambda: LIVE
     assert catalog.rebuilt() == LIVE
 
@@ -197,7 +195,7 @@ def auth_mark(folder: Path, store: Any) -> Any:
 
 
 def objects_in(value: Any) -> list[dict[str, Any]]:
-    """Every object of a JSON value that is not inside something volatile."""
+    """Every object of a JSON value that is not inside a volatile field."""
     if isinstance(value, list):
         return [each for item in value for each in objects_in(item)]
     if not isinstance(value, dict):
@@ -207,7 +205,7 @@ def objects_in(value: Any) -> list[dict[str, Any]]:
 
 
 def without_volatile(value: Any) -> Any:
-    """The meaning of a JSON value, told independently."""
+    """The meaning of a JSON value, computed independently."""
     if isinstance(value, list):
         return [without_volatile(each) for each in value]
     if isinstance(value, dict):
@@ -226,10 +224,10 @@ def without_volatile(value: Any) -> Any:
     value=json_values,
 )
 @settings(deadline=None)
-def test_what_is_volatile_changes_no_fingerprint(
+def test_volatile_field_changes_no_fingerprint(
     tmp_path_factory: pytest.TempPathFactory, store: Any, which: int, key: str, value: Any
 ) -> None:
-    """M3: a token, expiry, counter or status that comes, goes or changes, however deep."""
+    """M3: a token, expiry, counter or status that appears, disappears or changes, at any depth."""
     folder = tmp_path_factory.mktemp("auth")
     before = auth_mark(folder, store)
     rotated = copy.deepcopy(store)
@@ -244,18 +242,18 @@ def test_what_is_volatile_changes_no_fingerprint(
 
 @given(some=json_values, other=json_values)
 @settings(deadline=None)
-def test_any_other_change_of_the_auth_store_changes_the_fingerprint(
+def test_other_auth_change_changes_the_fingerprint(
     tmp_path_factory: pytest.TempPathFactory, some: Any, other: Any
 ) -> None:
-    """M3: two stores have one mark exactly if they mean the same; no list of what is allowed."""
+    """M3: two stores have one mark exactly if they mean the same; there is no allow-list."""
     folder = tmp_path_factory.mktemp("auth")
     meanings = [json.dumps(without_volatile(each), sort_keys=True) for each in (some, other)]
     marks = [auth_mark(folder, each) for each in (some, other)]
     assert (marks[0] == marks[1]) == (meanings[0] == meanings[1])
 
 
-def test_missing_and_unreadable_files_have_marks_of_their_own(tmp_path: Path) -> None:
-    """M3: missing is marked; what is no JSON counts by the file's stat."""
+def test_missing_and_unreadable_files_have_own_marks(tmp_path: Path) -> None:
+    """M3: a missing file is marked; invalid JSON counts by the file's stat."""
     auth, config = tmp_path / "auth.json", tmp_path / "config.yaml"
     assert fingerprint(str(config), str(auth)) == {
         "config": {"missing": True},
@@ -274,8 +272,8 @@ def test_missing_and_unreadable_files_have_marks_of_their_own(tmp_path: Path) ->
     assert fingerprint(str(config), str(auth))["auth"]["stat"]
 
 
-def test_the_cache_is_shown_for_the_sources_it_was_made_from_only(tmp_path: Path) -> None:
-    """M3: another config has no use for it; a renewed token has."""
+def test_cache_is_shown_only_for_its_sources(tmp_path: Path) -> None:
+    """M3: another config invalidates it; a renewed token does not."""
     auth = tmp_path / "auth.json"
     auth.write_text('{"provider": "p", "access_token": "1"}', encoding="utf-8")
     catalog = opened(tmp_path, Providers())

@@ -1,4 +1,4 @@
-"""The reference's process registry keeps W8, W12 and W13, and its side of W1, W4, W6 and T7."""
+"""Tests of the process registry (W8, W12, W13, and its part of W1, W4, W6, T7)."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from reference_impl.agents.processes import Event, Kind, ProcessRegistry, SpawnR
 LONG_S = 20.0
 
 
-class Desk:
-    """A registry, and whoever waits for its events."""
+class RegistryClient:
+    """A registry, and a client that waits for its events."""
 
     def __init__(self, folder: Path) -> None:
         self.registry = ProcessRegistry(folder)
-        self._rung = threading.Semaphore(0)
-        self.registry.listen(self._rung.release)
+        self._notified = threading.Semaphore(0)
+        self.registry.listen(self._notified.release)
 
     def next_event(self) -> Event:
-        """Wait for an event, or give up after long."""
+        """Wait for an event, with a long timeout."""
         while (event := self.registry.take()) is None:
             self._wait()
         return event
 
     def close(self) -> None:
-        """Kill what runs, reap it, and close the registry."""
+        """Kill running processes, reap them, and close the registry."""
         for process_id in self.registry.running():
             self.registry.kill(process_id)
         while self.registry.running():
@@ -49,18 +49,18 @@ class Desk:
         self.registry.close()
 
     def _wait(self) -> None:
-        assert self._rung.acquire(timeout=LONG_S), "nothing was told"
+        assert self._notified.acquire(timeout=LONG_S), "no event came"
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path / "processes")
-    yield desk
-    desk.close()
+def client(tmp_path: Path) -> Iterator[RegistryClient]:
+    client = RegistryClient(tmp_path / "processes")
+    yield client
+    client.close()
 
 
 def fifo(tmp_path: Path) -> Path:
-    """Whoever reads this waits until somebody writes: how tests hold a process without a clock."""
+    """A reader blocks until a writer opens it: it holds a process without a clock."""
     path = tmp_path / "gate"
     os.mkfifo(path)
     return path
@@ -77,32 +77,32 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(code=st.integers(0, 255), text=TEXT)
-def test_a_completion_tells_session_command_exit_code_and_output(
-    desk: Desk, code: int, text: str
+def test_completion_has_command_exit_code_and_output(
+    client: RegistryClient, code: int, text: str
 ) -> None:
     """W12, W6: and its owner is the turn that started it."""
     command = f"printf %s {shlex.quote(text)}; exit {code}"
     with bound(Identity("s1", "r1")):
-        process_id = desk.registry.spawn(command)
+        process_id = client.registry.spawn(command)
 
-    event = desk.next_event()
+    event = client.next_event()
 
     assert (event.kind, event.process_id, event.owner) == (Kind.COMPLETION, process_id, "s1")
     assert (event.command, event.exit_code, event.output) == (command, code, text)
-    assert not desk.registry.is_consumed(event.event_id)
-    desk.registry.mark_consumed(event.event_id)
-    assert desk.registry.is_consumed(event.event_id)
-    assert desk.registry.take() is None
+    assert not client.registry.is_consumed(event.event_id)
+    client.registry.mark_consumed(event.event_id)
+    assert client.registry.is_consumed(event.event_id)
+    assert client.registry.take() is None
 
 
-def test_owners_are_right_however_many_turns_spawn_at_once(desk: Desk) -> None:
-    """T7, W6: each turn's threads start processes at the same moment."""
+def test_concurrent_spawns_have_their_own_owners(client: RegistryClient) -> None:
+    """T7, W6: the threads of each turn start processes at the same moment."""
     together = threading.Barrier(8, timeout=LONG_S)
 
     def start() -> None:
         together.wait()
         current = threading.current_thread().name
-        desk.registry.spawn(f"echo {current}")
+        client.registry.spawn(f"echo {current}")
 
     def work(sid: str) -> None:
         with bound(Identity(sid, "r")):
@@ -115,133 +115,135 @@ def test_owners_are_right_however_many_turns_spawn_at_once(desk: Desk) -> None:
     for turn in turns:
         turn.join()
 
-    events = [desk.next_event() for _ in range(8)]
+    events = [client.next_event() for _ in range(8)]
     assert sorted(event.owner or "" for event in events) == sorted(["s0", "s1", "s2", "s3"] * 2)
     for event in events:
         assert event.output.strip() == event.owner
 
 
-def test_outside_of_a_turn_the_key_is_all_there_is(desk: Desk) -> None:
-    """W6: no proof of an owner is made up."""
-    desk.registry.spawn("true", session_key="key")
+def test_spawn_outside_a_turn_has_only_its_key(client: RegistryClient) -> None:
+    """W6: no owner is made up."""
+    client.registry.spawn("true", session_key="key")
 
-    event = desk.next_event()
+    event = client.next_event()
 
     assert (event.owner, event.session_key) == (None, "key")
 
 
-def test_completions_come_in_the_order_of_completion(desk: Desk, tmp_path: Path) -> None:
-    """W3: the one that was started first ends last."""
+def test_completions_come_in_order_of_completion(client: RegistryClient, tmp_path: Path) -> None:
+    """W3: the process that was started first ends last."""
     gate = fifo(tmp_path)
-    slow = desk.registry.spawn(f"read x < {gate}")
-    quick = desk.registry.spawn("true")
+    slow = client.registry.spawn(f"read x < {gate}")
+    quick = client.registry.spawn("true")
 
-    first = desk.next_event()
+    first = client.next_event()
     open_gate(gate)
-    second = desk.next_event()
+    second = client.next_event()
 
     assert [first.process_id, second.process_id] == [quick, slow]
     assert first.number < second.number
 
 
-def test_output_is_bounded_and_its_end_is_kept(desk: Desk) -> None:
-    """W1: a chatty process costs little, and the last lines are what one wants to see."""
-    desk.registry.spawn("yes abcdefg | head -c 3000000; echo; echo last")
+def test_output_is_bounded_to_its_end(client: RegistryClient) -> None:
+    """W1: a process with much output costs little, and the last lines stay."""
+    client.registry.spawn("yes abcdefg | head -c 3000000; echo; echo last")
 
-    event = desk.next_event()
+    event = client.next_event()
 
     assert len(event.output) == processes.OUTPUT_CHARS_MAX
     assert event.output.endswith("last\n")
 
 
-def test_a_grandchild_that_keeps_the_pipe_open_delays_no_completion(
-    desk: Desk, tmp_path: Path
+def test_grandchild_with_open_pipe_delays_no_completion(
+    client: RegistryClient, tmp_path: Path
 ) -> None:
-    """W12: what counts is the end of the process, not the end of its output."""
+    """W12: the end of the process counts, not the end of its output."""
     gate = fifo(tmp_path)
-    desk.registry.spawn(f"(read x < {gate}) & echo started")
+    client.registry.spawn(f"(read x < {gate}) & echo started")
 
-    assert desk.next_event().output == "started\n"
+    assert client.next_event().output == "started\n"
     open_gate(gate)
 
 
 def children() -> set[int]:
-    """Everybody whom we have to reap, zombies too; other tests of this worker may keep some."""
+    """Our child processes, zombies too; other tests of this worker may have some."""
     return {child.pid for child in psutil.Process().children()}
 
 
-def test_a_killed_process_is_told_of_and_reaped(desk: Desk, tmp_path: Path) -> None:
-    """W12: an end is an end; and no zombie stays."""
+def test_killed_process_is_reported_and_reaped(client: RegistryClient, tmp_path: Path) -> None:
+    """W12: a kill is an end; and no zombie stays."""
     gate = fifo(tmp_path)
     others = children()
-    process_id = desk.registry.spawn(f"read x < {gate}")
-    assert desk.registry.running() == (process_id,)
+    process_id = client.registry.spawn(f"read x < {gate}")
+    assert client.registry.running() == (process_id,)
     spawned = children() - others
     assert spawned
 
-    assert desk.registry.kill(process_id)
+    assert client.registry.kill(process_id)
 
-    assert desk.next_event().exit_code == -signal.SIGKILL
-    assert not desk.registry.kill(process_id)
+    assert client.next_event().exit_code == -signal.SIGKILL
+    assert not client.registry.kill(process_id)
     assert not spawned & children()
 
 
-def test_without_a_promise_nothing_is_told(desk: Desk) -> None:
-    """W1: the next completion is another's."""
-    desk.registry.spawn("true", notify_on_complete=False)
-    told = desk.registry.spawn("true")
+def test_process_without_notification_has_no_event(client: RegistryClient) -> None:
+    """W1: the next completion is another process's."""
+    client.registry.spawn("true", notify_on_complete=False)
+    reported = client.registry.spawn("true")
 
-    assert desk.next_event().process_id == told
+    assert client.next_event().process_id == reported
 
 
 @pytest.mark.parametrize("command", ["", "\0", "\ud800", "x" * 40_000])
-def test_what_is_no_command_is_refused(desk: Desk, command: str) -> None:
-    """H2: and nothing is left of it."""
+def test_invalid_command_is_refused(client: RegistryClient, command: str) -> None:
+    """H2: and nothing of it stays."""
     with pytest.raises(SpawnRefusedError):
-        desk.registry.spawn(command)
-    assert not any(desk.registry.gauges().values())
+        client.registry.spawn(command)
+    assert not any(client.registry.gauges().values())
 
 
-def test_the_number_of_processes_is_bounded(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_number_of_processes_is_bounded(
+    client: RegistryClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """H4: running ones are limited, finished ones forgotten."""
     monkeypatch.setattr(processes, "RUNNING_MAX", 2)
     gate = fifo(tmp_path)
     for _ in range(2):
-        desk.registry.spawn(f"read x < {gate}")
+        client.registry.spawn(f"read x < {gate}")
     with pytest.raises(SpawnRefusedError, match="at 2 processes"):
-        desk.registry.spawn("true")
-    for process_id in desk.registry.running():
-        desk.registry.kill(process_id)
-        desk.registry.mark_consumed(desk.next_event().event_id)
+        client.registry.spawn("true")
+    for process_id in client.registry.running():
+        client.registry.kill(process_id)
+        client.registry.mark_consumed(client.next_event().event_id)
     for _ in range(processes.FINISHED_MAX + 1):
-        desk.registry.spawn("true")
-        desk.registry.mark_consumed(desk.next_event().event_id)
+        client.registry.spawn("true")
+        client.registry.mark_consumed(client.next_event().event_id)
 
-    gauges = desk.registry.gauges()
+    gauges = client.registry.gauges()
     assert gauges.pop("processes_finished") == processes.FINISHED_MAX
     assert not any(gauges.values())
     assert not [*(tmp_path / "processes").glob("proc_*")]
 
 
-def test_a_folder_that_is_not_there_is_told_as_the_end(desk: Desk, tmp_path: Path) -> None:
-    """W12: whatever goes wrong after the spawn returned is a completion."""
-    desk.registry.spawn("true", cwd=str(tmp_path / "nowhere"))
+def test_missing_folder_is_reported_as_exit_code(client: RegistryClient, tmp_path: Path) -> None:
+    """W12: a failure after the spawn returned is a completion."""
+    client.registry.spawn("true", cwd=str(tmp_path / "nowhere"))
 
-    assert desk.next_event().exit_code == 126
+    assert client.next_event().exit_code == 126
 
 
 # Watches
 
 
-def test_a_watched_line_is_told_but_is_no_completion(desk: Desk, tmp_path: Path) -> None:
-    """W13: it comes while the process runs, and the completion comes all the same."""
+def test_watched_line_is_reported_before_the_completion(
+    client: RegistryClient, tmp_path: Path
+) -> None:
+    """W13: the match comes while the process runs, and the completion follows."""
     gate = fifo(tmp_path)
     command = f"echo is READY now; read x < {gate}"
-    process_id = desk.registry.spawn(command, watches=("READY", "never"))
+    process_id = client.registry.spawn(command, watches=("READY", "never"))
 
-    match = desk.next_event()
+    match = client.next_event()
 
     assert (match.kind, match.pattern, match.output) == (
         Kind.WATCH_MATCH,
@@ -251,39 +253,39 @@ def test_a_watched_line_is_told_but_is_no_completion(desk: Desk, tmp_path: Path)
     assert match.exit_code is None
     assert match.event_id != process_id == match.process_id
     open_gate(gate)
-    assert desk.next_event().kind is Kind.COMPLETION
+    assert client.next_event().kind is Kind.COMPLETION
 
 
-def test_watches_are_rate_limited_and_say_what_they_left_out(desk: Desk) -> None:
+def test_watch_events_are_rate_limited_and_counted(client: RegistryClient) -> None:
     """W13: a flood of matches is one event, and the completion counts the others."""
-    desk.registry.spawn("for i in 1 2 3 4 5 6 7 8 9; do echo READY; done", watches=("READY",))
+    client.registry.spawn("for i in 1 2 3 4 5 6 7 8 9; do echo READY; done", watches=("READY",))
 
-    events = [desk.next_event(), desk.next_event()]
+    events = [client.next_event(), client.next_event()]
 
     assert [event.kind for event in events] == [Kind.WATCH_MATCH, Kind.COMPLETION]
     assert events[1].suppressed == 8
 
 
-def test_a_process_has_only_so_many_watch_events(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+def test_number_of_watch_events_is_bounded(
+    client: RegistryClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W13: even at a slow rate there is an end to it."""
+    """W13: a slow rate is bounded too."""
     monkeypatch.setattr(processes, "WATCH_INTERVAL_S", 0.0)
     monkeypatch.setattr(processes, "WATCH_EVENTS_MAX", 3)
-    desk.registry.spawn("for i in 1 2 3 4 5; do echo READY $i; done", watches=("READY",))
+    client.registry.spawn("for i in 1 2 3 4 5; do echo READY $i; done", watches=("READY",))
 
-    events = [desk.next_event() for _ in range(4)]
+    events = [client.next_event() for _ in range(4)]
 
     assert [event.output for event in events[:3]] == ["READY 1", "READY 2", "READY 3"]
     assert len({event.event_id for event in events}) == 4
     assert (events[3].kind, events[3].suppressed) == (Kind.COMPLETION, 2)
 
 
-def test_a_line_without_end_is_bounded(desk: Desk) -> None:
-    """W13: and what it holds beyond that is not searched."""
-    desk.registry.spawn("yes | tr -d '\\n' | head -c 1000000; printf READY", watches=("READY",))
+def test_line_without_end_is_bounded(client: RegistryClient) -> None:
+    """W13: and the text beyond that bound is not searched."""
+    client.registry.spawn("yes | tr -d '\\n' | head -c 1000000; printf READY", watches=("READY",))
 
-    assert desk.next_event().kind is Kind.COMPLETION
+    assert client.next_event().kind is Kind.COMPLETION
 
 
 # Kills, restarts and full disks
@@ -303,7 +305,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def killed_host(folder: Path, *commands: str) -> list[str]:
-    """Let a host spawn these and be killed at once; returns the ids."""
+    """Run a host that spawns these and is killed at once; returns the process ids."""
     host = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, "-c", HOST, str(folder), *commands],
         stdout=subprocess.PIPE,
@@ -315,38 +317,38 @@ def killed_host(folder: Path, *commands: str) -> list[str]:
     return host.stdout.split()
 
 
-def test_a_process_that_outlives_its_host_is_adopted(tmp_path: Path) -> None:
-    """W12: and its end is told by the next host, with the exit code."""
+def test_process_outliving_its_host_is_adopted(tmp_path: Path) -> None:
+    """W12: and the next host reports its end, with the exit code."""
     folder, gate = tmp_path / "processes", fifo(tmp_path)
     (process_id,) = killed_host(folder, f"read x < {gate}; exit 3")
-    desk = Desk(folder)
-    assert desk.registry.running() == (process_id,)
+    client = RegistryClient(folder)
+    assert client.registry.running() == (process_id,)
     open_gate(gate)
 
-    event = desk.next_event()
+    event = client.next_event()
 
     assert (event.process_id, event.owner, event.exit_code) == (process_id, "s1", 3)
-    desk.registry.close()
+    client.registry.close()
 
 
-def test_ten_processes_of_a_killed_host_are_each_told_of_once(tmp_path: Path) -> None:
-    """W12: however soon they end: with their exit code, or as a loss; and after it never again."""
+def test_processes_of_a_killed_host_are_reported_once(tmp_path: Path) -> None:
+    """W12: with their exit code, or as a loss; and never again after they are consumed."""
     folder = tmp_path / "processes"
     started = killed_host(folder, *(f"exit {number}" for number in range(10)))
-    desk = Desk(folder)
+    client = RegistryClient(folder)
 
-    events = [desk.next_event() for _ in started]
+    events = [client.next_event() for _ in started]
 
     assert sorted(event.process_id for event in events) == sorted(started)
     for event in events:
         assert event.exit_code in (None, started.index(event.process_id))
-        desk.registry.mark_consumed(event.event_id)
-    desk.registry.close()
-    assert not any(Desk(folder).registry.gauges().values())
+        client.registry.mark_consumed(event.event_id)
+    client.registry.close()
+    assert not any(RegistryClient(folder).registry.gauges().values())
 
 
-def test_a_process_is_found_however_soon_one_looks(tmp_path: Path) -> None:
-    """W12: the next host comes before the process even has its arguments."""
+def test_process_is_adopted_right_after_its_spawn(tmp_path: Path) -> None:
+    """W12: the next host opens before the process even has its arguments."""
     gate = fifo(tmp_path)
     for number in range(20):
         folder = tmp_path / str(number)
@@ -361,7 +363,7 @@ def test_a_process_is_found_however_soon_one_looks(tmp_path: Path) -> None:
         first.close()
 
 
-def test_a_process_that_left_no_exit_code_is_a_loss(tmp_path: Path) -> None:
+def test_process_without_exit_code_is_a_loss(tmp_path: Path) -> None:
     """W12: its shell was killed too, between two hosts."""
     folder, gate = tmp_path / "processes", fifo(tmp_path)
     (process_id,) = killed_host(folder, f"read x < {gate}")
@@ -373,23 +375,23 @@ def test_a_process_that_left_no_exit_code_is_a_loss(tmp_path: Path) -> None:
         assert selector.select(LONG_S)
     os.close(end)
 
-    desk = Desk(folder)
+    client = RegistryClient(folder)
 
-    assert desk.next_event().exit_code is None
-    desk.registry.close()
+    assert client.next_event().exit_code is None
+    client.registry.close()
 
 
-def test_what_was_not_consumed_is_told_again_in_order(tmp_path: Path) -> None:
-    """W4: taken is not consumed: the next host tells it, watches included, and nothing else."""
-    desk = Desk(tmp_path)
-    desk.registry.spawn("echo READY", watches=("READY",))
-    events = [desk.next_event(), desk.next_event()]
-    desk.registry.spawn("true")
-    consumed = desk.next_event()
-    desk.registry.mark_consumed(consumed.event_id)
-    desk.registry.close()
+def test_unconsumed_events_come_again_in_order(tmp_path: Path) -> None:
+    """W4: taken is not consumed: the next host gives it again, watches included, and no other."""
+    client = RegistryClient(tmp_path)
+    client.registry.spawn("echo READY", watches=("READY",))
+    events = [client.next_event(), client.next_event()]
+    client.registry.spawn("true")
+    consumed = client.next_event()
+    client.registry.mark_consumed(consumed.event_id)
+    client.registry.close()
 
-    again = Desk(tmp_path)
+    again = RegistryClient(tmp_path)
 
     assert [again.next_event(), again.next_event()] == events
     assert again.registry.take() is None
@@ -397,71 +399,71 @@ def test_what_was_not_consumed_is_told_again_in_order(tmp_path: Path) -> None:
     again.registry.close()
 
 
-def test_after_a_restart_the_order_is_still_that_of_completion(tmp_path: Path) -> None:
+def test_event_order_survives_a_restart(tmp_path: Path) -> None:
     """W3, W4: not that of the spawns."""
-    desk, gate = Desk(tmp_path / "processes"), fifo(tmp_path)
-    slow = desk.registry.spawn(f"read x < {gate}")
-    quick = desk.registry.spawn("true")
-    desk.next_event()
+    client, gate = RegistryClient(tmp_path / "processes"), fifo(tmp_path)
+    slow = client.registry.spawn(f"read x < {gate}")
+    quick = client.registry.spawn("true")
+    client.next_event()
     open_gate(gate)
-    desk.next_event()
-    desk.registry.close()
+    client.next_event()
+    client.registry.close()
 
-    again = Desk(tmp_path / "processes")
+    again = RegistryClient(tmp_path / "processes")
 
     assert [again.next_event().process_id for _ in range(2)] == [quick, slow]
     again.registry.close()
 
 
-def test_a_promise_that_cannot_be_kept_is_not_made(desk: Desk, tmp_path: Path) -> None:
+def test_spawn_on_a_full_disk_starts_nothing(client: RegistryClient, tmp_path: Path) -> None:
     """W12: on a full disk nothing is started."""
     with (
         SimulatedDisk(tmp_path, fail_from(errno.ENOSPC)(1)),
         pytest.raises(OSError, match="space"),
     ):
-        desk.registry.spawn(f"touch {tmp_path / 'ran'}")
+        client.registry.spawn(f"touch {tmp_path / 'ran'}")
 
-    assert desk.registry.running() == ()
+    assert client.registry.running() == ()
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_mark_that_cannot_be_written_is_not_made(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+def test_failed_mark_leaves_the_event_pending(
+    client: RegistryClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """W5: an event whose mark failed may be marked again."""
 
     def refuse(_: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    desk.registry.spawn("true")
-    event = desk.next_event()
+    client.registry.spawn("true")
+    event = client.next_event()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refuse)
         with pytest.raises(OSError, match="error"):
-            desk.registry.mark_consumed(event.event_id)
-    assert not desk.registry.is_consumed(event.event_id)
+            client.registry.mark_consumed(event.event_id)
+    assert not client.registry.is_consumed(event.event_id)
 
-    desk.registry.mark_consumed(event.event_id)
+    client.registry.mark_consumed(event.event_id)
 
-    assert desk.registry.is_consumed(event.event_id)
+    assert client.registry.is_consumed(event.event_id)
 
 
-def test_a_completion_on_a_full_disk_is_told_by_this_host(
-    desk: Desk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_completion_on_a_full_disk_is_reported(
+    client: RegistryClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """W12: the disk is full when the process ends; nobody who waits is kept waiting."""
+    """W12: the disk is full when the process ends; its event still comes."""
     gate = fifo(tmp_path)
-    process_id = desk.registry.spawn(f"read x < {gate}; exit 7")
+    process_id = client.registry.spawn(f"read x < {gate}; exit 7")
     with SimulatedDisk(tmp_path / "processes", fail_from(errno.ENOSPC)(1)):
         open_gate(gate)
-        event = desk.next_event()
+        event = client.next_event()
 
     assert (event.process_id, event.exit_code) == (process_id, 7)
     assert "memory only" in caplog.text
-    desk.registry.mark_consumed(event.event_id)
+    client.registry.mark_consumed(event.event_id)
 
 
-def test_a_closed_registry_starts_nothing(tmp_path: Path) -> None:
+def test_closed_registry_starts_nothing(tmp_path: Path) -> None:
     """H3: and closing twice is closing."""
     registry = ProcessRegistry(tmp_path)
     registry.close()

@@ -1,6 +1,6 @@
-"""The reference's turns, wakeups and turn journal under controlled schedules: T1, T3, T4, W1, W3.
+"""Tests of turns, wakeups and turn journal under controlled schedules (T1, T3, T4, W1, W3).
 
-The rooms are real; what lies on disk is played in memory, so that a schedule costs a millisecond.
+The components are real; files are replaced by memory, so that a schedule costs a millisecond.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from harness.schedule import Budget, Result, Run, explore
-from reference_impl.agents.agent import Stage
+from reference_impl.agents.agent import TurnOutput
 from reference_impl.agents.processes import Event
 from reference_impl.memory.lifecycle import Lifecycle
 from reference_impl.sessions.sidecar import Message, Session
@@ -35,8 +35,8 @@ def _silence() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-class Paper:
-    """A run's file."""
+class FakeFile:
+    """A fake file of a run."""
 
     size_bytes = 0
     path = Path("run.jsonl")
@@ -45,24 +45,24 @@ class Paper:
         self.rows = 0
 
     def append(self, _: Row) -> None:
-        """Count it."""
+        """Count the row."""
         self.rows += 1
 
     append_durably = append
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
-class Runs:
-    """A run journal: rows in the order in which they were shown."""
+class FakeRunJournal:
+    """A fake run journal: rows in the order in which they were published."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.open: set[str] = set()
 
     def begin(self, session_id: str, stream_id: str, show: Callable[[Row], object]) -> RunWriter:
-        """A real writer."""
+        """Make a real writer."""
         self.open.add(stream_id)
 
         def note(row: Row) -> None:
@@ -70,94 +70,94 @@ class Runs:
             show(row)
 
         heading = {"run_id": stream_id, "session_id": session_id}
-        paper = cast("Any", Paper())
-        return RunWriter(paper, heading, note, lambda: 0.0, lambda: self.open.discard(stream_id))
+        file = cast("Any", FakeFile())
+        return RunWriter(file, heading, note, lambda: 0.0, lambda: self.open.discard(stream_id))
 
     def states(self) -> dict[str, list[str]]:
-        """The terminal states that each run told; a row after them is an error."""
-        told: dict[str, list[str]] = {}
+        """The terminal states of each run; a row after them is an error."""
+        states: dict[str, list[str]] = {}
         for row in self.rows:
             if row["terminal"]:
-                told.setdefault(row["run_id"], []).append(row["terminal_state"])
+                states.setdefault(row["run_id"], []).append(row["terminal_state"])
             else:
-                assert row["run_id"] not in told, "something was shown after the end"
-        return told
+                assert row["run_id"] not in states, "a row was published after the end"
+        return states
 
 
-class Store:
-    """A session store of one session."""
+class FakeStore:
+    """A fake session store of one session."""
 
     def __init__(self) -> None:
         self.session = Session(session_id="s1")
         self._lock = threading.Lock()
 
     def load(self, _: str) -> Session:
-        """What was saved last."""
+        """The session as last saved."""
         return self.session
 
     load_metadata_only = load
 
     def change(self, _: str, act: Callable[[Session], Session]) -> Session:
-        """Under its lock, as the real one does."""
+        """Change it under the lock, as the real store does."""
         with self._lock:
             self.session = act(self.session)
             return self.session
 
 
-class Notes:
-    """A turn journal that nobody opens again."""
+class FakeTurnJournal:
+    """A fake turn journal, which is never opened again."""
 
     def __getattr__(self, _: str) -> Callable[..., None]:
         return lambda *_: None
 
 
-class Talker:
-    """An agent that says one word, cancelled or not."""
+class OneWordAgent:
+    """An agent that writes one word, cancelled or not."""
 
-    def run_turn(self, message: str, history: Sequence[Message], stage: Stage) -> str:
-        """Say it."""
+    def run_turn(self, message: str, history: Sequence[Message], output: TurnOutput) -> str:
+        """Write the word."""
         assert message
         assert isinstance(history, tuple)
         with suppress(RunOverError):
-            stage.token("word")
+            output.token("word")
         return "word"
 
     def commit_memory_session(self) -> None:
-        """Learn nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
-class Core:
+class TurnsOfOneSession:
     """The turns of one session, made anew for each schedule."""
 
     def __init__(self) -> None:
-        self.store = Store()
-        self.runs = Runs()
+        self.store = FakeStore()
+        self.runs = FakeRunJournal()
         self.lifecycle = Lifecycle()
         self.turns = Turns(
             cast("Any", self.store),
             cast("Any", self.runs),
-            cast("Any", Notes()),
+            cast("Any", FakeTurnJournal()),
             self.lifecycle,
-            lambda _: Talker(),
+            lambda _: OneWordAgent(),
         )
 
     def until(self, fact: Callable[[], bool]) -> None:
-        """Wait for it, in virtual time."""
+        """Wait for a fact, in virtual time."""
         for _ in range(100):
             if fact():
                 return
             time.sleep(0.1)
-        raise AssertionError("it never came true")
+        raise AssertionError("the fact never became true")
 
-    def said(self, role: str) -> list[Mapping[str, Any]]:
-        """That role's messages."""
+    def messages_of(self, role: str) -> list[Mapping[str, Any]]:
+        """The messages of that role."""
         return [message for message in self.store.session.messages if message["role"] == role]
 
     def check(self) -> None:
-        """What holds whenever all is quiet."""
+        """Check the invariants of a quiet state."""
         assert not any(self.turns.gauges().values()), self.turns.gauges()
         assert not self.runs.open
         assert not self.store.session.is_busy
@@ -171,14 +171,14 @@ def explored(body: Callable[[Run], object], schedules: int) -> Result:
     return result
 
 
-def test_starts_and_cancels_that_meet_leave_one_state_a_run_and_nothing_else() -> None:
+def test_concurrent_starts_and_cancels_give_one_state() -> None:
     """
-    T1, T3, T4: a: start      b: cancel whatever runs      c: start
-    Every started turn has its message once; only those that were done are marked.
+    T1, T3, T4: a: start      b: cancel every run      c: start
+    Every started turn has its message once; only completed ones are marked.
     """  # noqa: D212, D205
 
     def body(run: Run) -> tuple[int, int]:
-        core = Core()
+        core = TurnsOfOneSession()
         started: list[str] = []
 
         def start() -> None:
@@ -188,7 +188,7 @@ def test_starts_and_cancels_that_meet_leave_one_state_a_run_and_nothing_else() -
         def cancel() -> None:
             for each in core.turns.runs():
                 if core.turns.cancel(each.stream_id):
-                    run.met("a cancel came in time")
+                    run.reached("a cancel came in time")
 
         run.thread(start)
         run.thread(cancel)
@@ -198,7 +198,7 @@ def test_starts_and_cancels_that_meet_leave_one_state_a_run_and_nothing_else() -
         core.check()
         states = core.runs.states().values()
         done = sum("done" in each for each in states)
-        assert sorted(message["turn_id"] for message in core.said("user")) == sorted(started)
+        assert sorted(message["turn_id"] for message in core.messages_of("user")) == sorted(started)
         assert len(states) == len(started)
         assert core.lifecycle.mark_turn_completed("s1") == done + 1
         return len(started), done
@@ -206,11 +206,11 @@ def test_starts_and_cancels_that_meet_leave_one_state_a_run_and_nothing_else() -
     result = explored(body, 1200)
 
     assert {(1, 1), (1, 0), (2, 2), (2, 1)} <= {*result.outcomes}
-    assert result.meetings["a cancel came in time"]
+    assert result.situations["a cancel came in time"]
 
 
-class Played:
-    """A process registry in memory, safe for threads."""
+class FakeRegistry:
+    """A thread-safe process registry in memory."""
 
     def __init__(self) -> None:
         self.pending: dict[str, Event] = {}
@@ -220,11 +220,11 @@ class Played:
         self._listener: Callable[[], object] = lambda: None
 
     def listen(self, listener: Callable[[], object]) -> None:
-        """Remember who listens."""
+        """Set the listener."""
         self._listener = listener
 
-    def tell(self, each: Event) -> None:
-        """Have it to take, once more if it was told before."""
+    def publish(self, each: Event) -> None:
+        """Make an event available, again if it was before."""
         with self._lock:
             if each.event_id not in self.consumed:
                 self.pending[each.event_id] = each
@@ -232,76 +232,76 @@ class Played:
         self._listener()
 
     def take(self) -> Event | None:
-        """The next one."""
+        """The next event."""
         with self._lock:
             return self._queue.popleft() if self._queue else None
 
     def is_consumed(self, event_id: str) -> bool:
-        """Known and not consumed is what counts."""
+        """Whether the event is not pending."""
         with self._lock:
             return event_id not in self.pending
 
     def mark_consumed(self, event_id: str) -> None:
-        """Count it."""
+        """Consume the event, and record it."""
         with self._lock:
             if self.pending.pop(event_id, None) is not None:
                 self.consumed.append(event_id)
 
 
-def woken(run: Run, *, has_drain_threads: bool) -> None:
-    """A user's turn, and a process that tells of two events, one of them twice."""
-    core, registry = Core(), Played()
+def run_with_wakeups(run: Run, *, has_drain_threads: bool) -> None:
+    """A user's turn, and a process with two events, one of them published twice."""
+    core, registry = TurnsOfOneSession(), FakeRegistry()
     wakeups = Wakeups(registry, core.turns.start)
     core.turns.listen(wakeups)
 
     def start() -> None:
         with suppress(TurnConflictError):
             core.turns.start("s1", "hello", Source.USER)
-            run.met("the user was admitted")
+            run.reached("the user was admitted")
 
-    def tell() -> None:
+    def publish() -> None:
         for number in (1, 1, 2):
-            registry.tell(event(number))
+            registry.publish(event(number))
 
     if has_drain_threads:
         wakeups.begin()
     else:
         run.thread(wakeups.drain)
     run.thread(start)
-    run.thread(tell)
+    run.thread(publish)
     run.join()
 
     def is_quiet() -> bool:
         if not has_drain_threads:
-            wakeups.drain()  # what was told after the other one had come and gone
+            wakeups.drain()  # events that came after the other thread had left
         is_idle = not registry.pending and not core.turns.runs()
-        return is_idle and not any(wakeups.gauges()[name] for name in KEPT)
+        return is_idle and not any(wakeups.gauges()[name] for name in EMPTY_GAUGES)
 
     core.until(is_quiet)
     wakeups.stop()
     core.check()
-    ids = [message["wakeup_id"] for message in core.said("user") if "wakeup_id" in message]
+    ids = [message["wakeup_id"] for message in core.messages_of("user") if "wakeup_id" in message]
     assert ids == ["p1", "p2"]
     assert sorted(registry.consumed) == ["p1", "p2"]
 
 
-KEPT = ("wakeup_lines", "wakeup_events", "wakeup_ready", "wakeup_runs", "wakeup_homeless")
+EMPTY_GAUGES = ("wakeup_lines", "wakeup_events", "wakeup_ready", "wakeup_runs", "wakeup_homeless")
 
 
 @pytest.mark.parametrize("has_drain_threads", [True, False])
-def test_completions_that_meet_a_turn_wake_once_and_in_order(*, has_drain_threads: bool) -> None:
+def test_completions_during_a_turn_wake_once_in_order(*, has_drain_threads: bool) -> None:
     """
     W1, W3, W9: user:     |-- run --|-teardown-|
                 process:     p1  p1        p2
-                drain:    one or two threads, or only one that passes by
+                drain:    one or two threads, or a single call
     """  # noqa: D212, D205, D415 - a drawing
-    result = explored(lambda run: woken(run, has_drain_threads=has_drain_threads), 500)
+    result = explored(lambda run: run_with_wakeups(run, has_drain_threads=has_drain_threads), 500)
 
-    assert result.meetings["the user was admitted"]
+    assert result.situations["the user was admitted"]
 
 
-def test_an_ending_in_the_turn_journal_is_final(tmp_path: Path) -> None:
-    """S13: the worker notes that it started while a cancel notes that the turn is over."""
+def test_ending_in_the_turn_journal_is_final(tmp_path: Path) -> None:
+    """S13: the worker records the start while a cancel records the end."""
 
     def body(run: Run) -> None:
         path = tmp_path / "turns"

@@ -1,4 +1,4 @@
-"""The reference's server keeps H1 to H6, and over HTTP C3, C4, C6 to C8, C10, W2 and W11."""
+"""Tests of the server (H1 to H6, and over HTTP C3, C4, C6 to C8, C10, W2, W11)."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference_impl.live.event_buffer import Feed, sizes
-from reference_impl.web import server as server_room
-from reference_impl.web import streams as streams_room
+from reference_impl.live.event_buffer import EventBuffer, sizes
+from reference_impl.web import server as server_module
+from reference_impl.web import streams as streams_module
 from reference_impl.web.api import ROUTES
 from reference_impl.web.http_parser import Request, answer
 from reference_impl.web.routes import Kind
 from reference_impl.web.server import Plan, Server, Streaming
 from tests.support.browser import Browser
-from tests.support.server_process import PATIENCE_S, Event, Served, Sse, Told, call
+from tests.support.server_process import PATIENCE_S, Event, Response, ServerProcess, Sse, call
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with Served(tmp_path_factory.mktemp("served")) as served:
-        yield served
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 def names(events: list[Event]) -> list[str]:
@@ -50,80 +50,80 @@ def seqs(events: list[Event]) -> list[int]:
 # Turns and their streams
 
 
-def test_a_turn_is_read_to_its_end_and_is_on_disk_before_it_is_acknowledged(
-    served: Served,
+def test_turn_is_on_disk_and_fully_readable(
+    server: ServerProcess,
 ) -> None:
     """T2, C1 to C3, C6: `done` ends no stream, `stream_end` does."""
-    sid = served.new()
-    stream_id = served.start(sid, "hello [tokens=3] [sleep=0.2]")
-    sidecar = json.loads((served.folder / "sessions" / f"{sid}.json").read_text(encoding="utf-8"))
+    sid = server.new()
+    stream_id = server.start(sid, "hello [tokens=3] [sleep=0.2]")
+    sidecar = json.loads((server.folder / "sessions" / f"{sid}.json").read_text(encoding="utf-8"))
     assert "hello" in (sidecar["pending_user_message"] or sidecar["messages"][0]["content"])
 
-    events = served.read(stream_id)
+    events = server.read(stream_id)
 
     assert seqs(events) == list(range(1, len(events) + 1))
     assert names(events)[-2:] == ["done", "stream_end"]
-    said = "".join(event.data["text"] for event in events if event.name == "token")
-    assert served.messages(sid)[-1]["content"] == said
+    reply = "".join(event.data["text"] for event in events if event.name == "token")
+    assert server.messages(sid)[-1]["content"] == reply
 
 
-def test_one_run_at_a_time(served: Served) -> None:
-    """T1: the refusal names the stream that there is."""
-    sid = served.new()
-    stream_id = served.start(sid, "[sleep=20]")
-    told = served.post("/api/chat/start", {"session_id": sid, "message": "me too"})
-    assert (told.status, told.json["active_stream_id"]) == (409, stream_id)
-    served.get(f"/api/chat/cancel?stream_id={stream_id}")
+def test_second_start_is_refused(server: ServerProcess) -> None:
+    """T1: the refusal names the current stream."""
+    sid = server.new()
+    stream_id = server.start(sid, "[sleep=20]")
+    response = server.post("/api/chat/start", {"session_id": sid, "message": "me too"})
+    assert (response.status, response.json["active_stream_id"]) == (409, stream_id)
+    server.get(f"/api/chat/cancel?stream_id={stream_id}")
 
 
-def test_a_cancelled_run_is_offered_to_nobody(served: Served) -> None:
-    """C7, T4: it ends its relay, and whoever watches afterwards is told of no run."""
-    sid = served.new()
-    stream_id = served.start(sid, "[tokens=2] [sleep=20]")
-    with Sse(served.port, f"/api/chat/stream?stream_id={stream_id}") as sse:
-        told = served.get(f"/api/chat/cancel?stream_id={stream_id}").json
-        assert told == {"ok": True, "cancelled": True, "stream_id": stream_id}
+def test_cancelled_run_is_not_announced(server: ServerProcess) -> None:
+    """C7, T4: its stream ends, and later subscribers get no announcement of it."""
+    sid = server.new()
+    stream_id = server.start(sid, "[tokens=2] [sleep=20]")
+    with Sse(server.port, f"/api/chat/stream?stream_id={stream_id}") as sse:
+        response = server.get(f"/api/chat/cancel?stream_id={stream_id}").json
+        assert response == {"ok": True, "cancelled": True, "stream_id": stream_id}
         assert names(list(sse.events()))[-1] == "cancel"
 
-    with served.watch(sid, "&known_count=1000") as watch:
+    with server.watch(sid, "&known_count=1000") as watch:
         assert names(watch.until("session-updated")) == ["initial", "session-updated"]
-    assert served.get(f"/api/chat/stream/status?stream_id={stream_id}").json["active"] is False
-    assert served.get("/api/chat/cancel?stream_id=unknown").json["cancelled"] is False
+    assert server.get(f"/api/chat/stream/status?stream_id={stream_id}").json["active"] is False
+    assert server.get("/api/chat/cancel?stream_id=unknown").json["cancelled"] is False
 
 
-def test_a_late_watcher_is_told_of_the_run_and_can_attach(served: Served) -> None:
-    """C7: `server_turn_started` with `recovered`, and everything that was shown."""
-    sid = served.new()
-    stream_id = served.start(sid, "[tokens=5] [sleep=1]")
+def test_late_watcher_can_attach_to_the_run(server: ServerProcess) -> None:
+    """C7: `server_turn_started` with `recovered`, and every earlier event."""
+    sid = server.new()
+    stream_id = server.start(sid, "[tokens=5] [sleep=1]")
 
-    with served.watch(sid) as watch:
-        told = watch.until("server_turn_started")[-1]
-    assert (told.data["stream_id"], told.data["recovered"]) == (stream_id, True)
-    assert seqs(served.read(stream_id))[0] == 1
+    with server.watch(sid) as watch:
+        response = watch.until("server_turn_started")[-1]
+    assert (response.data["stream_id"], response.data["recovered"]) == (stream_id, True)
+    assert seqs(server.read(stream_id))[0] == 1
 
 
 @pytest.mark.parametrize("how", ["Last-Event-ID", "after_event_id", "after_seq"])
-def test_a_cursor_continues_exactly_there(served: Served, how: str) -> None:
-    """C4: in whichever of three ways it comes, also after the run."""
-    sid = served.new()
-    stream_id = served.start(sid, "[tokens=5]")
-    whole = served.read(stream_id)
+def test_cursor_continues_exactly_after_it(server: ServerProcess, how: str) -> None:
+    """C4: in each of three forms, also after the run."""
+    sid = server.new()
+    stream_id = server.start(sid, "[tokens=5]")
+    whole = server.read(stream_id)
     path = f"/api/chat/stream?stream_id={stream_id}"
     headers = {"Last-Event-ID": f"{stream_id}:2"} if how == "Last-Event-ID" else {}
     path += {"after_event_id": f"&after_event_id={stream_id}:2", "after_seq": "&after_seq=2"}.get(
         how, ""
     )
 
-    with Sse(served.port, path, headers) as sse:
+    with Sse(server.port, path, headers) as sse:
         assert list(sse.events()) == whole[2:]
 
 
 @pytest.mark.parametrize("cursor", ["of-another:7", "garbage", "a:b:c", ":", "x:-1", "\u20ac" * 40])
-def test_a_foreign_cursor_gets_a_snapshot(served: Served, cursor: str) -> None:
+def test_foreign_cursor_gets_a_snapshot(server: ServerProcess, cursor: str) -> None:
     """C4, H2: never silence, and never an error."""
-    sid = served.new()
-    stream_id = served.start(sid, "[tokens=1]")
-    served.read(stream_id)
+    sid = server.new()
+    stream_id = server.start(sid, "[tokens=1]")
+    server.read(stream_id)
     encoded = "".join(f"%{byte:02x}" for byte in cursor.encode())
 
     for path in (
@@ -131,86 +131,90 @@ def test_a_foreign_cursor_gets_a_snapshot(served: Served, cursor: str) -> None:
         f"/api/session/stream?session_id={sid}&after_event_id={encoded}",
         f"/api/sessions/{sid}/events?after_event_id={encoded}",
     ):
-        with Sse(served.port, path) as sse:
+        with Sse(server.port, path) as sse:
             assert sse.status == 200
             sse.until("session_snapshot")
 
 
-def test_a_sessions_events_end_with_its_run(served: Served) -> None:
-    """C3, C6: by the session instead of the stream."""
-    sid = served.new()
-    served.start(sid, "[tokens=3] [sleep=0.3]")
-    with Sse(served.port, f"/api/sessions/{sid}/events") as sse:
+def test_session_events_end_with_the_run(server: ServerProcess) -> None:
+    """C3, C6: addressed by the session instead of the stream."""
+    sid = server.new()
+    server.start(sid, "[tokens=3] [sleep=0.3]")
+    with Sse(server.port, f"/api/sessions/{sid}/events") as sse:
         assert names(list(sse.events()))[-1] == "stream_end"
 
 
-def test_a_wakeup_arrives_in_an_open_stream(served: Served) -> None:
+def test_wakeup_arrives_in_an_open_stream(server: ServerProcess) -> None:
     """W2, C5: its session sees the process end and the turn begin; another one sees nothing."""
-    sid, other = served.new(), served.new()
-    with served.watch(sid) as watch, served.watch(other) as bystander:
-        served.read(served.start(sid, "[process=0.1:exit=3:woke]"))
+    sid, other = server.new(), server.new()
+    with server.watch(sid) as watch, server.watch(other) as other_watch:
+        server.read(server.start(sid, "[process=0.1:exit=3:woke]"))
         seen = watch.until("bg_task_complete")
         assert seen[-1].data["session_id"] == sid
         wakeup = watch.until("server_turn_started")[-1]
         assert wakeup.data["source"] == "process_wakeup"
-        served.read(wakeup.data["stream_id"])
+        server.read(wakeup.data["stream_id"])
 
-        served.post("/api/session/delete", {"session_id": other})
-        assert names(list(bystander.events())) == ["initial"]
-    assert "woke" in served.messages(sid)[-2]["content"]
+        server.post("/api/session/delete", {"session_id": other})
+        assert names(list(other_watch.events())) == ["initial"]
+    assert "woke" in server.messages(sid)[-2]["content"]
 
 
-def test_acknowledging_changes_nothing(served: Served) -> None:
-    """W11: and it checks that the session exists; its old name says where it went."""
-    sid = served.new()
-    before = (served.folder / "sessions" / f"{sid}.json").read_bytes()
+def test_acknowledgement_changes_nothing(server: ServerProcess) -> None:
+    """W11: and the session must exist; the former path names the new one."""
+    sid = server.new()
+    before = (server.folder / "sessions" / f"{sid}.json").read_bytes()
     path = "/api/bg-task-complete-ack"
-    told = served.post(path, {"session_id": sid, "task_id": "p"})
-    assert told.json == {"ok": True, "session_id": sid, "task_id": "p", "noop": True}
-    assert served.post(path, {"session_id": sid, "process_id": "p"}).headers["Deprecation"]
-    assert served.post(path, {"session_id": "unknown", "task_id": "p"}).status == 404
-    told = served.post("/api/process-complete-ack", {})
-    assert (told.status, told.headers["X-Replaced-By"]) == (410, path)
-    assert (served.folder / "sessions" / f"{sid}.json").read_bytes() == before
+    response = server.post(path, {"session_id": sid, "task_id": "p"})
+    assert response.json == {"ok": True, "session_id": sid, "task_id": "p", "noop": True}
+    assert server.post(path, {"session_id": sid, "process_id": "p"}).headers["Deprecation"]
+    assert server.post(path, {"session_id": "unknown", "task_id": "p"}).status == 404
+    response = server.post("/api/process-complete-ack", {})
+    assert (response.status, response.headers["X-Replaced-By"]) == (410, path)
+    assert (server.folder / "sessions" / f"{sid}.json").read_bytes() == before
 
 
 # Sessions
 
 
-def test_a_sessions_life(served: Served) -> None:
-    """S2, S6: what was done is seen in the session, its status and the list."""
-    sid = served.new()
+def test_session_changes_show_in_every_view(server: ServerProcess) -> None:
+    """S2, S6: each change shows in the session, its status and the list."""
+    sid = server.new()
     for number in range(3):
-        served.read(served.start(sid, f"number {number}"))
-    assert served.get(f"/api/session/status?session_id={sid}").json["message_count"] == 6
+        server.read(server.start(sid, f"number {number}"))
+    assert server.get(f"/api/session/status?session_id={sid}").json["message_count"] == 6
 
-    served.post("/api/session/rename", {"session_id": sid, "title": "A name"})
-    served.post("/api/session/truncate", {"session_id": sid, "keep_count": 4})
-    served.post("/api/session/undo", {"session_id": sid})
-    told = served.get(f"/api/session?session_id={sid}&msg_limit=1").json["session"]
-    assert (told["title"], told["message_count"], told["_messages_offset"]) == ("A name", 2, 1)
-    assert served.get("/api/sessions").json["sessions"][0]["session_id"] == sid
+    server.post("/api/session/rename", {"session_id": sid, "title": "A name"})
+    server.post("/api/session/truncate", {"session_id": sid, "keep_count": 4})
+    server.post("/api/session/undo", {"session_id": sid})
+    response = server.get(f"/api/session?session_id={sid}&msg_limit=1").json["session"]
+    assert (response["title"], response["message_count"], response["_messages_offset"]) == (
+        "A name",
+        2,
+        1,
+    )
+    assert server.get("/api/sessions").json["sessions"][0]["session_id"] == sid
 
-    served.post("/api/session/clear", {"session_id": sid})
-    assert served.messages(sid) == []
+    server.post("/api/session/clear", {"session_id": sid})
+    assert server.messages(sid) == []
     for _ in range(2):
-        assert served.post("/api/session/delete", {"session_id": sid}).json["ok"]
-    assert served.get(f"/api/session?session_id={sid}").status == 404
-    assert sid not in str(served.get("/api/sessions").json)
-    assert served.get("/api/session/recovery/audit").json["status"] == "ok"
+        assert server.post("/api/session/delete", {"session_id": sid}).json["ok"]
+    assert server.get(f"/api/session?session_id={sid}").status == 404
+    assert sid not in str(server.get("/api/sessions").json)
+    assert server.get("/api/session/recovery/audit").json["status"] == "ok"
 
 
-def test_the_list_is_watched(served: Served) -> None:
-    """C8: each change is told, or a later one."""
-    with Sse(served.port, "/api/sessions/events") as sse:
-        served.new()
+def test_session_list_stream_announces_changes(server: ServerProcess) -> None:
+    """C8: each change is announced, or a later one."""
+    with Sse(server.port, "/api/sessions/events") as sse:
+        server.new()
         assert sse.until("sessions_changed")[-1].data["type"] == "sessions_changed"
 
 
-def test_models_are_never_empty(served: Served) -> None:
-    """M1: with and without asking the providers."""
+def test_models_are_never_empty(server: ServerProcess) -> None:
+    """M1: with and without a query of the providers."""
     for query in ("", "?refresh=1"):
-        groups = served.get(f"/api/models{query}").json["groups"]
+        groups = server.get(f"/api/models{query}").json["groups"]
         assert any(group["models"] for group in groups)
 
 
@@ -230,28 +234,28 @@ def test_models_are_never_empty(served: Served) -> None:
         {"Sec-Fetch-Site": "cross-site"},
     ],
 )
-def test_foreign_hosts_and_origins_are_refused(served: Served, headers: dict[str, str]) -> None:
-    """H1: a page of another site, or a name that was bent to point here, gets nothing."""
+def test_foreign_host_or_origin_is_refused(server: ServerProcess, headers: dict[str, str]) -> None:
+    """H1: a page of another site, or a host name that resolves to this address, gets nothing."""
     for method, path in (("GET", "/health"), ("POST", "/api/session/new"), ("GET", "/nothing")):
-        told = call(served.port, method, path, headers=headers)
-        assert told.status == 403, told
-        assert told.json["error"]
+        response = call(server.port, method, path, headers=headers)
+        assert response.status == 403, response
+        assert response.json["error"]
 
 
-def test_its_own_origin_and_every_loopback_name_are_welcome(served: Served) -> None:
-    """H1: what a browser on this machine sends."""
-    for host in (f"127.0.0.1:{served.port}", "localhost:1", "LOCALHOST", "[::1]:80"):
+def test_own_origin_and_loopback_names_are_accepted(server: ServerProcess) -> None:
+    """H1: requests of a browser on this machine."""
+    for host in (f"127.0.0.1:{server.port}", "localhost:1", "LOCALHOST", "[::1]:80"):
         headers = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
-        assert call(served.port, "GET", "/health", headers=headers).status == 200
+        assert call(server.port, "GET", "/health", headers=headers).status == 200
 
 
 ELSEWHERE = "127.0.0.2"
 
 
-def test_off_loopback_nothing_is_served_without_the_password(tmp_path: Path) -> None:
-    """H1: it does not start without one, and does not answer without it.
+def test_server_off_loopback_needs_the_password(tmp_path: Path) -> None:
+    """H1: the server does not start without a password, and does not answer without it.
 
-    It takes 127.0.0.2 for a stranger's address; really it is loopback, as all that a test opens.
+    127.0.0.2 stands for a foreign address; really it is loopback, like all that a test opens.
     """
     command = [sys.executable, "-m", "reference_impl", "--state", str(tmp_path), "--port", "0"]
     refused = subprocess.run(  # noqa: S603 - our own
@@ -263,7 +267,7 @@ def test_off_loopback_nothing_is_served_without_the_password(tmp_path: Path) -> 
     assert b"HERMES_WEBUI_PASSWORD" in refused.stderr
 
     basic = base64.b64encode(b"me:secret").decode()
-    with Served(tmp_path, "--host", ELSEWHERE, HERMES_WEBUI_PASSWORD="secret") as served:  # noqa: S106
+    with ServerProcess(tmp_path, "--host", ELSEWHERE, HERMES_WEBUI_PASSWORD="secret") as server:  # noqa: S106
         for authorization, status in [
             ("", 401),
             ("Bearer wrong", 401),
@@ -274,12 +278,12 @@ def test_off_loopback_nothing_is_served_without_the_password(tmp_path: Path) -> 
             (f"Basic {basic}", 200),
         ]:
             headers = {"Authorization": authorization, "Host": "my-machine.local"}
-            connection = http.client.HTTPConnection(ELSEWHERE, served.port, timeout=PATIENCE_S)
+            connection = http.client.HTTPConnection(ELSEWHERE, server.port, timeout=PATIENCE_S)
             with contextlib.closing(connection):
                 connection.request("GET", "/health", None, headers)
-                with connection.getresponse() as told:
-                    assert told.status == status, authorization
-                    assert ("WWW-Authenticate" in told.headers) == (status == 401)
+                with connection.getresponse() as response:
+                    assert response.status == status, authorization
+                    assert ("WWW-Authenticate" in response.headers) == (status == 401)
 
 
 # H2
@@ -298,33 +302,33 @@ hostile = (
 
 @settings(max_examples=150, deadline=None)
 @given(route=st.sampled_from(ROUTES), data=st.data())
-def test_hostile_input_gets_a_sentence_and_changes_nothing(
-    served: Served, route: Any, data: st.DataObject
+def test_hostile_input_is_refused_and_changes_nothing(
+    server: ServerProcess, route: Any, data: st.DataObject
 ) -> None:
-    """H2: whatever is in the query, the body or the path, on every endpoint."""
+    """H2: hostile values in the query, the body or the path, on every endpoint."""
     if route.path == "/api/session/new":
         return  # its fields are free, and making a session is a change
-    before = served.get("/api/sessions").json["sessions"]
+    before = server.get("/api/sessions").json["sessions"]
     fields = {each.name: data.draw(hostile) for each in route.body or ()}
     query = "&".join(f"{each.name}={_quoted(str(data.draw(hostile)))}" for each in route.query)
     path = route.path.replace("{session_id}", _quoted(str(data.draw(hostile))) or "%20")
 
-    told = _asked(served, route, f"{path}?{query}", fields)
+    response = _request(server, route, f"{path}?{query}", fields)
 
-    if told.status >= 400:
-        assert told.status not in (500, 501), told
-        assert isinstance(told.json["error"], str)
-        assert "Traceback" not in told.body.decode()
-    assert served.get("/api/sessions").json["sessions"] == before
+    if response.status >= 400:
+        assert response.status not in (500, 501), response
+        assert isinstance(response.json["error"], str)
+        assert "Traceback" not in response.body.decode()
+    assert server.get("/api/sessions").json["sessions"] == before
 
 
-def _asked(served: Served, route: Any, path: str, fields: dict[str, Any]) -> Told:
+def _request(server: ServerProcess, route: Any, path: str, fields: dict[str, Any]) -> Response:
     if route.kind is Kind.STREAM:
-        with Sse(served.port, path) as sse:
-            if sse.status == 200:  # what it says has no end
-                return Told(200, {}, b"")
+        with Sse(server.port, path) as sse:
+            if sse.status == 200:  # the stream has no end
+                return Response(200, {}, b"")
     body = None if route.body is None else json.dumps(fields).encode()
-    return call(served.port, route.method, path, body)
+    return call(server.port, route.method, path, body)
 
 
 def _quoted(text: str) -> str:
@@ -345,14 +349,14 @@ def _quoted(text: str) -> str:
         ("/api/chat/start", {"message": "hello"}),
     ],
 )
-def test_a_bad_body_is_refused(served: Served, path: str, body: Any) -> None:
-    """H2: a missing field, a wrong type, an empty or an endless text."""
-    assert served.post(path, body).status == 400
+def test_invalid_body_is_refused(server: ServerProcess, path: str, body: Any) -> None:
+    """H2: a missing field, a wrong type, an empty text or one that is too long."""
+    assert server.post(path, body).status == 400
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_comes(served: Served) -> None:
-    """H2: the client is told, though it is still sending."""
-    with socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) as client:
+def test_large_body_is_refused_before_it_arrives(server: ServerProcess) -> None:
+    """H2: the client gets the refusal although it is still sending."""
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as client:
         client.sendall(
             b"POST /api/session/new HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Length: 99999999\r\n\r\n" + b" " * 200_000
@@ -371,82 +375,82 @@ def test_a_body_that_is_too_large_is_refused_before_it_comes(served: Served) -> 
         ("HEAD", "/health", 200),
     ],
 )
-def test_paths_and_methods_that_are_not_there(
-    served: Served, method: str, path: str, status: int
+def test_unknown_path_or_method_is_refused(
+    server: ServerProcess, method: str, path: str, status: int
 ) -> None:
-    """H2: 404 for no such path, 405 with what is allowed."""
-    told = call(served.port, method, path)
-    assert told.status == status
-    assert ("Allow" in told.headers) == (status == 405)
+    """H2: 404 for an unknown path, 405 with the allowed methods."""
+    response = call(server.port, method, path)
+    assert response.status == status
+    assert ("Allow" in response.headers) == (status == 405)
 
 
-def test_the_description_names_every_route(served: Served) -> None:
-    """H2: it is made from the table that serves."""
+def test_openapi_document_names_every_route(server: ServerProcess) -> None:
+    """H2: it is generated from the route table."""
     described = {
         (method.upper(), path)
-        for path, methods in served.description["paths"].items()
+        for path, methods in server.description["paths"].items()
         for method in methods
     }
     assert described == {(route.method, route.path) for route in ROUTES}
 
 
-def test_many_requests_on_one_connection_are_answered_in_order(served: Served) -> None:
-    """Pipelined, and the last one says that it is the last."""
+def test_pipelined_requests_are_answered_in_order(server: ServerProcess) -> None:
+    """Pipelined requests, and the last one closes the connection."""
     one = b"GET /api/chat/stream/status?stream_id=%d HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
-    with socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) as client:
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as client:
         client.sendall(b"".join(one % (n, b"") for n in range(20)))
         client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1500)
         client.sendall(one % (20, b"Connection: close\r\n"))
         answers = client.makefile("rb").read()
-    asked = re.findall(rb'"stream_id": "(\d+)"', answers)
-    assert [int(each) for each in asked] == list(range(21))
+    request = re.findall(rb'"stream_id": "(\d+)"', answers)
+    assert [int(each) for each in request] == list(range(21))
     assert answers.count(b"HTTP/1.1 200") == 1521
 
 
 # H3
 
 
-def test_sigterm_drains(tmp_path: Path) -> None:
-    """H3: a run under way is marked, its stream ends with its terminal event; it exits with 0."""
-    with Served(tmp_path, HERMES_WEBUI_DRAIN_DEADLINE="3") as served:
-        sid = served.new()
-        stream_id = served.start(sid, "please [tokens=3] [sleep=60]")
+def test_sigterm_drains_the_server(tmp_path: Path) -> None:
+    """H3: a run in progress is marked, its stream gets its terminal event, exit code 0."""
+    with ServerProcess(tmp_path, HERMES_WEBUI_DRAIN_DEADLINE="3") as server:
+        sid = server.new()
+        stream_id = server.start(sid, "please [tokens=3] [sleep=60]")
         with (
-            Sse(served.port, f"/api/chat/stream?stream_id={stream_id}") as sse,
-            served.watch(sid) as watch,
+            Sse(server.port, f"/api/chat/stream?stream_id={stream_id}") as sse,
+            server.watch(sid) as watch,
         ):
-            assert served.terminate() == 0
+            assert server.terminate() == 0
             assert names(list(sse.events()))[-1] == "cancel"
             assert names(list(watch.events()))[-1] == "session-updated"
 
-    with Served(tmp_path) as served:
-        asked, said = served.messages(sid)
-        assert "please" in asked["content"]
-        assert said["cancelled"]
-        assert served.get(f"/api/session/status?session_id={sid}").json["agent_running"] is False
+    with ServerProcess(tmp_path) as server:
+        request, reply = server.messages(sid)
+        assert "please" in request["content"]
+        assert reply["cancelled"]
+        assert server.get(f"/api/session/status?session_id={sid}").json["agent_running"] is False
 
 
 def test_sigkill_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    """H3, S13: the message and each shown token are there, marked, once; its stream can be read."""
-    with Served(tmp_path) as served:
-        sid = served.new()
-        stream_id = served.start(sid, "please [tokens=3] [sleep=60]")
-        with Sse(served.port, f"/api/chat/stream?stream_id={stream_id}") as sse:
+    """H3, S13: the message and each shown token are there, marked, once; the stream is readable."""
+    with ServerProcess(tmp_path) as server:
+        sid = server.new()
+        stream_id = server.start(sid, "please [tokens=3] [sleep=60]")
+        with Sse(server.port, f"/api/chat/stream?stream_id={stream_id}") as sse:
             events = sse.events()
             shown = [next(events) for _ in range(3)]
-            served.kill()
+            server.kill()
 
     for _ in range(2):
-        with Served(tmp_path) as served:
-            asked, said = served.messages(sid)
-            assert (asked["interrupted"], said["interrupted"]) == (True, True)
-            assert said["content"] == "".join(event.data["text"] for event in shown)
-            assert served.read(stream_id)[:3] == shown
+        with ServerProcess(tmp_path) as server:
+            request, reply = server.messages(sid)
+            assert (request["interrupted"], reply["interrupted"]) == (True, True)
+            assert reply["content"] == "".join(event.data["text"] for event in shown)
+            assert server.read(stream_id)[:3] == shown
 
 
-def test_a_folder_has_one_server(tmp_path: Path) -> None:
-    """S13: a second one would take live runs for dead ones."""
-    with Served(tmp_path) as served:
+def test_second_server_of_a_folder_is_refused(tmp_path: Path) -> None:
+    """S13: a second one would treat live runs as dead."""
+    with ServerProcess(tmp_path) as server:
         second = subprocess.run(  # noqa: S603 - our own
             [sys.executable, "-m", "reference_impl", "--state", str(tmp_path), "--port", "0"],
             check=False,
@@ -455,57 +459,57 @@ def test_a_folder_has_one_server(tmp_path: Path) -> None:
         )
         assert second.returncode == 1
         assert b"cannot serve" in second.stderr
-        assert served.get("/health").status == 200
+        assert server.get("/health").status == 200
 
 
 # H4
 
 
-def test_no_container_grows_with_sessions_that_are_gone(served: Served) -> None:
-    """H4: health tells all sizes, and after sessions came and went they are what they were."""
+def test_deleted_sessions_grow_no_container(server: ServerProcess) -> None:
+    """H4: health reports all sizes, and they return to their values after sessions are deleted."""
 
     def sizes() -> dict[str, int]:
-        containers = served.get("/api/system/health").json["containers"]
+        containers = server.get("/api/system/health").json["containers"]
         # These have a bound of their own, which twenty sessions do not reach.
         bounded = ("turn_journal", "watcher_bytes_kept")
         return {name: size for name, size in containers.items() if name not in bounded}
 
-    def live_once(_: int) -> None:
-        sid = served.new()
-        with served.watch(sid) as watch:
-            served.read(served.start(sid, "[tokens=2]"))
+    def run_once(_: int) -> None:
+        sid = server.new()
+        with server.watch(sid) as watch:
+            server.read(server.start(sid, "[tokens=2]"))
             watch.until("session-updated")
-            served.post("/api/session/delete", {"session_id": sid})
+            server.post("/api/session/delete", {"session_id": sid})
             list(watch.events())
 
-    live_once(0)
+    run_once(0)
     before = sizes()
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(live_once, range(20)))
+        list(pool.map(run_once, range(20)))
     after = sizes()
 
     grown = {name: (before[name], size) for name, size in after.items() if size > before[name] + 2}
     assert grown == {}
-    health = served.get("/health?deep=1").json
+    health = server.get("/health?deep=1").json
     assert {"threads", "fds", "rss_bytes"} <= health["process"].keys()
     assert health["checks"]["state_db"]["status"] == "ok"
 
 
-# The server without the rooms: limits and deadlines
+# The server without the app: limits and deadlines
 
 
-class Bench:
-    """An application that serves one feed, a call that waits, and a word."""
+class FakeApplication:
+    """A fake application: one event buffer, a call that waits, and a quick call."""
 
     def __init__(self) -> None:
-        self.feed = Feed("bench")
+        self.buffer = EventBuffer("application")
         self.may_return = threading.Event()
 
     def plan(self, request: Request) -> Plan:
-        """`/stream`, `/wait`, `/instant`, and anything else."""
+        """`/stream`, `/wait`, `/instant`, and any other path."""
         if request.path == "/stream":
             return Plan(
-                lambda wake: Streaming(self.feed.subscribe(wake), b": keepalive\n\n"),
+                lambda wake: Streaming(self.buffer.subscribe(wake), b": keepalive\n\n"),
                 is_stream=True,
             )
         if request.path == "/wait":
@@ -513,20 +517,20 @@ class Bench:
         return Plan(lambda _: answer({"ok": True}), is_instant=request.path == "/instant")
 
     def collect(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def shut_down(self, deadline_s: float) -> None:
-        """End the feed."""
+        """End the buffer."""
         del deadline_s
         self.may_return.set()
-        self.feed.end()
+        self.buffer.end()
 
 
-class Running:
+class InProcessServer:
     """A server in a thread of this process."""
 
     def __init__(self) -> None:
-        self.bench = Bench()
+        self.application = FakeApplication()
         self.loop = asyncio.new_event_loop()
         self.server = self._do(self._begin)
         address = self._do(lambda: self.server.listen("127.0.0.1", 0))
@@ -536,45 +540,45 @@ class Running:
         return self.loop.run_until_complete(act())
 
     async def _begin(self) -> Server:
-        return Server(self.bench)
+        return Server(self.application)
 
     def begin(self) -> None:
-        """Serve, in a thread."""
+        """Start the loop, in a thread."""
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
 
     def end(self) -> None:
-        """Drain."""
+        """Drain, and stop the loop."""
         drain = self.server.drain(3.0)
         asyncio.run_coroutine_threadsafe(drain, self.loop).result(PATIENCE_S)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(PATIENCE_S)
         self.loop.close()
 
-    def get(self, path: str) -> Told:
-        """Ask."""
+    def get(self, path: str) -> Response:
+        """Send a GET request."""
         return call(self.port, "GET", path)
 
     def stream(self) -> Sse:
-        """Read the feed."""
+        """Read the buffer's stream."""
         return Sse(self.port, "/stream")
 
-    def wait_for(self, is_true: Callable[[dict[str, int]], bool]) -> None:
-        """Wait until the gauges say so, looking in the loop, after whatever it does."""
+    def wait_for(self, condition: Callable[[dict[str, int]], bool]) -> None:
+        """Wait until the gauges fulfil a condition, checked in the loop."""
 
         async def look() -> bool:
-            return is_true(self.server.gauges())
+            return condition(self.server.gauges())
 
         seen = threading.Event()
         for _ in range(30_000):
             if asyncio.run_coroutine_threadsafe(look(), self.loop).result(PATIENCE_S):
                 return
             seen.wait(0.001)
-        raise AssertionError(f"never came true: {self.server.gauges()}")
+        raise AssertionError(f"gauges never matched, last: {self.server.gauges()}")
 
 
 def is_dropped(client: socket.socket) -> bool:
-    """Wait for what the server does: whether it lets the client go, without a word."""
+    """Wait for the server; returns whether it closes the connection without a response."""
     try:
         return client.recv(1) == b""
     except ConnectionResetError:
@@ -582,8 +586,8 @@ def is_dropped(client: socket.socket) -> bool:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Running]:
-    run = Running()
+def running() -> Iterator[InProcessServer]:
+    run = InProcessServer()
     run.begin()
     try:
         yield run
@@ -591,39 +595,39 @@ def running() -> Iterator[Running]:
         run.end()
 
 
-def test_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """C6: who is told nothing is told that."""
-    monkeypatch.setattr(streams_room, "SILENCE_S", 0.02)
-    monkeypatch.setattr(streams_room, "TICK_S", 0.01)
+def test_silent_stream_gets_comments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C6: a stream without events gets comments."""
+    monkeypatch.setattr(streams_module, "SILENCE_S", 0.02)
+    monkeypatch.setattr(streams_module, "TICK_S", 0.01)
     with running() as run, run.stream() as sse:
         lines = sse.lines()
         assert [next(lines), next(lines), next(lines)] == [": keepalive", "", ": keepalive"]
 
 
-def test_a_stalled_reader_is_dropped_and_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """C8: another reader of the same feed sees all of it meanwhile, and what is kept is bounded."""
+def test_stalled_reader_is_dropped_without_delaying_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C8: another reader of the same buffer gets all events, and the buffer's size is bounded."""
     monkeypatch.setenv("HERMES_WEBUI_SSE_WRITE_DEADLINE", "0.1")
-    monkeypatch.setattr(streams_room, "TICK_S", 0.01)
+    monkeypatch.setattr(streams_module, "TICK_S", 0.01)
     with running() as run, run.stream() as stalled, run.stream() as reader:
         run.wait_for(lambda gauges: gauges["sse_streams"] == 2)
         events = reader.events()
         seen = 0
         while run.server.streams.dropped == 0:
             for _ in range(20):
-                run.bench.feed.publish("token", {"text": "x" * 8000})
+                run.application.buffer.publish("token", {"text": "x" * 8000})
             for _ in range(20):
-                assert next(events).id == f"bench:{seen + 1}"
+                assert next(events).id == f"application:{seen + 1}"
                 seen += 1
-            assert sizes([run.bench.feed]).bytes <= 300_000
+            assert sizes([run.application.buffer]).bytes <= 300_000
         run.wait_for(lambda gauges: gauges["streams_taken"] == 1)
-        assert len(run.bench.feed) == 1
+        assert len(run.application.buffer) == 1
         stalled.close()
 
 
-def test_streams_are_limited_and_calls_are_answered_all_the_same(
+def test_calls_are_answered_when_streams_are_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """C10: every stream is taken, and health, calls and the refusal come at once."""
+    """C10: with every stream taken, health, calls and refusals are answered."""
     monkeypatch.setenv("HERMES_WEBUI_STREAMS_MAX", "3")
     with running() as run, contextlib.ExitStack() as held:
         streams = [held.enter_context(run.stream()) for _ in range(3)]
@@ -636,29 +640,29 @@ def test_streams_are_limited_and_calls_are_answered_all_the_same(
         assert held.enter_context(run.stream()).status == 200
 
 
-def test_calls_that_wait_hold_up_no_health_and_no_stream() -> None:
-    """H6, C10: every thread waits, and whoever needs none of them is served."""
-    with running() as run, ThreadPoolExecutor(server_room.CALL_THREADS) as pool:
-        waiting = [pool.submit(run.get, "/wait") for _ in range(server_room.CALL_THREADS)]
-        run.wait_for(lambda gauges: gauges["calls"] == server_room.CALL_THREADS)
+def test_waiting_calls_delay_no_health_or_stream() -> None:
+    """H6, C10: with every thread waiting, requests without a thread are answered."""
+    with running() as run, ThreadPoolExecutor(server_module.CALL_THREADS) as pool:
+        waiting = [pool.submit(run.get, "/wait") for _ in range(server_module.CALL_THREADS)]
+        run.wait_for(lambda gauges: gauges["calls"] == server_module.CALL_THREADS)
         assert run.get("/instant").status == 200
         with run.stream() as sse:
             assert sse.status == 200
-        run.bench.may_return.set()
+        run.application.may_return.set()
         assert [each.result(PATIENCE_S).status for each in waiting] == [200] * len(waiting)
 
 
-def test_a_call_that_is_taken_up_too_late_gets_503(monkeypatch: pytest.MonkeyPatch) -> None:
-    """H6: it is not carried out any more, and its client is not left to hang."""
-    monkeypatch.setattr(server_room, "CALL_PATIENCE_S", -1.0)
+def test_call_that_waited_too_long_gets_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    """H6: it is not executed any more, and its client gets a response."""
+    monkeypatch.setattr(server_module, "CALL_PATIENCE_S", -1.0)
     with running() as run:
-        told = run.get("/call")
-        assert (told.status, told.headers["Retry-After"]) == (503, "1")
+        response = run.get("/call")
+        assert (response.status, response.headers["Retry-After"]) == (503, "1")
 
 
-def test_who_only_holds_connections_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """C10: the one that has waited longest goes."""
-    monkeypatch.setattr(server_room, "CONNECTIONS_MAX", 7)
+def test_idle_connections_block_no_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C10: the connection that is idle longest is closed."""
+    monkeypatch.setattr(server_module, "CONNECTIONS_MAX", 7)
     monkeypatch.setenv("HERMES_WEBUI_STREAMS_MAX", "1")
     with running() as run, contextlib.ExitStack() as held:
         idle = [
@@ -671,19 +675,17 @@ def test_who_only_holds_connections_keeps_nobody_out(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /call HT", b"POST / HTTP/1.1\r\nHost: a\r\n"])
-def test_a_request_that_never_comes_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
-    """H2: neither a silent client nor one that sends a byte now and then."""
-    monkeypatch.setattr(server_room, "REQUEST_PATIENCE_S", 0.05)
-    monkeypatch.setattr(server_room, "_TICK_S", 0.01)
+def test_incomplete_request_times_out(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    """H2: neither for a silent client nor for one that sends a byte now and then."""
+    monkeypatch.setattr(server_module, "REQUEST_PATIENCE_S", 0.05)
+    monkeypatch.setattr(server_module, "_TICK_S", 0.01)
     with running() as run, socket.create_connection(("127.0.0.1", run.port), PATIENCE_S) as client:
         client.sendall(sent)
         assert is_dropped(client)
 
 
-def test_nothing_ticks_where_nobody_is_connected() -> None:
-    """H5: with no client, the loop has nothing to wake up for but the minute."""
+def test_server_without_clients_has_no_ticks() -> None:
+    """H5: without a client, the loop wakes only once a minute."""
     with running() as run:
         with run.stream() as sse:
             assert sse.status == 200
@@ -693,8 +695,8 @@ def test_nothing_ticks_where_nobody_is_connected() -> None:
         run.wait_for(lambda _: run.server.streams._ticking is None)
 
 
-def test_every_kind_of_route_is_there() -> None:
-    """H5: health waits for nothing, streams live in the loop, and the rest runs on threads."""
+def test_routes_have_the_expected_kinds() -> None:
+    """H5: health never waits, streams run in the loop, and the others on threads."""
     kinds = {route.path: route.kind for route in ROUTES}
     assert kinds["/health"] is Kind.INSTANT
     assert kinds["/api/chat/start"] is Kind.CALL
@@ -708,10 +710,10 @@ def test_every_kind_of_route_is_there() -> None:
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium here")
-def test_a_person_watches_a_wakeup_arrive(served: Served, tmp_path: Path) -> None:
+def test_browser_page_shows_a_wakeup(server: ServerProcess, tmp_path: Path) -> None:
     """C7, W2: in an open tab, without a reload."""
     with Browser(tmp_path) as browser:
-        browser.open(served.address)
+        browser.open(server.address)
         browser.until("document.getElementById('linked').innerText === 'live'")
         browser.run("document.getElementById('new').click()")
         browser.until("!document.getElementById('say').hidden")

@@ -1,4 +1,4 @@
-"""The list of sessions as clients see it: the present one, made as seldom as possible."""
+"""Tests of the session list: always current, and computed as rarely as possible."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ CHANGES = st.lists(
 
 
 @given(CHANGES)
-def test_the_list_is_what_the_rows_say(changes: list[tuple[str, str, Any]]) -> None:
-    """S11: after any change the list has each session once, in order, as it is now."""
+def test_list_equals_the_rows_after_changes(changes: list[tuple[str, str, Any]]) -> None:
+    """S11: after any change the list has each session once, in order, with its current row."""
     rows: dict[str, dict[str, Any]] = {}
     streams: dict[str, str | None] = {}
     listed = SessionList(lambda: list(rows.values()), streams.get)
@@ -40,18 +40,18 @@ def test_the_list_is_what_the_rows_say(changes: list[tuple[str, str, Any]]) -> N
         assert now.number == len(listed) == len(rows)
 
 
-def test_who_asks_while_it_is_made_gets_one_that_began_later() -> None:
-    """S11: nobody is given what was the case before he asked, and all who wait share one list.
+def test_concurrent_requests_share_a_later_list() -> None:
+    """S11: no response is older than its request, and all waiters share one list.
 
     making   |--- first ---|--- second ---|
     change       x
-    askers         |||| ------------------> all from the second
+    callers        |||| ------------------> all from the second
     """
     rows: list[dict[str, Any]] = []
     begun: list[int] = []
     is_begun, may_end = threading.Event(), threading.Event()
 
-    def slowly() -> list[dict[str, Any]]:
+    def slow_rows() -> list[dict[str, Any]]:
         begun.append(len(rows))
         now = list(rows)
         if len(begun) == 1:
@@ -59,21 +59,21 @@ def test_who_asks_while_it_is_made_gets_one_that_began_later() -> None:
             may_end.wait()
         return now
 
-    listed = SessionList(slowly, lambda _: None)
+    listed = SessionList(slow_rows, lambda _: None)
     numbers: list[int] = []
 
-    def ask() -> None:
+    def request() -> None:
         numbers.append(listed.now().number)
 
-    first = threading.Thread(target=ask)
+    first = threading.Thread(target=request)
     first.start()
     is_begun.wait()
     rows.append({"session_id": "new"})
-    others = [threading.Thread(target=ask) for _ in range(8)]
+    others = [threading.Thread(target=request) for _ in range(8)]
     for thread in others:
         thread.start()
     may_end.set()
     for thread in [first, *others]:
         thread.join()
     assert sorted(numbers) == [0] + [1] * 8
-    assert len(begun) >= 2, "the first one cannot have told of the change"
+    assert len(begun) >= 2, "expected a second list, which has the change"

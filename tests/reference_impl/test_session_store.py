@@ -1,4 +1,4 @@
-"""The reference's session store and its recovery keep S1 to S12, and A6."""
+"""Tests of the session store and its recovery (S1 to S12, A6)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from reference_impl.storage.files import LockBusyError, SharedLock
 FORK = multiprocessing.get_context("fork")
 
 
-def said(*texts: str) -> tuple[Message, ...]:
+def user_messages(*texts: str) -> tuple[Message, ...]:
     return tuple({"role": "user", "content": text} for text in texts)
 
 
@@ -67,11 +67,11 @@ def store(tmp_path: Path) -> SessionStore:
 
 def with_messages(store: SessionStore, sid: str, *contents: str) -> Session:
     store.new(sid)
-    return store.append(sid, *said(*contents))
+    return store.append(sid, *user_messages(*contents))
 
 
 def shrink(store: SessionStore, sid: str, keep: int) -> Session:
-    """Shrink a session as a buggy writer would: nobody asked for it."""
+    """Shrink a session as a buggy writer would: the user did not ask for it."""
     session = store.load(sid)
     return store.save(replace(session, messages=session.messages[:keep]))
 
@@ -80,18 +80,18 @@ def folder_of(store: SessionStore) -> Path:
     return Path(store.files.folder)
 
 
-def damage(store: SessionStore, sid: str) -> bytes:
+def truncate_file(store: SessionStore, sid: str) -> bytes:
     path = folder_of(store) / f"{sid}.json"
     torn = path.read_bytes()[:-10]
     path.write_bytes(torn)
     return torn
 
 
-# What is kept
+# Saved sessions
 
 
-def test_what_was_appended_is_on_disk_metadata_first_then_messages(store: SessionStore) -> None:
-    """S2: another store on the folder reads what one acknowledged; the file is laid out for it."""
+def test_append_is_on_disk_metadata_first(store: SessionStore) -> None:
+    """S2: a second store on the folder reads an acknowledged append; metadata come first."""
     with_messages(store, "s1", "one", "two")
 
     other = SessionStore(store.files.folder)
@@ -102,10 +102,10 @@ def test_what_was_appended_is_on_disk_metadata_first_then_messages(store: Sessio
     assert (first, last) == ("session_id", "messages")
 
 
-def test_a_temporary_file_is_named_by_session_process_and_thread(
+def test_temporary_file_is_named_by_session_and_thread(
     store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S1: `<sid>.tmp.<pid>.<tid>`, and nothing of it stays."""
+    """S1: `<sid>.tmp.<pid>.<tid>`, and it does not stay."""
     renamed: list[str] = []
     real = os.replace
 
@@ -134,7 +134,7 @@ JSON = st.recursive(
     messages=st.lists(st.dictionaries(st.text(), JSON), max_size=3),
     extra=st.dictionaries(st.text().map("x-{}".format), JSON, max_size=3),
 )
-def test_a_sidecar_says_what_the_session_was(
+def test_sidecar_round_trip_keeps_the_session(
     title: str, messages: list[Message], extra: dict[str, object]
 ) -> None:
     """Any JSON goes through a sidecar unchanged, lone surrogates included."""
@@ -145,9 +145,9 @@ def test_a_sidecar_says_what_the_session_was(
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_a_torn_sidecar_is_never_taken_for_a_session(data: st.DataObject) -> None:
-    """S1: whatever its length, a part of a sidecar is damaged, not shorter."""
-    whole = encode(Session(session_id="s", messages=said("one", "two")))
+def test_torn_sidecar_is_damaged(data: st.DataObject) -> None:
+    """S1: a part of a sidecar, of any length, is damaged, not shorter."""
+    whole = encode(Session(session_id="s", messages=user_messages("one", "two")))
     torn = whole[: data.draw(st.integers(0, len(whole.rstrip()) - 1))]
 
     with pytest.raises(SidecarDamagedError):
@@ -170,8 +170,8 @@ def test_a_torn_sidecar_is_never_taken_for_a_session(data: st.DataObject) -> Non
         '{"session_id": "s1", "version": true, "messages": []}',
     ],
 )
-def test_what_is_no_session_is_damaged(store: SessionStore, text: str) -> None:
-    """A sidecar of another shape is a clear error, and stays as it is."""
+def test_sidecar_of_another_shape_is_damaged(store: SessionStore, text: str) -> None:
+    """A sidecar of another shape is a clear error, and is not changed."""
     (folder_of(store) / "s1.json").write_text(text)
 
     with pytest.raises(SidecarDamagedError):
@@ -179,27 +179,27 @@ def test_what_is_no_session_is_damaged(store: SessionStore, text: str) -> None:
     with pytest.raises(SidecarDamagedError):
         store.load_metadata_only("s1")
     with pytest.raises(SidecarDamagedError):
-        store.append("s1", *said("x"))
+        store.append("s1", *user_messages("x"))
     assert (folder_of(store) / "s1.json").read_text() == text
 
 
-def test_a_sidecar_laid_out_by_others_is_read_and_keeps_what_it_has(store: SessionStore) -> None:
-    """Metadata that we do not know, and any white space, come through a save."""
-    plain = {"session_id": "s1", "title": "old", "model": "m", "messages": [*said("one")]}
+def test_foreign_sidecar_layout_survives_a_save(store: SessionStore) -> None:
+    """Unknown metadata and any white space survive a save."""
+    plain = {"session_id": "s1", "title": "old", "model": "m", "messages": [*user_messages("one")]}
     (folder_of(store) / "s1.json").write_text(json.dumps(plain))
 
     assert store.load_metadata_only("s1").message_count == 1
-    store.append("s1", *said("two"))
+    store.append("s1", *user_messages("two"))
 
     saved = json.loads((folder_of(store) / "s1.json").read_text())
     assert (saved["model"], saved["title"], len(saved["messages"])) == ("m", "old", 2)
 
 
-# What is refused
+# Refusals
 
 
-def test_a_metadata_only_load_cannot_be_saved(store: SessionStore) -> None:
-    """S3: it has no messages, so saving it would wipe them."""
+def test_metadata_only_load_cannot_be_saved(store: SessionStore) -> None:
+    """S3: it has no messages, so saving it would remove them."""
     with_messages(store, "s1", "one")
 
     with pytest.raises(MetadataOnlyError):
@@ -208,14 +208,14 @@ def test_a_metadata_only_load_cannot_be_saved(store: SessionStore) -> None:
     assert texts(store.load("s1")) == ["one"]
 
 
-def test_a_stale_copy_is_refused_whoever_made_it_stale(store: SessionStore) -> None:
-    """S9: the loser of two savers gets an error; so does who saves what was deleted meanwhile."""
+def test_stale_copy_is_refused(store: SessionStore) -> None:
+    """S9: the second of two savers gets an error; so does a saver of a deleted session."""
     stale = with_messages(store, "s1", "one")
     other = SessionStore(store.files.folder)
-    other.append("s1", *said("two"))
+    other.append("s1", *user_messages("two"))
 
     with pytest.raises(StaleCopyError):
-        store.save(stale.appended(*said("lost")))
+        store.save(stale.appended(*user_messages("lost")))
     assert texts(store.load("s1")) == ["one", "two"]
 
     other.delete("s1")
@@ -231,10 +231,8 @@ def test_a_stale_copy_is_refused_whoever_made_it_stale(store: SessionStore) -> N
 @pytest.mark.parametrize(
     "busy", [{"active_stream_id": "r1"}, {"pending_user_message": "hello"}], ids=["run", "pending"]
 )
-def test_a_save_that_would_empty_a_session_in_a_turn_says_no(
-    store: SessionStore, busy: dict[str, Any]
-) -> None:
-    """S10: refused out loud, whether the old or the new value is in the midst of a turn."""
+def test_emptying_save_during_a_turn_is_refused(store: SessionStore, busy: dict[str, Any]) -> None:
+    """S10: refused with an error, whether the old or the new value is in a turn."""
     session = with_messages(store, "s1", "one")
     with pytest.raises(SaveRefusedError):
         store.save(replace(session, messages=(), **busy))
@@ -246,8 +244,8 @@ def test_a_save_that_would_empty_a_session_in_a_turn_says_no(
     assert store.backup_count("s1") is None
 
 
-def test_what_is_no_json_is_refused_before_anything_is_written(store: SessionStore) -> None:
-    """S10: an error, and the old version."""
+def test_invalid_json_is_refused_before_writing(store: SessionStore) -> None:
+    """S10: an error, and the old version stays."""
     with_messages(store, "s1", "one")
     before = (folder_of(store) / "s1.json").read_bytes()
 
@@ -273,15 +271,15 @@ HOSTILE = ["", "..", "../x", "a/b", "a\0b", "a.b", "x" * 129, "ä", "_index", "a
 
 
 @pytest.mark.parametrize("sid", HOSTILE, ids=repr)
-def test_a_hostile_id_is_an_error_and_touches_no_file(store: SessionStore, sid: str) -> None:
-    """S12: also one that names a file of the store's own."""
+def test_hostile_id_raises_and_touches_no_file(store: SessionStore, sid: str) -> None:
+    """S12: also an id that names a file of the store's own."""
     store.rows()
     before = sorted(folder_of(store).parent.rglob("*"))
     acts: list[Callable[[], object]] = [
         lambda: store.load(sid),
         lambda: store.load_metadata_only(sid),
         lambda: store.save(Session(session_id=sid)),
-        lambda: store.append(sid, *said("x")),
+        lambda: store.append(sid, *user_messages("x")),
         lambda: store.clear(sid),
         lambda: store.delete(sid),
         lambda: store.clean_stale_stream(sid, lambda _: False),
@@ -294,28 +292,28 @@ def test_a_hostile_id_is_an_error_and_touches_no_file(store: SessionStore, sid: 
     assert sorted(folder_of(store).parent.rglob("*")) == before
 
 
-def test_an_unknown_session_is_an_error(store: SessionStore) -> None:
-    """Nothing comes to be by asking for it."""
+def test_unknown_session_raises(store: SessionStore) -> None:
+    """Reading or changing an unknown session does not create it."""
     for act in (store.load, store.load_metadata_only, store.clear, store.undo):
         with pytest.raises(UnknownSessionError):
-            act("nobody")
-    assert store.delete("nobody") is False
+            act("unknown")
+    assert store.delete("unknown") is False
     assert store.rows() == ()
 
 
 # Shrinking, backups and recovery
 
 
-def test_a_shrink_that_nobody_asked_for_is_undone_with_what_came_since(
+def test_unintentional_shrink_is_undone_with_later_messages(
     store: SessionStore,
 ) -> None:
-    """S4, S5, S2: recovery brings back what was lost, and keeps what was said after the loss."""
+    """S4, S5, S2: recovery restores the lost messages, and keeps those after the loss."""
     with_messages(store, "s1", *"abcdefgh")
     shrink(store, "s1", 4)
-    store.append("s1", *said("x"))
+    store.append("s1", *user_messages("x"))
     shrink(store, "s1", 1)
     assert store.backup_count("s1") == 9
-    store.append("s1", *said("y"))
+    store.append("s1", *user_messages("y"))
     store.rename("s1", "newer")
 
     recovery = recover_all(store)
@@ -326,23 +324,23 @@ def test_a_shrink_that_nobody_asked_for_is_undone_with_what_came_since(
     assert recover_all(store).restored == ()
 
 
-def test_a_session_that_outgrew_its_loss_still_gets_it_back(store: SessionStore) -> None:
-    """S5: it is not the number of messages that tells, but whether some were lost."""
+def test_session_longer_than_its_loss_is_restored(store: SessionStore) -> None:
+    """S5: the number of messages does not matter, only whether some were lost."""
     with_messages(store, "s1", *"abc")
     shrink(store, "s1", 1)
-    store.append("s1", *said(*"uvwxyz"))
+    store.append("s1", *user_messages(*"uvwxyz"))
 
     recover_all(store)
 
     assert texts(store.load("s1")) == [*"abcuvwxyz"]
 
 
-def test_files_that_know_nothing_of_shrinks_are_recovered_by_their_counts(
+def test_files_without_shrink_marks_are_recovered_by_count(
     store: SessionStore,
 ) -> None:
-    """S5: fewer messages than the backup, and no word of the user: the backup wins."""
+    """S5: fewer messages than the backup, and no mark of the user: the backup wins."""
     for name, contents in (("s1.json", "ab"), ("s1.json.bak", "abcde")):
-        plain = {"session_id": "s1", "messages": [*said(*contents)]}
+        plain = {"session_id": "s1", "messages": [*user_messages(*contents)]}
         (folder_of(store) / name).write_text(json.dumps(plain))
 
     assert recover_all(store).restored == ("s1",)
@@ -352,10 +350,10 @@ def test_files_that_know_nothing_of_shrinks_are_recovered_by_their_counts(
 @pytest.mark.parametrize("act", ["clear", "truncate", "undo"])
 @pytest.mark.parametrize("lost", [0, 3], ids=["whole", "after a loss"])
 @pytest.mark.parametrize("then", ["sound", "damaged"])
-def test_what_the_user_removed_stays_so(
+def test_messages_removed_by_the_user_stay_removed(
     store: SessionStore, act: str, lost: int, then: str
 ) -> None:
-    """S6: also where messages were lost before, and where the sidecar is damaged after."""
+    """S6: also if messages were lost before, and if the sidecar is damaged after."""
     with_messages(store, "s1", *"abcdefgh")
     if lost:
         shrink(store, "s1", 8 - lost)
@@ -369,7 +367,7 @@ def test_what_the_user_removed_stays_so(
     assert store.backup_count("s1") == 8
     restored: list[tuple[str, ...]] = [(), ()]
     if then == "damaged":
-        damage(store, "s1")
+        truncate_file(store, "s1")
         restored[0] = ("s1",)
 
     for expected in restored:
@@ -378,8 +376,8 @@ def test_what_the_user_removed_stays_so(
         assert texts(restarted.load("s1")) == texts(after)
 
 
-def test_a_user_who_clears_what_was_already_lost_has_cleared_it(store: SessionStore) -> None:
-    """S6: the loss is not undone, because what the user saw was empty, and he said so."""
+def test_clear_after_a_loss_is_final(store: SessionStore) -> None:
+    """S6: the loss is not undone, because the user saw and confirmed an empty session."""
     with_messages(store, "s1", "one")
     shrink(store, "s1", 0)
     store.clear("s1")
@@ -388,8 +386,8 @@ def test_a_user_who_clears_what_was_already_lost_has_cleared_it(store: SessionSt
     assert texts(store.load("s1")) == []
 
 
-def test_truncating_to_more_than_there_is_removes_nothing(store: SessionStore) -> None:
-    """No message goes, so recovery may still bring back what was lost before."""
+def test_truncate_beyond_the_end_removes_nothing(store: SessionStore) -> None:
+    """No message is removed, so recovery may still restore messages that were lost before."""
     with_messages(store, "s1", *"abc")
     shrink(store, "s1", 1)
     store.truncate("s1", 2)
@@ -399,8 +397,8 @@ def test_truncating_to_more_than_there_is_removes_nothing(store: SessionStore) -
         store.truncate("s1", -1)
 
 
-def test_undo_takes_the_last_message_of_the_user_and_what_followed(store: SessionStore) -> None:
-    """And says so where there is none."""
+def test_undo_removes_the_last_user_message(store: SessionStore) -> None:
+    """And raises if there is none."""
     with_messages(store, "s1", "a", "b")
     store.append("s1", {"role": "assistant", "content": "c"})
 
@@ -410,13 +408,13 @@ def test_undo_takes_the_last_message_of_the_user_and_what_followed(store: Sessio
         store.undo("s1")
 
 
-def test_an_unasked_shrink_after_a_users_is_undone_as_far_as_the_user_left_it(
+def test_unintentional_shrink_after_truncate_is_undone(
     store: SessionStore,
 ) -> None:
-    """S4 to S6: the backup follows what the user wants."""
+    """S4 to S6: the backup follows the user's shrink."""
     with_messages(store, "s1", *"abcdefgh")
     store.truncate("s1", 4)
-    store.append("s1", *said("x"))
+    store.append("s1", *user_messages("x"))
     shrink(store, "s1", 2)
 
     assert store.backup_count("s1") == 5
@@ -424,27 +422,27 @@ def test_an_unasked_shrink_after_a_users_is_undone_as_far_as_the_user_left_it(
     assert texts(store.load("s1")) == [*"abcd", "x"]
 
 
-def test_a_damaged_sidecar_is_kept_aside_before_it_is_replaced(store: SessionStore) -> None:
-    """S4, S2: memory still knows what it said, so nothing is lost, and the torn bytes are kept."""
+def test_damaged_sidecar_is_copied_before_its_replacement(store: SessionStore) -> None:
+    """S4, S2: memory has its content, so nothing is lost, and the torn bytes are kept."""
     with_messages(store, "s1", "one", "two")
-    torn = damage(store, "s1")
+    torn = truncate_file(store, "s1")
 
     assert texts(store.load("s1")) == ["one", "two"]
     assert store.load_metadata_only("s1").message_count == 2
-    store.append("s1", *said("three"))
+    store.append("s1", *user_messages("three"))
 
     assert texts(SessionStore(store.files.folder).load("s1")) == ["one", "two", "three"]
     assert store.backup_count("s1") == -1
     assert (folder_of(store) / "s1.json.damaged").read_bytes() == torn
 
 
-def test_memory_that_is_older_than_a_damaged_sidecar_never_replaces_it(
+def test_older_memory_never_replaces_a_damaged_sidecar(
     store: SessionStore,
 ) -> None:
-    """S9: the other process's version can no longer be read, but it was newer."""
+    """S9: the other process's version is unreadable now, but it was newer."""
     stale = with_messages(store, "s1", "one")
-    SessionStore(store.files.folder).append("s1", *said("two"))
-    torn = damage(store, "s1")
+    SessionStore(store.files.folder).append("s1", *user_messages("two"))
+    torn = truncate_file(store, "s1")
 
     acts: list[Callable[[], object]] = [
         lambda: store.load("s1"),
@@ -457,13 +455,13 @@ def test_memory_that_is_older_than_a_damaged_sidecar_never_replaces_it(
     assert (folder_of(store) / "s1.json").read_bytes() == torn
 
 
-def test_a_damaged_sidecar_is_restored_from_a_good_backup(store: SessionStore) -> None:
-    """S4, S5, S8: its torn bytes are kept; title, time and order are those of the index."""
+def test_damaged_sidecar_is_restored_from_a_backup(store: SessionStore) -> None:
+    """S4, S5, S8: its torn bytes are kept; title, time and order come from the index."""
     with_messages(store, "s1", *"abc")
     shrink(store, "s1", 1)
     store.rename("s1", "newer")
     with_messages(store, "s2", "x")
-    torn = damage(store, "s1")
+    torn = truncate_file(store, "s1")
     before = store.rows()
 
     restarted = SessionStore(store.files.folder)
@@ -477,7 +475,7 @@ def test_a_damaged_sidecar_is_restored_from_a_good_backup(store: SessionStore) -
         assert [row[key] for row in restarted.rows()] == [row[key] for row in before]
 
 
-def test_one_bad_file_never_stops_recovery(store: SessionStore, tmp_path: Path) -> None:
+def test_bad_files_never_stop_recovery(store: SessionStore, tmp_path: Path) -> None:
     """S5: lists in `_*` files, folders, garbage and leftovers beside one real loss."""
     with_messages(store, "s5", *"abc")
     shrink(store, "s5", 1)
@@ -490,7 +488,9 @@ def test_one_bad_file_never_stops_recovery(store: SessionStore, tmp_path: Path) 
     (tmp_path / "s3.json").write_bytes(b"\xff")
     (tmp_path / "s3.json.bak").write_text("[1, 2]")
     (tmp_path / "s4.json.bak").write_text("{")
-    (tmp_path / "s6.json.bak").write_bytes(encode(Session(session_id="s6", messages=said("x"))))
+    (tmp_path / "s6.json.bak").write_bytes(
+        encode(Session(session_id="s6", messages=user_messages("x")))
+    )
     (tmp_path / "s6.tmp.1.2").write_text("half a fi")
     (tmp_path / "s7.tmp.1.2").write_text("half a fi")
     (tmp_path / "_index.tmp.1.2").write_text("half a fi")
@@ -510,8 +510,8 @@ def test_one_bad_file_never_stops_recovery(store: SessionStore, tmp_path: Path) 
     assert not [*tmp_path.glob("*.tmp.*")]
 
 
-def test_an_audit_changes_nothing_and_says_what_recovery_would_do(store: SessionStore) -> None:
-    """Ok, warn, ok."""
+def test_audit_reports_defects_and_changes_nothing(store: SessionStore) -> None:
+    """Status ok, warn, ok."""
     with_messages(store, "s1", *"abc")
     assert audit(store).status == "ok"
     shrink(store, "s1", 1)
@@ -530,12 +530,12 @@ def test_an_audit_changes_nothing_and_says_what_recovery_would_do(store: Session
     assert audit(store).status == "ok"
 
 
-def test_nothing_is_left_of_a_deleted_session(store: SessionStore) -> None:
-    """S6: no backup outlives it, so nothing can bring it back."""
+def test_deleted_session_leaves_nothing(store: SessionStore) -> None:
+    """S6: no backup outlives the session, so nothing can restore it."""
     with_messages(store, "s1", *"abc")
     shrink(store, "s1", 1)
-    damage(store, "s1")
-    store.append("s1", *said("x"))
+    truncate_file(store, "s1")
+    store.append("s1", *user_messages("x"))
 
     assert store.delete("s1") is True
 
@@ -550,7 +550,7 @@ def test_nothing_is_left_of_a_deleted_session(store: SessionStore) -> None:
 
 
 def test_maintenance_is_not_activity(store: SessionStore) -> None:
-    """S8: cleanup and recovery move neither `updated_at` nor the order."""
+    """S8: cleanup and recovery change neither `updated_at` nor the order."""
     with_messages(store, "s1", *"abc")
     store.maintain("s1", lambda session: replace(session, active_stream_id="r1"))
     with_messages(store, "s2", *"abc")
@@ -565,8 +565,8 @@ def test_maintenance_is_not_activity(store: SessionStore) -> None:
     assert ids(store) == ["s3", "s2", "s1"]
 
 
-def test_cleanup_spares_a_live_stream_and_keeps_a_pending_message(store: SessionStore) -> None:
-    """S7, S13: what the user typed joins the messages, marked, and only once."""
+def test_cleanup_spares_live_streams_and_pending_messages(store: SessionStore) -> None:
+    """S7, S13: the user's message joins the messages, marked, and only once."""
     with_messages(store, "s1", "one")
     busy: dict[str, Any] = {
         "active_stream_id": "r1",
@@ -586,7 +586,7 @@ def test_cleanup_spares_a_live_stream_and_keeps_a_pending_message(store: Session
     assert not session.is_busy
 
 
-def test_cleanup_asks_about_the_stream_that_is_there_when_it_holds_the_lock(
+def test_cleanup_checks_the_stream_under_the_lock(
     store: SessionStore,
 ) -> None:
     """S7: a run that registered while cleanup waited for the lock is left alone.
@@ -597,7 +597,7 @@ def test_cleanup_asks_about_the_stream_that_is_there_when_it_holds_the_lock(
     with_messages(store, "s1", "one")
     store.maintain("s1", lambda session: replace(session, active_stream_id="r1"))
     other = SessionStore(store.files.folder)
-    asked: list[str] = []
+    checked_streams: list[str] = []
     holds, registers = threading.Event(), threading.Event()
 
     def register(session: Session) -> Session:
@@ -610,7 +610,7 @@ def test_cleanup_asks_about_the_stream_that_is_there_when_it_holds_the_lock(
     holds.wait()
 
     def is_live(stream: str) -> bool:
-        asked.append(stream)
+        checked_streams.append(stream)
         return stream == "r2"
 
     cleanup = threading.Thread(target=lambda: store.clean_stale_stream("s1", is_live))
@@ -619,27 +619,27 @@ def test_cleanup_asks_about_the_stream_that_is_there_when_it_holds_the_lock(
     run.join()
     cleanup.join()
 
-    assert asked == ["r2"]
+    assert checked_streams == ["r2"]
     assert store.load("s1").active_stream_id == "r2"
 
 
-def test_the_newest_activity_comes_first_whatever_the_clock_does(tmp_path: Path) -> None:
+def test_order_of_activity_survives_clock_jumps(tmp_path: Path) -> None:
     """A clock that stands still or jumps back does not disturb the order."""
     times = iter([5.0, 5.0, 5.0, 5.0, 1.0, 1.0])
     store = SessionStore(tmp_path, clock=lambda: next(times))
     store.new("a")
     store.new("b")
-    store.append("a", *said("x"))
+    store.append("a", *user_messages("x"))
     assert ids(store) == ["a", "b"]
-    store.append("b", *said("x"))
+    store.append("b", *user_messages("x"))
     assert ids(store) == ["b", "a"]
 
 
 # The index
 
 
-def test_a_damaged_index_is_rebuilt_from_the_sidecars(store: SessionStore) -> None:
-    """S11: torn, of another shape, with ghosts, with duplicates, or gone."""
+def test_damaged_index_is_rebuilt_from_the_sidecars(store: SessionStore) -> None:
+    """S11: torn, of another shape, with ghosts, with duplicates, or missing."""
     store.new("s1")
     store.new("s2")
     path = folder_of(store) / "_index.json"
@@ -686,10 +686,10 @@ def test_listing_parses_no_sidecar(store: SessionStore, monkeypatch: pytest.Monk
     assert sorted(read) == [f"head of s{number}.json" for number in range(5)]
 
 
-def test_a_row_that_could_not_be_written_is_written_with_the_next(
+def test_unwritten_row_is_written_with_the_next(
     store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S11, S10: the session is safe, so the save succeeds, and its row is not forgotten."""
+    """S11, S10: the session is safe, so the save succeeds, and its row follows later."""
     store.new("s1")
     store.new("s2")
 
@@ -697,7 +697,7 @@ def test_a_row_that_could_not_be_written_is_written_with_the_next(
         raise OSError(28, "No space left on device", str(path), len(data))
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "put_lightly", full)
+        patch.setattr(files, "put_unsynced", full)
         store.rename("s1", "renamed")
         store.delete("s2")
         assert [(row["session_id"], row["title"]) for row in store.rows()] == [("s1", "renamed")]
@@ -713,7 +713,7 @@ def test_a_row_that_could_not_be_written_is_written_with_the_next(
 def append_many(folder: Path, name: str, count: int) -> None:
     store = SessionStore(folder)
     for number in range(count):
-        store.append("shared", *said(f"{name}{number}"))
+        store.append("shared", *user_messages(f"{name}{number}"))
         store.new(f"{name}{number}")
         if number % 3 == 0:
             store.delete(f"{name}{number}")
@@ -744,7 +744,7 @@ def test_threads_share_a_store(store: SessionStore) -> None:
 
     def append(name: str) -> None:
         for number in range(10):
-            store.append("s1", *said(f"{name}{number}"))
+            store.append("s1", *user_messages(f"{name}{number}"))
 
     threads = [threading.Thread(target=append, args=(name,)) for name in "abcd"]
     for thread in threads:
@@ -759,7 +759,7 @@ def test_threads_share_a_store(store: SessionStore) -> None:
 # Memory
 
 
-def test_sessions_in_memory_are_bounded_and_one_in_use_or_unproven_stays(tmp_path: Path) -> None:
+def test_sessions_in_memory_are_bounded_to_the_cap(tmp_path: Path) -> None:
     """A6: least recently used goes first, unless it is streaming, pending, or damaged on disk."""
     store = SessionStore(tmp_path, cap=3)
     with_messages(store, "run", "x")
@@ -767,7 +767,7 @@ def test_sessions_in_memory_are_bounded_and_one_in_use_or_unproven_stays(tmp_pat
     with_messages(store, "pending", "x")
     store.maintain("pending", lambda session: replace(session, pending_user_message="y"))
     with_messages(store, "torn", "x")
-    damage(store, "torn")
+    truncate_file(store, "torn")
     for number in range(20):
         with_messages(store, f"s{number}", "x")
 
@@ -775,7 +775,7 @@ def test_sessions_in_memory_are_bounded_and_one_in_use_or_unproven_stays(tmp_pat
     assert texts(store.load("torn")) == ["x"]
     store.clean_stale_stream("run", lambda _: False)
     store.maintain("pending", lambda session: replace(session, pending_user_message=None))
-    store.append("torn", *said("y"))
+    store.append("torn", *user_messages("y"))
     for number in range(3):
         store.load(f"s{number}")
     assert {*store._held} == {"s0", "s1", "s2"}
@@ -785,19 +785,19 @@ def test_sessions_in_memory_are_bounded_and_one_in_use_or_unproven_stays(tmp_pat
 @pytest.mark.parametrize(
     ("value", "cap"), [("7", 7), ("", 100), ("many", 100), ("0", 100), ("-3", 100)]
 )
-def test_garbage_in_the_environment_falls_back(
+def test_invalid_cap_in_environment_gives_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, cap: int
 ) -> None:
-    """A6: HERMES_WEBUI_SESSIONS_MAX, if it is a number that makes sense."""
+    """A6: HERMES_WEBUI_SESSIONS_MAX, if it is a positive number."""
     monkeypatch.setenv("HERMES_WEBUI_SESSIONS_MAX", value)
 
     assert SessionStore(tmp_path).cap == cap
 
 
-def test_memory_never_answers_for_a_newer_disk(store: SessionStore) -> None:
-    """S9: what another process saved is what a load gives."""
+def test_load_returns_the_newer_version_on_disk(store: SessionStore) -> None:
+    """S9: a load returns what another process saved."""
     with_messages(store, "s1", "one")
-    SessionStore(store.files.folder).append("s1", *said("two"))
+    SessionStore(store.files.folder).append("s1", *user_messages("two"))
 
     assert texts(store.load("s1")) == ["one", "two"]
 
@@ -806,8 +806,8 @@ def test_memory_never_answers_for_a_newer_disk(store: SessionStore) -> None:
 
 
 @pytest.mark.parametrize("holding", ["a thread", "another process"])
-def test_a_lock_that_nobody_gives_back_is_an_error_in_time(tmp_path: Path, holding: str) -> None:
-    """H6: no wait is for ever; and the lock is free once its holder is gone."""
+def test_lock_that_stays_held_raises_in_time(tmp_path: Path, holding: str) -> None:
+    """H6: no wait is unbounded; and the lock is free once its holder is gone."""
     holder = SharedLock(str(tmp_path / "lock"), patience_s=0.0)
     waiter = holder if holding == "a thread" else SharedLock(str(tmp_path / "lock"), patience_s=0.0)
 
@@ -818,15 +818,15 @@ def test_a_lock_that_nobody_gives_back_is_an_error_in_time(tmp_path: Path, holdi
         pass
 
 
-def test_a_busy_lock_changes_nothing(tmp_path: Path) -> None:
-    """H6, S10: the save did not happen, and says so."""
+def test_busy_lock_changes_nothing(tmp_path: Path) -> None:
+    """H6, S10: the save did not happen, and raises."""
     store = SessionStore(tmp_path, patience_s=0.0)
     with_messages(store, "s1", "one")
 
     with store.files.locked("s1"), pytest.raises(LockBusyError):
-        store.append("s1", *said("two"))
+        store.append("s1", *user_messages("two"))
     with store.files.index_lock.held():
-        store.append("s1", *said("two"))
+        store.append("s1", *user_messages("two"))
 
     assert texts(store.load("s1")) == ["one", "two"]
     assert store.rows()[0]["message_count"] == 2
@@ -837,13 +837,13 @@ def test_a_busy_lock_changes_nothing(tmp_path: Path) -> None:
 
 def lose_twice(store: SessionStore) -> None:
     shrink(store, "s1", 2)
-    store.append("s1", *said("x"))
+    store.append("s1", *user_messages("x"))
     shrink(store, "s1", 1)
 
 
 ACTS: dict[str, Callable[[SessionStore], object]] = {
     "new": lambda store: with_messages(store, "s2"),
-    "append": lambda store: store.append("s1", *said("x")),
+    "append": lambda store: store.append("s1", *user_messages("x")),
     "rename": lambda store: store.rename("s1", "newer"),
     "clear": lambda store: store.clear("s1"),
     "truncate": lambda store: store.truncate("s1", 2),
@@ -855,7 +855,7 @@ View = dict[str, tuple[str, list[str]]]
 
 
 def view(folder: Path) -> View:
-    """What a user sees after a restart."""
+    """The sessions as a user sees them after a restart."""
     store = SessionStore(folder)
     recover_all(store)
     rows = store.rows()
@@ -873,13 +873,13 @@ def started(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     with_messages(store, "s1", *"abcd")
     if request.param == "shrunk":
         shrink(store, "s1", 2)
-        store.append("s1", *said("e"))
+        store.append("s1", *user_messages("e"))
     return folder
 
 
 @pytest.mark.parametrize("act", ACTS)
-def test_a_crash_anywhere_leaves_the_old_or_the_new(act: str, started: Path) -> None:
-    """S1, S2, S5, S6: killed or without power, at every call, and recovered: whole or absent."""
+def test_crash_at_any_call_leaves_old_or_new(act: str, started: Path) -> None:
+    """S1, S2, S5, S6: a kill or power loss at every call, then recovery: whole or absent."""
     copy = started.with_name("copy")
     start = Image.of(started)
     start.put_into(copy)
@@ -890,19 +890,19 @@ def test_a_crash_anywhere_leaves_the_old_or_the_new(act: str, started: Path) -> 
 
     for crash in every_crash_point(started, lambda: ACTS[act](SessionStore(started))):
         accepted = [new] if crash.call is None else [old, new]
-        for image in crash.aftermaths(Random(1), 16):
+        for image in crash.images(Random(1), 16):
             image.put_into(copy)
             assert view(copy) in accepted, f"{crash.call}: {sorted(image.files)}"
 
 
-def test_a_crash_among_several_losses_loses_and_doubles_nothing(started: Path) -> None:
-    """S2, S5: a backup without its shrink, or a shrink with a newer backup, is told apart."""
+def test_crash_among_several_shrinks_loses_nothing(started: Path) -> None:
+    """S2, S5: a backup without its shrink and a shrink with a newer backup are distinguished."""
     copy = started.with_name("copy")
     Image.of(started).put_into(copy)
     old = view(copy)["s1"][1]
 
     for crash in every_crash_point(started, lambda: lose_twice(SessionStore(started))):
-        for image in crash.aftermaths(Random(1), 4):
+        for image in crash.images(Random(1), 4):
             image.put_into(copy)
             assert view(copy)["s1"][1] in (
                 [[*old, "x"]] if crash.call is None else [old, [*old, "x"]]
@@ -921,10 +921,10 @@ def test_a_crash_among_several_losses_loses_and_doubles_nothing(started: Path) -
     ],
     ids=["once full", "full", "once broken", "broken", "short"],
 )
-def test_a_failure_anywhere_is_told_or_harmless(
+def test_failure_at_any_call_raises_or_is_harmless(
     act: str, fault_at: Callable[[int], Fault], started: Path
 ) -> None:
-    """S1, S2, S10: what raised left the old or the new; what did not, did it; and life goes on."""
+    """S1, S2, S10: a failed call left the old or the new; a successful one the new."""
     copy = started.with_name("copy")
     start = Image.of(started)
     start.put_into(copy)

@@ -1,4 +1,4 @@
-"""The reference's state.db keeps D1 to D11, seen from callers, neighbours and other processes."""
+"""Tests of state.db (D1 to D11): callers, concurrent processes and foreign programs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from reference_impl.state_db import ticket_lock as write_line
-from reference_impl.state_db import write_queue
+from reference_impl.state_db import ticket_lock, write_queue
 from reference_impl.state_db.errors import (
     ClosedError,
     DatabaseFailedError,
@@ -27,7 +26,7 @@ from reference_impl.state_db.errors import (
     TitleTakenError,
 )
 from reference_impl.state_db.state_db import Draft, StateDb
-from reference_impl.state_db.ticket_lock import WriteLine
+from reference_impl.state_db.ticket_lock import TicketLock
 from reference_impl.state_db.wal import LIMIT_BYTES, Commit
 
 DAY_S = 86_400.0
@@ -50,18 +49,18 @@ def texts(db: StateDb, session: str = "s") -> list[str | None]:
 
 
 def assert_consistent(path: Path) -> None:
-    """Counters, rows and the full-text index agree, seen by an independent connection."""
-    with closing(sqlite3.connect(path)) as stranger:
+    """Counters, rows and the full-text index agree, read by an independent connection."""
+    with closing(sqlite3.connect(path)) as foreign:
         counted = (
             "SELECT id, message_count, (SELECT count(*) FROM messages WHERE session_id = s.id)"
         )
-        rows = stranger.execute(f"{counted} FROM sessions AS s").fetchall()
+        rows = foreign.execute(f"{counted} FROM sessions AS s").fetchall()
         assert [row for row in rows if row[1] != row[2]] == []
-        stranger.execute("INSERT INTO words(words) VALUES ('integrity-check')")
+        foreign.execute("INSERT INTO words(words) VALUES ('integrity-check')")
 
 
 class Child:
-    """A Python process that runs a program and speaks in lines."""
+    """A Python process that runs a program and communicates in lines."""
 
     def __init__(self, program: str, *words: object) -> None:
         command = [sys.executable, "-c", program, *map(str, words)]
@@ -69,19 +68,19 @@ class Child:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def hears(self) -> str:
-        """Read the next line that it says."""
+    def read_line(self) -> str:
+        """Read the next line of its output."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def tell(self) -> None:
-        """Let it read a line."""
+    def send_line(self) -> None:
+        """Send it an empty line."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
     def finish(self) -> str:
-        """Wait for its end; returns the rest of what it said."""
+        """Wait for its end; returns the rest of its output."""
         return self.process.communicate(timeout=60)[0].strip()
 
 
@@ -129,7 +128,7 @@ threads = [threading.Thread(target=append, args=(n,)) for n in range(2)]
 [thread.join() for thread in threads]
 """
 
-STRANGER_WRITES_SOME = """
+FOREIGN_WRITES = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
 for number in range(int(sys.argv[2])):
@@ -156,7 +155,7 @@ class Faulty(sqlite3.Connection):
 
 
 class Arm(Protocol):
-    """Lets the next statements that begin like this fail."""
+    """Lets the next statements with this prefix fail."""
 
     def __call__(self, prefix: str, fault: BaseException, times: int = 1) -> None: ...
 
@@ -173,10 +172,10 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arm]:
     Faulty.times = 0
 
 
-# What a session is -------------------------------------------------------------------------------
+# Sessions and messages ---------------------------------------------------------------------------
 
 
-def test_a_session_remembers_what_was_stored(db: StateDb) -> None:
+def test_session_has_its_stored_values(db: StateDb) -> None:
     db.create_session("s", "elsewhere")
     db.set_system_prompt("s", "be brief")
     db.add_tokens("s", 3, 4)
@@ -194,7 +193,7 @@ def test_a_session_remembers_what_was_stored(db: StateDb) -> None:
     ]
 
 
-def test_tokens_can_be_set(db: StateDb) -> None:
+def test_set_tokens_replaces_the_totals(db: StateDb) -> None:
     db.add_tokens("s", 3, 4)
     db.set_tokens("s", 10, 20)
 
@@ -204,7 +203,7 @@ def test_tokens_can_be_set(db: StateDb) -> None:
     assert (session.input_tokens, session.output_tokens) == (10, 20)
 
 
-def test_the_first_end_stays_until_the_session_is_reopened(path: Path) -> None:
+def test_first_end_stays_until_the_session_reopens(path: Path) -> None:
     now_s = 0.0
     with StateDb(path, clock=lambda: now_s) as db:
         db.create_session("s", "cli")
@@ -221,7 +220,7 @@ def test_the_first_end_stays_until_the_session_is_reopened(path: Path) -> None:
     assert (reopened.ended_at, reopened.end_reason) == (None, None)
 
 
-def test_a_title_belongs_to_one_session(db: StateDb) -> None:
+def test_title_belongs_to_one_session(db: StateDb) -> None:
     db.create_session("t", "cli")
     assert db.set_title("s", "plans")
     assert db.set_title("s", "plans")
@@ -232,7 +231,7 @@ def test_a_title_belongs_to_one_session(db: StateDb) -> None:
     assert db.set_title("t", "plans")
 
 
-def test_replacing_and_deleting_leaves_nothing_to_be_found(db: StateDb, path: Path) -> None:
+def test_replaced_and_deleted_messages_are_not_found(db: StateDb, path: Path) -> None:
     db.append_message("s", "user", "apple", [{"name": "f"}])
     db.replace_messages("s", [Draft("user", "pear"), Draft("user", "plum", (1, 2, 3))])
     replaced = db.get_session("s")
@@ -249,7 +248,7 @@ def test_replacing_and_deleting_leaves_nothing_to_be_found(db: StateDb, path: Pa
     assert (db.search("quince"), db.list_sessions()) == ([], [])
 
 
-def test_only_sessions_that_ended_long_ago_are_pruned(path: Path) -> None:
+def test_prune_deletes_only_old_ended_sessions(path: Path) -> None:
     now_s = 0.0
     with StateDb(path, clock=lambda: now_s) as db:
         for name in ("old", "reopened", "recent", "open"):
@@ -269,7 +268,7 @@ def test_only_sessions_that_ended_long_ago_are_pruned(path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", ["", "  ", '"', "AND", "*", "a* OR", "NEAR(x", "col:x", "\0"])
-def test_hostile_words_find_nothing_and_raise_nothing(db: StateDb, words: str) -> None:
+def test_search_with_hostile_words_finds_nothing(db: StateDb, words: str) -> None:
     db.append_message("s", "user", "plain")
     assert db.search(words) == []
 
@@ -277,12 +276,12 @@ def test_hostile_words_find_nothing_and_raise_nothing(db: StateDb, words: str) -
 # D1, D2: durable, or nothing ---------------------------------------------------------------------
 
 
-def test_what_was_acknowledged_survives_a_kill(db: StateDb, path: Path) -> None:
-    """D1: everything that a killed process was told is there, whole, for everybody else."""
+def test_acknowledged_writes_survive_a_kill(db: StateDb, path: Path) -> None:
+    """D1: every write that a killed process acknowledged is there for all other processes."""
     with child(APPEND_FOREVER, path, "c") as writer:
         acknowledged = 0
         while acknowledged < 50:
-            acknowledged = int(writer.hears())
+            acknowledged = int(writer.read_line())
         writer.process.kill()
 
         assert [f"c {number}" for number in range(acknowledged + 1)] == texts(db)[
@@ -291,7 +290,7 @@ def test_what_was_acknowledged_survives_a_kill(db: StateDb, path: Path) -> None:
     assert_consistent(path)
 
 
-def test_a_write_is_on_disk_before_it_is_acknowledged(
+def test_write_is_synced_before_it_is_acknowledged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D1: the log is synced after the commit and before the call returns."""
@@ -305,8 +304,8 @@ def test_a_write_is_on_disk_before_it_is_acknowledged(
     assert synced == [1]
 
 
-def test_a_failed_sync_is_told(db: StateDb, monkeypatch: pytest.MonkeyPatch) -> None:
-    """D10: a write that is committed but not known to be durable says just that."""
+def test_failed_sync_raises_not_synced(db: StateDb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D10: a committed write that is not known to be durable raises an error of its own."""
 
     def fail(fd: int) -> None:
         raise OSError(5, f"Input/output error on {fd}")
@@ -334,14 +333,14 @@ def test_a_failed_sync_is_told(db: StateDb, monkeypatch: pytest.MonkeyPatch) -> 
         lambda db: db.add_tokens("unknown", 1, 1),
     ],
 )
-def test_a_write_about_an_unknown_session_does_nothing(
+def test_write_to_an_unknown_session_raises(
     db: StateDb, path: Path, write: Callable[[StateDb], None]
 ) -> None:
-    """D2: it raises, and no row is there."""
+    """D2: it raises, and adds no row."""
     with pytest.raises(SessionUnknownError, match="there is no session 'unknown'"):
         write(db)
-    with closing(sqlite3.connect(path)) as stranger:
-        assert stranger.execute("SELECT count(*) FROM messages").fetchone() == (0,)
+    with closing(sqlite3.connect(path)) as foreign:
+        assert foreign.execute("SELECT count(*) FROM messages").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("prefix", ["BEGIN", "UPDATE", "INSERT INTO messages", "COMMIT"])
@@ -350,10 +349,10 @@ def test_a_write_about_an_unknown_session_does_nothing(
     [sqlite3.OperationalError("database or disk is full"), KeyboardInterrupt(), SystemExit(3)],
     ids=["full", "interrupt", "exit"],
 )
-def test_a_write_that_raised_did_nothing(
+def test_failed_write_leaves_nothing(
     faulty: Arm, path: Path, prefix: str, fault: BaseException
 ) -> None:
-    """D2, D9, D10: whatever is raised, and wherever, nothing stays: no row, no count, no lock."""
+    """D2, D9, D10: after any error at any statement nothing stays: no row, no count, no lock."""
     with StateDb(path) as db:
         db.create_session("s", "cli")
         db.append_message("s", "user", "before")
@@ -361,15 +360,15 @@ def test_a_write_that_raised_did_nothing(
         with pytest.raises((DatabaseFailedError, KeyboardInterrupt, SystemExit)):
             db.append_message("s", "user", "never")
 
-        with closing(sqlite3.connect(path, timeout=0)) as stranger:
-            stranger.execute("BEGIN IMMEDIATE")
+        with closing(sqlite3.connect(path, timeout=0)) as foreign:
+            foreign.execute("BEGIN IMMEDIATE")
         db.append_message("s", "user", "after")
         assert texts(db) == ["before", "after"]
     assert_consistent(path)
 
 
-def test_a_connection_that_cannot_roll_back_is_closed(faulty: Arm, path: Path) -> None:
-    """D9: closing rolls back whatever refused to be rolled back."""
+def test_connection_with_failed_rollback_is_closed(faulty: Arm, path: Path) -> None:
+    """D9: closing rolls back a transaction whose rollback failed."""
     with StateDb(path) as db:
         db.create_session("s", "cli")
         faulty("ROLLBACK", sqlite3.OperationalError("disk I/O error"))
@@ -387,18 +386,18 @@ def test_a_connection_that_cannot_roll_back_is_closed(faulty: Arm, path: Path) -
 
 
 def in_one_batch(db: StateDb, path: Path, calls: Sequence[Callable[[], object]]) -> list[object]:
-    """Make calls wait together behind a stranger, so that one transaction carries them all."""
+    """Let calls wait behind a foreign writer, so that one transaction carries them all."""
     outcomes: list[object] = [None] * len(calls)
 
     def run(index: int) -> None:
         try:
             outcomes[index] = calls[index]()
-        except Exception as error:  # noqa: BLE001 - it is what the test looks at
+        except Exception as error:  # noqa: BLE001 - the test examines it
             outcomes[index] = error
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(len(calls))]
-    with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
-        stranger.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(path, isolation_level=None)) as foreign:
+        foreign.execute("BEGIN IMMEDIATE")
         for number, thread in enumerate(threads, start=1):
             thread.start()
             while len(db._writers._waiting) < number:
@@ -408,8 +407,8 @@ def in_one_batch(db: StateDb, path: Path, calls: Sequence[Callable[[], object]])
     return outcomes
 
 
-def test_a_poisoned_write_fails_alone(db: StateDb, path: Path) -> None:
-    """D2: its neighbours in the batch succeed, once each."""
+def test_failing_write_fails_without_its_batch(db: StateDb, path: Path) -> None:
+    """D2: the other writes of the batch succeed, once each."""
     outcomes = in_one_batch(
         db,
         path,
@@ -425,8 +424,8 @@ def test_a_poisoned_write_fails_alone(db: StateDb, path: Path) -> None:
     assert_consistent(path)
 
 
-def test_a_commit_that_failed_is_tried_by_each_alone(faulty: Arm, path: Path) -> None:
-    """D2: a common commit that fails fails nobody who succeeds alone."""
+def test_failed_batch_commit_is_retried_per_write(faulty: Arm, path: Path) -> None:
+    """D2: after a failed common commit, every write that can succeed by itself does."""
     with StateDb(path) as db:
         db.create_session("s", "cli")
         faulty("COMMIT", sqlite3.OperationalError("disk I/O error"), times=2)
@@ -445,11 +444,11 @@ def test_a_commit_that_failed_is_tried_by_each_alone(faulty: Arm, path: Path) ->
 # D3, D4, D5: waiting -----------------------------------------------------------------------------
 
 
-def test_many_processes_and_strangers_write_and_nobody_is_refused(db: StateDb, path: Path) -> None:
-    """D3: neither those who stand in line nor one who does not is refused; no write is lost."""
+def test_concurrent_processes_and_foreign_writers_all_succeed(db: StateDb, path: Path) -> None:
+    """D3: neither writers with tickets nor one without is refused; no write is lost."""
     some = [Child(APPEND_SOME, path, name, 40) for name in ("a", "b", "c")]
-    stranger = Child(STRANGER_WRITES_SOME, path, 100)
-    for process in (*some, stranger):
+    foreign = Child(FOREIGN_WRITES, path, 100)
+    for process in (*some, foreign):
         process.finish()
         assert process.process.returncode == 0
 
@@ -462,15 +461,15 @@ def test_many_processes_and_strangers_write_and_nobody_is_refused(db: StateDb, p
     assert_consistent(path)
 
 
-def test_the_threads_of_a_process_are_served_in_order(db: StateDb, path: Path) -> None:
+def test_threads_of_a_process_write_in_order(db: StateDb, path: Path) -> None:
     """D4: first come, first served."""
     names = [str(number) for number in range(8)]
     in_one_batch(db, path, [partial(db.append_message, "s", "user", name) for name in names])
     assert texts(db) == names
 
 
-def test_a_write_that_lost_its_patience_names_the_holder_and_never_happens(path: Path) -> None:
-    """D5, D2: it is refused in time, told by whom, and stays undone when the holder goes on.
+def test_write_out_of_patience_names_the_owner(path: Path) -> None:
+    """D5, D2: it is refused in time, names the owner, and is not done when the owner continues.
 
     holder: |--- in a transaction, stopped ---------|
     writer:    |--- waits ---| OutOfPatienceError
@@ -478,20 +477,20 @@ def test_a_write_that_lost_its_patience_names_the_holder_and_never_happens(path:
     with StateDb(path) as db:
         db.create_session("s", "cli")
     with child(HOLD_IN_A_WRITE, path) as holder, StateDb(path, patience_s=0.2) as db:
-        assert holder.hears() == "holding"
+        assert holder.read_line() == "holding"
         os.kill(holder.process.pid, signal.SIGSTOP)
         named = rf"no turn in 0\.2 s; process {holder.process.pid} \(.*\), which is stopped"
         with pytest.raises(OutOfPatienceError, match=named):
             db.append_message("s", "user", "never")
         os.kill(holder.process.pid, signal.SIGCONT)
-        holder.tell()
-        assert holder.hears() == "done"
+        holder.send_line()
+        assert holder.read_line() == "done"
         db.append_message("s", "user", "after")
         assert texts(db) == [None, "after"]
 
 
-def test_a_stranger_that_holds_the_lock_is_named_too(db: StateDb, path: Path) -> None:
-    """D5: a program that stands in no line is found by its lock."""
+def test_foreign_lock_owner_is_named(db: StateDb, path: Path) -> None:
+    """D5: a program without a ticket is found by its lock."""
     hold = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -500,124 +499,124 @@ print("holding", flush=True)
 sys.stdin.readline()
 """
     db._patience_s = 0.2
-    with child(hold, path) as stranger:
-        assert stranger.hears() == "holding"
-        pid = stranger.process.pid
-        with pytest.raises(OutOfPatienceError, match=rf"process {pid} .* does not stand in line"):
+    with child(hold, path) as foreign:
+        assert foreign.read_line() == "holding"
+        pid = foreign.process.pid
+        with pytest.raises(OutOfPatienceError, match=rf"process {pid} .* has no ticket"):
             db.append_message("s", "user", "never")
 
 
-def test_a_dead_holder_is_succeeded_and_leaves_no_trace(db: StateDb, path: Path) -> None:
-    """D5, D9: what it had half done is gone, and nobody waits for it."""
+def test_killed_lock_owner_is_succeeded(db: StateDb, path: Path) -> None:
+    """D5, D9: its unfinished write is gone, and no writer waits for it."""
     with child(HOLD_IN_A_WRITE, path) as holder:
-        assert holder.hears() == "holding"
+        assert holder.read_line() == "holding"
         holder.process.kill()
         db.append_message("s", "user", "after")
     assert texts(db) == ["after"]
     assert_consistent(path)
 
 
-def test_a_stuck_line_is_gone_round(
+def test_stuck_ticket_lock_is_bypassed(
     db: StateDb, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """D3: one who stands in line and hangs, but holds no lock of SQLite's, refuses nobody."""
+    """D3: a hanging ticket holder that holds no lock of SQLite refuses no write."""
     monkeypatch.setattr(write_queue, "GRACE_S", 0.05)
     db.append_message("s", "user", "before")
-    hanging = WriteLine(str(path))
-    hanging.stand()
+    hanging = TicketLock(str(path))
+    hanging.acquire()
     for text in ("a", "b"):
         db.append_message("s", "user", text)
-    hanging.leave()
+    hanging.release()
     hanging.close()
     db.append_message("s", "user", "after")
     assert texts(db) == ["before", "a", "b", "after"]
 
 
-STAND_IN_LINE = """
+ACQUIRE_TICKET = """
 import sys
-from reference_impl.state_db.ticket_lock import WriteLine
-line = WriteLine(sys.argv[1])
+from reference_impl.state_db.ticket_lock import TicketLock
+lock = TicketLock(sys.argv[1])
 print("coming", flush=True)
-line.stand()
+lock.acquire()
 print("first", flush=True)
 sys.stdin.readline()
-line.leave()
+lock.release()
 print("left", flush=True)
 """
 
 
-def in_line(path: Path) -> int:
-    """How many tickets were drawn."""
+def tickets_drawn(path: Path) -> int:
+    """The number of tickets that were drawn."""
     return int.from_bytes(path.with_name("state.db.line").read_bytes()[:8], sys.byteorder)
 
 
-def test_processes_are_served_in_the_order_in_which_they_came(path: Path) -> None:
-    """D4: none is overtaken, however fast the others are.
+def test_processes_acquire_tickets_in_order_of_arrival(path: Path) -> None:
+    """D4: no process is overtaken, however fast the others are.
 
-    line: |--- 1 ---|--- 2 ---|--- 3 ---|
+    ticket: |--- 1 ---|--- 2 ---|--- 3 ---|
     """
     with ExitStack() as stack:
-        line = WriteLine(str(path))
-        line.stand()
+        lock = TicketLock(str(path))
+        lock.acquire()
         waiting = []
         for number in range(3):
-            waiting.append(stack.enter_context(child(STAND_IN_LINE, path)))
-            assert waiting[-1].hears() == "coming"
-            while in_line(path) < number + 2:
+            waiting.append(stack.enter_context(child(ACQUIRE_TICKET, path)))
+            assert waiting[-1].read_line() == "coming"
+            while tickets_drawn(path) < number + 2:
                 pass
-        line.leave()
+        lock.release()
         for number, process in enumerate(waiting):
-            assert process.hears() == "first"
-            first = line.first()
+            assert process.read_line() == "first"
+            first = lock.owner()
             assert first is not None
             assert first.pid == process.process.pid
-            assert line.mark() == number + 2  # its ticket: the first was ours
-            process.tell()
-        line.close()
+            assert lock.mark() == number + 2  # its ticket: the first was ours
+            process.send_line()
+        lock.close()
 
 
-def test_one_who_died_in_line_is_not_waited_for(path: Path) -> None:
-    """D5: but those that it waited for still are.
+def test_dead_ticket_holder_is_not_waited_for(path: Path) -> None:
+    """D5: but earlier tickets still are.
 
-    line: |--- 1 ------------|
-             |--- 2 ---X            dies waiting
-             |--- 3 ---------|--- first
+    ticket: |--- 1 ------------|
+               |--- 2 ---X            dies waiting
+               |--- 3 ---------|--- first
     """
-    first, dying, waiting = WriteLine(str(path)), WriteLine(str(path)), WriteLine(str(path))
-    first.stand()
+    first, dying, waiting = TicketLock(str(path)), TicketLock(str(path)), TicketLock(str(path))
+    first.acquire()
     dying._draw()
-    third = threading.Thread(target=waiting.stand)
+    third = threading.Thread(target=waiting.acquire)
     third.start()
-    while asked_for(third) != "the one before":
+    while awaited_lock(third) != "the previous ticket":
         pass
-    dying.close()  # the system does the same for one who dies
-    while asked_for(third) != "all before":
+    dying.close()  # the system does the same when a process dies
+    while awaited_lock(third) != "all previous tickets":
         assert third.is_alive(), "it did not wait for the first"
-    first.leave()
+    first.release()
     third.join()
-    for line in (first, waiting):
-        line.close()
+    for lock in (first, waiting):
+        lock.close()
 
 
-def asked_for(standing: threading.Thread) -> str:
-    """Which lock a thread in line is waiting for."""
-    frame = sys._current_frames().get(standing.ident or 0)
+def awaited_lock(thread: threading.Thread) -> str:
+    """The lock that a thread in `acquire` waits for."""
+    frame = sys._current_frames().get(thread.ident or 0)
     while frame is not None and frame.f_code.co_name != "_lock":
         frame = frame.f_back
-    if frame is None or frame.f_back is None or frame.f_back.f_code.co_name != "stand":
+    if frame is None or frame.f_back is None or frame.f_back.f_code.co_name != "acquire":
         return ""
-    return "the one before" if frame.f_locals["length"] == 1 else "all before"
+    return "the previous ticket" if frame.f_locals["length"] == 1 else "all previous tickets"
 
 
-def test_without_patience_a_write_is_tried_all_the_same(path: Path) -> None:
-    """D3: nobody is refused who need not wait."""
+def test_write_without_patience_is_tried_once(path: Path) -> None:
+    """D3: a write that need not wait is not refused."""
     with StateDb(path, patience_s=0.0) as db:
         db.create_session("s", "cli")
         db.append_message("s", "user", "x")
         assert texts(db) == ["x"]
 
 
-def test_an_interrupted_writer_withdraws(db: StateDb, path: Path) -> None:
+def test_interrupted_write_is_withdrawn(db: StateDb, path: Path) -> None:
     """D2: a write that was waiting when its caller was interrupted never happens."""
 
     def interrupt(*_: object) -> None:
@@ -625,8 +624,8 @@ def test_an_interrupted_writer_withdraws(db: StateDb, path: Path) -> None:
 
     previous = signal.signal(signal.SIGALRM, interrupt)
     try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
-            stranger.execute("BEGIN IMMEDIATE")
+        with closing(sqlite3.connect(path, isolation_level=None)) as foreign:
+            foreign.execute("BEGIN IMMEDIATE")
             signal.setitimer(signal.ITIMER_REAL, 0.1)
             with pytest.raises(KeyboardInterrupt):
                 db.append_message("s", "user", "never")
@@ -636,24 +635,24 @@ def test_an_interrupted_writer_withdraws(db: StateDb, path: Path) -> None:
     assert texts(db) == ["after"]
 
 
-def test_without_a_line_writers_poll_and_say_so(
+def test_missing_ticket_lock_makes_writers_poll(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """D3: where the system has no such locks only fairness is lost, and it is logged."""
-    monkeypatch.setattr(write_line, "fcntl", None)
+    """D3: without such locks in the system only fairness is lost, and it is logged."""
+    monkeypatch.setattr(ticket_lock, "fcntl", None)
     with StateDb(path) as db:
         db.create_session("s", "cli")
         db.append_message("s", "user", "x")
         assert texts(db) == ["x"]
         assert not db.is_fair
-    assert "no line can be kept here, so writers poll" in caplog.text
+    assert "no ticket lock here, so writers poll" in caplog.text
 
 
-# D6: the log -------------------------------------------------------------------------------------
+# D6: the write-ahead log -------------------------------------------------------------------------
 
 
 def write_much(db: StateDb, path: Path, much_bytes: int) -> list[int]:
-    """Write so much, and read in between; returns how long the log was each time."""
+    """Write that many bytes, and read in between; returns the log's length after each write."""
     log = path.with_name("state.db-wal")
     text, lengths = "." * 30_000, []
     for _ in range(much_bytes // len(text)):
@@ -663,13 +662,13 @@ def write_much(db: StateDb, path: Path, much_bytes: int) -> list[int]:
     return lengths
 
 
-def test_the_log_stays_short_while_writers_and_readers_come_and_go(db: StateDb, path: Path) -> None:
+def test_wal_stays_short_under_writes_and_reads(db: StateDb, path: Path) -> None:
     """D6: much more is written than the log may hold."""
     assert max(write_much(db, path, 5 * LIMIT_BYTES)) <= 16 << 20
 
 
-def test_the_log_is_short_again_after_a_long_read(db: StateDb, path: Path) -> None:
-    """D6: a reader that stays keeps the log growing, and nothing else does."""
+def test_wal_is_short_again_after_a_long_read(db: StateDb, path: Path) -> None:
+    """D6: only a long read lets the log grow."""
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM sessions").fetchall()
@@ -680,7 +679,7 @@ def test_the_log_is_short_again_after_a_long_read(db: StateDb, path: Path) -> No
 # D7, D8, D11: opening and closing ----------------------------------------------------------------
 
 
-def test_anyone_may_create_at_the_same_time(path: Path) -> None:
+def test_concurrent_creation_succeeds(path: Path) -> None:
     """D8: all succeed, and the file is whole."""
     names = [f"s{number}" for number in range(6)]
     for process in [Child(APPEND_SOME, path, name, 1) for name in names]:
@@ -691,18 +690,18 @@ def test_anyone_may_create_at_the_same_time(path: Path) -> None:
     assert_consistent(path)
 
 
-def test_opening_reading_and_closing_wait_for_no_writer(db: StateDb, path: Path) -> None:
-    """D8: none takes the write lock, so all succeed while another has it."""
+def test_open_read_and_close_wait_for_no_writer(db: StateDb, path: Path) -> None:
+    """D8: none takes the write lock, so all succeed while another connection has it."""
     db.append_message("s", "user", "x")
-    with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
-        stranger.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(path, isolation_level=None)) as foreign:
+        foreign.execute("BEGIN IMMEDIATE")
         with StateDb(path, patience_s=0.0) as reader:
             assert texts(reader) == ["x"]
             assert len(reader.search("x")) == 1
 
 
-def test_a_dropped_handle_is_closed(path: Path) -> None:
-    """D8: nothing of it stays open, in files or in threads."""
+def test_garbage_collected_handle_is_closed(path: Path) -> None:
+    """D8: no file and no thread of it stays."""
     before = (set(Path("/proc/self/fd").iterdir()), threading.active_count())
     db = StateDb(path)
     db.create_session("s", "cli")
@@ -711,7 +710,7 @@ def test_a_dropped_handle_is_closed(path: Path) -> None:
     assert (set(Path("/proc/self/fd").iterdir()), threading.active_count()) == before
 
 
-def test_a_closed_handle_says_so(db: StateDb) -> None:
+def test_closed_handle_raises(db: StateDb) -> None:
     db.close()
     db.close()
     with pytest.raises(ClosedError, match="the handle is closed"):
@@ -720,10 +719,10 @@ def test_a_closed_handle_says_so(db: StateDb) -> None:
         db.get_session("s")
 
 
-def test_closing_refuses_what_waits(db: StateDb, path: Path) -> None:
+def test_close_refuses_waiting_writes(db: StateDb, path: Path) -> None:
     """D2: a write that waited when its handle was closed raises, and never happens."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
-        stranger.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(path, isolation_level=None)) as foreign:
+        foreign.execute("BEGIN IMMEDIATE")
         outcome: list[BaseException] = []
 
         def run() -> None:
@@ -743,7 +742,7 @@ def test_closing_refuses_what_waits(db: StateDb, path: Path) -> None:
         assert texts(reopened) == []
 
 
-def test_no_file_that_sqlite_locks_is_opened_behind_its_back(path: Path) -> None:
+def test_files_locked_by_sqlite_are_never_opened(path: Path) -> None:
     """D11: an audit of every `open` in a process that writes, reads, waits in vain and closes."""
     program = """
 import sys
@@ -754,21 +753,21 @@ from reference_impl.state_db.state_db import StateDb
 from reference_impl.state_db.errors import OutOfPatienceError
 db = StateDb(sys.argv[1], patience_s=0.1)
 db.create_session("s", "cli")
-stranger = sqlite3.connect(sys.argv[1], isolation_level=None)
-stranger.execute("BEGIN IMMEDIATE")
+foreign = sqlite3.connect(sys.argv[1], isolation_level=None)
+foreign.execute("BEGIN IMMEDIATE")
 try:
     db.append_message("s", "user", "x")
 except OutOfPatienceError:
     print("waited")
-stranger.close()
+foreign.close()
 db.close()
 print(*(name for name in opened if name in (sys.argv[1], sys.argv[1] + "-shm")))
 """
     assert Child(program, path).finish() == "waited"
 
 
-def test_a_handle_survives_a_fork_on_both_sides(path: Path) -> None:
-    """D8, D11: neither side has the other's connections, so neither drops the other's locks."""
+def test_handle_works_on_both_sides_of_a_fork(path: Path) -> None:
+    """D8, D11: neither process has the other's connections, so neither drops the other's locks."""
     program = """
 import os, sys
 from reference_impl.state_db.state_db import StateDb
@@ -788,16 +787,16 @@ print(len(db.search("parent")), len(db.search("child")))
     assert_consistent(path)
 
 
-# D10: what is broken -----------------------------------------------------------------------------
+# D10: broken files -------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_no_database_is_a_clear_error(path: Path) -> None:
+def test_file_that_is_no_database_raises(path: Path) -> None:
     path.write_bytes(b"not a database at all " * 100)
     with pytest.raises(DatabaseFailedError, match=r"state\.db: file is not a database"):
         StateDb(path)
 
 
-def test_a_path_that_cannot_be_is_a_clear_error(path: Path) -> None:
+def test_impossible_path_raises(path: Path) -> None:
     path.mkdir()
     with pytest.raises(DatabaseFailedError, match="unable to open database file"):
         StateDb(path)
@@ -805,9 +804,7 @@ def test_a_path_that_cannot_be_is_a_clear_error(path: Path) -> None:
         StateDb(Path("/dev/null/state.db"))
 
 
-def test_what_was_acknowledged_stays_readable_when_the_disk_is_full(
-    faulty: Arm, path: Path
-) -> None:
+def test_full_disk_leaves_acknowledged_writes_readable(faulty: Arm, path: Path) -> None:
     with StateDb(path) as db:
         db.create_session("s", "cli")
         db.append_message("s", "user", "kept")

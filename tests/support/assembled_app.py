@@ -1,4 +1,4 @@
-"""A house of rooms for tests: turns over a real store, an agent that does as told, and a watcher.
+"""An assembled app for tests: turns over a real store, a fake agent, and a recorder of events.
 
 Nothing here sleeps: an agent waits for a gate that the test opens, and the test waits for facts.
 """
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from reference_impl.agents.agent import Agent, Stage
+from reference_impl.agents.agent import Agent, TurnOutput
 from reference_impl.memory.lifecycle import Lifecycle
 from reference_impl.sessions.sidecar import Message, Session
 from reference_impl.sessions.store import SessionStore
@@ -21,62 +21,62 @@ from reference_impl.turns.turns import Run, Source, TurnListener, Turns
 
 LONG_S = 20.0
 
-Act = Callable[[str, Stage], str]
+Act = Callable[[str, TurnOutput], str]
 
 
 class Gate:
-    """Closed until somebody opens it; who comes to it is counted as arrived."""
+    """A gate that the test opens; `arrived` is set when a thread waits at it."""
 
     def __init__(self) -> None:
         self.arrived = threading.Event()
         self._open = threading.Event()
 
     def wait(self) -> None:
-        """Stand before it."""
+        """Wait until the gate is open."""
         self.arrived.set()
         assert self._open.wait(LONG_S), "the gate was never opened"
 
     def open(self) -> None:
-        """Let everybody through, from now on."""
+        """Let all threads pass, from now on."""
         self._open.set()
 
     def reached(self) -> None:
-        """Wait until somebody stands before it."""
-        assert self.arrived.wait(LONG_S), "nobody came"
+        """Wait until a thread arrives."""
+        assert self.arrived.wait(LONG_S), "no thread arrived at the gate"
 
 
-def echo(message: str, stage: Stage) -> str:
-    """The most ordinary turn."""
-    stage.token(f"re: {message}")
+def echo(message: str, output: TurnOutput) -> str:
+    """A turn that echoes the message."""
+    output.token(f"re: {message}")
     return f"re: {message}"
 
 
-class Puppet:
-    """An agent whose every turn is one act."""
+class FakeAgent:
+    """An agent that runs one function per turn."""
 
     def __init__(self, act: Act) -> None:
         self.act = act
         self.closed = threading.Event()
 
-    def run_turn(self, message: str, history: Sequence[Message], stage: Stage) -> str:
-        """Do it."""
+    def run_turn(self, message: str, history: Sequence[Message], output: TurnOutput) -> str:
+        """Call the function."""
         assert not self.closed.is_set()
         assert isinstance(history, tuple)
-        return self.act(message, stage)
+        return self.act(message, output)
 
     def commit_memory_session(self) -> None:
-        """Learn nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Let a turn that hangs know."""
+        """Set `closed`, which a hanging turn may wait for."""
         self.closed.set()
 
 
-class Watcher(TurnListener):
-    """Writes down what it is told, and lets tests wait for it."""
+class RunRecorder(TurnListener):
+    """Records the events of all runs, and lets tests wait for them."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.events: list[tuple[str, str]] = []
         self.rows: list[Row] = []
         self._changed = threading.Condition()
 
@@ -96,30 +96,32 @@ class Watcher(TurnListener):
 
     def _note(self, what: str, run: Run) -> None:
         with self._changed:
-            self.told.append((what, run.stream_id))
+            self.events.append((what, run.stream_id))
             self._changed.notify_all()
 
     def of(self, run: Run) -> list[str]:
-        """What was told of a run."""
+        """The recorded events of a run."""
         with self._changed:
-            return [what for what, stream_id in self.told if stream_id == run.stream_id]
+            return [what for what, stream_id in self.events if stream_id == run.stream_id]
 
     def until(self, what: str, run: Run) -> None:
-        """Wait until that is told of the run."""
+        """Wait for an event of the run."""
         with self._changed:
-            told = self._changed.wait_for(lambda: (what, run.stream_id) in self.told, LONG_S)
-        assert told, f"{what!r} was never told, only {self.of(run)}"
+            is_recorded = self._changed.wait_for(
+                lambda: (what, run.stream_id) in self.events, LONG_S
+            )
+        assert is_recorded, f"{what!r} was never recorded, only {self.of(run)}"
 
 
-class House:
-    """Everything that a turn needs, in one folder; opened anew after a death."""
+class AssembledApp:
+    """Everything that a turn needs, in one folder; can be opened anew after a kill."""
 
     def __init__(
         self, folder: Path, act: Act = echo, *, unwind_bound_s: float = LONG_S, **more: Any
     ) -> None:
         self.folder = folder
         self.act = act
-        self.agents: dict[str, Puppet] = {}
+        self.agents: dict[str, FakeAgent] = {}
         self.synced: list[Session] = []
         self.store = SessionStore(folder / "sessions")
         self.runs = RunJournal(folder / "sessions" / "_run_journal")
@@ -135,29 +137,29 @@ class House:
             unwind_bound_s=unwind_bound_s,
             **more,
         )
-        self.watcher = Watcher()
-        self.turns.listen(self.watcher)
+        self.recorder = RunRecorder()
+        self.turns.listen(self.recorder)
 
     def _agent(self, session_id: str) -> Agent:
-        self.agents[session_id] = Puppet(self._do)
+        self.agents[session_id] = FakeAgent(self._do)
         return self.agents[session_id]
 
-    def _do(self, message: str, stage: Stage) -> str:
-        return self.act(message, stage)  # what it is by then
+    def _do(self, message: str, output: TurnOutput) -> str:
+        return self.act(message, output)  # `act` may be replaced meanwhile
 
     def run(self, session_id: str, message: str, source: Source = Source.USER, **more: Any) -> Run:
         """Run a turn to its end."""
         run = self.turns.start(session_id, message, source, **more)
-        self.watcher.until("ended", run)
+        self.recorder.until("ended", run)
         return run
 
     def messages(self, session_id: str) -> list[tuple[str, str]]:
-        """Who said what in the session, on disk."""
+        """Role and content of the session's messages on disk."""
         store = SessionStore(self.folder / "sessions")
         return [(m["role"], m["content"]) for m in store.load(session_id).messages]
 
     def marks(self, session_id: str) -> list[set[str]]:
-        """How each message on disk is marked."""
+        """The marks of each message on disk."""
         names = {"interrupted", "cancelled", "error"}
         store = SessionStore(self.folder / "sessions")
         return [names & m.keys() for m in store.load(session_id).messages]
@@ -168,16 +170,16 @@ class House:
         return [(row["event"], row["terminal_state"]) for row in rows]
 
     def is_quiet(self) -> bool:
-        """Whether nothing is left of any run in any registry."""
+        """Whether no registry has anything of a run."""
         gauges = {**self.turns.gauges(), **self.runs.gauges()}
         return not any(gauges.values()) and not self.journal.in_flight()
 
-    def die(self) -> House:
-        """Leave everything as it is, and open a new house in the folder."""
-        return House(self.folder, self.act)
+    def restarted(self) -> AssembledApp:
+        """Leave everything as it is, and open a new app in the folder."""
+        return AssembledApp(self.folder, self.act)
 
     def close(self) -> None:
-        """End what runs."""
+        """End all runs."""
         for agent in self.agents.values():
             agent.close()
         assert self.turns.shut_down(LONG_S)
@@ -185,9 +187,9 @@ class House:
 
 
 @contextmanager
-def house(folder: Path, act: Act = echo, **more: Any) -> Iterator[House]:
-    """A house that is closed in the end."""
-    opened = House(folder, act, **more)
+def assembled_app(folder: Path, act: Act = echo, **more: Any) -> Iterator[AssembledApp]:
+    """An app that is closed in the end."""
+    opened = AssembledApp(folder, act, **more)
     try:
         yield opened
     finally:

@@ -1,4 +1,4 @@
-"""Helpers for tests of the reference's server: one in a process of its own, and who talks to it."""
+"""Helpers for tests of the reference server: a server process, and HTTP and SSE clients."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a call was answered."""
+class Response:
+    """The response to a call."""
 
     status: int
     headers: Mapping[str, str]
@@ -28,7 +28,7 @@ class Told:
 
     @property
     def json(self) -> Any:
-        """The body, decoded."""
+        """The body, parsed as JSON."""
         return json.loads(self.body)
 
 
@@ -42,10 +42,10 @@ class Event:
 
 
 class Sse:
-    """A stream, as a client reads it."""
+    """A client of an event stream."""
 
     def __init__(self, port: int, path: str, headers: Mapping[str, str] | None = None) -> None:
-        """Connect, and read the head of the answer."""
+        """Connect, and read the head of the response."""
         self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
         lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{lines}\r\n"
@@ -56,7 +56,7 @@ class Sse:
             pass
 
     def lines(self) -> Iterator[str]:
-        """Every line, comments too, until the server closes."""
+        """Every line, including comments, until the server closes."""
         for line in self._file:
             yield line.decode().rstrip("\n")
 
@@ -72,7 +72,7 @@ class Sse:
                 fields[name] = value
 
     def until(self, name: str) -> list[Event]:
-        """The events up to the next one of that name."""
+        """The events up to the next one with that name."""
         events = []
         for event in self.events():
             events.append(event)
@@ -81,7 +81,7 @@ class Sse:
         raise AssertionError(f"no {name}, only {[event.name for event in events]}")
 
     def close(self) -> None:
-        """Go away."""
+        """Close the connection."""
         self._file.close()
         self.socket.close()
 
@@ -103,20 +103,20 @@ def call(
     path: str,
     body: Any = None,
     headers: Mapping[str, str] | None = None,
-) -> Told:
-    """Ask, on a connection of its own. A body that is no bytes is sent as JSON."""
+) -> Response:
+    """Send a request on a connection of its own. A body that is not bytes is sent as JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     try:
         connection.request(method, path, data, dict(headers or {}))
         response = connection.getresponse()
-        return Told(response.status, dict(response.getheaders()), response.read())
+        return Response(response.status, dict(response.getheaders()), response.read())
     finally:
         connection.close()
 
 
-class Served:
-    """A server in a process of its own. Each answer is checked against its own description."""
+class ServerProcess:
+    """A server in a process of its own. Each response is checked against its OpenAPI document."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         """Start it, and wait for its address."""
@@ -135,27 +135,27 @@ class Served:
         self.port = int(address.rpartition(":")[2])
         self._description: Any = None
 
-    def get(self, path: str, **headers: str) -> Told:
-        """Ask for something."""
-        return self.ask("GET", path, None, headers)
+    def get(self, path: str, **headers: str) -> Response:
+        """Send a GET request."""
+        return self.request("GET", path, None, headers)
 
-    def post(self, path: str, body: Any, **headers: str) -> Told:
-        """Ask to do something."""
-        return self.ask("POST", path, body, headers)
+    def post(self, path: str, body: Any, **headers: str) -> Response:
+        """Send a POST request."""
+        return self.request("POST", path, body, headers)
 
-    def ask(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Told:
-        """Ask, and check that the answer is one that the description allows."""
-        told = call(self.port, method, path, body, headers)
+    def request(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Response:
+        """Send a request, and check that the OpenAPI document allows the response."""
+        response = call(self.port, method, path, body, headers)
         operation = self.description["paths"].get(path.partition("?")[0], {}).get(method.lower())
         if operation is not None:
-            assert str(told.status) in operation["responses"], (method, path, told)
-            content = operation["responses"][str(told.status)]["content"]
+            assert str(response.status) in operation["responses"], (method, path, response)
+            content = operation["responses"][str(response.status)]["content"]
             if "application/json" in content:
                 required = content["application/json"]["schema"]["required"]
-                assert set(required) <= told.json.keys()
-        elif told.status >= 400:
-            assert isinstance(told.json["error"], str)
-        return told
+                assert set(required) <= response.json.keys()
+        elif response.status >= 400:
+            assert isinstance(response.json["error"], str)
+        return response
 
     @property
     def description(self) -> Any:
@@ -171,13 +171,13 @@ class Served:
 
     def start(self, session_id: str, message: str) -> str:
         """Begin a turn, and return its stream."""
-        told = self.post("/api/chat/start", {"session_id": session_id, "message": message})
-        assert told.status == 200, told
-        stream_id: str = told.json["stream_id"]
+        response = self.post("/api/chat/start", {"session_id": session_id, "message": message})
+        assert response.status == 200, response
+        stream_id: str = response.json["stream_id"]
         return stream_id
 
     def messages(self, session_id: str) -> list[Any]:
-        """What was said in a session."""
+        """The messages of a session."""
         messages: list[Any] = self.get(f"/api/session?session_id={session_id}").json["session"][
             "messages"
         ]
@@ -194,12 +194,12 @@ class Served:
         return Sse(self.port, f"/api/session/stream?session_id={session_id}{query}", headers)
 
     def terminate(self) -> int:
-        """Ask it to go, and return its exit code."""
+        """Send SIGTERM, and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Send SIGKILL."""
         self.process.kill()
         self.process.wait(PATIENCE_S)
 
