@@ -149,7 +149,7 @@ def _around(connection: sqlite3.Connection, sql: str, run: Callable[[], Any]) ->
 
 
 @contextlib.contextmanager
-def _intercepting(interceptor: StatementFault | LockMonitor) -> Iterator[None]:
+def intercepting(interceptor: StatementFault | LockMonitor) -> Iterator[None]:
     """Pass every statement of the process to the interceptor for the duration of the block."""
     global _interceptor  # noqa: PLW0603  applies to all connections and threads
     _interceptor = interceptor
@@ -179,7 +179,7 @@ class FaultyAdapter:
         `completed` is True if the function returned before that statement.
         """
         interceptor = StatementFault(fault, at)
-        with _intercepting(interceptor):
+        with intercepting(interceptor):
             result = getattr(self._adapter, function)(**argument)
         return {"completed": not interceptor.triggered, "result": result}
 
@@ -191,7 +191,7 @@ class FaultyAdapter:
         monitor = LockMonitor()
         with contextlib.closing(_connect(self._adapter.path, isolation_level=None)) as writer:
             writer.execute("BEGIN IMMEDIATE")
-            with _intercepting(monitor):
+            with intercepting(monitor):
                 result = getattr(self._adapter, function)(**argument)
         return {"refused": monitor.refused, "result": result}
 
