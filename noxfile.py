@@ -63,8 +63,12 @@ def tests(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Run the tests and report which branches they reach, as a table and as HTML."""
     install(session, "dev")
-    reports = ["--cov-report=term:skip-covered", "--cov-report=html", "--cov-report=xml"]
-    session.run("pytest", "-n", "auto", "--cov", *reports, *session.posargs)
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "-n", "auto", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "html", "--quiet")
+    session.run("coverage", "xml", "--quiet")
+    session.run("coverage", "report", "--skip-covered")
 
 
 @nox.session
