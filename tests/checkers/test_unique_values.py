@@ -55,7 +55,7 @@ def test_the_quick_verdict_is_that_of_the_search(
 
     if verdict.validity is Validity.UNKNOWN:
         assert machine is QUEUE
-        assert any(op.outcome is Outcome.INFO for op in history if op.function == "dequeue")
+        assert any(op.outcome is Outcome.INFO for op in history.of("dequeue"))
     else:
         searched = linearizable(machine, promises.S2, budget=Budget(steps=100_000))(history)
         assert searched.validity in (verdict.validity, Validity.UNKNOWN)

@@ -1,4 +1,4 @@
-"""The histogram keeps what it promises: no value is off by more than one part in 128."""
+"""Tests of the histogram: no quantile is off by more than one part in 128."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ shares = st.floats(0.001, 1.0)
 
 
 def true_quantile(values: list[int], share: float) -> int:
-    """The smallest value that `share` of all do not exceed, from all of them."""
+    """The exact quantile: the smallest value that a `share` of all values does not exceed."""
     rank = next(rank for rank in range(1, len(values) + 1) if rank >= share * len(values))
     return sorted(values)[rank - 1]
 
 
 @given(values, shares)
-def test_a_quantile_is_never_below_the_truth_and_at_most_a_128th_above(
-    values: list[int], share: float
-) -> None:
-    truth, told = true_quantile(values, share), Histogram(values).quantile(share)
+def test_quantile_exceeds_the_exact_one_by_a_128th(values: list[int], share: float) -> None:
+    exact, reported = true_quantile(values, share), Histogram(values).quantile(share)
 
-    assert truth <= told <= truth + truth / 128
+    assert exact <= reported <= exact + exact / 128
 
 
 @given(values)
@@ -38,8 +36,7 @@ def test_count_mean_and_maximum_are_exact(values: list[int]) -> None:
 
 
 @given(st.lists(values, max_size=5))
-def test_a_merge_is_the_union(parts: list[list[int]]) -> None:
-    """Whoever counted, and in whatever order it is put together."""
+def test_merge_is_the_union_in_any_order(parts: list[list[int]]) -> None:
     union = Histogram(value for part in parts for value in part)
 
     assert merged(Histogram(part) for part in parts) == union
@@ -47,33 +44,31 @@ def test_a_merge_is_the_union(parts: list[list[int]]) -> None:
 
 
 @given(values)
-def test_json_keeps_all(values: list[int]) -> None:
+def test_histogram_equals_its_json_round_trip(values: list[int]) -> None:
     histogram = Histogram(values)
 
     assert Histogram.from_json(json.loads(json.dumps(histogram.to_json()))) == histogram
 
 
 @given(st.integers(1, 1000), st.integers(1, 1000), st.integers(1, 50))
-def test_a_stall_counts_for_all_who_would_have_waited(
-    interval: int, quick: int, asked: int
-) -> None:
-    """A client that asks every `interval` and hangs for 20 of them hides 19 waits, each shorter."""
+def test_corrected_record_adds_the_omitted_latencies(interval: int, quick: int, calls: int) -> None:
+    """A client that calls every `interval` and stalls for 20 of them omits 19 shorter latencies."""
     corrected, honest = Histogram(), Histogram()
     stall = 20 * interval
-    for _ in range(asked):
+    for _ in range(calls):
         corrected.record_corrected(min(quick, interval), interval)
         honest.record(min(quick, interval))
     corrected.record_corrected(stall, interval)
-    for waited in range(interval, stall + 1, interval):
-        honest.record(waited)
+    for latency in range(interval, stall + 1, interval):
+        honest.record(latency)
 
     assert corrected == honest
 
 
-def test_nothing_has_no_latency() -> None:
+def test_empty_histogram_has_zero_latency() -> None:
     assert Histogram().quantile(0.99) == 0
     assert Histogram().mean == 0.0
 
 
-def test_clocks_that_disagree_make_no_negative_latency() -> None:
+def test_negative_value_counts_as_zero() -> None:
     assert Histogram([-5]).maximum == 0

@@ -1,4 +1,4 @@
-"""A history that was written is read back; what a kill or a bad disk did to it is told."""
+"""Tests of the journal: a history is read back, and damage is reported with file and line."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ Ask = Callable[[Journal, Episode], list[Operation]]
 @contextmanager
 def new_journal() -> Iterator[tuple[Journal, Path]]:
     """A journal in a folder of its own, on a clock that counts."""
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "history.jsonl"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "history.jsonl"
         with Journal(path, itertools.count().__next__) as journal:
             yield journal, path
 
 
 def one_by_one(journal: Journal, episode: Episode) -> list[Operation]:
-    """Ask, and wait for the answer, before the next question."""
+    """Complete each call before the next one is invoked."""
     operations = []
     for question, answer in episode:
         number = journal.invoke(*question)
@@ -56,7 +56,7 @@ def one_by_one(journal: Journal, episode: Episode) -> list[Operation]:
 
 
 def all_at_once(journal: Journal, episode: Episode) -> list[Operation]:
-    """Ask everything, then hear the answers, the last one first."""
+    """Invoke all calls, then complete them, the last one first."""
     numbers = [journal.invoke(*question) for question, _ in episode]
     operations = [Operation(*question, Outcome.INFO, 0, None) for question, _ in episode]
     for index, (_, answer) in reversed(list(enumerate(episode))):
@@ -71,33 +71,33 @@ def timeless(operations: Sequence[Operation]) -> list[Operation]:
 
 
 @given(EPISODES, st.sampled_from([one_by_one, all_at_once]))
-def test_what_was_written_is_read_back(episodes: Sequence[Episode], ask: Ask) -> None:
-    """Whatever is asked and answered, in whatever order, the file tells the same story."""
+def test_journal_reads_back_what_was_written(episodes: Sequence[Episode], ask: Ask) -> None:
+    """Any calls and outcomes in any order are read back."""
     with new_journal() as (journal, path):
-        told = []
+        written = []
         for number, episode in enumerate(episodes):
             journal.episode(number=number)
-            told.append(ask(journal, episode))
+            written.append(ask(journal, episode))
 
         read = history.read(path)
 
-    assert [timeless(episode.operations) for episode in read] == [timeless(ops) for ops in told]
+    assert [timeless(episode.operations) for episode in read] == [timeless(ops) for ops in written]
     assert [episode.notes for episode in read] == [{"number": n} for n in range(len(episodes))]
 
 
 @given(QUESTIONS, ANSWERS)
-def test_an_operation_survives_json(
+def test_operation_equals_its_json_round_trip(
     question: tuple[int, str, Any], answer: tuple[Outcome, Any, str]
 ) -> None:
-    """An operation in a verdict is read back as it was."""
+    """A verdict stores its evidence so."""
     outcome, result, error = answer
     operation = Operation(*question, outcome, 3, 5, result=result, error=error)
 
     assert Operation.from_json(json.loads(json.dumps(operation.to_json()))) == operation
 
 
-def test_an_invocation_without_completion_is_unknown() -> None:
-    """A call that nobody saw come back may have happened, and may yet."""
+def test_invocation_without_completion_is_info() -> None:
+    """A call without a reply may have happened, and may still happen."""
     with new_journal() as (journal, path):
         journal.episode()
         journal.invoke(7, "append", {"text": "x"})
@@ -107,16 +107,16 @@ def test_an_invocation_without_completion_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("outcome", [Outcome.OK, Outcome.FAIL, Outcome.INFO])
-def test_only_what_nobody_knows_has_no_end(outcome: Outcome) -> None:
-    """An *info* has no completion time, as it may still take effect; the others have one."""
+def test_only_info_has_no_completion_time(outcome: Outcome) -> None:
+    """An *info* may still take effect; the other outcomes are final."""
     with new_journal() as (journal, _):
         completed = journal.complete(journal.invoke(0, "append", 1), outcome)
 
     assert (completed.completed_ns is None) == (outcome is Outcome.INFO)
 
 
-def test_faults_are_read_back_with_the_time_they_lasted() -> None:
-    """The innermost open fault of a name is the one that is healed."""
+def test_faults_are_read_back_with_their_intervals() -> None:
+    """A heal ends the latest open fault of its name."""
     with new_journal() as (journal, path):
         journal.episode()
         journal.fault("full disk")
@@ -127,8 +127,8 @@ def test_faults_are_read_back_with_the_time_they_lasted() -> None:
     assert read.faults == (FaultInterval("full disk", 0, 2), FaultInterval("kill", 1, None))
 
 
-def test_a_torn_last_line_is_dropped_and_nothing_else(tmp_path: Path) -> None:
-    """Wherever a kill cuts the file, all lines before the torn one are read."""
+def test_torn_last_line_alone_is_dropped(tmp_path: Path) -> None:
+    """For every cut of the file, all lines before the torn one are read."""
     with new_journal() as (journal, path):
         for number in range(2):
             journal.episode(number=number)
@@ -144,8 +144,8 @@ def test_a_torn_last_line_is_dropped_and_nothing_else(tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_damage_elsewhere_is_named_by_file_and_line(data: st.DataObject) -> None:
-    """Whatever stands in a line that is not the last, it is an event or a damage told as such."""
+def test_damage_elsewhere_names_file_and_line(data: st.DataObject) -> None:
+    """Any content of a line that is not the last one is an event or a reported damage."""
     with new_journal() as (journal, path):
         journal.episode()
         one_by_one(journal, [((0, "append", 1), (Outcome.OK, None, ""))] * 3)
@@ -159,11 +159,11 @@ def test_damage_elsewhere_is_named_by_file_and_line(data: st.DataObject) -> None
         try:
             history.read(path)
         except HistoryDamagedError as error:
-            told = str(error)
+            message = str(error)
         else:
-            told = ""
+            message = ""
 
-    assert told.startswith(str(path)) or set(json.loads(line)) & {"episode", "fault", "heal"}
+    assert message.startswith(str(path)) or set(json.loads(line)) & {"episode", "fault", "heal"}
 
 
 @pytest.mark.parametrize(
@@ -178,12 +178,12 @@ def test_damage_elsewhere_is_named_by_file_and_line(data: st.DataObject) -> None
         b'{"complete": {"id": 99, "outcome": "ok", "result": 1, "error": ""}, "at": 1}',
         b'{"complete": {"id": 0, "outcome": "perhaps", "result": 1, "error": ""}, "at": 1}',
         b'{"fault": "kill", "at": Infinity}',
-        b'{"heal": "what nobody broke", "at": 1}',
+        b'{"heal": "a fault that never began", "at": 1}',
         b"[" * 100_000,
     ],
 )
-def test_a_line_that_is_no_event_is_a_damage(line: bytes, tmp_path: Path) -> None:
-    """The error is a wrong question's, and says where to look."""
+def test_line_without_an_event_is_a_damage(line: bytes, tmp_path: Path) -> None:
+    """It is a usage error that names file and line."""
     path = tmp_path / "history.jsonl"
     path.write_bytes(b'{"episode":{}}\n' + line + b'\n{"episode":{}}\n')
 
@@ -193,8 +193,8 @@ def test_a_line_that_is_no_event_is_a_damage(line: bytes, tmp_path: Path) -> Non
     assert isinstance(caught.value, UsageError)
 
 
-def test_a_file_without_one_whole_line_is_no_history(tmp_path: Path) -> None:
-    """Something else was handed in, unless it is empty: then nothing was asked yet."""
+def test_file_without_a_complete_line_is_rejected(tmp_path: Path) -> None:
+    """An empty file is a history without calls."""
     path = tmp_path / "history.jsonl"
     path.write_bytes(b"hello")
     with pytest.raises(HistoryDamagedError, match=r"history\.jsonl:1: "):
@@ -203,10 +203,10 @@ def test_a_file_without_one_whole_line_is_no_history(tmp_path: Path) -> None:
     assert history.read(path) == ()
 
 
-def test_a_full_disk_is_told_and_nothing_follows_a_torn_line(
+def test_full_disk_raises_and_ends_the_journal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A disk that takes half a line leaves the lines before it good, whatever is tried next."""
+    """After half a line the earlier lines stay good, and no later line is written."""
     real_write = os.write
 
     def take_half(fd: int, line: bytes) -> int:
@@ -230,10 +230,10 @@ def test_a_full_disk_is_told_and_nothing_follows_a_torn_line(
     ("first_ends", "second_begins", "comes_before"),
     [(10, 11, True), (10, 10, False), (11, 10, False), (None, 99, False)],
 )
-def test_one_precedes_another_only_if_it_was_over(
+def test_operation_precedes_another_only_if_completed_before(
     *, first_ends: int | None, second_begins: int, comes_before: bool
 ) -> None:
-    """What overlaps, or may yet happen, precedes nothing.
+    """An operation that overlaps, or has no completion, does not precede.
 
     C0: |--- first ---|
     C1:                 |--- second ---|
@@ -259,14 +259,25 @@ OK = Operation(0, "append", {"a": 1, "b": 2}, Outcome.OK, 10, 20, [1])
         replace(OK, result=[2]),
     ],
 )
-def test_a_digest_tells_apart_what_was_asked_or_answered(other: Operation) -> None:
-    """Each field but the times counts, and so does where an episode ends."""
+def test_digest_differs_by_call_or_outcome(other: Operation) -> None:
+    """Every field except the times counts, and so does the end of an episode."""
     assert history.digest([History((OK,))]) != history.digest([History((other,))])
 
 
-def test_a_digest_ignores_times_alone() -> None:
-    """The same seed gives the same digest, however fast the machine is."""
+def test_digest_ignores_only_times() -> None:
+    """The same seed has the same digest on a slow and on a fast machine."""
     later = replace(OK, invoked_ns=1000, completed_ns=None, argument={"b": 2, "a": 1})
 
     assert history.digest([History((OK,))]) == history.digest([History((later,))])
     assert history.digest([History((OK, OK))]) != history.digest([History((OK,)), History((OK,))])
+
+
+def test_history_selects_operations_by_function_and_outcome() -> None:
+    read, failed = replace(OK, function="read"), replace(OK, outcome=Outcome.FAIL)
+    episode = History((OK, read, failed), (FaultInterval("kill", 1),), {"seed": 3})
+
+    assert episode.of("append") == (OK, failed)
+    assert episode.of("append", "read") == (OK, read, failed)
+    assert episode.happened.of("append") == (OK,)
+    assert list(episode.happened) == [OK, read]
+    assert (episode.happened.faults, episode.happened.notes) == (episode.faults, {"seed": 3})

@@ -1,19 +1,21 @@
-"""A verdict has three values, the worst wins, and it survives being written down."""
+"""Tests of verdicts: three values, of which the worst wins a merge, and their JSON form."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core.errors import UnknownPromiseError
+from harness.contract import promises
+from harness.contract.promises import SESSION_SERVER
+from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
-from harness.core.promises import Promise
-from harness.core.verdict import VALID, Anomaly, Assumption, Validity, Verdict, merge
+from harness.core.verdict import VALID, Anomaly, ExpectationCount, Validity, Verdict, merge
 
 RESULTS = st.none() | st.integers() | st.text(max_size=3)
 OPERATIONS = st.builds(
@@ -29,15 +31,15 @@ OPERATIONS = st.builds(
 )
 ANOMALIES = st.builds(
     Anomaly,
-    promise=st.sampled_from(Promise),
+    promise=st.sampled_from(SESSION_SERVER.promises),
     message=st.text(max_size=5),
     evidence=st.lists(OPERATIONS, max_size=2).map(tuple),
     name=st.sampled_from(["", "lost-write"]),
     accepted=st.lists(RESULTS, max_size=2).map(tuple),
-    also=st.lists(st.sampled_from(Promise), max_size=2).map(tuple),
+    also=st.lists(st.sampled_from(SESSION_SERVER.promises), max_size=2).map(tuple),
 )
-ASSUMPTIONS = st.builds(
-    Assumption,
+EXPECTATIONS = st.builds(
+    ExpectationCount,
     name=st.sampled_from(["writes", "evictions", "kills"]),
     observed=st.integers(0, 3),
     needed=st.integers(0, 4),
@@ -45,32 +47,32 @@ ASSUMPTIONS = st.builds(
 VERDICTS = st.builds(
     Verdict,
     anomalies=st.lists(ANOMALIES, max_size=1).map(tuple),
-    assumptions=st.lists(ASSUMPTIONS, max_size=2, unique_by=lambda met: met.name).map(tuple),
+    expectations=st.lists(EXPECTATIONS, max_size=2, unique_by=lambda met: met.name).map(tuple),
     unknowns=st.lists(st.text(max_size=3), max_size=1).map(tuple),
 )
 
-UNMET = Assumption("kills", observed=0)
-ANOMALY = Anomaly(Promise.D1, "gone", evidence=(), name="lost-write")
+UNMET = ExpectationCount("kills", observed=0)
+ANOMALY = Anomaly(promises.D1, "gone", evidence=(), name="lost-write")
 
 
 @pytest.mark.parametrize(
     ("verdict", "validity"),
     [
         (VALID, Validity.VALID),
-        (Verdict(assumptions=(Assumption("kills", 1),)), Validity.VALID),
-        (Verdict(assumptions=(UNMET,)), Validity.UNKNOWN),
+        (Verdict(expectations=(ExpectationCount("kills", 1),)), Validity.VALID),
+        (Verdict(expectations=(UNMET,)), Validity.UNKNOWN),
         (Verdict(unknowns=("out of memory",)), Validity.UNKNOWN),
         (Verdict(anomalies=(ANOMALY,)), Validity.INVALID),
         (Verdict((ANOMALY,), (UNMET,), ("out of memory",)), Validity.INVALID),
     ],
 )
-def test_a_proof_is_invalid_and_a_gap_unknown(verdict: Verdict, validity: Validity) -> None:
-    """An anomaly is a proof, whatever else is missing; without one a gap is unknown."""
+def test_anomaly_is_invalid_and_gap_is_unknown(verdict: Verdict, validity: Validity) -> None:
+    """An anomaly is a proof, also beside a gap; without one a gap is unknown."""
     assert verdict.validity is validity
     assert verdict.is_valid == (validity is Validity.VALID)
 
 
-def test_exit_codes_tell_the_three_apart() -> None:
+def test_each_validity_has_its_exit_code() -> None:
     """0 valid, 1 invalid, 2 unknown."""
     codes = {str(validity): validity.exit_code for validity in Validity}
 
@@ -78,8 +80,8 @@ def test_exit_codes_tell_the_three_apart() -> None:
 
 
 @given(st.lists(VERDICTS, max_size=4))
-def test_nothing_is_lost_by_merging(verdicts: Sequence[Verdict]) -> None:
-    """The parts' anomalies and unknowns are the whole's, in order."""
+def test_merge_keeps_anomalies_and_unknowns(verdicts: Sequence[Verdict]) -> None:
+    """The merged verdict has the anomalies and unknowns of all parts, in order."""
     merged = merge(verdicts)
 
     chain = itertools.chain.from_iterable
@@ -88,61 +90,61 @@ def test_nothing_is_lost_by_merging(verdicts: Sequence[Verdict]) -> None:
 
 
 @given(VERDICTS, VERDICTS, VERDICTS)
-def test_merging_is_associative(first: Verdict, second: Verdict, third: Verdict) -> None:
-    """However the work was split, it comes to the same verdict."""
+def test_merge_is_associative(first: Verdict, second: Verdict, third: Verdict) -> None:
+    """Every split of the work gives the same verdict."""
     assert merge([merge([first, second]), third]) == merge([first, merge([second, third])])
     assert merge([first, second, third]) == merge([first, merge([second, third])])
 
 
 @given(VERDICTS)
-def test_merging_with_nothing_changes_nothing(verdict: Verdict) -> None:
+def test_merge_with_valid_changes_nothing(verdict: Verdict) -> None:
     """The empty merge is valid and neutral."""
     assert merge([]) == VALID
     assert merge([verdict, VALID]) == merge([VALID, verdict]) == verdict
 
 
 @given(st.lists(VERDICTS, max_size=4))
-def test_the_worst_wins(verdicts: Sequence[Verdict]) -> None:
-    """A proof anywhere is a proof. What one part did not meet, another may have."""
+def test_merge_has_the_worst_validity(verdicts: Sequence[Verdict]) -> None:
+    """An anomaly of any part is invalid; one part may meet the assumption of another."""
     merged = merge(verdicts).validity
     worst = max((verdict.validity for verdict in verdicts), default=Validity.VALID)
 
     assert (merged is Validity.INVALID) == (worst is Validity.INVALID)
     if any(verdict.unknowns for verdict in verdicts):
         assert merged is not Validity.VALID
-    if all(verdict.assumptions == () for verdict in verdicts):
+    if all(verdict.expectations == () for verdict in verdicts):
         assert merged is worst
 
 
-@given(st.lists(ASSUMPTIONS, min_size=1, max_size=5))
-def test_assumptions_of_one_name_add_up(assumptions: Sequence[Assumption]) -> None:
-    """What happened is counted over all parts; what is needed is the most that any part needs."""
-    merged = merge(Verdict(assumptions=(assumption,)) for assumption in assumptions)
+@given(st.lists(EXPECTATIONS, min_size=1, max_size=5))
+def test_expectations_of_one_name_add_up(expectations: Sequence[ExpectationCount]) -> None:
+    """The counts add up; the need is the largest of any part."""
+    merged = merge(Verdict(expectations=(expectation,)) for expectation in expectations)
 
-    for name in {assumption.name for assumption in assumptions}:
-        same = [assumption for assumption in assumptions if assumption.name == name]
-        observed = sum(assumption.observed for assumption in same)
-        needed = max(assumption.needed for assumption in same)
-        assert Assumption(name, observed, needed) in merged.assumptions
-    assert len(merged.assumptions) == len({assumption.name for assumption in assumptions})
+    for name in {expectation.name for expectation in expectations}:
+        same = [expectation for expectation in expectations if expectation.name == name]
+        observed = sum(expectation.observed for expectation in same)
+        needed = max(expectation.needed for expectation in same)
+        assert ExpectationCount(name, observed, needed) in merged.expectations
+    assert len(merged.expectations) == len({expectation.name for expectation in expectations})
 
 
 @given(VERDICTS)
-def test_a_verdict_survives_json(verdict: Verdict) -> None:
-    """What is stored is what was found."""
+def test_verdict_equals_its_json_round_trip(verdict: Verdict) -> None:
     assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
 
 
-def test_an_anomaly_of_an_unknown_promise_is_not_read() -> None:
-    """A stored verdict that names no promise of ours is a wrong question, not a verdict."""
-    stored = {**ANOMALY.to_json(), "promise": "L99"}
+def test_stored_anomaly_keeps_the_promise_of_another_contract() -> None:
+    """A stored verdict is read without its contract, with the sentence that it stores."""
+    foreign = Promise("X99", "A sentence of another contract.", "another family")
+    stored = replace(ANOMALY, promise=foreign).to_json()
 
-    with pytest.raises(UnknownPromiseError, match="L99"):
-        Anomaly.from_json(stored)
+    read = Anomaly.from_json(stored).promise
+    assert (read.id, read.sentence, read.family) == (foreign.id, foreign.sentence, foreign.family)
 
 
-def test_an_anomaly_breaks_every_promise_that_it_names() -> None:
-    """The one it is about, and those that the same evidence breaks."""
-    anomaly = Anomaly(Promise.L4, "stolen", also=(Promise.L3,))
+def test_anomaly_breaks_all_promises_that_it_names() -> None:
+    """Its own promise, and those in `also`."""
+    anomaly = Anomaly(promises.L4, "stolen", also=(promises.L3,))
 
-    assert anomaly.promises == {Promise.L3, Promise.L4}
+    assert anomaly.promises == {promises.L3, promises.L4}

@@ -20,10 +20,12 @@ from harness.contract.models.backpressure import BackpressureModel
 from harness.contract.models.bad_input import BadInputModel
 from harness.contract.models.catalog_over_http import CatalogOverHttpModel
 from harness.contract.models.fault_outcomes import FaultOutcomesModel
+from harness.contract.models.lifecycle import LifecycleModel
 from harness.contract.models.notifications import NotificationsModel
 from harness.contract.models.server import ServerModel
 from harness.contract.models.session_store import SessionStoreModel
 from harness.contract.models.state_db import StateDbModel
+from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Model, Refusal
 from harness.core.verdict import Anomaly
@@ -97,29 +99,32 @@ def under(fault: str, outcome: Outcome, error: str = "", result: Any = None) -> 
 
 def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     """Histories whose last operation, or an earlier one, its model refuses."""
-    for model, wrong in (
+    components: list[tuple[Model[Any], list[tuple[Promise, test_components.Story]]]] = [
         (test_components.CACHE, test_components.WRONG_CACHES),
         (test_components.WATCHER, test_components.WRONG_WATCHERS),
         (test_components.CATALOG, test_components.WRONG_CATALOGS),
         (test_components.WAKEUPS, test_components.WRONG_WAKEUPS),
-    ):
+    ]
+    for model, wrong in components:
         yield from ((model, story) for _, story in wrong)
     yield from ((test_components.STRUCK, story) for story in test_components.WRONG_STRUCK)
     for story in test_components.FOREIGN_KNOCKS:
         yield AccessControlModel(), story
-    for test, model in (
+    tests: list[tuple[Any, Model[Any]]] = [
         (test_server.test_server_model_names_the_broken_promise, ServerModel()),
         (test_server.test_bad_input_model_names_the_broken_promise, BadInputModel()),
         (test_server.test_notifications_model_names_the_broken_promise, NotificationsModel()),
-    ):
+    ]
+    for test, model in tests:
         yield from ((model, operations_of(calls)) for calls, _ in parameters(test))
-    for test, model in (
+    tests = [
         (test_server.test_backpressure_model_names_the_broken_promise, BackpressureModel()),
         (test_server.test_catalog_model_names_the_broken_promise, CatalogOverHttpModel()),
-    ):
+    ]
+    for test, model in tests:
         yield from ((model, operations_of([call])) for call, _ in parameters(test))
     for wrong_toy, _, text in test_lifecycle.STORIES:
-        yield test_lifecycle.LifecycleModel(), list(test_lifecycle.tell(wrong_toy(), text))
+        yield LifecycleModel(), list(test_lifecycle.tell(wrong_toy(), text))
     for culprit, _, calls in test_state_db.CULPRITS:
         database = culprit()
         yield StateDbModel(), [test_state_db.ask(database, *call) for call in calls]
@@ -197,7 +202,7 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     yield CatalogOverHttpModel(), [failed("shown")]
     committed = list(test_lifecycle.tell(test_lifecycle.Toy(), "turn a, ok"))
     late = {"returned": False, "called": []}
-    lifecycle = test_lifecycle.LifecycleModel()
+    lifecycle = LifecycleModel()
     yield lifecycle, [*committed, done("dirty", {"dirty": True}, session="s1")]
     yield lifecycle, [*committed, done("drain", late, provider="ok", deadline_s=1.0)]
     register = Register(promises.S2)

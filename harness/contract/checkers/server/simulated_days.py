@@ -43,7 +43,7 @@ def of_process(history: History, process: int) -> History:
 
 def check_install_days(history: History) -> Verdict:
     """Judge the days of one install."""
-    hours = [operation for operation in history.happened if operation.function == LIVE]
+    hours = history.happened.of(LIVE)
     for rule in (
         _double_wakeups,
         _lost_wakeups,
@@ -239,7 +239,7 @@ def compare(real: History, lapsed: History, bounds: Sequence[Bound]) -> list[Com
 
 def slopes(history: History) -> dict[str, float]:
     """The change of each gauge per operation, from the first sample to the last."""
-    samples = [operation for operation in history.happened if operation.function == SAMPLE]
+    samples = history.happened.of(SAMPLE)
     if len(samples) < 2:  # noqa: PLR2004 - a line needs two points
         return {}
     first, last = samples[0], samples[-1]
@@ -288,5 +288,5 @@ class InstallDaysChecker:
 
 def elapsed(history: History) -> Mapping[str, float]:
     """The seconds that passed by each clock; empty where no operation reports them."""
-    reports = (operation for operation in history.happened if operation.function == ELAPSED)
+    reports = history.happened.of(ELAPSED)
     return next((operation.result for operation in reports), {})

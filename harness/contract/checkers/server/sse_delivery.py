@@ -19,7 +19,7 @@ from typing import Any
 from harness.contract import promises
 from harness.contract.promises import SESSION_SERVER
 from harness.core.contract import Promise
-from harness.core.history import History, Operation, Outcome
+from harness.core.history import History, Operation
 from harness.core.sse import Frame, Frames
 from harness.core.verdict import Anomaly, Verdict
 
@@ -322,7 +322,7 @@ def check_load(history: History) -> Verdict:
 
 
 def _bottlenecks(history: History) -> Iterator[str]:
-    generators = list(_of(history, "generate"))
+    generators = history.happened.of("generate")
     if not generators:
         yield "the generator reported no usage of its own"
     for operation in generators:
@@ -339,7 +339,7 @@ def _bottlenecks(history: History) -> Iterator[str]:
 
 def _found(history: History) -> Iterator[Anomaly]:
     """The findings of the connections themselves."""
-    for operation in _of(history, "read"):
+    for operation in history.happened.of("read"):
         for found in operation.result["found"]:
             stream = operation.argument["stream"] or f"session {operation.argument['session']}"
             yield Anomaly(
@@ -354,9 +354,11 @@ def _found(history: History) -> Iterator[Anomaly]:
 
 def _incomplete(history: History) -> Iterator[Anomaly]:
     """Readers of one run to its end that disagree on its last event or on its tokens (C2, C3)."""
-    sends = {op.result["stream"]: op for op in _of(history, "send") if op.result["status"] == OK}
+    sends = {
+        op.result["stream"]: op for op in history.happened.of("send") if op.result["status"] == OK
+    }
     ends: dict[str, Operation] = {}
-    for read in _of(history, "read"):
+    for read in history.happened.of("read"):
         stream, result = read.argument["stream"], read.result
         if not result["terminal"] or read.argument["notices"]:
             continue
@@ -386,11 +388,13 @@ def _incomplete(history: History) -> Iterator[Anomaly]:
 
 def _silent(history: History) -> Iterator[Anomaly]:
     """A stream silent for longer than promised, less the delays of the whole machine (C6)."""
-    lag_ms = max((op.result["lag_ms"]["max"] for op in _of(history, "generate")), default=None)
+    lag_ms = max(
+        (op.result["lag_ms"]["max"] for op in history.happened.of("generate")), default=None
+    )
     if lag_ms is None:
         return
     bound_ms = ALIVE_MS + TICK_MS + LAG_FACTOR * lag_ms
-    for read in _of(history, "read"):
+    for read in history.happened.of("read"):
         silence_ms = read.result["silence_ms"]
         if (
             silence_ms > bound_ms
@@ -416,17 +420,17 @@ def _is_disturbed(history: History, operation: Operation) -> bool:
 
 def _wakeups(history: History) -> Iterator[Anomaly]:
     """Each process of a turn that was read to its end wakes its own session, once (W1, W6)."""
-    looks = {op.argument["session"]: op for op in _of(history, "messages")}
+    looks = {op.argument["session"]: op for op in history.happened.of("messages")}
     finished = {
         op.argument["stream"]
-        for op in _of(history, "read")
+        for op in history.happened.of("read")
         if op.result["terminal"] == "stream_end"
     }
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for session, look in looks.items():
         for output in look.result["woken"]:
             counts[output][session] += 1
-    for send in _of(history, "send"):
+    for send in history.happened.of("send"):
         session = send.argument["session"]
         for output in send.argument["outputs"]:
             for stranger in counts[output].keys() - {session}:
@@ -459,8 +463,8 @@ def _wakeups(history: History) -> Iterator[Anomaly]:
 
 def _lost_messages(history: History) -> Iterator[Anomaly]:
     """A message that was acknowledged under load, and is not stored (S2)."""
-    looks = {op.argument["session"]: op for op in _of(history, "messages")}
-    for send in _of(history, "send"):
+    looks = {op.argument["session"]: op for op in history.happened.of("messages")}
+    for send in history.happened.of("send"):
         session, text = send.argument["session"], send.argument["text"]
         look = looks.get(session)
         if send.result["status"] != OK or look is None:
@@ -477,7 +481,7 @@ def _lost_messages(history: History) -> Iterator[Anomaly]:
 
 def _stalled_readers(history: History) -> Iterator[Anomaly]:
     """A stalled reader that is not disconnected, or that blocks another reader (C8)."""
-    for stall in _of(history, "stall"):
+    for stall in history.happened.of("stall"):
         result = stall.result
         if result["end"] == "held":
             yield Anomaly(
@@ -499,7 +503,7 @@ def _stalled_readers(history: History) -> Iterator[Anomaly]:
 
 def _starved_users(history: History) -> Iterator[Anomaly]:
     """A user who retries and is refused by more wakeup turns than allowed (W10)."""
-    for press in _of(history, "press"):
+    for press in history.happened.of("press"):
         bound, wakeups = press.argument["wakeups_max"], press.result["wakeups"]
         if wakeups > bound:
             yield Anomaly(
@@ -513,8 +517,8 @@ def _starved_users(history: History) -> Iterator[Anomaly]:
 
 def _unanswered_polls(history: History) -> Iterator[Anomaly]:
     """An ordinary call that is refused while every stream is taken (C10)."""
-    polls = list(_of(history, "poll"))
-    for hold in _of(history, "hold"):
+    polls = history.happened.of("poll")
+    for hold in history.happened.of("hold"):
         if not hold.result["is_full"]:
             continue
         began_ns, ended_ns = hold.result["full_ns"]
@@ -537,14 +541,11 @@ _JUDGES: tuple[Callable[[History], Iterable[Anomaly]], ...] = (
 )
 
 
-def _of(history: History, function: str) -> Iterator[Operation]:
-    """The operations of a function with outcome ok."""
-    return (op for op in history if op.function == function and op.outcome is Outcome.OK)
-
-
 def counted(function: str, what: str) -> Callable[[History], int]:
     """Make an expectation's measure: a sum over the operations of a function."""
-    return lambda history: sum(int(_MEASURES[function, what](op)) for op in _of(history, function))
+    return lambda history: sum(
+        int(_MEASURES[function, what](op)) for op in history.happened.of(function)
+    )
 
 
 _MEASURES: Mapping[tuple[str, str], Callable[[Operation], int]] = {

@@ -20,19 +20,19 @@ from harness.core.verdict import Anomaly, Verdict
 def check_database_content(history: History) -> Verdict:
     """Judge D1 and D2 by the last reads and the last inspection."""
     reads = _last_reads(history)
-    inspections = [op for op in history.happened if op.function == "inspect"]
+    inspections = history.happened.of("inspect")
     missing = [] if reads and inspections else ["no quiet inspection and reads of the file"]
     found = [*append_anomalies(history, reads), *_out_of_order(history, reads)]
     if inspections:
         found += _unsound(inspections[-1])
-    searches = [op for op in history.happened if op.function == "search"]
+    searches = history.happened.of("search")
     if searches:
         found += _index_drift(searches[-1], reads)
     return Verdict(tuple(found), unknowns=tuple(missing))
 
 
 def _last_reads(history: History) -> dict[str, Operation]:
-    reads = (op for op in history.happened if op.function == "messages")
+    reads = history.happened.of("messages")
     return {op.argument["session"]: op for op in reads}
 
 

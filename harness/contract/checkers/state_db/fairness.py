@@ -20,7 +20,7 @@ from harness.core.checker import Checker
 from harness.core.history import History, Operation, Outcome
 from harness.core.verdict import Anomaly, Verdict
 
-KILL, HANG = "kill member ", "hang of member "  # faults: killed on purpose, or after a hang
+KILL, HANG = "kill writer ", "hang of writer "  # faults: killed on purpose, or after a hang
 MENTIONED = 5  # calls without a reply in the evidence of a hang
 
 STARVING = 80

@@ -17,13 +17,13 @@ def wal_stays_below(limit_bytes: int) -> Checker:
     """Make the checker of D6. The limit holds while no single reader stays for long."""
 
     def check(history: History) -> Verdict:
-        samples = [op for op in history.happened if op.function == "log_bytes"]
+        samples = history.happened.of("log_bytes")
         if not samples:
             return Verdict(unknowns=("no sample of the log's length",))
         highest = max(samples, key=lambda op: int(op.result))
         if highest.result <= limit_bytes:
             return Verdict()
-        pins = [op for op in history.happened if op.function == "pin"]
+        pins = history.happened.of("pin")
         return Verdict(
             (
                 Anomaly(
@@ -42,5 +42,5 @@ def wal_stays_below(limit_bytes: int) -> Checker:
 
 def wal_high_water_bytes(history: History) -> int:
     """The greatest sampled length of the log; 0 without a sample."""
-    samples = (op.result for op in history.happened if op.function == "log_bytes")
+    samples = (op.result for op in history.happened.of("log_bytes"))
     return max(samples, default=0)

@@ -6,27 +6,18 @@ report what was returned and how long that took, and each `fetch` is a query of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from itertools import combinations
 
 from harness.contract import promises
-from harness.core.checker import Checker
+from harness.core.checker import Checker, Rule, first_of
 from harness.core.history import History
-from harness.core.verdict import Anomaly, Verdict
-
-Rule = Callable[[History], Iterable[Anomaly]]
+from harness.core.verdict import Anomaly
 
 
 def rebuilds_within_budget(budget_s: float) -> Checker:
     """Make the checker for a budget in seconds."""
-
-    def check(history: History) -> Verdict:
-        for rule in (_slow_display, _empty, _late(budget_s), _concurrent_fetches):
-            for anomaly in rule(history):
-                return Verdict(anomalies=(anomaly,))
-        return Verdict()
-
-    return check
+    return first_of(_slow_display, _empty, _late(budget_s), _concurrent_fetches)
 
 
 def _slow_display(history: History) -> Iterator[Anomaly]:
@@ -77,7 +68,7 @@ def _late(budget_s: float) -> Rule:
 
 def _concurrent_fetches(history: History) -> Iterator[Anomaly]:
     """Two queries of the providers at once (M2)."""
-    fetches = [op for op in history if op.function == "fetch"]
+    fetches = history.of("fetch")
     for one, other in combinations(fetches, 2):
         if one.meets(other):
             yield Anomaly(

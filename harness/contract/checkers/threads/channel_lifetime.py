@@ -25,13 +25,13 @@ def check_channel_lifetime(history: History) -> Verdict:
 
 def _collected_live(history: History) -> Iterator[Anomaly]:
     """A channel that was collected while it had a reader (C9)."""
-    for sizes in _done(history, "sizes"):
-        readers = [op for op in _done(history, "subscribe") if _is_reading(history, op, sizes)]
+    for sizes in history.happened.of("sizes"):
+        readers = [op for op in history.happened.of("subscribe") if _is_reading(history, op, sizes)]
         if sizes.result["readers"] < len(readers):
             yield Anomaly(
                 promises.C9,
                 "sizes() counts fewer readers than have subscribed: a live channel was collected",
-                (*readers, *_done(history, "collect"), sizes),
+                (*readers, *history.happened.of("collect"), sizes),
                 "collected-live",
                 expected=f"{len(readers)} readers",
                 observed=f"{sizes.result['readers']} readers",
@@ -40,8 +40,8 @@ def _collected_live(history: History) -> Iterator[Anomaly]:
 
 def _never_collected(history: History) -> Iterator[Anomaly]:
     """A channel without readers that was not collected by the end (C9)."""
-    for sizes in _done(history, "sizes")[-1:]:
-        readers = [op for op in _done(history, "subscribe") if _is_reading(history, op, sizes)]
+    for sizes in history.happened.of("sizes")[-1:]:
+        readers = [op for op in history.happened.of("subscribe") if _is_reading(history, op, sizes)]
         if sizes.result["channels"] and not readers:
             yield Anomaly(
                 promises.C9,
@@ -55,8 +55,8 @@ def _never_collected(history: History) -> Iterator[Anomaly]:
 
 def _missed_run(history: History) -> Iterator[Anomaly]:
     """A run that a reader of its session was not informed of (C7), or twice (C2)."""
-    for heard in _done(history, "heard"):
-        for run in _done(history, "begin_run"):
+    for heard in history.happened.of("heard"):
+        for run in history.happened.of("begin_run"):
             stream = run.argument["stream"]
             times = heard.result["runs"].count(stream)
             if run.argument["session"] != _session(history, heard) or times == 1:
@@ -74,9 +74,9 @@ def _missed_run(history: History) -> Iterator[Anomaly]:
 
 def _missed_notice(history: History) -> Iterator[Anomaly]:
     """A notice that a subscribed reader did not receive (C3)."""
-    for heard in _done(history, "heard"):
-        for subscribe in _done(history, "subscribe"):
-            for notice in _done(history, "notify"):
+    for heard in history.happened.of("heard"):
+        for subscribe in history.happened.of("subscribe"):
+            for notice in history.happened.of("notify"):
                 number = notice.argument["number"]
                 if (
                     subscribe.argument["reader"] == heard.argument["reader"]
@@ -97,7 +97,7 @@ def _missed_notice(history: History) -> Iterator[Anomaly]:
 
 def _doubled_notice(history: History) -> Iterator[Anomaly]:
     """A notice that a reader received twice (C2)."""
-    for heard in _done(history, "heard"):
+    for heard in history.happened.of("heard"):
         notices = heard.result["notices"]
         if len(set(notices)) < len(notices):
             yield Anomaly(
@@ -113,15 +113,13 @@ def _doubled_notice(history: History) -> Iterator[Anomaly]:
 def _is_reading(history: History, subscribe: Operation, moment: Operation) -> bool:
     """Whether a subscriber has not left by that moment."""
     reader = {"reader": subscribe.argument["reader"]}
-    has_left = any(op.argument == reader and op.precedes(moment) for op in _done(history, "leave"))
+    has_left = any(
+        op.argument == reader and op.precedes(moment) for op in history.happened.of("leave")
+    )
     return subscribe.precedes(moment) and not has_left
 
 
 def _session(history: History, heard: Operation) -> str | None:
-    subscribes = _done(history, "subscribe")
+    subscribes = history.happened.of("subscribe")
     sessions = {op.argument["reader"]: op.argument["session"] for op in subscribes}
     return sessions.get(heard.argument["reader"])
-
-
-def _done(history: History, function: str) -> list[Operation]:
-    return [op for op in history.happened if op.function == function]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.contract import promises
+from harness.core.checker import first_of
 from harness.core.history import History, Operation, Outcome
 from harness.core.verdict import Anomaly, Verdict
 
@@ -18,7 +19,7 @@ EMITS = ("emit", "emit_struck")
 
 def check_journal_order(history: History) -> Verdict:
     """Judge the last read of the journal; that it can be read is part of the promise."""
-    reads = [op for op in history if op.function == "rows"]
+    reads = history.of("rows")
     if not reads:
         return Verdict()
     read = reads[-1]
@@ -37,7 +38,7 @@ def check_journal_order(history: History) -> Verdict:
         )
     if read.outcome is Outcome.INFO:
         return Verdict(unknowns=("the content of the journal is unknown: no reply to rows()",))
-    return Verdict(anomalies=tuple(_anomalies(history, read))[:1])
+    return first_of(lambda history: _anomalies(history, read))(history)
 
 
 def _anomalies(history: History, read: Operation) -> Iterator[Anomaly]:

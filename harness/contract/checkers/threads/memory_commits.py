@@ -9,32 +9,24 @@ does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 from harness.contract import promises
+from harness.core.checker import first_of
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
 from harness.core.verdict import Anomaly, Verdict
 
-Rule = Callable[[History], Iterable[Anomaly]]
-
 
 def check_memory_commits(history: History) -> Verdict:
     """Judge a history that ends with a shutdown under healthy providers."""
-    return _judge(history, (_raised, _overlaps, _uncovered, _idle_calls, _unrequested))
+    return first_of(_raised, _overlaps, _uncovered, _idle_calls, _unrequested)(history)
 
 
 def check_agent_closes(history: History) -> Verdict:
     """Judge a history of turns and evictions that ends quiet, with the cache shrunk."""
     rules = (_closed_in_use, _closed_early, _overlaps, _over_cap, _failed_calls)
-    return _judge(history, rules)
-
-
-def _judge(history: History, rules: Iterable[Rule]) -> Verdict:
-    for rule in rules:
-        for anomaly in rule(history):
-            return Verdict(anomalies=(anomaly,))
-    return Verdict()
+    return first_of(*rules)(history)
 
 
 def _raised(history: History) -> Iterator[Anomaly]:
@@ -65,7 +57,7 @@ def _failure(op: Operation, broken: Promise) -> Anomaly:
 
 def _overlaps(history: History) -> Iterator[Anomaly]:
     """Two provider calls of one session at once (L5)."""
-    calls = _all(history, "provide")
+    calls = history.of("provide")
     for index, one in enumerate(calls):
         for other in calls[index + 1 :]:
             if _same(one, other, "session") and one.meets(other):
@@ -82,7 +74,7 @@ def _overlaps(history: History) -> Iterator[Anomaly]:
 
 def _uncovered(history: History) -> Iterator[Anomaly]:
     """A turn that was never committed by its owner's provider (L2, or the cause's promise)."""
-    calls = [call for call in _all(history, "provide") if call.argument["ended"] == "ok"]
+    calls = [call for call in history.of("provide") if call.argument["ended"] == "ok"]
     for turn in _turns(history):
         later = [
             call
@@ -105,7 +97,7 @@ def _uncovered(history: History) -> Iterator[Anomaly]:
 
 def _cause_of_loss(turn: Operation, history: History) -> tuple[tuple[Promise, ...], str]:
     """The promises that the lost turn breaks, and the reason why it was not committed."""
-    calls = [call for call in _all(history, "provide") if _same(turn, call, "session")]
+    calls = [call for call in history.of("provide") if _same(turn, call, "session")]
     done = [call for call in calls if call.argument["ended"] == "ok"]
     commits = [op for op in history if op.function in ("commit", "drain") and op.meets(turn)]
     was_late = bool(commits) and any(call.invoked_ns < turn.invoked_ns for call in done)
@@ -118,7 +110,7 @@ def _cause_of_loss(turn: Operation, history: History) -> tuple[tuple[Promise, ..
     for call in done:
         if call.invoked_ns >= turn.invoked_ns and not (was_late and _has_turns(call, history)):
             return (promises.L4,), f"committed by {call.argument['agent']!r}, which does not own it"
-    for op in _all(history, "discard"):
+    for op in history.of("discard"):
         if op.result is True and _same(turn, op, "session") and not op.precedes(turn):
             return (promises.L9,), "its session was discarded"
     if was_late:
@@ -136,8 +128,8 @@ def _has_turns(call: Operation, history: History) -> bool:
 
 def _idle_calls(history: History) -> Iterator[Anomaly]:
     """More successful calls than turns: one of them had nothing to commit (L6)."""
-    turns = [op for op in _all(history, "complete_turn") if op.outcome is not Outcome.FAIL]
-    calls = [call for call in _all(history, "provide") if call.argument["ended"] == "ok"]
+    turns = [op for op in history.of("complete_turn") if op.outcome is not Outcome.FAIL]
+    calls = [call for call in history.of("provide") if call.argument["ended"] == "ok"]
     for call in calls:
         commits = [other for other in calls if _same(other, call, "session", "agent")]
         owned = [turn for turn in turns if _same(turn, call, "session", "agent")]
@@ -154,8 +146,8 @@ def _idle_calls(history: History) -> Iterator[Anomaly]:
 
 def _unrequested(history: History) -> Iterator[Anomaly]:
     """A provider call outside of every commit and drain, such as by a completed turn (L12)."""
-    boundaries = [*_all(history, "commit"), *_all(history, "drain")]
-    for call in _all(history, "provide"):
+    boundaries = [*history.of("commit"), *history.of("drain")]
+    for call in history.of("provide"):
         if not any(boundary.meets(call) for boundary in boundaries):
             yield Anomaly(
                 promises.L12,
@@ -169,8 +161,8 @@ def _unrequested(history: History) -> Iterator[Anomaly]:
 
 def _closed_in_use(history: History) -> Iterator[Anomaly]:
     """An agent that was closed while a turn worked with it (A2)."""
-    for close in _all(history, "close"):
-        for use in _all(history, "use"):
+    for close in history.of("close"):
+        for use in history.of("use"):
             if _same(close, use, "session", "agent") and close.meets(use):
                 yield Anomaly(
                     promises.A2,
@@ -184,8 +176,8 @@ def _closed_in_use(history: History) -> Iterator[Anomaly]:
 
 def _closed_early(history: History) -> Iterator[Anomaly]:
     """An agent closed twice, during a commit of its own, or before its turns were covered (A5)."""
-    closes = _all(history, "close")
-    calls = _all(history, "provide")
+    closes = history.of("close")
+    calls = history.of("provide")
     for index, close in enumerate(closes):
         agent = close.argument["agent"]
         commits = [call for call in calls if _same(close, call, "session", "agent")]
@@ -235,12 +227,8 @@ def _over_cap(history: History) -> Iterator[Anomaly]:
             )
 
 
-def _all(history: History, function: str) -> list[Operation]:
-    return [op for op in history if op.function == function]
-
-
 def _turns(history: History) -> list[Operation]:
-    return [op for op in _all(history, "complete_turn") if op.outcome is Outcome.OK]
+    return [op for op in history.of("complete_turn") if op.outcome is Outcome.OK]
 
 
 def _same(one: Operation, other: Operation, *names: str) -> bool:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from harness.contract import promises
+from harness.core.checker import first_of
 from harness.core.history import History, Operation, Outcome
 from harness.core.verdict import Anomaly, Verdict
 
@@ -18,7 +19,7 @@ WRITES = ("append", "save_copy")
 
 def check_session_writes(history: History) -> Verdict:
     """Judge the last reads against the writes before them."""
-    return Verdict(anomalies=tuple(_anomalies(history))[:1])
+    return first_of(_anomalies)(history)
 
 
 def _anomalies(history: History) -> Iterator[Anomaly]:
@@ -50,7 +51,7 @@ def _lost_or_stray(history: History, read: Operation) -> Iterator[Anomaly]:
             expected="written texts only",
             observed=f"{text!r}",
         )
-    copies = [op for op in history if op.function == "save_copy" and op.outcome is Outcome.OK]
+    copies = history.happened.of("save_copy")
     for write in (op for op in history if op.function in WRITES):
         text = write.argument["text"]
         times = stored[text]
@@ -90,7 +91,7 @@ def _wrong_mark(history: History, read: Operation) -> Iterator[Anomaly]:
     starts = [op for op in begun if op.outcome is Outcome.OK and op.precedes(read)]
     runs = [op.argument["stream"] for op in begun if op.outcome is not Outcome.FAIL]
     if starts and read.result not in runs:
-        cleanups = [op for op in history if op.function == "cleanup"]
+        cleanups = history.of("cleanup")
         yield Anomaly(
             promises.S7,
             "active() does not return the run that is under way",
@@ -99,9 +100,9 @@ def _wrong_mark(history: History, read: Operation) -> Iterator[Anomaly]:
             expected=f"one of {runs}",
             observed=f"{read.result!r}",
         )
-    left = [op for op in history if op.function == "leave_behind"]
-    cleanups = [op for op in history if op.function == "cleanup" and op.precedes(read)]
-    quiet = [op for op in cleanups if all(mark.precedes(op) for mark in left)]
+    left = history.of("leave_behind")
+    over = [op for op in history.of("cleanup") if op.precedes(read)]
+    quiet = [op for op in over if all(mark.precedes(op) for mark in left)]
     if left and quiet and read.result not in (None, *runs):
         yield Anomaly(
             promises.S7,

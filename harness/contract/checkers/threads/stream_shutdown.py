@@ -7,14 +7,14 @@ For histories of `read` operations, whose result is true where the end arrived, 
 from __future__ import annotations
 
 from harness.contract import promises
-from harness.core.history import History, Operation
+from harness.core.history import History
 from harness.core.verdict import Anomaly, Verdict
 
 
 def check_stream_shutdown(history: History) -> Verdict:
     """Judge a history in which a stream was stopped (G4)."""
-    stops = _done(history, "stop")
-    for read in _done(history, "read"):
+    stops = history.happened.of("stop")
+    for read in history.happened.of("read"):
         if read.result is False:
             return Verdict(
                 (
@@ -28,7 +28,7 @@ def check_stream_shutdown(history: History) -> Verdict:
                     ),
                 )
             )
-    for readers in _done(history, "readers"):
+    for readers in history.happened.of("readers"):
         if readers.result:
             return Verdict(
                 (
@@ -43,7 +43,3 @@ def check_stream_shutdown(history: History) -> Verdict:
                 )
             )
     return Verdict()
-
-
-def _done(history: History, function: str) -> list[Operation]:
-    return [operation for operation in history.happened if operation.function == function]

@@ -34,8 +34,8 @@ def check_wakeup_restarts(history: History) -> Verdict:
     """
     for unsettled in _unsettled(history):
         return Verdict((replace(unsettled, promise=promises.W4),))
-    settled = _done(history, "settle")
-    for left, quiet in product(_done(history, "leave"), settled[-1:]):
+    settled = history.happened.of("settle")
+    for left, quiet in product(history.happened.of("leave"), settled[-1:]):
         session, process = _session(left), left.argument["process"]
         sessions = [owner for owner, cause in quiet.result["woken"] if cause == process]
         match sessions:
@@ -76,13 +76,13 @@ def _unsettled(history: History) -> Iterator[Anomaly]:
 
 def _misattributed(history: History) -> Iterator[Anomaly]:
     """A process that one session's turn started, and that is recorded as another's (T7, W6)."""
-    for spawn in _done(history, "spawn"):
+    for spawn in history.happened.of("spawn"):
         session, owner = spawn.argument["session"], spawn.argument["owner"]
         if owner != session:
             yield Anomaly(
                 promises.T7,
                 f"a process that a turn of {session!r} started is recorded for another session",
-                tuple(op for op in _done(history, "spawn") if op.meets(spawn)),
+                tuple(op for op in history.happened.of("spawn") if op.meets(spawn)),
                 "misattributed",
                 also=(promises.W6,),
                 expected=f"owner {session!r}",
@@ -143,7 +143,7 @@ def _reordered(history: History) -> Iterator[Anomaly]:
 
 def _lost(history: History) -> Iterator[Anomaly]:
     """A completion that woke no session: W3 if a run of the session delayed it, else W2."""
-    settled = _done(history, "settle")
+    settled = history.happened.of("settle")
     for complete in _completions(history):
         if not settled or _wakes_of(history, complete):
             continue
@@ -162,17 +162,13 @@ def _lost(history: History) -> Iterator[Anomaly]:
         )
 
 
-def _completions(history: History) -> list[Operation]:
-    return _done(history, "complete")
+def _completions(history: History) -> tuple[Operation, ...]:
+    return history.happened.of("complete")
 
 
 def _wakes_of(history: History, complete: Operation) -> list[Operation]:
     process = complete.argument["process"]
-    return [op for op in _done(history, "wake") if op.argument["process"] == process]
-
-
-def _done(history: History, function: str) -> list[Operation]:
-    return [op for op in history.happened if op.function == function]
+    return [op for op in history.happened.of("wake") if op.argument["process"] == process]
 
 
 def _session(operation: Operation) -> str:
