@@ -29,7 +29,7 @@ Judge: TypeAlias = "Callable[[Scenario], Verdict]"
 """The type of the fixture `judge`: it runs a scenario on the target and returns its verdict."""
 
 DEFAULT_TARGET = "reference"
-ROUNDS = 2  # for a scenario that did not meet what its verdict needs
+ROUNDS = 2  # of questions, for a scenario that did not reach its expectations
 _TARGETS = pytest.StashKey[dict[str, "Target"]]()
 
 
@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--harness-target",
         metavar="TARGET",
-        help="what is on trial, as `harness gate --target` takes it (default: the suite's target)",
+        help="the target on trial, as `harness gate --target` takes it (default: the suite's)",
     )
     group.addoption(
         "--harness-seed", type=int, default=1, help="seed of all random choices (default: 1)"
@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--harness-effort",
         type=float,
         default=1.0,
-        help="how much is asked; 1 is as much as a gate of two minutes (default: 1)",
+        help="how much each scenario asks; 1 is as much as a gate of two minutes (default: 1)",
     )
     group.addoption(
         "--harness-first-only",
@@ -63,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="judge only this scenario; may be repeated",
     )
     group.addoption(
-        "--harness-run-folder", type=Path, help="where evidence goes (default: temporary)"
+        "--harness-run-folder", type=Path, help="where results go (default: temporary)"
     )
 
 
@@ -109,10 +109,12 @@ def harness_target(request: pytest.FixtureRequest) -> Target:
 
 @pytest.fixture
 def judge(request: pytest.FixtureRequest, harness_target: Target, tmp_path: Path) -> Judge:
-    """Judge one scenario on the target; its evidence goes into the run folder.
+    """Judge one scenario on the target; its results go into the run folder.
 
-    Skips a scenario that was not asked for, or whose ability the target does not offer.
+    Skips a scenario that `--harness-scenario` does not name, whose ability the target does not
+    offer, or that needs an optional package which is not installed.
     """
+    from harness.core.extras import missing_extra  # noqa: PLC0415  heavy
     from harness.engine.runner import run  # noqa: PLC0415  heavy
     from harness.report import judgement  # noqa: PLC0415  heavy
 
@@ -122,9 +124,11 @@ def judge(request: pytest.FixtureRequest, harness_target: Target, tmp_path: Path
 
     def judge_scenario(scenario: Scenario) -> Verdict:
         if option("--harness-scenario") and scenario.name not in option("--harness-scenario"):
-            pytest.skip("not asked for")
+            pytest.skip("not selected by --harness-scenario")
         if scenario.ability not in harness_target.abilities:
-            pytest.skip(f"{harness_target.name} has no ability {scenario.ability!r}")
+            pytest.skip(f"target {harness_target.name!r} has no ability {scenario.ability!r}")
+        if (missing := missing_extra(scenario.extras)) is not None:
+            pytest.skip(missing)
         folder = (option("--harness-run-folder") or tmp_path) / scenario.name
         seed, effort = option("--harness-seed"), option("--harness-effort")
         began = time.monotonic()
@@ -161,7 +165,7 @@ class _Reporter:
 
 @contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Leave a note of what failed in the harness, where a verdict would have been."""
+    """Write the error of a failure of the harness into the folder, in place of a verdict."""
     from harness.report.folder import BROKEN  # noqa: PLC0415  heavy
 
     try:

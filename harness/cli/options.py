@@ -46,7 +46,9 @@ class Duration(click.ParamType[float]):
         except ValueError:
             seconds = 0.0
         if not 0 < seconds <= DURATION_MAX_S:
-            self.fail(f"expected a time such as 90s, 5m or 1h, up to 168h; got {value!r}", param, ctx)
+            self.fail(
+                f"expected a time such as 90s, 5m or 1h, up to 168h; got {value!r}", param, ctx
+            )
         return seconds
 
 

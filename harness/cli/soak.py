@@ -22,7 +22,9 @@ from harness.runs.soak import SoakPlan, run_soak
 @target_option
 @click.option("--for", "seconds", type=Duration(), help="Length in time, such as 30m or 8h.")
 @click.option("--ops", "operations", type=click.IntRange(1), help="Length in operations.")
-@click.option("--days", type=click.IntRange(1), help="Length in simulated days, which take seconds.")
+@click.option(
+    "--days", type=click.IntRange(1), help="Length in simulated days, which take seconds."
+)
 @click.option("--http", "over_http", is_flag=True, help="Soak a whole server, over HTTP.")
 @click.option(
     "--resume",

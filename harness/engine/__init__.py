@@ -1,1 +1,1 @@
-"""engine."""
+"""Scenarios, targets and suites, and the runner that brings them together."""

@@ -1,7 +1,7 @@
-"""The context: where a workload meets fresh instances of a target, one episode after another.
+"""The context of a workload: it opens fresh instances of a target, one episode after another.
 
-Hands out chance, folders and clients; writes the journal. It knows neither the scenario's checker
-nor what a promise is.
+It supplies random streams, folders and clients, and writes the journal. It knows neither the
+scenario's checker nor its promises.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.engine.target import Instance, Target
 
 @dataclass(frozen=True)
 class Episode:
-    """A fresh instance, and the client that asks it."""
+    """A fresh instance, the client that asks it, and its folder."""
 
     instance: Instance
     client: RecordingClient
@@ -31,11 +31,11 @@ class Episode:
 
 @dataclass(frozen=True)
 class Context:
-    """One run of one scenario: its target, chance and journal.
+    """One run of one scenario: its target, seed and journal.
 
     `examples` is how many episodes the workload should explore; a workload that explores by other
-    means scales what it does by it. A workload that `goes_on` asks on after an anomaly; one that
-    does not ends with the first.
+    means scales what it does by it. With `goes_on` the workload asks on after an anomaly; without,
+    it ends with the first.
     """
 
     target: Target
@@ -45,23 +45,23 @@ class Context:
     journal: Journal
     goes_on: bool = True
 
-    def rng(self, hand: str) -> random.Random:
-        """A stream of chance of its own for each hand, so that adding one disturbs no other."""
-        return random.Random(f"{self.seed}/{hand}")
+    def rng(self, name: str) -> random.Random:
+        """A random stream for each name, so that another name changes no other stream."""
+        return random.Random(f"{self.seed}/{name}")
 
     def open(self, **notes: Any) -> Episode:
-        """Begin an episode; whoever opens it also closes it."""
+        """Begin an episode with a fresh instance; the caller closes it."""
         folder = Path(tempfile.mkdtemp(prefix="harness-"))
         instance = self.target.open(self.ability, folder)
         self.journal.episode(**notes)
         return Episode(instance, RecordingClient(instance, self.journal), folder)
 
     def go_on(self, **notes: Any) -> None:
-        """Begin another episode with an instance that is open."""
+        """Begin another episode with an instance that is open already."""
         self.journal.episode(**notes)
 
     def close(self, episode: Episode) -> None:
-        """End an episode and leave nothing of it behind."""
+        """End an episode: close its instance and delete its folder."""
         episode.instance.close()
         shutil.rmtree(episode.folder, ignore_errors=True)
 
@@ -80,7 +80,7 @@ Replay = Callable[[Context, History], None]
 
 
 def ask_again(context: Context, failed: History) -> None:
-    """Replay a failure by asking its questions again, one after another."""
+    """Replay a failure by asking its operations again, one after another."""
     with context.episode(**failed.notes) as episode:
         for operation in failed:
             episode.client.ask(operation.function, operation.argument)

@@ -53,7 +53,7 @@ class Unpredictable:
 
 @dataclass(frozen=True)
 class Suite:
-    """What a folder of scenarios says of itself, in its module `suite.py` as `SUITE`.
+    """The declaration of a folder of scenarios: `SUITE` in its module `suite.py`.
 
     `contract` is what the scenarios put on trial. `target` names the target that they are written
     for, as `--target` takes it. Known bugs are patches in the folder `bugs`; each is applied to a
@@ -92,7 +92,7 @@ def use_folders(folders: Iterable[Path]) -> None:
     chosen = [folder.resolve() for folder in folders]
     for folder in chosen:
         if not folder.is_dir():
-            raise UsageError(f"--scenarios {folder}: there is no such folder")
+            raise UsageError(f"{folder}: no such folder of scenarios")
     if chosen:
         os.environ[FOLDERS] = os.pathsep.join(map(str, chosen))
     else:
@@ -114,7 +114,10 @@ def find_suites() -> list[LoadedSuite]:
     for suite in suites:
         for name in suite.scenarios:
             if name in owners:
-                raise UsageError(f"scenario {name!r} is in {owners[name]} and in {suite.folder}")
+                raise UsageError(
+                    f"scenario {name!r} is defined in {owners[name]} and in {suite.folder}; "
+                    "rename one, or name one folder with --scenarios"
+                )
             owners[name] = suite.folder
     return suites
 
@@ -149,12 +152,12 @@ def suite_with_source() -> Suite:
     for loaded in find_suites():
         if loaded.suite.source is not None:
             return loaded.suite
-    raise UsageError("no suite names a `source` in its suite.py")
+    raise UsageError("expected `source=...` in a suite's suite.py, to make mutants of; found none")
 
 
 def find_scenarios() -> dict[str, Scenario]:
     """Every scenario by name, in the order of the suites, files and definitions."""
-    return {name: one for suite in find_suites() for name, one in suite.scenarios.items()}
+    return {name: found for suite in find_suites() for name, found in suite.scenarios.items()}
 
 
 def choose(
@@ -189,10 +192,10 @@ def tried_by(promise: Promise, scenarios: Iterable[Scenario]) -> list[str]:
 
 
 def declared_in(folder: Path) -> Suite:
-    """What the module `suite.py` of this folder says. Raises UsageError where it says nothing."""
+    """The `SUITE` of this folder's module `suite.py`. Raises UsageError where there is none."""
     declared = getattr(_import(folder / "suite.py"), "SUITE", None)
     if not isinstance(declared, Suite):
-        raise UsageError(f"{folder / 'suite.py'}: it defines no `SUITE = Suite(...)`")
+        raise UsageError(f"{folder / 'suite.py'}: expected `SUITE = Suite(...)`; found none")
     return declared
 
 
@@ -218,10 +221,11 @@ def _known_ids(ids: list[str]) -> set[str]:
 
 
 def _declared(folder: Path, scenarios: Iterable[Scenario]) -> Suite:
-    """The suite's own words, or else a contract of what its scenarios put on trial."""
+    """The declared suite, or else one with a contract of the scenarios' promises."""
     if (folder / "suite.py").is_file():
         return declared_in(folder)
-    promises = {promise.id: promise for one in scenarios for promise in one.promises}
+    every = (promise for scenario in scenarios for promise in scenario.promises)
+    promises = {promise.id: promise for promise in every}
     return Suite(Contract(folder.name, tuple(promises.values())))
 
 
@@ -237,9 +241,11 @@ def _import(file: Path) -> ModuleType:
         module = importlib.import_module(name)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{file}: it cannot be imported: {reason}") from error
+        raise UsageError(f"{file}: cannot be imported: {reason}") from error
     if module.__file__ is None or not Path(module.__file__).samefile(file):
-        raise UsageError(f"{file}: another module is called {name!r}: {module.__file__}")
+        raise UsageError(
+            f"{file}: another module is named {name!r}: {module.__file__}; rename one of them"
+        )
     return module
 
 

@@ -1,12 +1,12 @@
-"""The target: what is on trial, and what it can do.
+"""The interface of targets: what is on trial, and its abilities.
 
-A target offers *abilities*. An ability is a set of functions that take and give JSON, so that the
-same question can be asked of an object in this process, of a package in a process of its own, or
-of a server. Each episode of a run asks a fresh instance in a folder of its own.
+An *ability* is a set of functions that take and return JSON, so that the same operation can be
+asked of an object in this process, of a package in a process of its own, or of a server. Each
+episode of a run asks a fresh instance in a folder of its own.
 
-An ability's functions are the methods of its adapter, in `harness/targets/*_adapter*.py`; arguments
-are keywords. Those that end in `_threads` are called by several threads under a controlled
-schedule, those in `_crash` run in a process that may be killed, and those in `_crowd` in many.
+An ability's functions are the methods of its adapter; arguments are keywords. By convention the
+functions of an ability `*_threads` are called by several threads under a controlled schedule, those
+of `*_crash` run in a process that may be killed, and those of `*_crowd` in many processes.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from harness.core.errors import UsageError
 
 
 class Instance(Protocol):
-    """One fresh thing on trial."""
+    """One fresh instance of a target, with one ability."""
 
     def call(self, function: str, argument: Mapping[str, Any]) -> Any:
-        """Ask, and return the answer as JSON.
+        """Call a function, and return its result as JSON.
 
-        An exception means that the target refused: it did not happen. TargetLostError means that
-        nobody knows, because the target went away before it answered.
+        An exception means that the target refused: the call did not happen. TargetLostError means
+        that the outcome is unknown, because the target ended before it answered.
         """
         ...
 
     def close(self) -> None:
-        """Let go of everything: files, threads, processes."""
+        """Release all files, threads and processes."""
         ...
 
 
 class Target(Protocol):
-    """Something that can be put on trial, as often as one likes."""
+    """A system under test, which opens any number of fresh instances."""
 
     name: str
     abilities: frozenset[str]

@@ -53,7 +53,7 @@ def find_bugs(names: Iterable[str] = ()) -> dict[str, KnownBug]:
     wanted = list(names)
     for name in wanted:
         if name not in every:
-            raise UsageError(unknown("known bug", name, every))
+            raise UsageError(unknown("bug", name, every))
     return {name: every[name] for name in every if not wanted or name in wanted}
 
 

@@ -1,13 +1,13 @@
-"""Mutants: the reference with one small mistake each, to see how much of what it does is judged.
+"""Code mutants: copies of a suite's source with one small mistake each.
 
-Known bugs are few and famous, mutants many and dull; a checker that lets one live does not look at
-what that line is for (DeMillo, Lipton and Sayward, "Hints on Test Data Selection", Computer 1978).
-The operators are the ones that Offutt et al. found sufficient ("An Experimental Determination of
-Sufficient Mutant Operators", TOSEM 1996), statement deletion, and the removal of a lock (Bradbury,
-Cordy and Dingel, "Mutation Operators for Concurrent Java", 2006).
+A mutant that survives shows a line whose effect no checker looks at (DeMillo, Lipton and Sayward,
+"Hints on Test Data Selection", Computer 1978). The operators are the ones that Offutt et al. found
+sufficient ("An Experimental Determination of Sufficient Mutant Operators", TOSEM 1996), statement
+deletion, and the removal of a lock (Bradbury, Cordy and Dingel, "Mutation Operators for Concurrent
+Java", 2006).
 
-Not mutated is what no promise is about: what is logged, said in an error's message, or annotated;
-and no signal is ever sent to another process than was meant.
+Code that no promise is about is not mutated: logging, messages of errors, annotations. Calls that
+send signals are not mutated either, because a mutant could signal a foreign process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from harness.mutation.known_bugs import copy_source
 
 
 class Operator(StrEnum):
-    """What is done to the source."""
+    """The kind of edit."""
 
     RELATION = "relation"  # < becomes <=, == becomes !=
     CONNECTOR = "connector"  # and becomes or
@@ -52,7 +52,7 @@ class Mutant:
 
     @property
     def name(self) -> str:
-        """Where it is, and what was done."""
+        """File, line and operator."""
         return f"{self.file}:{self.line} {self.operator}"
 
     def __str__(self) -> str:
@@ -61,16 +61,16 @@ class Mutant:
 
 
 def find_mutants(files: Iterable[str] = ()) -> list[Mutant]:
-    """All mutants of these files of the reference, in order; of every file for none.
+    """All mutants of these files of the source, in order; of every file for none.
 
-    Raises UsageError for a file that is not there.
+    Raises UsageError for an unknown file.
     """
     top = source_folder()
     every = sorted(path.relative_to(top).as_posix() for path in top.rglob("*.py"))
     wanted = list(files)
     for name in wanted:
         if name not in every:
-            raise UsageError(unknown("file of the source", name, every))
+            raise UsageError(unknown("source file", name, every))
     sources = {name: (top / name).read_text("utf-8") for name in wanted or every}
     return [mutant for name, source in sources.items() for mutant in mutants_of(name, source)]
 
@@ -90,7 +90,7 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
 
 
 def breed(mutant: Mutant, folder: Path) -> Path:
-    """Put a copy of the reference with the mistake in it into `folder`, and return the folder."""
+    """Put a copy of the source with the edit into `folder`, and return the folder."""
     suite = suite_with_source()
     copy_source(suite, folder)
     path = folder / source_folder().name / mutant.file
@@ -99,7 +99,7 @@ def breed(mutant: Mutant, folder: Path) -> Path:
 
 
 def mutated(source: str, mutant: Mutant) -> str:
-    """The source with the mistake in it."""
+    """The source text with the edit."""
     return source[: mutant.start] + mutant.after + source[mutant.end :]
 
 
@@ -119,7 +119,7 @@ _SPARED_CALLS = {"log", "kill", "killpg", "send_signal"}
 
 
 class _Finder(ast.NodeVisitor):
-    """Walks over a module, and notes what could be done to it."""
+    """Walks over a module, and collects its mutants."""
 
     def __init__(self, file: str, source: str) -> None:
         self.found: list[Mutant] = []
@@ -129,10 +129,10 @@ class _Finder(ast.NodeVisitor):
         self._begins = [0, *itertools.accumulate(len(line) for line in self._lines)]
         self._is_in_init = False
 
-    # What is walked over, and what is not
+    # Nodes that are visited, and nodes that are skipped
 
     def visit(self, node: ast.AST) -> None:
-        """Note what can be done to the node, and go on."""
+        """Collect the mutants of the node, and go on below it."""
         mutate = _MUTATIONS.get(type(node))
         if mutate is not None:
             mutate(self, node)
@@ -143,13 +143,13 @@ class _Finder(ast.NodeVisitor):
             self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> None:
-        """What is raised says something to people."""
+        """Skip it: it is an error's message."""
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        """Said to people, too; and before Python 3.12 nobody knows where it stands."""
+        """Skip it: it is a message, and Python 3.11 does not know its positions."""
 
     def visit_Assert(self, node: ast.Assert) -> None:
-        """It is for those who read."""
+        """Skip it: it documents an invariant."""
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         if not any(ast.unparse(base).startswith("Protocol") for base in node.bases):
@@ -169,10 +169,10 @@ class _Finder(ast.NodeVisitor):
         if node.value is not None:
             self.visit(node.value)
 
-    # What is done to it
+    # The mutations
 
     def relation(self, node: ast.Compare) -> None:
-        """Only where two are compared; a chain says more than one thing."""
+        """Another relation, where two values are compared."""
         if len(node.ops) == 1:
             other = ast.Compare(node.left, [_RELATIONS[type(node.ops[0])]()], node.comparators)
             self._note(Operator.RELATION, node, f"({ast.unparse(other)})")
@@ -182,14 +182,14 @@ class _Finder(ast.NodeVisitor):
         self._note(Operator.CONNECTOR, node, f"({ast.unparse(other)})")
 
     def negation(self, node: ast.If | ast.While | ast.IfExp) -> None:
-        """Comparisons and constants have mutants of their own."""
+        """The negated condition; comparisons and constants have mutants of their own."""
         if isinstance(node.test, ast.UnaryOp) and isinstance(node.test.op, ast.Not):
             self._note(Operator.NEGATION, node.test, f"({ast.unparse(node.test.operand)})")
         elif not isinstance(node.test, ast.Compare | ast.Constant):
             self._note(Operator.NEGATION, node.test, f"(not ({ast.unparse(node.test)}))")
 
     def arithmetic(self, node: ast.BinOp) -> None:
-        """Sums of what looks like numbers."""
+        """The other sign, unless an operand is a text or a container."""
         turned = {ast.Add: ast.Sub, ast.Sub: ast.Add}.get(type(node.op))
         if turned is not None and not any(map(_is_no_number, (node.left, node.right))):
             other = ast.BinOp(node.left, turned(), node.right)
@@ -202,21 +202,21 @@ class _Finder(ast.NodeVisitor):
             self._note(Operator.CONSTANT, node, str(node.value + 1))
 
     def deletion(self, node: ast.stmt) -> None:
-        """Calls, and what is kept beyond the function; locals would only be missed by name."""
+        """Delete calls and assignments to attributes; without a local name the copy just fails."""
         match node:
             case ast.Expr(value=ast.Call() as call):
-                is_worth_it = _SPARED_CALLS.isdisjoint(ast.unparse(call.func).split("."))
+                is_useful = _SPARED_CALLS.isdisjoint(ast.unparse(call.func).split("."))
             case ast.Expr():
-                is_worth_it = isinstance(node.value, ast.Await | ast.Yield)
+                is_useful = isinstance(node.value, ast.Await | ast.Yield)
             case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
-                is_worth_it = not self._is_in_init  # where it would be missed by name, too
+                is_useful = not self._is_in_init  # its deletion just fails, as above
             case ast.Assign():
-                is_worth_it = False
+                is_useful = False
             case ast.Return():
-                is_worth_it = node.value is None
+                is_useful = node.value is None
             case _:
-                is_worth_it = True
-        if is_worth_it:
+                is_useful = True
+        if is_useful:
             self._note(Operator.DELETION, node, "pass")
 
     def lock(self, node: ast.With) -> None:

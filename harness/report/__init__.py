@@ -1,0 +1,1 @@
+"""Renders verdicts: run folders, summaries, pages, JUnit files and stand-alone tests."""

@@ -1,7 +1,7 @@
-"""The run folder: everything a run leaves behind, readable at any moment of its life.
+"""Writes and reads run folders, which can be read at any moment of a run.
 
-Whole files are put in place by renaming, so a kill leaves the old one or the new one. A folder
-that was never finished still says what was planned, and which scenarios came to a verdict.
+Whole files are put in place by renaming, so a kill leaves the old or the new one. The folder of a
+run that was killed still contains its plan, and the verdicts of the scenarios that finished.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from harness.core.errors import UsageError
 
 PLAN = "run.json"
 VERDICT = "verdict.json"
-FAILURE = "failure.json"  # the shortest; that of a further promise bears its name: failure-D2.json
-BROKEN = "broken.txt"  # why a scenario came to no verdict, through no fault of the target
+FAILURE = "failure.json"  # the shortest; those of further promises: failure-D2.json
+BROKEN = "broken.txt"  # how the harness failed in a scenario, so that it has no verdict
 LATEST = "latest"
 
 
-def create(reports: Path, what: str, seed: int, plan: Mapping[str, Any]) -> Path:
+def create(reports: Path, kind: str, seed: int, plan: Mapping[str, Any]) -> Path:
     """Make a new run folder, with its plan, and point `latest` at it.
 
     Raises UsageError where the folder cannot be written.
@@ -33,16 +33,16 @@ def create(reports: Path, what: str, seed: int, plan: Mapping[str, Any]) -> Path
     try:
         runs = reports / "runs"
         runs.mkdir(parents=True, exist_ok=True)
-        folder = _unused(runs, f"{stamp}-{what}-{seed}")
-        write_json(folder / PLAN, {"what": what, "seed": seed, **plan})
+        folder = _unused(runs, f"{stamp}-{kind}-{seed}")
+        write_json(folder / PLAN, {"what": kind, "seed": seed, **plan})
         _point(runs / LATEST, folder.name)
     except OSError as error:
-        raise UsageError(f"{reports}: reports cannot be written there: {error.strerror}") from error
+        raise UsageError(f"{reports}: cannot write reports there: {error.strerror}") from error
     return folder
 
 
 def retain(reports: Path, keep: int) -> None:
-    """Drop all but the newest `keep` run folders. What holds no plan is no run, and is not ours."""
+    """Delete all but the newest `keep` run folders; a folder without a plan is no run folder."""
     runs = reports / "runs"
     plans = [plan for plan in runs.glob(f"*/{PLAN}") if plan.parent.name != LATEST]
     plans.sort(key=lambda plan: plan.stat().st_mtime_ns)  # written once, as the run begins
@@ -51,12 +51,12 @@ def retain(reports: Path, keep: int) -> None:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Put a JSON document in place, whole."""
+    """Write a JSON document, whole."""
     write_text(path, json.dumps(document, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Put a text file in place, whole. A character that no file can hold is put as its escape."""
+    """Write a text file, whole; a lone surrogate is written as its escape."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     temporary.replace(path)
@@ -71,7 +71,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"{path}: damaged: {error}") from error
     if not isinstance(document, dict):
-        raise UsageError(f"{path}: damaged: an object was expected")
+        raise UsageError(f"{path}: damaged: expected a JSON object")
     return document
 
 
@@ -81,7 +81,7 @@ def _unused(runs: Path, name: str) -> Path:
             folder = runs / f"{name}{suffix}"
             folder.mkdir()
             return folder
-    raise UsageError(f"{runs}: too many runs called {name}")
+    raise UsageError(f"{runs}: too many runs are named {name}")
 
 
 def _point(link: Path, name: str) -> None:

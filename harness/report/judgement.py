@@ -1,13 +1,15 @@
-"""A judgement on disk: what a scenario's folder says of itself, and how to see it fail again."""
+"""Stores a judgement in a scenario's folder, with the files that show each failure again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from harness.core.verdict import Verdict
+from harness.core.extras import DISTRIBUTION
+from harness.core.verdict import Anomaly, Verdict
 from harness.engine.context import ask_again
 from harness.engine.runner import Judgement
 from harness.engine.suite import chosen_folders
@@ -17,7 +19,11 @@ from harness.report import folder, standalone, timeline
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One scenario's result, as it is read back."""
+    """The stored result of one scenario.
+
+    `reproduce` is a command line for each anomaly, and `families` the title of each prefix of the
+    promises' IDs.
+    """
 
     scenario: str
     mode: str
@@ -27,8 +33,8 @@ class Record:
     operations: int
     digest: str
     seconds: float
-    reproduce: tuple[str, ...] = ()  # one line for each anomaly, where there is a way
-    families: Mapping[str, str] = field(default_factory=dict)  # the title of each ID's letters
+    reproduce: tuple[str, ...] = ()
+    families: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object; `from_json` reads it back."""
@@ -46,17 +52,15 @@ class Record:
         }
 
     def summary(self) -> str:
-        """What a person wants to know of it, in a few lines."""
+        """The verdict as text: each anomaly with its evidence, and what is not met or unknown."""
         verdict = self.verdict
         lines = [f"{self.scenario}: {verdict.validity} · {self.operations} operations"]
         for number, anomaly in enumerate(verdict.anomalies):
-            lines.append(f"{anomaly.promise.id}: {anomaly.promise.sentence}")
-            lines += [f"  also {broken.id}: {broken.sentence}" for broken in anomaly.also]
-            lines.append(f"  {anomaly.message}")
+            lines += anomaly_lines(anomaly)
             steps = enumerate(anomaly.evidence, start=1)
             lines += [f"  {step:3}. {operation}" for step, operation in steps]
-            lines += [f"  see it again: {line}" for line in self.reproduce[number : number + 1]]
-        lines += [f"  assumption not met: {met.name}" for met in verdict.unmet]
+            lines += [f"  reproduce: {line}" for line in self.reproduce[number : number + 1]]
+        lines += [f"  expectation not met: {met.name}" for met in verdict.unmet]
         lines += [f"  unknown: {reason}" for reason in verdict.unknowns]
         return "\n".join(lines)
 
@@ -77,24 +81,45 @@ class Record:
         )
 
 
-def store(judgement: Judgement, target: Target, seed: int, seconds: float, where: Path) -> Record:
-    """Write the verdict and, for each broken promise, the two ways to see it fail again."""
-    for number, path in enumerate(failures(judgement.verdict, where)):
+def anomaly_lines(anomaly: Anomaly) -> list[str]:
+    """Render an anomaly without its evidence: the promises, the operation, expected, observed."""
+    lines = [f"{anomaly.promise.id}: {anomaly.promise.sentence}"]
+    lines += [f"  also {broken.id}: {broken.sentence}" for broken in anomaly.also]
+    lines.append(f"  {anomaly.message}")
+    lines += [f"  expected: {anomaly.expected}"] if anomaly.expected else []
+    lines += [f"  observed: {anomaly.observed}"] if anomaly.observed else []
+    return lines
+
+
+def harness_version() -> str:
+    """The installed version of the harness; "unknown" where it is not installed."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def store(
+    judgement: Judgement, target: Target, seed: int, seconds: float, scenario_folder: Path
+) -> Record:
+    """Write the verdict and, for each anomaly, the failure file and the stand-alone test."""
+    for number, path in enumerate(failures(judgement.verdict, scenario_folder)):
         _store_failure(number, path, judgement, target, seed)
-    told = record(judgement, seconds, where)
-    folder.write_json(where / folder.VERDICT, told.to_json())
-    return told
+    stored = record(judgement, seconds, scenario_folder)
+    folder.write_json(scenario_folder / folder.VERDICT, stored.to_json())
+    return stored
 
 
-def failures(verdict: Verdict, where: Path) -> list[Path]:
-    """Where each of the verdict's anomalies is kept."""
+def failures(verdict: Verdict, scenario_folder: Path) -> list[Path]:
+    """The failure file of each anomaly."""
     further = [f"failure-{anomaly.promise.id}.json" for anomaly in verdict.anomalies[1:]]
-    return [where / name for name in (folder.FAILURE, *further)][: len(verdict.anomalies)]
+    names = [folder.FAILURE, *further][: len(verdict.anomalies)]
+    return [scenario_folder / name for name in names]
 
 
-def record(judgement: Judgement, seconds: float, where: Path) -> Record:
-    """What is kept of a judgement, in the folder `where`."""
-    kept = (path for path in failures(judgement.verdict, where) if path.exists())
+def record(judgement: Judgement, seconds: float, scenario_folder: Path) -> Record:
+    """The record of a judgement; it names the failure files that exist in the folder."""
+    stored = (path for path in failures(judgement.verdict, scenario_folder) if path.exists())
     scenario = judgement.scenario
     return Record(
         scenario.name,
@@ -105,7 +130,7 @@ def record(judgement: Judgement, seconds: float, where: Path) -> Record:
         judgement.operations,
         judgement.digest,
         round(seconds, 3),
-        tuple(f"harness replay {path}" for path in kept),
+        tuple(f"harness replay {path}" for path in stored),
         {promise.prefix: promise.family for promise in scenario.promises},
     )
 
@@ -113,9 +138,10 @@ def record(judgement: Judgement, seconds: float, where: Path) -> Record:
 def _store_failure(
     number: int, failure: Path, judgement: Judgement, target: Target, seed: int
 ) -> None:
-    scenario, where = judgement.scenario, failure.parent
+    scenario = judgement.scenario
     anomaly, episode = judgement.verdict.anomalies[number], judgement.found_in[number]
-    told = {
+    document = {
+        "version": harness_version(),
         "scenario": scenario.name,
         "suites": list(map(str, chosen_folders())),
         "ability": scenario.ability,
@@ -124,15 +150,15 @@ def _store_failure(
         "anomaly": anomaly.to_json(),
         "notes": dict(episode.notes),
     }
-    folder.write_json(failure, told)
-    if timeline.is_worth_it(episode, anomaly):
+    folder.write_json(failure, document)
+    if timeline.is_useful(episode, anomaly):
         page = timeline.render(episode, anomaly, f"harness replay {failure}")
         folder.write_text(_beside(failure, "timeline", "html"), page)
     file = f"test_{scenario.name.replace('-', '_')}_{anomaly.promise.id.lower()}.py"
     if story := episode.notes.get("story"):
         folder.write_text(_beside(failure, "story", "txt"), story)
     if scenario.replay is not ask_again:
-        text = standalone.render_replay(told, anomaly, file)
+        text = standalone.render_replay(document, anomaly, file)
     else:
         text = standalone.render(
             anomaly,
@@ -142,9 +168,9 @@ def _store_failure(
             seed=seed,
             file=file,
         )
-    folder.write_text(where / file, text)
+    folder.write_text(failure.with_name(file), text)
 
 
 def _beside(failure: Path, what: str, kind: str) -> Path:
-    """Where a failure's further file goes: failure-D2.json has its story in story-D2.txt."""
+    """The path of a further file of a failure: story-D2.txt belongs to failure-D2.json."""
     return failure.with_name(f"{failure.stem.replace('failure', what)}.{kind}")

@@ -1,7 +1,7 @@
-"""A load as numbers and pictures: what came how late, how much of it, and what that cost.
+"""Renders a load: latencies, throughput and costs, as tables and as a page with charts.
 
-Everything is computed from the history, so a stored run can be drawn again. Latencies of several
-generators are merged as histograms, never as quantiles.
+All figures are computed from the history, so a stored run can be rendered again. Latencies of
+several generators are merged as histograms, never as quantiles.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 import jinja2
 
 from harness.core.histogram import Histogram, merged
-from harness.core.history import FaultInterval, History, Operation, Outcome
+from harness.core.history import FaultInterval, History, Operation
 
 US_A_MS = 1000.0
 WIDTH, HEIGHT = 900.0, 150.0
 TICKS_MAX = 8
-NOTICE_NS = 3_000_000_000  # for a reader to find out that its server is gone
+NOTICE_NS = 3_000_000_000  # for a reader to notice that its server has ended
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How late one kind of thing was, in milliseconds; `count` of them."""
+    """The latency of one kind of event or call, in milliseconds; `count` of them."""
 
     name: str
     count: int
@@ -53,7 +53,7 @@ class Second:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A whole load."""
+    """The figures of a whole load."""
 
     seconds: Sequence[Second]
     latencies: Sequence[Latency]
@@ -64,26 +64,30 @@ class Account:
 
 
 def account(history: History) -> Account:
-    """Add up what a history tells of its load."""
+    """Compute the figures of a load from its history."""
     began_ns = min((op.invoked_ns for op in history), default=0)
     target = list(_target(history, began_ns))
     seconds = list(_seconds(history, began_ns, target))
-    generators = [op.result for op in _of(history, "generate")]
+    generators = [op.result for op in history.happened.of("generate")]
     return Account(
         seconds,
         latencies(seconds),
         generators,
         target,
         [
-            (each.name, _s(each.began_ns, began_ns), _s(each.healed_ns or each.began_ns, began_ns))
-            for each in history.faults
+            (
+                fault.name,
+                _s(fault.began_ns, began_ns),
+                _s(fault.healed_ns or fault.began_ns, began_ns),
+            )
+            for fault in history.faults
         ],
         _facts(history, seconds, generators, target),
     )
 
 
 def latencies(seconds: Sequence[Second]) -> list[Latency]:
-    """All of these seconds together, by name."""
+    """The latencies of all these seconds together, by name."""
     names = sorted({name for second in seconds for name in second.latencies})
     return [
         _latency(name, merged(s.latencies[name] for s in seconds if name in s.latencies))
@@ -97,10 +101,10 @@ def _facts(
     generators: Sequence[Mapping[str, Any]],
     target: Sequence[tuple[float, float, float]],
 ) -> dict[str, float]:
-    reads = [op.result for op in _of(history, "read")]
+    reads = [op.result for op in history.happened.of("read")]
     wall_s = sum(second.counts.get("wall_s", 0.0) for second in seconds)
-    generator_s = sum(told["cpu_s"] for told in generators)
-    events = sum(told["events"] for told in generators)
+    generator_s = sum(generator["cpu_s"] for generator in generators)
+    events = sum(generator["events"] for generator in generators)
     target_s = sum(share for _, share, _ in target)  # one sample a second
     calls = sum(second.counts.get("calls", 0) for second in seconds)
     return {
@@ -111,13 +115,13 @@ def _facts(
         "events checked": events,
         "events checked per second of generator CPU": round(events / max(generator_s, 1e-3)),
         "reconnects with a cursor": sum(
-            op.argument["after"] is not None for op in _of(history, "read")
+            op.argument["after"] is not None for op in history.happened.of("read")
         ),
         "connections cut while nothing was broken": len(list(_cut(history))),
-        "snapshots": sum(told["snapshots"] for told in reads),
-        "comments": sum(told["comments"] for told in reads),
+        "snapshots": sum(read["snapshots"] for read in reads),
+        "comments": sum(read["comments"] for read in reads),
         "calls": calls,
-        "wakeups": sum(len(op.result["woken"]) for op in _of(history, "messages")),
+        "wakeups": sum(len(op.result["woken"]) for op in history.happened.of("messages")),
         "faults": len(history.faults),
         "target CPU seconds": round(target_s, 2),
         "target CPU per 1000 events, ms": round(1e6 * target_s / max(events, 1), 1),
@@ -127,17 +131,17 @@ def _facts(
 
 
 def _cut(history: History) -> Iterator[Operation]:
-    """Connections that ended before their stream did, by no fault and through no stall of ours."""
-    stalled = {op.argument["stream"] for op in history if op.function == "stall"}
-    for read in _of(history, "read"):
+    """Connections that ended before their stream did, without a fault or a stall of the reader."""
+    stalled = {op.argument["stream"] for op in history.of("stall")}
+    for read in history.happened.of("read"):
         is_cut = read.result["end"] in ("closed", "lost") and not read.result["terminal"]
         is_stall = read.argument["stream"] in stalled
-        if is_cut and not is_stall and not any(_ended(each, read) for each in history.faults):
+        if is_cut and not is_stall and not any(_ended(fault, read) for fault in history.faults):
             yield read
 
 
 def _ended(fault: FaultInterval, read: Operation) -> bool:
-    """Whether the connection met the fault, or was just being told of it."""
+    """Whether the connection ended during the fault, or while it noticed the fault."""
     assert read.completed_ns is not None
     healed_ns = read.completed_ns if fault.healed_ns is None else fault.healed_ns
     began_ns = fault.began_ns - NOTICE_NS
@@ -147,31 +151,31 @@ def _ended(fault: FaultInterval, read: Operation) -> bool:
 def _seconds(
     history: History, began_ns: int, target: Sequence[tuple[float, float, float]]
 ) -> Iterator[Second]:
-    """The seconds of all generators, each generator's n-th with the others' n-th."""
+    """The seconds of all generators, the n-th of each generator together."""
     by_number: defaultdict[int, list[Operation]] = defaultdict(list)
-    for operation in _of(history, "second"):
+    for operation in history.happened.of("second"):
         by_number[round(_s(operation.completed_ns or 0, began_ns))].append(operation)
     for _, together in sorted(by_number.items()):
-        told = [op.result for op in together]
-        names = {name for each in told for name in each["latencies"]}
-        lasted_s = max(1e-3, *(each["seconds"] for each in told))
+        parts = [op.result for op in together]
+        names = {name for part in parts for name in part["latencies"]}
+        lasted_s = max(1e-3, *(part["seconds"] for part in parts))
         counts = {
-            name: sum(each["counts"].get(name, 0) for each in told)
-            for name in {name for each in told for name in each["counts"]}
+            name: sum(part["counts"].get(name, 0) for part in parts)
+            for name in {name for part in parts for name in part["counts"]}
         }
         yield Second(
             _s(together[0].completed_ns or 0, began_ns),
             together[0].completed_ns or 0,
-            sum(each["users"] for each in told),
-            sum(each["streams"] for each in told),
+            sum(part["users"] for part in parts),
+            sum(part["streams"] for part in parts),
             {**counts, "wall_s": lasted_s},
-            sum(each["cpu_s"] for each in told) / lasted_s,
+            sum(part["cpu_s"] for part in parts) / lasted_s,
             lasted_s * _share_at(target, _s(together[0].completed_ns or 0, began_ns)),
             {
                 name: merged(
-                    Histogram.from_json(each["latencies"][name])
-                    for each in told
-                    if name in each["latencies"]
+                    Histogram.from_json(part["latencies"][name])
+                    for part in parts
+                    if name in part["latencies"]
                 )
                 for name in names
             },
@@ -179,29 +183,25 @@ def _seconds(
 
 
 def _share_at(target: Sequence[tuple[float, float, float]], at_s: float) -> float:
-    """The target's share of a core when it was looked at last."""
-    return next((share for looked_s, share, _ in reversed(target) if looked_s <= at_s), 0.0)
+    """The target's share of a core at its last sample."""
+    return next((share for sampled_s, share, _ in reversed(target) if sampled_s <= at_s), 0.0)
 
 
 def _target(history: History, began_ns: int) -> Iterator[tuple[float, float, float]]:
-    """The target's share of a core between two looks, and its memory."""
+    """The target's share of a core between two samples, and its memory."""
     last: Operation | None = None
-    for look in _of(history, "cost"):
-        is_same = last is not None and last.result["pid"] == look.result["pid"]
+    for sample in history.happened.of("cost"):
+        is_same = last is not None and last.result["pid"] == sample.result["pid"]
         if last is not None and is_same:
-            spent_s = look.result["cpu_s"] - last.result["cpu_s"]
-            share = spent_s / max(_s(look.invoked_ns, last.invoked_ns), 1e-3)
-            yield _s(look.invoked_ns, began_ns), share, look.result["rss"] / 2**20
-        last = look
+            spent_s = sample.result["cpu_s"] - last.result["cpu_s"]
+            share = spent_s / max(_s(sample.invoked_ns, last.invoked_ns), 1e-3)
+            yield _s(sample.invoked_ns, began_ns), share, sample.result["rss"] / 2**20
+        last = sample
 
 
 def _latency(name: str, histogram: Histogram) -> Latency:
     p50, p99, p999 = (histogram.quantile(share) / US_A_MS for share in (0.5, 0.99, 0.999))
     return Latency(name, histogram.count, p50, p99, p999, histogram.maximum / US_A_MS)
-
-
-def _of(history: History, function: str) -> Iterator[Operation]:
-    return (op for op in history if op.function == function and op.outcome is Outcome.OK)
 
 
 def _s(at_ns: int, began_ns: int) -> float:
@@ -211,24 +211,24 @@ def _s(at_ns: int, began_ns: int) -> float:
 # As text
 
 
-def markdown(told: Account) -> str:
-    """Tables that can be pasted."""
-    lines = ["", "| what came late | count | p50 ms | p99 ms | p99.9 ms | worst ms |"]
+def markdown(account: Account) -> str:
+    """Render the figures as tables that can be pasted."""
+    lines = ["", "| latency of | count | p50 ms | p99 ms | p99.9 ms | worst ms |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
-    for each in told.latencies:
-        late = " | ".join(f"{ms:,.1f}" for ms in (each.p50, each.p99, each.p999, each.worst))
-        lines.append(f"| {each.name} | {each.count:,} | {late} |")
-    lines += ["", "| fact | value |", "| --- | --- |"]
-    lines += [f"| {name} | {value:,} |" for name, value in told.facts.items()]
+    for row in account.latencies:
+        quantiles = " | ".join(f"{ms:,.1f}" for ms in (row.p50, row.p99, row.p999, row.worst))
+        lines.append(f"| {row.name} | {row.count:,} | {quantiles} |")
+    lines += ["", "| figure | value |", "| --- | --- |"]
+    lines += [f"| {name} | {value:,} |" for name, value in account.facts.items()]
     lines += [
-        f"| generator {number} | {100 * each['cpu_share']:.0f} % of a core, its loop late by "
-        f"{each['lag_ms']['p50']:.1f} ms at p50, {each['lag_ms']['p99']:.1f} ms at p99 |"
-        for number, each in enumerate(told.generators)
+        f"| generator {number} | {100 * generator['cpu_share']:.0f} % of a core, its loop late by "
+        f"{generator['lag_ms']['p50']:.1f} ms at p50, {generator['lag_ms']['p99']:.1f} ms at p99 |"
+        for number, generator in enumerate(account.generators)
     ]
     return "\n".join(lines) + "\n"
 
 
-# As a picture
+# As a page
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,7 @@ class Chart:
     is_log: bool = False
 
     def drawn(self, ends_s: float) -> dict[str, Any]:
-        """What the page needs of it: paths, and ticks on both axes."""
+        """The paths, and the ticks on both axes, for the template."""
         values = [value for line in self.lines for _, value in line.points if value > 0]
         top = max(values, default=1.0)
         bottom = min(values, default=0.1) if self.is_log else 0.0
@@ -278,7 +278,7 @@ class Chart:
         }
 
 
-def _ticks(bottom: float, top: float, is_log: bool) -> list[float]:  # noqa: FBT001  the axis' kind
+def _ticks(bottom: float, top: float, is_log: bool) -> list[float]:  # noqa: FBT001  the kind of axis
     if not is_log:
         return _round_steps(top)
     powers = range(math.floor(math.log10(bottom)), math.ceil(math.log10(top)) + 1)
@@ -293,28 +293,28 @@ def _round_steps(end: float) -> list[float]:
     return [step * number for number in range(int(end / step) + 1)]
 
 
-def charts(told: Account) -> list[Chart]:
-    """Lateness, throughput, and what both sides spent on it."""
+def charts(account: Account) -> list[Chart]:
+    """Latency, throughput, and the costs of both sides."""
     named = ["event", "send", "wakeup is seen", "/health"]
-    late = [
-        Line(f"{name} p99", [*_quantiles(told.seconds, name, 0.99)])
+    latency = [
+        Line(f"{name} p99", [*_quantiles(account.seconds, name, 0.99)])
         for name in named
-        if any(name in second.latencies for second in told.seconds)
+        if any(name in second.latencies for second in account.seconds)
     ]
-    median = [Line("event p50", [*_quantiles(told.seconds, "event", 0.5)])]
+    median = [Line("event p50", [*_quantiles(account.seconds, "event", 0.5)])]
     rate = [
         (second.at_s, second.counts.get("events", 0) / second.counts["wall_s"])
-        for second in told.seconds
+        for second in account.seconds
     ]
-    streams = Line("streams", [(second.at_s, second.streams) for second in told.seconds])
-    users = Line("users", [(second.at_s, second.users) for second in told.seconds])
-    generator = [(second.at_s, 100 * second.generator_cpu) for second in told.seconds]
-    target = [(at_s, 100 * share) for at_s, share, _ in told.target]
-    memory = [(at_s, mib) for at_s, _, mib in told.target]
+    streams = Line("streams", [(second.at_s, second.streams) for second in account.seconds])
+    users = Line("users", [(second.at_s, second.users) for second in account.seconds])
+    generator = [(second.at_s, 100 * second.generator_cpu) for second in account.seconds]
+    target = [(at_s, 100 * share) for at_s, share, _ in account.target]
+    memory = [(at_s, mib) for at_s, _, mib in account.target]
     return [
-        Chart("How late", "ms", [line for line in (*late, *median) if line.points], is_log=True),
+        Chart("Latency", "ms", [line for line in (*latency, *median) if line.points], is_log=True),
         Chart("Events", "a second", [Line("events checked", rate)]),
-        Chart("Who is there", "", [streams, users]),
+        Chart("Connections", "", [streams, users]),
         Chart("Processor", "% of a core", [Line("target", target), Line("generators", generator)]),
         Chart("Target's memory", "MiB", [Line("resident", memory)]),
     ]
@@ -326,27 +326,27 @@ def _quantiles(seconds: Iterable[Second], name: str, share: float) -> Iterator[t
             yield second.at_s, second.latencies[name].quantile(share) / US_A_MS
 
 
-def page(told: Account, title: str, verdict: str) -> str:
-    """One HTML file that needs nothing else."""
+def page(account: Account, title: str, verdict: str) -> str:
+    """Render the figures as one HTML file without further files."""
     source = Path(__file__).with_name("load.html").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         source
     )
     ends_s = max(
-        [1.0, *(second.at_s for second in told.seconds), *(at for at, _, _ in told.target)]
+        [1.0, *(second.at_s for second in account.seconds), *(at for at, _, _ in account.target)]
     )
     scale = WIDTH / max(ends_s, 1e-9)
     return template.render(
         title=title,
         verdict=verdict,
-        charts=[chart.drawn(ends_s) for chart in charts(told)],
+        charts=[chart.drawn(ends_s) for chart in charts(account)],
         faults=[
             {"name": name, "x": round(scale * since, 1), "width": max(2.0, scale * (to - since))}
-            for name, since, to in told.faults
+            for name, since, to in account.faults
         ],
-        latencies=told.latencies,
-        facts=told.facts,
-        generators=told.generators,
+        latencies=account.latencies,
+        facts=account.facts,
+        generators=account.generators,
         width=WIDTH,
         height=HEIGHT,
     )

@@ -1,8 +1,7 @@
-"""A failure as a pytest file that stands alone: run it anywhere, and it fails on its first run.
+"""Renders a failure as a stand-alone pytest file, which fails while the promise is broken.
 
-Where the target is an outside one the file imports nothing of ours: the adapter's source is in it.
-Only what one client's questions cannot show, threads that meet and processes that are killed, needs
-the harness to play it again.
+The file contains the source of the target's adapter, so it needs no harness. Only failures that one
+client alone cannot show, races of threads and killed processes, need the harness to replay them.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from typing import Any
 from harness.core.history import Operation, Outcome
 from harness.core.verdict import Anomaly
 
-TRIES = 10  # a target whose answers depend on timing may need some to give the same ones
+TRIES = 10  # answers that depend on timing may differ from the observed ones
 
 _FILE = Template('''\
 """$promise: $sentence
 
 $message
 
-Found on $target by the scenario $scenario, seed $seed. It fails for as long as the promise is
-broken: run it with `pytest $file`.
+Found on $target by the scenario $scenario, seed $seed. The test fails while the promise is broken.
+Run it with `pytest $file`.
 """
 
 import pytest
@@ -31,7 +30,7 @@ import pytest
 $adapter
 
 TRIES = $tries
-# What is asked, and what was answered; None is a reply that was lost, and could be any.
+# Function, argument and the observed answer; None is a lost reply, which any answer may replace.
 STEPS = $steps
 
 $expectation
@@ -45,15 +44,15 @@ def attempt(adapter, function, argument):
 
 
 def play(folder):
-    """The last answer, and whether those before it were the ones that it was judged by."""
+    """Return the last answer, and whether all answers before it are the observed ones."""
     folder.mkdir()
     adapter = open_adapter(folder)
     try:
         answers = [[attempt(adapter, function, argument)] for function, argument, _ in STEPS]
     finally:
         adapter.close()
-    seen = [answer if seen is None else seen for answer, (_, _, seen) in zip(answers, STEPS)]
-    return answers[-1][0], answers[:-1] == seen[:-1]
+    observed = [answer if old is None else old for answer, (_, _, old) in zip(answers, STEPS)]
+    return answers[-1][0], answers[:-1] == observed[:-1]
 
 
 def test_$name(tmp_path):
@@ -62,7 +61,7 @@ def test_$name(tmp_path):
         if is_comparable:
             $assertion
             return
-    pytest.skip("its answers led elsewhere each time, and nothing wrong was seen there")
+    pytest.skip(f"in {TRIES} tries the answers before the last differed from the observed ones")
 ''')
 
 _REPLAY = Template('''\
@@ -70,8 +69,8 @@ _REPLAY = Template('''\
 
 $message
 
-Found on $target by the scenario $scenario, seed $seed. It fails for as long as the promise is
-broken: run it with `pytest $file`. It needs hermes-harness, which plays it again.
+Found on $target by the scenario $scenario, seed $seed. The test fails while the promise is broken.
+Run it with `pytest $file`. It needs hermes-harness, which replays the failure.
 """
 
 from harness.runs.replay import failure_of, run
@@ -88,12 +87,12 @@ def test_$name():
 
 
 def render_replay(failure: Mapping[str, Any], anomaly: Anomaly, file: str) -> str:
-    """Render a failure that asking again does not show; `failure` is what `replay` reads."""
+    """Render a failure that needs the harness to replay it; `failure` is the stored document."""
     story = failure["notes"].get("story", "").splitlines()
     return _REPLAY.substitute(
         promise=anomaly.promise.id,
         sentence=anomaly.promise.sentence,
-        message=_prose(anomaly.message),
+        message=_prose(_finding(anomaly)),
         target=failure["target"],
         scenario=failure["scenario"],
         seed=failure["seed"],
@@ -107,12 +106,12 @@ def render_replay(failure: Mapping[str, Any], anomaly: Anomaly, file: str) -> st
 def render(  # noqa: PLR0913  the facts of one failure
     anomaly: Anomaly, *, adapter: str, target: str, scenario: str, seed: int, file: str
 ) -> str:
-    """Render the file. `adapter` is source that defines `open_adapter(folder)`."""
+    """Render a failure; `adapter` is source that defines `open_adapter(folder)`."""
     expectation, assertion = _expectation(anomaly)
     return _FILE.substitute(
         promise=anomaly.promise.id,
         sentence=anomaly.promise.sentence,
-        message=_prose(anomaly.message),
+        message=_prose(_finding(anomaly)),
         target=target,
         scenario=scenario,
         seed=seed,
@@ -127,11 +126,13 @@ def render(  # noqa: PLR0913  the facts of one failure
 
 
 def _steps(evidence: Sequence[Operation]) -> list[tuple[str, Any, list[Any] | None]]:
-    return [(operation.function, operation.argument, _seen(operation)) for operation in evidence]
+    return [
+        (operation.function, operation.argument, _observed(operation)) for operation in evidence
+    ]
 
 
-def _seen(operation: Operation) -> list[Any] | None:
-    """What was answered, as the file would see it, in a list; None if nothing was."""
+def _observed(operation: Operation) -> list[Any] | None:
+    """The answer as the file compares it, in a list; None for a lost reply."""
     match operation.outcome:
         case Outcome.OK:
             return [operation.result]
@@ -145,12 +146,20 @@ def _expectation(anomaly: Anomaly) -> tuple[str, str]:
     if anomaly.accepted:
         accepted = pprint.pformat(list(anomaly.accepted), width=96, sort_dicts=False)
         return f"ACCEPTED = {accepted}", "assert answer in ACCEPTED"
-    refused = pprint.pformat(_seen(anomaly.evidence[-1]), width=96, sort_dicts=False)
+    refused = pprint.pformat(_observed(anomaly.evidence[-1]), width=96, sort_dicts=False)
     return f"REFUSED = {refused}", "assert [answer] != REFUSED"
 
 
+def _finding(anomaly: Anomaly) -> str:
+    """The message, and what was expected and observed, a line each."""
+    lines = [anomaly.message]
+    lines += [f"expected: {anomaly.expected}"] if anomaly.expected else []
+    lines += [f"observed: {anomaly.observed}"] if anomaly.observed else []
+    return "\n".join(lines)
+
+
 def _prose(message: str) -> str:
-    """The message as it can stand in a docstring, where not every character can."""
+    """The message with the characters escaped that cannot stand in a docstring."""
     lines = message.replace("\\", "\\\\").replace('"""', "'''").split("\n")
     return "\n".join(
         "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)

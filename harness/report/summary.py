@@ -1,4 +1,4 @@
-"""The summary: one table that a person can paste into a pull request."""
+"""Renders a gate's conclusion as Markdown, with one row for each family of promises."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from harness.core.contract import prefix_of
 from harness.core.verdict import Verdict, merge
 from harness.report.judgement import Record
 
-HEAD = ("promises", "operations", "examples", "assumptions met", "verdict")
+HEAD = ("promises", "operations", "examples", "expectations met", "verdict")
 
 
 def rows(records: Iterable[Record]) -> list[tuple[str, str, str, str, str]]:
-    """One row a promise family that was tried: operations, examples, assumptions, verdict."""
+    """One row for each family on trial: operations, examples, expectations, verdict."""
     every = list(records)
     table = []
     for prefix, title in _families(every).items():
         tried = [record for record in every if prefix in map(prefix_of, record.promises)]
         verdict = family_verdict(prefix, tried)
-        assumptions = [met for record in tried for met in record.verdict.assumptions]
-        met = sum(assumption.is_met for assumption in assumptions)
+        expectations = [each for record in tried for each in record.verdict.expectations]
+        met = sum(expectation.is_met for expectation in expectations)
         table.append(
             (
                 f"{prefix} · {title.partition(':')[0]}" if title else prefix,
                 f"{sum(record.operations for record in tried):,}",
                 f"{sum(record.episodes for record in tried):,}",
-                f"{met} of {len(assumptions)}",
+                f"{met} of {len(expectations)}",
                 str(verdict.validity),
             )
         )
@@ -34,19 +34,19 @@ def rows(records: Iterable[Record]) -> list[tuple[str, str, str, str, str]]:
 
 
 def family_verdict(prefix: str, records: Iterable[Record]) -> Verdict:
-    """What the records say of one family: an anomaly counts where its promise belongs."""
+    """The verdict on one family: an anomaly counts in the family of its promise."""
     verdicts = []
     for record in records:
         own = tuple(a for a in record.verdict.anomalies if a.promise.prefix == prefix)
         foreign = len(record.verdict.anomalies) > len(own)
-        reasons = ("cut short by another family's anomaly",) if foreign and not own else ()
+        reasons = ("ended early by an anomaly of another family",) if foreign and not own else ()
         unknowns = record.verdict.unknowns + reasons
-        verdicts.append(Verdict(own, record.verdict.assumptions, unknowns))
+        verdicts.append(Verdict(own, record.verdict.expectations, unknowns))
     return merge(verdicts)
 
 
 def _families(records: Iterable[Record]) -> dict[str, str]:
-    """The title of each family that was tried, in alphabetical order."""
+    """The title of each family on trial, by prefix, in alphabetical order."""
     families: dict[str, str] = {}
     for record in records:
         for prefix in map(prefix_of, record.promises):
@@ -71,10 +71,10 @@ def markdown(conclusion: Mapping[str, Any]) -> str:
         if record.verdict.is_valid:
             continue
         lines += ["```text", record.summary(), "```", ""]
-    lines += [f"- skipped, the target cannot do it: {name}" for name in conclusion["skipped"]]
+    lines += [f"- skipped {name}: {reason}" for name, reason in conclusion["skipped"].items()]
     lines += [f"- not finished within the budget: {name}" for name in conclusion["unfinished"]]
-    lines += [f"- the harness broke in {name}" for name in conclusion["broken"]]
-    lines += [f"- canary {name}: {fate}" for name, fate in conclusion["canaries"].items()]
+    lines += [f"- the harness failed in {name}" for name in conclusion["broken"]]
+    lines += [f"- canary {name}: {status}" for name, status in conclusion["canaries"].items()]
     return "\n".join(lines) + "\n"
 
 

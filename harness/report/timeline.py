@@ -1,7 +1,7 @@
-"""The timeline: a failure of many hands as a picture, one lane a process, faults as bands.
+"""Lays out the timeline of a failure: one lane for each process, faults as bands.
 
-Lays out; the page itself is `timeline.html`, a template. What one hand did alone reads better as
-the numbered list, so it gets no picture.
+`timeline.html` is the template of the page. The operations of a single process get no timeline,
+because the numbered list shows them better.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from harness.core.history import FaultInterval, History, Operation
 from harness.core.verdict import Anomaly
 
-WIDTH = 1000.0  # units of the drawing that the time shown is stretched over
+WIDTH = 1000.0  # of the drawing, in its own units
 SHOWN_MAX = 400  # operations; evidence first, then those nearest to it
 LEAST_WIDTH = 3.0
 MARGIN = 0.08  # of the evidence's duration, before it and after it
@@ -25,18 +25,18 @@ NS_PER_MS = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One operation as drawn: where, how wide, what it was, which step of the evidence."""
+    """One operation as drawn; `step` is its number in the evidence."""
 
     x: float
     width: float
     outcome: str
-    told: str
+    text: str
     step: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """What one process did."""
+    """The operations of one process."""
 
     process: int
     bars: tuple[Bar, ...]
@@ -44,7 +44,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A fault while it roamed."""
+    """A fault as drawn, from its begin to its heal."""
 
     x: float
     width: float
@@ -52,7 +52,7 @@ class Band:
 
 
 class _Scale:
-    """Time to drawing."""
+    """Maps times to positions in the drawing."""
 
     def __init__(self, began_ns: int, ended_ns: int) -> None:
         margin = max(1.0, (ended_ns - began_ns) * MARGIN)
@@ -64,7 +64,7 @@ class _Scale:
         return (min(max(at_ns, self.began_ns), self.ended_ns) - self.began_ns) * self._per_ns
 
     def span(self, began_ns: int, ended_ns: int | None) -> tuple[float, float]:
-        """Where it begins, and how wide it is; what never ended goes on to the edge."""
+        """The left edge and the width; an interval without end reaches the right edge."""
         left = self.x(began_ns)
         right = WIDTH if ended_ns is None else self.x(ended_ns)
         return left, max(right - left, LEAST_WIDTH)
@@ -79,15 +79,15 @@ class _Scale:
         return [(WIDTH * tenth / 10, f"{length_ms * tenth / 10:,.1f}") for tenth in range(11)]
 
 
-def is_worth_it(episode: History, anomaly: Anomaly) -> bool:
-    """Whether there is anything to see: several hands, or a fault, and no story that tells it."""
+def is_useful(episode: History, anomaly: Anomaly) -> bool:
+    """Whether there are several processes or a fault, and no schedule that shows the failure."""
     processes = {operation.process for operation in episode}
     is_busy = len(processes) > 1 or bool(episode.faults)
     return is_busy and bool(anomaly.evidence) and "story" not in episode.notes
 
 
 def render(episode: History, anomaly: Anomaly, reproduce: str) -> str:
-    """The page. `reproduce` is the line by which to see it fail again."""
+    """Render the page. `reproduce` is the command that replays the failure."""
     evidence = anomaly.evidence
     ends = [op.completed_ns or op.invoked_ns for op in evidence]
     scale = _Scale(min(op.invoked_ns for op in evidence), max(ends))
@@ -105,7 +105,7 @@ def render(episode: History, anomaly: Anomaly, reproduce: str) -> str:
 
 
 def _shown(episode: History, evidence: Sequence[Operation], scale: _Scale) -> list[Operation]:
-    """The evidence, and as much of what went on around it as can be looked at."""
+    """The evidence, and the nearest other operations up to `SHOWN_MAX`."""
     middle_ns = (scale.began_ns + scale.ended_ns) / 2
     around = (
         operation

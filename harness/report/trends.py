@@ -1,7 +1,7 @@
-"""Trends: what soak after soak came to, in one small SQLite file, and drawn.
+"""Stores the results of soaks in one SQLite file, and draws their trends.
 
-One soak says that nothing grows; a row of them shows what becomes dearer from week to week. Only
-soaks of the same target, asked in the same way, are put in a row.
+One soak shows that nothing grows; a series shows which costs rise from week to week. A series has
+the soaks of one target, asked in one way.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ FILE = "soaks.sqlite"
 PICTURE = "soaks.svg"
 SOAKS_KEPT = 400
 SLOPES_KEPT = 10  # a soak, the fastest
-SHOWN_MAX = 60  # of a row, the newest
+SHOWN_MAX = 60  # of a series, the newest
 WIDTH, HEIGHT, MARGIN = 640, 90, 24
-COLOURS = ("#2f6fb3", "#c0622b", "#3f8a57", "#8256a8")  # of the rows, over and over
+COLOURS = ("#2f6fb3", "#c0622b", "#3f8a57", "#8256a8")  # of the series, in turn
 TABLES = """
 CREATE TABLE IF NOT EXISTS soaks (
     id INTEGER PRIMARY KEY, at REAL, row TEXT, verdict TEXT, seconds REAL, operations INTEGER,
@@ -41,7 +41,7 @@ PANELS = {
 
 
 def remember(reports: Path, document: Mapping[str, Any]) -> Path:
-    """Add a soak, forget the oldest, and draw them all; the picture's path. Raises OSError."""
+    """Add a soak, delete the oldest, and draw all; returns the picture's path. Raises OSError."""
     reports.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(reports / FILE)) as db:
         db.executescript(f"PRAGMA foreign_keys = ON; {TABLES}")
@@ -60,18 +60,19 @@ def remember(reports: Path, document: Mapping[str, Any]) -> Path:
 
 
 def _add(db: sqlite3.Connection, document: Mapping[str, Any]) -> None:
-    asked, lived, costs = document["asked"], document["lived"], document["costs"]
-    row = f"{asked['target']}{' over HTTP' if asked['over_http'] else ''}"
+    plan, totals, costs = document["plan"], document["totals"], document["costs"]
+    series = f"{plan['target']}{' over HTTP' if plan['over_http'] else ''}"
     slopes = sorted(document["slopes"], key=_nearness, reverse=True)
     nearest = _nearness(slopes[0]) if slopes else 0.0
-    told = (time.time(), row, document["conclusion"], lived["seconds"], lived["operations"])
+    length = (totals["seconds"], totals["operations"])
     cost = (costs.get("rss_bytes"), costs.get("cpu_us_an_operation"), nearest)
-    added = db.execute("INSERT INTO soaks VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", (*told, *cost))
+    values = (time.time(), series, document["conclusion"], *length, *cost)
+    added = db.execute("INSERT INTO soaks VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", values)
     db.executemany(
         "INSERT INTO slopes VALUES (?, ?, ?, ?, ?)",
         [
-            (added.lastrowid, each["reading"], each["slope"], each["low"], each["too_fast"])
-            for each in slopes[:SLOPES_KEPT]
+            (added.lastrowid, slope["reading"], slope["slope"], slope["low"], slope["too_fast"])
+            for slope in slopes[:SLOPES_KEPT]
         ],
     )
 

@@ -1,8 +1,8 @@
 """The audit: how many changed answers each scenario's checker notices.
 
 Stored histories of a valid run are changed in one leaf of one answer and judged again. A change is
-*noticed* if the verdict is no longer valid. A field that no change of is noticed is one that the
-judge does not look at. Nothing is asked of a target, so thousands of changes a minute are judged.
+*noticed* if the verdict is no longer valid. Where no change of a field is noticed, the checker does
+not look at that field. No target is asked, so thousands of changes a minute are judged.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit is asked to do: a run folder, and how many changes of each field to judge."""
+    """A run folder, the scenarios by name or glob, and how many changes of each field to judge."""
 
     run_folder: Path
     seed: int
@@ -115,7 +115,9 @@ class Audit:
         known = choose(self.scenarios)
         names = [name for name in known if (self.run_folder / name / HISTORY).exists()]
         if not names:
-            raise UsageError(f"{self.run_folder}: no {HISTORY} of a known scenario in it")
+            raise UsageError(
+                f"{self.run_folder}: expected SCENARIO/{HISTORY} of a known scenario; found none"
+            )
         return names
 
     def _audit(self, name: str) -> tuple[Score, list[Row]]:
@@ -125,7 +127,7 @@ class Audit:
             histories = history.read(self.run_folder / name / HISTORY)
         except HistoryDamagedError as error:
             return Score(name, 0, 0, 0, 0, 0.0, str(error)), []
-        excuses = [one for suite in find_suites() for one in suite.suite.unpredictable]
+        excuses = [excuse for suite in find_suites() for excuse in suite.suite.unpredictable]
         counted = self._count(scenario, histories, began + self.seconds_per_scenario)
         rows = [
             Row(name, function, field, change, *counts, _excuse(name, function, field, excuses))
@@ -160,7 +162,7 @@ class Audit:
         mutants: Iterable[AnswerMutant],
         counted: Mapping[tuple[str, str, str], tuple[int, int]],
     ) -> Iterable[AnswerMutant]:
-        """Those of whose field and change not enough were judged yet."""
+        """The mutants of fields and changes of which too few were judged yet."""
         for mutant in mutants:
             key = (mutant.function, mutant.field, str(mutant.change))
             if counted.get(key, (0, 0))[0] < self.per_field:
@@ -168,7 +170,7 @@ class Audit:
 
 
 def _is_noticed(scenario: Scenario, changed: History) -> bool:
-    """Whether the checker no longer says valid; one that cannot read the answer notices too."""
+    """Whether the verdict is no longer valid; an exception of the checker counts as noticed."""
     try:
         return scenario.checker(changed).validity is not Validity.VALID
     except (LookupError, TypeError, ValueError, AttributeError, AssertionError):

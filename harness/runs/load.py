@@ -1,7 +1,7 @@
-"""The rush: one target under one load, judged like anything else, with its numbers and pictures.
+"""Runs one load on one target: the scenario of many clients with a load of the caller's choice.
 
-It is the scenario of many clients with another crowd: the same checker, the same expectations. What
-it adds is a report of latency, throughput and cost.
+Checker and expectations are the scenario's; what is added is a report of latency, throughput and
+cost.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.contract.workloads.load import Load, under
+from harness.contract.workloads.load import Load, load_workload
 from harness.core import history
 from harness.core.errors import UsageError
 from harness.core.history import Operation
@@ -29,16 +29,18 @@ PAGE = "load.html"
 
 def locustfile() -> Path:
     """The file that defines the users. Raises UsageError where no suite has one."""
-    for suite in find_suites():
+    suites = find_suites()
+    for suite in suites:
         path = suite.folder / "load" / "locustfile.py"
         if path.is_file():
             return path
-    raise UsageError("no suite has a load/locustfile.py")
+    folders = ", ".join(str(suite.folder) for suite in suites) or "no suite"
+    raise UsageError(f"expected load/locustfile.py in a suite; looked in {folders}")
 
 
 @dataclass(frozen=True)
-class Rush:
-    """What is asked of a load run."""
+class LoadRun:
+    """The target, and the load on it."""
 
     target: str
     seed: int
@@ -46,36 +48,41 @@ class Rush:
     reports: Path
     keep: int = 20
 
-    def run(self, heard: Callable[[Operation], object]) -> Conclusion:
-        """Load the target, judge it, and write everything down."""
+    def run(self, on_operation: Callable[[Operation], object]) -> Conclusion:
+        """Load the target, judge it, and write the run folder.
+
+        `on_operation` is called with each operation as it comes. Raises UsageError for a target
+        that cannot be loaded.
+        """
         began = time.monotonic()
         target = find_target(self.target)
         target.prepare()
         scenario = choose([SCENARIO])[SCENARIO]
         if scenario.ability not in target.abilities:
-            raise UsageError(f"{target.name} has no ability {scenario.ability!r}")
-        plan = {"target": target.name, "scenarios": [SCENARIO], "skipped": []}
+            raise UsageError(f"target {target.name!r} has no ability {scenario.ability!r}")
+        plan = {"target": target.name, "scenarios": [SCENARIO], "skipped": {}}
         run = folder.create(self.reports, "load", self.seed, {**plan, "load": self.load.to_json()})
-        loaded = replace(scenario, workload=under(self.load, locustfile(), heard))
+        workload = load_workload(self.load, locustfile(), on_operation)
+        loaded = replace(scenario, workload=workload)
         judged = runner.run(loaded, target, self.seed, 1.0, run / SCENARIO)
         seconds = time.monotonic() - began
         record = judgement.store(judged, target, self.seed, seconds, run / SCENARIO)
         conclusion = conclude(run, Results({SCENARIO: record}), {}, seconds)
         store(conclusion)
-        draw(run, conclusion)
+        add_report(run, conclusion)
         folder.retain(self.reports, self.keep)
         return conclusion
 
 
 def account(run: Path) -> report.Account:
-    """What the history in a run's folder tells of its load."""
+    """The figures of the load in a run folder, computed from its history."""
     return report.account(history.read(run / SCENARIO / runner.HISTORY)[0])
 
 
-def draw(run: Path, conclusion: Conclusion) -> None:
-    """Add numbers and pictures to a run's folder."""
-    told = account(run)
+def add_report(run: Path, conclusion: Conclusion) -> None:
+    """Add the figures to `summary.md`, and the page with charts."""
+    figures = account(run)
     summary = (run / "summary.md").read_text(encoding="utf-8")
-    folder.write_text(run / "summary.md", summary + report.markdown(told))
+    folder.write_text(run / "summary.md", summary + report.markdown(figures))
     title = f"{conclusion.target} under load"
-    folder.write_text(run / PAGE, report.page(told, title, conclusion.word))
+    folder.write_text(run / PAGE, report.page(figures, title, conclusion.word))

@@ -1,9 +1,9 @@
-"""The profile: where a target's time goes under load, and what each turn costs it.
+"""Measures where a target's time goes under load, and what each turn costs it.
 
-Every question has a window of its own, because the answer to one disturbs the others: streams at
-rest for the memory of one, turns one by one for counts that do not jitter, load for latency and
-processor time, load with py-spy for stacks. What this system does not allow is told as unavailable,
-with the reason.
+Each measurement has a window of its own, because one disturbs the others: streams at rest for the
+memory of one, turns one by one for counts that do not vary, load for latency and processor time,
+load with py-spy for stacks. What this system does not allow is reported as unavailable, with the
+reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from harness.contract.clients.event_stream import EventStream, StreamRequest
-from harness.contract.workloads.load import Load, booted, crowd, generating, sampled
+from harness.contract.workloads.load import Load, booted, generating, mix_of, sampled
 from harness.core import history
 from harness.core.errors import UsageError
 from harness.core.history import Journal
@@ -39,7 +39,7 @@ from harness.targets.registry import find_target
 from harness.worker import call_counter
 
 ABILITY = "server"
-# Nobody who is woken: so each turn is one that was asked for.
+# No users that are woken, so that each turn is one that a user asked for.
 PARTS = {"Watcher": 60, "Chatter": 24, "Reconnector": 10, "Poller": 6}
 STREAMS = 400
 TURNS = 60
@@ -56,7 +56,7 @@ Costs = Mapping[str, float | str]
 
 @dataclass(frozen=True)
 class Profile:
-    """What is asked of a profile; each window under load takes `window_s`."""
+    """The target and the load on it; each window under load takes `window_s`."""
 
     target: str
     seed: int
@@ -66,49 +66,49 @@ class Profile:
     keep: int = 20
 
     def run(self, progress: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
-        """Measure all, and write it down: the run's folder, and what `profile.json` says."""
+        """Measure, and write the run folder: the folder, and the content of `profile.json`."""
         target = find_target(self.target)
         target.prepare()
         if ABILITY not in target.abilities:
-            raise UsageError(f"{target.name} has no ability {ABILITY!r}")
+            raise UsageError(f"target {target.name!r} has no ability {ABILITY!r}")
         plan = {"target": target.name, "users": self.users, "window_s": self.window_s}
         run = folder.create(self.reports, "profile", self.seed, plan)
-        told = self._measure(target, run, progress)
-        folder.write_json(run / RESULT, told)
-        folder.write_text(run / "summary.md", markdown(told))
+        result = self._measure(target, run, progress)
+        folder.write_json(run / RESULT, result)
+        folder.write_text(run / "summary.md", markdown(result))
         folder.retain(self.reports, self.keep)
-        return run, told
+        return run, result
 
     def _measure(
         self, target: Target, run: Path, progress: Callable[[str], None]
     ) -> dict[str, Any]:
-        load = Load(crowd(self.users, PARTS), for_s=WARM_UP_S + 3 * self.window_s + MARGIN_S)
+        load = Load(mix_of(self.users, PARTS), for_s=WARM_UP_S + 3 * self.window_s + MARGIN_S)
         locustfile = default_locustfile()
         with ExitStack() as stack:
             journal = stack.enter_context(Journal(run / HISTORY, time.monotonic_ns))
             context = Context(target, ABILITY, f"{self.seed}/profile", 1, journal)
             episode = stack.enter_context(context.episode())
-            served = booted(episode, load)
+            server = booted(episode, load)
             progress("streams at rest")
-            rest = streams_at_rest(served.port, served.pid)
+            rest = streams_at_rest(server.port, server.pid)
             progress("turns one by one")
-            counts = {**counted(served.port, served.pid), **tallied(context, load)}
-            windows = Windows(served.pid, self.window_s, run, progress)
-            operations = stack.enter_context(generating(load, locustfile, context, episode, served))
-            with windows, sampled(served, journal):
+            counts = {**turn_costs(server.port, server.pid), **inner_counts(context, load)}
+            windows = Windows(server.pid, self.window_s, run, progress)
+            operations = stack.enter_context(generating(load, locustfile, context, episode, server))
+            with windows, sampled(server, journal):
                 for operation in operations:
                     journal.record(operation)
-        told = report.account(history.read(run / HISTORY)[0])
-        alone = replace(told, seconds=[each for each in told.seconds if windows.has(each.ended_ns)])
+        account = report.account(history.read(run / HISTORY)[0])
+        seconds = [second for second in account.seconds if windows.has(second.ended_ns)]
         title = f"{target.name}, profiled"
-        folder.write_text(run / PAGE, report.page(told, title, "latencies of all windows"))
+        folder.write_text(run / PAGE, report.page(account, title, "latencies of all windows"))
         return {
             "target": target.name,
             "users": load.users,
             "memory": rest,
             "per turn": counts,
-            "latency": [asdict(each) for each in report.latencies(alone.seconds)],
-            "processor": windows.spent | processor(alone.seconds, windows.spent["cpu_s"]),
+            "latency": [asdict(latency) for latency in report.latencies(seconds)],
+            "processor": windows.spent | processor(seconds, windows.spent["cpu_s"]),
             "stacks": windows.stacks,
         }
 
@@ -117,7 +117,7 @@ class Profile:
 
 
 def streams_at_rest(port: int, pid: int) -> Costs:
-    """Hold many streams on which nothing happens: what one of them takes."""
+    """Open many streams on which nothing happens, and divide what they cost by their number."""
     web = Web(port)
     session = web.post("/api/session/new")["session"]["session_id"]
     process = psutil.Process(pid)
@@ -139,37 +139,37 @@ def streams_at_rest(port: int, pid: int) -> Costs:
 # One by one
 
 
-def counted(port: int, pid: int) -> Costs:
-    """What one turn costs a target that does nothing else, in counts that do not jitter."""
+def turn_costs(port: int, pid: int) -> Costs:
+    """The costs of one turn of a target that does nothing else, in counts that do not vary."""
     web = Web(port)
     session = web.post("/api/session/new")["session"]["session_id"]
-    take_turns(web, session, 5)  # so that what is made once is made
+    take_turns(web, session, 5)  # creates what is created once
     process = psutil.Process(pid)
     before = process.io_counters(), process.num_ctx_switches()
     events = take_turns(web, session, TURNS)
     after = process.io_counters(), process.num_ctx_switches()
-    told: dict[str, float | str] = {"events": events / TURNS}
+    costs: dict[str, float | str] = {"events": events / TURNS}
     for name in ("write_count", "write_bytes", "write_chars"):
         spent = getattr(after[0], name, 0) - getattr(before[0], name, 0)
-        told[name.replace("_", " ")] = round(spent / TURNS, 1)
-    told["times it waited"] = round((after[1].voluntary - before[1].voluntary) / TURNS, 1)
-    return {**told, **system_calls(pid, lambda: take_turns(web, session, TURNS))}
+        costs[name.replace("_", " ")] = round(spent / TURNS, 1)
+    costs["times it waited"] = round((after[1].voluntary - before[1].voluntary) / TURNS, 1)
+    return {**costs, **system_calls(pid, lambda: take_turns(web, session, TURNS))}
 
 
-def tallied(context: Context, load: Load) -> Costs:
-    """What another instance counts inside of itself, turn by turn, where it can.
+def inner_counts(context: Context, load: Load) -> Costs:
+    """SQL statements and locks for each turn, which an instance of its own counts from inside.
 
-    It has a journal of its own: what it is asked is no part of the load.
+    It has a journal of its own, so that its operations are no part of the load.
     """
     with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-tally-")))
-        journal = stack.enter_context(Journal(place / HISTORY, time.monotonic_ns))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-counts-")))
+        journal = stack.enter_context(Journal(scratch / HISTORY, time.monotonic_ns))
         episode = stack.enter_context(replace(context, journal=journal).episode())
-        path = place / "tally"
+        path = scratch / "counts"
         counting = replace(load, settings={**load.settings, call_counter.SETTING: str(path)})
         web = Web(booted(episode, counting).port)
         if not path.exists():
-            return {"SQL statements": "unavailable: this target counts none"}
+            return {"SQL statements": "unavailable: this target does not count them"}
         session = web.post("/api/session/new")["session"]["session_id"]
         take_turns(web, session, 5)
         try:
@@ -182,27 +182,27 @@ def tallied(context: Context, load: Load) -> Costs:
 
 
 def take_turns(web: Web, session: str, count: int) -> int:
-    """So many turns, each read to its end; how many events there were."""
+    """Take turns one by one, each read to its end; returns the number of events."""
     events = 0
     for number in range(count):
         while True:
             body = {"session_id": session, "message": f"{number} {TURN}"}
-            status, told = web.ask("POST", "/api/chat/start", body)
-            if status == 200:  # noqa: PLR2004  the last one has left
+            status, response = web.ask("POST", "/api/chat/start", body)
+            if status == 200:  # noqa: PLR2004  the previous turn has ended
                 break
             time.sleep(0.01)
-        with web.stream(f"/api/chat/stream?stream_id={told['stream_id']}") as shown:
-            events += sum(1 for _ in shown)
+        with web.stream(f"/api/chat/stream?stream_id={response['stream_id']}") as stream:
+            events += sum(1 for _ in stream)
     return events
 
 
 def system_calls(pid: int, act: Callable[[], object]) -> Costs:
-    """How many of some system calls each turn of `act` makes, by strace."""
+    """System calls for each turn of `act`, counted by strace."""
     strace = shutil.which("strace")
     if strace is None:
-        return {"system calls": "unavailable: there is no strace here"}
+        return {"system calls": "unavailable: strace is not installed"}
     traced = f"trace={','.join(SYSCALLS)}"
-    child = subprocess.Popen(  # noqa: S603  the command is our own
+    child = subprocess.Popen(  # noqa: S603  a fixed command
         [strace, "-c", "-f", "-q", "-e", traced, "-p", str(pid)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -213,18 +213,18 @@ def system_calls(pid: int, act: Callable[[], object]) -> Costs:
         if is_traced and child.poll() is None:
             act()
         child.send_signal(2)
-        _, said = child.communicate(timeout=PROBING_S)
+        _, output = child.communicate(timeout=PROBING_S)
     finally:
         child.kill()
         child.wait()
-    calls = counted_calls(said)
+    calls = parse_strace(output)
     if not calls:
-        return {"system calls": f"unavailable: {' '.join(said.split())[:200]}"}
+        return {"system calls": f"unavailable: {' '.join(output.split())[:200]}"}
     return {f"{name} calls": round(calls.get(name, 0) / TURNS, 2) for name in SYSCALLS}
 
 
-def counted_calls(summary: str) -> dict[str, int]:
-    """Read what `strace -c` counted."""
+def parse_strace(summary: str) -> dict[str, int]:
+    """The number of each system call in the output of `strace -c`."""
     found = _COUNTED.findall(summary)
     return {name: int(count) for count, name in found if name != "total"}
 
@@ -234,9 +234,9 @@ def _tracer(pid: int) -> int:
     return int(status.partition("TracerPid:")[2].split()[0])
 
 
-def _wait_for(is_so: Callable[[], bool]) -> bool:
+def _wait_for(condition: Callable[[], bool]) -> bool:
     ends_at = time.monotonic() + PROBING_S
-    while not is_so():
+    while not condition():
         if time.monotonic() > ends_at:
             return False
         time.sleep(0.01)
@@ -247,7 +247,7 @@ def _wait_for(is_so: Callable[[], bool]) -> bool:
 
 
 class Windows:
-    """What is looked at while the load goes on, one thing after another, on a thread."""
+    """The measurements under load, one after another, on a thread."""
 
     def __init__(
         self, pid: int, window_s: float, run: Path, progress: Callable[[str], None]
@@ -256,13 +256,13 @@ class Windows:
         self._window_s = window_s
         self._run = run
         self._progress = progress
-        self._thread = threading.Thread(target=self._look, name="windows")
+        self._thread = threading.Thread(target=self._measure, name="windows")
         self._from_ns = self._to_ns = 0
         self.spent: dict[str, float] = {"cpu_s": 0.0, "wall_s": 0.0}
         self.stacks: dict[str, Any] = {}
 
     def has(self, at_ns: int) -> bool:
-        """Whether this moment was in the window where nothing disturbed."""
+        """Whether this moment was in the window without py-spy."""
         return self._from_ns <= at_ns <= self._to_ns
 
     def __enter__(self) -> None:
@@ -271,7 +271,7 @@ class Windows:
     def __exit__(self, *_: object) -> None:
         self._thread.join()
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         time.sleep(WARM_UP_S)
         process = psutil.Process(self._pid)
         self._progress("under load")
@@ -298,39 +298,39 @@ def recorded(pid: int, seconds: float, threads: int, path: Path) -> str:
 
 
 def processor(seconds: Sequence[report.Second], cpu_s: float) -> dict[str, float]:
-    """Divide the processor time into so much an event and so much a call.
+    """Divide the processor time into a cost of each event and a cost of each call.
 
     By least squares over the seconds, neither below zero (Lawson and Hanson).
     """
     from scipy.optimize import nnls  # noqa: PLC0415  slow to import
 
-    rows = [(each.counts.get("events", 0), each.counts.get("calls", 0)) for each in seconds]
-    told = {
+    rows = [(second.counts.get("events", 0), second.counts.get("calls", 0)) for second in seconds]
+    costs = {
         "events": float(sum(events for events, _ in rows)),
         "calls": float(sum(calls for _, calls in rows)),
     }
-    spent = [each.target_cpu_s for each in seconds]
+    spent = [second.target_cpu_s for second in seconds]
     if len(rows) > 2 and cpu_s > 0:  # noqa: PLR2004  unknowns
         with suppress(RuntimeError):  # it does not always converge
             (an_event, a_call), _ = nnls(rows, spent)
-            told["us an event"] = round(1e6 * float(an_event), 1)
-            told["us a call"] = round(1e6 * float(a_call), 1)
-    return told
+            costs["us an event"] = round(1e6 * float(an_event), 1)
+            costs["us a call"] = round(1e6 * float(a_call), 1)
+    return costs
 
 
 # As text
 
 
-def markdown(told: Mapping[str, Any]) -> str:
-    """Tables that can be pasted."""
-    lines = [f"# Profile: {told['target']}, {told['users']} users", ""]
+def markdown(result: Mapping[str, Any]) -> str:
+    """Render the content of `profile.json` as tables that can be pasted."""
+    lines = [f"# Profile: {result['target']}, {result['users']} users", ""]
     for title in ("memory", "per turn", "processor", "stacks"):
-        lines += [f"| {title} | |", "| --- | --- |", *_rows(told[title].items()), ""]
-    lines += ["| what came late | count | p50 ms | p99 ms | worst ms |", "|" + " --- |" * 5]
+        lines += [f"| {title} | |", "| --- | --- |", *_rows(result[title].items()), ""]
+    lines += ["| latency of | count | p50 ms | p99 ms | worst ms |", "|" + " --- |" * 5]
     lines += [
-        f"| {each['name']} | {each['count']:,} | {each['p50']:.1f} | {each['p99']:.1f}"
-        f" | {each['worst']:.1f} |"
-        for each in told["latency"]
+        f"| {latency['name']} | {latency['count']:,} | {latency['p50']:.1f}"
+        f" | {latency['p99']:.1f} | {latency['worst']:.1f} |"
+        for latency in result["latency"]
     ]
     return "\n".join(lines) + "\n"
 

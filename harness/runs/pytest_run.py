@@ -1,7 +1,7 @@
-"""A session: scenarios run in pytest workers of their own, and their records collected.
+"""Runs scenarios in a pytest process with workers, and collects their records.
 
-The gate and the proof both stand on it. Everything it needs to know it reads from the run folder,
-so a worker that dies, or a budget that ends, costs only the scenarios that were under way.
+Gates, known bugs, mutants and reach use it. All results are read from the run folder, so a worker
+that dies, or a budget that ends, costs only the scenarios that were running.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from harness.report import folder
 from harness.report.judgement import Record
 
 LOG = "pytest.log"
-# Settings of our own, so that those of whatever project we stand in do not count.
+# An own settings file, so that those of the project in the current folder do not count.
 SETTINGS = "[pytest]\nconsole_output_style = classic\n"
-NOT_OURS = {"PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"}
-STOPPED = 1  # pytest's word for a test that failed
+FOREIGN_VARIABLES = {"PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"}
+TESTS_FAILED = 1  # an exit code of pytest
 SCRATCH = "harness-scratch-"
 SCRATCH_BYTES = 1 << 30
 Progress = Callable[[str], None]
@@ -36,10 +36,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What to run: these scenarios, on this target, with this seed and effort.
+    """The scenarios to run, on which target, with which seed and effort.
 
-    One that `stops_early` leaves the others unfinished once a scenario is not valid. One that
-    `goes_on` asks on behind the first anomaly of a scenario.
+    With `stops_early` the session ends once a scenario is not valid; the others are unfinished.
+    With `goes_on` a scenario asks on after its first anomaly.
     """
 
     scenarios: Sequence[str]
@@ -53,7 +53,10 @@ class Session:
 
 @dataclass
 class Results:
-    """What came of it: records by scenario, and what did not come to a verdict, with the reason."""
+    """Records by scenario, and the scenarios without a verdict.
+
+    In those that are `broken` the harness failed, with this error; the `unfinished` lacked time.
+    """
 
     records: dict[str, Record] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
@@ -67,22 +70,22 @@ def run_session(
     progress: Progress = lambda _: None,
     settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Results:
-    """Run the scenarios, at most `budget_s` seconds long, and read their records.
+    """Run the scenarios for at most `budget_s` seconds, and read their records.
 
     `settings` are added to the environment of the pytest process.
     """
     folder.write_text(run / "pytest.ini", SETTINGS)
     ends_at = time.monotonic() + budget_s
-    with (run / LOG).open("wb") as log, scratch() as place:
-        environment = {**_environment(run, place), **settings}
+    with (run / LOG).open("wb") as log, scratch() as temporary:
+        environment = {**_environment(run, temporary), **settings}
         child = Child(_command(session, run), environment, log, run)
         try:
             for event in child.events(ends_at):
                 if event["outcome"] != "skipped":
                     progress(event["test"])
             exit_code: int | None = child.wait()
-            if session.stops_early and exit_code == STOPPED:
-                exit_code = None  # as was asked
+            if session.stops_early and exit_code == TESTS_FAILED:
+                exit_code = None  # as requested
         except TimeoutError:
             exit_code = None  # the budget is over; what is unfinished says so in the results
         finally:
@@ -91,7 +94,7 @@ def run_session(
 
 
 def scratch() -> AbstractContextManager[str]:
-    """A folder, in memory where that has room, that is gone afterwards, if only when we are."""
+    """A temporary folder, in memory where there is room; after a kill a later call removes it."""
     memory = _memory()
     _sweep(memory or Path(tempfile.gettempdir()))
     return tempfile.TemporaryDirectory(
@@ -100,27 +103,27 @@ def scratch() -> AbstractContextManager[str]:
 
 
 def _memory() -> Path | None:
-    """A file system in memory, where there is one with room; None for the usual place.
+    """A file system in memory with enough room; None where there is none.
 
-    What a disk forgets is simulated, so a real one's syncs would cost time and prove nothing.
+    Disk faults are simulated, so the syncs of a real disk would cost time and prove nothing.
     """
     memory = Path("/dev/shm")  # noqa: S108  only a folder of our own in it is used
     usable = memory.is_dir() and os.access(memory, os.W_OK)
     return memory if usable and shutil.disk_usage(memory).free > SCRATCH_BYTES else None
 
 
-def _sweep(place: Path) -> None:
-    """Remove what sessions left behind whose process was killed."""
-    for scratch in place.glob(f"{SCRATCH}*-*"):
+def _sweep(parent: Path) -> None:
+    """Remove the temporary folders of sessions whose process was killed."""
+    for scratch in parent.glob(f"{SCRATCH}*-*"):
         owner = scratch.name.removeprefix(SCRATCH).partition("-")[0]
         if owner.isdecimal() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 def collect(scenarios: Iterable[str], run: Path, exit_code: int | None) -> Results:
-    """Read what a session left in its run folder; no exit code means that it was cut short.
+    """Read the records in a run folder; no exit code means that the session was cut short.
 
-    If pytest came to its end without a verdict on every scenario, it is pytest that broke.
+    If pytest ended by itself without a verdict on every scenario, pytest itself failed.
     """
     results = Results()
     for name in scenarios:
@@ -134,8 +137,8 @@ def collect(scenarios: Iterable[str], run: Path, exit_code: int | None) -> Resul
     if exit_code is not None and (results.unfinished or exit_code not in (0, 1)):
         missing, results.unfinished = ", ".join(results.unfinished) or "none", []
         log = (run / LOG).read_text(encoding="utf-8", errors="replace")[-2000:]
-        told = f"it ended with {exit_code}, without a verdict: {missing} (more in {run / LOG})"
-        results.broken["pytest"] = f"{told}\n\n{log}"
+        reason = f"exit code {exit_code}, no verdict on: {missing} (more in {run / LOG})"
+        results.broken["pytest"] = f"{reason}\n\n{log}"
     return results
 
 
@@ -159,6 +162,6 @@ def _command(session: Session, run: Path) -> list[str]:
 
 
 def _environment(run: Path, scratch: str) -> Mapping[str, str]:
-    """The caller's environment, without what it tells pytest; all that is scratch in one place."""
-    ours = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
-    return {**ours, "HYPOTHESIS_STORAGE_DIRECTORY": str(run / ".hypothesis"), "TMPDIR": scratch}
+    """The caller's environment without its settings of pytest; temporary files go to `scratch`."""
+    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
+    return {**kept, "HYPOTHESIS_STORAGE_DIRECTORY": str(run / ".hypothesis"), "TMPDIR": scratch}

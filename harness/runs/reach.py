@@ -18,12 +18,12 @@ from harness.engine.scenario import Scenario
 from harness.engine.suite import choose, suite_with_source
 from harness.mutation.blocks import Block, blocks_of
 from harness.report import folder
+from harness.runs.gate import reason_to_skip
 from harness.runs.pytest_run import Session, run_session
 from harness.targets.registry import find_target
 from harness.worker import reach as recorder
 
 Progress = Callable[[str], None]
-EFFORT_SECONDS = 120.0  # the budget at which a gate's effort is 1
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Reached:
 
 @dataclass(frozen=True)
 class Reach:
-    """What a measurement of reach is asked to do."""
+    """The target, the scenarios by name or glob, and the top folder of the code on trial."""
 
     target: str
     seed: int
@@ -86,6 +86,7 @@ class Reach:
     scenarios: tuple[str, ...] = ()
     source: Path | None = None
     timeout_s: float = 300.0
+    keep: int = 20
 
     def run(self, progress: Progress) -> tuple[Path, Reached]:
         """Judge each scenario under the recorder, and map the lines to blocks.
@@ -94,7 +95,7 @@ class Reach:
         """
         chosen = choose(self.scenarios)
         target = find_target(self.target)
-        able = [one for one in chosen.values() if one.ability in target.abilities]
+        able = [each for each in chosen.values() if reason_to_skip(each, target) is None]
         source = (self.source or suite_with_source().source or Path()).resolve()
         blocks = blocks_in(source)
         plan = {"target": self.target, "scenarios": [], "source": str(source)}
@@ -111,14 +112,15 @@ class Reach:
             list(pool.map(measure, able))
         reached = Reached(blocks, dict(sorted(found.items())), validity)
         folder.write_json(run / folder.VERDICT, reached.to_json())
+        folder.retain(self.reports, self.keep)
         return run, reached
 
     def _measure(
         self, scenario: Scenario, run: Path, source: Path
     ) -> tuple[set[tuple[str, int]], str]:
         """The lines that one scenario ran, and its verdict."""
-        where = run / f"run-{scenario.name}"
-        lines = where / "lines"
+        session_folder = run / f"run-{scenario.name}"
+        lines = session_folder / "lines"
         lines.mkdir(parents=True)
         settings = {
             recorder.FOLDER: str(lines),
@@ -126,7 +128,7 @@ class Reach:
             recorder.CODE: str(recorder.__file__),
         }
         session = Session([scenario.name], self.target, self.seed, self.effort)
-        results = run_session(session, where, self.timeout_s, settings=settings)
+        results = run_session(session, session_folder, self.timeout_s, settings=settings)
         record = results.records.get(scenario.name)
         return read_lines(lines), str(record.verdict.validity) if record else "unknown"
 
@@ -141,7 +143,7 @@ def blocks_in(source: Path) -> tuple[Block, ...]:
         for block in blocks_of(file.relative_to(top).as_posix(), file.read_text(encoding="utf-8"))
     ]
     if not found:
-        raise UsageError(f"{source}: no function of a Python module is in it")
+        raise UsageError(f"{source}: expected Python modules with functions; found none")
     return tuple(found)
 
 

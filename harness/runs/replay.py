@@ -1,44 +1,54 @@
-"""A failure asked again: the same questions to a fresh target, judged by the same checker."""
+"""Replays a stored failure: the same operations on a fresh target, judged by the same checker."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.core import history
 from harness.core.errors import UsageError
-from harness.core.history import History, Journal
+from harness.core.extras import require_extras
+from harness.core.history import History, Journal, Operation, Outcome
+from harness.core.suggestions import unknown
 from harness.core.verdict import Anomaly, Verdict, merge
 from harness.engine.context import Context
 from harness.engine.scenario import Scenario
-from harness.engine.suite import choose, chosen_folders, use_folders
+from harness.engine.suite import chosen_folders, find_scenarios, use_folders
 from harness.report import folder
+from harness.report.judgement import harness_version
 from harness.targets.registry import find_target
+
+OLD = "0.1.0 or earlier"  # what stored a failure that names no version
+
+
+class NotReplayableError(UsageError):
+    """The failure was stored by another version of the harness, and this one cannot replay it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What was found: on which target, by which scenario, and the operations that prove it."""
+    """A stored failure: its scenario, target and seed, the anomaly, and the episode's notes."""
 
     scenario: Scenario
     target: str
     seed: int
     anomaly: Anomaly
     notes: Mapping[str, Any]
+    version: str
 
     @property
     def history(self) -> History:
-        """The operations that prove it, with the notes of their episode."""
+        """The operations that prove the anomaly, with the notes of their episode."""
         return History(self.anomaly.evidence, notes=self.notes)
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """What came of asking again."""
+class ReplayResult:
+    """The operations of a replay, and the verdict on them."""
 
     history: History
     verdict: Verdict
@@ -49,34 +59,85 @@ class Replayed:
         return {**self.verdict.to_json(), "operations": operations}
 
 
-def read(failure: Path) -> Failure:
-    """Read a failure, or the one in a scenario's folder. Raises UsageError where there is none."""
-    path = failure / folder.FAILURE if failure.is_dir() else failure
+def read_failure(path: Path) -> Failure:
+    """Read a failure file, or the one in a scenario's folder.
+
+    Raises UsageError for a file that is missing or damaged, and NotReplayableError for a failure
+    that another version stored and this one cannot replay.
+    """
+    file = path / folder.FAILURE if path.is_dir() else path
+    document = folder.read_json(file)
     try:
-        return failure_of(folder.read_json(path))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path}: damaged: {error!r}") from error
+        return failure_of(document)
+    except NotReplayableError as error:
+        raise NotReplayableError(f"{file}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{file}: damaged: {error!r}") from error
 
 
-def failure_of(told: Mapping[str, Any]) -> Failure:
-    """The failure that was written so. Raises UsageError for a scenario that is no more."""
-    if told.get("suites") and not chosen_folders():
-        use_folders(map(Path, told["suites"]))
-    (scenario,) = choose([told["scenario"]]).values()
-    anomaly = Anomaly.from_json(told["anomaly"])
-    return Failure(scenario, str(told["target"]), int(told["seed"]), anomaly, told["notes"])
+def failure_of(document: Mapping[str, Any]) -> Failure:
+    """The failure that a document describes.
+
+    Raises NotReplayableError for a scenario or a field that this version does not know, and
+    LookupError, TypeError or ValueError for a damaged document.
+    """
+    if document.get("suites") and not chosen_folders():
+        use_folders(map(Path, document["suites"]))
+    name, stored_by = str(document["scenario"]), str(document.get("version", OLD))
+    scenarios = find_scenarios()
+    if name not in scenarios:
+        raise _not_replayable(stored_by, unknown("scenario", name, scenarios))
+    try:
+        anomaly = Anomaly.from_json(document["anomaly"])
+        target, seed, notes = str(document["target"]), int(document["seed"]), document["notes"]
+    except KeyError as error:
+        if stored_by == harness_version():
+            raise
+        raise _not_replayable(stored_by, f"field {error} is missing") from error
+    return Failure(scenarios[name], target, seed, anomaly, notes, stored_by)
 
 
-def run(failure: Failure, target_name: str) -> Replayed:
-    """Ask the failure's questions again, one after another."""
+def run(failure: Failure, target_name: str) -> ReplayResult:
+    """Ask the failure's operations again, one after another, and judge the answers.
+
+    Raises NotReplayableError where the target or the scenario does not know the operations, because
+    another version stored them.
+    """
     scenario = failure.scenario
+    require_extras(f"scenario {scenario.name!r}", *scenario.extras)
     target = find_target(target_name)
     target.prepare()
-    with tempfile.TemporaryDirectory(prefix="harness-replay-") as place:
-        path = Path(place) / "history.jsonl"
+    with tempfile.TemporaryDirectory(prefix="harness-replay-") as scratch:
+        path = Path(scratch) / "history.jsonl"
         with Journal(path, time.monotonic_ns) as journal:
-            name = f"{failure.seed}/replay"
-            scenario.replay(Context(target, scenario.ability, name, 1, journal), failure.history)
-        episodes = history.read(path)
-    verdict = merge(scenario.checker(episode) for episode in episodes)
-    return Replayed(episodes[-1], verdict)
+            context = Context(target, scenario.ability, f"{failure.seed}/replay", 1, journal)
+            try:
+                scenario.replay(context, failure.history)
+                episodes = history.read(path)
+                verdict = merge(scenario.checker(episode) for episode in episodes)
+            except (UsageError, LookupError, TypeError, ValueError) as error:
+                if failure.version == harness_version():
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+                raise _not_replayable(failure.version, reason) from error
+    unknown_arguments = next(_with_unknown_arguments(episodes), None)
+    if failure.version != harness_version() and unknown_arguments is not None:
+        reason = f"{unknown_arguments.function}: {unknown_arguments.error}"
+        raise _not_replayable(failure.version, reason)
+    return ReplayResult(episodes[-1], verdict)
+
+
+def _with_unknown_arguments(episodes: Iterable[History]) -> Iterator[Operation]:
+    """The operations that were refused because the function has no such arguments today."""
+    for episode in episodes:
+        for operation in episode:
+            is_refused = operation.outcome is Outcome.FAIL and "argument" in operation.error
+            if is_refused and operation.error.startswith("TypeError: "):
+                yield operation
+
+
+def _not_replayable(stored_by: str, reason: str) -> NotReplayableError:
+    return NotReplayableError(
+        f"cannot be replayed by version {harness_version()}: {reason}. The failure was stored by "
+        f"version {stored_by}; replay it with that version, or run the scenario again with its seed"
+    )

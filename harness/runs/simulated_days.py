@@ -1,7 +1,7 @@
-"""Aging: a target lives for days, in seconds; what came of it, and whether to believe that.
+"""Runs a target for simulated days, which take seconds, beside a control in real time.
 
-The life, its control and the verdict are the scenario's; told here is what it took, and how the
-control moved by both clocks.
+The workload, its control and the verdict are the scenario's; added are the time that it took, and
+the slopes of each reading by both clocks.
 """
 
 from __future__ import annotations
@@ -23,75 +23,86 @@ from harness.report.judgement import Record
 from harness.targets.registry import find_target
 
 SCENARIO = "days"
-HEAD = ("reading", "an operation, really", "lapsed", "")
+HEAD = ("reading", "an operation, real time", "simulated", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Aged:
-    """What days came to. `took` are seconds, of the life, of ours and of the processor."""
+class SimulatedDays:
+    """The result: `elapsed` holds `virtual_s`, `real_s` and `processor_s`; empty without a run."""
 
     run: Path
     record: Record
-    took: Mapping[str, float]
+    elapsed: Mapping[str, float]
     comparisons: Sequence[Comparison]
 
     @property
     def ratio(self) -> float:
-        """Seconds that passed in the life, to each one of ours; 0 where nobody lived."""
-        return self.took["virtual_s"] / self.took["real_s"] if self.took else 0.0
+        """Virtual seconds for each real second; 0 where no time passed."""
+        return self.elapsed["virtual_s"] / self.elapsed["real_s"] if self.elapsed else 0.0
 
     def text(self) -> str:
-        """What a person wants to know first."""
-        if not self.took:
+        """The elapsed time, and the summary of the scenario's record."""
+        if not self.elapsed:
             return self.record.summary()
-        days = f"{self.took['virtual_s'] / 86_400:.1f} days in {self.took['real_s']:.1f} s"
-        busy = f"{self.took['processor_s']:.1f} s of them of a processor"
+        days = f"{self.elapsed['virtual_s'] / 86_400:.1f} days in {self.elapsed['real_s']:.1f} s"
+        busy = f"{self.elapsed['processor_s']:.1f} s of processor time"
         return f"{days}, {busy}, {self.ratio:,.0f} : 1\n{self.record.summary()}"
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Every reading of the control that moved."""
+        """The slopes of each reading of the control that moved."""
         return [
-            (one.reading, f"{one.real:+.3g}", f"{one.lapsed:+.3g}", "" if one.agrees else "apart")
-            for one in self.comparisons
-            if one.real or one.lapsed
+            (
+                comparison.reading,
+                f"{comparison.real:+.3g}",
+                f"{comparison.lapsed:+.3g}",
+                "" if comparison.agrees else "disagree",
+            )
+            for comparison in self.comparisons
+            if comparison.real or comparison.lapsed
         ]
 
     def to_json(self) -> dict[str, Any]:
         """Render as one JSON document."""
         return {
             "run": str(self.run),
-            **{name: round(value, 3) for name, value in self.took.items()},
+            **{name: round(value, 3) for name, value in self.elapsed.items()},
             "ratio": round(self.ratio, 1),
             "control": [
-                {"reading": one.reading, "real": one.real, "lapsed": one.lapsed}
-                for one in self.comparisons
+                {
+                    "reading": comparison.reading,
+                    "real": comparison.real,
+                    "simulated": comparison.lapsed,
+                }
+                for comparison in self.comparisons
             ],
             **self.record.to_json(),
         }
 
 
-def live(target_name: str, seed: int, days: int, reports: Path) -> Aged:
-    """Live so many days, and write everything down.
+def simulate(target_name: str, seed: int, days: int, reports: Path) -> SimulatedDays:
+    """Run a target for this many days, and write the run folder.
 
-    Raises UsageError where the target cannot, and TargetUnavailableError where it is not there.
+    Raises UsageError where the target lacks the ability, and TargetUnavailableError where it cannot
+    be prepared.
     """
     target = find_target(target_name)
     scenario = choose([SCENARIO])[SCENARIO]
     if scenario.ability not in target.abilities:
-        raise UsageError(f"{target.name} has no ability {scenario.ability!r}")
+        raise UsageError(f"target {target.name!r} has no ability {scenario.ability!r}")
     target.prepare()
-    plan = {"target": target.name, "days": days, "scenarios": [SCENARIO], "skipped": []}
+    plan = {"target": target.name, "days": days, "scenarios": [SCENARIO], "skipped": {}}
     run = folder.create(reports, "days", seed, plan)
     began = time.monotonic()
     judged = runner.run(scenario, target, seed, days / scenario.examples, run / SCENARIO)
     record = judgement.store(judged, target, seed, time.monotonic() - began, run / SCENARIO)
-    aged = _looked_at(run, record, scenario)
-    folder.write_json(run / folder.VERDICT, aged.to_json())
-    return aged
+    result = _compared(run, record, scenario)
+    folder.write_json(run / folder.VERDICT, result.to_json())
+    return result
 
 
-def _looked_at(run: Path, record: Record, scenario: Scenario) -> Aged:
-    """Read from the journal what it took, and how the control moved."""
+def _compared(run: Path, record: Record, scenario: Scenario) -> SimulatedDays:
+    """Read the elapsed time and the control's slopes from the journal."""
     assert isinstance(scenario.checker, InstallDaysChecker)
-    (lived,) = history.read(run / SCENARIO / runner.HISTORY)
-    return Aged(run, record, elapsed(lived), scenario.checker.comparisons(lived))
+    (episode,) = history.read(run / SCENARIO / runner.HISTORY)
+    comparisons = scenario.checker.comparisons(episode)
+    return SimulatedDays(run, record, elapsed(episode), comparisons)
