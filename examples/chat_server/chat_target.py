@@ -36,8 +36,8 @@ class ChatTarget:
     abilities = frozenset({"chat", "chat_threads"})
 
     def __init__(self, place: str | Path = HERE) -> None:
-        self.name = f"chat_target:ChatTarget@{place}"
-        self._place = Path(place)
+        self._place = Path(place).resolve()  # workers have another current folder
+        self.name = f"chat_target:ChatTarget@{self._place}"
 
     def prepare(self) -> None:
         """Find the server. Raises UsageError where `place` holds none."""

@@ -21,8 +21,8 @@ class KeyValueTarget:
     abilities = frozenset({"store"})
 
     def __init__(self, place: str | Path = HERE) -> None:
-        self.name = f"{self.usage.partition('[')[0]}@{place}"
-        self._place = Path(place)
+        self._place = Path(place).resolve()  # workers have another current folder
+        self.name = f"key_value_target:KeyValueTarget@{self._place}"
         self._numbers = itertools.count()
 
     def prepare(self) -> None:

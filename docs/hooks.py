@@ -1,0 +1,50 @@
+"""Hooks of the site's build: fill in what commands and the plugin say of themselves."""  # noqa: INP001
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+from click.formatting import HelpFormatter
+
+from harness import pytest_plugin
+from harness.__main__ import cli
+
+COLUMNS = 88
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replace the comments `<!-- all commands -->` and `<!-- all pytest options -->`."""
+    filled = markdown.replace("<!-- all commands -->", commands())
+    return filled.replace("<!-- all pytest options -->", pytest_options())
+
+
+def commands() -> str:
+    """A section for each command with what `harness COMMAND --help` prints."""
+    sections = (f"## harness {name}\n\n{block(help_of(name))}" for name in cli.commands)
+    return "\n\n".join(sections)
+
+
+def help_of(name: str) -> str:
+    """The help of a command."""
+    parent = click.Context(cli, info_name="harness")
+    context = click.Context(cli.commands[name], info_name=name, parent=parent)
+    formatter = HelpFormatter(width=COLUMNS)
+    cli.commands[name].format_help(context, formatter)
+    return formatter.getvalue().strip()
+
+
+def pytest_options() -> str:
+    """What the plugin declares, as `pytest --help` prints it."""
+    parser = pytest.Parser(_ispytest=True)
+    pytest_plugin.pytest_addoption(parser)
+    options = parser.getgroup("harness").options
+    formatter = HelpFormatter(width=COLUMNS)
+    formatter.write_dl([(" ".join(option.names()), option.attrs()["help"]) for option in options])
+    return block(formatter.getvalue().strip())
+
+
+def block(text: str) -> str:
+    """The text as it is."""
+    return f"```text\n{text}\n```"
