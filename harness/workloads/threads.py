@@ -143,9 +143,13 @@ class Interleaving:
 
     @contextmanager
     def _played(self, context: Context, program: Program) -> Iterator[_Played]:
+        """A program to explore. Raises UsageError where the target cannot be scheduled at all."""
         folder = Path(tempfile.mkdtemp(prefix="harness-"))
         try:
-            yield _Played(context, program, self, folder)
+            played = _Played(context, program, self, folder)
+            yield played
+            if played.usage_error is not None:  # the explorer took it for a finding
+                raise played.usage_error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -171,6 +175,7 @@ class _Played:
         self._folder = folder
         self._meetings: Counter[str] = Counter()
         self.failed = History()
+        self.usage_error: UsageError | None = None
         self._unjudged: dict[str, None] = {}
         self._operations = 0
         self._calls = Operations(
@@ -211,10 +216,11 @@ class _Played:
         instance = self._context.target.open(self._context.ability, self._folder)
         self._adapter = getattr(instance, "adapter", None)
         if self._adapter is None:
-            raise UsageError(
+            self.usage_error = UsageError(
                 f"target {self._context.target.name}, ability {self._context.ability}: a schedule"
                 " needs an instance in this process, with an attribute `adapter`"
             )
+            raise self.usage_error
         return self._adapter
 
     def _judge(self, history: History) -> Verdict:

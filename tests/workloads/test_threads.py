@@ -1,6 +1,6 @@
-"""What threads that meet do wrong is found, stored, judged again, and seen again.
+"""Tests of programs of threads: findings are detected, stored, judged again and replayed.
 
-Each toy keeps one list of texts, and most of them keep it wrongly.
+Each toy stores one list of texts, and most of them have a bug.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from harness.contract.checkers.threads.session_writes import writes_are_stored
+from harness.contract import promises
+from harness.contract.checkers.threads.session_writes import check_session_writes
 from harness.core import history
+from harness.core.errors import UsageError
 from harness.core.history import History
-from harness.core.promises import Promise
 from harness.core.verdict import Validity, Verdict
 from harness.engine import runner
 from harness.engine.runner import Judgement
 from harness.engine.scenario import Mode, Scenario
-from harness.engine.target import AdapterInstance
+from harness.engine.target import AdapterInstance, Instance
 from harness.schedule import Call, LockRules, calling
 from harness.workloads.threads import Interleaving, Program
 
@@ -32,14 +33,14 @@ READ = Call("messages")
 
 
 def _nothing() -> None:
-    """What a call does that is only looked at."""
+    """Do nothing; the lock rules observe the call."""
 
 
 ask_provider = calling("provider", _nothing)
 
 
 class Store:
-    """Right: it reads and writes under one lock."""
+    """Correct: it reads and writes under one lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -54,7 +55,7 @@ class Store:
             return list(self._texts)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the store holds no resource."""
 
 
 class LosesUpdates(Store):
@@ -89,16 +90,16 @@ class Exits(Store):
 
 @dataclass
 class Toy:
-    """A target of one ability: whatever `make` gives."""
+    """A target of one ability, whose adapters `make` creates."""
 
     make: type[Store]
     name: str = "toy"
     abilities: frozenset[str] = field(default=frozenset({"toy"}))
 
     def prepare(self) -> None:
-        """Nothing to make ready."""
+        """Do nothing: a toy needs no preparation."""
 
-    def open(self, ability: str, folder: Path) -> AdapterInstance:
+    def open(self, ability: str, folder: Path) -> Instance:
         assert ability in self.abilities
         assert folder.is_dir()
         return AdapterInstance(self.make())
@@ -107,18 +108,37 @@ class Toy:
         return f"{ability} has none"
 
 
-def appends_met(told: History) -> bool:
-    """Two texts were written at once."""
-    writes = [op for op in told if op.function == "append"]
-    return any(one.meets(two) for one, two in itertools.combinations(writes, 2))
+class Elsewhere:
+    """An instance whose adapter runs in another process."""
+
+    def call(self, function: str, argument: Mapping[str, Any]) -> Any:
+        raise AssertionError(f"unexpected call {function}({argument})")
+
+    def close(self) -> None:
+        """Do nothing: the instance holds no resource."""
+
+
+class ElsewhereToy(Toy):
+    """A target whose instances run in another process."""
+
+    def open(self, ability: str, folder: Path) -> Instance:  # noqa: ARG002  they have no files
+        return Elsewhere()
+
+
+def appends_met(episode: History) -> bool:
+    """Whether two appends were concurrent."""
+    writes = [op for op in episode if op.function == "append"]
+    return any(first.meets(second) for first, second in itertools.combinations(writes, 2))
 
 
 MEETINGS = Interleaving(
     programs=(
-        Program("one after another", ((SAY_A, SAY_B),), Promise.S1, last=(READ,)),
-        Program("two at once", ((SAY_A,), (SAY_B,)), Promise.S1, last=(READ,), held=(Promise.L14,)),
+        Program("one after another", ((SAY_A, SAY_B),), promises.S1, last=(READ,)),
+        Program(
+            "two at once", ((SAY_A,), (SAY_B,)), promises.S1, last=(READ,), held=(promises.L14,)
+        ),
     ),
-    check=writes_are_stored,
+    check=check_session_writes,
     rules=LockRules(free_during=(("provider", "*"),), ordered=False),
     meetings={"two appends met": appends_met},
 )
@@ -129,7 +149,7 @@ def scenario(meetings: Interleaving = MEETINGS) -> Scenario:
         name="toy-threads",
         mode=Mode.SCHEDULE,
         ability="toy",
-        promises=(Promise.S2,),
+        promises=(promises.S2,),
         workload=meetings.explore,
         checker=meetings.judge,
         expectations=tuple(meetings.met(meeting) for meeting in meetings.meetings),
@@ -138,27 +158,28 @@ def scenario(meetings: Interleaving = MEETINGS) -> Scenario:
     )
 
 
-def tried(make: type[Store], folder: Path, meetings: Interleaving = MEETINGS) -> Judgement:
-    """Explore a toy, and judge what the journal says."""
+def explored(make: type[Store], folder: Path, meetings: Interleaving = MEETINGS) -> Judgement:
+    """Explore a toy, and judge its journal."""
     return runner.run(scenario(meetings), Toy(make), seed=1, effort=1.0, folder=folder)
 
 
 def failed(folder: Path) -> History:
     """The stored episode that has a finding."""
-    (found,) = (one for one in history.read(folder / runner.HISTORY) if one.notes["finding"])
+    episodes = history.read(folder / runner.HISTORY)
+    (found,) = (episode for episode in episodes if episode.notes["finding"])
     return found
 
 
-def again(make: type[Store], stored: History, folder: Path) -> Judgement:
-    """Play a stored finding again, on this toy."""
-    replayed = replace(scenario(), workload=lambda stage: MEETINGS.replay(stage, stored))
-    return runner.run(replayed, Toy(make), seed=1, effort=1.0, folder=folder)
+def replayed(make: type[Store], stored: History, folder: Path) -> Judgement:
+    """Replay a stored finding on this toy."""
+    replaying = replace(scenario(), workload=lambda context: MEETINGS.replay(context, stored))
+    return runner.run(replaying, Toy(make), seed=1, effort=1.0, folder=folder)
 
 
-def test_a_right_store_is_valid_and_its_meetings_are_counted(tmp_path: Path) -> None:
-    """Nothing is found, and how many different histories had a meeting is told."""
-    judgement = tried(Store, tmp_path)
-    (met,) = judgement.verdict.assumptions
+def test_correct_store_is_valid_with_counted_meetings(tmp_path: Path) -> None:
+    """The episode records in how many different histories a meeting happened."""
+    judgement = explored(Store, tmp_path)
+    (met,) = judgement.verdict.expectations
     alone, together = history.read(tmp_path / runner.HISTORY)
 
     assert judgement.verdict.is_valid
@@ -168,107 +189,117 @@ def test_a_right_store_is_valid_and_its_meetings_are_counted(tmp_path: Path) -> 
     assert judgement.episodes == alone.notes["schedules"] + together.notes["schedules"]
 
 
-def test_a_meeting_that_never_was_leaves_the_verdict_unknown(tmp_path: Path) -> None:
-    """One thread alone meets nobody, so nothing is said of those that meet."""
+def test_missing_meeting_makes_the_verdict_unknown(tmp_path: Path) -> None:
+    """A program with one thread has no concurrent calls, so it proves nothing about them."""
     alone = replace(MEETINGS, programs=MEETINGS.programs[:1])
 
-    assert tried(Store, tmp_path, alone).verdict.validity is Validity.UNKNOWN
+    assert explored(Store, tmp_path, alone).verdict.validity is Validity.UNKNOWN
 
 
-def test_a_lost_update_is_found_stored_and_judged_again(tmp_path: Path) -> None:
-    """A lost update is found; what the journal holds proves it without the toy.
+def test_lost_update_is_found_and_judged_again(tmp_path: Path) -> None:
+    """The stored history proves the lost update without the toy.
 
     C1: |- append a: read []        write [a] -|
     C2:      |- append b: read []                 write [b] -|
     C0:                                                        |- messages -> [b] -|
     """
-    judgement = tried(LosesUpdates, tmp_path)
+    judgement = explored(LosesUpdates, tmp_path)
     stored = failed(tmp_path)
     (anomaly,) = judgement.verdict.anomalies
 
-    assert anomaly.promise is Promise.S2
+    assert anomaly.promise == promises.S2
     assert stored.notes["program"] == "two at once"
     assert appends_met(stored)
     assert MEETINGS.judge(stored).anomalies == (anomaly,)
     assert runner.judge(scenario(), tmp_path).verdict == judgement.verdict
 
 
-def test_a_finding_is_seen_again_by_its_choices(tmp_path: Path) -> None:
-    """The same schedule fails the same way on the same toy, and is fine on a right one."""
-    tried(LosesUpdates, tmp_path / "found")
+def test_finding_is_reproduced_by_its_choices(tmp_path: Path) -> None:
+    """The schedule fails in the same way on the same toy, and passes on a correct one."""
+    explored(LosesUpdates, tmp_path / "found")
     stored = failed(tmp_path / "found")
 
-    seen = again(LosesUpdates, stored, tmp_path / "seen")
-    fixed = again(Store, stored, tmp_path / "fixed")
+    seen = replayed(LosesUpdates, stored, tmp_path / "seen")
+    fixed = replayed(Store, stored, tmp_path / "fixed")
 
-    assert [one.promise for one in seen.verdict.anomalies] == [Promise.S2]
+    assert [anomaly.promise for anomaly in seen.verdict.anomalies] == [promises.S2]
     assert failed(tmp_path / "seen").operations == stored.operations
     assert fixed.verdict.anomalies == ()
 
 
-def test_another_failure_is_not_taken_for_the_same_finding(tmp_path: Path) -> None:
-    """Under the choices that once lost an update, another toy asks its provider under a lock."""
-    tried(LosesUpdates, tmp_path / "found")
+def test_replay_with_another_failure_is_no_finding(tmp_path: Path) -> None:
+    """Under the choices of a lost update, another toy calls its provider under a lock."""
+    explored(LosesUpdates, tmp_path / "found")
 
-    seen = again(AsksUnderLock, failed(tmp_path / "found"), tmp_path / "seen")
+    seen = replayed(AsksUnderLock, failed(tmp_path / "found"), tmp_path / "seen")
 
     assert seen.verdict.anomalies == ()
 
 
-def test_a_deadlock_is_blamed_on_what_is_stuck(tmp_path: Path) -> None:
-    """A deadlock is blamed on what is stuck.
+def test_deadlock_breaks_the_stuck_promise(tmp_path: Path) -> None:
+    """Two threads take two locks in different orders.
 
     C1: [lock]      waits for [other]
     C2:      [other]                  waits for [lock]
     """
-    (anomaly,) = tried(LocksTwice, tmp_path).verdict.anomalies
+    (anomaly,) = explored(LocksTwice, tmp_path).verdict.anomalies
 
-    assert (anomaly.name, anomaly.promise) == ("deadlock", Promise.S1)
+    assert (anomaly.name, anomaly.promise) == ("deadlock", promises.S1)
     assert MEETINGS.judge(failed(tmp_path)).anomalies == (anomaly,)
 
 
-def test_what_leaves_a_thread_is_blamed_on_what_is_stuck(tmp_path: Path) -> None:
-    """A refusal is an answer; what takes the thread along is none."""
-    (anomaly,) = tried(Exits, tmp_path).verdict.anomalies
+def test_escaped_exception_breaks_the_stuck_promise(tmp_path: Path) -> None:
+    """A refusal is an answer; an exception that ends the thread is not."""
+    (anomaly,) = explored(Exits, tmp_path).verdict.anomalies
 
-    assert (anomaly.name, anomaly.promise) == ("exception", Promise.S1)
+    assert (anomaly.name, anomaly.promise) == ("exception", promises.S1)
 
 
-def test_a_lock_that_a_provider_meets_is_blamed_on_who_holds_it(tmp_path: Path) -> None:
-    """A program says whose promise that is; one that does not is stuck by it."""
+def test_lock_held_during_a_provider_breaks_held(tmp_path: Path) -> None:
+    """The program's `held` names the promises; without it the promise `stuck` is broken."""
     (first, _) = MEETINGS.programs
     silent = replace(MEETINGS, programs=(first,))
-    loud = replace(MEETINGS, programs=(replace(first, held=(Promise.A4, Promise.L14)),))
+    loud = replace(MEETINGS, programs=(replace(first, held=(promises.A4, promises.L14)),))
 
-    (stuck,) = tried(AsksUnderLock, tmp_path / "silent", silent).verdict.anomalies
-    (held,) = tried(AsksUnderLock, tmp_path / "loud", loud).verdict.anomalies
+    (stuck,) = explored(AsksUnderLock, tmp_path / "silent", silent).verdict.anomalies
+    (held,) = explored(AsksUnderLock, tmp_path / "loud", loud).verdict.anomalies
 
-    assert (stuck.name, stuck.promises) == ("held", frozenset({Promise.S1}))
-    assert held.promises == frozenset({Promise.A4, Promise.L14})
+    assert (stuck.name, stuck.promises) == ("held", frozenset({promises.S1}))
+    assert held.promises == frozenset({promises.A4, promises.L14})
 
 
-def test_a_better_checker_may_acquit_a_stored_schedule(tmp_path: Path) -> None:
-    """A schedule that came to its end is judged by its history alone, now as then."""
-    tried(LosesUpdates, tmp_path)
+def test_changed_checker_judges_a_stored_schedule(tmp_path: Path) -> None:
+    """A schedule that came to its end is judged by its history alone."""
+    explored(LosesUpdates, tmp_path)
     kinder = replace(MEETINGS, check=lambda _: Verdict())
 
     assert kinder.judge(failed(tmp_path)).is_valid
 
 
-def test_histories_that_nobody_could_judge_leave_the_verdict_unknown(tmp_path: Path) -> None:
-    """A checker that gave up has not found a right store."""
-    tired = replace(MEETINGS, check=lambda _: Verdict(unknowns=("out of steps",)))
-    verdict = tried(Store, tmp_path, tired).verdict
+def test_unjudged_history_makes_the_verdict_unknown(tmp_path: Path) -> None:
+    """A checker that gives up has not found the store valid."""
+    limited = replace(MEETINGS, check=lambda _: Verdict(unknowns=("out of steps",)))
+    verdict = explored(Store, tmp_path, limited).verdict
 
     assert verdict.validity is Validity.UNKNOWN
     assert verdict.unknowns == ("one after another: out of steps", "two at once: out of steps")
 
 
 @pytest.mark.parametrize("make", [Store, LosesUpdates, LocksTwice])
-def test_the_same_seed_tells_the_same_story(make: type[Store], tmp_path: Path) -> None:
-    def told(folder: Path) -> list[Mapping[str, Any]]:
-        tried(make, folder)
-        episodes = history.read(folder / runner.HISTORY)
-        return [{**one.notes, "bought": "", "digest": history.digest([one])} for one in episodes]
+def test_same_seed_gives_the_same_episodes(make: type[Store], tmp_path: Path) -> None:
+    """Everything but the measured time is equal."""
 
-    assert told(tmp_path / "one") == told(tmp_path / "two")
+    def recorded(folder: Path) -> list[Mapping[str, Any]]:
+        explored(make, folder)
+        return [
+            {**episode.notes, "bought": "", "digest": history.digest([episode])}
+            for episode in history.read(folder / runner.HISTORY)
+        ]
+
+    assert recorded(tmp_path / "one") == recorded(tmp_path / "two")
+
+
+def test_instance_without_an_adapter_is_a_usage_error(tmp_path: Path) -> None:
+    """The error names the target, the ability and the missing attribute."""
+    with pytest.raises(UsageError, match=r"target toy, ability toy: .*attribute `adapter`"):
+        runner.run(scenario(), ElsewhereToy(Store), seed=1, effort=1.0, folder=tmp_path)

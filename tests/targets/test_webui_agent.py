@@ -1,0 +1,139 @@
+"""Tests of the scripted agent of a hermes-webui server, and of its process registry."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.targets.hermes_webui import scripted_agent as scripted
+from harness.targets.hermes_webui.scripted_agent import (
+    AIAgent,
+    Process,
+    ProcessRegistry,
+    place_agent,
+)
+
+LONG_S = 30.0
+
+
+def test_agent_shows_scripted_tokens_and_counts_turns() -> None:
+    """The reply is the shown text and a last sentence; tokens of several threads are all shown."""
+    shown: list[str] = []
+    agent = AIAgent(session_id="s", stream_delta_callback=shown.append)
+
+    first = agent.run_conversation("[tokens=2]")
+    second = agent.run_conversation("[tokens=3x4]", conversation_history=first["messages"])
+
+    assert first["final_response"] == "0 1 That was turn 1 of s."
+    assert second["messages"][:2] == first["messages"]
+    assert sorted(shown[3:-1]) == sorted(4 * ["0 ", "1 ", "2 "])
+    assert shown[-1] == "That was turn 2 of s."
+
+
+def test_interrupt_ends_the_current_turn_only() -> None:
+    """The reply keeps the shown text, and the next turn is complete."""
+    is_showing = threading.Event()
+    agent = AIAgent(session_id="s", stream_delta_callback=lambda _: is_showing.set())
+    results: list[dict[str, Any]] = []
+    turn = threading.Thread(
+        target=lambda: results.append(agent.run_conversation("[tokens=1][sleep=900]"))
+    )
+    turn.start()
+    assert is_showing.wait(LONG_S)
+    agent.interrupt("enough")
+    turn.join(LONG_S)
+
+    assert [results[0]["final_response"], results[0]["completed"]] == ["0 ", False]
+    assert agent.run_conversation("[tokens=1]")["completed"]
+
+
+def test_interrupt_before_a_turn_ends_it_unless_cleared() -> None:
+    """The server clears `_interrupted`, an attribute of its agents, before it reuses one."""
+    agent = AIAgent(session_id="s")
+    agent.interrupt("at once")
+    assert not agent.run_conversation("[sleep=900]")["completed"]
+
+    agent.interrupt("of old")
+    agent._interrupted = False  # the server's interface has this name
+
+    assert agent.run_conversation("hello")["completed"]
+
+
+def test_agent_fails_and_exits_as_scripted() -> None:
+    """[fail] raises an error, and [exit] raises SystemExit, which is no `Exception`."""
+    with pytest.raises(scripted.ScriptedError):
+        AIAgent().run_conversation("[fail]")
+    with pytest.raises(SystemExit):
+        AIAgent().run_conversation("[exit]")
+
+
+def test_tool_returns_the_session_key_of_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of the context has precedence over that of the environment."""
+    keys: list[str] = []
+    agent = AIAgent(tool_complete_callback=lambda *arguments: keys.append(arguments[3]))
+    monkeypatch.setenv("HERMES_SESSION_KEY", "of the process")
+    agent.run_conversation("[tool]")
+    token = scripted.set_current_session_key("of the context")
+    agent.run_conversation("[tool]")
+    scripted.reset_current_session_key(token)
+    agent.run_conversation("[tool]")
+
+    assert keys == ["of the process", "of the context", "of the process"]
+
+
+def test_process_is_reported_with_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event has the session key at the spawn, the whole output and the exit code."""
+    registry = ProcessRegistry(tmp_path)
+    monkeypatch.setattr(scripted, "process_registry", registry)
+    token = scripted.set_current_session_key("s1")
+    AIAgent().run_conversation("[process=0:exit=3:{tokens=1} said]")
+    scripted.reset_current_session_key(token)
+
+    event = registry.completion_queue.get(timeout=LONG_S)
+
+    assert event["session_key"] == "s1"
+    assert event["exit_code"] == 3
+    assert event["output"] == "[tokens=1] said"
+    process = registry.get(event["session_id"])
+    assert isinstance(process, Process)
+    assert registry.list_sessions() == [{"session_id": process.id}]
+    assert "said" in scripted.format_process_notification(event)
+
+
+def test_undelivered_completion_is_reported_after_a_restart(tmp_path: Path) -> None:
+    """The next registry reports each completion that the server has not marked as delivered.
+
+    first:  |-- spawn(a), spawn(b) -- a, b end -- a delivered -- killed
+    second:                                                           |-- b is reported
+    """
+    first = ProcessRegistry(tmp_path)
+    for output in ("a", "b"):
+        first.spawn(0, output, 0)
+    ended = [first.completion_queue.get(timeout=LONG_S) for _ in range(2)]
+    delivered = next(event for event in ended if event["output"] == "a")
+    first._completion_consumed.add(delivered["session_id"])  # as the server does
+    assert first.is_completion_consumed(delivered["session_id"])
+
+    second = ProcessRegistry(tmp_path)
+
+    assert second.recover_from_checkpoint() == 1
+    assert second.completion_queue.get(timeout=LONG_S)["output"] == "b"
+
+
+def test_agent_is_importable_by_the_servers_names(tmp_path: Path) -> None:
+    """Its folder is the only one on the path beside the standard library."""
+    place_agent(tmp_path)
+    imports = "; ".join(f"from {name} import {what}" for name, what in scripted.MODULES.items())
+
+    subprocess.run(  # noqa: S603  the command is a constant
+        [sys.executable, "-S", "-P", "-c", imports],
+        env={"PYTHONPATH": str(tmp_path), scripted.SPOOL: str(tmp_path / "spool")},
+        check=True,
+    )
