@@ -1,24 +1,24 @@
-"""A server under load: many clients at once, each stream checked while it is read.
+"""Scenarios of a server under load: many clients at once, each stream checked while it is read.
 
-What is judged are facts: numbers of events, statuses, who was woken how often. Users do so many
-acts, however long that takes, so the same is asked of a slow machine as of a fast one.
+The checker judges facts: numbers of events, statuses, wakeups. Each user does a number of acts in
+any time, so that a slow machine does the same as a fast one.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from harness.contract.checkers.server.sse_delivery import counted, under_load
-from harness.contract.workloads.load import Load, again, under
-from harness.core.promises import Promise
+from harness.contract import promises
+from harness.contract.checkers.server.sse_delivery import check_load, counted
+from harness.contract.workloads.load import Load, load_again, load_workload
 from harness.engine.scenario import Expectation, Mode, Scenario
-from scenarios.conftest import Judge
+from harness.pytest_plugin import Judge
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 WRITE_DEADLINE_S = 1.0
 STREAMS_MAX = 24
 
-_MANY = under(
+_MANY = load_workload(
     Load(
         mix={
             "Chatter": 3,
@@ -41,25 +41,34 @@ MANY_CLIENTS = Scenario(
     mode=Mode.LOAD,
     ability="server",
     promises=(
-        *(Promise.C1, Promise.C2, Promise.C3, Promise.C4, Promise.C5, Promise.C6, Promise.C8),
-        *(Promise.W1, Promise.W6, Promise.W7, Promise.W10, Promise.S2),
+        *(
+            promises.C1,
+            promises.C2,
+            promises.C3,
+            promises.C4,
+            promises.C5,
+            promises.C6,
+            promises.C8,
+        ),
+        *(promises.W1, promises.W6, promises.W7, promises.W10, promises.S2),
     ),
     workload=_MANY,
-    checker=under_load,
+    checker=check_load,
     expectations=(
         Expectation("events on streams that were checked", counted("read", "events"), 1000),
-        Expectation("a reader came back with a cursor", counted("read", "is_resumed"), 3),
-        Expectation("a silence was broken", counted("read", "comments")),
+        Expectation("a reader resumed with a cursor", counted("read", "is_resumed"), 3),
+        Expectation("a silence was broken by a comment", counted("read", "comments")),
         Expectation("a stalled reader was dropped", counted("stall", "is_dropped")),
-        Expectation("a user was refused for a wakeup", counted("press", "refusals")),
+        Expectation("a user was refused because of a wakeup", counted("press", "refusals")),
         Expectation("an output woke a session", counted("messages", "wakeups")),
         Expectation("a call was answered meanwhile", counted("poll", "is_answered"), 10),
     ),
     examples=1,
-    replay=again(_MANY),
+    replay=load_again(_MANY),
+    extras=("load",),
 )
 
-_FULL = under(
+_ALL_TAKEN = load_workload(
     Load(
         mix={"Holder": 1, "Poller": 2},
         streams_max=STREAMS_MAX,
@@ -67,27 +76,28 @@ _FULL = under(
     ),
     LOCUSTFILE,
 )
-FULL_HOUSE = Scenario(
+ALL_STREAMS_TAKEN = Scenario(
     name="load-full-house",
     mode=Mode.LOAD,
     ability="server",
-    promises=(Promise.C10,),
-    workload=_FULL,
-    checker=under_load,
+    promises=(promises.C10,),
+    workload=_ALL_TAKEN,
+    checker=check_load,
     expectations=(
         Expectation("every stream was taken", counted("hold", "is_full")),
         Expectation("a call was answered meanwhile", counted("poll", "is_answered"), 10),
     ),
     examples=1,
-    replay=again(_FULL),
+    replay=load_again(_ALL_TAKEN),
+    extras=("load",),
 )
 
 
-def test_each_of_many_streams_is_whole_and_its_own(judge: Judge) -> None:
-    """Many read, chat, stall, come back and are woken, and none loses or sees what it must not."""
+def test_streams_under_load_are_complete_and_separate(judge: Judge) -> None:
+    """Clients chat, read, stall, resume and are woken; none loses or gets a foreign event."""
     assert judge(MANY_CLIENTS).is_valid
 
 
-def test_a_full_house_still_answers(judge: Judge) -> None:
-    """While every stream is taken, health and the list are answered."""
-    assert judge(FULL_HOUSE).is_valid
+def test_server_with_all_streams_taken_answers(judge: Judge) -> None:
+    """Health and the session list are answered while no stream is free."""
+    assert judge(ALL_STREAMS_TAKEN).is_valid

@@ -12,14 +12,14 @@ from itertools import count
 from random import Random
 
 from harness.checkers.linearizability import linearizable
+from harness.contract import promises
 from harness.contract.models.state_db import StateDbModel
 from harness.core.history import History
-from harness.core.promises import Promise
-from harness.engine.context import Stage
+from harness.engine.context import Context
 from harness.engine.scenario import Mode, Scenario
+from harness.pytest_plugin import Judge
 from harness.schedule import Call
 from harness.workloads.threads import Interleaving, Program
-from scenarios.conftest import Judge
 
 SESSIONS = ("s1", "s2")
 DRAWN = 200  # programs to choose from
@@ -39,7 +39,7 @@ def drawn(number: int) -> Program:
         for session in SESSIONS
         for look in ("get", "messages", "counters")
     )
-    return Program(f"drawn {number}", threads, Promise.D3, first, last)
+    return Program(f"drawn {number}", threads, promises.D3, first, last)
 
 
 def _call(rng: Random, texts: Iterator[str]) -> Call:
@@ -66,23 +66,23 @@ def writes_met(history: History) -> bool:
 
 ATOMIC = Interleaving(
     programs=tuple(drawn(number) for number in range(DRAWN)),
-    check=linearizable(StateDbModel(), Promise.D1),
+    check=linearizable(StateDbModel(), promises.D1),
     meetings={"two writes of a session met": writes_met},
     schedules=SCHEDULES,
 )
 
 
-def explore_some(stage: Stage) -> None:
+def explore_some(context: Context) -> None:
     """Explore as many of the drawn programs as there are examples."""
-    chosen = stage.rng("programs").sample(ATOMIC.programs, min(stage.examples, DRAWN))
-    replace(ATOMIC, programs=chosen).explore(stage)
+    chosen = context.rng("programs").sample(ATOMIC.programs, min(context.examples, DRAWN))
+    replace(ATOMIC, programs=chosen).explore(context)
 
 
 STATE_DB_THREADS = Scenario(
     name="state-db-threads",
     mode=Mode.SCHEDULE,
     ability="state_db_threads",
-    promises=(Promise.D1, Promise.D2, Promise.D3),
+    promises=(promises.D1, promises.D2, promises.D3),
     workload=explore_some,
     checker=ATOMIC.judge,
     expectations=tuple(ATOMIC.met(meeting) for meeting in ATOMIC.meetings),
