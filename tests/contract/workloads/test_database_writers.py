@@ -81,7 +81,7 @@ def test_writer_logs_merge_into_one_history(tmp_path: Path) -> None:
         (messages,) = pool.ask(("messages", S1))
     after_ns = time.monotonic_ns()
     history = logged(tmp_path)
-    appends = [op for op in history if op.function == "append"]
+    appends = history.of("append")
     assert len(pids) == 3
     assert {op.process for op in appends} == {n for each in writers for n in each.processes}
     assert sorted(text for _, text in messages.result) == sorted(
@@ -114,9 +114,9 @@ def test_writer_kills_itself_at_chosen_statement(tmp_path: Path) -> None:
         (messages,) = pool.ask(("messages", S1))
     assert messages.result == [["user", "m 0"], ["user", "m 1"]]
     history = logged(tmp_path)
-    outcomes = [op.outcome for op in history if op.function == "append"]
+    outcomes = [op.outcome for op in history.of("append")]
     assert outcomes == [Outcome.OK, Outcome.OK, Outcome.INFO]
-    (struck,) = (op for op in history if op.function == "struck")
+    (struck,) = history.of("struck")
     assert struck.argument["statement"].startswith("UPDATE sessions")
     assert [fault.name for fault in history.faults] == [f"kill writer {writer.pid}"]
 
@@ -187,7 +187,7 @@ def test_long_call_logs_its_unscheduled_time(tmp_path: Path) -> None:
         pool.fork([Round([("pin", {"pause_s": 0.05})])])
         pool.wait_for_all()
     history = logged(tmp_path)
-    (pin,) = (op for op in history if op.function == "pin")
+    (pin,) = history.of("pin")
     (note,) = (op for op in history if op.function == "unscheduled" and op.process == pin.process)
     assert note.invoked_ns <= pin.invoked_ns < (pin.completed_ns or 0) <= (note.completed_ns or 0)
     assert 0 <= note.result <= (note.completed_ns or 0)

@@ -47,14 +47,14 @@ def _history(target: Target, folder: Path, hours: int) -> History:
         instance = target.open("days", state)
         with closing(instance):
             client = RecordingClient(instance, journal)
-            scenario.live_through(range(8, 8 + hours), Days(SMALL, random.Random(1)), client)
+            scenario.run_hours(range(8, 8 + hours), Days(SMALL, random.Random(1)), client)
             client.ask("elapsed", {})
     (history,) = read(journal_path)
     return history
 
 
 def _results(history: History, field: str) -> list[Any]:
-    return [op.result[field] for op in history.happened if op.function == "live"]
+    return [op.result[field] for op in history.happened.of("live")]
 
 
 # Acts
@@ -132,7 +132,7 @@ def test_reference_day_breaks_no_promise(tmp_path: Path) -> None:
     assert sum(_results(history, "rotations")) == 26 * 60 // 14
     assert ended
     assert set(woken) <= set(ended)
-    (elapsed,) = (op.result for op in history if op.function == "elapsed")
+    (elapsed,) = (op.result for op in history.of("elapsed"))
     assert elapsed["virtual_s"] == pytest.approx(26 * HOUR_S, rel=0.01)
 
 
@@ -182,7 +182,7 @@ def test_slow_leak_is_found_over_days(
     """One entry for each session or turn is too little for an hour; the container is named."""
     planted = plant(find_bugs([name])[name], tmp_path / "planted")
     history = _history(ReferenceTarget(planted), tmp_path, 4 * 24)
-    verdict: Verdict = scenario.LIVED.grown(history)
+    verdict: Verdict = scenario.CHECKER.grown(history)
 
     assert check_install_days(history).is_valid
     assert [anomaly.promise for anomaly in verdict.anomalies] == [promise]
