@@ -281,7 +281,7 @@ def resumed_reads(history: History) -> int:
 
 
 def _last_rows(history: History) -> Iterator[list[str]]:
-    last = {op.argument["session"]: op for op in history.happened if op.function == "read"}
+    last = {op.argument["session"]: op for op in history.happened.of("read")}
     return (row for op in last.values() for row in op.result["rows"])
 
 

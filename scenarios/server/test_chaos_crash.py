@@ -6,6 +6,7 @@ from harness.contract import promises
 from harness.contract.checkers.server.end_to_end import check_end_to_end
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
+
 from . import chaos_episodes as episodes
 
 TERMINATED = Scenario(

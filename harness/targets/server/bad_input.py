@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from harness.contract.agent_script import Tokens
 from harness.engine.http import LOOPBACK, Web
 from harness.processes.server import Launch
 from harness.targets.server.lifecycle import ServerAdapter
 
 PATIENCE_S = 20.0
 POLL_S = 0.01
+SHORT = f"{Tokens(3).directive}"
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 _TRACES = ("Traceback (most", 'File "')
 
@@ -45,7 +47,7 @@ class BadInputAdapter:
     def _create_session(self) -> tuple[str, str]:
         """Create a session with one turn; its id, and the run's."""
         sid = self._web.post("/api/session/new")["session"]["session_id"]
-        run = self._web.post("/api/chat/start", session_id=sid, message="[tokens=3]")["stream_id"]
+        run = self._web.post("/api/chat/start", session_id=sid, message=SHORT)["stream_id"]
         while self._web.get(f"/api/session/status?session_id={sid}")["agent_running"]:
             time.sleep(POLL_S)  # later changes of files must come from bad input
         return sid, run

@@ -8,7 +8,6 @@ on the server.
 from __future__ import annotations
 
 import http.client
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from harness.contract.agent_script import WakeupPrompt
 from harness.contract.clients.message_format import translated
 from harness.engine.http import PATIENCE_S, Event, StatusError, Web
 from harness.processes.server import Launch
@@ -34,7 +34,6 @@ HEADER = "Last-Event-ID"
 CURSORS = (HEADER, "after_event_id", "after_seq")  # the ways to pass a cursor
 MARKS = ("interrupted", "cancelled", "error")
 _UNKNOWN_COUNT = 10**9  # a count of messages above that of every session
-_OUTPUT = re.compile(r"Output:\n(.*)\]", re.DOTALL)
 
 
 class UnknownError(StatusError):
@@ -305,8 +304,9 @@ def _is_wakeup(message: Mapping[str, Any]) -> bool:
 
 
 def _output(message: Mapping[str, Any]) -> str:
-    match = _OUTPUT.search(message["content"])
-    return match[1] if match else str(message["content"])
+    content = str(message["content"])
+    prompt = WakeupPrompt.parse(content)
+    return prompt.output if prompt else content
 
 
 def _row(message: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,10 @@ from random import Random
 import pytest
 
 from harness.contract import promises
-from harness.contract.checkers.threads.memory_commits import check_agent_closes, check_memory_commits
+from harness.contract.checkers.threads.memory_commits import (
+    check_agent_closes,
+    check_memory_commits,
+)
 from harness.core.checker import Checker
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
@@ -142,7 +145,9 @@ def test_a_failed_commit_is_tried_again_with_its_owner() -> None:
     """
     failed = (turn((1, 2)), commit((3, 6), committed=False), provide((4, 5), ended="failed"))
 
-    assert blamed(check_memory_commits, *failed, drain((7, 10)), provide((8, 9), "b")) == promises.L3
+    assert (
+        blamed(check_memory_commits, *failed, drain((7, 10)), provide((8, 9), "b")) == promises.L3
+    )
 
 
 def test_an_exit_of_a_provider_wedges_nobody() -> None:

@@ -12,8 +12,8 @@ from harness.contract import promises
 from harness.contract.checkers.server.simulated_days import (
     Bound,
     InstallDaysChecker,
-    elapsed,
     check_install_days,
+    elapsed,
     of_process,
 )
 from harness.core.contract import Promise

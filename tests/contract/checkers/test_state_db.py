@@ -18,12 +18,12 @@ from harness.contract.checkers.state_db.fairness import (
     HANG,
     KILL,
     STARVING,
-    no_hangs,
-    no_early_refusals,
-    no_starvation,
     check_writes_after_kills,
+    no_early_refusals,
+    no_hangs,
+    no_starvation,
 )
-from harness.contract.checkers.state_db.lock_discipline import held_ms, check_lock_discipline
+from harness.contract.checkers.state_db.lock_discipline import check_lock_discipline, held_ms
 from harness.contract.checkers.state_db.stalled_holder import check_stalled_holders
 from harness.contract.checkers.state_db.wait_times import measure, overtakings, writes_of
 from harness.contract.checkers.state_db.wal_size import wal_high_water_bytes, wal_stays_below

@@ -124,7 +124,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     for test, model in tests:
         yield from ((model, operations_of([call])) for call, _ in parameters(test))
     for wrong_toy, _, text in test_lifecycle.STORIES:
-        yield LifecycleModel(), list(test_lifecycle.tell(wrong_toy(), text))
+        yield LifecycleModel(), list(test_lifecycle.play(wrong_toy(), text))
     for culprit, _, calls in test_state_db.CULPRITS:
         database = culprit()
         yield StateDbModel(), [test_state_db.ask(database, *call) for call in calls]
@@ -150,7 +150,7 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     """Wrong answers that no other test of the models has."""
     busy = [*operations_of([test_server.NEW, test_server.HOLD])]
     conflict = {"status": 409, "active": "r0"}
-    spawn = "r1 [process=x:p1] [tokens=1]"
+    spawn = "r1 [process=0:p1] [tokens=1]"
     idle = operations_of([test_server.IDLE])
     new = operations_of([test_server.NEW])
     talk = operations_of([test_server.TALK])
@@ -200,7 +200,7 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     yield BadInputModel(), [failed("ask_badly", bad=True, promise="S12")]
     yield BackpressureModel(), [failed("stop")]
     yield CatalogOverHttpModel(), [failed("shown")]
-    committed = list(test_lifecycle.tell(test_lifecycle.Toy(), "turn a, ok"))
+    committed = list(test_lifecycle.play(test_lifecycle.Toy(), "turn a, ok"))
     late = {"returned": False, "called": []}
     lifecycle = LifecycleModel()
     yield lifecycle, [*committed, done("dirty", {"dirty": True}, session="s1")]

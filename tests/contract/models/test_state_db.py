@@ -1,10 +1,10 @@
-"""The model of the state database lets a right one go free, and tells by which promise others fail.
+"""Tests that the model of the state database accepts a right one, and names broken promises.
 
-`Plain` is a state database that keeps everything in a dictionary, so it is right by its looks. Each
-culprit below changes one thing in it.
+`Plain` is a state database in a dictionary, simple enough to be right. Each culprit below changes
+one thing in it.
 """
 
-# A culprit's name says what it does, and it ignores what it gets wrong:
+# The name of a culprit says what it does; it ignores some arguments:
 # ruff: noqa: ARG002
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ CALLS = st.one_of(
 
 
 class RefusedError(Exception):
-    """The database says no."""
+    """The database refuses a call."""
 
 
 @dataclass
@@ -188,14 +188,14 @@ def words(text: str) -> list[str]:
 
 
 def ask(db: Any, function: str, argument: dict[str, Any], at_ns: int = 0) -> Operation:
-    """Ask, and note what came back."""
+    """Make a call, and return the operation."""
     try:
         result = getattr(db, function)(**argument)
     except RefusedError as error:
-        outcome, result, said = Outcome.FAIL, None, f"Refused: {error}"
+        outcome, result, text = Outcome.FAIL, None, f"Refused: {error}"
     else:
-        outcome, said = Outcome.OK, ""
-    return Operation(0, function, argument, outcome, at_ns, at_ns + 1, result, said)
+        outcome, text = Outcome.OK, ""
+    return Operation(0, function, argument, outcome, at_ns, at_ns + 1, result, text)
 
 
 def judge(db: Any, *calls: Call) -> Verdict:
@@ -205,17 +205,17 @@ def judge(db: Any, *calls: Call) -> Verdict:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(CALLS, max_size=40))
-def test_a_right_database_goes_free(calls: list[Call]) -> None:
-    """Whatever is asked in whatever order."""
+def test_right_database_is_accepted(calls: list[Call]) -> None:
+    """For any calls in any order."""
     assert judge(Plain(), *calls).is_valid
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(CALLS, st.booleans(), st.booleans()), max_size=15))
-def test_a_lost_reply_leaves_both_possible(
+def test_lost_reply_leaves_both_states(
     steps: list[tuple[Call, bool, bool]],
 ) -> None:
-    """A call whose reply was lost happened or did not, and the model follows either way."""
+    """A call without a reply happened or did not; the model accepts both."""
     db, fold = Plain(), Fold(StateDbModel())
     for (function, argument), is_lost, happened in steps:
         if not is_lost:
@@ -229,7 +229,7 @@ def test_a_lost_reply_leaves_both_possible(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(CALLS, max_size=20))
-def test_states_are_values(calls: list[Call]) -> None:
+def test_equal_histories_lead_to_equal_states(calls: list[Call]) -> None:
     """The same history leads to equal states, with equal hashes."""
     ends: list[State] = []
     for _ in range(2):
@@ -409,22 +409,22 @@ CULPRITS: list[tuple[type[Plain], Promise, list[Call]]] = [
     CULPRITS,
     ids=[f"{row[0].__name__}-{row[2][-1][0]}" for row in CULPRITS],
 )
-def test_a_culprit_is_refused_by_its_promise(
+def test_culprit_breaks_its_promise(
     culprit: type[Plain], broken: Promise, calls: list[Call]
 ) -> None:
-    """The last call, and no earlier one, proves it."""
+    """The last call is refused, and no earlier one."""
     assert judge(culprit(), *calls[:-1]).is_valid
     (anomaly,) = judge(culprit(), *calls).anomalies
     assert anomaly.promise is broken
 
 
-def test_a_refusal_tells_what_would_have_been_accepted() -> None:
+def test_anomaly_has_the_accepted_results() -> None:
     (anomaly,) = judge(LosesAnAppend(), CREATE, PEAR, MESSAGES).anomalies
     assert anomaly.accepted == ([["user", "red pear"]],)
 
 
-def test_a_session_may_be_old_since_it_began() -> None:
-    """The contract says *older*: one that began long ago and ended just now may go, or stay."""
+def test_session_age_may_count_from_its_begin() -> None:
+    """A session that began long ago and ended just now may be pruned, or stay."""
 
     class CountsFromTheBeginning(Plain):
         def prune(self, days: int) -> int:
@@ -445,6 +445,6 @@ def test_tokens_of_an_unknown_session_may_create_it() -> None:
     assert judge(Creates(), TOKENS, GET).is_valid
 
 
-def test_a_function_that_is_none_is_an_error_of_the_question() -> None:
+def test_unknown_function_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="state-db has no function 'vacuum'"):
         StateDbModel().step(State(), Operation(0, "vacuum", {}, Outcome.OK, 0, 1))
