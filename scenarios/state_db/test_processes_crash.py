@@ -192,7 +192,7 @@ def _others_continue(history: History) -> Verdict:
         tuple(
             Anomaly(
                 promises.D5,
-                f"{op.function}() was refused although no stopped process held the lock: {op}",
+                f"{op.call} was refused although no stopped process held the lock",
                 (op,),
                 "refused",
                 expected="success: a process stopped before its transaction holds no lock",
