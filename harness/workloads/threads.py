@@ -214,14 +214,15 @@ class _Played:
 
     def _make(self) -> Any:
         instance = self._context.target.open(self._context.ability, self._folder)
-        self._adapter = getattr(instance, "adapter", None)
-        if self._adapter is None:
+        adapter = getattr(instance, "adapter", None)
+        if adapter is None:
             self.usage_error = UsageError(
                 f"target {self._context.target.name}, ability {self._context.ability}: a schedule"
                 " needs an instance in this process, with an attribute `adapter`"
             )
             raise self.usage_error
-        return self._adapter
+        self._adapter: Any = adapter
+        return adapter
 
     def _judge(self, history: History) -> Verdict:
         self._operations += len(history)
