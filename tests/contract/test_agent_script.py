@@ -33,11 +33,18 @@ from reference_impl.turns import wakeups
 NO_BRACKETS = st.text(
     st.characters(exclude_characters="[]", exclude_categories=["Cs", "Cc"]), max_size=20
 )
+OPTIONS = ("exit", "watch")
+
+
+def _is_output(text: str) -> bool:
+    """Whether a text cannot be taken for an option of a process."""
+    return text.partition(":")[0].partition("=")[0] not in OPTIONS
+
+
+OUTPUTS = NO_BRACKETS.filter(_is_output)
 DELAYS_S = st.floats(0, 10_000, allow_nan=False)
 COUNTS = st.integers(0, 10_000)
-OUTPUTS = NO_BRACKETS.filter(lambda text: text.partition(":")[0].partition("=")[0] not in OPTIONS)
 WATCHES = st.none() | NO_BRACKETS.filter(lambda text: ":" not in text)
-OPTIONS = ("exit", "watch")
 PROCESSES = st.builds(Process, DELAYS_S, OUTPUTS, st.integers(0, 255), WATCHES)
 TOKENS = st.builds(Tokens, COUNTS, st.integers(0, 64))
 BEATS = st.builds(Beat, COUNTS, DELAYS_S)
