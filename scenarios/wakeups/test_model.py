@@ -1,4 +1,4 @@
-"""Wakeups on trial: each end of a background process starts one turn, in the right session."""
+"""Scenario of any sequence of completions, runs and restarts against the model of wakeups."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from harness.checkers.conformance import conforms
+from harness.contract import promises
 from harness.contract.models.wakeups import PATIENCE_S, WakeupsModel
 from harness.core.history import History
-from harness.core.promises import Promise
 from harness.engine.scenario import Expectation, Mode, Scenario
+from harness.pytest_plugin import Judge
 from harness.workloads.stateful import Machine, explore
-from scenarios.conftest import Judge
 
 NAMES = ("s1", "s2", "s3")
 SESSIONS = st.sampled_from(NAMES)
 
 
 class WakeupsMachine(Machine):
-    """Three sessions; processes end, some told twice; starts fail, hosts restart."""
+    """Three sessions; processes end, some are reported twice; starts fail, hosts restart."""
 
     model = WakeupsModel()
 
@@ -69,7 +69,7 @@ class WakeupsMachine(Machine):
         self.ask("drain")
 
     def finish(self) -> None:
-        """With starts that work, end every run until nobody waits."""
+        """With starts that work, end every run until no wakeup is pending."""
         self.ask("fail_starts", fails=False)
         self.ask("advance", seconds=PATIENCE_S)
         for _ in range(next(self.numbers)):
@@ -84,15 +84,15 @@ def _started(history: History) -> int:
 
 
 def _deferred(history: History) -> int:
-    """Wakeups that were started as a run left."""
-    return sum(len(op.result["started"]) for op in history.happened if op.function == "end_run")
+    """Count the wakeups that started when a run ended."""
+    return sum(len(op.result["started"]) for op in history.happened.of("end_run"))
 
 
 def _repeated(history: History) -> int:
     return sum(op.function == "complete" and op.argument["times"] > 1 for op in history)
 
 
-def _loud(history: History) -> int:
+def _reported(history: History) -> int:
     return sum(op.function == "drain" and op.result["error"] is not None for op in history.happened)
 
 
@@ -101,21 +101,21 @@ WAKEUPS = Scenario(
     mode=Mode.MODEL,
     ability="wakeups",
     promises=(
-        *(Promise.W1, Promise.W2, Promise.W3, Promise.W4),
-        *(Promise.W5, Promise.W6, Promise.W8, Promise.W9),
+        *(promises.W1, promises.W2, promises.W3, promises.W4),
+        *(promises.W5, promises.W6, promises.W8, promises.W9),
     ),
     workload=explore(WakeupsMachine),
     checker=conforms(WakeupsMachine.model),
     expectations=(
         Expectation("a wakeup was started", _started),
         Expectation("a wakeup waited for a run to leave", _deferred),
-        Expectation("a completion was told more than once", _repeated),
-        Expectation("a broken registry was met", _loud),
+        Expectation("a completion was reported more than once", _repeated),
+        Expectation("a broken registry was reported", _reported),
     ),
     examples=150,
 )
 
 
-def test_each_completion_starts_one_turn_in_its_session(judge: Judge) -> None:
-    """Whatever is told twice, fails, restarts or is indexed wrongly."""
+def test_completion_starts_one_turn_in_its_session(judge: Judge) -> None:
+    """Completions repeat, starts fail, hosts restart and the index is wrong."""
     assert judge(WAKEUPS).is_valid

@@ -25,7 +25,7 @@ POLL_S = 0.02
 TINY_BYTES = 2048  # the receive buffer of a stalled reader
 SNAPSHOT = "session_snapshot"
 HELD = f"{Tokens(3).directive}{sleep(900)}"
-QUICK_S = "0.3"
+QUICK_S = 0.3
 DEFAULTS = {"HERMES_WEBUI_STREAMS_MAX": "64"}
 
 
