@@ -86,7 +86,9 @@ class BackpressureAdapter:
 
     def leave(self) -> dict[str, Any]:
         """Subscribe to two sessions, leave one, and wait until its channel is collected."""
-        web = self._booted(HERMES_WEBUI_CHANNEL_GRACE=QUICK_S, HERMES_WEBUI_COLLECT_PERIOD=QUICK_S)
+        web = self._booted(
+            HERMES_WEBUI_CHANNEL_GRACE=str(QUICK_S), HERMES_WEBUI_COLLECT_PERIOD=str(QUICK_S)
+        )
         remaining, left = _new(web), _new(web)
         with web.stream(f"/api/session/stream?session_id={remaining}") as events:
             next(events)
