@@ -24,7 +24,7 @@ from harness.core.extras import DISTRIBUTION
 OPTIONAL = ("gevent", "locust", "numpy", "scipy")
 IMPORT_ALL = """
 import importlib, json, pkgutil, harness
-from harness.engine.discovery import find_scenarios
+from harness.engine.suite import find_scenarios
 missing = []
 for module in pkgutil.walk_packages(harness.__path__, "harness."):
     try:
