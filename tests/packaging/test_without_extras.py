@@ -151,3 +151,9 @@ def test_command_without_extra_names_install(
     assert (done.returncode, done.stdout) == (254, "")
     assert reason in done.stderr
     assert not (tmp_path / "reports").exists()
+
+
+def test_growth_without_scipy_names_install(python: Child) -> None:
+    """A stored soak, or a scenario of one's own that does not declare the extra."""
+    trend = "from harness.core.trend import trend_of; trend_of(range(100), range(100))"
+    assert f"MissingExtraError: the judgement of growth {NEEDS_SCIPY}" in python("-c", trend).stderr
