@@ -23,7 +23,7 @@ FORBIDDEN = (
 )
 COLUMNS = 100
 TEST_NAME_WORDS = 8
-PUBLIC_NAMES = re.compile(r"server-told-to-go")  # a scenario's name stays
+PUBLIC_NAMES = re.compile(r"server-terminated")  # a scenario's name stays
 _FORBIDDEN = re.compile(rf"\b(?:{'|'.join(FORBIDDEN)})\b")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _BETWEEN_WORDS = re.compile(r"[\s_#*`]+")
