@@ -43,6 +43,7 @@ from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
 from harness.targets.server.lifecycle import ServerAdapter
 from harness.targets.server.notifications import NotificationsAdapter
+from harness.targets.server.stream_cursors import StreamCursorsAdapter
 from harness.targets.threads.channels import ChannelsThreadsAdapter
 from harness.targets.threads.gateway_watcher import WatcherThreadsAdapter
 from harness.targets.threads.lifecycle import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
@@ -182,6 +183,11 @@ def open_backpressure(folder: Path) -> Any:
     return BackpressureAdapter(folder, _launch())
 
 
+def open_stream_cursors(folder: Path) -> Any:
+    """Open a server in a process of its own, and readers with every kind of cursor."""
+    return StreamCursorsAdapter(folder, _launch())
+
+
 def open_external_writer(folder: Path) -> Any:
     """Open a server, another process that writes its database, and a provider of models."""
     launch = _launch()
@@ -232,6 +238,7 @@ _ADAPTERS = {
     "doors": open_access_control,
     "tabs": open_notifications,
     "streams": open_backpressure,
+    "cursors": open_stream_cursors,
     "outside": open_external_writer,
     "server": open_server,
     "soak_served": open_soak_http,
