@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+
 from harness.contract import promises
 from harness.contract.models.stream_cursors import (
     HEADER,
@@ -23,7 +24,7 @@ ANOMALIES_MAX = 4  # of one walk; a read that lacks an event waits for a comment
 FAR = 10**15 - 1
 BUFFERED = 1024  # events that the reference buffers for late readers
 REPLAYED = 4096  # rows that it reads from disk for one
-SIZES = (1, 255, 257, BUFFERED - 1, BUFFERED, BUFFERED + 1, BUFFERED + 276)
+SIZES = (1, 255, 257, BUFFERED, BUFFERED + 1, BUFFERED + 276)
 LARGE = REPLAYED + 2
 NO_CURSORS = (
     *("garbage", ":3", "-1", "current", "current:", "current:x", "current:-1", "unknown:1"),

@@ -263,11 +263,14 @@ def _grown(operation: Operation) -> Refusal | None:
     """A run of many events is read whole after each cursor, or as much of it as is replayed."""
     tokens, result = operation.argument["tokens"], operation.result
     cursors: Sequence[int | None] = operation.argument["cursors"]
-    reads = [("its first reader", None, result["first"], False)]
-    reads += [(f"a reader after {c}", c, r, False) for c, r in zip(cursors, result["live"])]
-    reads += [(f"a later reader after {c}", c, r, True) for c, r in zip(cursors, result["ended"])]
-    if len(reads) != 1 + 2 * len(cursors):
+    if {len(result["live"]), len(result["ended"])} != {len(cursors)}:
         return Refusal(promises.C3, "grow: not every read was answered")
+    reads = [("its first reader", None, result["first"], False)]
+    for has_ended, which in ((False, "live"), (True, "ended")):
+        for cursor, observed in zip(cursors, result[which], strict=True):
+            reads.append(
+                (f"a reader of the {which} run after {cursor}", cursor, observed, has_ended)
+            )
     # A cancelled agent may show one token more, such as the rest of its reply.
     last = next((r[-1][2] for r in result["ended"] if r and r[-1][0] == "cancel"), tokens + 1)
     extra = min(max(last - tokens - 1, 0), 1)
@@ -276,9 +279,9 @@ def _grown(operation: Operation) -> Refusal | None:
         shown = tokens + is_longer
         wanted = [[TOKEN, after + 1, shown, not is_longer]] if after < shown else []
         end = [["cancel", shown + 1, shown + 1, True]] if has_ended else []
-        if tokens + has_ended - after > REPLAYED_MAX:
-            if _is_declared(observed, tokens, end):
-                continue
+        is_long = tokens + has_ended - after > REPLAYED_MAX
+        if is_long and _is_declared(observed, tokens, end):
+            continue
         if observed != wanted + end:
             return Refusal(
                 promises.C4 if cursor else promises.C3,

@@ -41,6 +41,7 @@ from harness.targets.server.backpressure import BackpressureAdapter
 from harness.targets.server.bad_input import BadInputAdapter
 from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
+from harness.targets.server.leaving_readers import LeavingReadersAdapter
 from harness.targets.server.lifecycle import ServerAdapter
 from harness.targets.server.notifications import NotificationsAdapter
 from harness.targets.server.stream_cursors import StreamCursorsAdapter
@@ -188,6 +189,11 @@ def open_stream_cursors(folder: Path) -> Any:
     return StreamCursorsAdapter(folder, _launch())
 
 
+def open_leaving_readers(folder: Path) -> Any:
+    """Open a server in a process of its own, and readers that leave."""
+    return LeavingReadersAdapter(folder, _launch())
+
+
 def open_external_writer(folder: Path) -> Any:
     """Open a server, another process that writes its database, and a provider of models."""
     launch = _launch()
@@ -238,6 +244,7 @@ _ADAPTERS = {
     "doors": open_access_control,
     "tabs": open_notifications,
     "streams": open_backpressure,
+    "leaving": open_leaving_readers,
     "cursors": open_stream_cursors,
     "outside": open_external_writer,
     "server": open_server,

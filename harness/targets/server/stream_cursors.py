@@ -25,6 +25,7 @@ from harness.targets.server.lifecycle import ServerAdapter
 
 LINGER_S = 0.03  # for an event too many
 READERS = 8
+SHORT_S = 0.5
 GROWN_S = 10.0  # a read of a large run that lacks its last event
 POLL_S = 0.02
 HEADER = "header"
@@ -47,6 +48,7 @@ class StreamCursorsAdapter:
         self._web = Web(0)
         self._ids: dict[str, str] = {}
         self._open = ExitStack()
+        self._is_short = False  # a read lacked events, so that others need not wait as long
 
     def prepare(self, tokens: int) -> dict[str, list[str]]:
         """Make sessions and runs, some by an earlier process; the events of each run."""
@@ -125,7 +127,9 @@ class StreamCursorsAdapter:
                 if response.status != http.client.OK:
                     return {"status": response.status, "events": [], "closed": True}
 
-                events, closed = _read(response, expected)
+                patience_s = SHORT_S if self._is_short else PATIENCE_S
+                events, closed = _read(response, expected, patience_s)
+                self._is_short |= len(events) < expected
         finally:
             connection.close()
         shown = [self._shown(fields) for fields in events]
@@ -207,12 +211,13 @@ class StreamCursorsAdapter:
         self._server.close()
 
 
-def _read(response: http.client.HTTPResponse, expected: int) -> tuple[list[dict[str, str]], bool]:
+def _read(
+    response: http.client.HTTPResponse, expected: int, patience_s: float
+) -> tuple[list[dict[str, str]], bool]:
     """Read until the end, a comment, or LINGER_S after the expected events; whether it ended."""
     events: list[dict[str, str]] = []
     raw = response.fp.raw._sock  # type: ignore[attr-defined]  # noqa: SLF001
-    if expected == 0:
-        raw.settimeout(LINGER_S)
+    raw.settimeout(patience_s if expected else LINGER_S)
     with suppress(TimeoutError):
         for fields in _fields(response):
             if not fields:
