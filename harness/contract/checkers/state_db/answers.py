@@ -85,7 +85,7 @@ class _Writes:
         self.others: defaultdict[str, set[str]] = defaultdict(set)
         self.has_deletions = False
         for op in history:
-            session = (op.argument or {}).get("session")
+            session: Any = (op.argument or {}).get("session")
             match op.function:
                 case "append":
                     self.appends[session][op.argument["text"]] = op
