@@ -203,6 +203,11 @@ D10 = Promise(
     STATE_DB,
 )
 D11 = Promise("D11", "Nothing opens and closes the database file behind SQLite's back.", STATE_DB)
+D12 = Promise(
+    "D12",
+    "A sync that began after its commit covers each acknowledged write; a failed one is reported.",
+    STATE_DB,
+)
 
 T1 = Promise(
     "T1",

@@ -255,6 +255,7 @@ _DRIVEN = {
     "days_real": (Path(install_adapter.__file__),),
     "state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__)),
     "state_db_crowd": (Path(state_db_adapter.__file__), Path(writers.__file__)),
+    "state_db_syncs": (Path(state_db_adapter.__file__), Path(writers.__file__)),
     "soak": (Path(soak_adapter.__file__),),
 }
 
