@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.contract import promises
+from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
@@ -55,7 +56,7 @@ _PROBLEMS = {
 }
 
 
-def _broken(operation: Operation) -> tuple[promises.Promise, ...]:
+def _broken(operation: Operation) -> tuple[Promise, ...]:
     if operation.function == "idle":
         return (promises.H5, promises.C11)
     if operation.function == "begin" or operation.outcome is not Outcome.OK:

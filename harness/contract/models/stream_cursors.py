@@ -265,7 +265,9 @@ def _grown(operation: Operation) -> Refusal | None:
     cursors: Sequence[int | None] = operation.argument["cursors"]
     if {len(result["live"]), len(result["ended"])} != {len(cursors)}:
         return Refusal(promises.C3, "grow: not every read was answered")
-    reads = [("its first reader", None, result["first"], False)]
+    reads: list[tuple[str, int | None, Any, bool]] = [
+        ("its first reader", None, result["first"], False)
+    ]
     for has_ended, which in ((False, "live"), (True, "ended")):
         for cursor, observed in zip(cursors, result[which], strict=True):
             reads.append(
