@@ -18,4 +18,6 @@ UNPREDICTABLE = (
     Unpredictable("transaction", "held_ns", "the speed of the machine decides it"),
     Unpredictable("transaction", "statements*", "each target has statements of its own"),
     Unpredictable("transaction", "-", "each target has statements of its own"),
+    Unpredictable("stall", "kept_bytes", "a buffer's content; it is bounded"),
+    Unpredictable("keep_silent", "silences_s[*]", "a time; it is bounded"),
 )

@@ -53,6 +53,45 @@ def program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> P
     return Program(name, threads, promises.C9, first, last)
 
 
+READ = Call("read_run", {"stream": "r"})
+END = Call("end_run", {"stream": "r"})
+CLOSE = Call("close_all")
+
+
+def emit(number: int, event: str = "token") -> Call:
+    """An event of the run."""
+    return Call("emit", {**S, "stream": "r", "number": number, "event": event})
+
+
+LAST = emit(3, "stream_end")
+
+
+def run_program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> Program:
+    """Concurrent threads that emit, read and end one run; a reader waits for its end."""
+    return Program(name, threads, promises.C6, (BEGIN_RUN, *first), (SIZES,))
+
+
+RUNS = (
+    run_program("a reader meets the end", (emit(1), emit(2)), (READ,), (LAST, END)),
+    run_program("a reader meets the events", (emit(1),), (READ,), (emit(2), LAST, END)),
+    run_program("two readers meet the end", (emit(1), emit(2)), (READ,), (READ,), (LAST, END)),
+    run_program("a reader meets a run without a last event", (emit(1),), (READ,), (END,)),
+    run_program("a reader meets the shutdown", (emit(1),), (READ,), (emit(2),), (CLOSE,)),
+)
+
+
+def reader_met_end(history: History) -> bool:
+    """A reader of a run overlapped the run's end."""
+    reads, ends = history.of("read_run"), history.of("end_run")
+    return any(one.meets(other) for one, other in product(reads, ends))
+
+
+def late_reader(history: History) -> bool:
+    """A reader came after the run had ended."""
+    reads, ends = history.of("read_run"), history.of("end_run")
+    return any(end.precedes(read) for read, end in product(reads, ends))
+
+
 def reader_met_collection(history: History) -> bool:
     """A subscription overlapped a collection."""
     calls = ([op for op in history if op.function == name] for name in ("subscribe", "collect"))
@@ -77,11 +116,14 @@ MEETINGS = Interleaving(
             (COLLECT,),
             (subscribe("r1"), notify(1)),
         ),
+        *RUNS,
     ),
     check=check_channel_lifetime,
     meetings={
         "a reader met a collection": reader_met_collection,
         "a channel was collected": channel_was_collected,
+        "a reader met the end of its run": reader_met_end,
+        "a reader came after the end": late_reader,
     },
 )
 
@@ -89,7 +131,7 @@ CHANNELS_THREADS = Scenario(
     name="channels-threads",
     mode=Mode.SCHEDULE,
     ability="channels_threads",
-    promises=(promises.C2, promises.C3, promises.C7, promises.C9),
+    promises=(*(promises.C1, promises.C2, promises.C3, promises.C6, promises.C7, promises.C9),),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),

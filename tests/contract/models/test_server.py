@@ -212,9 +212,21 @@ def test_stream_is_whole_if_snapshots_cover_its_gaps(numbers: list[str], *, expe
     assert is_whole(read) is expected
 
 
-STALLED = {"whole": True, "last": "stream_end", "answered": [200], "kept_bytes": 9, "let_go": True}
-FILLED = {"refused": [503], "answered": [200], "started": True, "taken": 4, "again": True}
-SILENT = {"silences_s": [4.0], "locked": [503], "freed": [200]}
+STALLED = {
+    "whole": True,
+    "last": "stream_end",
+    "answered": [200, 200],
+    "kept_bytes": 9,
+    "let_go": True,
+}
+FILLED = {
+    "refused": [503] * 3,
+    "answered": [200] * 4,
+    "started": True,
+    "taken": 4,
+    "again": True,
+}
+SILENT = {"silences_s": [4.0] * 4, "locked": [503], "freed": [200]}
 
 
 @pytest.mark.parametrize(
@@ -226,15 +238,15 @@ SILENT = {"silences_s": [4.0], "locked": [503], "freed": [200]}
         (("stall", {"readers": 2}, {**STALLED, "dropped": 2, "kept_bytes": 1 << 24}), promises.C8),
         (("stall", {"readers": 2}, {**STALLED, "dropped": 2, "whole": False}), promises.C3),
         (("fill", {"streams": 4}, FILLED), None),
-        (("fill", {"streams": 4}, {**FILLED, "answered": [200, 503]}), promises.C10),
-        (("fill", {"streams": 4}, {**FILLED, "refused": [503, None]}), promises.C10),
+        (("fill", {"streams": 4}, {**FILLED, "answered": [200, 503, 200, 200]}), promises.C10),
+        (("fill", {"streams": 4}, {**FILLED, "refused": [503, 503]}), promises.C10),
         (("fill", {"streams": 4}, {**FILLED, "taken": 3}), promises.H4),
         (("leave", {}, {"collected": True, "channels": 0, "heard": False}), promises.C9),
-        (("stop", {}, {"ended": [True, True], "code": 0}), None),
-        (("stop", {}, {"ended": [True, True], "code": None}), promises.H3),
+        (("stop", {}, {"ended": [True] * 3, "code": 0}), None),
+        (("stop", {}, {"ended": [True] * 3, "code": None}), promises.H3),
         (("stop", {}, {"ended": [True, False], "code": 0}), promises.H3),
         (("keep_silent", {}, SILENT), None),
-        (("keep_silent", {}, {**SILENT, "silences_s": [4.0, 30.0]}), promises.C6),
+        (("keep_silent", {}, {**SILENT, "silences_s": [4.0, 4.0, 4.0, 30.0]}), promises.C6),
         (("keep_silent", {}, {**SILENT, "locked": [500]}), promises.H6),
         (("keep_silent", {}, {**SILENT, "locked": []}), promises.H6),
     ],
