@@ -220,6 +220,34 @@ def test_channel_lifetime_and_delivery_are_judged(
 
 
 @pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ([1, 2], []),
+        ([1], [promises.C3]),
+        (None, [promises.C3]),
+        ([1, 2, 2], [promises.C2]),
+        ([2, 1], [promises.C1]),
+    ],
+)
+def test_reads_of_a_run_are_judged(numbers: list[int] | None, expected: list[Promise]) -> None:
+    """C1 to C3: a reader of a run receives each event once, in order, to the end."""
+    run = {"session": "s", "stream": "r"}
+    calls = [("emit", {**run, "number": number, "event": "token"}, None) for number in (1, 2)]
+    history = one_by_one(*calls, ("read_run", {"stream": "r"}, numbers))
+
+    assert broken(check_channel_lifetime(history)) == expected
+
+
+def test_reader_of_a_closed_server_may_lack_the_rest() -> None:
+    """A shutdown ends each reader: what it received is the beginning."""
+    run = {"session": "s", "stream": "r"}
+    calls = [("emit", {**run, "number": number, "event": "token"}, None) for number in (1, 2)]
+    history = one_by_one(*calls, ("close_all", {}, None), ("read_run", {"stream": "r"}, [1]))
+
+    assert not broken(check_channel_lifetime(history))
+
+
+@pytest.mark.parametrize(
     ("function", "models", "waited_s", "expected"),
     [
         ("rebuilt", ["m"], 4.0, []),
