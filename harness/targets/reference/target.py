@@ -47,6 +47,7 @@ from harness.targets.threads.channels import ChannelsThreadsAdapter
 from harness.targets.threads.gateway_watcher import WatcherThreadsAdapter
 from harness.targets.threads.lifecycle import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
 from harness.targets.threads.model_catalog import CatalogThreadsAdapter
+from harness.targets.threads.run_calls import RunCallsAdapter
 from harness.targets.threads.session_store import SessionsThreadsAdapter
 from harness.targets.threads.turns import TurnsThreadsAdapter
 from harness.targets.threads.wakeups import WakeupsThreadsAdapter
@@ -123,6 +124,11 @@ def open_wakeups_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability ke
 def open_turns_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
     """Open turns and their wakeups, for threads."""
     return TurnsThreadsAdapter(_module)
+
+
+def open_run_calls(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
+    """Open turns whose calls meet, for threads."""
+    return RunCallsAdapter(_module)
 
 
 def open_channels_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
@@ -221,6 +227,7 @@ _ADAPTERS = {
     "journal": open_run_journal,
     "wakeups_threads": open_wakeups_threads,
     "turns_threads": open_turns_threads,
+    "run_calls": open_run_calls,
     "channels_threads": open_channels_threads,
     "catalog_threads": open_catalog_threads,
     "watcher_threads": open_watcher_threads,
