@@ -142,7 +142,7 @@ S9 = Promise(
 S10 = Promise("S10", "A save that is refused says so to its caller.", SESSION_STORE)
 S11 = Promise(
     "S11",
-    "The index shows no ghost or duplicate, whoever writes it, and can be rebuilt.",
+    "The index shows no ghost or duplicate, also with several writers, and can be rebuilt.",
     SESSION_STORE,
 )
 S12 = Promise(
@@ -178,12 +178,12 @@ D2 = Promise(
 )
 D3 = Promise(
     "D3",
-    "While the lock holder makes progress, nobody is refused within the stated patience.",
+    "While the lock holder makes progress, no writer is refused within the stated patience.",
     STATE_DB,
 )
 D4 = Promise(
     "D4",
-    "Waiting is fair: nobody is overtaken without bound, and waiters form no convoys.",
+    "Waiting is fair: no writer is overtaken without bound, and waiters form no convoys.",
     STATE_DB,
 )
 D5 = Promise(

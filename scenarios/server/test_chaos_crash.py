@@ -10,7 +10,7 @@ from harness.pytest_plugin import Judge
 from . import chaos_episodes as episodes
 
 TERMINATED = Scenario(
-    name="chaos-told-to-go",
+    name="chaos-terminated",
     mode=Mode.CRASH,
     ability="server",
     promises=(promises.S13, promises.T3, promises.W4, promises.H3),

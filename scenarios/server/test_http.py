@@ -250,7 +250,7 @@ ONE_CLIENT = Scenario(
 )
 
 TERMINATED = Scenario(
-    name="server-told-to-go",
+    name="server-terminated",
     mode=Mode.CRASH,
     ability="http",
     promises=(promises.H3, promises.W4),

@@ -143,7 +143,7 @@ def test_find_bugs_by_name_keeps_their_order() -> None:
         "commit-every-turn",
         "discard-drops-dirty-work",
     ]
-    with pytest.raises(UsageError, match=r"unknown known bug 'commit-every-trun'; did you mean"):
+    with pytest.raises(UsageError, match=r"unknown bug 'commit-every-trun'; did you mean"):
         find_bugs(["commit-every-trun"])
 
 

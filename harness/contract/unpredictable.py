@@ -1,0 +1,16 @@
+"""Lists the fields of answers that no model of the session server can predict, with reasons.
+
+`harness audit` leaves these fields out, and counts them. They are judged all the same as far as
+possible: a time lies between call and answer, a pid is that of a living process.
+"""
+
+from __future__ import annotations
+
+from harness.core.contract import Unpredictable
+
+UNPREDICTABLE = (
+    Unpredictable("*", "pid", "the operating system chooses it"),
+    Unpredictable("*", "*.pid", "the operating system chooses it"),
+    Unpredictable("*", "port", "the operating system chooses it"),
+    Unpredictable("*", "*.port", "the operating system chooses it"),
+)
