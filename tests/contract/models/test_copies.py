@@ -21,7 +21,7 @@ COPY: dict[str, Any] = {
     "texts": [["user", TEXT], ["assistant", REPLY]],
 }
 COPIES = {
-    "copies": dict.fromkeys(("http", "sidecar", "database", "search"), COPY),
+    "copies": {name: dict(COPY) for name in ("http", "sidecar", "database", "search")},
     "index": ["plans", 2],
     "runs": {"r1": REPLY},
     "pending": None,
