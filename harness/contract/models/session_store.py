@@ -153,7 +153,7 @@ class SessionStoreModel:
         """No session exists."""
         return State()
 
-    def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:
+    def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:  # noqa: PLR0911
         """The states after the operation, or the promise it broke."""
         function, argument = operation.function, operation.argument or {}
         if function in _VOID and operation.outcome is Outcome.OK and operation.result is not None:
@@ -187,13 +187,13 @@ def _write(
     session = state.get(name)
     if operation.outcome is Outcome.FAIL:
         return _failed(state, operation, session)
-    if operation.outcome is Outcome.OK and operation.function == "new" and session is not None:
-        if session.blur is None and not session.was_crashed:
-            return Refusal(
-                promises.S9,
-                f"{operation.call} made a session that exists already",
-                expected="an error: the session exists",
-            )
+    is_made_again = operation.function == "new" and operation.outcome is Outcome.OK
+    if is_made_again and session is not None and _is_clear(session):
+        return Refusal(
+            promises.S9,
+            f"{operation.call} made a session that exists already",
+            expected="an error: the session exists",
+        )
     if session is None and operation.function not in ("new", "delete"):
         if operation.outcome is Outcome.INFO:
             return (state,)
@@ -208,6 +208,11 @@ def _write(
     return tuple(dict.fromkeys(_crashed(after, name) for after in (*happened, state)))
 
 
+def _is_clear(session: Session) -> bool:
+    """Whether the session exists for sure, and its file is not damaged."""
+    return session.blur is None and not session.was_crashed
+
+
 def _failed(
     state: State, operation: Operation, session: Session | None
 ) -> tuple[State, ...] | Refusal:
@@ -216,8 +221,11 @@ def _failed(
     if session is None:
         may_fail = function not in ("new", "delete")
     else:
-        is_unclear = session.blur is not None or session.was_crashed
-        may_fail = is_unclear or function == "new" or (function == "undo" and not session.messages)
+        may_fail = (
+            not _is_clear(session)
+            or function == "new"
+            or (function == "undo" and not session.messages)
+        )
     if may_fail:
         return (state,)
     return Refusal(
@@ -557,11 +565,7 @@ def _list(state: State, operation: Operation) -> tuple[State] | Refusal:
             f"{operation.call} does not list the sessions",
             expected=f"the sessions {names}, newest activity first",
         )
-    sure = {
-        name
-        for name, session in state.sessions
-        if session.was_confirmed or (session.blur is None and not session.was_crashed)
-    }
+    sure = {name for name, session in state.sessions if session.was_confirmed or _is_clear(session)}
     if Counter(listed) - Counter(names) or sure - {*listed}:
         return Refusal(
             promises.S11,
