@@ -213,6 +213,11 @@ D10 = Promise(
     STATE_DB,
 )
 D11 = Promise("D11", "Nothing opens and closes the database file behind SQLite's back.", STATE_DB)
+D12 = Promise(
+    "D12",
+    "A sync that began after its commit covers each acknowledged write; a failed one is reported.",
+    STATE_DB,
+)
 
 T1 = Promise(
     "T1",
@@ -339,6 +344,11 @@ C10 = Promise(
     "Streams are limited so that health and ordinary calls always answer.",
     CHANNELS,
 )
+C11 = Promise(
+    "C11",
+    "A reader that leaves, in any way and at any moment, is released within a second.",
+    CHANNELS,
+)
 
 G1 = Promise(
     "G1",
@@ -395,6 +405,11 @@ H4 = Promise(
 )
 H5 = Promise("H5", "Idle costs under one percent of a core.", SERVER)
 H6 = Promise("H6", "Every bounded wait on a lock ends in 503, not in a hang.", SERVER)
+H8 = Promise(
+    "H8",
+    "After every client has left and every run has ended, each gauge is back at its first value.",
+    SERVER,
+)
 
 SESSION_SERVER = Contract(
     "session-server", tuple(value for value in globals().values() if isinstance(value, Promise))

@@ -23,6 +23,7 @@ SIMPLE = st.sampled_from(
         ["raise ValueError(x)"],
         ["y = [", "    1,", "    2,", "]"],
         ["import os"],
+        ["..."],
     ]
 )
 
@@ -118,11 +119,8 @@ def statements(body: list[ast.stmt], owner: str) -> Iterator[tuple[str, ast.stmt
     for statement in body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
             name = f"{owner}{statement.name}"
-            inner = statement.body
-            if ast.get_docstring(statement) is not None and len(inner) > 1:
-                inner = inner[1:]
-            yield from ((name, below) for below in own_statements(inner))
-            yield from statements(inner, f"{name}.")
+            yield from ((name, below) for below in own_statements(statement.body))
+            yield from statements(statement.body, f"{name}.")
         elif isinstance(statement, ast.ClassDef):
             yield from statements(statement.body, f"{owner}{statement.name}.")
         else:
@@ -131,8 +129,10 @@ def statements(body: list[ast.stmt], owner: str) -> Iterator[tuple[str, ast.stmt
 
 
 def own_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a function, without those of functions inside of it."""
+    """The statements of a function, without literals and without those of functions inside."""
     for statement in body:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue
         yield statement
         if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
             for inner in bodies_of(statement):
@@ -205,6 +205,13 @@ def test_a_method_is_named_by_its_class() -> None:
 
     blocks = blocks_of("m.py", source)
     assert [str(block) for block in blocks] == ["m.py:3 in A.b", "m.py:4 in A.b.c"]
+
+
+def test_a_literal_alone_is_no_block() -> None:
+    """A docstring never runs, and `...` stands for code that is elsewhere."""
+    source = 'def a():\n    """Empty."""\n\ndef b():\n    ...\n\ndef c():\n    pass\n'
+
+    assert [block.function for block in blocks_of("m.py", source)] == ["c"]
 
 
 def test_bad_source_is_a_syntax_error() -> None:

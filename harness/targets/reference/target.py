@@ -41,8 +41,10 @@ from harness.targets.server.backpressure import BackpressureAdapter
 from harness.targets.server.bad_input import BadInputAdapter
 from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
+from harness.targets.server.leaving_readers import LeavingReadersAdapter
 from harness.targets.server.lifecycle import ServerAdapter
 from harness.targets.server.notifications import NotificationsAdapter
+from harness.targets.server.stream_cursors import StreamCursorsAdapter
 from harness.targets.threads.channels import ChannelsThreadsAdapter
 from harness.targets.threads.gateway_watcher import WatcherThreadsAdapter
 from harness.targets.threads.lifecycle import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
@@ -188,6 +190,16 @@ def open_backpressure(folder: Path) -> Any:
     return BackpressureAdapter(folder, _launch())
 
 
+def open_stream_cursors(folder: Path) -> Any:
+    """Open a server in a process of its own, and readers with every kind of cursor."""
+    return StreamCursorsAdapter(folder, _launch())
+
+
+def open_leaving_readers(folder: Path) -> Any:
+    """Open a server in a process of its own, and readers that leave."""
+    return LeavingReadersAdapter(folder, _launch())
+
+
 def open_external_writer(folder: Path) -> Any:
     """Open a server, another process that writes its database, and a provider of models."""
     launch = _launch()
@@ -239,6 +251,8 @@ _ADAPTERS = {
     "doors": open_access_control,
     "tabs": open_notifications,
     "streams": open_backpressure,
+    "leaving": open_leaving_readers,
+    "cursors": open_stream_cursors,
     "outside": open_external_writer,
     "server": open_server,
     "soak_served": open_soak_http,
@@ -248,6 +262,7 @@ _DRIVEN = {
     "days_real": (Path(install_adapter.__file__),),
     "state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__)),
     "state_db_crowd": (Path(state_db_adapter.__file__), Path(writers.__file__)),
+    "state_db_syncs": (Path(state_db_adapter.__file__), Path(writers.__file__)),
     "soak": (Path(soak_adapter.__file__),),
 }
 

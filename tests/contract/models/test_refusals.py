@@ -25,6 +25,7 @@ from harness.contract.models.notifications import NotificationsModel
 from harness.contract.models.server import ServerModel
 from harness.contract.models.session_store import SessionStoreModel
 from harness.contract.models.state_db import StateDbModel
+from harness.contract.models.wakeups import WakeupsModel
 from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Model, Refusal
@@ -104,10 +105,10 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
         (test_components.CACHE, test_components.WRONG_CACHES),
         (test_components.WATCHER, test_components.WRONG_WATCHERS),
         (test_components.CATALOG, test_components.WRONG_CATALOGS),
-        (test_components.WAKEUPS, test_components.WRONG_WAKEUPS),
     ]
     for model, wrong in components:
         yield from ((model, story) for _, story in wrong)
+    yield WakeupsModel(), [test_components.raised("drain")]
     yield from ((test_components.STRUCK, story) for story in test_components.WRONG_STRUCK)
     for story in test_components.FOREIGN_KNOCKS:
         yield AccessControlModel(), story
