@@ -96,12 +96,12 @@ class HttpAdapter:
     def undo(self, session: str) -> bool:
         """Remove the last turn; whether there was one."""
         try:
-            self._post("/api/session/undo", session_id=self._sessions[session])
+            response = self._post("/api/session/undo", session_id=self._sessions[session])
         except StatusError as refused:
             if refused.status != http.client.CONFLICT:
                 raise
             return False
-        return True
+        return "error" not in response  # hermes-webui reports an empty session in a 200
 
     def delete(self, session: str) -> None:
         """Delete the session."""

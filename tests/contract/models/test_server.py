@@ -156,6 +156,28 @@ def test_server_model_names_the_broken_promise(
     assert judged(ServerModel(), *calls) is promise
 
 
+def test_server_model_goes_on_after_a_wrong_answer() -> None:
+    """One session lost its messages; the other one is judged as before, and only what it breaks."""
+    empty = {"said": [], "woken": [], "pending": None}
+    calls = (
+        NEW,
+        TALK,
+        IDLE,
+        of_session("messages", empty),
+        of_session("messages", empty),
+        ("new", {"session": "s2"}, None),
+        ("title", {"session": "s2"}, "another"),
+        of_session("delete", None),
+        NEW,
+        of_session("messages", empty),
+    )
+
+    verdict = conforms(ServerModel())(History(tuple(operations_of(calls))))
+
+    assert [anomaly.promise for anomaly in verdict.anomalies] == [promises.S2, promises.S2]
+    assert [anomaly.evidence[-1].function for anomaly in verdict.anomalies] == ["messages", "title"]
+
+
 def answered(*statuses: int, bad: bool = True, error: str | None = "no", **more: Any) -> Call:
     """The answer to a bad request."""
     result = {"statuses": list(statuses), "error": error, "traced": False, **more}
