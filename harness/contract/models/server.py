@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.contract import promises
-from harness.contract.models import conversation, run_stream
+from harness.contract.models import conversation, copies, run_stream
 from harness.contract.models.conversation import Session
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
@@ -168,6 +168,8 @@ _STEPS = {
     "send_watched": conversation.sent,
     "cancel": conversation.cancelled,
     "title": conversation.titled,
+    "views": copies.viewed,
+    "copies": copies.compared,
     "status": conversation.status_read,
     "wait_idle": conversation.idle,
     "wakeups": conversation.wakeups_read,
