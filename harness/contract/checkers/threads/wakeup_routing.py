@@ -196,6 +196,15 @@ def _unsettled(history: History) -> Iterator[Anomaly]:
                 expected="no pending wakeup once all runs have ended",
                 observed=op.answer,
             )
+        elif op.function == "settle" and op.result is not None and any(op.result.values()):
+            yield Anomaly(
+                promises.W9,
+                "the bookkeeping holds wakeups or runs when all is quiet",
+                (*history.happened.of("complete", "delete"), op),
+                "unsettled",
+                expected=f"{dict.fromkeys(op.result, 0)}",
+                observed=op.answer,
+            )
 
 
 def _misattributed(history: History) -> Iterator[Anomaly]:
@@ -268,8 +277,9 @@ def _reordered(history: History) -> Iterator[Anomaly]:
 def _lost(history: History) -> Iterator[Anomaly]:
     """A completion that woke no session: W3 if a run of the session delayed it, else W2."""
     settled = history.happened.of("settle")
+    deleted = {_session(op) for op in history.of("delete")}
     for complete in _completions(history):
-        if not settled or _wakes_of(history, complete):
+        if not settled or _wakes_of(history, complete) or _session(complete) in deleted:
             continue
         runs = [
             op
