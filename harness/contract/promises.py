@@ -155,6 +155,16 @@ S13 = Promise(
     "After a crash the message and every shown token are there, marked, once; live is live.",
     SESSION_STORE,
 )
+S14 = Promise(
+    "S14",
+    "At rest all copies of a session agree, after any change and a restart, on disk and over HTTP.",
+    SESSION_STORE,
+)
+S15 = Promise(
+    "S15",
+    "A client that got an acknowledgement sees the change at once by every route that shows it.",
+    SESSION_STORE,
+)
 
 D1 = Promise(
     "D1",
@@ -234,6 +244,11 @@ T6 = Promise("T6", "The run journal is bounded.", TURNS)
 T7 = Promise(
     "T7",
     "Turn identity is bound to the execution context, never to a process global.",
+    TURNS,
+)
+T8 = Promise(
+    "T8",
+    "A client that has received the end of a run is admitted by its very next start.",
     TURNS,
 )
 

@@ -27,6 +27,7 @@ from harness.targets.components.agent_cache import AgentCacheAdapter
 from harness.targets.components.gateway_watcher import WatcherAdapter
 from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.components.model_catalog import CatalogAdapter
+from harness.targets.components.processes import ProcessesAdapter
 from harness.targets.components.run_journal import JournalAdapter
 from harness.targets.components.session_store import SessionsAdapter
 from harness.targets.components.wakeup_restarts import WakeupsRestartsAdapter
@@ -49,6 +50,7 @@ from harness.targets.threads.channels import ChannelsThreadsAdapter
 from harness.targets.threads.gateway_watcher import WatcherThreadsAdapter
 from harness.targets.threads.lifecycle import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
 from harness.targets.threads.model_catalog import CatalogThreadsAdapter
+from harness.targets.threads.run_calls import RunCallsAdapter
 from harness.targets.threads.session_store import SessionsThreadsAdapter
 from harness.targets.threads.turns import TurnsThreadsAdapter
 from harness.targets.threads.wakeups import WakeupsThreadsAdapter
@@ -127,6 +129,11 @@ def open_turns_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keep
     return TurnsThreadsAdapter(_module)
 
 
+def open_run_calls(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
+    """Open turns whose calls meet, for threads."""
+    return RunCallsAdapter(_module)
+
+
 def open_channels_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
     """Open channels, for threads."""
     return ChannelsThreadsAdapter(_module)
@@ -145,6 +152,11 @@ def open_catalog_threads(folder: Path) -> Any:
 def open_wakeups_restarts(folder: Path) -> Any:
     """Open wakeups over a process registry with its files in `folder`."""
     return WakeupsRestartsAdapter(folder, _module)
+
+
+def open_processes(folder: Path) -> Any:
+    """Open a process registry with its files in `folder`."""
+    return ProcessesAdapter(folder, _module)
 
 
 def open_state_db_threads(folder: Path) -> Any:
@@ -233,10 +245,12 @@ _ADAPTERS = {
     "journal": open_run_journal,
     "wakeups_threads": open_wakeups_threads,
     "turns_threads": open_turns_threads,
+    "run_calls": open_run_calls,
     "channels_threads": open_channels_threads,
     "catalog_threads": open_catalog_threads,
     "watcher_threads": open_watcher_threads,
     "wakeups_restarts": open_wakeups_restarts,
+    "processes": open_processes,
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,
     "http": open_http,

@@ -103,6 +103,9 @@ def wake(process: str, session: str = "s") -> tuple[str, dict[str, Any], None]:
         ((P1, SETTLE), [promises.W2]),
         ((("begin_run", S, None), P1, SETTLE), [promises.W3]),
         ((P1,), []),
+        ((P1, wake("p1"), ("settle", {}, {"kept": 0, "lines": 1})), [promises.W9]),
+        ((P1, wake("p1"), ("settle", {}, {"kept": 1, "lines": 1})), [promises.W3]),
+        ((P1, ("delete", S, None), SETTLE), []),
     ],
 )
 def test_wakeups_are_judged_once_all_is_quiet(

@@ -21,7 +21,7 @@ Rule = Callable[[History], Iterable[Anomaly]]
 
 def check_wakeup_routing(history: History) -> Verdict:
     """Judge a history of threads that ends quiet."""
-    for rule in (_unsettled, _misattributed, _doubled, _misrouted, _reordered, _lost):
+    for rule in (_unsettled, _misattributed, _doubled, _misrouted, _reordered, _lost, _left_over):
         for anomaly in rule(history):
             return Verdict(anomalies=(anomaly,))
     return Verdict()
@@ -198,6 +198,20 @@ def _unsettled(history: History) -> Iterator[Anomaly]:
             )
 
 
+def _left_over(history: History) -> Iterator[Anomaly]:
+    """Wakeups that wait (W3), or bookkeeping that is left (W9), although all is quiet."""
+    for op in history.happened.of("settle"):
+        if op.result is not None and any(op.result.values()):
+            yield Anomaly(
+                promises.W3 if op.result.get("kept") else promises.W9,
+                "the bookkeeping holds wakeups or runs when all is quiet",
+                (*history.happened.of("complete", "delete"), op),
+                "left-over",
+                expected=f"{dict.fromkeys(op.result, 0)}",
+                observed=op.answer,
+            )
+
+
 def _misattributed(history: History) -> Iterator[Anomaly]:
     """A process that one session's turn started, and that is recorded as another's (T7, W6)."""
     for spawn in history.happened.of("spawn"):
@@ -268,8 +282,9 @@ def _reordered(history: History) -> Iterator[Anomaly]:
 def _lost(history: History) -> Iterator[Anomaly]:
     """A completion that woke no session: W3 if a run of the session delayed it, else W2."""
     settled = history.happened.of("settle")
+    deleted = {_session(op) for op in history.of("delete")}
     for complete in _completions(history):
-        if not settled or _wakes_of(history, complete):
+        if not settled or _wakes_of(history, complete) or _session(complete) in deleted:
             continue
         runs = [
             op
