@@ -214,7 +214,7 @@ def _read(state: State, operation: Operation) -> Refusal | None:
             )
             return Refusal(
                 first,
-                f"{endpoint} of {subject} after the cursor {cursor} ({by})"
+                f"read: {endpoint} of {subject} after the cursor {cursor} ({by})"
                 " was answered by something else",
                 also=tuple(also),
                 expected=f"{expected.to_json()}",
@@ -264,7 +264,12 @@ def _grown(operation: Operation) -> Refusal | None:
     tokens, result = operation.argument["tokens"], operation.result
     cursors: Sequence[int | None] = operation.argument["cursors"]
     if {len(result["live"]), len(result["ended"])} != {len(cursors)}:
-        return Refusal(promises.C3, "grow: not every read was answered")
+        return Refusal(
+            promises.C3,
+            "grow: not every read was answered",
+            expected=f"{len(cursors)} reads of the live run, and as many of the ended one",
+            observed=f"{len(result['live'])} and {len(result['ended'])}",
+        )
     reads: list[tuple[str, int | None, Any, bool]] = [
         ("its first reader", None, result["first"], False)
     ]

@@ -20,6 +20,7 @@ from harness.contract.models.backpressure import BackpressureModel
 from harness.contract.models.bad_input import BadInputModel
 from harness.contract.models.catalog_over_http import CatalogOverHttpModel
 from harness.contract.models.fault_outcomes import FaultOutcomesModel
+from harness.contract.models.leaving_readers import LeavingReadersModel
 from harness.contract.models.lifecycle import LifecycleModel
 from harness.contract.models.notifications import NotificationsModel
 from harness.contract.models.processes import ProcessesModel
@@ -40,6 +41,7 @@ from tests.contract.models import (
     test_server,
     test_session_store,
     test_state_db,
+    test_streams,
 )
 
 ROOT = Path(harness.__file__).parents[1]
@@ -218,6 +220,18 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield BadInputModel(), [lost("ask_badly", bad=True, promise="S12")]
     yield BadInputModel(), [failed("ask_badly", bad=True, promise="S12")]
     yield BackpressureModel(), [failed("stop")]
+    yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
+    cursors = test_streams.CursorsModel()
+    yield cursors, [failed("read")]
+    yield cursors, [done("prepare", {**test_streams.PREPARED, "killed": []}, tokens=3)]
+    yield cursors, [done("prepare", {"killed": ["token"] * 3}, tokens=3)]
+    asked = {"endpoint": "list", "subject": "", "cases": [[None, "header", 0]]}
+    yield cursors, [done("read", [], **asked)]
+    yield cursors, [done("read", [test_streams.shown(status=404)], **asked)]
+    whole = {"first": [["token", 1, 3, True]], "live": [], "ended": []}
+    yield cursors, [done("grow", whole, tokens=3, cursors=[None])]
+    partly = {"first": [], "live": [], "ended": []}
+    yield cursors, [done("grow", partly, tokens=3, cursors=[])]
     yield CatalogOverHttpModel(), [failed("shown")]
     committed = list(test_lifecycle.play(test_lifecycle.Toy(), "turn a, ok"))
     late = {"returned": False, "called": []}

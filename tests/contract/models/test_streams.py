@@ -9,15 +9,28 @@ import pytest
 from harness.checkers.conformance import conforms
 from harness.contract import promises
 from harness.contract.models.leaving_readers import LeavingReadersModel
-from harness.contract.models.stream_cursors import State, check_cursors, run_events
+from harness.contract.models.stream_cursors import State, check_cursors, judged, run_events
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
+from harness.core.model import Refusal
 
 TOKENS = 3
 PREPARED = {
     run: [shown.split()[0] for shown in run_events(run, TOKENS)][: TOKENS if run == "killed" else 9]
     for run in ("earlier", "killed", "rested", "previous", "gone", "current", "others")
 }
+
+
+class CursorsModel:
+    """The check of one answer, as a model."""
+
+    name = "stream-cursors"
+
+    def initial(self) -> State:
+        return State(TOKENS)
+
+    def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
+        return judged(state, operation) or (state,)
 
 
 def operation(function: str, argument: Any, result: Any, at: int = 2) -> Operation:
