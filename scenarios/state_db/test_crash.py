@@ -41,7 +41,7 @@ class CheckedEpisode:
         self.ask(("probe", {}))
         self.ask(_append("s1", "alpha and on"))
         for session in sessions:
-            for function in ("counters", "get", "messages"):
+            for function in ("counters", "get", "messages", "details"):
                 self.ask((function, {"session": session}))
         self.ask(("list", {}))
         self.ask(("search", {"word": "alpha"}))
