@@ -14,7 +14,7 @@ from click.formatting import HelpFormatter
 from harness import pytest_plugin
 from harness.__main__ import cli
 
-COLUMNS = 88
+COLUMNS = 80
 ROOT = Path(__file__).parents[1]
 _INCLUDE = re.compile(r"^( *)# include: (\S+)$", re.MULTILINE)
 

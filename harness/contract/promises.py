@@ -155,6 +155,16 @@ S13 = Promise(
     "After a crash the message and every shown token are there, marked, once; live is live.",
     SESSION_STORE,
 )
+S14 = Promise(
+    "S14",
+    "At rest all copies of a session agree, after any change and a restart, on disk and over HTTP.",
+    SESSION_STORE,
+)
+S15 = Promise(
+    "S15",
+    "A client that got an acknowledgement sees the change at once by every route that shows it.",
+    SESSION_STORE,
+)
 
 D1 = Promise(
     "D1",
@@ -240,6 +250,11 @@ T6 = Promise("T6", "The run journal is bounded.", TURNS)
 T7 = Promise(
     "T7",
     "Turn identity is bound to the execution context, never to a process global.",
+    TURNS,
+)
+T8 = Promise(
+    "T8",
+    "A client that has received the end of a run is admitted by its very next start.",
     TURNS,
 )
 
@@ -335,6 +350,11 @@ C10 = Promise(
     "Streams are limited so that health and ordinary calls always answer.",
     CHANNELS,
 )
+C11 = Promise(
+    "C11",
+    "A reader that leaves, in any way and at any moment, is released within a second.",
+    CHANNELS,
+)
 
 G1 = Promise(
     "G1",
@@ -391,6 +411,11 @@ H4 = Promise(
 )
 H5 = Promise("H5", "Idle costs under one percent of a core.", SERVER)
 H6 = Promise("H6", "Every bounded wait on a lock ends in 503, not in a hang.", SERVER)
+H8 = Promise(
+    "H8",
+    "After every client has left and every run has ended, each gauge is back at its first value.",
+    SERVER,
+)
 
 SESSION_SERVER = Contract(
     "session-server", tuple(value for value in globals().values() if isinstance(value, Promise))

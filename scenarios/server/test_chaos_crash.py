@@ -20,6 +20,13 @@ TERMINATED = Scenario(
     expectations=(
         Expectation("a turn was begun", episodes.accepted_sends, 10),
         Expectation("the server was terminated", episodes.count_of("terminate"), 2),
+        Expectation(
+            "it was terminated while a wakeup was deferred",
+            episodes.ends_while_deferred("terminate"),
+        ),
+        Expectation(
+            "it was killed while a wakeup was deferred", episodes.ends_while_deferred("kill")
+        ),
     ),
     examples=2,
 )

@@ -76,6 +76,8 @@ class User:
             self.ask("status", session=session)
             self.ask("messages", session=session)
             self.ask("disk", session=session)
+            self.ask("views", session=session)
+            self.ask("copies", session=session)
 
     def any(self) -> str:
         """Choose a session."""
@@ -218,7 +220,7 @@ ONE_CLIENT = Scenario(
     mode=Mode.HTTP,
     ability="http",
     promises=(
-        *(promises.S2, promises.S6, promises.S11, promises.S13),
+        *(promises.S2, promises.S6, promises.S11, promises.S13, promises.S14, promises.S15),
         *(
             promises.T1,
             promises.T2,

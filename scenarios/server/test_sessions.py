@@ -60,6 +60,7 @@ class SessionsMachine(Machine):
     @rule(session=SESSIONS, title=st.sampled_from(["plans", "notes"]))
     def rename(self, session: str, title: str) -> None:
         self.ask("rename", session=session, title=title)
+        self.see(session)
 
     # Turns
 
@@ -108,14 +109,17 @@ class SessionsMachine(Machine):
     @rule(session=SESSIONS)
     def clear(self, session: str) -> None:
         self.ask("clear", session=session)
+        self.see(session)
 
     @rule(session=SESSIONS, keep=KEEPS)
     def truncate(self, session: str, keep: int) -> None:
         self.ask("truncate", session=session, keep=keep)
+        self.see(session)
 
     @rule(session=SESSIONS)
     def undo(self, session: str) -> None:
         self.ask("undo", session=session)
+        self.see(session)
 
     @rule(session=SESSIONS)
     def delete(self, session: str) -> None:
@@ -124,6 +128,13 @@ class SessionsMachine(Machine):
         self.ask("delete", session=session)
 
     # Reads
+
+    def see(self, session: str) -> None:
+        """Ask every route about the session, and compare all its copies if it is at rest."""
+        self.ask("views", session=session)
+        if session in self.sessions and session not in self.held:
+            self.ask("wait_idle", session=session)
+            self.ask("copies", session=session)
 
     @rule(session=SESSIONS)
     def look(self, session: str) -> None:
@@ -161,6 +172,7 @@ class SessionsMachine(Machine):
         self.ask("titles")
         for session in sorted(self.sessions):
             self.ask("messages", session=session)
+            self.see(session)
 
     def finish(self) -> None:
         for session in sorted(self.held):
@@ -168,6 +180,8 @@ class SessionsMachine(Machine):
         for session in NAMES:
             self.ask("messages", session=session)
             self.ask("disk", session=session)
+        for session in sorted(self.sessions):
+            self.see(session)
         for run in self.over[-2:]:
             self.ask("events", run=run, after=0)
             self.ask("events_from", run=run, cursor="another run")
@@ -196,7 +210,7 @@ ANY_SEQUENCE = Scenario(
     mode=Mode.HTTP,
     ability="http",
     promises=(
-        *(promises.S2, promises.S6, promises.S11, promises.S13),
+        *(promises.S2, promises.S6, promises.S11, promises.S13, promises.S14, promises.S15),
         *(promises.T1, promises.T2, promises.T3, promises.T4),
         *(promises.C1, promises.C2, promises.C3, promises.C4, promises.C6, promises.C7),
         promises.H3,

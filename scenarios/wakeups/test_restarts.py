@@ -25,12 +25,15 @@ BEFORE: tuple[Step, ...] = (
     ("begin_run", S),
 )
 DEFERRED: tuple[Step, ...] = (*BEFORE, ("drain", {}))
+# The next change of this ledger replaces its file.
+LARGE: tuple[Step, ...] = (*BEFORE[:3], ("grow_ledger", {"rows": 400}))
 # The steps before, and the step into which a fault is injected.
 EVERY: tuple[tuple[tuple[Step, ...], Step], ...] = (
     (BEFORE[:3], ("restart", {})),
     (BEFORE, ("drain", {})),
     (DEFERRED, ("end_run", S)),
     (DEFERRED, ("restart", {})),
+    (LARGE, ("restart", {})),
 )
 AFTER: tuple[Step, ...] = (("restart", {}), ("settle", {}))
 CALLS_MAX = 60
@@ -46,7 +49,7 @@ def fail_every_change(context: Context) -> None:
 
 def faults(images: int) -> Iterator[dict[str, Any]]:
     """Every kind of disk fault; of each power loss a number of disk images."""
-    for strike in ("kill", "kill torn", "full once", "broken once"):
+    for strike in ("kill", "kill torn", "full once", "broken once", "read once"):
         yield {"strike": strike}
     for strike, image in itertools.product(("power", "power torn"), range(images)):
         yield {"strike": strike, "image": image}
@@ -64,7 +67,7 @@ def _was_hit(
         operation = episode.client.ask("struck", given)
         for step in AFTER:
             episode.client.ask(*step)
-    return operation.outcome is not Outcome.OK or bool(operation.result["struck"])
+    return operation.outcome is not Outcome.OK or operation.result["struck"] > 0
 
 
 def _died(history: History) -> int:
@@ -75,19 +78,29 @@ def _returned(history: History) -> int:
     """Count the wakeups after a host died."""
     died = any(op.outcome is Outcome.INFO for op in history)
     settled = history.happened.of("settle")
-    return sum(len(op.result["woken"]) for op in settled) if died else 0
+    return sum(len(had) for op in settled for had in op.result["woken"].values()) if died else 0
+
+
+def _unread(history: History) -> int:
+    """Count the reads that failed."""
+    return sum(
+        op.argument["strike"] == "read once"
+        and (op.outcome is not Outcome.OK or op.result["struck"] > 0)
+        for op in history.of("struck")
+    )
 
 
 WAKEUPS_RESTARTS = Scenario(
     name="wakeups-restarts",
     mode=Mode.CRASH,
     ability="wakeups_restarts",
-    promises=(promises.W1, promises.W4, promises.W6),
+    promises=(promises.W1, promises.W3, promises.W4, promises.W6, promises.W9, promises.W12),
     workload=fail_every_change,
     checker=check_wakeup_restarts,
     expectations=(
         Expectation("a host was killed", _died),
         Expectation("a wakeup was delivered after a kill", _returned),
+        Expectation("a read of the process registry failed", _unread, 4),
     ),
     examples=3,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations_with_replacement, product
 
 from harness.contract import promises
 from harness.contract.checkers.threads.wakeup_routing import check_wakeup_routing
@@ -37,9 +37,9 @@ def drain_met_end(history: History) -> bool:
     return _met(history, "drain", "end_run")
 
 
-def _met(history: History, one: str, other: str) -> bool:
-    calls = ([op for op in history if op.function == name] for name in (one, other))
-    return any(op.meets(overlapped) for op, overlapped in product(*calls))
+def _met(history: History, first: str, second: str) -> bool:
+    calls = ([op for op in history if op.function == name] for name in (first, second))
+    return any(op.meets(other) and op is not other for op, other in product(*calls))
 
 
 MEETINGS = Interleaving(
@@ -57,6 +57,62 @@ MEETINGS = Interleaving(
     },
 )
 
+# Every pair of calls, in each state of the session: idle, busy, woken, with a failing start.
+FAIL = Call("fail_start")
+DELETE = Call("delete", S)
+STALE = Call("index", {"key": "s", "session": "t"})
+CALLS = {
+    "completion": (P1_TWICE, DRAIN),
+    "end": (END,),
+    "drain": (DRAIN,),
+    "user": (BEGIN, END),
+    "deletion": (DELETE,),
+    "stale index": (STALE,),
+}
+P0 = Call("complete", {**S, "process": "p0"})
+STATES: dict[str, tuple[Call, ...]] = {
+    "busy": (BEGIN, P0),
+    "woken": (P0, P2, DRAIN),
+    "failing": (P0, FAIL),
+}
+
+
+def every_pair() -> tuple[Program, ...]:
+    """One program for each pair of calls and state of the session."""
+    return tuple(
+        program(f"{one} meets {other}, {name}", first, CALLS[one], CALLS[other])
+        for (one, other), (name, first) in product(
+            combinations_with_replacement(CALLS, 2), STATES.items()
+        )
+    )
+
+
+def deletion_met_delivery(history: History) -> bool:
+    """A deletion overlapped a drain or the end of a run."""
+    return _met(history, "delete", "drain") or _met(history, "delete", "end_run")
+
+
+PAIRS = Interleaving(
+    programs=every_pair(),
+    check=check_wakeup_routing,
+    meetings={
+        "a drain met a drain": lambda history: _met(history, "drain", "drain"),
+        "a deletion met a delivery": deletion_met_delivery,
+    },
+)
+
+WAKEUPS_PAIRS = Scenario(
+    name="wakeups-every-pair",
+    mode=Mode.SCHEDULE,
+    ability="wakeups_threads",
+    promises=(promises.W1, promises.W2, promises.W3, promises.W5, promises.W6, promises.W9),
+    workload=PAIRS.explore,
+    checker=PAIRS.judge,
+    expectations=tuple(PAIRS.met(meeting) for meeting in PAIRS.meetings),
+    examples=63 * 24,
+    replay=PAIRS.replay,
+)
+
 WAKEUPS_THREADS = Scenario(
     name="wakeups-threads",
     mode=Mode.SCHEDULE,
@@ -68,6 +124,11 @@ WAKEUPS_THREADS = Scenario(
     examples=4_000,
     replay=MEETINGS.replay,
 )
+
+
+def test_every_pair_of_calls_wakes_each_session_once(judge: Judge) -> None:
+    """Completion, end, drain, user, deletion and index meet in each state of a session."""
+    assert judge(WAKEUPS_PAIRS).is_valid
 
 
 def test_concurrent_deliveries_wake_each_session_once(judge: Judge) -> None:

@@ -47,7 +47,7 @@ def documents(example: str, folder: Path, *command: str) -> Any:
 @pytest.mark.parametrize("example", BUGS)
 def test_example_in_a_gate_is_valid(example: str, tmp_path: Path) -> None:
     """The example keeps its contract, and the gate detects its canaries."""
-    document = documents(example, tmp_path, "gate", "--budget", "30s")
+    document = documents(example, tmp_path, "gate", "--budget", "60s")
     assert document["conclusion"] == "valid"
     assert document["canaries"] == dict.fromkeys(BUGS[example], "detected")
 

@@ -75,6 +75,7 @@ class Session:
     delivered: tuple[str, ...] = ()
     was_deferred: bool = False
     was_struck: bool = False
+    is_unknown: bool = False  # an answer about it was wrong, so that its content is not known
 
     @property
     def is_pending(self) -> bool:

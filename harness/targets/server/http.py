@@ -96,12 +96,12 @@ class HttpAdapter:
     def undo(self, session: str) -> bool:
         """Remove the last turn; whether there was one."""
         try:
-            self._post("/api/session/undo", session_id=self._sessions[session])
+            response = self._post("/api/session/undo", session_id=self._sessions[session])
         except StatusError as refused:
             if refused.status != http.client.CONFLICT:
                 raise
             return False
-        return True
+        return "error" not in response  # hermes-webui reports an empty session in a 200
 
     def delete(self, session: str) -> None:
         """Delete the session."""
@@ -130,6 +130,46 @@ class HttpAdapter:
         texts = [text for role, text, _ in rows if role == "user"]
         pending = sidecar["pending"]
         return texts if pending is None else [*texts, pending]
+
+    def views(self, session: str) -> dict[str, Any]:
+        """The session's title and count of messages, by each route that shows them."""
+        sid = self._sessions[session]
+        found = self._get(f"/api/session?session_id={sid}")["session"]
+        last = self._get(f"/api/session?session_id={sid}&msg_limit=1")["session"]
+        status = self._get(f"/api/session/status?session_id={sid}")
+        rows = self._get("/api/sessions")["sessions"]
+        listed = [row for row in rows if row["session_id"] == sid]
+        return {
+            "titles": [row["title"] for row in (found, last, status, *listed)],
+            "counts": [row["message_count"] for row in (found, last, status, *listed)],
+            "listed": len(listed),
+            "last": last["messages"] == found["messages"][-1:],
+            "messages": len(found["messages"]),
+            "busy": status["agent_running"],
+        }
+
+    def copies(self, session: str) -> dict[str, Any]:
+        """What each copy of the session has: title and texts, each with its role.
+
+        The texts of the full-text search are those of the rows that it finds; `runs` are the texts
+        of the runs in the journal, by the names of the runs.
+        """
+        sid = self._sessions[session]
+        found = self._get(f"/api/session?session_id={sid}")["session"]
+        sidecar = self._server.sidecar(sid)
+        copies = {"http": _copy(found), "sidecar": _copy(sidecar), **self._server.database(sid)}
+        index = self._server.index_row(sid)
+        runs = self._server.journal(sid)
+        named_runs = {run: runs[stream] for run, stream in self._streams.items() if stream in runs}
+        replies = {run: text.replace(sid, session) for run, text in named_runs.items()}
+        for copy in copies.values():
+            copy["texts"] = [[role, text.replace(sid, session)] for role, text in copy["texts"]]
+        return {
+            "copies": copies,
+            "index": None if index is None else [index["title"], index["message_count"]],
+            "runs": replies,
+            "pending": found["pending_user_message"],
+        }
 
     # Turns
 
@@ -297,6 +337,12 @@ def named(names: Mapping[str, str], id_: str | None) -> str | None:
 def _seq(id_: str, stream_id: str) -> int | None:
     stream, _, seq = id_.rpartition(":")
     return int(seq) if stream == stream_id and seq.isdigit() else None
+
+
+def _copy(session: Mapping[str, Any]) -> dict[str, Any]:
+    messages = translated(session["messages"])
+    texts = [[message["role"], message["content"]] for message in messages]
+    return {"title": session["title"], "count": session["message_count"], "texts": texts}
 
 
 def _is_wakeup(message: Mapping[str, Any]) -> bool:

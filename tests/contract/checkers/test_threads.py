@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import pytest
 
 from harness.contract import promises
+from harness.contract.agent_script import WakeupPrompt
 from harness.contract.checkers.threads.catalog_budget import rebuilds_within_budget
 from harness.contract.checkers.threads.channel_lifetime import check_channel_lifetime
 from harness.contract.checkers.threads.journal_order import check_journal_order
@@ -101,6 +103,8 @@ def wake(process: str, session: str = "s") -> tuple[str, dict[str, Any], None]:
         ((P1, SETTLE), [promises.W2]),
         ((("begin_run", S, None), P1, SETTLE), [promises.W3]),
         ((P1,), []),
+        ((P1, wake("p1"), ("settle", {}, {"kept": 0, "lines": 1})), [promises.W9]),
+        ((P1, ("delete", S, None), SETTLE), []),
     ],
 )
 def test_wakeups_are_judged_once_all_is_quiet(
@@ -124,22 +128,62 @@ def test_process_recorded_for_another_session_is_rejected() -> None:
     assert check_wakeup_routing(History((spawns[1],))).is_valid
 
 
+def lost(process: str, how: str = "completed (exit_code=0)") -> list[str]:
+    """A wakeup for a process that printed nothing."""
+    return [process, str(WakeupPrompt(process, how, "true", ""))]
+
+
+UNKNOWN = "was lost when its host was killed (exit_code=unknown)"
+
+
 @pytest.mark.parametrize(
-    ("woken", "expected"),
+    ("woken", "owed", "expected"),
     [
-        ([["s", "p1"]], []),
-        ([], [promises.W4]),
-        ([["s", "p1"], ["s", "p1"]], [promises.W1]),
-        ([["t", "p1"]], [promises.W6]),
-        ([["s", "p1"], ["t", "p1"]], [promises.W6]),
+        ({"s": [lost("p1"), lost("p2", UNKNOWN)]}, 0, []),
+        ({"s": [lost("p2", UNKNOWN)]}, 0, [promises.W4]),
+        ({"s": [lost("p1"), lost("p1"), lost("p2", UNKNOWN)]}, 0, [promises.W1]),
+        ({"s": [lost("p1")], "t": [lost("p2", UNKNOWN)]}, 0, [promises.W6]),
+        ({"s": [lost("p2", UNKNOWN), lost("p1")]}, 0, [promises.W3]),
+        ({"s": [lost("p1", UNKNOWN), lost("p2", UNKNOWN)]}, 0, [promises.W12]),
+        ({"s": [lost("p1"), lost("p2", UNKNOWN)]}, 1, [promises.W9]),
+        ({"s": [lost("p1"), lost("p2", UNKNOWN), lost("p3")]}, 0, [promises.W1]),
     ],
 )
-def test_wakeups_after_restart_are_judged(woken: list[list[str]], expected: list[Promise]) -> None:
-    """W4: once, and in its session."""
-    left = ("leave", {**S, "process": "p1"}, None)
-    history = one_by_one(left, ("restart", {}, None), ("settle", {}, {"woken": woken}))
+def test_wakeups_after_restart_are_judged(
+    woken: dict[str, list[list[str]]], owed: int, expected: list[Promise]
+) -> None:
+    """Once, in its session, in order, with its exit code, and owed no longer."""
+    ends: list[tuple[str, dict[str, Any], Any]] = [
+        ("leave", {**S, "process": "p1", "exit_code": 0}, None),
+        ("leave", {**S, "process": "p2"}, None),
+    ]
+    history = one_by_one(*ends, ("settle", {}, {"woken": woken, "owed": owed}))
 
     assert broken(check_wakeup_restarts(history)) == expected
+
+
+@pytest.mark.parametrize(
+    ("strike", "answer", "expected"),
+    [
+        ("kill", {"struck": -1}, []),
+        ("kill", {"struck": 2}, [promises.W4]),
+        ("kill", OSError(5, "an error"), [promises.W4]),
+        ("broken once", OSError(5, "an error"), []),
+        ("full once", OSError(5, "an error"), [promises.W4]),
+    ],
+)
+def test_struck_call_fails_by_its_fault_only(
+    strike: str, answer: Any, expected: list[Promise]
+) -> None:
+    """A call that fails otherwise than by the injected fault is refused."""
+    argument = {"function": "drain", "argument": {}, "strike": strike, "at": 1}
+
+    struck = one_by_one(("struck", argument, answer))
+    if isinstance(answer, OSError):  # as a client journals it
+        error = f"OSError: {answer}"
+        struck = History((replace(struck.operations[0], error=error),))
+
+    assert broken(check_wakeup_restarts(struck)) == expected
 
 
 COMES = ("subscribe", {**S, "reader": "r"}, None)

@@ -25,6 +25,7 @@ from harness.contract.models.notifications import NotificationsModel
 from harness.contract.models.server import ServerModel
 from harness.contract.models.session_store import SessionStoreModel
 from harness.contract.models.state_db import StateDbModel
+from harness.contract.models.wakeups import WakeupsModel
 from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Model, Refusal
@@ -33,6 +34,7 @@ from harness.models.key_value import KeyValue
 from harness.models.register import Register
 from tests.contract.models import (
     test_components,
+    test_copies,
     test_lifecycle,
     test_server,
     test_session_store,
@@ -103,10 +105,10 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
         (test_components.CACHE, test_components.WRONG_CACHES),
         (test_components.WATCHER, test_components.WRONG_WATCHERS),
         (test_components.CATALOG, test_components.WRONG_CATALOGS),
-        (test_components.WAKEUPS, test_components.WRONG_WAKEUPS),
     ]
     for model, wrong in components:
         yield from ((model, story) for _, story in wrong)
+    yield WakeupsModel(), [test_components.raised("drain")]
     yield from ((test_components.STRUCK, story) for story in test_components.WRONG_STRUCK)
     for story in test_components.FOREIGN_KNOCKS:
         yield AccessControlModel(), story
@@ -146,7 +148,7 @@ def faulted_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     yield model, [done("probe", {"locked": False, "integrity": "bad page"})]
 
 
-def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
+def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # noqa: PLR0915 - a list
     """Wrong answers that no other test of the models has."""
     busy = [*operations_of([test_server.NEW, test_server.HOLD])]
     conflict = {"status": 409, "active": "r0"}
@@ -195,6 +197,21 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
         ],
     ]
     yield from ((ServerModel(), story) for story in server_stories)
+    late_view = {**test_copies.VIEWS, "titles": ["plans", "notes"]}
+    titled = [*new, done("rename", session="s1", title="plans")]
+    other_copy = test_copies.changed("copies", "search", "texts", to=[])
+    yield ServerModel(), [*titled, done("views", late_view, session="s1")]
+    yield ServerModel(), [*titled, done("copies", other_copy, session="s1")]
+    yield BadInputModel(), [done("begin", 0)]
+    bad = {"bad": True, "promise": "H2", "data": "GET / HTTP/1.1\r\n\r\n", "times": 1}
+    refused_once = {"statuses": [400], "error": "no", "traced": False}
+    yield BadInputModel(), [done("send_bytes", {**refused_once, "statuses": []}, **bad)]
+    yield BadInputModel(), [done("send_bytes", {**refused_once, "statuses": [402]}, **bad)]
+    fine = {"statuses": [200], "error": "no", "traced": False}
+    yield BadInputModel(), [done("send_bytes", fine, **{**bad, "bad": False})]
+    yield AccessControlModel(), [failed("open", is_loopback=True, password="")]
+    dead = {"is_available": True, "serves": False}
+    yield AccessControlModel(), [done("open", dead, is_loopback=True, password="")]
     yield NotificationsModel(), [failed("open", session="s1", tab="a")]
     yield BadInputModel(), [lost("ask_badly", bad=True, promise="S12")]
     yield BadInputModel(), [failed("ask_badly", bad=True, promise="S12")]
@@ -217,6 +234,10 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     shrunk = done("shrink", session="s", keep=0)
     row = {"title": "t", "message_count": 0, "updated_at": 1.0}
     store_stories: list[list[Operation]] = [
+        [done("new", 0, session="s")],
+        [failed("new", session="s")],
+        [created, created],
+        [failed("swap")],
         [created, gone, done("append", session="s", text="a")],
         [created, gone, failed("messages", session="s")],
         [created, said, done("messages", None, session="s")],
