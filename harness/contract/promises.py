@@ -219,6 +219,12 @@ D12 = Promise(
     STATE_DB,
 )
 
+D13 = Promise(
+    "D13",
+    "All that a session and its messages have is stored; prune goes by the start of ended ones.",
+    STATE_DB,
+)
+
 T1 = Promise(
     "T1",
     "One run a session at a time; a second start gets 409 with the active stream id.",

@@ -27,6 +27,7 @@ from harness.targets.components.agent_cache import AgentCacheAdapter
 from harness.targets.components.gateway_watcher import WatcherAdapter
 from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.components.model_catalog import CatalogAdapter
+from harness.targets.components.processes import ProcessesAdapter
 from harness.targets.components.run_journal import JournalAdapter
 from harness.targets.components.session_store import SessionsAdapter
 from harness.targets.components.wakeup_restarts import WakeupsRestartsAdapter
@@ -153,6 +154,11 @@ def open_wakeups_restarts(folder: Path) -> Any:
     return WakeupsRestartsAdapter(folder, _module)
 
 
+def open_processes(folder: Path) -> Any:
+    """Open a process registry with its files in `folder`."""
+    return ProcessesAdapter(folder, _module)
+
+
 def open_state_db_threads(folder: Path) -> Any:
     """Open the database module, with a file of its own for each schedule."""
     own = folder / f"{next(_schedules)}"
@@ -244,6 +250,7 @@ _ADAPTERS = {
     "catalog_threads": open_catalog_threads,
     "watcher_threads": open_watcher_threads,
     "wakeups_restarts": open_wakeups_restarts,
+    "processes": open_processes,
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,
     "http": open_http,

@@ -104,6 +104,7 @@ def wake(process: str, session: str = "s") -> tuple[str, dict[str, Any], None]:
         ((("begin_run", S, None), P1, SETTLE), [promises.W3]),
         ((P1,), []),
         ((P1, wake("p1"), ("settle", {}, {"kept": 0, "lines": 1})), [promises.W9]),
+        ((P1, wake("p1"), ("settle", {}, {"kept": 1, "lines": 1})), [promises.W3]),
         ((P1, ("delete", S, None), SETTLE), []),
     ],
 )

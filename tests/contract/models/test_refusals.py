@@ -22,6 +22,7 @@ from harness.contract.models.catalog_over_http import CatalogOverHttpModel
 from harness.contract.models.fault_outcomes import FaultOutcomesModel
 from harness.contract.models.lifecycle import LifecycleModel
 from harness.contract.models.notifications import NotificationsModel
+from harness.contract.models.processes import ProcessesModel
 from harness.contract.models.server import ServerModel
 from harness.contract.models.session_store import SessionStoreModel
 from harness.contract.models.state_db import StateDbModel
@@ -109,6 +110,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     for model, wrong in components:
         yield from ((model, story) for _, story in wrong)
     yield WakeupsModel(), [test_components.raised("drain")]
+    yield ProcessesModel(), [test_components.raised("take")]
     yield from ((test_components.STRUCK, story) for story in test_components.WRONG_STRUCK)
     for story in test_components.FOREIGN_KNOCKS:
         yield AccessControlModel(), story

@@ -21,7 +21,7 @@ Rule = Callable[[History], Iterable[Anomaly]]
 
 def check_wakeup_routing(history: History) -> Verdict:
     """Judge a history of threads that ends quiet."""
-    for rule in (_unsettled, _misattributed, _doubled, _misrouted, _reordered, _lost):
+    for rule in (_unsettled, _misattributed, _doubled, _misrouted, _reordered, _lost, _left_over):
         for anomaly in rule(history):
             return Verdict(anomalies=(anomaly,))
     return Verdict()
@@ -196,12 +196,17 @@ def _unsettled(history: History) -> Iterator[Anomaly]:
                 expected="no pending wakeup once all runs have ended",
                 observed=op.answer,
             )
-        elif op.function == "settle" and op.result is not None and any(op.result.values()):
+
+
+def _left_over(history: History) -> Iterator[Anomaly]:
+    """Wakeups that wait (W3), or bookkeeping that is left (W9), although all is quiet."""
+    for op in history.happened.of("settle"):
+        if op.result is not None and any(op.result.values()):
             yield Anomaly(
-                promises.W9,
+                promises.W3 if op.result.get("kept") else promises.W9,
                 "the bookkeeping holds wakeups or runs when all is quiet",
                 (*history.happened.of("complete", "delete"), op),
-                "unsettled",
+                "left-over",
                 expected=f"{dict.fromkeys(op.result, 0)}",
                 observed=op.answer,
             )
