@@ -23,7 +23,10 @@ from .test_model import SESSIONS, SessionsMachine
 
 # Crashes, damage, and saves that shrink -----------------------------------------------------------
 
-FAULTS = st.sampled_from(["kill", "kill torn", "power", "power torn", "full", "full once"])
+FAULTS = st.sampled_from(
+    ["kill", "kill torn", "power", "power torn", "full", "full once", "broken once"]
+    + ["unreadable once"] * 2
+)
 FUNCTIONS = st.sampled_from(["new", "append", "clear", "undo", "shrink", "delete", "cleanup"])
 
 
@@ -88,6 +91,15 @@ def _struck(history: History) -> int:
     return sum(op.function == "striking" and op.outcome is Outcome.INFO for op in history)
 
 
+def _unread(history: History) -> int:
+    return sum(
+        op.function == "striking"
+        and op.argument["strike"] == "unreadable once"
+        and op.outcome is Outcome.INFO
+        for op in history
+    )
+
+
 DAMAGE = Scenario(
     name="sessions-damaged",
     mode=Mode.CRASH,
@@ -146,7 +158,8 @@ def fail_every_change(context: Context) -> None:
 
 def faults(images: int) -> Iterator[dict[str, Any]]:
     """Every kind of disk fault; of each power loss a number of disk images."""
-    for strike in ("kill", "kill torn", "full", "full once", "broken once", "short write"):
+    strikes = ("kill", "kill torn", "full", "full once", "broken once", "short write")
+    for strike in (*strikes, "unreadable once"):
         yield {"strike": strike}
     for strike, image in itertools.product(("power", "power torn"), range(images)):
         yield {"strike": strike, "image": image}
@@ -176,7 +189,10 @@ EVERYWHERE = Scenario(
     promises=(promises.S1, promises.S2, promises.S5, promises.S6, promises.S11),
     workload=fail_every_change,
     checker=conforms(DiskFaultsModel(SessionStoreModel())),
-    expectations=(Expectation("a disk fault hit a call", _struck, needed=100),),
+    expectations=(
+        Expectation("a disk fault hit a call", _struck, needed=100),
+        Expectation("a read failed", _unread, needed=20),
+    ),
     examples=3,
 )
 
