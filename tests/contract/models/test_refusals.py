@@ -230,7 +230,7 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield cursors, [done("read", [test_streams.shown(status=404)], **asked)]
     whole = {"first": [["token", 1, 3, True]], "live": [], "ended": []}
     yield cursors, [done("grow", whole, tokens=3, cursors=[None])]
-    partly = {"first": [], "live": [], "ended": []}
+    partly: dict[str, Any] = {"first": [], "live": [], "ended": []}
     yield cursors, [done("grow", partly, tokens=3, cursors=[])]
     yield CatalogOverHttpModel(), [failed("shown")]
     committed = list(test_lifecycle.play(test_lifecycle.Toy(), "turn a, ok"))
