@@ -64,4 +64,4 @@ class ReadFaults:
     def _is_below(self, subject: Any) -> bool:
         if isinstance(subject, int):
             return False
-        return os.fspath(subject).startswith(self._folder)
+        return str(os.fspath(subject)).startswith(self._folder)

@@ -59,8 +59,9 @@ class AccessControlModel:
             raise UsageError(f"{self.name} has no function {operation.function!r}")
         if operation.outcome is not Outcome.OK:
             return (state,)
+        allowed: tuple[int, ...] = ()
         if not state.serves:
-            allowed, problem = [], "was answered although no server listens"
+            problem = "was answered although no server listens"
         elif state.admits(**argument):
             allowed, problem = ADMITTED, "was refused although its credentials suffice"
         else:

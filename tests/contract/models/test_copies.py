@@ -20,7 +20,7 @@ COPY: dict[str, Any] = {
     "count": 2,
     "texts": [["user", TEXT], ["assistant", REPLY]],
 }
-COPIES = {
+COPIES: dict[str, Any] = {
     "copies": {name: dict(COPY) for name in ("http", "sidecar", "database", "search")},
     "index": ["plans", 2],
     "runs": {"r1": REPLY},
