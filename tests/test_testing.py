@@ -45,7 +45,7 @@ def test_history_lays_operations_end_to_end() -> None:
     """Each takes a step, and so does the pause after it; one of unknown outcome never ends."""
     built = history(ok("a"), unknown("b", process=1), ok("c"))
 
-    times = [(each.invoked_ns, each.completed_ns) for each in built]
+    times = [(operation.invoked_ns, operation.completed_ns) for operation in built]
     assert times == [(0, STEP_NS), (2 * STEP_NS, None), (4 * STEP_NS, 5 * STEP_NS)]
     first, second, third = built
     assert first.precedes(third)
@@ -57,7 +57,7 @@ def test_history_keeps_the_times_of_at() -> None:
     late, early = at(ok("late"), 5, 6), at(ok("early", process=1), 0.5, None)
 
     built = history(late, early)
-    assert [each.function for each in built] == ["early", "late"]
+    assert [operation.function for operation in built] == ["early", "late"]
     assert built.operations[0].invoked_ns == STEP_NS // 2
     assert built.operations[0].completed_ns is None
 
@@ -78,7 +78,7 @@ def test_a_recording_checker_keeps_histories(verdict: Verdict) -> None:
     assert judged(checker, ok("a"), seed="s") is verdict
     assert judged(checker, ok("b")) is verdict
     first, second = checker.histories
-    assert [each.function for each in first] == ["a"]
+    assert [operation.function for operation in first] == ["a"]
     assert (first.notes, second.notes) == ({"seed": "s"}, {})
 
 

@@ -126,6 +126,8 @@ def _count_expectations(
     scenario: Scenario, histories: tuple[History, ...]
 ) -> tuple[ExpectationCount, ...]:
     return tuple(
-        ExpectationCount(each.name, sum(map(each.count, histories)), each.needed)
-        for each in scenario.expectations
+        ExpectationCount(
+            expectation.name, sum(map(expectation.count, histories)), expectation.needed
+        )
+        for expectation in scenario.expectations
     )

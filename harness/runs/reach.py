@@ -95,7 +95,9 @@ class Reach:
         """
         chosen = choose(self.scenarios)
         target = find_target(self.target)
-        able = [each for each in chosen.values() if reason_to_skip(each, target) is None]
+        able = [
+            scenario for scenario in chosen.values() if reason_to_skip(scenario, target) is None
+        ]
         source = (self.source or suite_with_source().source or Path()).resolve()
         blocks = blocks_in(source)
         plan = {"target": self.target, "scenarios": [], "source": str(source)}

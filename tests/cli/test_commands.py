@@ -259,7 +259,7 @@ class EveryOtherSurvives:
         """Let every other mutant survive."""
         progress("judged")
         findings = itertools.cycle((Finding(Status.DETECTED, "days", "T6"), ALL_VALID))
-        return Path("run"), [MutantResult(each, next(findings), 1.0) for each in self._mutants]
+        return Path("run"), [MutantResult(mutant, next(findings), 1.0) for mutant in self._mutants]
 
 
 @pytest.mark.parametrize(("at_least", "exit_code"), [(0.5, 0), (0.51, 1)])

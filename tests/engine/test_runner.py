@@ -73,7 +73,7 @@ class OneEpisode:
 
 
 @pytest.mark.parametrize(
-    ("met", "rounds", "asked", "validity"),
+    ("met", "rounds", "episodes", "validity"),
     [
         ([True], 2, 1, Validity.VALID),
         ([False, True], 2, 2, Validity.VALID),
@@ -82,7 +82,7 @@ class OneEpisode:
     ],
 )
 def test_an_unmet_expectation_adds_another_round(
-    met: list[bool], rounds: int, asked: int, validity: Validity, tmp_path: Path
+    met: list[bool], rounds: int, episodes: int, validity: Validity, tmp_path: Path
 ) -> None:
     """With other questions; those of the round before count as well."""
     workload = OneEpisode(*met)
@@ -96,8 +96,8 @@ def test_an_unmet_expectation_adds_another_round(
     judged = runner.run(scenario, ReferenceTarget(), 1, 1.0, tmp_path, rounds=rounds)
 
     assert judged.verdict.validity is validity
-    assert judged.episodes == asked
-    assert len(set(workload.seeds)) == asked
+    assert judged.episodes == episodes
+    assert len(set(workload.seeds)) == episodes
 
 
 def test_an_anomaly_ends_the_rounds(tmp_path: Path) -> None:

@@ -99,9 +99,9 @@ def test_per_field_bounds_the_mutants(original: History, seed: int, per_field: i
     """For each function, field and change; unknown operations have no answer to change."""
     mutants = mutants_of(original, Random(seed), per_field)
 
-    counts = Counter((each.function, each.field, each.change) for each in mutants)
+    counts = Counter((mutant.function, mutant.field, mutant.change) for mutant in mutants)
     assert max(counts.values(), default=0) <= per_field
-    outcomes = {original.operations[each.index].outcome for each in mutants}
+    outcomes = {original.operations[mutant.index].outcome for mutant in mutants}
     assert Outcome.INFO not in outcomes
 
 
@@ -111,7 +111,7 @@ def test_every_known_answer_has_a_mutant(original: History, seed: int) -> None:
     mutants = mutants_of(original, Random(seed), len(original))
 
     known = {i for i, operation in enumerate(original) if operation.outcome is not Outcome.INFO}
-    assert {each.index for each in mutants if each.change in WHOLE} >= known
+    assert {mutant.index for mutant in mutants if mutant.change in WHOLE} >= known
 
 
 def mutants(*operations: Operation) -> Iterator[AnswerMutant]:
@@ -123,7 +123,7 @@ def test_fields_have_no_positions() -> None:
     """Elements of a list share a field."""
     answer = {"rows": [{"id": 1}, {"id": 2}], "ok": True}
 
-    fields = {each.field for each in mutants(ok("read", result=answer))}
+    fields = {mutant.field for mutant in mutants(ok("read", result=answer))}
     assert fields == {"-", "rows", "rows[*].id", "ok"}
 
 
@@ -141,9 +141,9 @@ def test_fields_have_no_positions() -> None:
 def test_a_value_has_its_changes(value: Any, changes: dict[Change, Any]) -> None:
     """By its type; an empty list has none."""
     found = {
-        each.change: each.after.result["x"]
-        for each in mutants(ok("read", result={"x": value}))
-        if each.path == ("x",)
+        mutant.change: mutant.after.result["x"]
+        for mutant in mutants(ok("read", result={"x": value}))
+        if mutant.path == ("x",)
     }
     assert found == changes
 
@@ -156,17 +156,17 @@ def test_an_older_answer_is_of_the_same_call() -> None:
         ok("read", key="a", result=1),
         ok("read", key="a", result=3),
     )
-    older = [each for each in mutants(*calls) if each.change is Change.OLDER]
+    older = [mutant for mutant in mutants(*calls) if mutant.change is Change.OLDER]
 
-    assert [(each.index, each.after.result) for each in older] == [(3, 1)]
+    assert [(mutant.index, mutant.after.result) for mutant in older] == [(3, 1)]
 
 
 def test_a_refusal_becomes_an_answer_of_its_function() -> None:
     """And a success a refusal, without a result."""
     changed = {
-        each.index: each.after
-        for each in mutants(ok("read", result=5), fails("read"))
-        if each.change in {Change.REFUSED, Change.SUCCEEDED}
+        mutant.index: mutant.after
+        for mutant in mutants(ok("read", result=5), fails("read"))
+        if mutant.change in {Change.REFUSED, Change.SUCCEEDED}
     }
 
     assert answer_of(changed[0]) == (Outcome.FAIL, None, REFUSED)

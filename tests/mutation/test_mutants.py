@@ -43,7 +43,9 @@ class Möbel:
 
 def test_operators_find_their_nodes_and_no_others() -> None:
     """Columns count bytes: characters of two bytes stand before some of the nodes."""
-    found = {(each.operator, each.before, each.after) for each in mutants_of("x.py", SOURCE)}
+    found = {
+        (mutant.operator, mutant.before, mutant.after) for mutant in mutants_of("x.py", SOURCE)
+    }
     test = "self.count < wanted and self.open"
 
     assert found == {

@@ -151,7 +151,7 @@ def test_a_record_survives_json(anomalies: tuple[Anomaly, ...]) -> None:
     assert Record.from_json(record.to_json()) == record
 
 
-def test_a_record_of_version_0_1_0_is_read() -> None:
+def test_a_record_of_the_first_version_is_read() -> None:
     """It stored expectations as "assumptions"."""
     record = a_record(Verdict(expectations=(ExpectationCount("kills", 0),)))
     document = record.to_json()
@@ -295,8 +295,8 @@ def stand_alone(anomaly: Anomaly, answer: str) -> None:
     module = types.ModuleType("test_writes_d1")
     exec(text, module.__dict__)  # noqa: S102  source of this test
     vars(module)["ANSWER"] = eval(answer)  # noqa: S307  as above
-    with tempfile.TemporaryDirectory() as place:
-        module.test_d1(Path(place))
+    with tempfile.TemporaryDirectory() as scratch:
+        module.test_d1(Path(scratch))
 
 
 @given(st.text())

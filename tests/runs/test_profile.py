@@ -49,7 +49,7 @@ def test_processor_recovers_the_costs(
     assume(abs(x * v - y * u) > 1000)
     seconds = [second(e, c, e * an_event + c * a_call) for e, c in done]
 
-    found = profile.processor(seconds, sum(each.target_cpu_s for each in seconds))
+    found = profile.processor(seconds, sum(spent.target_cpu_s for spent in seconds))
 
     assert found["us an event"] == pytest.approx(an_event * 1e6, abs=0.2)
     assert found["us a call"] == pytest.approx(a_call * 1e6, abs=0.2)

@@ -237,10 +237,10 @@ def test_trends_delete_the_oldest_soaks(tmp_path: Path, monkeypatch: pytest.Monk
     for number in range(5):
         trends.remember(tmp_path, a_soak("reference", float(number + 1)))
     with closing(sqlite3.connect(tmp_path / trends.FILE)) as db:
-        kept = [rss for (rss,) in db.execute("SELECT rss_bytes FROM soaks ORDER BY id")]
+        sizes = [rss for (rss,) in db.execute("SELECT rss_bytes FROM soaks ORDER BY id")]
         slopes = db.execute("SELECT count(*) FROM slopes").fetchone()[0]
 
-    assert kept == [4.0, 5.0]
+    assert sizes == [4.0, 5.0]
     assert slopes == 2
 
 
