@@ -137,7 +137,7 @@ def test_wrong_wakeups_are_accused_of_their_promise(
 
 
 @pytest.mark.parametrize("size", [0, 1, 31, 4000])
-def test_sized_text_has_its_size_and_differs_at_both_ends(size: int) -> None:
+def test_sized_text_has_its_size_and_two_ends(size: int) -> None:
     text = sized(size)
 
     assert len(text) == size
