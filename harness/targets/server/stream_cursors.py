@@ -26,7 +26,7 @@ from harness.targets.server.lifecycle import ServerAdapter
 LINGER_S = 0.03  # for an event too many
 READERS = 8
 SHORT_S = 0.5
-GROWN_S = 10.0  # a read of a large run that lacks its last event
+GROWN_S = 60.0  # a read of a large run that lacks its last event
 GROWING_S = 120.0  # for all tokens of a run, on a busy machine
 POLL_S = 0.02
 HEADER = "header"
