@@ -7,6 +7,7 @@ time, and the model accepts every state that is possible meanwhile.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
