@@ -24,6 +24,7 @@ from harness.processes.remote import Remote
 from harness.processes.repro_source import in_a_process
 from harness.processes.server import ReferenceLaunch
 from harness.targets.components.agent_cache import AgentCacheAdapter
+from harness.targets.components.channels import ChannelsAdapter
 from harness.targets.components.gateway_watcher import WatcherAdapter
 from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.components.model_catalog import CatalogAdapter
@@ -139,6 +140,11 @@ def open_channels_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability k
     return ChannelsThreadsAdapter(_module)
 
 
+def open_channels(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
+    """Open channels over a scripted journal, in a time of their own."""
+    return ChannelsAdapter(_module)
+
+
 def open_watcher_threads(folder: Path) -> Any:
     """Open a watcher, for threads."""
     return WatcherThreadsAdapter(folder, _module)
@@ -246,6 +252,7 @@ _ADAPTERS = {
     "wakeups_threads": open_wakeups_threads,
     "turns_threads": open_turns_threads,
     "run_calls": open_run_calls,
+    "channels": open_channels,
     "channels_threads": open_channels_threads,
     "catalog_threads": open_catalog_threads,
     "watcher_threads": open_watcher_threads,
