@@ -140,9 +140,7 @@ class ChannelsMachine(Machine):
     # Readers
 
     @rule(kind=KINDS, session=SESSIONS, reader=READERS, cursor=st.none())
-    def subscribe(
-        self, kind: str, session: str, reader: str, cursor: list[Any] | None
-    ) -> None:
+    def subscribe(self, kind: str, session: str, reader: str, cursor: list[Any] | None) -> None:
         if reader in self.readers:
             self.unsubscribe(reader)
         match kind:

@@ -277,9 +277,9 @@ def at_shutdown() -> Walk:
 def every_cursor() -> Walk:
     """Each endpoint, of each session and run, after each kind of cursor."""
     runs = {"s": ("r", "r1"), "S": ("R", "R1"), "s1": ("r11",), "other": ()}
-    for session, streams in runs.items():
+    for session, some in runs.items():
         yield from (watch(session, session), *take(session))
-        for stream in streams:
+        for stream in some:
             yield from (open_run(session, stream), emit(stream, 1, 2), notify(session))
             if stream in ("r", "R", "r11"):
                 yield from (emit(stream, 3, event="done"), emit(stream, 4, event="stream_end"))
@@ -309,7 +309,10 @@ def every_walk() -> Sequence[Walk]:
         *(withdrawn(), announced(), listed(), woken(), at_shutdown(), every_cursor()),
         *(bounded_run(count, SIZE, "ok") for count in frames),
         *(bounded_run(count, LARGE, "ok") for count in large),
-        *(bounded_run(2 * RUN_BYTES_MAX // LARGE, LARGE, mode) for mode in ("missing", "malformed")),
+        *(
+            bounded_run(2 * RUN_BYTES_MAX // LARGE, LARGE, mode)
+            for mode in ("missing", "malformed")
+        ),
         *(replayed(rows) for rows in (REPLAYED_MAX, REPLAYED_MAX + 1)),
         *(bounded_notices(count, SIZE) for count in notices[0]),
         *(bounded_notices(count, NOTICE) for count in notices[1]),

@@ -217,7 +217,7 @@ def _expected(  # noqa: C901, PLR0911, PLR0912  one answer a function
         case "withdraw":
             return _withdrawn(state, argument["stream"]), None
         case "emit":
-            return _emitted(state, **argument)
+            return _emitted(state, argument)
         case "close_run":
             return _ended_run(state, argument["stream"]), None
         case "notify":
@@ -286,10 +286,9 @@ def _ended_run(state: State, stream: str) -> State:
     return after.put(replace(after.streams[stream], has_ended=True, early=frozenset()))
 
 
-def _emitted(
-    state: State, stream: str, first: int, last: int, event: str, size: int
-) -> tuple[State, int]:
+def _emitted(state: State, argument: Mapping[str, Any]) -> tuple[State, int]:
     """Show events that have numbers, in the given order; the number of those accepted."""
+    stream, first, last = argument["stream"], argument["first"], argument["last"]
     numbers = range(first, last + 1) if first <= last else range(first, last - 1, -1)
     run = state.runs.get(stream)
     if run is None:
@@ -298,8 +297,10 @@ def _emitted(
         return replace(state, skipped=state.skipped + len(numbers)), 0
     rows = list(run.rows)
     highest = max(first, last)
-    for number in range(len(rows) + 1, highest + 1):
-        rows.append((event if number == highest else TOKEN, size, {"number": number}))
+    rows += [
+        (argument["event"] if number == highest else TOKEN, argument["size"], {"number": number})
+        for number in range(len(rows) + 1, highest + 1)
+    ]
     state = state.put_run(stream, replace(run, rows=tuple(rows)))
     found = state.streams[stream]
     accepted, early, events = 0, set(found.early), list(found.events)
@@ -369,9 +370,7 @@ def _joined(state: State, name: str, reader: Reader) -> State:
     return after.put(touched, wakes=False)
 
 
-def _watched(
-    state: State, session: str, reader: str, cursor: Cursor | None
-) -> tuple[State, str]:
+def _watched(state: State, session: str, reader: str, cursor: Cursor | None) -> tuple[State, str]:
     is_new = session not in state.channels
     if is_new:
         life = state.lives.get(session, 0) + 1
@@ -449,7 +448,7 @@ def _reading_events(
     return _read(state, current[0], reader, 0, [snapshot(session)], has_cursor=has_cursor)
 
 
-def _read(
+def _read(  # noqa: PLR0913  a reader, where it begins, and what it gets before
     state: State, run: str, reader: str, after: int, prefix: list[Shown], *, has_cursor: bool
 ) -> tuple[State, str]:
     stream = state.streams[run]
@@ -483,9 +482,7 @@ def _is_abandoned(state: State, name: str) -> bool:
 
 def _collected(state: State) -> tuple[State, int]:
     live = {
-        session: name
-        for session, name in state.channels.items()
-        if not _is_abandoned(state, name)
+        session: name for session, name in state.channels.items() if not _is_abandoned(state, name)
     }
     return replace(state, channels=live), len(state.channels) - len(live)
 
@@ -532,9 +529,7 @@ def _take(state: State, operation: Operation) -> tuple[State] | Refusal:
     )
 
 
-def _taken(
-    state: State, reader: Reader, *, takes_all: bool
-) -> tuple[Reader, list[Shown], bool]:
+def _taken(state: State, reader: Reader, *, takes_all: bool) -> tuple[Reader, list[Shown], bool]:
     prefix, position = list(reader.prefix), reader.position
     stream = state.streams.get(reader.stream)
     events: list[Shown] = []

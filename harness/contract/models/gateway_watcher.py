@@ -13,6 +13,7 @@ from harness.contract import promises
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
+POLLS = 2  # that the operation `poll` makes
 HIDDEN = ("cron", "webui")
 Row = tuple[str, str | None, int, bool]  # id, title, messages, whether it has ended
 
@@ -81,15 +82,36 @@ class GatewayWatcherModel:
         """The state after the operation, or the promise it broke."""
         argument = operation.argument
         match operation.function:
-            case "fail":
+            case "fail" if operation.outcome is Outcome.OK and operation.result is None:
                 return (replace(state, failing=bool(argument["how"])),)
             case "poll":
                 return _poll(state, operation)
             case "shown":
                 return _shown(state, operation)
+        if refusal := _badly_written(state, operation):
+            return refusal
         if operation.outcome is not Outcome.OK:
             return (state,)
         return (_written(state, operation.function, **argument),)
+
+
+def _badly_written(state: State, operation: Operation) -> Refusal | None:
+    """The refusal of a write that a watched database must accept, or of its answer.
+
+    A title may be taken, and a session that does not exist may be refused or ignored.
+    """
+    is_known = operation.function == "create" or state.get(operation.argument["session"])
+    may_fail = operation.function == "rename" or not is_known
+    if operation.outcome is Outcome.OK and operation.result is None:
+        return None
+    if operation.outcome is not Outcome.OK and may_fail:
+        return None
+    return Refusal(
+        promises.D3,
+        f"{operation.call} by another process did not succeed while its database is watched",
+        (None,),
+        expected="the write succeeds, and returns nothing",
+    )
 
 
 def _written(  # noqa: PLR0911  one answer a function
@@ -124,7 +146,7 @@ def _poll(  # noqa: PLR0911  one answer a case
             expected="the poll returns, also when its projection fails",
         )
     announced = operation.result["announced"]
-    quiet = {"announced": None, "projections": 0}
+    quiet = {**dict.fromkeys(operation.result, 0), "announced": None}
     if not state.touched:
         if operation.result != quiet:
             return Refusal(
@@ -141,7 +163,7 @@ def _poll(  # noqa: PLR0911  one answer a case
                 f"{operation.call} announced a list although its projection failed",
                 expected="announced = None",
             )
-        return (state,)
+        return (state,) if _is_counted(operation, 1, POLLS) else _miscounted(operation)
     rows = [list(row) for row in state.rows]
     if announced != rows and not (announced is None and state.shown == state.seen):
         return Refusal(
@@ -150,7 +172,30 @@ def _poll(  # noqa: PLR0911  one answer a case
             ({**operation.result, "announced": rows},),
             expected=f"announced = {rows}",
         )
+    if not _is_counted(operation, int(announced is not None), 1):
+        return _miscounted(operation)
     return (replace(state, touched=False, seen=state.shown, announced=state.rows),)
+
+
+def _is_counted(operation: Operation, least: int, most: int) -> bool:
+    """Whether there were that many projections, and one announcement for a list.
+
+    A target reports the numbers that it can observe.
+    """
+    result = operation.result
+    announcements = result.get("announcements", int(result["announced"] is not None))
+    is_once = announcements == int(result["announced"] is not None)
+    projections: int = result.get("projections", least)
+    return is_once and least <= projections <= most
+
+
+def _miscounted(operation: Operation) -> Refusal:
+    return Refusal(
+        promises.G2,
+        f"{operation.call} projected or announced the list another number of times than it changed",
+        also=(promises.G1,),
+        expected="one projection and announcement of a change; one projection a poll that fails",
+    )
 
 
 def _shown(state: State, operation: Operation) -> tuple[State] | Refusal:

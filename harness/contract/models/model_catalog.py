@@ -109,6 +109,13 @@ class ModelCatalogModel:
                 f"{operation.call} of the model catalog raised",
                 expected="an answer with at least one model, whatever the provider does",
             )
+        if operation.function not in ("shown", "rebuilt") and operation.result is not None:
+            return Refusal(
+                promises.M1,
+                f"{operation.call} returned an answer",
+                (None,),
+                expected="no answer: it only changes what the catalog reads",
+            )
         match operation.function:
             case "set_config":
                 return (replace(state, config=argument["text"]),)

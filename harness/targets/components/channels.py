@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
 from harness.core.errors import UsageError
 
 TOKEN = "token"  # noqa: S105  an event
@@ -74,8 +75,8 @@ class ChannelsAdapter:
     def emit(self, stream: str, first: int, last: int, event: str, size: int) -> int:
         """Publish events of a run by number, after the journal has their rows; those accepted.
 
-        They go backwards if `first` is higher than `last`. The highest number has the name `event`, any new one below it is a token; each new event
-        has `size` bytes on the wire.
+        They go backwards if `first` is higher than `last`. The highest number has the name `event`,
+        any new one below it is a token; each new event has `size` bytes on the wire.
         """
         numbers = range(first, last + 1) if first <= last else range(first, last - 1, -1)
         self._journal.extend(stream, max(first, last), event, lambda *row: self._padded(size, *row))

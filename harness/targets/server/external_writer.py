@@ -22,7 +22,7 @@ from harness.engine.http import LOOPBACK, Event, Web
 from harness.processes.server import Launch
 from harness.targets.server.lifecycle import ServerAdapter
 
-POLL_S = "0.1"
+POLL_S = "0.05"
 BUDGET_S = "0.5"
 STREAM_TIMEOUT_S = 60.0
 SENTINEL = "sentinel"  # a session whose title shows which writes the watcher has announced
@@ -95,11 +95,16 @@ class ExternalWriterAdapter:
         self._writer.ask("delete", {"session": session})
 
     def poll(self, *, awaited: bool) -> dict[str, Any]:
-        """The last announcement; if `awaited` the next one, else those up to a change made now."""
+        """The last announcement, and their number, up to the one of a change that is made now.
+
+        If one is `awaited`, that change is made only after it.
+        """
         announced: list[Event] = []
         with suppress(TimeoutError):  # no announcement came
-            announced = [next(self._events)] if awaited else [*self._read_to(self._mark())]
-        return {"announced": _rows(announced[-1]) if announced else None, "projections": 0}
+            announced = [next(self._events)] if awaited else []
+            announced += self._read_to(self._mark())
+        last = _rows(announced[-1]) if announced else None
+        return {"announced": last, "announcements": len(announced)}
 
     def _mark(self) -> str:
         """Change the sentinel's title, so that there is a change to announce; the new title."""

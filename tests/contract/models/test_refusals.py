@@ -19,6 +19,7 @@ from harness.contract.models.access_control import AccessControlModel
 from harness.contract.models.backpressure import BackpressureModel
 from harness.contract.models.bad_input import BadInputModel
 from harness.contract.models.catalog_over_http import CatalogOverHttpModel
+from harness.contract.models.channels import ChannelsModel
 from harness.contract.models.fault_outcomes import FaultOutcomesModel
 from harness.contract.models.leaving_readers import LeavingReadersModel
 from harness.contract.models.lifecycle import LifecycleModel
@@ -35,6 +36,7 @@ from harness.core.verdict import Anomaly
 from harness.models.key_value import KeyValue
 from harness.models.register import Register
 from tests.contract.models import (
+    test_channels,
     test_components,
     test_copies,
     test_lifecycle,
@@ -111,6 +113,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     ]
     for model, wrong in components:
         yield from ((model, story) for _, story in wrong)
+    yield from ((ChannelsModel(), story) for _, story in test_channels.WRONG)
     yield WakeupsModel(), [test_components.raised("drain")]
     yield ProcessesModel(), [test_components.raised("take")]
     yield from ((test_components.STRUCK, story) for story in test_components.WRONG_STRUCK)

@@ -280,16 +280,25 @@ def test_backpressure_model_names_the_broken_promise(call: Call, promise: Promis
     assert judged(BackpressureModel(), call) is promise
 
 
+ANSWERING = {"askers": 2, "hangs": False}
+SILENT_PROVIDER = {"askers": 2, "hangs": True}
+
+
 @pytest.mark.parametrize(
     ("call", "promise"),
     [
-        (("shown", {}, {"models": ["m"], "asked": 0}), None),
+        (("shown", {}, {"models": ["scripted-agent"], "asked": 0}), None),
+        (("shown", {}, {"models": ["m"], "asked": 0}), promises.M1),
         (("shown", {}, {"models": ["m"], "asked": 1}), promises.M1),
         (("shown", {}, {"models": [], "asked": 0}), promises.M1),
-        (("rebuilt", {}, {"models": [["m"], ["m"]], "asked": 1}), None),
-        (("rebuilt", {}, {"models": [["m"], ["m"]], "asked": 2}), promises.M2),
-        (("rebuilt", {}, {"models": [["m"], None], "asked": 1}), promises.M2),
-        (("rebuilt", {}, {"models": [["m"], []], "asked": 1}), promises.M1),
+        (("rebuilt", ANSWERING, {"models": [["model-1"]] * 2, "asked": 1}), None),
+        (("rebuilt", SILENT_PROVIDER, {"models": [["scripted-agent"]] * 2, "asked": 1}), None),
+        (("rebuilt", ANSWERING, {"models": [["model-1"]], "asked": 1}), promises.M2),
+        (("rebuilt", ANSWERING, {"models": [["model-1"]] * 2, "asked": 0}), promises.M3),
+        (("rebuilt", SILENT_PROVIDER, {"models": [["model-1"]] * 2, "asked": 1}), promises.M2),
+        (("rebuilt", ANSWERING, {"models": [["m"], ["m"]], "asked": 2}), promises.M2),
+        (("rebuilt", ANSWERING, {"models": [["m"], None], "asked": 1}), promises.M2),
+        (("rebuilt", ANSWERING, {"models": [["m"], []], "asked": 1}), promises.M1),
     ],
 )
 def test_catalog_model_names_the_broken_promise(call: Call, promise: Promise | None) -> None:
