@@ -7,6 +7,7 @@ changes nothing and an added provider does.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -132,8 +133,11 @@ class ModelCatalog:
         return fingerprint(self._at("config.yaml"), self._at("auth.json"))
 
     def shown(self) -> Catalog:
-        """The cached catalog, or the minimal one; never empty, never from the network."""
-        return self._known(self.fingerprint()) or self._minimal
+        """The cached catalog, or the minimal one; never empty, never from the network.
+
+        This and `rebuilt` return a copy, so that no caller changes what another one receives.
+        """
+        return copy.deepcopy(self._known(self.fingerprint()) or self._minimal)
 
     def rebuilt(self) -> Catalog:
         """The cached catalog, or else the providers' answer if it comes within the budget.
@@ -144,11 +148,11 @@ class ModelCatalog:
         sources = self.fingerprint()
         known = self._known(sources)
         if known is not None:
-            return known
+            return copy.deepcopy(known)
         rebuild = self._join_rebuild(sources)
         if rebuild is not None:
             rebuild.finished.wait(max(0.0, rebuild.ends_at - time.monotonic()))
-        return self._known(sources) or self._minimal
+        return copy.deepcopy(self._known(sources) or self._minimal)
 
     def gauges(self) -> dict[str, int]:
         """Whether a catalog is cached, and whether a rebuild is in progress."""

@@ -99,7 +99,7 @@ CATALOG = Scenario(
         _count("the providers were queried", "rebuilt", asked=True),
         _count("the providers were not queried", "rebuilt", asked=False),
     ),
-    examples=120,
+    examples=60,
 )
 
 

@@ -90,6 +90,16 @@ def test_damaged_cache_is_ignored(tmp_path: Path, cache: str) -> None:
     assert catalog.rebuilt() == LIVE
 
 
+def test_changed_answer_changes_no_later_one(tmp_path: Path) -> None:
+    catalog = ModelCatalog(tmp_path, lambda: catalog_of("live", "live-1"), MINIMAL)
+    for read in (catalog.shown, catalog.rebuilt, catalog.rebuilt, catalog.shown):
+        before = copy.deepcopy(read())
+        read()["groups"].clear()
+        assert read() == before or before == MINIMAL
+    assert catalog.shown()["groups"]
+    assert MINIMAL["groups"]
+
+
 def test_rebuilt_catalog_is_shown_after_a_restart(tmp_path: Path) -> None:
     """M1: the cache outlives the process."""
     assert opened(tmp_path, Providers()).rebuilt() == LIVE

@@ -100,8 +100,8 @@ def _badly_written(state: State, operation: Operation) -> Refusal | None:
 
     A title may be taken, and a session that does not exist may be refused or ignored.
     """
-    is_known = operation.function == "create" or state.get(operation.argument["session"])
-    may_fail = operation.function == "rename" or not is_known
+    is_known = operation.function == "create" or state.get(operation.argument.get("session", ""))
+    may_fail = operation.function == "rename" or not is_known or operation.outcome is Outcome.INFO
     if operation.outcome is Outcome.OK and operation.result is None:
         return None
     if operation.outcome is not Outcome.OK and may_fail:

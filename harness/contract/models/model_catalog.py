@@ -120,7 +120,7 @@ class ModelCatalogModel:
             case "set_config":
                 return (replace(state, config=argument["text"]),)
             case "set_auth":
-                return (replace(state, auth=_meaning(argument["auth"])),)
+                return (replace(state, auth=meaning_of(argument["auth"])),)
             case "remove_auth":
                 return (replace(state, auth=None),)
             case "fail":
@@ -134,7 +134,9 @@ class ModelCatalogModel:
         raise ValueError(f"the model catalog has no function {operation.function!r}")
 
 
-def _meaning(auth: Any) -> str:
+def meaning_of(auth: Any) -> str:
+    """The content of an auth store without its volatile keys."""
+
     def lasting(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: lasting(inner) for key, inner in value.items() if not is_volatile(key)}

@@ -24,6 +24,7 @@ from harness.processes.remote import Remote
 from harness.processes.repro_source import in_a_process
 from harness.processes.server import ReferenceLaunch
 from harness.targets.components.agent_cache import AgentCacheAdapter
+from harness.targets.components.catalog_sources import CatalogSourcesAdapter
 from harness.targets.components.channels import ChannelsAdapter
 from harness.targets.components.gateway_watcher import WatcherAdapter
 from harness.targets.components.lifecycle import LifecycleAdapter
@@ -108,6 +109,11 @@ def open_watcher(folder: Path) -> Any:
 def open_catalog(folder: Path) -> Any:
     """Open a model catalog with its sources in `folder`."""
     return CatalogAdapter(folder, _module)
+
+
+def open_catalog_sources(folder: Path) -> Any:
+    """Open a model catalog in `folder`, whose files and providers misbehave."""
+    return CatalogSourcesAdapter(folder, _module)
 
 
 def open_wakeups(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
@@ -247,6 +253,7 @@ _ADAPTERS = {
     "sessions_threads": open_sessions_threads,
     "watcher": open_watcher,
     "catalog": open_catalog,
+    "catalog_sources": open_catalog_sources,
     "wakeups": open_wakeups,
     "journal": open_run_journal,
     "wakeups_threads": open_wakeups_threads,

@@ -19,6 +19,7 @@ from harness.contract.models.access_control import AccessControlModel
 from harness.contract.models.backpressure import BackpressureModel
 from harness.contract.models.bad_input import BadInputModel
 from harness.contract.models.catalog_over_http import CatalogOverHttpModel
+from harness.contract.models.catalog_sources import CatalogSourcesModel
 from harness.contract.models.channels import ChannelsModel
 from harness.contract.models.fault_outcomes import FaultOutcomesModel
 from harness.contract.models.leaving_readers import LeavingReadersModel
@@ -36,6 +37,7 @@ from harness.core.verdict import Anomaly
 from harness.models.key_value import KeyValue
 from harness.models.register import Register
 from tests.contract.models import (
+    test_catalog_sources,
     test_channels,
     test_components,
     test_copies,
@@ -113,6 +115,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     ]
     for model, wrong in components:
         yield from ((model, story) for _, story in wrong)
+    yield from ((CatalogSourcesModel(), story) for _, story in test_catalog_sources.WRONG)
     yield from ((ChannelsModel(), story) for _, story in test_channels.WRONG)
     yield WakeupsModel(), [test_components.raised("drain")]
     yield ProcessesModel(), [test_components.raised("take")]
