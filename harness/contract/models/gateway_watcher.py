@@ -163,7 +163,8 @@ def _poll(  # noqa: PLR0911  one answer a case
                 f"{operation.call} announced a list although its projection failed",
                 expected="announced = None",
             )
-        return (state,) if _is_counted(operation, 1, POLLS) else _miscounted(operation)
+        least = int(state.shown != state.seen)
+        return (state,) if _is_counted(operation, least, POLLS) else _miscounted(operation)
     rows = [list(row) for row in state.rows]
     if announced != rows and not (announced is None and state.shown == state.seen):
         return Refusal(

@@ -241,6 +241,7 @@ RIGHT_WATCHERS: list[Story] = [
     [*SEEN, create("c", "cron"), create("w", "webui"), poll()],
     [*SEEN, FAILS, SAID, poll(None, 2), op("shown", row(1)), WORKS, poll(row(2), 1)],
     [*SEEN, create("u"), op("delete", session="u"), poll(None, 1), poll()],
+    [*SEEN, FAILS, create("u"), op("delete", session="u"), poll()],
     [*SEEN, raised("rename", session="s", title="taken"), poll()],
 ]
 WRONG_WATCHERS: list[tuple[Promise, Story]] = [
