@@ -19,5 +19,6 @@ UNPREDICTABLE = (
     Unpredictable("transaction", "statements*", "each target has statements of its own"),
     Unpredictable("transaction", "-", "each target has statements of its own"),
     Unpredictable("stall", "kept_bytes", "a buffer's content; it is bounded"),
+    Unpredictable("gauges", "*_bytes_kept", "a buffer's content; it is bounded"),
     Unpredictable("keep_silent", "silences_s[*]", "a time; it is bounded"),
 )

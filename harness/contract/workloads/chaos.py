@@ -230,17 +230,26 @@ class Chaos:
         with self.down("kill"):
             for session in self.names.all():
                 self._host.ask("kept", {"session": session})
-        self._read_all(client, at_most)
+        if self._read_all(client, at_most):
+            for session in self.names.all():
+                self._host.ask("copies", {"session": session})
 
     def _read_all(self, client: ChaosClient, at_most: Mapping[str, int]) -> bool:
-        health = client.ask("health")
-        for _, run, _ in health.result["runs"] if health.result else ():
+        runs = client.ask("runs")
+        for _, run, _ in runs.result or ():
             client.ask("cancel", run=run)
+            client.ask("relay", run=run, after=None, leave=None, stall=False)
         rest = client.ask("rest", at_most=at_most)
+        is_at_rest = rest.outcome is Outcome.OK and not rest.result["left"]
         for session in self.names.all():
-            client.ask("read", session=session)
+            read = client.ask("read", session=session)
+            if is_at_rest and read.outcome is Outcome.OK:
+                client.ask("status", session=session)
+                client.ask("offered", session=session)
         client.ask("sessions")
-        return rest.outcome is Outcome.OK and not rest.result["left"]
+        if is_at_rest:
+            client.ask("gauges")
+        return is_at_rest
 
 
 class Host:
@@ -268,6 +277,20 @@ class Host:
         return (
             None if stored is None else self._names.content(stored["messages"], stored["pending"])
         )
+
+    def copies(self, session: str) -> dict[str, Any]:
+        """A session's texts and counts in each copy on disk; empty where there is none to compare.
+
+        Texts are rows of role and text, with names for the ids of sessions.
+        """
+        copies: Mapping[str, Any] = self._instance.call(
+            "copies", {"session_id": self._names.id(session)}
+        )
+        named = self._names.named
+        return {
+            name: [[role, named(text)] for role, text in copy] if isinstance(copy, list) else copy
+            for name, copy in copies.items()
+        }
 
     def close(self) -> None:
         """Leave the server to its episode."""

@@ -84,7 +84,7 @@ def test_client_functions_cover_a_session(recorded: Recorded) -> None:
         assert client.ask("offered", session="s1").result == held
         assert client.ask("status", session="s1").result == {"busy": True, "run": held}
         assert client.ask("send", session="s1", text="m3").result == {"status": 409, "run": held}
-        assert client.ask("health").result["runs"] == [["s1", held, "running"]]
+        assert client.ask("runs").result == [["s1", held, "running"]]
         assert client.ask("cancel", run=held).result is True
         client.ask("rest", at_most={})
         rows = client.ask("read", session="s1").result["rows"]
@@ -138,7 +138,7 @@ def test_client_after_lost_reply_has_new_process(recorded: Recorded) -> None:
         leaving = threading.Thread(target=leave)
         leaving.start()
         client = chaos.client()
-        lost = [client.ask("health") for _ in range(2)]
+        lost = [client.ask("runs") for _ in range(2)]
         leaving.join()
 
     assert [op.outcome for op in lost] == [Outcome.INFO, Outcome.INFO]
@@ -207,7 +207,7 @@ def test_server_that_does_not_reboot_ends_the_run(recorded: Recorded) -> None:
 def _call_until_over(chaos: Chaos) -> None:
     while not chaos.faults_are_over:
         chaos.moments.observe(Moment.ANSWERED)
-        chaos.client().ask("health")
+        chaos.client().ask("runs")
 
 
 def test_failing_user_raises(recorded: Recorded) -> None:
