@@ -106,7 +106,8 @@ class Calls:
 
     def removed_since(self, session: str, since: Operation) -> bool:
         """Whether messages of the session may have been removed after an operation began."""
-        return bool(self.view.removers(session, "", since))
+        removals = (*self.view.cuts.get(session, ()), *self.view.deletes.get(session, ()))
+        return any(not removal.precedes(since) for removal in removals)
 
     def effective_cancels(self, run: str, without: Operation | None = None) -> list[Operation]:
         """The cancels of a run that may have ended it."""
