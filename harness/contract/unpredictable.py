@@ -20,5 +20,12 @@ UNPREDICTABLE = (
     Unpredictable("transaction", "-", "each target has statements of its own"),
     Unpredictable("stall", "kept_bytes", "a buffer's content; it is bounded"),
     Unpredictable("gauges", "*_bytes_kept", "a buffer's content; it is bounded"),
+    Unpredictable("sample", "containers/*_bytes*", "a buffer's content; its trend is judged"),
+    Unpredictable("sample", "files/*", "ids and times of any length; its trend is judged"),
+    Unpredictable("sample", "process/*_bytes", "the allocator decides it; its trend is judged"),
+    Unpredictable("sample", "process/blocks", "the interpreter decides it; its trend is judged"),
+    Unpredictable("sample", "process/cpu_s", "the speed of the machine decides it"),
+    Unpredictable("sample", "process/fds", "read handles open as reads meet; its trend is judged"),
+    Unpredictable("sample", "process/threads", "a thread ends after its effects", "soak-*"),
     Unpredictable("keep_silent", "silences_s[*]", "a time; it is bounded"),
 )
