@@ -28,7 +28,6 @@ from harness.core.verdict import Anomaly
 HOUR_S = 3600.0
 DAY_S = 86_400.0
 THREADS = "process/threads"
-GRACE_S = 60.0  # that a channel without readers stays
 TALK_GAP_S = 15.0  # changes further apart than some polls are projected one by one
 
 
@@ -38,10 +37,8 @@ class Install:
 
     agents_max: int
     sessions_max: int
-    is_hurried: bool
     sessions: set[str] = field(default_factory=set)
     readers: dict[str, str] = field(default_factory=dict)
-    watched: set[str] = field(default_factory=set)  # at any time; not deleted since
     used: set[str] = field(default_factory=set)  # since the last deletion: by a turn
     touched: set[str] = field(default_factory=set)  # since the last deletion: in any way
     ended: dict[str, Operation] = field(default_factory=dict)
@@ -65,21 +62,16 @@ class Install:
             case "open_tab":
                 self.touched.add(session)
                 self.readers[act["tab"]] = session
-                self.watched.add(session)
             case "close_tab":
                 self.readers.pop(act["tab"], None)
             case "delete":
                 self.sessions.discard(session)
-                self.watched.discard(session)
                 self.used.clear()
                 self.touched.clear()
                 self.readers = {tab: of for tab, of in self.readers.items() if of != session}
 
     def sizes(self, sample: Operation) -> Mapping[str, Collection[int]]:
-        """The right sizes of the containers that are not empty.
-
-        In hurried hours no grace passes, so the channels of former readers are still there.
-        """
+        """The right sizes of the containers that are not empty."""
         running = self.started - len(self.ended)
         agents = sample.result.get("containers/agents_cached", 0)
         watched = set(self.readers.values())
@@ -92,9 +84,9 @@ class Install:
             "sessions_held": range(held, self.sessions_max + 1),
             "session_index_rows": (len(self.sessions),),
             "wakeup_index": (len(self.sessions),),
-            "channels": range(len(watched), 1 + len(self.watched if self.is_hurried else watched)),
+            "channels": (len(watched),),
             "channel_subscribers": (1 + len(self.readers),),
-            "channel_frames_kept": range(1, 2 + NOTICES_MAX * len(self.watched)),
+            "channel_frames_kept": range(1, 2 + NOTICES_MAX * len(watched)),
             "turn_journal": (min(TURNS_MAX, self.turns),),
             "processes_running": (running,),
             "process_ledger": (running,),
@@ -134,8 +126,7 @@ def hour_anomalies(life: Sequence[Operation]) -> Iterator[Anomaly]:
 
 def _moved_in(move_in: Operation) -> Install:
     argument = move_in.argument
-    caps = argument["agents_max"], argument["sessions_max"]
-    install = Install(*caps, is_hurried=argument["rotation_s"] < GRACE_S)
+    install = Install(argument["agents_max"], argument["sessions_max"])
     for name, source, _ in argument["sessions"]:
         if source == "webui":
             install.sessions.add(name)

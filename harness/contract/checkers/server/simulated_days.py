@@ -265,10 +265,9 @@ class InstallDaysChecker:
             return Verdict(unknowns=doubts)
         life = of_process(history, LIFE)
         verdict = check_install_days(life)
-        for process in (LIFE, LAPSED):
-            if verdict.is_valid:
-                wrong = next(hour_anomalies(of_process(history, process).operations), None)
-                verdict = Verdict(anomalies=(wrong,) if wrong else ())
+        if verdict.is_valid:
+            wrong = next(hour_anomalies(life.operations), None)
+            verdict = Verdict(anomalies=(wrong,) if wrong else ())
         return verdict if not verdict.is_valid else merge([verdict, self.grown(life)])
 
     def judgeable(self, history: History) -> int:
