@@ -30,6 +30,8 @@ BOOT_PATIENCE_S = 40.0
 MOMENT_PATIENCE_S = 15.0  # a fault is injected after this time even without its moment
 CALLS_MAX = 60  # ... and after this number of answered calls
 BACK_OFF_S = 0.01
+TIMEOUTS_MAX = 4  # calls without an answer, each of which took its whole patience
+UNANSWERED_MAX_S = 60.0  # without any answer, besides the time of a boot
 NEMESIS = 1_000_000  # the process number of the host, apart from those of clients
 
 
@@ -98,6 +100,8 @@ class Chaos:
     moments: Moments = field(default_factory=Moments)
     pid: int = 0
     faults_are_over: bool = False
+    _timeouts: int = 0
+    _answered_s: float = field(default_factory=time.monotonic)
     _clients: Iterator[int] = field(default_factory=itertools.count)
     _processes: Iterator[int] = field(default_factory=itertools.count)
 
@@ -146,6 +150,23 @@ class Chaos:
         yield
         self.boot()
         self.context.journal.heal(name)
+
+    def note_answer(self, operation: Operation) -> None:
+        """Give the server up when no client gets an answer any more: it hangs, or it has died.
+
+        Raises ServerGoneError. The unanswered calls are in the history.
+        """
+        is_lost = operation.outcome is Outcome.INFO and "timed out" in operation.error
+        is_refused = operation.error.startswith(NotReachedError.__name__)
+        now_s = time.monotonic()
+        if not is_lost and not is_refused:
+            self._answered_s = now_s
+            return
+        self._timeouts = self._timeouts + 1 if is_lost else self._timeouts
+        has_hung = self._timeouts >= TIMEOUTS_MAX
+        if has_hung or now_s - self._answered_s > BOOT_PATIENCE_S + UNANSWERED_MAX_S:
+            self.address.give_up()
+            raise ServerGoneError("the server answers no client any more")
 
     # Faults that a server survives
 
@@ -317,6 +338,7 @@ class ChaosClient:
         operation = self._recorder.ask(function, argument)
         if operation.outcome is Outcome.INFO:
             self._renew()
+        self._chaos.note_answer(operation)
         if operation.error.startswith(NotReachedError.__name__):
             time.sleep(BACK_OFF_S)  # the server is dying; its host closes the address soon
         return operation

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.contract import promises
-from harness.contract.checkers.server.container_sizes import SizesOf, all_of
+from harness.contract.checkers.server.container_sizes import SizesOf, all_of, check_idle_sizes
 from harness.contract.checkers.server.install_sizes import hour_anomalies
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
@@ -178,3 +178,28 @@ def test_wrong_hours_break_their_promise(
 ) -> None:
     """Each is one report or one container that the acts do not explain."""
     assert promise in _broken(_install(result, **sizes))
+
+
+def _idle(**wrong: float) -> History:
+    """An idle host with a reader, and without any."""
+    result = {"seconds": 1.0, "cpu_s": 0.1, "wakeups": 3, "tabs": 1, "fds": 30, **wrong}
+    asked = {"seconds": 1.0}
+    one = Operation(0, "idle", asked, Outcome.OK, 0, 2_000_000_000, result)
+    after = {**result, "tabs": 0, "fds": 29 if not wrong else 90}
+    none = Operation(0, "idle", asked, Outcome.OK, 0, 2_000_000_000, after)
+    return History(
+        (_operation("open_tab", {"tab": "t"}), one, _operation("close_tab", {"tab": "t"}), none)
+    )
+
+
+def test_idle_host_holds_its_readers_only() -> None:
+    """A descriptor of each open reader, and none of those that left."""
+    assert check_idle_sizes(_idle()).is_valid
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"tabs": 2}, {"fds": 1}, {"fds": 31}, {"cpu_s": 9.0}, {"seconds": 0.5}]
+)
+def test_idle_host_with_other_sizes_is_invalid(wrong: dict[str, float]) -> None:
+    """Each is more or less than the open readers explain."""
+    assert not check_idle_sizes(_idle(**wrong)).is_valid

@@ -17,12 +17,13 @@ from harness.contract.checkers.server.end_to_end import check_end_to_end
 from harness.contract.clients.session_client import Moment, Names, ServerAddress
 from harness.contract.workloads.chaos import (
     CALLS_MAX,
+    TIMEOUTS_MAX,
     Chaos,
     Moments,
     PlannedFault,
     ServerGoneError,
 )
-from harness.core.history import History, Journal, Outcome, read
+from harness.core.history import History, Journal, Operation, Outcome, read
 from harness.engine.context import Context
 from harness.engine.http import NotReachedError
 from harness.engine.target import Instance
@@ -269,3 +270,15 @@ def test_names_replace_session_ids_in_texts() -> None:
         "turn 1 of s1, not of ba9876543210"
     )
     assert names.all() == ["s1"]
+
+
+def test_server_that_answers_no_call_is_given_up(recorded: Recorded) -> None:
+    """After some calls that took their whole patience; the history has them."""
+    lost = Operation(1, "runs", {}, Outcome.INFO, 0, None, error="TargetLostError: timed out")
+    answered = Operation(1, "runs", {}, Outcome.OK, 0, 1, [])
+    with recorded.over(FragileTarget()) as chaos:
+        chaos.note_answer(answered)
+        for _ in range(TIMEOUTS_MAX - 1):
+            chaos.note_answer(lost)
+        with pytest.raises(ServerGoneError):
+            chaos.note_answer(lost)

@@ -24,6 +24,7 @@ FINISHED_MAX = 64  # ended processes that the registry keeps
 NOTICES_MAX = 64  # events that a channel keeps
 NOTICES_A_TURN = 2
 NOTICES_A_PROCESS = 2
+HANDLES_MAX = 8  # of the database, that later work may open
 
 _PROMISES = (
     ("lifecycle_entries", promises.L9),
@@ -237,6 +238,50 @@ def unanswered(operation: Operation) -> Anomaly:
         expected="no failure, and nothing returned",
         observed=operation.answer,
     )
+
+
+def check_idle_sizes(history: History) -> Verdict:
+    """Judge what an idle host holds: its open readers, and nothing of those that left (H8)."""
+    tabs = 0
+    watched: Operation | None = None
+    for operation in history:
+        if operation.outcome is not Outcome.OK:
+            return Verdict(anomalies=(unanswered(operation),))
+        tabs += {"open_tab": 1, "close_tab": -1}.get(operation.function, 0)
+        if operation.function != "idle":
+            if operation.result is not None:
+                return Verdict(anomalies=(unanswered(operation),))
+            continue
+        problem = _idle_problem(operation, tabs, watched)
+        if problem:
+            return Verdict(anomalies=(problem,))
+        watched = operation if tabs else watched
+    return Verdict()
+
+
+def _idle_problem(idle: Operation, tabs: int, watched: Operation | None) -> Anomaly | None:
+    result, asked_s = idle.result, idle.argument["seconds"]
+    took_s = ((idle.completed_ns or 0) - idle.invoked_ns) / 1e9
+    most = result["fds"]
+    if watched is not None:
+        most = watched.result["fds"] - watched.result["tabs"] + tabs + HANDLES_MAX
+    for name, is_right, wanted in (
+        ("tabs", result["tabs"] == tabs, f"{tabs}"),
+        ("seconds", asked_s <= result["seconds"] <= took_s, f"{asked_s:g} to {took_s:g}"),
+        ("cpu_s", 0 <= result["cpu_s"] <= result["seconds"], f"0 to {result['seconds']:g}"),
+        ("fds", tabs < result["fds"] <= most, f"above {tabs}, at most {most:g}"),
+    ):
+        if not is_right:
+            return Anomaly(
+                promises.H8,
+                f"an idle host with {tabs} readers has other {name} than these explain",
+                (idle,) if watched is None else (watched, idle),
+                "unexplained-idle",
+                also=(promises.H5, promises.H4, promises.C11),
+                expected=f"{name}: {wanted}",
+                observed=f"{name}: {result[name]:g}",
+            )
+    return None
 
 
 def all_of(*checkers: Callable[[History], Verdict]) -> Callable[[History], Verdict]:
