@@ -36,6 +36,7 @@ UNPREDICTABLE = (
     Unpredictable("hold", "full_ns[*]", "a time; it lies within the call"),
     Unpredictable("idle", "wakeups", "those of a thread that ends are lost; it is bounded"),
     Unpredictable("idle", "rss_bytes", "the allocator decides it"),
+    Unpredictable("idle", "fds", "read handles open as reads meet; it is bounded"),
     Unpredictable("idle", "threads", "a worker ends when it was idle for a while"),
     Unpredictable("keep_silent", "silences_s[*]", "a time; it is bounded"),
 )
