@@ -28,8 +28,32 @@ NO_IDS = (
     *("../a", ".", "..", "a\0", "a\n", "a ", " a", "é", "٣", "ⅷ", "\ud800", "a%2fb", "a:b"),
 )
 TEXTS = (
-    *("", " ", "plain", "Grüße", "日本語のテキスト", "שלום", "مرحبا", "नमस्ते", "👩‍👩‍👧", "\ud800", "\udfff\ud800"),
-    *("\0", "\n", "\r\n", "\u2028", '\n  "messages": [', '"', "\\", "null", "a\tb", "\x7f", "e\u0301"),
+    *(
+        "",
+        " ",
+        "plain",
+        "Grüße",
+        "日本語のテキスト",
+        "שלום",
+        "مرحبا",
+        "नमस्ते",
+        "👩‍👩‍👧",
+        "\ud800",
+        "\udfff\ud800",
+    ),
+    *(
+        "\0",
+        "\n",
+        "\r\n",
+        "\u2028",
+        '\n  "messages": [',
+        '"',
+        "\\",
+        "null",
+        "a\tb",
+        "\x7f",
+        "e\u0301",
+    ),
     *("x" * 4_095, "x" * 4_097, "é" * 16_384, "y" * 300_000),
 )
 DAMAGES = (
@@ -90,7 +114,7 @@ def walk_ids(ask: Asked, _: Random) -> None:
     for sid in IDS[:6]:
         ask("delete", session=sid)
         for function, argument in _calls(ask, sid):
-            if function not in ("new",):
+            if function != "new":
                 ask.call(function, **argument)
         ask.look()
     ask("new", session="a")
@@ -130,7 +154,8 @@ def walk_texts(ask: Asked, _: Random) -> None:
         ask("restart")
         ask.call("load", session=sid)
         ask.call("delete", session=sid)
-    for value in (None, 7, True, ["x"], {}):
+    values: tuple[Any, ...] = (None, 7, True, ["x"], {})
+    for value in values:
         ask.call("new", session="v")
         ask.call("rename", session="v", title=value)
         ask.call("change", session="v", fields={"active_stream_id": value})
@@ -191,7 +216,7 @@ STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
 def walk_backups(ask: Asked, rng: Random) -> None:
     """Pairs of calls that need or make a backup, then a recovery."""
     pairs = [*itertools.product(STEPS, STEPS)]
-    for number, (first, second) in enumerate(rng.sample(pairs, 90)):
+    for number, (first, second) in enumerate(rng.sample(pairs, 70)):
         sid = f"b{number % 7}"
         ask.filled(sid)
         for function, argument in (("shrink", {"keep": 2}), first, second):
@@ -421,7 +446,7 @@ FOLDER = Scenario(
         _answered("an index was damaged", "damage_index", needed=10),
         Expectation("recovery restored sessions", _restored, needed=10),
     ),
-    examples=6,
+    examples=4,
 )
 
 
@@ -453,9 +478,9 @@ def strike_everything(context: Context) -> None:
     rng = context.rng("strikes")
     pairs = [*itertools.product(STRUCK, STRIKES)]
     always = [pair for pair in pairs if pair[0][0] == "recover"]
-    drawn = rng.sample([pair for pair in pairs if pair not in always], 8 * context.examples)
+    drawn = rng.sample([pair for pair in pairs if pair not in always], 10 * context.examples)
     for (function, argument), strike in (*always, *drawn):
-        step = 3 if function == "recover" else 1
+        step = 6 if function == "recover" else 1
         is_wide = rng.random() < 0.3
         for at in range(rng.randint(1, step), CALLS_MAX, step):
             fault = {"strike": strike, "at": at, "image": rng.randrange(6)}
@@ -539,7 +564,7 @@ STRUCK_FOLDER = Scenario(
         Expectation("a kill hit a call", _hit("kill"), needed=5),
         Expectation("a read failed", _hit("unreadable"), needed=5),
     ),
-    examples=2,
+    examples=1,
 )
 
 

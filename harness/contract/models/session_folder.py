@@ -6,7 +6,7 @@ carry the time `at` which the clock shows. Each answers what the store returns, 
 
 - `open(cap)`, `restart`: both, or the called one, begin anew; `swap`;
 - `new`, `append`, `change(fields)`, `maintain(fields)`, `rename`, `clear`, `truncate`, `undo`,
-  `shrink` (a plain save of fewer messages), `save_head`, `copy(slot)`, `save_copy(slot, add, keep)`;
+  `shrink` (a plain save of fewer messages), `save_head`, `copy(slot)`, `save_copy(slot, add)`;
 - `delete`, `cleanup(live)`, `load`, `head`, `backup_count`, `recover`, `audit`;
 - `corrupt(kind)`, `corrupt_backup(kind)`, `damage_index(kind)`, `plant(name)`: the harness damages;
 - `look`: the list, the index on disk, each sidecar and backup, all files' names, memory, gauges.
@@ -24,13 +24,11 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from harness.contract import promises
 from harness.core.contract import Promise
-from harness.core.errors import UsageError
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
@@ -130,16 +128,19 @@ class SessionFolderModel:
         after, expected = predicted(state.world, function, argument)
         if _strike(operation).startswith("power"):
             _begin_anew(after, "power")
-        if state.before and function not in _BEFORE_A_LOOK:
-            raise UsageError(f"after a fault comes a look, or one of {_BEFORE_A_LOOK}")
         if was_struck and operation.outcome is Outcome.OK and function in _SKIPPING:
             return (State(_text(after), state.text),)
         right = [expected]
         done = State(_text(after))
         if state.before:
             earlier, other = predicted(json.loads(state.before), function, argument)
-            done = State(_text(after), _text(earlier), state.was_killed and function == "swap")
-            if function == "recover" and {*result.get("restored", [None])} <= {*expected["restored"], *other["restored"]}:
+            done = State(_text(after), _text(earlier), state.was_killed and function != "recover")
+            right = [expected, other]
+            is_report = function == "recover" and isinstance(result, dict)
+            if is_report and {*result.get("restored", [None])} <= {
+                *expected["restored"],
+                *other["restored"],
+            }:
                 right = [{**expected, **{key: result[key] for key in _TRIED}}]
                 right.append({**right[0], "scanned": other["scanned"]})
         elif was_struck:
@@ -164,12 +165,11 @@ class SessionFolderModel:
 
 
 _SKIPPING = ("recover", "audit")  # they report what they could not read, and go on
-_BEFORE_A_LOOK = ("recover", "swap")
 _TRIED = ("restored", "findings")
 
 
 def _text(world: World) -> str:
-    return json.dumps(world, sort_keys=True)
+    return json.dumps(world)
 
 
 def _refused(answer: Any) -> str | None:
@@ -215,20 +215,25 @@ def _begin_anew(world: World, strike: str) -> None:
 
 def predicted(world: World, function: str, argument: Mapping[str, Any]) -> tuple[World, Any]:
     """The world after a call, and its answer."""
-    before = deepcopy(world)
+    before = _text(world)
     call = _Call(world, argument.get("at", 0.0))
     asked = {name: digest(value) for name, value in argument.items() if name != "at"}
     if "session" in argument:
         asked["session"] = argument["session"]
     try:
-        if not SAFE_ID.fullmatch(argument.get("session", "s")):
-            raise RefusedError("InvalidSessionIdError")
+        _check_id(argument.get("session", "s"))
         answer = getattr(call, function)(**asked)
     except RefusedError as error:
+        unchanged: World = json.loads(before)
         if call.is_aside:
-            before["copies"] = world["copies"]
-        return before, {"refused": str(error)}
+            unchanged["copies"] = world["copies"]
+        return unchanged, {"refused": str(error)}
     return world, answer
+
+
+def _check_id(session_id: str) -> None:
+    if not SAFE_ID.fullmatch(session_id):
+        raise RefusedError("InvalidSessionIdError")
 
 
 def _as_if_allowed(world: World, function: str, argument: Mapping[str, Any]) -> World:
@@ -268,7 +273,12 @@ def _cut(session: Value, keep: int) -> Value:
     left = session["messages"][:keep]
     generation = _generation(session) + 1
     return _counted(
-        {**session, "messages": left, "intentional_shrink_generation": generation, "shrunk_at": None}
+        {
+            **session,
+            "messages": left,
+            "intentional_shrink_generation": generation,
+            "shrunk_at": None,
+        }
     )
 
 
@@ -370,7 +380,8 @@ class _Call:
             raise RefusedError("UnknownSessionError")
         if DAMAGED not in live:
             return shown(live)
-        return live["head"] or shown(self._survivor(session))
+        head: Value | None = live["head"]
+        return head or shown(self._survivor(session))
 
     def backup_count(self, session: str) -> int | None:
         backup = self.world["bak"].get(session)
@@ -472,9 +483,7 @@ class _Call:
                 message = {"role": "user", "content": text, "interrupted": True}
                 message["timestamp"] = found["pending_started_at"]
                 found = _added(found, [message])
-            none = dict.fromkeys(
-                ("active_stream_id", "pending_user_message", "pending_started_at")
-            )
+            none = dict.fromkeys(("active_stream_id", "pending_user_message", "pending_started_at"))
             return {**found, **none}
 
         self._maintain(session, act)
@@ -485,7 +494,7 @@ class _Call:
     def recover(self) -> Value:
         world = self.world
         self._mend_rows()
-        rows = deepcopy(world["rows"])
+        rows = dict(world["rows"])
         own = {sid for sid in world["temps"] if sid != "_index"}
         findings, restored = [], []
         for sid in sorted({*world["bak"], *own, *world["deleted"]}):
@@ -597,9 +606,7 @@ class _Call:
         left = []
         for held in mine:
             is_damaged = DAMAGED in (live.get(held["session"]["session_id"]) or {})
-            if surplus > 0 and not _is_busy(held["session"]) and (
-                held["proven"] or not is_damaged
-            ):
+            if surplus > 0 and not _is_busy(held["session"]) and (held["proven"] or not is_damaged):
                 surplus -= 1
             else:
                 left.append(held)
@@ -789,9 +796,7 @@ def _wrong_answer(
     )
 
 
-def _wrong_value(
-    function: str, result: Any, expected: Any, world: World
-) -> tuple[Promise, str]:
+def _wrong_value(function: str, result: Any, expected: Any, world: World) -> tuple[Promise, str]:
     if function == "recover":
         return promises.S16, "does not report what it did"
     simple = {
@@ -910,10 +915,8 @@ def _names(world: World) -> Counter[str]:
     return Counter([*names, *(f"{sid}.tmp" for sid in world["temps"]), *world["strays"]])
 
 
-def _wrong_files(
-    worlds: list[World], seen: Value, *, is_killed: bool
-) -> Iterator[Difference]:
-    names = Counter(seen["files"])
+def _wrong_files(worlds: list[World], seen: Value, *, is_killed: bool) -> Iterator[Difference]:
+    names: Counter[str] = Counter(seen["files"])
     least, most = _names(worlds[0]), _names(worlds[0])
     for world in worlds[1:]:
         least, most = least & _names(world), most | _names(world)
@@ -939,9 +942,7 @@ def _wrong_files(
             yield promises.S6, f"the backup of {sid} outlives its session", None, seen["bak"][sid]
 
 
-def _wrong_rows(
-    worlds: list[World], seen: Value, *, is_partial: bool
-) -> Iterator[Difference]:
+def _wrong_rows(worlds: list[World], seen: Value, *, is_partial: bool) -> Iterator[Difference]:
     rows, expected = seen["rows"], sorted_rows(worlds[0]["rows"])
     by_id = {row.get("session_id"): row for row in rows}
     if len(by_id) < len(rows):
@@ -967,10 +968,18 @@ def _wrong_rows(
                 yield promises.S14, message, right, observed
             else:
                 yield promises.S8, f"the row of {sid} has a wrong updated_at", right, observed
-        elif len(worlds) > 1 and not is_partial and _readable(seen["disk"].get(sid)) and (
-            observed != row_of(seen["disk"][sid]) if seen["disk"][sid] != DAMAGED else False
+        elif (
+            len(worlds) > 1
+            and not is_partial
+            and _readable(seen["disk"].get(sid))
+            and (observed != row_of(seen["disk"][sid]) if seen["disk"][sid] != DAMAGED else False)
         ):
-            yield promises.S11, f"the row of {sid} is not the session's", seen["disk"][sid], observed
+            yield (
+                promises.S11,
+                f"the row of {sid} is not the session's",
+                seen["disk"][sid],
+                observed,
+            )
     if rows != sorted_rows(by_id):
         order = [row["session_id"] for row in expected]
         yield promises.S8, "the list is not in order", order, [*by_id]
@@ -983,7 +992,9 @@ def _wrong_memory(worlds: list[World], seen: Value) -> Iterator[Difference]:
     if len(worlds) == 1 and seen["held"] != right:
         yield promises.A6, "other sessions are in memory", right, seen["held"]
     if len(worlds) > 1:
-        for mine, world in zip(seen["held"], zip(*(one["held"] for one in worlds)), strict=True):
+        for mine, world in zip(
+            seen["held"], zip(*(one["held"] for one in worlds), strict=True), strict=True
+        ):
             busy = [
                 {held["session"]["session_id"] for held in one if _is_busy(held["session"])}
                 for one in world
@@ -1013,8 +1024,8 @@ def _observed(world: World, seen: Value) -> World:
     split = [name.partition(".") for name in seen["files"]]
     for kind, where in kinds.items():
         after[where] = sorted(sid for sid, _, ending in split if ending == kind)
-    strays = _names(world) & Counter(world["strays"])
-    after["strays"] = sorted((Counter(seen["files"]) & strays).elements())
+    strays, files = Counter[str](world["strays"]), Counter[str](seen["files"])
+    after["strays"] = sorted((files & strays).elements())
     after["rows"] = {row["session_id"]: row for row in seen["rows"]}
     after["held"] = [
         [_as_held(sid, mine, after) for sid in sids]
@@ -1031,4 +1042,3 @@ def _as_held(sid: str, mine: list[Value], world: World) -> Value:
             return held
     live = _readable(world["live"].get(sid)) or {**FIELDS, "session_id": sid, "messages": []}
     return {"session": live, "proven": True}
-

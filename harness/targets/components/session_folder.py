@@ -7,7 +7,6 @@ kill only the first one begins anew: the other lives on. The clock shows what ea
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -124,7 +123,7 @@ class SessionFolderAdapter(SessionsAdapter):
         """Everything that there is, read without changing what is in memory."""
         rows = digest([dict(row) for row in self._store.rows()])
         index = digest(self._index())
-        names = [name for name in os.listdir(self._folder) if name not in OWN]
+        names = [path.name for path in self._folder.iterdir() if path.name not in OWN]
         files = [name if name in self._strays else _without_writer(name) for name in names]
         read = {
             kind: {
