@@ -365,7 +365,7 @@ class _Call:
         live = self.world["live"].get(session)
         if live is None:
             raise RefusedError("UnknownSessionError")
-        found = live
+        found: Value = live
         if DAMAGED in live:
             held = self._held(session)
             if held is None or live["head"] != shown(held["session"]):
