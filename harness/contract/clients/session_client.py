@@ -328,7 +328,7 @@ class SessionClient:
         return self._runs(self._health())
 
     def deferred(self, least: int) -> int:
-        """Wait until at least so many wakeups wait for a run to end; returns their number."""
+        """Wait until at least `least` wakeups wait for a run to end; returns their number."""
         ends_at = time.monotonic() + READ_S
         while (count := self._containers(self._health()).get(WAITING, 0)) < least:
             if time.monotonic() > ends_at:

@@ -97,7 +97,7 @@ def test_act_that_fails_or_answers_is_invalid() -> None:
     assert not CHECK(History((answered,))).is_valid
 
 
-def test_all_of_reports_the_first_that_is_not_valid() -> None:
+def test_all_of_reports_the_first_invalid_verdict() -> None:
     """A later checker is not asked."""
     unknown = Verdict(unknowns=("too short",))
 

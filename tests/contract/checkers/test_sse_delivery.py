@@ -320,3 +320,9 @@ def test_answers_that_contradict_each_other_are_reported() -> None:
     assert judged(op("press", {"wakeups_max": 6}, {"refusals": 1, "wakeups": 0})) == [promises.W10]
     assert judged(reading({**read(event(1)), "end": "never"})) == [promises.C6]
     assert judged(reading({**read(event(1)), "last": 9})) == [promises.C3]
+    stalled = {"end": "gone", "fellow": True, "stalled_s": 1.0}
+    assert judged(op("stall", {}, stalled)) == [promises.C8]
+    named = {"status": 200, "stream": "r", "active": "q"}
+    assert judged(send(), messages(("hi", "never sent"))) == [promises.S2]
+    assert judged(op("new", {}, {"session": "z"}), send()) == [promises.S11]
+    assert judged(op("send", send().argument, named)) == [promises.T1]

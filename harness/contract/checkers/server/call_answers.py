@@ -2,7 +2,7 @@
 
 The other checkers of such a history follow messages, streams and wakeups. This one follows the
 calls: a refusal and a lost reply have a cause, an acknowledgement says what the run shows, a read
-contains what its client was told, each run has one session in whatever answer names it, and a
+contains what its client was answered, each run has one session in whatever answer names it, and a
 server at rest has the sizes that its sessions explain.
 """
 

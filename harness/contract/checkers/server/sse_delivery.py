@@ -728,7 +728,13 @@ def _strange_ends(history: History) -> Iterator[Anomaly]:
             )
     for stall in history.happened.of("stall"):
         if stall.result["end"] not in ("dropped", "held", "too soon to say"):
-            yield Anomaly(promises.C8, "a stall cannot end so", (stall,), expected="", observed="")
+            yield Anomaly(
+                promises.C8,
+                "a stall ended in no way that a stall can end",
+                (stall,),
+                expected="dropped, held, or too soon to say",
+                observed=f"{stall.result['end']}",
+            )
 
 
 def _misnumbered(history: History) -> Iterator[Anomaly]:
