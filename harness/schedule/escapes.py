@@ -34,6 +34,7 @@ _METHODS = {
 }
 _SAMPLES = 4
 _COMPUTE_MAX_S = 30.0
+_OVERTIME_S = 0.5  # the longest computation without a step after the end of the search
 _IDLE = 0.2  # processor time over elapsed time; a task below this share does not compute
 _monotonic = time.monotonic
 _OURS = ("harness.schedule", "threading", "importlib", "_pytest", "logging", "weakref")
@@ -98,8 +99,10 @@ def _real_wait(function: Any) -> str:
 class StallDetector:
     """Checks the task that holds the baton at intervals, from another thread."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, ends_s: float | None = None) -> None:
+        """Let no task compute without a step beyond `ends_s`, the end of the search."""
         self._scheduler = scheduler
+        self._ends_s = ends_s
         self._seen: tuple[int, Task | None] = (-1, None)
         self._checks = 0
 
@@ -122,8 +125,9 @@ class StallDetector:
         is_idle = (used_ns - self._processor_ns) / 1e9 < _IDLE * elapsed_s
         if self._checks >= _SAMPLES and is_idle and state == "S":
             return "waits for something real, outside the control of schedules"
-        if elapsed_s > _COMPUTE_MAX_S:
-            return f"took no step for {elapsed_s:.0f} s"
+        is_over = self._ends_s is not None and _monotonic() > self._ends_s
+        if elapsed_s > (_OVERTIME_S if is_over else _COMPUTE_MAX_S):
+            return f"took no step for {elapsed_s:.1f} s"
         return ""
 
 

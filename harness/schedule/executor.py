@@ -11,6 +11,7 @@ import _thread
 import gc
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, UsageError
 from harness.schedule.control import in_charge
 from harness.schedule.escapes import Audit, StallDetector
 from harness.schedule.exhaustive import PRUNED
@@ -26,7 +27,7 @@ from harness.schedule.locks import LockRules
 from harness.schedule.monitor import Monitor
 from harness.schedule.patches import Patches, adopt, restart_thread_numbers
 from harness.schedule.program import Body, Run
-from harness.schedule.scheduler import Chooser, Ending, Observer, Scheduler, Task
+from harness.schedule.scheduler import TIMERS, Chooser, Ending, Observer, Scheduler, Task
 from harness.schedule.trace import Level, Settrace, Tracer
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ _CHECK_S = 0.05
 _ABORT_S = 5.0
 _allocate = _thread.allocate_lock
 _start = _thread.start_new_thread
+_monotonic = time.monotonic
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Settings:
     modules: tuple[str, ...] = ()  # their lines or opcodes are points, their locks are adopted
     steps: int = 20_000  # a schedule with more steps is a livelock
     rules: LockRules | None = None
+    timers: int = TIMERS  # the deadlines that may pass early in one schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class Executor:
     def __init__(self, body: Body, setting: Settings) -> None:
         self.body = body
         self.setting = setting
-        self.scheduler = Scheduler(steps=setting.steps)
+        self.scheduler = Scheduler(steps=setting.steps, timers=setting.timers)
         self.situations: Counter[str] = Counter()
         self.stopping = False
         self._executed = 0
@@ -98,6 +101,8 @@ class Executor:
             gc.collect()
         if self.stopping:
             raise SystemExit  # the caller was interrupted and no longer waits
+        if run.ending is not None and isinstance(run.ending.error, UsageError):
+            raise run.ending.error
         return Execution(tuple(run.choices), run.ending, outcome, run.steps, run.task_count)
 
     def audit(self, chooser: Chooser) -> tuple[str, ...]:
@@ -125,10 +130,10 @@ class Executor:
         if task.number:
             task.worker.unregister()
 
-    def supervise(self, function: Callable[[], T]) -> T:
+    def supervise(self, function: Callable[[], T], seconds: float | None = None) -> T:
         """Run `function`, which executes schedules, on the executor's thread, and detect stalls.
 
-        Raises what `function` raises, and LostError if the body itself escapes control.
+        After `seconds` a task that computes without a step has stalled. Raises what `function` raises, and LostError if the body itself escapes control.
         """
         if in_charge:
             raise HarnessError("an exploration is already running in this process")
@@ -140,7 +145,7 @@ class Executor:
             try:
                 if self._tracer is not None:
                     self._tracer.begin()
-                return self._supervised(function)
+                return self._supervised(function, seconds)
             finally:
                 if self._tracer is not None:
                     self._tracer.end()
@@ -149,7 +154,7 @@ class Executor:
                 if collecting:
                     gc.enable()
 
-    def _supervised(self, function: Callable[[], T]) -> T:
+    def _supervised(self, function: Callable[[], T], seconds: float | None) -> T:
         done = _allocate()
         done.acquire()
         results: list[T] = []
@@ -168,7 +173,8 @@ class Executor:
                 done.release()
 
         _start(run, ())
-        detector = StallDetector(self.scheduler)
+        ends_s = None if seconds is None else _monotonic() + seconds
+        detector = StallDetector(self.scheduler, ends_s)
         try:
             while not done.acquire(timeout=_CHECK_S):
                 if reason := detector.check():
