@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import gc
+import importlib
 import os
 import sys
 import time
@@ -16,10 +17,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, TypeVar
 
 from harness.core.errors import HarnessError, UsageError
+from harness.schedule.accesses import Accesses
 from harness.schedule.control import in_charge
 from harness.schedule.escapes import Audit, StallDetector
 from harness.schedule.exhaustive import PRUNED
@@ -27,6 +28,7 @@ from harness.schedule.locks import LockRules
 from harness.schedule.monitor import Monitor
 from harness.schedule.patches import Patches, adopt, restart_thread_numbers
 from harness.schedule.program import Body, Run
+from harness.schedule.races import Both, Races
 from harness.schedule.scheduler import TIMERS, Chooser, Ending, Observer, Scheduler, Task
 from harness.schedule.trace import Level, Settrace, Tracer
 
@@ -48,6 +50,8 @@ class Settings:
     steps: int = 20_000  # a schedule with more steps is a livelock
     rules: LockRules | None = None
     timers: int = TIMERS  # the deadlines that may pass early in one schedule
+    points: tuple[str, ...] = ()  # accesses that are points, by `Site.key`
+    stock: bool = False  # whether lines and accesses are points only where CPython can switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +82,47 @@ class Executor:
         self._executed = 0
         self._tracer: Tracer | None = None
         self._audit: Audit | None = None
-        if setting.level is not Level.SYNC:
+        self.accesses: Accesses | None = None
+        if setting.level is Level.SYNC:
+            self.accesses = Accesses(self.scheduler, setting.points, stock=setting.stock)
+        else:
             tracing = Monitor if sys.version_info >= (3, 12) else Settrace
-            self._tracer = tracing(self.scheduler, setting.level, setting.modules)
+            self._tracer = tracing(
+                self.scheduler, setting.level, setting.modules, stock=setting.stock
+            )
 
-    def execute(self, chooser: Chooser, observer: Observer | None = None) -> Execution:
-        """Execute one schedule. Called on the executor's thread, by the argument of `supervise`."""
+    @property
+    def lines(self) -> int:
+        """The number of lines that are points, of those that ran so far."""
+        if self.accesses is not None:
+            return self.accesses.lines
+        return self._tracer.lines if self._tracer is not None else 0
+
+    def execute(
+        self, chooser: Chooser, observer: Observer | None = None, *, followed: bool = False
+    ) -> Execution:
+        """Execute one schedule. Called on the executor's thread, by the argument of `supervise`.
+
+        Of a schedule that is `followed` the accesses that race are found.
+        """
+        if self.accesses is not None:
+            self.accesses.wear(followed=followed)
+            if followed:
+                return self._execute_followed(chooser, observer, self.accesses.races)
+        return self._execute(chooser, observer)
+
+    def _execute_followed(
+        self, chooser: Chooser, observer: Observer | None, races: Races
+    ) -> Execution:
+        run = self.scheduler
+        before = run.footprint
+        run.footprint = races if before is None else Both(before, races)
+        try:
+            return self._execute(chooser, observer)
+        finally:
+            run.footprint = before
+
+    def _execute(self, chooser: Chooser, observer: Observer | None) -> Execution:
         run = self.scheduler
         program = Run(run, self.situations)
         body = self.body
@@ -105,14 +144,14 @@ class Executor:
             raise run.ending.error
         return Execution(tuple(run.choices), run.ending, outcome, run.steps, run.task_count)
 
-    def audit(self, chooser: Chooser) -> tuple[str, ...]:
-        """Execute one schedule, and return the operations that bypass the scheduler."""
+    def audit(self, chooser: Chooser) -> tuple[Audit, Execution]:
+        """Execute one schedule, and return what it uses that bypasses the scheduler."""
         audit = self._audit = Audit()
         try:
-            self.execute(chooser)
+            execution = self.execute(chooser, followed=True)
         finally:
             self._audit = None
-        return tuple(audit.found)
+        return audit, execution
 
     def _enter(self, task: Task) -> None:
         if task.number:
@@ -139,16 +178,21 @@ class Executor:
             raise HarnessError("an exploration is already running in this process")
         collecting = gc.isenabled()
         with Patches():
-            adopt(*_loaded(self.setting.modules))
+            adopt(*(sys.modules[name] for name in self.setting.modules))
             gc.freeze()  # existing objects need no further collection
             gc.disable()
             try:
                 if self._tracer is not None:
                     self._tracer.begin()
+                if self.accesses is not None:
+                    self.accesses.begin()
+                    self.accesses.follow(key.partition(":")[0] for key in self.setting.points)
                 return self._supervised(function, seconds)
             finally:
                 if self._tracer is not None:
                     self._tracer.end()
+                if self.accesses is not None:
+                    self.accesses.end()
                 in_charge.clear()
                 gc.unfreeze()
                 if collecting:
@@ -202,8 +246,20 @@ def _both(first: Observer | None, second: Observer | None) -> Observer | None:
     return _Both(first, second) if first and second else first or second
 
 
-def _loaded(names: Iterable[str]) -> list[ModuleType]:
-    return [sys.modules[name] for name in names if name in sys.modules]
+def known_modules(names: Iterable[str]) -> tuple[str, ...]:
+    """Import these modules, and return their names. Raises UsageError for an unknown one."""
+    names = tuple(names)
+    for name in names:
+        if name in sys.modules:
+            continue
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UsageError(
+                f"modules: unknown module {name!r}, expected the name of a module that can be"
+                f" imported: {error}"
+            ) from error
+    return names
 
 
 def _pin() -> None:

@@ -24,6 +24,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Self
 
 from harness.schedule import databases, files, network, threads
+from harness.schedule.captured import replace_captured
 from harness.schedule.clock import nanoseconds
 from harness.schedule.control import scheduler
 from harness.schedule.primitives import Lock, RLock, Signal
@@ -96,6 +97,10 @@ def _excepted(args: Any) -> None:
         run.escaped(args.exc_value)
 
 
+_TAKEN = (  # what a default argument or a field may name
+    *(_thread.allocate_lock, threading.Lock, threading.RLock, _thread.RLock, _simple_queue),
+    *(_sleep, *_clocks.values()),
+)
 _REPLACEMENTS: list[tuple[Any, Any]] = [
     (_thread.allocate_lock, Lock),
     (threading.Lock, Lock),
@@ -110,6 +115,17 @@ _REPLACEMENTS: list[tuple[Any, Any]] = [
     *databases.replacements(),
     *threads.replacements(),
 ]
+
+
+def _captured() -> tuple[dict[int, tuple[Any, Any]], set[int]]:
+    """Return the replacements of what code may have taken early, and the objects to spare."""
+    taken = {id(item) for item in _TAKEN}
+    pairs = {id(pair[0]): pair for pair in _REPLACEMENTS if id(pair[0]) in taken}
+    spared = {id(_clocks), id(_TAKEN)}
+    for _, replacement in _REPLACEMENTS:
+        spared.add(id(getattr(replacement, "__dict__", None)))
+        spared.update(map(id, getattr(replacement, "__closure__", None) or ()))
+    return pairs, spared
 
 
 class Patches:
@@ -128,6 +144,7 @@ class Patches:
                 if (replacement := by_identity.get(id(value))) is not None:
                     self._replace(module, name, replacement)
         if not _entered:
+            self._undo += replace_captured(*_captured())
             # Condition makes one lock for each waiter with this function: signals, not locks.
             self._replace(threading, "_allocate_lock", Signal)
             self._replace(_thread, "start_new_thread", threads.start_new_thread)

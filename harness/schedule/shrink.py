@@ -14,7 +14,6 @@ from itertools import groupby
 from harness.schedule.executor import Execution
 from harness.schedule.scheduler import TIME, Task
 from harness.schedule.strategies import stay
-from harness.schedule.trace import Place
 
 _UNLIMITED = 1 << 30
 Turn = tuple[int, int]
@@ -43,8 +42,7 @@ class Turns:
             self._switches += 1
             if current in enabled and not was_free:
                 self._preemptions += 1
-                place = current.target
-                self._impossible += isinstance(place, Place) and not place.feasible
+                self._impossible += not getattr(current.target, "feasible", True)
         return chosen
 
     def _next_task(self, enabled: list[Task], current: Task) -> Task:

@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Any
 
 from harness.schedule.scheduler import LIBRARY, Scheduler, Task
-from harness.schedule.trace import Place
 
 _WIDTH = 110
 _NARROWEST = 18
@@ -58,7 +57,7 @@ class Recorder:
         preempted = preempted and last is not None and last.kind != "end"
         if preempted and last is not None:
             self._suspended.add(last)
-        feasible = not isinstance(target, Place) or target.feasible
+        feasible = getattr(target, "feasible", True)
         if task in self._suspended and task is not last:
             self._suspended.discard(task)
             self.feasible = self.feasible and feasible
