@@ -38,7 +38,7 @@ _CONTAINERS = (
 _are_containers: dict[type, bool] = {}
 _CONTAINER_MODULES = frozenset({"collections", "weakref", "_weakrefset", "_collections_abc"})
 _HARNESS = str(Path(__file__).resolve().parents[1])
-_STDLIB = str(Path(threading.__file__).parent)
+STDLIB = str(Path(threading.__file__).parent)
 
 _sites: list[Site] = []
 _numbers: dict[Site, int] = {}
@@ -48,7 +48,7 @@ _full: dict[tuple[str, str, int], Mapping[tuple[str, int], CodeType]] = {}
 
 def is_under_test(file: str) -> bool:
     """Whether a source file is neither CPython's, nor an installed package's, nor the harness's."""
-    if file.startswith(("<", _HARNESS, _STDLIB)):
+    if file.startswith(("<", _HARNESS, STDLIB)):
         return False
     return "site-packages" not in file and "dist-packages" not in file
 

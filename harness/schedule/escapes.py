@@ -54,7 +54,7 @@ class Audit:
         self.chance: dict[str, None] = {}  # the uses of randomness without a seed
         self._seen: set[CodeType] = set()
         self._returned: set[CodeType] = set()
-        self._made: set[int] = set()
+        self._made = {id(item) for item in gc.get_objects(generation=0) if isinstance(item, _LOCKS)}
 
     def enter(self) -> None:
         """Profile the calling thread."""

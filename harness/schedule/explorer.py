@@ -22,8 +22,8 @@ from typing import Any
 
 from harness.core.errors import UsageError
 from harness.core.verdict import Validity
-from harness.schedule.distinct import Distinct
 from harness.schedule.accesses import modules_of
+from harness.schedule.distinct import Distinct
 from harness.schedule.executor import Execution, Executor, Settings, known_modules
 from harness.schedule.exhaustive import Bounded, Reduced
 from harness.schedule.finding import Finding, raised_at, signature, traced

@@ -120,7 +120,7 @@ def open_file(  # noqa: PLR0913 - the signature of open
         return _open(file, mode, buffering, encoding, errors, newline, closefd, opener)
     note(run, "open", _label(file) if _names_a_file(file) else "", write=True)
     is_text = "b" not in mode
-    if not is_text and (encoding, errors, newline) != (None, None, None) or not buffering:
+    if (not is_text and (encoding, errors, newline) != (None, None, None)) or not buffering:
         # Binary files without a buffer, and wrong arguments, for which it raises its own error.
         return _open(file, mode, buffering, encoding, errors, newline, closefd, opener)
     kinds = mode.replace("b", "").replace("t", "")

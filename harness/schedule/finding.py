@@ -12,7 +12,6 @@ from harness.schedule.scheduler import Ending
 from harness.schedule.story import Step, format_steps
 from harness.schedule.trace import Level
 
-
 RULES = ("held", "nested", "lock-order")
 
 

@@ -25,9 +25,30 @@ from harness.schedule.trace import feasibility
 
 HOOK = "__harness_access__"  # a name that is not mangled in classes
 CHANGES = frozenset(  # the methods of containers that change them
-    "add append appendleft clear difference_update discard extend extendleft insert"
-    " intersection_update move_to_end pop popitem popleft remove reverse rotate setdefault sort"
-    " subtract symmetric_difference_update update".split()
+    [
+        "add",
+        "append",
+        "appendleft",
+        "clear",
+        "difference_update",
+        "discard",
+        "extend",
+        "extendleft",
+        "insert",
+        "intersection_update",
+        "move_to_end",
+        "pop",
+        "popitem",
+        "popleft",
+        "remove",
+        "reverse",
+        "rotate",
+        "setdefault",
+        "sort",
+        "subtract",
+        "symmetric_difference_update",
+        "update",
+    ]
 )
 
 
@@ -173,7 +194,7 @@ class _Rewriter(ast.NodeTransformer):
 
     # -- scopes ----------------------------------------------------------------------------------
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         """Rewrite the methods only."""
         self._names.append(node.name)
         outer, self._functions = self._functions, []  # a class body is no function
@@ -187,7 +208,7 @@ class _Rewriter(ast.NodeTransformer):
             return self.visit(statement)
         return statement
 
-    def visit_FunctionDef(self, node: Any) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_FunctionDef(self, node: Any) -> ast.AST:
         """Rewrite the body."""
         line = min([node.lineno, *(each.lineno for each in node.decorator_list)])
         self._names.append(node.name)
@@ -207,7 +228,7 @@ class _Rewriter(ast.NodeTransformer):
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 - a visitor's name
 
-    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
         """Rewrite the body."""
         self._names.append("<lambda>")
         self._functions.append((".".join(self._names), node.lineno))
@@ -227,7 +248,7 @@ class _Rewriter(ast.NodeTransformer):
         node.body = [new for each in node.body for new in _listed(self.visit(each))]
         return node
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         """Leave the annotation."""
         if node.value is not None:
             node.value = self.visit(node.value)
@@ -236,7 +257,7 @@ class _Rewriter(ast.NodeTransformer):
 
     # -- accesses --------------------------------------------------------------------------------
 
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         """`x.name`: hook x."""
         return self._attribute(node, "attribute")
 
@@ -246,7 +267,7 @@ class _Rewriter(ast.NodeTransformer):
         node.value = self._hooked(self.visit(node.value), node, kind, node.attr, text, writes)
         return node
 
-    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         """`x[key]`: hook x."""
         text = self._source.text(node)
         writes = not isinstance(node.ctx, ast.Load)
@@ -256,7 +277,7 @@ class _Rewriter(ast.NodeTransformer):
         node.slice = self.visit(node.slice)
         return node
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_Call(self, node: ast.Call) -> ast.AST:
         """`x.method(...)`: hook x; arguments that are containers may be read inside."""
         if isinstance(node.func, ast.Name) and node.func.id == "super":
             return node
@@ -269,7 +290,7 @@ class _Rewriter(ast.NodeTransformer):
             keyword.value = self._value(keyword.value)
         return node
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_Name(self, node: ast.Name) -> ast.AST:
         """Read a variable that functions rebind: hook first."""
         kind = self._shared(node.id)
         if not kind or not isinstance(node.ctx, ast.Load):
@@ -303,28 +324,28 @@ class _Rewriter(ast.NodeTransformer):
         text = self._source.text(node)
         return self._hooked(self.visit(node), node, "value", "", text, writes=False)
 
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
         """`x in items`: the items are read."""
         node.left = self._value(node.left)
         node.comparators = [self._value(each) for each in node.comparators]
         return node
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         """`not items`: the items are read."""
         node.operand = self._value(node.operand)
         return node
 
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
         """`items or ...`: the items are read."""
         node.values = [self._value(each) for each in node.values]
         return node
 
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         """`items + ...`: the items are read."""
         node.left, node.right = self._value(node.left), self._value(node.right)
         return node
 
-    def visit_FormattedValue(self, node: Any) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_FormattedValue(self, node: Any) -> ast.AST:
         """`f"{items}"`: the items are read."""
         node.value = self._value(node.value)
         return node
@@ -336,7 +357,7 @@ class _Rewriter(ast.NodeTransformer):
         node.ifs = [self._value(each) for each in node.ifs]
         return node
 
-    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
         """`... if items else ...`: the items are read."""
         node.test = self._value(node.test)
         node.body, node.orelse = self.visit(node.body), self.visit(node.orelse)
@@ -364,7 +385,7 @@ class _Rewriter(ast.NodeTransformer):
 
     visit_For = _iterated  # noqa: N815 - a visitor's name
 
-    def visit_Assign(self, node: ast.Assign) -> ast.AST:  # noqa: N802 - a visitor's name
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
         """Write a variable that functions rebind: hook after the value is known."""
         node.value = self.visit(node.value)
         for target in node.targets:
@@ -386,7 +407,7 @@ class _Rewriter(ast.NodeTransformer):
         first = ast.Subscript(value=pair, slice=ast.Constant(value=0), ctx=ast.Load())
         return ast.copy_location(first, value)
 
-    def visit_AugAssign(self, node: ast.AugAssign) -> Any:  # noqa: N802 - a visitor's name
+    def visit_AugAssign(self, node: ast.AugAssign) -> Any:
         """`x.name += value`: a read and a write, with a hook each."""
         target = node.target
         is_wrapped = self._functions and (
@@ -449,7 +470,13 @@ class _Rewriter(ast.NodeTransformer):
         return any(key.startswith(start) for key in self._wanted)
 
     def _hooked(  # noqa: PLR0913 - the parts of a site
-        self, subject: Any, node: Any, kind: str, name: str, text: str, writes: bool  # noqa: FBT001
+        self,
+        subject: Any,
+        node: Any,
+        kind: str,
+        name: str,
+        text: str,
+        writes: bool,  # noqa: FBT001
     ) -> Any:
         """Wrap an expression in a call of the hook, if the site is wanted."""
         if not self._functions:
