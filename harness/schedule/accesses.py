@@ -241,32 +241,35 @@ class Accesses:
 
     def _attribute(self, subject: Any, site: Site) -> None:
         kind = type(subject)
+        is_write = site.writes and site.kind == "attribute"
         if kind is ModuleType:
             if subject.__name__ in self.modules:
-                self.races.access(subject, site.name, site, write=site.writes)
+                self.races.access(subject, site.name, site, write=is_write)
             return
         home = kind.__module__
-        if home in LIBRARY or home.startswith("harness.schedule") or kind is threading.local:
+        if home in LIBRARY or home.startswith("harness.schedule"):
             return
-        is_write = site.writes and site.kind == "attribute"
-        if not is_write:
-            is_class = isinstance(subject, type)
-            if is_class or site.name not in getattr(subject, "__dict__", ()):
-                for owner in (subject if is_class else kind).__mro__:
-                    if site.name not in vars(owner):
-                        continue
-                    value = vars(owner)[site.name]
-                    if isinstance(value, MemberDescriptorType):
-                        break
-                    if hasattr(type(value), "__get__"):
-                        return  # a method or a property, whose code has accesses of its own
-                    self.races.access(owner, site.name, site, write=False)
-                    if is_class:
-                        return
-                    break
-            if isinstance(subject, threading.local):
-                return
+        if isinstance(subject, threading.local):
+            return
+        for owner in () if is_write else _owners(subject, site.name):
+            value = vars(owner)[site.name]
+            if isinstance(value, MemberDescriptorType):
+                break  # a slot
+            if hasattr(type(value), "__get__"):
+                return  # a method or a property, whose code has accesses of its own
+            self.races.access(owner, site.name, site, write=False)
         self.races.access(subject, site.name, site, write=is_write)
+
+
+def _owners(subject: Any, name: str) -> list[type]:
+    """Return the class from which an object or a class has an attribute, if not its own."""
+    if isinstance(subject, type):
+        classes = subject.__mro__
+    elif name in getattr(subject, "__dict__", ()):
+        return []
+    else:
+        classes = type(subject).__mro__
+    return [owner for owner in classes if name in vars(owner)][:1]
 
 
 def _is_container(subject: Any) -> bool:

@@ -1,9 +1,9 @@
 """Replaces functions that code took before the exploration: `def __init__(self, make=Lock)`.
 
-A default argument, a `defaultdict`, a field of a dataclass, a closure, a partial, an attribute or an
-item of a list or dict can hold an original that no module names any more. The collector knows every
-object that refers to one. Those that cannot be changed (tuples, sets, objects of C) keep it; a lock
-that they make is found by `escapes.py`.
+A default argument, a `defaultdict`, a field of a dataclass, a closure, a partial, an attribute or
+an item of a list or dict can hold an original that no module names any more. The collector knows
+every object that refers to one. Those that cannot be changed (tuples, sets, objects of C) keep it;
+a lock that they make is found by `escapes.py`.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def _put_item(holder: Any, key: Any, value: Any) -> list[Undo]:
     holder[key] = value
 
     def undo() -> None:
-        if key in holder if isinstance(holder, dict) else key < len(holder):
-            if holder[key] is value:
-                holder[key] = original
+        exists = key in holder if isinstance(holder, dict) else key < len(holder)
+        if exists and holder[key] is value:
+            holder[key] = original
 
     return [undo]
 
@@ -95,9 +95,9 @@ def _replace_defaults(holder: tuple[Any, ...], new: Mapping[int, Any]) -> list[U
     values = tuple(new.get(id(value), value) for value in holder)
     undo: list[Undo] = []
     for function in gc.get_referrers(holder):
-        if isinstance(function, FunctionType) and function.__defaults__ is holder:
-            if not _is_ours(function):
-                undo += _put(function, "__defaults__", values, setattr)
+        is_its = isinstance(function, FunctionType) and function.__defaults__ is holder
+        if is_its and not _is_ours(function):
+            undo += _put(function, "__defaults__", values, setattr)
     return undo
 
 

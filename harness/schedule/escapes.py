@@ -36,7 +36,7 @@ _METHODS = {
     "poll": {"poll"},
     "posix": {"waitpid", "wait", "wait3", "wait4", "waitid"},
 }
-_SHARED_RANDOM = random._inst  # type: ignore[attr-defined]  # noqa: SLF001 - that of random.random
+_SHARED_RANDOM = random._inst  # noqa: SLF001 - that of random.random
 _SAMPLES = 4
 _COMPUTE_MAX_S = 30.0
 _OVERTIME_S = 0.5  # the longest computation without a step after the end of the search

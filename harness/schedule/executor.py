@@ -172,7 +172,8 @@ class Executor:
     def supervise(self, function: Callable[[], T], seconds: float | None = None) -> T:
         """Run `function`, which executes schedules, on the executor's thread, and detect stalls.
 
-        After `seconds` a task that computes without a step has stalled. Raises what `function` raises, and LostError if the body itself escapes control.
+        After `seconds` a task that computes without a step has stalled. Raises what `function`
+        raises, and LostError if the body itself escapes control.
         """
         if in_charge:
             raise HarnessError("an exploration is already running in this process")

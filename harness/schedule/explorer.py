@@ -87,8 +87,9 @@ class Result:
     to which every schedule ran; `timers` the number of deadlines in one schedule that passed early,
     None if no thread waited with a timeout while another one could act. `lines` is the number of
     lines of `modules` that were points, `accesses` are the unsynchronised accesses among them,
-    `chance` the uses of random numbers without a seed. `missed` maps a depth to the largest probability that a bug of that
-    depth exists and was not found. `outcomes` counts the body's return values, if hashable.
+    `chance` the uses of random numbers without a seed. `missed` maps a depth to the largest
+    probability that a bug of that depth exists and was not found. `outcomes` counts the body's
+    return values, if hashable.
     """
 
     finding: Finding | None
@@ -317,26 +318,37 @@ class _Search:
         self._by_strategy[lane.strategy.name] += 1
         self._fresh[lane.strategy.name] += self._distinct.add(execution.choices)
         self._steps_max = max(self._steps_max, execution.steps)
-        ending = execution.ending
-        if ending is None:
+        if execution.ending is None:
             if execution.outcome is not None and len(self._outcomes) < _OUTCOMES:
                 self._outcomes[execution.outcome] += 1
-        elif ending.kind == ESCAPED:
-            self.escapes.append(ending.message)
-            return True, False
-        elif ending.kind == NONDETERMINISTIC:
-            self.escapes.append(f"the program is not deterministic: {ending.message}")
-            return True, False
-        elif accesses is None or not accesses.disturbed:
-            if ending.kind == "livelock" and accesses is not None and accesses.endless():
-                self.escapes += accesses.endless()
-                return True, False
-            self._record_finding(lane, execution, ending)
+        elif self._ends(lane, execution, execution.ending):
             return True, False
         every = _REPEATED_EVERY_BY_CHANCE if self._chance else _REPEATED_EVERY
-        if self._schedules % every == every - 1 and not self._repeats(execution):
+        is_repeated = self._schedules % every == every - 1 and not self._is_disturbed
+        if is_repeated and not self._repeats(execution):
             return True, False
         return False, self._has_new_points()
+
+    def _ends(self, lane: _Lane, execution: Execution, ending: Ending) -> bool:
+        """Report what ended a schedule early; return whether that ends the search."""
+        accesses = self._executor.accesses
+        if ending.kind == ESCAPED:
+            self.escapes.append(ending.message)
+        elif ending.kind == NONDETERMINISTIC:
+            self.escapes.append(f"the program is not deterministic: {ending.message}")
+        elif self._is_disturbed:
+            return False  # its choices are not those of other schedules
+        elif ending.kind == "livelock" and accesses is not None and accesses.endless():
+            self.escapes += accesses.endless()
+        else:
+            self._record_finding(lane, execution, ending)
+        return True
+
+    @property
+    def _is_disturbed(self) -> bool:
+        """Whether the last schedule got a new point on its way."""
+        accesses = self._executor.accesses
+        return accesses is not None and accesses.disturbed
 
     def _has_new_points(self) -> bool:
         accesses = self._executor.accesses

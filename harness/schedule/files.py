@@ -98,13 +98,13 @@ class _File(io.FileIO):
         self._note("read", write=False)
         return super().read(-1 if size is None else size)
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> Any:
         """See `io.RawIOBase.write`."""
         self._note("write", write=True)
         return super().write(data)
 
 
-def open_file(  # noqa: PLR0913 - the signature of open
+def open_file(  # noqa: PLR0913, PLR0917 - the signature of open
     file: Any,
     mode: str = "r",
     buffering: int = -1,

@@ -97,7 +97,7 @@ def _excepted(args: Any) -> None:
         run.escaped(args.exc_value)
 
 
-_TAKEN = (  # what a default argument or a field may name
+_TAKEN: tuple[Any, ...] = (  # what a default argument or a field may name
     *(_thread.allocate_lock, threading.Lock, threading.RLock, _thread.RLock, _simple_queue),
     *(_sleep, *_clocks.values()),
 )

@@ -15,7 +15,7 @@ undisturbed; one that has races does so if the racing accesses are visible opera
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from harness.schedule.scheduler import Footprint, Scheduler, Task
@@ -31,6 +31,7 @@ class _Place:
 
     def __init__(self, subject: Any) -> None:
         self.accesses: dict[tuple[int, Site, bool], int] = {}
+        self.subject: Callable[[], Any]
         try:
             self.subject = weakref.ref(subject)
         except TypeError:

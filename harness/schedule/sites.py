@@ -25,30 +25,12 @@ from harness.schedule.trace import feasibility
 
 HOOK = "__harness_access__"  # a name that is not mangled in classes
 CHANGES = frozenset(  # the methods of containers that change them
-    [
-        "add",
-        "append",
-        "appendleft",
-        "clear",
-        "difference_update",
-        "discard",
-        "extend",
-        "extendleft",
-        "insert",
-        "intersection_update",
-        "move_to_end",
-        "pop",
-        "popitem",
-        "popleft",
-        "remove",
-        "reverse",
-        "rotate",
-        "setdefault",
-        "sort",
-        "subtract",
-        "symmetric_difference_update",
-        "update",
-    ]
+    {
+        *("add", "append", "appendleft", "clear", "difference_update", "discard", "extend"),
+        *("extendleft", "insert", "intersection_update", "move_to_end", "pop", "popitem"),
+        *("popleft", "remove", "reverse", "rotate", "setdefault", "sort", "subtract"),
+        *("symmetric_difference_update", "update"),
+    }
 )
 
 
@@ -194,7 +176,7 @@ class _Rewriter(ast.NodeTransformer):
 
     # -- scopes ----------------------------------------------------------------------------------
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+    def visit_ClassDef(self, node: ast.ClassDef) -> Any:
         """Rewrite the methods only."""
         self._names.append(node.name)
         outer, self._functions = self._functions, []  # a class body is no function
@@ -208,7 +190,7 @@ class _Rewriter(ast.NodeTransformer):
             return self.visit(statement)
         return statement
 
-    def visit_FunctionDef(self, node: Any) -> ast.AST:
+    def visit_FunctionDef(self, node: Any) -> Any:
         """Rewrite the body."""
         line = min([node.lineno, *(each.lineno for each in node.decorator_list)])
         self._names.append(node.name)
@@ -228,7 +210,7 @@ class _Rewriter(ast.NodeTransformer):
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 - a visitor's name
 
-    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+    def visit_Lambda(self, node: ast.Lambda) -> Any:
         """Rewrite the body."""
         self._names.append("<lambda>")
         self._functions.append((".".join(self._names), node.lineno))
@@ -241,14 +223,14 @@ class _Rewriter(ast.NodeTransformer):
         self._names.pop()
         return node
 
-    def visit_match_case(self, node: Any) -> ast.AST:
+    def visit_match_case(self, node: Any) -> Any:
         """Leave the pattern, in which an attribute must stay one."""
         if node.guard is not None:
             node.guard = self.visit(node.guard)
         node.body = [new for each in node.body for new in _listed(self.visit(each))]
         return node
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
         """Leave the annotation."""
         if node.value is not None:
             node.value = self.visit(node.value)
@@ -257,27 +239,31 @@ class _Rewriter(ast.NodeTransformer):
 
     # -- accesses --------------------------------------------------------------------------------
 
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+    def visit_Attribute(self, node: ast.Attribute) -> Any:
         """`x.name`: hook x."""
         return self._attribute(node, "attribute")
 
-    def _attribute(self, node: ast.Attribute, kind: str) -> ast.AST:
+    def _attribute(self, node: ast.Attribute, kind: str) -> Any:
         text = self._source.text(node)
         writes = not isinstance(node.ctx, ast.Load) or (kind == "method" and node.attr in CHANGES)
-        node.value = self._hooked(self.visit(node.value), node, kind, node.attr, text, writes)
+        node.value = self._hooked(
+            self.visit(node.value), node, kind, node.attr, text, writes=writes
+        )
         return node
 
-    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+    def visit_Subscript(self, node: ast.Subscript) -> Any:
         """`x[key]`: hook x."""
         text = self._source.text(node)
         writes = not isinstance(node.ctx, ast.Load)
         name = {"Load": "__getitem__", "Store": "__setitem__"}.get(type(node.ctx).__name__)
         container = self.visit(node.value)
-        node.value = self._hooked(container, node, "item", name or "__delitem__", text, writes)
+        node.value = self._hooked(
+            container, node, "item", name or "__delitem__", text, writes=writes
+        )
         node.slice = self.visit(node.slice)
         return node
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:
+    def visit_Call(self, node: ast.Call) -> Any:
         """`x.method(...)`: hook x; arguments that are containers may be read inside."""
         if isinstance(node.func, ast.Name) and node.func.id == "super":
             return node
@@ -290,7 +276,7 @@ class _Rewriter(ast.NodeTransformer):
             keyword.value = self._value(keyword.value)
         return node
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:
+    def visit_Name(self, node: ast.Name) -> Any:
         """Read a variable that functions rebind: hook first."""
         kind = self._shared(node.id)
         if not kind or not isinstance(node.ctx, ast.Load):
@@ -324,46 +310,46 @@ class _Rewriter(ast.NodeTransformer):
         text = self._source.text(node)
         return self._hooked(self.visit(node), node, "value", "", text, writes=False)
 
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+    def visit_Compare(self, node: ast.Compare) -> Any:
         """`x in items`: the items are read."""
         node.left = self._value(node.left)
         node.comparators = [self._value(each) for each in node.comparators]
         return node
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> Any:
         """`not items`: the items are read."""
         node.operand = self._value(node.operand)
         return node
 
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+    def visit_BoolOp(self, node: ast.BoolOp) -> Any:
         """`items or ...`: the items are read."""
         node.values = [self._value(each) for each in node.values]
         return node
 
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+    def visit_BinOp(self, node: ast.BinOp) -> Any:
         """`items + ...`: the items are read."""
         node.left, node.right = self._value(node.left), self._value(node.right)
         return node
 
-    def visit_FormattedValue(self, node: Any) -> ast.AST:
+    def visit_FormattedValue(self, node: Any) -> Any:
         """`f"{items}"`: the items are read."""
         node.value = self._value(node.value)
         return node
 
-    def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
+    def visit_comprehension(self, node: ast.comprehension) -> Any:
         """`for x in items`: the items are read."""
         node.iter = self._value(node.iter)
         node.target = self.visit(node.target)
         node.ifs = [self._value(each) for each in node.ifs]
         return node
 
-    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
+    def visit_IfExp(self, node: ast.IfExp) -> Any:
         """`... if items else ...`: the items are read."""
         node.test = self._value(node.test)
         node.body, node.orelse = self.visit(node.body), self.visit(node.orelse)
         return node
 
-    def _tested(self, node: Any) -> ast.AST:
+    def _tested(self, node: Any) -> Any:
         """Visit a statement whose test may read items."""
         test = self._value(node.test)
         node.test = ast.copy_location(ast.Constant(value=True), node)
@@ -375,17 +361,17 @@ class _Rewriter(ast.NodeTransformer):
     visit_While = _tested  # noqa: N815 - a visitor's name
     visit_Assert = _tested  # noqa: N815 - a visitor's name
 
-    def _iterated(self, node: Any) -> ast.AST:
+    def _iterated(self, node: Any) -> Any:
         """Visit a loop, which reads items."""
         items = self._value(node.iter)
-        node.iter = ast.copy_location(ast.Constant(value=()), node)
+        node.iter = ast.copy_location(ast.Constant(value=None), node)
         self.generic_visit(node)
         node.iter = items
         return node
 
     visit_For = _iterated  # noqa: N815 - a visitor's name
 
-    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+    def visit_Assign(self, node: ast.Assign) -> Any:
         """Write a variable that functions rebind: hook after the value is known."""
         node.value = self.visit(node.value)
         for target in node.targets:
@@ -437,15 +423,19 @@ class _Rewriter(ast.NodeTransformer):
             names.append(subject)
             store(subject, self.visit(target.value))
             if isinstance(target, ast.Attribute):
-                got = self._hooked(load(subject), target, "attribute", target.attr, text, False)
-                put = self._hooked(load(subject), target, "attribute", target.attr, text, True)
+                got = self._hooked(
+                    load(subject), target, "attribute", target.attr, text, writes=False
+                )
+                put = self._hooked(
+                    load(subject), target, "attribute", target.attr, text, writes=True
+                )
                 read = ast.Attribute(value=got, attr=target.attr, ctx=ast.Load())
                 write = ast.Attribute(value=put, attr=target.attr, ctx=ast.Store())
             else:
                 names.append(key)
                 store(key, self.visit(target.slice))
-                got = self._hooked(load(subject), target, "item", "__getitem__", text, False)
-                put = self._hooked(load(subject), target, "item", "__setitem__", text, True)
+                got = self._hooked(load(subject), target, "item", "__getitem__", text, writes=False)
+                put = self._hooked(load(subject), target, "item", "__setitem__", text, writes=True)
                 read = ast.Subscript(value=got, slice=load(key), ctx=ast.Load())
                 write = ast.Subscript(value=put, slice=load(key), ctx=ast.Store())
         store(result, read)
@@ -470,13 +460,7 @@ class _Rewriter(ast.NodeTransformer):
         return any(key.startswith(start) for key in self._wanted)
 
     def _hooked(  # noqa: PLR0913 - the parts of a site
-        self,
-        subject: Any,
-        node: Any,
-        kind: str,
-        name: str,
-        text: str,
-        writes: bool,  # noqa: FBT001
+        self, subject: Any, node: Any, kind: str, name: str, text: str, *, writes: bool
     ) -> Any:
         """Wrap an expression in a call of the hook, if the site is wanted."""
         if not self._functions:

@@ -79,8 +79,8 @@ class Interleaving:
     A meeting is a predicate over a history: a turn completed during a commit. The episode records
     in how many different histories it held. `strategies` are the explorer's; an exhaustive one
     omits no schedule within its bound. Each program gets `schedules` schedules, or its share of
-    `context.examples`. `modules` are those on trial: in one of `LINES_SHARE` schedules each of their
-    lines is a point too, if the target has loaded them. Lines and unsynchronised accesses are
+    `context.examples`. `modules` are those on trial: in one of `LINES_SHARE` schedules each of
+    their lines is a point too, if the target has loaded them. Lines and unsynchronised accesses are
     points only where a CPython with its global lock can switch. `timers` is the number of deadlines
     in one schedule that pass early. Of each program at most `samples` histories without an anomaly
     are stored, first those with a meeting.
@@ -266,7 +266,7 @@ class _Played:
 
     def _make(self) -> Any:
         instance = self._context.target.open(self._context.ability, self._folder)
-        self._adapter = getattr(instance, "adapter", None)
+        self._adapter: Any = getattr(instance, "adapter", None)
         if self._adapter is None:
             raise UsageError(
                 f"target {self._context.target.name}, ability {self._context.ability}: a schedule"
