@@ -64,7 +64,8 @@ def coverage(session: nox.Session) -> None:
     """Run the tests and report which branches they reach, as a table and as HTML."""
     install(session, "dev")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-n", "auto", *session.posargs)
+    pytest = ("pytest", "-n", "auto", "-m", "not untraced", *session.posargs)
+    session.run("coverage", "run", "-m", *pytest)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "html", "--quiet")
     session.run("coverage", "xml", "--quiet")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,13 +14,21 @@ from click.formatting import HelpFormatter
 from harness import pytest_plugin
 from harness.__main__ import cli
 
-COLUMNS = 88
+COLUMNS = 80
+ROOT = Path(__file__).parents[1]
+_INCLUDE = re.compile(r"^( *)# include: (\S+)$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the comments `<!-- all commands -->` and `<!-- all pytest options -->`."""
-    filled = markdown.replace("<!-- all commands -->", commands())
+    """Fill in included files, `<!-- all commands -->` and `<!-- all pytest options -->`."""
+    filled = _INCLUDE.sub(lambda found: included(found[1], found[2]), markdown)
+    filled = filled.replace("<!-- all commands -->", commands())
     return filled.replace("<!-- all pytest options -->", pytest_options())
+
+
+def included(indent: str, path: str) -> str:
+    """The text of a file, indented. Raises OSError where it is not there."""
+    return textwrap.indent((ROOT / path).read_text(encoding="utf-8").strip(), indent)
 
 
 def commands() -> str:

@@ -62,9 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="judge only this scenario; may be repeated",
     )
-    group.addoption(
-        "--harness-run-folder", type=Path, help="where results go (default: temporary)"
-    )
+    group.addoption("--harness-run-folder", type=Path, help="where results go (default: temporary)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -6,6 +6,7 @@ All state lies in one folder: `sessions/` with the journals beside the sidecars,
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -23,10 +24,10 @@ from reference_impl.model_catalog.catalog import ModelCatalog
 from reference_impl.model_catalog.providers import SCRIPTED, offered_models
 from reference_impl.sessions import recovery
 from reference_impl.sessions.list import SessionList
-from reference_impl.sessions.sidecar import Session
+from reference_impl.sessions.sidecar import UNTITLED, Session
 from reference_impl.sessions.store import PATIENCE_S, SessionStore
 from reference_impl.state_db.state_db import StateDb
-from reference_impl.state_db.sync import StateSync
+from reference_impl.state_db.sync import SOURCE, StateSync
 from reference_impl.storage.files import LockBusyError, StrPath, absolute
 from reference_impl.storage.json_log import Row
 from reference_impl.turns.journal import Replay, RunJournal, TurnJournal
@@ -34,6 +35,8 @@ from reference_impl.turns.turns import Run, TurnListener, Turns
 from reference_impl.turns.wakeups import Wakeups
 
 _SYNC_LOCKS = 64
+
+log = logging.getLogger(__name__)
 
 
 class App:
@@ -74,6 +77,7 @@ class App:
     def begin(self) -> None:
         """Settle what was in flight when the last host died, then start the background threads."""
         self.turns.recover()
+        self._reconcile()
         self.wakeups.begin()
         self.watcher.start()
 
@@ -115,6 +119,40 @@ class App:
         with self._sync_lock(session.session_id):
             StateSync(self._opened_db())(self.store.load(session.session_id))
 
+    def changed(self, session: Session, reason: str) -> None:
+        """Bring state.db up to a client's change of the session, and announce the change."""
+        self._sync_quietly(session)
+        self.channels.sessions_changed(reason, session.session_id)
+
+    def _sync_quietly(self, session: Session) -> None:
+        try:
+            self.sync(session)
+        except Exception:  # the sidecar has the change
+            log.exception("session %s: not synced; its next change will do it", session.session_id)
+
+    def _reconcile(self) -> None:
+        """Bring state.db up to what its last server could not sync, such as when it was killed."""
+        try:
+            rows = {row["session_id"]: row for row in self.store.rows()}
+            recent = {turn.session_id for turn in self.journal.ended()} & rows.keys()
+            if not recent and not os.path.exists(self._at("state.db")):
+                return
+            copies = {copy.id: copy for copy in self._opened_db().list_sessions()}
+            for sid in sorted(copies.keys() - rows.keys()):
+                if copies[sid].source == SOURCE:
+                    self._opened_db().delete_session(sid)
+        except Exception:
+            log.exception("state.db is not reconciled; the next change of a session will do it")
+            return
+        for sid in sorted(rows.keys() & (recent | copies.keys())):
+            copy = copies.get(sid)
+            known = None if copy is None else (copy.title or UNTITLED, copy.message_count)
+            if known != (rows[sid]["title"], rows[sid]["message_count"]):
+                try:
+                    self.sync(self.store.load(sid))
+                except Exception:
+                    log.exception("session %s: not synced; its next change will do it", sid)
+
     def _opened_db(self) -> StateDb:
         if self._db is None:
             self._db = StateDb(self._at("state.db"))
@@ -143,10 +181,8 @@ class App:
         """
         for run in self.turns.runs():
             if run.session_id == session_id:
-                self.cancel(run.stream_id)
-        if not self.announcer.wait(
-            lambda: session_id not in self.turns.live_sessions(), PATIENCE_S
-        ):
+                self.channels.withdraw_run(run.stream_id)
+        if not self.turns.end(session_id, PATIENCE_S):
             raise LockBusyError(f"session {session_id} is busy, try again")
         existed = self.store.delete(session_id)
         self.runs.remove_session(session_id)

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from harness.contract.promises import SESSION_SERVER
+from harness.contract.unpredictable import UNPREDICTABLE
 from harness.engine.scenario import Mode
 from harness.engine.suite import Suite
 
@@ -36,4 +37,5 @@ SUITE = Suite(
         Mode.LOAD: "streams-exhaust-health",
         Mode.SOAK: "lifecycle-never-discards",
     },
+    unpredictable=UNPREDICTABLE,
 )

@@ -1,4 +1,4 @@
-"""How the tests draw: without deadlines, since a busy machine is no failure, and alike in CI."""
+"""Sets how the tests draw: without deadlines, and reproducibly in CI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ settings.register_profile(
     "tests",
     database=None,
     deadline=None,
-    derandomize="CI" in os.environ,  # a green change stays green until somebody changes it
+    derandomize="CI" in os.environ,  # a green change stays green until the code changes
     suppress_health_check=(HealthCheck.too_slow,),
 )
 settings.load_profile("tests")

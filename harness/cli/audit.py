@@ -93,5 +93,5 @@ def _cells(score: Score) -> tuple[str, ...]:
 
 
 def _missed(row: Row) -> str:
-    where = f"{row.scenario} {row.function} {row.field}"
-    return f"missed: {where}: {row.change}, {row.changed - row.noticed} of {row.changed}"
+    field = f"{row.scenario} {row.function} {row.field}"
+    return f"missed: {field}: {row.change}, {row.changed - row.noticed} of {row.changed}"

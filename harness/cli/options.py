@@ -65,9 +65,9 @@ class Name(click.Choice[str]):
         super().__init__([str(name) for name in names])
         self._kind = kind
 
-    def get_invalid_choice_message(self, choice: object, ctx: click.Context | None) -> str:  # noqa: ARG002  click's
-        """What was given, what is meant perhaps, and what there is."""
-        return unknown(self._kind, str(choice), self.choices)
+    def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:  # noqa: ARG002  click's
+        """Name the value, the nearest names, and all names."""
+        return unknown(self._kind, str(value), self.choices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +121,24 @@ def run_options(*names: str) -> Decorator:
     """
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        chosen = names or tuple(_SHARED)
+        fields = {_FIELDS.get(name, name) for name in chosen}
+
         @functools.wraps(command)
-        def with_options(*, seed: int | None = None, **values: Any) -> int:
-            chosen = {name: values.pop(name) for name in _FIELDS if name in values}
-            return command(options=RunOptions(seed_or_drawn(seed), **chosen), **values)
+        def with_options(**values: Any) -> int:
+            shared = {field: values.pop(field) for field in fields}
+            shared["seed"] = seed_or_drawn(shared.get("seed"))
+            return command(options=RunOptions(**shared), **values)
 
         decorated: Callable[..., int] = with_options
-        for name in reversed(names or tuple(_SHARED)):
+        for name in reversed(chosen):
             decorated = _SHARED[name](decorated)
         return decorated
 
     return decorate
 
 
-_FIELDS = ("workers", "keep", "reports", "wants_json")
+_FIELDS = {"json": "wants_json"}  # of RunOptions, where it is not the option's name
 
 
 def seed_or_drawn(seed: int | None) -> int:

@@ -14,12 +14,19 @@ from harness.runs.replay import read_failure, run
 from harness.targets.registry import find_target
 
 
+def _named(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Check an installed name now; module:Class may be on the path of the failure's suite only."""
+    if value is not None and ":" not in value:
+        checked(find_target)(ctx, param, value)
+    return value
+
+
 @click.command("replay")
 @scenarios_option
 @click.argument("failure", type=click.Path(path_type=Path))
 @click.option(
     "--target",
-    callback=checked(find_target),
+    callback=_named,
     help="Ask this target instead of the one on which the failure was found.",
 )
 @as_json

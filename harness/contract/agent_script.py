@@ -35,8 +35,6 @@ _BEAT = re.compile(rb'"@([0-9.]+) ')
 _PROMPT = re.compile(r"\[IMPORTANT: Background process (\S+) (.*)", re.DOTALL)
 _COMMAND = re.compile(r"^Command: (.*?)\n(?=Output:\n)", re.DOTALL | re.MULTILINE)
 _OUTPUT = re.compile(r"Output:\n(.*)\]", re.DOTALL)
-_PRINTED = re.compile(r"printf %s (.*?) \|", re.DOTALL)
-_SHELL = re.compile(r"sleep ([0-9.]+);.*exit ([0-9]+)", re.DOTALL)
 _BRACKETS = str.maketrans("{}", "[]")
 
 
@@ -287,16 +285,10 @@ class WakeupPrompt:
 
 def printed_by(command: str) -> str:
     """What the command of a scripted process prints; empty where that is no such command."""
-    found = _PRINTED.search(command)
-    return shlex.split(found[1])[0].translate(_BRACKETS) if found else ""
-
-
-def timing_of(command: str) -> tuple[float, int]:
-    """The delay in seconds and the exit code of a scripted process, by its shell command.
-
-    Raises ValueError where it is no such command.
-    """
-    found = _SHELL.match(command)
-    if found is None:
-        raise ValueError(f"not the command of a scripted process: {command!r}")
-    return float(found[1]), int(found[2])
+    _, _, rest = command.partition("printf %s ")
+    words = shlex.shlex(rest, posix=True, punctuation_chars=True)
+    words.whitespace_split, words.commenters = True, ""
+    try:
+        return (words.get_token() or "").translate(_BRACKETS)
+    except ValueError:  # a command that was clipped within its quotes
+        return ""

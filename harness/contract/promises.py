@@ -142,7 +142,7 @@ S9 = Promise(
 S10 = Promise("S10", "A save that is refused says so to its caller.", SESSION_STORE)
 S11 = Promise(
     "S11",
-    "The index shows no ghost or duplicate, whoever writes it, and can be rebuilt.",
+    "The index shows no ghost or duplicate, also with several writers, and can be rebuilt.",
     SESSION_STORE,
 )
 S12 = Promise(
@@ -153,6 +153,16 @@ S12 = Promise(
 S13 = Promise(
     "S13",
     "After a crash the message and every shown token are there, marked, once; live is live.",
+    SESSION_STORE,
+)
+S14 = Promise(
+    "S14",
+    "At rest all copies of a session agree, after any change and a restart, on disk and over HTTP.",
+    SESSION_STORE,
+)
+S15 = Promise(
+    "S15",
+    "A client that got an acknowledgement sees the change at once by every route that shows it.",
     SESSION_STORE,
 )
 
@@ -168,12 +178,12 @@ D2 = Promise(
 )
 D3 = Promise(
     "D3",
-    "While the lock holder makes progress, nobody is refused within the stated patience.",
+    "While the lock holder makes progress, no writer is refused within the stated patience.",
     STATE_DB,
 )
 D4 = Promise(
     "D4",
-    "Waiting is fair: nobody is overtaken without bound, and waiters form no convoys.",
+    "Waiting is fair: no writer is overtaken without bound, and waiters form no convoys.",
     STATE_DB,
 )
 D5 = Promise(
@@ -203,6 +213,17 @@ D10 = Promise(
     STATE_DB,
 )
 D11 = Promise("D11", "Nothing opens and closes the database file behind SQLite's back.", STATE_DB)
+D12 = Promise(
+    "D12",
+    "A sync that began after its commit covers each acknowledged write; a failed one is reported.",
+    STATE_DB,
+)
+
+D13 = Promise(
+    "D13",
+    "All that a session and its messages have is stored; prune goes by the start of ended ones.",
+    STATE_DB,
+)
 
 T1 = Promise(
     "T1",
@@ -229,6 +250,11 @@ T6 = Promise("T6", "The run journal is bounded.", TURNS)
 T7 = Promise(
     "T7",
     "Turn identity is bound to the execution context, never to a process global.",
+    TURNS,
+)
+T8 = Promise(
+    "T8",
+    "A client that has received the end of a run is admitted by its very next start.",
     TURNS,
 )
 
@@ -324,6 +350,11 @@ C10 = Promise(
     "Streams are limited so that health and ordinary calls always answer.",
     CHANNELS,
 )
+C11 = Promise(
+    "C11",
+    "A reader that leaves, in any way and at any moment, is released within a second.",
+    CHANNELS,
+)
 
 G1 = Promise(
     "G1",
@@ -380,6 +411,11 @@ H4 = Promise(
 )
 H5 = Promise("H5", "Idle costs under one percent of a core.", SERVER)
 H6 = Promise("H6", "Every bounded wait on a lock ends in 503, not in a hang.", SERVER)
+H8 = Promise(
+    "H8",
+    "After every client has left and every run has ended, each gauge is back at its first value.",
+    SERVER,
+)
 
 SESSION_SERVER = Contract(
     "session-server", tuple(value for value in globals().values() if isinstance(value, Promise))

@@ -7,6 +7,7 @@ anomaly, scenario, known bug and report names promises; nothing in the engine kn
 from __future__ import annotations
 
 import difflib
+import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -74,3 +75,25 @@ class Contract:
     def family(self, prefix: str) -> tuple[Promise, ...]:
         """The promises whose IDs begin with these letters."""
         return tuple(promise for promise in self.promises if promise.prefix == prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Unpredictable:
+    """A field of an answer that no model can predict, with the reason.
+
+    `function` and `field` are globs over the journalled function and over the leaf, written as
+    `sessions[*].pid`; `scenario` is one over scenario names.
+    """
+
+    function: str
+    field: str
+    reason: str
+    scenario: str = "*"
+
+    def covers(self, scenario: str, function: str, leaf: str) -> bool:
+        """Whether this declaration is about that leaf."""
+        return (
+            fnmatch.fnmatchcase(scenario, self.scenario)
+            and fnmatch.fnmatchcase(function, self.function)
+            and fnmatch.fnmatchcase(leaf.replace("[*]", "."), self.field.replace("[*]", "."))
+        )

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from harness.core.extras import require_extras
+
 BLOCKS = 24
 CONFIDENCE = 0.999
 RESEMBLANCE_MAX = 0.6  # with a higher cap, a count of rare events would hide its own growth
@@ -73,6 +75,7 @@ def floors_of(
 
 def _slope(middles: Sequence[float], floors: Sequence[float]) -> tuple[float, float, float, float]:
     """Theil-Sen's slope and its bounds, and Mann-Kendall's z."""
+    require_extras("the judgement of growth", "soak")
     from scipy.stats import kendalltau, norm, theilslopes  # noqa: PLC0415  slow to import
 
     if min(floors) == max(floors):

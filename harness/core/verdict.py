@@ -85,7 +85,7 @@ class Anomaly:
             "promise": self.promise.id,
             "sentence": self.promise.sentence,
             "family": self.promise.family,
-            "also": [promise.id for promise in self.also],
+            "also": [{"id": also.id, "sentence": also.sentence} for also in self.also],
             "name": self.name,
             "message": self.message,
             "expected": self.expected,
@@ -105,7 +105,7 @@ class Anomaly:
             evidence=tuple(Operation.from_json(row) for row in data["evidence"]),
             name=data.get("name", ""),
             accepted=tuple(data.get("accepted", ())),
-            also=tuple(Promise(id_) for id_ in data.get("also", ())),
+            also=tuple(map(_also, data.get("also", ()))),
             expected=data.get("expected", ""),
             observed=data.get("observed", ""),
             behind=data.get("behind", 0),
@@ -179,6 +179,11 @@ class Verdict:
             expectations=tuple(map(ExpectationCount.from_json, _expectations_of(data))),
             unknowns=tuple(data["unknowns"]),
         )
+
+
+def _also(row: Mapping[str, str] | str) -> Promise:
+    """A further promise of a stored anomaly; version 0.1.0 stored its ID alone."""
+    return Promise(row) if isinstance(row, str) else Promise(row["id"], row["sentence"])
 
 
 def _expectations_of(data: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

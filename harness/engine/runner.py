@@ -1,7 +1,6 @@
-"""The conductor: one scenario, one target, one seed; a folder full of evidence comes out.
+"""Runs one scenario on one target with one seed, and judges the journal.
 
-Asks first, judges after: the verdict is drawn from the journal on disk, the way `judge` draws it
-again months later.
+The verdict is always drawn from the journal on disk, so that a stored run can be judged again.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ HISTORY = "history.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a run came to: its verdict, and how much was asked to reach it.
+    """The verdict on a run, and how much was asked to reach it.
 
     `found_in` are the episodes in which the anomalies were found, one for each. `signatures`
     counts the episodes in which each kind of anomaly was seen, and `operations_behind` the
@@ -127,6 +126,8 @@ def _count_expectations(
     scenario: Scenario, histories: tuple[History, ...]
 ) -> tuple[ExpectationCount, ...]:
     return tuple(
-        ExpectationCount(met.name, sum(met.count(episode) for episode in histories), met.needed)
-        for met in scenario.expectations
+        ExpectationCount(
+            expectation.name, sum(map(expectation.count, histories)), expectation.needed
+        )
+        for expectation in scenario.expectations
     )

@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from harness.core.contract import Contract, Promise
+from harness.core.contract import Contract, Promise, Unpredictable
 from harness.core.errors import UsageError
 from harness.core.suggestions import unknown
 from harness.engine.scenario import Mode, Scenario
@@ -27,28 +27,6 @@ from harness.engine.scenario import Mode, Scenario
 GROUP = "harness.scenarios"
 FOLDERS = "HARNESS_SCENARIOS"  # environment: the folders of suites, separated by os.pathsep
 BUGS = "bugs"  # the subfolder of a suite that holds the patches of its known bugs
-
-
-@dataclass(frozen=True, slots=True)
-class Unpredictable:
-    """A field of an answer that no model can predict, with the reason.
-
-    `function` and `field` are globs over the journalled function and over the leaf, written as
-    `sessions[*].pid`; `scenario` is one over scenario names.
-    """
-
-    function: str
-    field: str
-    reason: str
-    scenario: str = "*"
-
-    def covers(self, scenario: str, function: str, leaf: str) -> bool:
-        """Whether this declaration is about that leaf."""
-        return (
-            fnmatch.fnmatchcase(scenario, self.scenario)
-            and fnmatch.fnmatchcase(function, self.function)
-            and fnmatch.fnmatchcase(leaf.replace("[*]", "."), self.field.replace("[*]", "."))
-        )
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,11 @@ class Target(Protocol):
     """A system under test, which opens any number of fresh instances."""
 
     name: str
-    abilities: frozenset[str]
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """What the target offers; each names a set of functions of an adapter."""
+        ...
 
     def prepare(self) -> None:
         """Make the target ready to open, once. Raises TargetUnavailableError with the reason."""

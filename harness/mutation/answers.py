@@ -1,6 +1,6 @@
-"""Answer mutants: a stored history with one leaf of one answer changed, to see who notices.
+"""Answer mutants: stored histories with one leaf of one answer changed.
 
-A checker that stays silent on a field lets any value of it pass. An answer mutant changes one leaf
+A checker that ignores a field lets any value of it pass. An answer mutant changes one leaf
 of what a target returned: a number by one, a flag, a text; a list loses, doubles or swaps
 elements; an older answer of the same function stands in for this one; a success becomes a refusal
 and a refusal a success. The scenario's own checker judges the mutant, without any target.
@@ -8,6 +8,7 @@ and a refusal a success. The scenario's own checker judges the mutant, without a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -22,7 +23,7 @@ FIELDS_MAX = 400  # leaves of one answer that are considered
 
 
 class Change(StrEnum):
-    """What is done to one answer."""
+    """The kind of change of one answer."""
 
     NUMBER_UP = "number up"
     NUMBER_DOWN = "number down"
@@ -66,7 +67,7 @@ class AnswerMutant:
 def mutants_of(history: History, rng: Random, per_field: int) -> list[AnswerMutant]:
     """Answer mutants of a history: of each function, field and change at most `per_field`.
 
-    Operations that are unknown are left alone: no answer of theirs was seen.
+    Operations of unknown outcome are left out, because they have no answer.
     """
     found: dict[tuple[str, str, Change], list[AnswerMutant]] = {}
     indexes = [i for i, op in enumerate(history) if op.outcome is not Outcome.INFO]
@@ -140,8 +141,9 @@ def _values(value: Any, rng: Random) -> Iterator[tuple[Change, Any]]:
     if isinstance(value, bool):
         yield Change.FLAG, not value
     elif isinstance(value, int | float):
-        yield Change.NUMBER_UP, value + 1
-        yield Change.NUMBER_DOWN, value - 1
+        step = max(1.0, math.ulp(value)) if isinstance(value, float) else 1
+        yield Change.NUMBER_UP, value + step
+        yield Change.NUMBER_DOWN, value - step
     elif isinstance(value, str):
         yield Change.TEXT, value + "x"
     elif value is None:

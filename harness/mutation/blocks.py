@@ -1,7 +1,8 @@
 """Basic blocks of Python source: what reach is counted in.
 
 A block is a longest run of statements of one function that either all start or none does: a
-compound statement ends the block that leads to it, and each of its bodies begins another.
+compound statement ends the block that leads to it, and each of its bodies begins another. Literals
+that stand alone, docstrings and `...`, belong to no block: they do nothing.
 """
 
 from __future__ import annotations
@@ -50,13 +51,15 @@ def _walk(body: list[ast.stmt], owner: str, file: str, found: list[Block]) -> No
         if isinstance(statement, ast.ClassDef):
             _walk(statement.body, f"{owner}{statement.name}.", file, found)
         elif isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
-            _split(_without_docstring(statement.body), f"{owner}{statement.name}", file, found)
+            _split(statement.body, f"{owner}{statement.name}", file, found)
 
 
 def _split(body: list[ast.stmt], function: str, file: str, found: list[Block]) -> None:
     """Cut a suite into blocks, and go on in the bodies of its compound statements."""
     run: list[ast.stmt] = []
     for statement in body:
+        if _is_constant(statement):
+            continue
         if isinstance(statement, _DEFINITIONS):
             _walk([statement], f"{function}.", file, found)
             run.append(statement)
@@ -93,7 +96,6 @@ def _bodies(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
         yield case.body
 
 
-def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
-    first = body[0]
-    is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-    return body[1:] if is_docstring and len(body) > 1 else body
+def _is_constant(statement: ast.stmt) -> bool:
+    """Whether it is a docstring, another literal or `...`."""
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)

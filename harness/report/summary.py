@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from harness.core.contract import prefix_of
@@ -19,7 +20,7 @@ def rows(records: Iterable[Record]) -> list[tuple[str, str, str, str, str]]:
     for prefix, title in _families(every).items():
         tried = [record for record in every if prefix in map(prefix_of, record.promises)]
         verdict = family_verdict(prefix, tried)
-        expectations = [each for record in tried for each in record.verdict.expectations]
+        expectations = list(chain.from_iterable(record.verdict.expectations for record in tried))
         met = sum(expectation.is_met for expectation in expectations)
         table.append(
             (

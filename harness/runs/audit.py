@@ -16,12 +16,13 @@ from random import Random
 from typing import Any
 
 from harness.core import history
+from harness.core.contract import Unpredictable
 from harness.core.errors import HistoryDamagedError, UsageError
 from harness.core.history import History
 from harness.core.verdict import Validity
 from harness.engine.runner import HISTORY
 from harness.engine.scenario import Scenario
-from harness.engine.suite import Unpredictable, choose, find_suites
+from harness.engine.suite import choose, find_suites
 from harness.mutation.answers import AnswerMutant, mutants_of
 
 Progress = Callable[[str], None]

@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from harness.contract.agent_script import Tokens
 from harness.contract.clients.event_stream import EventStream, StreamRequest
 from harness.contract.workloads.load import Load, booted, generating, mix_of, sampled
 from harness.core import history
@@ -43,7 +44,7 @@ ABILITY = "server"
 PARTS = {"Watcher": 60, "Chatter": 24, "Reconnector": 10, "Poller": 6}
 STREAMS = 400
 TURNS = 60
-TURN = "[tokens=20]"
+TURN = f"{Tokens(20).directive}"
 WARM_UP_S = 3.0
 MARGIN_S = 5.0
 FLAME, SPEEDSCOPE, PAGE, RESULT = "flame.svg", "speedscope.json", "load.html", "profile.json"

@@ -163,5 +163,9 @@ def _command(session: Session, run: Path) -> list[str]:
 
 def _environment(run: Path, scratch: str) -> Mapping[str, str]:
     """The caller's environment without its settings of pytest; temporary files go to `scratch`."""
-    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
-    return {**kept, "HYPOTHESIS_STORAGE_DIRECTORY": str(run / ".hypothesis"), "TMPDIR": scratch}
+    inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
+    return {
+        **inherited,
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(run / ".hypothesis"),
+        "TMPDIR": scratch,
+    }

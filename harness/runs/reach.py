@@ -95,7 +95,9 @@ class Reach:
         """
         chosen = choose(self.scenarios)
         target = find_target(self.target)
-        able = [each for each in chosen.values() if reason_to_skip(each, target) is None]
+        able = [
+            scenario for scenario in chosen.values() if reason_to_skip(scenario, target) is None
+        ]
         source = (self.source or suite_with_source().source or Path()).resolve()
         blocks = blocks_in(source)
         plan = {"target": self.target, "scenarios": [], "source": str(source)}
@@ -124,7 +126,7 @@ class Reach:
         lines.mkdir(parents=True)
         settings = {
             recorder.FOLDER: str(lines),
-            recorder.SOURCE: str(source),
+            recorder.SOURCE: str(_top(source)),
             recorder.CODE: str(recorder.__file__),
         }
         session = Session([scenario.name], self.target, self.seed, self.effort)
@@ -136,7 +138,7 @@ class Reach:
 def blocks_in(source: Path) -> tuple[Block, ...]:
     """The blocks of every module below a folder, or of one file. Raises UsageError for none."""
     files = [source] if source.is_file() else sorted(source.rglob("*.py"))
-    top = source.parent if source.is_file() else source
+    top = _top(source)
     found = [
         block
         for file in files
@@ -145,6 +147,11 @@ def blocks_in(source: Path) -> tuple[Block, ...]:
     if not found:
         raise UsageError(f"{source}: expected Python modules with functions; found none")
     return tuple(found)
+
+
+def _top(source: Path) -> Path:
+    """The folder from which the names of files are counted."""
+    return source.parent if source.is_file() else source
 
 
 def read_lines(lines: Path) -> set[tuple[str, int]]:

@@ -90,10 +90,11 @@ def failure_of(document: Mapping[str, Any]) -> Failure:
     try:
         anomaly = Anomaly.from_json(document["anomaly"])
         target, seed, notes = str(document["target"]), int(document["seed"]), document["notes"]
-    except KeyError as error:
+    except (KeyError, TypeError, ValueError) as error:
         if stored_by == harness_version():
             raise
-        raise _not_replayable(stored_by, f"field {error} is missing") from error
+        missing = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise _not_replayable(stored_by, missing) from error
     return Failure(scenarios[name], target, seed, anomaly, notes, stored_by)
 
 

@@ -10,19 +10,24 @@ leaves a complete log.
 A thread has a process number of the history and *rounds*: steps, each a function and its argument,
 repeated a number of times; `{n}` in a text stands for the number of the repetition. The functions
 are the adapter's, and the `do_` methods of `WriterProcess`. `signal_at` names the statement at
-which a writer sends itself a signal. A `traced` writer also logs its transactions, and every open
-of the file that bypasses SQLite. For long calls every writer logs how long it was `unscheduled`:
-ready to run, but without a processor, which is not the fault of the code under test.
+which a writer sends itself a signal. With `syncs` it logs every sync of the database's files that
+the package makes itself (`synced`) and the texts of every commit (`committed`); syncs take
+`delay_s` longer, and number `fails_at` fails, as does, once, the next one of each other process:
+Linux reports a failed write to every open file. A `traced` writer also logs its transactions, and
+every open of the file that bypasses SQLite. For long calls every writer logs how long it was
+`unscheduled`: ready to run, but without a processor, which is not the fault of the code under test.
 
 The module imports the standard library only, so that it can be loaded beside any package. The
 parent has no database open when it forks, and the child uses nothing that a thread may hold.
 """
 
 import contextlib
+import errno
 import gc
 import itertools
 import json
 import os
+import re
 import signal
 import sqlite3
 import sys
@@ -152,24 +157,131 @@ class TransactionTracer:
         self._locked_ns = 0
 
 
+# Syncs --------------------------------------------------------------------------------------------
+
+_TEXTS = re.compile(r"'(alpha [^']*)'")
+
+
+class CommitTracer:
+    """Follows one connection's statements, and logs the texts that each transaction added."""
+
+    def __init__(self, log: Log, process: int) -> None:
+        self._log = log
+        self._process = process
+        self._texts: list[str] = []
+
+    def observe(self, sql: str) -> None:
+        """Take the next statement, with its values."""
+        verb = sql.split(None, 1)[0].upper() if sql.strip() else ""
+        if verb in ("BEGIN", "ROLLBACK"):
+            self._texts = []
+        elif verb == "INSERT":
+            self._texts += _TEXTS.findall(sql)
+
+    def committed(self, began_ns: int) -> None:
+        """Log the commit that just ended."""
+        if self._texts:
+            texts = list(dict.fromkeys(self._texts))  # a trigger inserts them once more
+            self._log.note(self._process, "committed", None, texts, began_ns)
+        self._texts = []
+
+
+class SyncTracer:
+    """Logs, delays and fails the syncs of the database's files by this process."""
+
+    def __init__(self, log: Log, process: int, path: Path, work: Work) -> None:
+        self._log = log
+        self._process = process
+        self._path = str(path.resolve())
+        self._delay_s = work["syncs"]["delay_s"]
+        self._fails_at = work["syncs"]["fails_at"]
+        self._failed = Path(work["log"]).with_name("a sync failed")
+        self._has_failed = False
+        self._numbers = itertools.count(1)
+
+    def around(self, sync: Callable[[int], None], fd: int) -> None:
+        """Sync the file, or fail as a broken disk does."""
+        name = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115  a path object costs more
+        if not name.startswith(self._path):
+            return sync(fd)
+        began_ns = time.monotonic_ns()
+        fails = self._fails()
+        if self._delay_s:
+            time.sleep(self._delay_s)
+        if not fails:
+            sync(fd)
+        argument = {"file": os.path.basename(name), "first": fails == "first"}  # noqa: PTH119
+        self._log.note(self._process, "synced", argument, not fails, began_ns)
+        if fails:
+            raise OSError(errno.EIO, "Input/output error")
+        return None
+
+    def _fails(self) -> str:
+        """Whether this sync is the `first` to fail, or `reports` another one's; else empty."""
+        is_first = next(self._numbers) == self._fails_at
+        if is_first:
+            self._failed.touch()
+        if self._has_failed or not (is_first or self._failed.exists()):
+            return ""
+        self._has_failed = True
+        return "first" if is_first else "reports"
+
+
+_syncs: SyncTracer | None = None  # of this writer process
+
+
+def _observed(sync: Callable[[int], None]) -> Callable[[int], None]:
+    def observed(fd: int) -> None:
+        number = fd if isinstance(fd, int) else fd.fileno()
+        return sync(fd) if _syncs is None else _syncs.around(sync, number)
+
+    return observed
+
+
 def _short(sql: str) -> str:
     return " ".join(sql.split())[:80]
+
+
+class _ObservedConnection(sqlite3.Connection):
+    """Passes its statements, and the ends of its commits, to its observers."""
+
+    make_observers: Callable[[], list[Callable[[str], None]]]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.observers = self.make_observers()
+
+        def trace(sql: str) -> None:
+            if not sql.startswith("--"):
+                for observe in self.observers:
+                    observe(sql)
+
+        self.set_trace_callback(trace)
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        began_ns = time.monotonic_ns()
+        cursor = super().execute(sql, *parameters)
+        if sql in ("COMMIT", "END"):
+            self._note_commit(began_ns)
+        return cursor
+
+    def commit(self) -> None:
+        began_ns = time.monotonic_ns()
+        super().commit()
+        self._note_commit(began_ns)
+
+    def _note_commit(self, began_ns: int) -> None:
+        for observe in self.observers:
+            tracer = getattr(observe, "__self__", None)
+            if isinstance(tracer, CommitTracer):
+                tracer.committed(began_ns)
 
 
 def trace_connections(make: Callable[[], list[Callable[[str], None]]]) -> None:
     """Pass the statements of every later connection to the observers that `make` returns for it."""
 
-    class TracedConnection(sqlite3.Connection):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            observers = make()
-
-            def trace(sql: str) -> None:
-                if not sql.startswith("--"):
-                    for observe in observers:
-                        observe(sql)
-
-            self.set_trace_callback(trace)
+    class TracedConnection(_ObservedConnection):
+        make_observers = staticmethod(make)
 
     def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
         connection: sqlite3.Connection = _connect(
@@ -271,6 +383,11 @@ class WriterProcess:
         shared: list[Callable[[str], None]] = (
             [] if signal_at is None else [SelfSignal(self._log, self._process, signal_at).observe]
         )
+        if self._work.get("syncs") is not None:
+            global _syncs  # noqa: PLW0603  applies to all files of the process
+            _syncs = SyncTracer(self._log, self._process, self._path, self._work)
+            trace_connections(lambda: [*shared, CommitTracer(self._log, self._process).observe])
+            return
         if not self._work.get("traced", False):
             if shared:
                 trace_connections(lambda: shared)
@@ -471,6 +588,8 @@ def wrap(open_adapter: Callable[[Path], Any]) -> Callable[[Path], WriterParent]:
 
     The adapter is opened once in a temporary folder, so that its imports precede the first fork.
     """
+    for name in ("fsync", "fdatasync"):  # before the package binds them
+        setattr(os, name, _observed(getattr(os, name)))
     with tempfile.TemporaryDirectory() as folder:
         open_adapter(Path(folder)).close()
     return lambda path: WriterParent(path, open_adapter)

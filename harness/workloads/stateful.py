@@ -76,6 +76,7 @@ class Machine(RuleBasedStateMachine):
     tries: ClassVar[int] = 0  # examples since the first refusal of this search
     wasted: ClassVar[int] = 0  # tries of earlier searches: they count as no examples
     sought: ClassVar[str] = ""  # the signature that this search shrinks
+    known: ClassVar[frozenset[str]]  # the signatures that earlier searches shrank
     proofs: ClassVar[dict[str, Anomaly]]  # the shortest anomaly of each signature
 
     def __init__(self) -> None:
@@ -97,10 +98,11 @@ class Machine(RuleBasedStateMachine):
         with _past_hypothesis():
             operation = self._episode.client.ask(function, argument)
         anomaly = self._fold.step(operation)
-        if anomaly is not None and type(self).stops_at(anomaly):
-            self._is_broken = True
-            type(self).refused(anomaly)
-            raise PromiseBrokenError(anomaly)
+        if anomaly is not None:
+            type(self).record(anomaly)
+            if type(self).stops_at(anomaly):
+                self._is_broken = True
+                raise PromiseBrokenError(anomaly)
         if self._fold.is_lost:  # a known anomaly, behind which this model cannot judge
             self._is_broken = True
             hypothesis.reject()
@@ -113,17 +115,15 @@ class Machine(RuleBasedStateMachine):
         It goes on past signatures that earlier searches found, and past others until the first
         one is minimal; a later search looks for those.
         """
-        if cls.sought:
-            return anomaly.signature == cls.sought
-        if anomaly.signature in cls.proofs:
-            return False
-        cls.sought = anomaly.signature
-        return True
+        if not cls.sought and anomaly.signature not in cls.known:
+            cls.sought = anomaly.signature
+        is_sought = anomaly.signature == cls.sought
+        cls.refusals += is_sought
+        return is_sought
 
     @classmethod
-    def refused(cls, anomaly: Anomaly) -> None:
-        """Record the anomaly, unless one of the same signature has as little evidence."""
-        cls.refusals += 1
+    def record(cls, anomaly: Anomaly) -> None:
+        """Keep the anomaly as a proof, unless one of the same signature has as little evidence."""
         shortest = cls.proofs.setdefault(anomaly.signature, anomaly)
         cls.proofs[anomaly.signature] = min(shortest, anomaly, key=_length)
 
@@ -131,6 +131,7 @@ class Machine(RuleBasedStateMachine):
     def search_again(cls) -> None:
         """Begin another search, which goes on past what was found so far."""
         cls.wasted += cls.tries
+        cls.known |= {cls.sought}
         cls.refusals, cls.tries, cls.sought = 0, 0, ""
 
     @classmethod
@@ -166,7 +167,7 @@ def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
     """Make the workload that runs the machine for `context.examples` examples."""
 
     def workload(context: Context) -> None:
-        attributes: dict[str, Any] = {"context": context, "proofs": {}}
+        attributes: dict[str, Any] = {"context": context, "proofs": {}, "known": frozenset()}
         prepared: type[Machine] = type(machine.__name__, (machine,), attributes)
         while (left := context.examples - prepared.examples_begun + prepared.wasted) > 0:
             if prepared.proofs and (not context.goes_on or len(prepared.proofs) >= SIGNATURES_MAX):

@@ -316,16 +316,23 @@ class ProcessRegistry:
         with self._lock:
             self._pending.pop(event_id, None)
 
-    def _emit(self, event: Event) -> None:
+    def _emit(self, event: Event) -> bool:
+        """Store and publish an event; returns whether it is durable.
+
+        If not, this host still delivers it. The row of the running process stays, and so does the
+        file with its exit code, so the next host reports the same completion.
+        """
+        is_durable = True
         try:
             self._map.put(event.event_id, asdict(event))
         except OSError as error:
-            # This host still delivers it. The durable row stays, so the next host reports a loss.
+            is_durable = False
             log.error("%s is in memory only: %s", event.event_id, error)  # noqa: TRY400 - known
         with self._lock:
             self._pending[event.event_id] = event
             self._completions.append(event)
         self._listener()
+        return is_durable
 
     def _number(self) -> int:
         self._numbers += 1
@@ -429,8 +436,9 @@ class ProcessRegistry:
                     running.process_id, running.owner, running.command, exit_code, self._clock()
                 )
             )
+        is_reported = True
         if running.is_promised:
-            self._emit(
+            is_reported = self._emit(
                 self._event(
                     running,
                     Kind.COMPLETION,
@@ -442,8 +450,9 @@ class ProcessRegistry:
             )
         else:
             self._listener()
-        with suppress(OSError):
-            files.remove(self._exit(running))
+        if is_reported:
+            with suppress(OSError):
+                files.remove(self._exit(running))
 
     def _event(self, running: _Running, kind: Kind, **what: Any) -> Event:
         return Event(

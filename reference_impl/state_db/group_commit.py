@@ -81,6 +81,7 @@ class GroupCommit:
         self._works = True
         self._took_s: tuple[float, ...] = ()  # durations of the last syncs
         self._given_up = 0  # the round whose leader hangs
+        self._has_failed = False  # a sync outside of rounds: those who follow us must learn of it
 
     def mark(self) -> int:
         """Take the mark of all writes before this call. Opens the side file."""
@@ -117,7 +118,11 @@ class GroupCommit:
         if number == 0:
             return False
         if number is None:
-            self._time(sync)
+            try:
+                self._time(sync)
+            except OSError:
+                self._has_failed = True
+                raise
         else:
             self._lead(number, sync)
         return True
@@ -161,7 +166,9 @@ class GroupCommit:
                 self._write(before._replace(begun=number, failed=number))
                 raise
             if is_recorded:
-                self._write(before._replace(begun=number, done=number))
+                failed = number if self._has_failed else before.failed
+                self._write(_Numbers(begun=number, done=number, failed=failed))
+                self._has_failed = False
         finally:
             with suppress(OSError):
                 self._unlock(number)

@@ -223,9 +223,9 @@ class StateDb:
     def set_title(self, session: str, title: str | None) -> bool:
         """Set or remove the session's title; False if there is no such session.
 
-        Raises TitleTakenError if another session has that title.
+        White space is no title. Raises TitleTakenError if another session has that title.
         """
-        name = title or None
+        name = title if title and not title.isspace() else None
 
         def act(connection: sqlite3.Connection) -> bool:
             others = "SELECT id FROM sessions WHERE title = ? AND id <> ?"
@@ -277,18 +277,21 @@ class StateDb:
 
         return self._write(act)
 
-    def prune(self, older_than_days: float) -> int:
-        """Delete sessions that ended longer ago, with their messages; returns their number."""
-        before_s = self._clock() - older_than_days * _DAY_S
+    def prune(self, older_than_days: float, source: str | None = None) -> int:
+        """Delete ended sessions that started longer ago, with their messages.
+
+        Only those of `source`, if it is given. Returns their number.
+        """
+        old = "ended_at IS NOT NULL AND started_at < ? AND source = ifnull(?, source)"
+        values = (self._clock() - older_than_days * _DAY_S, source)
 
         def act(connection: sqlite3.Connection) -> int:
             connection.execute(
-                "DELETE FROM messages WHERE session_id IN"
-                " (SELECT id FROM sessions WHERE ended_at < ?)",
-                (before_s,),
+                f"DELETE FROM messages WHERE session_id IN (SELECT id FROM sessions WHERE {old})",  # noqa: S608  our own condition
+                values,
             )
-            old = "DELETE FROM sessions WHERE ended_at < ?"
-            return connection.execute(old, (before_s,)).rowcount
+            delete = f"DELETE FROM sessions WHERE {old}"  # noqa: S608  our own condition
+            return connection.execute(delete, values).rowcount
 
         return self._write(act)
 

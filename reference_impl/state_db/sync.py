@@ -1,4 +1,4 @@
-"""Brings the state database up to a session's sidecar, after each turn.
+"""Brings the state database up to a session's sidecar, after each turn and each other change.
 
 The sidecar is authoritative: missing messages are appended, and if the two differ, the database's
 messages are replaced. So the next sync repairs one that failed or was cut off by a kill. Not for
@@ -6,8 +6,6 @@ two threads at once with one session.
 """
 
 from __future__ import annotations
-
-from contextlib import suppress
 
 from reference_impl.sessions.sidecar import UNTITLED, Message, Session
 from reference_impl.state_db.errors import TitleTakenError
@@ -33,12 +31,17 @@ class StateSync:
                 self._db.append_message(sid, draft.role, draft.content)
         else:
             self._db.replace_messages(sid, wanted)
-        if session.title != UNTITLED:
-            with suppress(TitleTakenError):  # titles are unique in the database, not in sidecars
-                self._db.set_title(sid, session.title)
+        title = None if session.title == UNTITLED else _text(session.title)
+        try:
+            self._db.set_title(sid, title)
+        except TitleTakenError:  # titles are unique in the database, not in sidecars
+            self._db.set_title(sid, None)  # a former title would be wrong
 
 
 def _draft(message: Message) -> Draft:
-    content = str(message.get("content", ""))
-    # A lone surrogate is valid JSON, but not valid text for a database.
-    return Draft(str(message.get("role")), content.encode(errors="replace").decode())
+    return Draft(str(message.get("role")), _text(str(message.get("content", ""))))
+
+
+def _text(text: str) -> str:
+    """The text; a lone surrogate is valid JSON, but not valid text for a database."""
+    return text.encode(errors="replace").decode()

@@ -49,10 +49,11 @@ _STEP_BYTES = 1 << 20  # how much it grows before another try, if a reader was i
 
 
 class Commit(NamedTuple):
-    """One commit: its number in this process, and its group commit mark."""
+    """One commit: its number in this process, its group commit mark, and earlier failed syncs."""
 
     number: int
     mark: int
+    failures: int = 0
 
 
 class WriteAheadLog:
@@ -66,18 +67,23 @@ class WriteAheadLog:
         self._fd = -1
         self._committed = 0  # commits so far; counted by one thread at a time
         self._synced = 0  # how many of them are known to be on disk
-        self._doubtful = range(0)  # the commits that a failed sync should have covered
+        self._failures = 0  # syncs that failed: they should have covered all commits before
+        self._failures_before = 0  # the commit in progress
         self._due_bytes = LIMIT_BYTES  # size for the next checkpoint
+
+    def note_begin(self) -> None:
+        """Note that a commit begins: a sync that fails from now on may have covered it."""
+        self._failures_before = self._failures
 
     def note_commit(self) -> Commit:
         """Count one more commit, for `make_durable`."""
         self._committed += 1
-        return Commit(self._committed, self._group_commit.mark())
+        return Commit(self._committed, self._group_commit.mark(), self._failures_before)
 
     def make_durable(self, commit: Commit) -> None:
         """Return once that commit is on disk. Raises OSError if the disk does not confirm it."""
         with self._syncing:
-            if commit.number in self._doubtful:
+            if commit.failures < self._failures:
                 # After a failed sync the system forgets what it failed to write: another sync
                 # would succeed without having written it.
                 raise OSError(errno.EIO, "an earlier sync failed", self._path)
@@ -87,7 +93,7 @@ class WriteAheadLog:
             try:
                 is_ours = self._group_commit.join(commit.mark, self._sync)
             except OSError:
-                self._doubtful = range(self._synced + 1, covered + 1)
+                self._failures += 1
                 raise
             if is_ours:
                 self._synced = covered

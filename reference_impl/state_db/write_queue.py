@@ -253,6 +253,7 @@ class WriteQueue:
                 for failed in writes:
                     failed.result = failed.act(connection)
                 failed = None
+                self._log.note_begin()
                 connection.execute("COMMIT")
             except BaseException as error:  # noqa: BLE001 - passed to the write's caller
                 was_open = self._roll_back()

@@ -43,7 +43,7 @@ ENDED_TURNS_MAX = 256  # ended turns
 _LOCKS = 64
 
 _STREAM = re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII)
-_CURSOR = re.compile(rf"({_STREAM.pattern}):([0-9]{{1,12}})", re.ASCII)
+_CURSOR = re.compile(rf"({_STREAM.pattern}):([0-9]{{1,15}})", re.ASCII)
 
 log = logging.getLogger(__name__)
 

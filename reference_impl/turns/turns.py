@@ -36,6 +36,7 @@ from reference_impl.turns.journal import RunJournal, RunWriter, Turn, TurnEvent,
 
 UNWIND_BOUND_S = 180.0
 TEARDOWN_PATIENCE_S = 5.0
+UNWIND_PATIENCE_S = 0.5  # of a start, for the agent of a cancelled run
 TOKEN_CHARS_MAX = 16_384
 TOOL_CHARS_MAX = 16_384
 _UNMARKED: Mapping[str, Any] = {}
@@ -229,8 +230,14 @@ class Turns:
             other = self._by_session.get(sid)
             return other is not None and other.phase == "ending"
 
+        def is_unwinding() -> bool:
+            # The same, but it may hang, so the wait for it is short.
+            other = self._by_session.get(sid)
+            return other is not None and other.state is State.CANCELLED
+
         with self._changed:
             self._changed.wait_for(lambda: not is_leaving(), TEARDOWN_PATIENCE_S)
+            self._changed.wait_for(lambda: not is_unwinding(), UNWIND_PATIENCE_S)
             if self._is_shutting_down:
                 raise ShuttingDownError("the server is shutting down")
             other = self._by_session.get(sid)
@@ -361,6 +368,14 @@ class Turns:
         # The worker may be concluding it; after a cancel its output must be in the session.
         run.concluded.wait(TEARDOWN_PATIENCE_S)
         return True
+
+    def end(self, session_id: str, patience_s: float) -> bool:
+        """Cancel the session's run and wait until it has left; returns whether it did."""
+        for run in self.runs():
+            if run.session_id == session_id:
+                self.cancel(run.stream_id)
+        with self._changed:
+            return self._changed.wait_for(lambda: session_id not in self._by_session, patience_s)
 
     def _conclude(self, run: Run, reply: str, error: str) -> None:
         """Save the session, decide how the run ended, and publish that; the first caller does it.
@@ -546,8 +561,10 @@ class Turns:
             dead.append(session)
             return self._settled(session)
 
-        self._store.maintain(session_id, settle)
+        session = self._store.maintain(session_id, settle)
         self._end_dead_runs(dead)
+        if dead:
+            self._sync_quietly(session)
         return bool(dead)
 
     def _settled(self, session: Session) -> Session:

@@ -297,7 +297,7 @@ class Api:
         return self._changed(self._app.store.undo(args["session_id"]), "undone")
 
     def _changed(self, session: Session, reason: str) -> Answer:
-        self._app.channels.sessions_changed(reason, session.session_id)
+        self._app.changed(session, reason)
         return answer({"ok": True, "session": self._row(session)})
 
     def delete(self, args: Args, _wake: Wake) -> Answer:

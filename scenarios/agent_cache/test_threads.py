@@ -1,14 +1,14 @@
-"""The agent cache on trial by schedules: no agent is closed in use, or before its commit."""
+"""Scenario of concurrent calls to the agent cache: no agent closes in use or before its commit."""
 
 from __future__ import annotations
 
-from harness.contract.checkers.threads.memory_commits import agents_are_spared
+from harness.contract import promises
+from harness.contract.checkers.threads.memory_commits import check_agent_closes
 from harness.core.history import History
-from harness.core.promises import Promise
 from harness.engine.scenario import Mode, Scenario
+from harness.pytest_plugin import Judge
 from harness.schedule import Call, LockRules
 from harness.workloads.threads import Interleaving, Program
-from scenarios.conftest import Judge
 
 TURN_S = Call("turn", {"session": "s"})
 TURN_T = Call("turn", {"session": "t"})
@@ -19,12 +19,12 @@ SHRINK = Call("shrink")
 
 def program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> Program:
     """Threads that share a cache of one agent, and a shrink when all is quiet."""
-    return Program(name, threads, Promise.A5, first, (SHRINK,), held=(Promise.A4, Promise.L14))
+    return Program(name, threads, promises.A5, first, (SHRINK,), held=(promises.A4, promises.L14))
 
 
 def eviction_met_live_run(history: History) -> bool:
-    """A session was evicted, or another one wanted its place, while it had a live run."""
-    uses = [op for op in history if op.function == "use"]
+    """A session with a live run was evicted, or another one needed its place."""
+    uses = history.of("use")
     rivals = [op for op in history if op.function in ("evict", "turn")]
     return any(
         use.meets(rival)
@@ -36,8 +36,8 @@ def eviction_met_live_run(history: History) -> bool:
 
 def eviction_met_commit(history: History) -> bool:
     """An eviction was under way while a commit of its session was in flight."""
-    calls = [op for op in history if op.function == "provide"]
-    evictions = [op for op in history if op.function == "evict"]
+    calls = history.of("provide")
+    evictions = history.of("evict")
     return any(call.meets(eviction) for call in calls for eviction in evictions)
 
 
@@ -48,7 +48,7 @@ MEETINGS = Interleaving(
         program("an eviction during a commit", (TURN_S,), (COMMIT_S,), (EVICT_S,)),
         program("all at once", (TURN_S,), (TURN_S,), (TURN_T,), (EVICT_S,)),
     ),
-    check=agents_are_spared,
+    check=check_agent_closes,
     rules=LockRules(
         free_during=(("provider", "*"), ("close", "*")),
         never_nested=(("AgentCache._lock", "*._live_lock"),),
@@ -63,7 +63,7 @@ AGENT_CACHE_THREADS = Scenario(
     name="agent-cache-threads",
     mode=Mode.SCHEDULE,
     ability="agent_cache_threads",
-    promises=(*(Promise[f"A{number}"] for number in range(1, 6)), Promise.L14),
+    promises=(promises.A1, promises.A2, promises.A3, promises.A4, promises.A5, promises.L14),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
@@ -72,6 +72,6 @@ AGENT_CACHE_THREADS = Scenario(
 )
 
 
-def test_threads_that_meet_close_no_agent_in_use(judge: Judge) -> None:
-    """Whatever threads do at once, an agent is closed idle, committed, and once."""
+def test_concurrent_calls_close_no_agent_in_use(judge: Judge) -> None:
+    """Under every schedule an agent is closed idle, committed, and once."""
     assert judge(AGENT_CACHE_THREADS).is_valid

@@ -1,4 +1,4 @@
-"""The gateway watcher on trial: every change of others is announced, and quiet costs nothing."""
+"""Scenario of any sequence of writes by another process against the model of the watcher."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from harness.checkers.conformance import conforms
-from harness.contract.models.gateway_watcher import HIDDEN, WatcherModel
-from harness.core.history import History, Outcome
-from harness.core.promises import Promise
+from harness.contract import promises
+from harness.contract.models.gateway_watcher import HIDDEN, GatewayWatcherModel
+from harness.core.history import History
 from harness.engine.scenario import Expectation, Mode, Scenario
+from harness.pytest_plugin import Judge
 from harness.workloads.stateful import Machine, explore
-from scenarios.conftest import Judge
 
 NAMES = ("s1", "s2", "s3")
 SESSIONS = st.sampled_from(NAMES)
@@ -23,7 +23,7 @@ SOURCES = st.sampled_from(["cli", "telegram", "cron", "cli", "webui"])
 class WatcherMachine(Machine):
     """Another process writes three sessions, some of them hidden; the projection fails at times."""
 
-    model = WatcherModel()
+    model = GatewayWatcherModel()
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class WatcherMachine(Machine):
         self.lengths: dict[str, int] = {}
 
     def text(self) -> str:
-        """A text that nobody wrote before."""
+        """Make a unique text."""
         return f"t{next(self.numbers)}"
 
     @initialize(sources=st.lists(SOURCES, max_size=3))
@@ -85,7 +85,7 @@ class WatcherMachine(Machine):
         self.ask("shown")
 
     def finish(self) -> None:
-        """With a projection that works, look once more, and once in the quiet."""
+        """Poll with a projection that works, and once more without a change."""
         self.ask("poll")
         self.ask("shown")
         self.ask("fail", how="")
@@ -95,18 +95,18 @@ class WatcherMachine(Machine):
 
 
 def _announced(history: History) -> int:
-    polls = [op for op in history if op.function == "poll"]
+    polls = history.of("poll")
     return sum(op.result is not None and op.result["announced"] is not None for op in polls)
 
 
 def _failed(history: History) -> int:
-    failing = met = 0
+    is_failing = count = 0
     for op in history:
         if op.function == "fail":
-            failing = bool(op.argument["how"])
+            is_failing = bool(op.argument["how"])
         elif op.function == "poll":
-            met += bool(failing and op.result and op.result["projections"])
-    return met
+            count += bool(is_failing and op.result and op.result["projections"])
+    return count
 
 
 def _hidden(history: History) -> int:
@@ -114,7 +114,7 @@ def _hidden(history: History) -> int:
 
 
 def _rewritten(history: History) -> int:
-    done = [op for op in history if op.function == "rewrite" and op.outcome is Outcome.OK]
+    done = history.happened.of("rewrite")
     return sum(bool(op.argument["texts"]) for op in done)
 
 
@@ -122,7 +122,7 @@ WATCHER = Scenario(
     name="watcher-any-sequence",
     mode=Mode.MODEL,
     ability="watcher",
-    promises=(Promise.G1, Promise.G2, Promise.G3),
+    promises=(promises.G1, promises.G2, promises.G3),
     workload=explore(WatcherMachine),
     checker=conforms(WatcherMachine.model),
     expectations=(
@@ -135,6 +135,6 @@ WATCHER = Scenario(
 )
 
 
-def test_every_change_of_others_is_announced(judge: Judge) -> None:
-    """A change is announced in two polls, quiet is free, a failure shows the last list."""
+def test_watcher_announces_every_foreign_change(judge: Judge) -> None:
+    """A change is announced within two polls; idle polls are free; a failure keeps the list."""
     assert judge(WATCHER).is_valid

@@ -1,27 +1,27 @@
-"""A watcher on trial by schedules: whoever reads when it stops is told, also who just comes."""
+"""Scenario of concurrent stops and readers of the watcher: every reader receives the end."""
 
 from __future__ import annotations
 
 from itertools import product
 
-from harness.contract.checkers.threads.stream_shutdown import readers_end_with_the_stop
+from harness.contract import promises
+from harness.contract.checkers.threads.stream_shutdown import check_stream_shutdown
 from harness.core.history import History
-from harness.core.promises import Promise
 from harness.engine.scenario import Mode, Scenario
+from harness.pytest_plugin import Judge
 from harness.schedule import Call
 from harness.workloads.threads import Interleaving, Program
-from scenarios.conftest import Judge
 
 START, STOP, READ, READERS = Call("start"), Call("stop"), Call("read"), Call("readers")
 
 
 def program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> Program:
-    """Threads that meet, and an empty house."""
-    return Program(name, threads, Promise.G4, first, (READ, READERS))
+    """Concurrent threads, and a read of the remaining readers."""
+    return Program(name, threads, promises.G4, first, (READ, READERS))
 
 
 def reader_met_stop(history: History) -> bool:
-    """Somebody read while it was stopped."""
+    """A read overlapped a stop."""
     calls = ([op for op in history if op.function == name] for name in ("read", "stop"))
     return any(one.meets(other) for one, other in product(*calls))
 
@@ -31,9 +31,9 @@ MEETINGS = Interleaving(
         program("a reader", (), (STOP,), (READ,)),
         program("two readers", (), (STOP,), (READ,), (READ,)),
         program("two stops", (), (STOP,), (STOP,), (READ,)),
-        program("while it looks", (START,), (STOP,), (READ,)),
+        program("a running watcher", (START,), (STOP,), (READ,)),
     ),
-    check=readers_end_with_the_stop,
+    check=check_stream_shutdown,
     meetings={"a reader met the stop": reader_met_stop},
 )
 
@@ -41,7 +41,7 @@ WATCHER_THREADS = Scenario(
     name="watcher-threads",
     mode=Mode.SCHEDULE,
     ability="watcher_threads",
-    promises=(Promise.G4,),
+    promises=(promises.G4,),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
@@ -50,6 +50,6 @@ WATCHER_THREADS = Scenario(
 )
 
 
-def test_whoever_reads_is_told_when_it_stops(judge: Judge) -> None:
-    """Readers come while a watcher is stopped, once or twice, at work or not."""
+def test_stop_notifies_every_reader(judge: Judge) -> None:
+    """Readers subscribe while a watcher is stopped, once or twice, idle or at work."""
     assert judge(WATCHER_THREADS).is_valid

@@ -1,4 +1,4 @@
-"""The lifecycle on trial: every completed turn is committed once, by its owner, at a boundary."""
+"""Scenario of any sequence of calls to the memory lifecycle against its model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from hypothesis.stateful import precondition, rule
 
 from harness.checkers.conformance import conforms
 from harness.contract.models.lifecycle import LifecycleModel
+from harness.contract.promises import SESSION_SERVER
 from harness.core.history import History
-from harness.core.promises import Promise
 from harness.engine.scenario import Expectation, Mode, Scenario
+from harness.pytest_plugin import Judge
 from harness.workloads.stateful import Machine, explore
-from scenarios.conftest import Judge
 
 SESSIONS = st.sampled_from(["s1", "s2"])
 AGENTS = st.sampled_from(["a", "b"])
@@ -85,7 +85,7 @@ class LifecycleMachine(Machine):
         self.ask("dirty", session=session)
 
     def finish(self) -> None:
-        """Ask once more; a provider that hangs must not hold shutdown past its deadline."""
+        """Read the state; a provider that hangs must not delay a shutdown past its deadline."""
         self.ask("dirty", session="s1")
         self.ask("dirty", session="s2")
         self.ask("entries")
@@ -103,11 +103,11 @@ def _commits(provider: str) -> Expectation:
             for op in history
         )
 
-    return Expectation(f"a provider was told: {provider}", count)
+    return Expectation(f"a provider was called: {provider}", count)
 
 
 def _late_turns(history: History) -> int:
-    """Turns completed while a commit of their session was in flight."""
+    """Count the turns completed while a commit of their session was in flight."""
     hanging: set[str] = set()
     late = 0
     for op in history:
@@ -122,17 +122,19 @@ def _late_turns(history: History) -> int:
 
 
 def _wedged_shutdowns(history: History) -> int:
-    """Shutdowns that came while a commit was in flight."""
+    """Count the shutdowns that began while a commit was in flight."""
     functions = [op.function for op in history]
-    hung = [op for op in history.happened if op.function == "begin_commit" and op.result["called"]]
-    return int("drain" in functions[-1:] and len(hung) > functions.count("finish_commit"))
+    called = [
+        op for op in history.happened if op.function == "begin_commit" and op.result["called"]
+    ]
+    return int("drain" in functions[-1:] and len(called) > functions.count("finish_commit"))
 
 
 OWNERS_AND_FAILURES = Scenario(
     name="lifecycle-owners-and-failures",
     mode=Mode.MODEL,
     ability="lifecycle",
-    promises=tuple(Promise[f"L{number}"] for number in range(1, 15)),
+    promises=tuple(SESSION_SERVER.promise(f"L{number}") for number in range(1, 15)),
     workload=explore(LifecycleMachine),
     checker=conforms(LifecycleMachine.model),
     expectations=(
@@ -146,6 +148,6 @@ OWNERS_AND_FAILURES = Scenario(
 )
 
 
-def test_every_turn_is_committed_once_by_its_owner(judge: Judge) -> None:
-    """Whatever providers do, each completed turn is committed once, by its owner."""
+def test_turns_are_committed_once_by_their_owner(judge: Judge) -> None:
+    """Providers may succeed, fail, exit or hang."""
     assert judge(OWNERS_AND_FAILURES).is_valid

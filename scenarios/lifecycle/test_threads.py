@@ -1,19 +1,19 @@
-"""The lifecycle on trial by schedules: threads that meet lose no turn and steal none."""
+"""Scenarios of concurrent calls to the memory lifecycle: each turn is committed by its owner."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations
 
-from harness.contract.checkers.threads.memory_commits import commits_are_kept
+from harness.contract import promises
+from harness.contract.checkers.threads.memory_commits import check_memory_commits
 from harness.core.history import History
-from harness.core.promises import Promise
 from harness.core.verdict import Verdict
-from harness.engine.context import Stage
+from harness.engine.context import Context
 from harness.engine.scenario import Mode, Scenario
+from harness.pytest_plugin import Judge
 from harness.schedule import Call, LockRules, small_scope
 from harness.workloads.threads import Interleaving, Program
-from scenarios.conftest import Judge
 
 S = {"session": "s"}
 TURN_A = Call("complete_turn", {**S, "agent": "a"})
@@ -32,21 +32,21 @@ QUIET = (DRAIN, DRAIN)
 
 
 def program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> Program:
-    """Threads that meet after `first`, and a shutdown when all is quiet."""
-    return Program(name, threads, Promise.L5, first, QUIET, held=(Promise.L14,))
+    """Concurrent threads after `first`, and a shutdown when all is quiet."""
+    return Program(name, threads, promises.L5, first, QUIET, held=(promises.L14,))
 
 
 def turn_during_commit(history: History) -> bool:
-    """A turn was completed while a provider was at work."""
-    calls = [op for op in history if op.function == "provide"]
-    turns = [op for op in history if op.function == "complete_turn"]
+    """A turn was completed during a call of a provider."""
+    calls = history.of("provide")
+    turns = history.of("complete_turn")
     return any(call.meets(turn) for call in calls for turn in turns)
 
 
 def commits_met(history: History) -> bool:
     """Two commits of the session overlapped."""
-    commits = [op for op in history if op.function == "commit"]
-    return any(one.meets(two) for one, two in combinations(commits, 2))
+    commits = history.of("commit")
+    return any(one.meets(other) for one, other in combinations(commits, 2))
 
 
 MEETINGS = Interleaving(
@@ -60,7 +60,7 @@ MEETINGS = Interleaving(
         program("a failure", (TURN_FLAKY,), (COMMIT,), (TURN_FLAKY,), (COMMIT_WAITING,)),
         program("an exit", (TURN_EXITS,), (COMMIT,), (COMMIT_WAITING,), (UNREGISTER,)),
     ),
-    check=commits_are_kept,
+    check=check_memory_commits,
     rules=LockRules(free_during=(("provider", "*"),)),
     meetings={
         "a turn was completed during a commit": turn_during_commit,
@@ -73,8 +73,8 @@ LIFECYCLE_THREADS = Scenario(
     mode=Mode.SCHEDULE,
     ability="lifecycle_threads",
     promises=(
-        *(Promise.L2, Promise.L3, Promise.L4, Promise.L5, Promise.L6),
-        *(Promise.L9, Promise.L11, Promise.L13, Promise.L14),
+        *(promises.L2, promises.L3, promises.L4, promises.L5, promises.L6),
+        *(promises.L9, promises.L11, promises.L13, promises.L14),
     ),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
@@ -85,9 +85,9 @@ LIFECYCLE_THREADS = Scenario(
 
 # Every small program ------------------------------------------------------------------------------
 
-BOUND = 2  # preemptions; with as many, most known races of two or three threads show
+BOUND = 2  # preemptions; most known races of two or three threads need no more
 PAIRS = (TURN_A, TURN_B, REPLACE, UNREGISTER, COMMIT, COMMIT_WAITING, DISCARD, DRAIN)
-TRIPLES = PAIRS[:-1]  # a shutdown starts threads of its own: two, or it and two, are too many
+TRIPLES = PAIRS[:-1]  # a shutdown starts too many threads of its own
 
 # Every 2 calls of the lifecycle's API, and then every 3, each on a thread of its own.
 CHOSEN = (
@@ -107,20 +107,20 @@ def small_programs() -> tuple[Program, ...]:
 
 SMALL = Interleaving(
     programs=small_programs(),
-    check=commits_are_kept,
+    check=check_memory_commits,
     rules=MEETINGS.rules,
     strategies=(f"bounded-{BOUND}",),
     schedules=20_000,
 )
 
 
-def explore_small_scope(stage: Stage) -> None:
-    """Exhaust so many of the small programs as there are examples; the pairs come first."""
-    replace(SMALL, programs=SMALL.programs[: stage.examples]).explore(stage)
+def explore_small_scope(context: Context) -> None:
+    """Exhaust one small program for each example, the pairs first."""
+    replace(SMALL, programs=SMALL.programs[: context.examples]).explore(context)
 
 
 def judge_exhausted(history: History) -> Verdict:
-    """Judge a program that must have been run under every schedule within the bound."""
+    """Judge a program, unknown unless every schedule within the bound was run."""
     verdict = SMALL.judge(history)
     if verdict.is_valid and (history.notes.get("bound") or 0) < BOUND:
         return Verdict(unknowns=(f"{history.notes['program']}: not exhausted",))
@@ -139,11 +139,11 @@ SMALL_SCOPE = Scenario(
 )
 
 
-def test_threads_that_meet_lose_no_turn(judge: Judge) -> None:
-    """Whatever threads do at once, each turn is committed, once at a time, by its owner."""
+def test_concurrent_calls_lose_no_turn(judge: Judge) -> None:
+    """Under every schedule each turn is committed by its owner, one commit at a time."""
     assert judge(LIFECYCLE_THREADS).is_valid
 
 
-def test_every_small_program_is_exhausted(judge: Judge) -> None:
+def test_small_programs_are_exhausted(judge: Judge) -> None:
     """Every two calls, and with more budget every three, under all schedules within the bound."""
     assert judge(SMALL_SCOPE).is_valid

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import gevent
 from locust.runners import MasterRunner, Runner, WorkerRunner
@@ -31,7 +31,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 class ActiveUser(Protocol):
     """What a generator needs of a user."""
 
-    watches: bool
+    watches: ClassVar[bool]
 
     def leave(self) -> None:
         """Begin no further act."""

@@ -1,54 +1,54 @@
-"""The model catalog on trial by schedules: providers that hang hold nobody up."""
+"""Scenario of concurrent rebuilds of the model catalog while providers hang."""
 
 from __future__ import annotations
 
 from itertools import combinations
 
-from harness.contract.checkers.threads.catalog_budget import rebuilds_keep_within
+from harness.contract import promises
+from harness.contract.checkers.threads.catalog_budget import rebuilds_within_budget
 from harness.core.history import History
-from harness.core.promises import Promise
 from harness.engine.scenario import Mode, Scenario
+from harness.pytest_plugin import Judge
 from harness.schedule import Call, LockRules
 from harness.targets.threads.model_catalog import BUDGET_S
 from harness.workloads.threads import Interleaving, Program
-from scenarios.conftest import Judge
 
 REBUILT = Call("rebuilt")
 SHOWN = Call("shown")
 CHANGE = Call("change_config")
 HANG_S = 3_600.0
 LATER = Call("wait", {"seconds": BUDGET_S / 2})
-OVER = Call("wait", {"seconds": 4 * HANG_S})  # by then nobody asks the providers any more
+OVER = Call("wait", {"seconds": 4 * HANG_S})  # by then every query of the providers has ended
 
 
 def program(name: str, takes_s: float, *threads: tuple[Call, ...]) -> Program:
-    """Threads that ask while the providers take so long, until those have answered."""
+    """Concurrent rebuilds while the providers take `takes_s`, until those have answered."""
     first = (Call("hang", {"seconds": takes_s}),)
-    return Program(name, threads, Promise.M2, first, (OVER, SHOWN), held=(Promise.M2,))
+    return Program(name, threads, promises.M2, first, (OVER, SHOWN), held=(promises.M2,))
 
 
 def rebuilds_met(history: History) -> bool:
-    """Two asked for a rebuild at once."""
-    asked = [op for op in history if op.function == "rebuilt"]
-    return any(one.meets(two) for one, two in combinations(asked, 2))
+    """Two rebuilds overlapped."""
+    rebuilds = history.of("rebuilt")
+    return any(one.meets(other) for one, other in combinations(rebuilds, 2))
 
 
 def budget_ran_out(history: History) -> bool:
-    """Somebody was given what was known, because the providers took too long."""
+    """A rebuild returned the known catalog, because the providers took too long."""
     return any(op.function == "rebuilt" and op.result["waited_s"] > 0 for op in history.happened)
 
 
 MEETINGS = Interleaving(
     programs=(
         program("two rebuilds while providers hang", HANG_S, (REBUILT,), (REBUILT, SHOWN)),
-        program("one comes later", HANG_S, (REBUILT,), (LATER, REBUILT), (SHOWN,)),
+        program("a later rebuild", HANG_S, (REBUILT,), (LATER, REBUILT), (SHOWN,)),
         program("providers that are quick", 1.0, (REBUILT,), (REBUILT,), (SHOWN,)),
         program("another config meanwhile", HANG_S, (REBUILT,), (CHANGE, REBUILT)),
     ),
-    check=rebuilds_keep_within(BUDGET_S),
+    check=rebuilds_within_budget(BUDGET_S),
     rules=LockRules(free_during=(("providers", "*"),)),
     meetings={
-        "two asked for a rebuild at once": rebuilds_met,
+        "two rebuilds overlapped": rebuilds_met,
         "the budget ran out": budget_ran_out,
     },
 )
@@ -57,7 +57,7 @@ CATALOG_THREADS = Scenario(
     name="catalog-threads",
     mode=Mode.SCHEDULE,
     ability="catalog_threads",
-    promises=(Promise.M1, Promise.M2),
+    promises=(promises.M1, promises.M2),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
@@ -66,6 +66,6 @@ CATALOG_THREADS = Scenario(
 )
 
 
-def test_providers_that_hang_hold_nobody_up(judge: Judge) -> None:
-    """Whoever asks at once, they are asked once, and nobody waits for longer than the budget."""
+def test_hanging_providers_delay_no_catalog(judge: Judge) -> None:
+    """One query serves all callers, and no caller waits longer than the budget."""
     assert judge(CATALOG_THREADS).is_valid

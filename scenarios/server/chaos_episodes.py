@@ -7,19 +7,22 @@ machine decides which call comes first; so a replay is another attempt.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
+from harness.contract.agent_script import Process
 from harness.contract.clients.session_client import Moment
 from harness.contract.workloads.chaos import Chaos, PlannedFault, ServerGoneError
-from harness.core.history import History, Outcome
+from harness.core.history import History, Operation, Outcome
 from harness.engine.context import Context, Replay, Workload
 from harness.faults.file_faults import AddedBytes, CorruptFile, TornFile
 from harness.faults.nemesis import Fault
 
-from .chaos_users import HUNG, Act, User, is_accepted
+from .chaos_users import HELD, HUNG, Act, User, is_accepted
 
 MOMENTS = (
     *(Moment.ACKNOWLEDGED, Moment.SHOWN, Moment.REPLY_ENDED, Moment.SAVED, Moment.CANCELLING),
@@ -44,6 +47,10 @@ CAPS = {
     "HERMES_WEBUI_AGENT_CACHE_MAX": str(AGENTS_MAX),
     "HERMES_WEBUI_SESSIONS_MAX": str(SESSIONS_MAX),
 }
+DEFERRED = 2
+DEFERRED_POLLS_MAX = 200
+DEFERRED_POLL_S = 0.02
+WAITING = "wakeup_events"
 HALF_A_LINE = b'{"key": "proc_'
 REFUSED_BEYOND_BYTES = 48 << 10
 
@@ -140,11 +147,40 @@ def kill_under_traffic(chaos: Chaos, rng: random.Random, _rounds: int) -> None:
 
 
 def terminate_under_traffic(chaos: Chaos, rng: random.Random, _rounds: int) -> None:
-    """Users do everything while the server is terminated repeatedly."""
+    """Users do everything while the server is terminated repeatedly.
+
+    Before that it ends by each signal while wakeups wait for a run to end.
+    """
     sessions = make_sessions(chaos, 4)
+    for session, end in zip(sessions, (Chaos.terminate, Chaos.kill), strict=False):
+        end_while_deferred(chaos, rng, session, end)
     users = users_of(chaos, rng, (4, sessions[:3], EVERYTHING, 4), (2, sessions[3:], REMOVING, 4))
     chaos.run(shuffled(rng, Chaos.terminate, Chaos.kill, Chaos.terminate), users)
     chaos.read_back()
+
+
+def end_while_deferred(
+    chaos: Chaos, rng: random.Random, session: str, end: Callable[[Chaos], None]
+) -> None:
+    """End the server while the wakeups of two processes wait for the run that started them."""
+    user = User(chaos, [session], rng)
+    processes = (Process(0, user.word()) for _ in range(DEFERRED))
+    script = "".join(str(process.directive) for process in processes)
+    sent = user.insist(session, f"{script}{HELD}")
+    if is_accepted(sent):
+        user.relay(sent.result["run"], leave=1)
+        for _ in range(DEFERRED_POLLS_MAX):
+            health = user.ask("health")
+            if _deferred_at(health) >= DEFERRED:
+                break
+            time.sleep(DEFERRED_POLL_S)
+    end(chaos)
+
+
+def _deferred_at(health: Operation) -> int:
+    """The number of wakeups that wait, as the server reports it."""
+    found: int = health.result["containers"].get(WAITING, 0) if health.result else 0
+    return found
 
 
 def evict(chaos: Chaos, rng: random.Random, _rounds: int) -> None:
@@ -254,6 +290,19 @@ def refused_sends(history: History) -> int:
     return sum(op.function == "send" and not is_accepted(op) for op in history.happened)
 
 
+def ends_while_deferred(how: str) -> Callable[[History], int]:
+    """Count the ends of the server of this kind right after it reported deferred wakeups."""
+
+    def count(history: History) -> int:
+        calls = [op for op in history if op.function in ("health", "terminate", "kill")]
+        return sum(
+            end.function == how and health.function == "health" and _deferred_at(health) > 0
+            for health, end in pairwise(calls)
+        )
+
+    return count
+
+
 def lost_replies(history: History) -> int:
     """Count the operations of unknown outcome."""
     return sum(op.outcome is Outcome.INFO for op in history)
@@ -281,7 +330,7 @@ def resumed_reads(history: History) -> int:
 
 
 def _last_rows(history: History) -> Iterator[list[str]]:
-    last = {op.argument["session"]: op for op in history.happened if op.function == "read"}
+    last = {op.argument["session"]: op for op in history.happened.of("read")}
     return (row for op in last.values() for row in op.result["rows"])
 
 

@@ -1,7 +1,7 @@
-"""Requests from a server's own description: what each endpoint takes, and what it must not.
+"""Reads a server's OpenAPI description, and draws values that its parameters accept or reject.
 
-Reads as much of OpenAPI 3.1 as such servers use: parameters in path, query and header, and one JSON
-object as a body, whose fields are texts, whole numbers, lists or objects, with their bounds.
+Supports what such servers use of OpenAPI 3.1: parameters in path, query and header, and one JSON
+object as a body, whose fields are strings, integers, arrays or objects, with their bounds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Endpoint:
 
 
 def endpoints(description: Mapping[str, Any]) -> list[Endpoint]:
-    """All endpoints of a description, in its order."""
+    """List all endpoints of a description, in its order."""
     return [
         _endpoint(method.upper(), path, operation)
         for path, operations in description["paths"].items()
@@ -56,18 +56,18 @@ def _endpoint(method: str, path: str, operation: Mapping[str, Any]) -> Endpoint:
 
 
 def _parameters(operation: Mapping[str, Any]) -> Iterator[Parameter]:
-    for each in operation["parameters"]:
-        yield Parameter(each["name"], each["in"], each.get("required", False), each["schema"])
+    for given in operation["parameters"]:
+        yield Parameter(given["name"], given["in"], given.get("required", False), given["schema"])
     if "requestBody" in operation:
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
-        for name, each in schema["properties"].items():
-            yield Parameter(name, "body", name in schema["required"], each)
+        for name, field in schema["properties"].items():
+            yield Parameter(name, "body", name in schema["required"], field)
 
 
 def fits(value: Any, schema: Schema) -> bool:
-    """Whether the schema takes the value."""
+    """Whether the schema accepts the value."""
     if "anyOf" in schema:
-        return any(fits(value, each) for each in schema["anyOf"])
+        return any(fits(value, option) for option in schema["anyOf"])
     kind = schema["type"]
     if isinstance(value, bool) or not isinstance(value, _KINDS[kind]):
         return False
@@ -81,7 +81,7 @@ def fits(value: Any, schema: Schema) -> bool:
 
 
 def good(schema: Schema) -> st.SearchStrategy[Any]:
-    """Draw what the schema takes."""
+    """Draw a value that the schema accepts."""
     schema = schema["anyOf"][0] if "anyOf" in schema else schema
     match schema["type"]:
         case "integer":
@@ -97,7 +97,7 @@ def good(schema: Schema) -> st.SearchStrategy[Any]:
 
 
 def bad(schema: Schema, texts: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
-    """Draw what the schema does not take: from the texts given, or of another type or size."""
+    """Draw a value that the schema rejects: one of the texts, or of another type or size."""
     others: st.SearchStrategy[Any] = st.one_of(
         texts,
         st.sampled_from(

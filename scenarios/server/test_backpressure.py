@@ -1,23 +1,23 @@
-"""Readers who take nothing, too many of them, or none for a while; and everybody else is served."""
+"""Scenario of readers that stall, are too many, or idle, while other calls are served."""
 
 from __future__ import annotations
 
 from harness.checkers.conformance import conforms
-from harness.contract.models.backpressure import SILENCE_S, StreamsModel
+from harness.contract import promises
+from harness.contract.models.backpressure import SILENCE_S, BackpressureModel
 from harness.core.history import History
-from harness.core.promises import Promise
-from harness.engine.context import Stage
+from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Mode, Scenario
-from scenarios.conftest import Judge
+from harness.pytest_plugin import Judge
 
-TOKENS = 8000  # ten times what the kernel takes for a reader who takes nothing
+TOKENS = 8000  # ten times what the kernel buffers for a reader that reads nothing
 
 
-def stall_and_fill(stage: Stage) -> None:
-    """Each trial once, for each example."""
-    rng = stage.rng("streams")
-    for _ in range(stage.examples):
-        with stage.episode() as episode:
+def stall_and_fill(context: Context) -> None:
+    """Run each situation once, for each example."""
+    rng = context.rng("streams")
+    for _ in range(context.examples):
+        with context.episode() as episode:
             episode.client.ask("stall", {"readers": rng.randint(2, 4), "tokens": TOKENS})
             episode.client.ask("fill", {"streams": rng.randint(3, 12)})
             episode.client.ask("leave", {})
@@ -26,37 +26,37 @@ def stall_and_fill(stage: Stage) -> None:
 
 
 def _dropped(history: History) -> int:
-    return sum(op.result["dropped"] for op in history.happened if op.function == "stall")
+    return sum(op.result["dropped"] for op in history.happened.of("stall"))
 
 
 def _refused(history: History) -> int:
-    return sum(len(op.result["refused"]) for op in history.happened if op.function == "fill")
+    return sum(len(op.result["refused"]) for op in history.happened.of("fill"))
 
 
 def _in_time(history: History) -> int:
-    silences = [op.result["silences_s"] for op in history.happened if op.function == "keep_silent"]
-    return sum(max(each) <= SILENCE_S for each in silences)
+    silences = [op.result["silences_s"] for op in history.happened.of("keep_silent")]
+    return sum(max(silence) <= SILENCE_S for silence in silences)
 
 
-READ = Scenario(
+READERS = Scenario(
     name="server-and-its-readers",
     mode=Mode.HTTP,
     ability="streams",
     promises=(
-        *(Promise.C3, Promise.C6, Promise.C8, Promise.C9, Promise.C10, Promise.H4, Promise.H6),
-        Promise.H3,
+        *(promises.C3, promises.C6, promises.C8, promises.C9, promises.C10),
+        *(promises.H4, promises.H6, promises.H3),
     ),
     workload=stall_and_fill,
-    checker=conforms(StreamsModel()),
+    checker=conforms(BackpressureModel()),
     expectations=(
-        Expectation("a reader who took nothing was dropped", _dropped),
-        Expectation("a stream too many was refused", _refused),
+        Expectation("a stalled reader was dropped", _dropped),
+        Expectation("a stream above the limit was refused", _refused),
         Expectation("a silence was broken in time", _in_time),
     ),
     examples=1,
 )
 
 
-def test_no_reader_holds_up_another(judge: Judge) -> None:
-    """Stalled, in the way, gone, or waiting in silence."""
-    assert judge(READ).is_valid
+def test_readers_do_not_delay_each_other(judge: Judge) -> None:
+    """Stalled readers, too many readers, disconnected and idle ones."""
+    assert judge(READERS).is_valid

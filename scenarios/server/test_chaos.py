@@ -12,8 +12,8 @@ from harness.contract import promises
 from harness.contract.checkers.server.end_to_end import check_end_to_end
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
-from . import chaos_episodes as episodes
 
+from . import chaos_episodes as episodes
 from .chaos_episodes import one_episode_each, one_long_episode, retried
 
 KILLED = Scenario(

@@ -6,10 +6,11 @@ from harness.contract import promises
 from harness.contract.checkers.server.end_to_end import check_end_to_end
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
+
 from . import chaos_episodes as episodes
 
 TERMINATED = Scenario(
-    name="chaos-told-to-go",
+    name="chaos-terminated",
     mode=Mode.CRASH,
     ability="server",
     promises=(promises.S13, promises.T3, promises.W4, promises.H3),
@@ -19,6 +20,13 @@ TERMINATED = Scenario(
     expectations=(
         Expectation("a turn was begun", episodes.accepted_sends, 10),
         Expectation("the server was terminated", episodes.count_of("terminate"), 2),
+        Expectation(
+            "it was terminated while a wakeup was deferred",
+            episodes.ends_while_deferred("terminate"),
+        ),
+        Expectation(
+            "it was killed while a wakeup was deferred", episodes.ends_while_deferred("kill")
+        ),
     ),
     examples=2,
 )

@@ -1,4 +1,4 @@
-"""A server and the world around it: who writes its database, and who offers it models."""
+"""Scenarios of a server whose database another process writes, and whose model provider hangs."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from harness.checkers.conformance import Fold, conforms
-from harness.contract.models.catalog_over_http import OffersModel
-from harness.contract.models.gateway_watcher import HIDDEN, WatcherModel
+from harness.contract import promises
+from harness.contract.models.catalog_over_http import CatalogOverHttpModel
+from harness.contract.models.gateway_watcher import HIDDEN, GatewayWatcherModel
 from harness.core.history import History
 from harness.core.model import Model
-from harness.core.promises import Promise
 from harness.engine.client import RecordingClient
-from harness.engine.context import Stage, Workload
+from harness.engine.context import Context, Workload
 from harness.engine.scenario import Expectation, Mode, Scenario
-from scenarios.conftest import Judge
+from harness.pytest_plugin import Judge
 
-Question = tuple[str, dict[str, Any]]
+Step = tuple[str, dict[str, Any]]
 WRITES = 8
-ASKERS = 3
+CALLERS = 3
 
 
-def asking(model: Model[Any], questions: Callable[[random.Random], Iterator[Question]]) -> Workload:
-    """Make the workload that asks these in turn, until the model refuses an answer."""
+def checked(model: Model[Any], steps: Callable[[random.Random], Iterator[Step]]) -> Workload:
+    """Make the workload that runs these steps, until the model rejects a result."""
 
-    def workload(stage: Stage) -> None:
-        rng = stage.rng("questions")
-        for _ in range(stage.examples):
-            with stage.episode() as episode:
-                if not _asked(episode.client, Fold(model), questions(rng)):
+    def workload(context: Context) -> None:
+        rng = context.rng("steps")
+        for _ in range(context.examples):
+            with context.episode() as episode:
+                if not _conform(episode.client, Fold(model), steps(rng)):
                     return
 
     return workload
 
 
-def _asked(client: RecordingClient, fold: Fold[Any], questions: Iterator[Question]) -> bool:
-    return not any(fold.step(client.ask(function, argument)) for function, argument in questions)
+def _conform(client: RecordingClient, fold: Fold[Any], steps: Iterator[Step]) -> bool:
+    return not any(fold.step(client.ask(function, argument)) for function, argument in steps)
 
 
-def writing(rng: random.Random) -> Iterator[Question]:
-    """Let another process write; each time somebody listens for what it comes to."""
+def writing(rng: random.Random) -> Iterator[Step]:
+    """Let another process write, and poll for the announcement after each write."""
     sources = {"s1": "cli", "s2": "telegram", "s3": rng.choice(HIDDEN), "s4": rng.choice(HIDDEN)}
     for session, source in sources.items():
         yield "create", {"session": session, "source": source}
@@ -50,8 +50,8 @@ def writing(rng: random.Random) -> Iterator[Question]:
     for _ in range(WRITES):
         session = rng.choice(sorted(sources))
         texts = [f"t{next(numbers)}" for _ in range(2)]
-        # Twice the same number of messages: what was rewritten is a change all the same.
-        writes: list[Question] = [
+        # A rewrite keeps the number of messages, and is a change all the same.
+        writes: list[Step] = [
             ("append", {"session": session, "text": texts[0]}),
             ("rename", {"session": session, "title": texts[1]}),
             ("rewrite", {"session": session, "texts": texts}),
@@ -65,61 +65,61 @@ def writing(rng: random.Random) -> Iterator[Question]:
         yield "poll", {"awaited": True}
 
 
-def choosing(rng: random.Random) -> Iterator[Question]:
-    """Show models, and ask for them, of a provider that does not answer at first."""
-    del rng  # there is but one order in which a provider is new
+def cataloguing(rng: random.Random) -> Iterator[Step]:
+    """Show and rebuild the models of a provider that hangs at first."""
+    del rng  # a provider is new in one order only
     yield "shown", {}
-    yield "rebuilt", {"askers": ASKERS, "hangs": True}
+    yield "rebuilt", {"askers": CALLERS, "hangs": True}
     yield "shown", {}
-    yield "rebuilt", {"askers": ASKERS, "hangs": False}
+    yield "rebuilt", {"askers": CALLERS, "hangs": False}
     yield "shown", {}
 
 
 def _announced(history: History) -> int:
-    polls = (op for op in history.happened if op.function == "poll")
+    polls = history.happened.of("poll")
     return sum(op.result["announced"] is not None for op in polls)
 
 
 def _quiet(history: History) -> int:
-    polls = (op for op in history.happened if op.function == "poll")
+    polls = history.happened.of("poll")
     return sum(op.result["announced"] is None for op in polls)
 
 
-def _asked_live(history: History) -> int:
-    return sum(op.result["asked"] for op in history.happened if op.function == "rebuilt")
+def _live_queries(history: History) -> int:
+    return sum(op.result["asked"] for op in history.happened.of("rebuilt"))
 
 
-WRITTEN = Scenario(
+EXTERNAL_WRITER = Scenario(
     name="server-and-another-writer",
     mode=Mode.HTTP,
     ability="outside",
-    promises=(Promise.G1, Promise.G2, Promise.G3),
-    workload=asking(WatcherModel(), writing),
-    checker=conforms(WatcherModel()),
+    promises=(promises.G1, promises.G2, promises.G3),
+    workload=checked(GatewayWatcherModel(), writing),
+    checker=conforms(GatewayWatcherModel()),
     expectations=(
         Expectation("a change was announced", _announced),
-        Expectation("a change was none of those who watch", _quiet),
+        Expectation("a hidden change was not announced", _quiet),
     ),
     examples=1,
 )
 
-OFFERED = Scenario(
+HANGING_PROVIDER = Scenario(
     name="server-and-a-silent-provider",
     mode=Mode.HTTP,
     ability="outside",
-    promises=(Promise.M1, Promise.M2),
-    workload=asking(OffersModel(), choosing),
-    checker=conforms(OffersModel()),
-    expectations=(Expectation("the provider was asked", _asked_live),),
+    promises=(promises.M1, promises.M2),
+    workload=checked(CatalogOverHttpModel(), cataloguing),
+    checker=conforms(CatalogOverHttpModel()),
+    expectations=(Expectation("the provider was queried", _live_queries),),
     examples=1,
 )
 
 
-def test_what_another_process_writes_is_announced(judge: Judge) -> None:
-    """By the gateway's stream, once; what nobody is shown is not."""
-    assert judge(WRITTEN).is_valid
+def test_foreign_writes_are_announced_once(judge: Judge) -> None:
+    """Changes of listed sessions are announced, those of hidden ones are not."""
+    assert judge(EXTERNAL_WRITER).is_valid
 
 
-def test_nobody_waits_for_a_provider_that_is_silent(judge: Judge) -> None:
-    """Showing asks nobody, and asking ends with the budget."""
-    assert judge(OFFERED).is_valid
+def test_hanging_provider_delays_no_catalog(judge: Judge) -> None:
+    """A display queries no provider, and a rebuild ends within its budget."""
+    assert judge(HANGING_PROVIDER).is_valid

@@ -1,8 +1,8 @@
-"""A whole server on trial, over HTTP: what one client was told stays true, through every death.
+"""Scenarios of one client of a whole server over HTTP, through kills and terminations.
 
-An episode is one folder's life: a few sessions, and every act once, in an order left to chance.
-Each act waits for what it caused, so nothing is judged by how long it took. A run that may have
-ended just as its server was killed may be marked or not; its relay comes to one end either way.
+An episode is one state folder: a few sessions, and every act once, in a random order. Each act
+waits for its effects, so no checker judges times. A run that may have ended when its server was
+killed may be marked or not; its relay has one terminal event either way.
 """
 
 from __future__ import annotations
@@ -13,27 +13,30 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.checkers.conformance import Fold, conforms
+from harness.contract import promises
+from harness.contract.agent_script import FAIL, HANG, TOOL, Process, Tokens, sleep
 from harness.contract.models.conversation import CONFLICT
 from harness.contract.models.server import ServerModel
 from harness.core.history import History
-from harness.core.promises import Promise
 from harness.engine.client import RecordingClient
-from harness.engine.context import Stage, Workload
+from harness.engine.context import Context, Workload
 from harness.engine.scenario import Expectation, Mode, Scenario
+from harness.pytest_plugin import Judge
 from harness.targets.server.http import CURSORS
 from harness.workloads.stateful import PromiseBrokenError
-from scenarios.conftest import Judge
 
 NAMES = ("s1", "s2", "s3")
 TOKENS = 3
-TALKS = (f"[tokens={TOKENS}]", f"[tokens={TOKENS}][tool]", f"[tokens={TOKENS}x4]")
-HELD = f"[tokens={TOKENS}][sleep=900]"  # until somebody ends it
-HUNG = f"[tokens={TOKENS}][hang]"  # even after that
-FAILS = f"[tokens={TOKENS}][sleep=0.3][fail]"  # while it is read, as a rule
+SHOWN = f"{Tokens(TOKENS).directive}"
+TALKS = (SHOWN, f"{SHOWN}{TOOL}", f"{Tokens(TOKENS, threads=4).directive}")
+HELD = f"{SHOWN}{sleep(900)}"  # until it is cancelled
+HUNG = f"{SHOWN}{HANG}"  # until its agent is closed
+FAILS = f"{SHOWN}{FAIL}"
+FAILS_LATE = f"{SHOWN}{sleep(0.3)}{FAIL}"  # usually while it is read
 
 
-class Life:
-    """One client's dealings with a server. Every act leaves all sessions idle."""
+class User:
+    """One client of a server. Every act leaves all sessions idle."""
 
     def __init__(self, client: RecordingClient, rng: random.Random) -> None:
         self._client = client
@@ -42,27 +45,27 @@ class Life:
         self._numbers = itertools.count(1)
 
     def ask(self, function: str, /, **argument: Any) -> Any:
-        """Ask, and raise PromiseBrokenError if the model refuses the answer."""
+        """Call a function; raises PromiseBrokenError if the model rejects the result."""
         operation = self._client.ask(function, argument)
         if anomaly := self._fold.step(operation):
             raise PromiseBrokenError(anomaly)
         return operation.result
 
-    def begin(self, session: str, script: str, how: str = "send") -> str:
-        """Begin a turn, and look for its message on the disk; the run's name."""
+    def begin(self, session: str, script: str, function: str = "send") -> str:
+        """Begin a turn, and read its message from disk; returns the run's name."""
         run = f"r{next(self._numbers)}"
-        self.ask(how, session=session, run=run, text=f"{run} {script}")
+        self.ask(function, session=session, run=run, text=f"{run} {script}")
         self.ask("disk", session=session)
         return run
 
     def hold(self, session: str, script: str = HELD) -> str:
-        """Begin a turn that goes on, and see what it shows."""
+        """Begin a turn that does not end by itself, and read its tokens."""
         run = self.begin(session, script)
         self.ask("shown", run=run, tokens=TOKENS)
         return run
 
     def conclude(self, session: str, run: str) -> None:
-        """Read the run to its end, and what it left."""
+        """Read the run to its end, and what it stored."""
         self.ask("events", run=run, after=0)
         self.ask("wait_idle", session=session)
         self.look(session)
@@ -73,14 +76,16 @@ class Life:
             self.ask("status", session=session)
             self.ask("messages", session=session)
             self.ask("disk", session=session)
+            self.ask("views", session=session)
+            self.ask("copies", session=session)
 
     def any(self) -> str:
-        """Any session."""
+        """Choose a session."""
         return self._rng.choice(NAMES)
 
     # Acts
 
-    def found(self) -> None:
+    def make_sessions(self) -> None:
         for session in NAMES:
             self.ask("new", session=session)
 
@@ -93,7 +98,7 @@ class Life:
 
     def fail(self) -> None:
         session = self.any()
-        self.conclude(session, self.begin(session, FAILS))
+        self.conclude(session, self.begin(session, FAILS_LATE))
 
     def cancel(self) -> None:
         session = self.any()
@@ -113,27 +118,27 @@ class Life:
         self.look()
 
     def attach(self, session: str) -> None:
-        """Look for a run in three places."""
+        """Look for the active run in three places."""
         self.ask("status", session=session)
         self.ask("watch", session=session)
         self.ask("send", session=session, run="refused", text="one too many")
 
     def kill(self) -> None:
-        for run in self.die("kill"):
+        for run in self.end_server("kill"):
             self.ask("events", run=run, after=0)
 
     def terminate(self) -> None:
-        self.die("terminate")
+        self.end_server("terminate")
 
-    def die(self, how: str) -> tuple[str, str]:
-        """End the server while one session is held by a run, one may have a run, and one has none.
+    def end_server(self, function: str) -> tuple[str, str]:
+        """End the server while one session has a held run, one may have a run, and one has none.
 
-        The run that held, and the short one.
+        Returns the held run and the short one.
         """
         held, short, _ = self._rng.sample(NAMES, 3)
         self.conclude(held, self.begin(held, TALKS[0]))  # so that there is something to lose
         runs = (self.hold(held), self.begin(short, TALKS[0]))
-        self.ask(how)
+        self.ask(function)
         self.look()
         self.ask("sessions")
         return runs
@@ -141,24 +146,24 @@ class Life:
     def wake(self) -> None:
         session = self.any()
         output = f"p{next(self._numbers)}"
-        run = self.begin(session, f"[process=0.3:{output}]")
+        run = self.begin(session, f"{Process(0.3, output).directive}")
         self.ask("events", run=run, after=0)
-        self.await_wakeup(session, output)
+        self.wait_for_wakeup(session, output)
 
     def defer(self) -> None:
         session = self.any()
         output = f"p{next(self._numbers)}"
-        self.begin(session, f"[process=0:{output}]{HELD}", "send_watched")
+        self.begin(session, f"{Process(0, output).directive}{HELD}", "send_watched")
         self.ask(self._rng.choice(["kill", "terminate"]))
-        self.await_wakeup(session, output)
+        self.wait_for_wakeup(session, output)
 
-    def await_wakeup(self, session: str, output: str) -> None:
-        """Wait for what is owed, and until it is over."""
+    def wait_for_wakeup(self, session: str, output: str) -> None:
+        """Wait for a wakeup, and for the end of its turn."""
         self.ask("wakeups", session=session, outputs=[output])
         self.ask("wait_idle", session=session)
         self.look(session)
 
-    def forget(self) -> None:
+    def remove(self) -> None:
         cleared, deleted, _ = self._rng.sample(NAMES, 3)
         self.ask("clear", session=cleared)
         self.ask("delete", session=deleted)
@@ -169,20 +174,20 @@ class Life:
         self.look()
 
 
-Act = Callable[[Life], None]
+Act = Callable[[User], None]
 
 
-def live(*acts: Act) -> Workload:
-    """Make the workload that lives so many lives, and stops at a proof."""
+def random_order(*acts: Act) -> Workload:
+    """Make the workload that performs these acts in random orders, and stops at an anomaly."""
 
-    def workload(stage: Stage) -> None:
-        rng = stage.rng("lives")
-        for _ in range(stage.examples):
-            with stage.episode() as episode:
-                life = Life(episode.client, rng)
+    def workload(context: Context) -> None:
+        rng = context.rng("orders")
+        for _ in range(context.examples):
+            with context.episode() as episode:
+                user = User(episode.client, rng)
                 try:
-                    for act in (Life.found, *rng.sample(acts, len(acts))):
-                        act(life)
+                    for act in (User.make_sessions, *rng.sample(acts, len(acts))):
+                        act(user)
                 except PromiseBrokenError:
                     return
 
@@ -195,33 +200,41 @@ def _conflicts(history: History) -> int:
 
 def _ended(name: str) -> Callable[[History], int]:
     def count(history: History) -> int:
-        relays = (op for op in history.happened if op.function == "events")
+        relays = history.happened.of("events")
         return sum(op.result["names"][-1:] == [name] for op in relays)
 
     return count
 
 
 def _count(name: str, function: str) -> Expectation:
-    return Expectation(name, lambda history: sum(op.function == function for op in history))
+    return Expectation(name, lambda history: len(history.of(function)))
 
 
 def _interrupted(history: History) -> int:
-    read = (op for op in history.happened if op.function == "messages")
+    read = history.happened.of("messages")
     return sum(mark == "interrupted" for op in read for _, _, mark in op.result["said"])
 
 
-SERVED = Scenario(
+ONE_CLIENT = Scenario(
     name="server-one-client",
     mode=Mode.HTTP,
     ability="http",
     promises=(
-        *(Promise.S2, Promise.S6, Promise.S11, Promise.S13),
-        *(Promise.T1, Promise.T2, Promise.T3, Promise.T4, Promise.W1, Promise.W2, Promise.W6),
-        *(Promise.C1, Promise.C2, Promise.C3, Promise.C4, Promise.C6, Promise.C7),
+        *(promises.S2, promises.S6, promises.S11, promises.S13, promises.S14, promises.S15),
+        *(
+            promises.T1,
+            promises.T2,
+            promises.T3,
+            promises.T4,
+            promises.W1,
+            promises.W2,
+            promises.W6,
+        ),
+        *(promises.C1, promises.C2, promises.C3, promises.C4, promises.C6, promises.C7),
     ),
-    workload=live(
-        *(Life.talk, Life.fail, Life.cancel, Life.hang, Life.kill, Life.wake, Life.forget),
-        *(Life.talk, Life.cancel, Life.wake),
+    workload=random_order(
+        *(User.talk, User.fail, User.cancel, User.hang, User.kill, User.wake, User.remove),
+        *(User.talk, User.cancel, User.wake),
     ),
     checker=conforms(ServerModel()),
     expectations=(
@@ -231,32 +244,32 @@ SERVED = Scenario(
         Expectation("a run failed", _ended("apperror")),
         Expectation("a turn was interrupted", _interrupted),
         _count("a process woke its session", "wakeups"),
-        _count("the user removed something", "clear"),
+        _count("messages were removed", "clear"),
     ),
     examples=2,
 )
 
-STRUCK = Scenario(
-    name="server-told-to-go",
+TERMINATED = Scenario(
+    name="server-terminated",
     mode=Mode.CRASH,
     ability="http",
-    promises=(Promise.H3, Promise.W4),
-    workload=live(Life.talk, Life.terminate, Life.kill, Life.defer, Life.defer),
+    promises=(promises.H3, promises.W4),
+    workload=random_order(User.talk, User.terminate, User.kill, User.defer, User.defer),
     checker=conforms(ServerModel()),
     expectations=(
-        _count("the server was told to go", "terminate"),
+        _count("the server was terminated", "terminate"),
         _count("the server was killed", "kill"),
-        _count("a wakeup waited through a death", "send_watched"),
+        _count("a wakeup was pending during a kill", "send_watched"),
     ),
     examples=1,
 )
 
 
-def test_what_a_server_told_stays_true_whatever_kills_it(judge: Judge) -> None:
-    """Messages, runs, relays and wakeups, as one client sees them from outside."""
-    assert judge(SERVED).is_valid
+def test_server_results_hold_through_kills(judge: Judge) -> None:
+    """Messages, runs, streams and wakeups, as one client observes them."""
+    assert judge(ONE_CLIENT).is_valid
 
 
-def test_a_server_told_to_go_leaves_in_good_order(judge: Judge) -> None:
-    """It exits with 0, loses nothing, and wakes afterwards whom it could not wake before."""
-    assert judge(STRUCK).is_valid
+def test_terminated_server_exits_cleanly(judge: Judge) -> None:
+    """It exits with 0, loses nothing, and delivers pending wakeups after the next boot."""
+    assert judge(TERMINATED).is_valid

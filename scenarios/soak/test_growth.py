@@ -1,8 +1,8 @@
-"""Soak: a host that is lived in for long is no larger, and no busier, than one that just warmed up.
+"""Scenarios of a long-running host: it grows no larger and no busier than after its warm-up.
 
-Sizes are read every so many operations, and judged by their slopes per operation: a leak of one
-entry a session shows long before it hurts, and is told by its container's name. A host on trial
-has small caches, so that it is warm soon; the largest keeps the last 256 turns.
+Sizes are sampled at a fixed number of operations, and judged by their slopes per operation: a leak
+of one entry a session shows early, and is named by its container. The host has small caches, so
+that it is warm soon; the largest keeps the last 256 turns.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import random
 from harness.checkers.growth import SAMPLE, Controls, GrowsWithin, Limit
 from harness.checkers.idle_cost import idles_within
 from harness.contract import promises
+from harness.contract.agent_script import Tokens
 from harness.contract.workloads.session_churn import CACHE_TURNS, Churn
 from harness.core.history import History
 from harness.engine.context import Context
@@ -26,9 +27,9 @@ TALK_WARM_UP = 12  # turns; the journals of 8 are kept
 
 IDLE_S = 2.0
 SETTLING_S = 1.0
-TABS = 20
+READERS = 20
 CORE_SHARE_MAX = 0.01
-WAKEUPS_MAX = 50.0  # a second; the busiest of its clocks ticks twice
+WAKEUPS_MAX = 50.0  # a second; the fastest timer of the host ticks twice
 
 ENTRY = 0.01  # an operation: a tenth of one entry a session
 BYTES = 100.0  # an operation
@@ -64,8 +65,8 @@ LIMITS = (
     Limit("process/blocks", promises.H4, BLOCKS),
     Limit("process/uss_bytes", promises.H4, BYTES, 16 * MIB),  # page caches and arenas fill late
 )
-CHURNED = GrowsWithin(LIMITS, WARM_UP, Controls("sessions", "cached", ENTRY))
-TALKED = GrowsWithin(
+CHURN_GROWTH = GrowsWithin(LIMITS, WARM_UP, Controls("sessions", "cached", ENTRY))
+TALK_GROWTH = GrowsWithin(
     (Limit("files/run_journal_bytes", promises.T6, BYTES),),
     TALK_WARM_UP,
     Controls("files/sidecar_bytes", "sessions", ENTRY),
@@ -73,33 +74,33 @@ TALKED = GrowsWithin(
 
 
 def churn(context: Context) -> None:
-    """Live until warm, and then for as many samples as the context has examples."""
+    """Run to the end of the warm-up, and then for a sample for each example."""
     samples = max(SAMPLES_MIN, context.examples)
     _churn(context, WARM_UP + samples * SAMPLE_EVERY, context.seed)
 
 
 def churn_again(context: Context, failed: History) -> None:
-    """Live the same life again."""
+    """Run the same operations again."""
     _churn(context, failed.operations[-1].argument["operations"], failed.notes["seed"])
 
 
 def _churn(context: Context, operations: int, seed: str) -> None:
     with context.episode(seed=seed) as episode:
-        life = Churn(episode.client.ask, random.Random(f"{seed}/churn"))
-        while life.operations < operations:
-            due = life.operations + SAMPLE_EVERY
-            while life.operations < due:
-                life.step()
-            life.sample()
+        sessions = Churn(episode.client.ask, random.Random(f"{seed}/churn"))
+        while sessions.operations < operations:
+            due = sessions.operations + SAMPLE_EVERY
+            while sessions.operations < due:
+                sessions.step()
+            sessions.sample()
 
 
 def talk(context: Context) -> None:
-    """Have so many turns in one session that is never cleared."""
+    """Run turns in one session that is never cleared."""
     _talk(context, TALK_WARM_UP + max(SAMPLES_MIN, context.examples))
 
 
 def talk_again(context: Context, failed: History) -> None:
-    """Have as many turns again."""
+    """Run the same number of turns again."""
     _talk(context, failed.operations[-1].argument["operations"])
 
 
@@ -107,12 +108,12 @@ def _talk(context: Context, turns: int) -> None:
     with context.episode() as episode:
         episode.client.ask("new", {"session": "s"})
         for turn in range(1, turns + 1):
-            episode.client.ask("chat", {"session": "s", "text": "[tokens=3]"})
+            episode.client.ask("chat", {"session": "s", "text": f"{Tokens(3).directive}"})
             episode.client.ask("sample", {"operations": turn, "sessions": 1})
 
 
 def idle(context: Context) -> None:
-    """Ask nothing for a while: of a host that has no database yet, and of one with open tabs."""
+    """Make no call for a time, to a host without a database, and to one with open readers."""
     seconds = IDLE_S * max(1.0, context.examples / 10)
     with context.episode() as episode:
         ask = episode.client.ask
@@ -120,15 +121,15 @@ def idle(context: Context) -> None:
         ask("idle", {"seconds": seconds})
         ask("new", {"session": "s"})
         ask("chat", {"session": "s", "text": "good morning"})
-        for tab in range(TABS):
+        for tab in range(READERS):
             ask("open_tab", {"tab": f"t{tab}", "session": "s"})
         ask("rest", {"seconds": SETTLING_S})
         ask("idle", {"seconds": seconds})
 
 
 def _sessions(history: History) -> int:
-    told = (op.argument["sessions"] for op in history.happened if op.function == SAMPLE)
-    return max(told, default=0)
+    counts = (op.argument["sessions"] for op in history.happened.of(SAMPLE))
+    return max(counts, default=0)
 
 
 CHURN = Scenario(
@@ -140,13 +141,14 @@ CHURN = Scenario(
         *(promises.T3, promises.T6, promises.G2, promises.D6, promises.H4),
     ),
     workload=churn,
-    checker=CHURNED,
+    checker=CHURN_GROWTH,
     expectations=(
-        Expectation("there were samples enough", CHURNED.judgeable),
+        Expectation("there were enough samples", CHURN_GROWTH.judgeable),
         Expectation("sessions came and went", _sessions, 100),
     ),
     examples=100,
     replay=churn_again,
+    extras=("soak",),
 )
 
 TALK = Scenario(
@@ -155,10 +157,11 @@ TALK = Scenario(
     ability="soak",
     promises=(promises.T6,),
     workload=talk,
-    checker=TALKED,
-    expectations=(Expectation("there were samples enough", TALKED.judgeable),),
+    checker=TALK_GROWTH,
+    expectations=(Expectation("there were enough samples", TALK_GROWTH.judgeable),),
     examples=100,
     replay=talk_again,
+    extras=("soak",),
 )
 
 
@@ -169,23 +172,21 @@ IDLE = Scenario(
     promises=(promises.H5,),
     workload=idle,
     checker=idles_within(promises.H5, CORE_SHARE_MAX, WAKEUPS_MAX),
-    expectations=(
-        Expectation("it idled", lambda history: sum(op.function == "idle" for op in history), 2),
-    ),
+    expectations=(Expectation("the host was idle", lambda history: len(history.of("idle")), 2),),
     examples=10,
 )
 
 
-def test_nothing_asked_costs_next_to_nothing(judge: Judge) -> None:
-    """With no database yet, and with twenty tabs open."""
+def test_idle_host_costs_next_to_nothing(judge: Judge) -> None:
+    """Without a database, and with twenty open readers."""
     assert judge(IDLE).is_valid
 
 
-def test_a_turn_leaves_no_more_in_the_journal_than_the_turn_before_it(judge: Judge) -> None:
-    """However long its session has become."""
+def test_turn_adds_constant_size_to_the_journal(judge: Judge) -> None:
+    """At any length of the session."""
     assert judge(TALK).is_valid
 
 
-def test_what_lives_long_does_not_grow_with_what_was_ever_done(judge: Judge) -> None:
-    """Sessions come and go; containers, files, threads and memory stay as they were when warm."""
+def test_host_size_is_independent_of_past_sessions(judge: Judge) -> None:
+    """Containers, files, threads and memory stay as they were after the warm-up."""
     assert judge(CHURN).is_valid

@@ -23,16 +23,16 @@ UNDER_FAULTS = FaultOutcomesModel(StateDbModel())
 
 
 class CheckedEpisode:
-    """One episode, checked step by step; it ends at the first anomaly."""
+    """One episode, checked step by step; it ends where the model cannot go on."""
 
     def __init__(self, episode: Episode) -> None:
         self._client = episode.client
         self._fold = Fold(UNDER_FAULTS)
 
     def ask(self, step: Step) -> Operation:
-        """Call a function. Raises PromiseBrokenError where the model rejects the result."""
+        """Call a function. Raises PromiseBrokenError where the model cannot go on."""
         operation = self._client.ask(*step)
-        if anomaly := self._fold.step(operation):
+        if (anomaly := self._fold.step(operation)) and self._fold.is_lost:
             raise PromiseBrokenError(anomaly)
         return operation
 
@@ -41,7 +41,7 @@ class CheckedEpisode:
         self.ask(("probe", {}))
         self.ask(_append("s1", "alpha and on"))
         for session in sessions:
-            for function in ("counters", "get", "messages"):
+            for function in ("counters", "get", "messages", "details"):
                 self.ask((function, {"session": session}))
         self.ask(("list", {}))
         self.ask(("search", {"word": "alpha"}))
@@ -49,7 +49,7 @@ class CheckedEpisode:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of write: the calls before its Nth attempt, and the write itself."""
+    """A kind of call: the calls before its Nth attempt, and the call itself."""
 
     write: Callable[[int], Step]
     before: Callable[[int], list[Step]] = lambda _: []
@@ -92,6 +92,14 @@ KINDS = (
         ],
     ),
 )
+READ_KINDS = (
+    Kind(lambda _: ("get", S1)),
+    Kind(lambda _: ("details", S1)),
+    Kind(lambda _: ("list", {})),
+    Kind(lambda _: ("messages", S1), lambda n: [_append("s1", f"alpha {n}")]),
+    Kind(lambda _: ("search", {"word": "alpha"}), lambda n: [_append("s1", f"alpha {n}")]),
+)
+EVERY_KIND = (*KINDS, *READ_KINDS)
 EARLIER: tuple[Callable[[random.Random], Step], ...] = (
     lambda rng: _append(rng.choice(["s1", "s2"]), "alpha earlier", rng.randrange(2)),
     lambda rng: ("replace", {"session": "s2", "messages": [["user", "alpha"]] * rng.randrange(3)}),
@@ -105,9 +113,9 @@ STATEMENTS_MAX = 40
 
 
 def fail_the_nth(context: Context) -> None:
-    """Run every kind of write with every fault; later rounds begin with earlier writes."""
+    """Run every kind of call with every fault; later rounds begin with earlier writes."""
     for number in range(context.examples):
-        round_, index = divmod(number, len(KINDS))
+        round_, index = divmod(number, len(EVERY_KIND))
         fault = RAISED_OR_KILLED[(round_ + index) % len(RAISED_OR_KILLED)]
         rng = context.rng(f"earlier/{number}")
         with context.episode() as episode, suppress(PromiseBrokenError):
@@ -116,7 +124,9 @@ def fail_the_nth(context: Context) -> None:
                 checked.ask(_create(session))
             for _ in range(rng.randrange(6) if round_ else 0):
                 checked.ask(rng.choice(EARLIER)(rng))
-            _hit_every_statement(checked, KINDS[index], fault)
+            _hit_every_statement(checked, EVERY_KIND[index], fault)
+            checked.ask(("reopen_file", {}))
+            checked.read_back(("s1", "s2"))
 
 
 def _hit_every_statement(checked: CheckedEpisode, kind: Kind, fault: str) -> None:
@@ -163,7 +173,7 @@ STATE_DB_FAIL_THE_NTH = Scenario(
         *map(_hits, RAISED_OR_KILLED),
         Expectation("a write completed once all its statements had failed", _completions),
     ),
-    examples=len(KINDS) * len(RAISED_OR_KILLED),
+    examples=len(EVERY_KIND) * len(RAISED_OR_KILLED),
 )
 
 

@@ -16,15 +16,19 @@ from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.workloads.stateful import Machine, explore
 
-SESSIONS = st.sampled_from(["s1", "s2", "s3"])
-TITLES = st.sampled_from(["plans", "notes", None])
-WORDS = st.sampled_from(["alpha", "beta"])
+NAMES = ("s1", "s2", "s3", "S1", "s10")  # ids that differ in case only, or share a prefix
+SESSIONS = st.sampled_from(["s1", "s1", "s2", *NAMES])  # most calls meet in two of them
+TITLES = st.sampled_from(["plans", "notes", None, "Plans", "计划", "", " \t "])
+TEXTS = ("alpha", "beta", "计划", "ёлка", "naïve", "100%", "a_b", "it's")
+WORDS = st.sampled_from(TEXTS)
+QUERIES = st.sampled_from([*TEXTS, "%", "_", "al%", "*", '"', "a*b", "NAIVE", "alph", ""])
+DAYS = st.sampled_from([5, 9.9, 10.1, 19.9, 20.1, 1000])
 ROLES = st.sampled_from(["user", "assistant", "tool"])
 TOKENS = st.integers(0, 1000)
 
 
 class StateDbMachine(Machine):
-    """Three sessions, two titles and two words; the age of sessions grows by ten days at a time."""
+    """Few sessions, titles and words of any script; sessions grow older by ten days at a time."""
 
     model = StateDbModel()
 
@@ -84,16 +88,23 @@ class StateDbMachine(Machine):
     def delete(self, session: str) -> None:
         self.ask("delete", session=session)
 
-    @rule()
-    def prune(self) -> None:
-        self.ask("prune", days=5)
+    @rule(days=DAYS, source=st.sampled_from([None, None, "cli", "web"]))
+    def prune(self, days: float, source: str | None) -> None:
+        self.ask("prune", days=days, source=source)
+
+    @rule(session=SESSIONS, days=DAYS)
+    def prune_just_ended(self, session: str, days: float) -> None:
+        self.create(session, "cli")
+        self.ask("advance", days=10)
+        self.end(session, "done")
+        self.prune(days, None)
 
     @rule(session=SESSIONS)
     def prune_ended(self, session: str) -> None:
         self.create(session, "cli")
         self.end(session, "done")
         self.ask("advance", days=10)
-        self.prune()
+        self.prune(5, None)
 
     @rule()
     def reopen_file(self) -> None:
@@ -104,18 +115,19 @@ class StateDbMachine(Machine):
         self.ask("get", session=session)
         self.ask("messages", session=session)
         self.ask("counters", session=session)
+        self.ask("details", session=session)
 
-    @rule(word=WORDS)
+    @rule(word=QUERIES)
     def search(self, word: str) -> None:
         self.ask("search", word=word)
 
     def finish(self) -> None:
         """Read everything back."""
         self.ask("list")
-        for session in ("s1", "s2", "s3"):
+        for session in NAMES:
             self.look(session)
-        self.search("alpha")
-        self.search("beta")
+        for word in TEXTS:
+            self.search(word)
 
 
 def _called(name: str, function: str, result: Any = None) -> Expectation:
@@ -140,7 +152,7 @@ STATE_DB_MODEL = Scenario(
     name="state-db-model",
     mode=Mode.MODEL,
     ability="state_db",
-    promises=(promises.D1, promises.D2),
+    promises=(promises.D1, promises.D2, promises.D13),
     workload=explore(StateDbMachine),
     checker=conforms(StateDbMachine.model),
     expectations=(

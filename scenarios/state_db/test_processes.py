@@ -7,16 +7,21 @@ judges times, save for a stated patience that is far longer than any sound wait.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
+from harness.checkers.conformance import conforms
 from harness.contract import promises
+from harness.contract.checkers.state_db.answers import check_answers
 from harness.contract.checkers.state_db.append_transactions import check_append_transactions
 from harness.contract.checkers.state_db.database_content import check_database_content
 from harness.contract.checkers.state_db.fairness import no_early_refusals, no_starvation
 from harness.contract.checkers.state_db.lock_discipline import check_lock_discipline, transactions
 from harness.contract.checkers.state_db.wal_size import wal_stays_below
+from harness.contract.models.state_db import StateDbModel
 from harness.contract.workloads.database_writers import ABILITY, Round, Step, writer_pool
 from harness.core.history import History, Outcome
+from harness.core.verdict import Verdict
 from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
@@ -74,7 +79,13 @@ STATE_DB_CROWD_WAITS = Scenario(
     promises=(promises.D1, promises.D2, promises.D3, promises.D4),
     workload=write_at_once,
     replay=run_again(write_at_once),
-    checker=all_of(no_early_refusals(PATIENCE_S), no_starvation, check_database_content),
+    checker=all_of(
+        no_refused_reads,
+        no_early_refusals(PATIENCE_S),
+        no_starvation,
+        check_database_content,
+        check_answers,
+    ),
     expectations=(Expectation("writes of two processes overlapped", overlapping, 100),),
     examples=3,
 )
@@ -127,7 +138,9 @@ STATE_DB_CROWD_HOLDER = Scenario(
     ability=ABILITY,
     promises=(promises.D2, promises.D3),
     workload=wait_for_a_holder,
-    checker=all_of(no_early_refusals(PATIENCE_S), check_database_content),
+    checker=all_of(
+        no_refused_reads, no_early_refusals(PATIENCE_S), check_database_content, check_answers
+    ),
     replay=run_again(wait_for_a_holder),
     expectations=(Expectation("a write waited for the release", _waited_for_holder, 3),),
     examples=1,
@@ -166,14 +179,31 @@ EVERY_READ: tuple[Step, ...] = (
 
 
 def trace_locks(context: Context) -> None:
-    """Trace how every write, every read, and a dropped handle use the file's locks."""
+    """Trace how every write, every read, and a dropped handle use the file's locks.
+
+    One process follows another, so that a model predicts every answer.
+    """
+    reads_and_writes = [step for write in EVERY_WRITE for step in (write, *EVERY_READ)]
     for _ in range(context.examples):
         with writer_pool(context) as pool:
             pool.ask(*create("s1"), append("s1", "alpha"))
-            pool.fork([Round(EVERY_WRITE, 3)], traced=True)
-            pool.fork([Round(EVERY_READ, 3)], traced=True)
-            pool.fork([Round([*EVERY_READ, ("drop", {}), ("open", {})], 3)], traced=True)
-            pool.wait_for_all()
+            for steps in (
+                EVERY_READ,
+                [*EVERY_READ, ("drop", {}), ("open", {})],
+                EVERY_WRITE,
+                reads_and_writes,
+            ):
+                pool.fork([Round(steps, 3)], traced=True)
+                pool.wait_for_all()
+
+
+_MODELLED = frozenset(function for function, _ in (*EVERY_WRITE, *EVERY_READ))
+
+
+def _conforms_in_sequence(history: History) -> Verdict:
+    """Judge the calls of the ability by its model: here they follow one another."""
+    calls = tuple(op for op in history if op.function in _MODELLED)
+    return conforms(StateDbModel())(replace(history, operations=calls))
 
 
 def _traced(history: History) -> int:
@@ -190,7 +220,7 @@ STATE_DB_CROWD_LOCKS = Scenario(
     ability=ABILITY,
     promises=(promises.D7, promises.D8, promises.D11),
     workload=trace_locks,
-    checker=all_of(check_lock_discipline),
+    checker=all_of(check_lock_discipline, _conforms_in_sequence, check_answers),
     replay=run_again(trace_locks),
     expectations=(
         Expectation("a transaction that wrote was traced", _traced, len(EVERY_WRITE)),
@@ -218,10 +248,12 @@ def outgrow_the_log(context: Context) -> None:
             with pool.starting_together():
                 for session in ("s0", "s1"):
                     prompt = ("set_system_prompt", {"session": session, "text": PROMPT})
-                    pool.fork([Round([prompt, ("log_bytes", {})], 200)])
+                    message = append(session, f"alpha {session} {{n}}")
+                    pool.fork([Round([prompt, message, ("log_bytes", {})], 200)])
                 pool.fork([Round([("pin", {"pause_s": PIN_S})], 20, PIN_S)])
             pool.wait_for_all()
-            pool.ask(*create("s2"), ("inspect", {}))
+            pool.ask(*create("s2"))
+            read_back(pool, ("s0", "s1", "s2"))
 
 
 def _written(history: History) -> int:
@@ -240,7 +272,13 @@ STATE_DB_CROWD_LOG = Scenario(
     ability=ABILITY,
     promises=(promises.D3, promises.D6),
     workload=outgrow_the_log,
-    checker=all_of(wal_stays_below(LOG_BYTES_MAX), no_early_refusals(PATIENCE_S)),
+    checker=all_of(
+        wal_stays_below(LOG_BYTES_MAX),
+        no_refused_reads,
+        no_early_refusals(PATIENCE_S),
+        check_database_content,
+        check_answers,
+    ),
     replay=run_again(outgrow_the_log),
     expectations=(
         Expectation("more was written than the log may hold", _written),
@@ -327,6 +365,7 @@ STATE_DB_CROWD_HOUSE = Scenario(
         no_early_refusals(PATIENCE_S),
         check_database_content,
         check_append_transactions,
+        check_answers,
     ),
     replay=run_again(mix_processes),
     expectations=(

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 
 from harness.contract import promises
+from harness.contract.checkers.state_db.answers import check_answers
 from harness.contract.checkers.state_db.database_content import check_database_content
 from harness.contract.checkers.state_db.disk_errors import check_disk_errors
 from harness.contract.checkers.state_db.fairness import KILL, check_writes_after_kills
@@ -96,7 +97,9 @@ STATE_DB_CROWD_KILLED = Scenario(
     ability=ABILITY,
     promises=(promises.D1, promises.D2, promises.D5, promises.D8),
     workload=kill_short_lives,
-    checker=all_of(check_database_content, check_writes_after_kills, no_refused_reads),
+    checker=all_of(
+        check_database_content, check_writes_after_kills, no_refused_reads, check_answers
+    ),
     replay=run_again(kill_short_lives),
     expectations=(
         Expectation("a writer was killed", _kills, 50),
@@ -137,7 +140,9 @@ STATE_DB_CROWD_KILLED_COPYING = Scenario(
     ability=ABILITY,
     promises=(promises.D1, promises.D2, promises.D5, promises.D6),
     workload=kill_while_the_log_is_copied,
-    checker=all_of(check_database_content, check_writes_after_kills, no_refused_reads),
+    checker=all_of(
+        check_database_content, check_writes_after_kills, no_refused_reads, check_answers
+    ),
     replay=run_again(kill_while_the_log_is_copied),
     expectations=(Expectation("a writer was killed during a checkpoint", _kills),),
     examples=5,
@@ -192,7 +197,7 @@ def _others_continue(history: History) -> Verdict:
         tuple(
             Anomaly(
                 promises.D5,
-                f"{op.function}() was refused although no stopped process held the lock: {op}",
+                f"{op.call} was refused although no stopped process held the lock",
                 (op,),
                 "refused",
                 expected="success: a process stopped before its transaction holds no lock",
@@ -221,7 +226,7 @@ STATE_DB_CROWD_HUNG = Scenario(
     ability=ABILITY,
     promises=(promises.D1, promises.D2, promises.D5),
     workload=stop_in_the_middle,
-    checker=all_of(check_stalled_holders, _others_continue, check_database_content),
+    checker=all_of(check_stalled_holders, _others_continue, check_database_content, check_answers),
     replay=run_again(stop_in_the_middle),
     expectations=(
         Expectation("a write was refused beside a stopped holder", _refused_beside_holder, 2),
@@ -240,6 +245,7 @@ def test_stopped_holder_is_named_after_patience(judge: Judge) -> None:
 
 DISK_BYTES = 6 << 20
 PAGE_BYTES = 4096
+NO_PAGE_TYPE = b"\xff"  # with it SQLite always recognises a damaged page
 
 DiskEpisode = Callable[[Context, WriterPool], None]
 
@@ -309,7 +315,8 @@ def _corrupt_pages(context: Context, pool: WriterPool) -> None:
     pool.ask(*create("s0"), *_work_on("s0", "before", 30))
     pages = pool.database.stat().st_size // PAGE_BYTES
     for page in (0, *rng.sample(range(1, pages), 4)):
-        garbage = CorruptFile(pool.database, page * PAGE_BYTES, rng.randbytes(PAGE_BYTES))
+        content = NO_PAGE_TYPE + rng.randbytes(PAGE_BYTES - len(NO_PAGE_TYPE))
+        garbage = CorruptFile(pool.database, page * PAGE_BYTES, content)
         read = ("messages", {"session": "s0"})
         _beside(garbage, context, pool, read, ("search", {"word": "alpha"}))
     pool.ask(*_work_on("s0", "after"))
@@ -369,7 +376,7 @@ STATE_DB_CROWD_TROUBLE = Scenario(
     ability=ABILITY,
     promises=(promises.D1, promises.D2, promises.D8, promises.D10),
     workload=break_disk_or_file,
-    checker=all_of(check_disk_errors, check_database_content),
+    checker=all_of(check_disk_errors, check_database_content, check_answers),
     expectations=(
         Expectation("a fault of disk or file was injected and healed", _healed, 3),
         Expectation("an error of disk or file was returned", _reported, 2),

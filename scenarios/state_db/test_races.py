@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.contract import promises
+from harness.contract.checkers.state_db.answers import check_answers
 from harness.contract.checkers.state_db.append_durability import check_append_durability
 from harness.core.history import History, Outcome
+from harness.core.verdict import Verdict, merge
 from harness.engine.client import RecordingClient
 from harness.engine.context import Context, Episode
 from harness.engine.scenario import Expectation, Mode, Scenario
@@ -178,6 +180,11 @@ def _read_back(episode: Episode, sessions: int) -> None:
             episode.client.ask(function, {"session": f"s{number}"})
 
 
+def _all_is_well(history: History) -> Verdict:
+    """Judge the appends, and every answer."""
+    return merge(check(history) for check in (check_append_durability, check_answers))
+
+
 TOGETHER = Race(processes=8, threads=1, messages=2)
 KILLED = Race(processes=2, threads=2, messages=12, kills=3)
 
@@ -198,7 +205,7 @@ STATE_DB_CREATED_TOGETHER = Scenario(
     promises=(promises.D1, promises.D2, promises.D8),
     workload=TOGETHER.write,
     replay=TOGETHER.again,
-    checker=check_append_durability,
+    checker=_all_is_well,
     expectations=(Expectation("two processes opened the file at once", _openings, 10),),
     examples=20,
 )
@@ -228,7 +235,7 @@ STATE_DB_KILLED = Scenario(
     promises=(promises.D1, promises.D2, promises.D3, promises.D5, promises.D8),
     workload=KILLED.write,
     replay=KILLED.again,
-    checker=check_append_durability,
+    checker=_all_is_well,
     expectations=(
         Expectation("a write was killed", _killed_writes),
         Expectation("an append was acknowledged before a kill", _acknowledged_before_a_kill),

@@ -1,7 +1,7 @@
-"""The database on trial by schedules: whatever threads ask at once, one order explains it.
+"""Scenario of concurrent database calls: every history is linearizable.
 
-The calls are drawn from those that the sequential machine asks, a few for each thread, and the
-history of every schedule is searched for an order that the very same model explains.
+The calls are drawn from those of the model scenario, a few for each thread. The history of every
+schedule is searched for an order that the same model accepts.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from harness.workloads.threads import Interleaving, Program
 
 SESSIONS = ("s1", "s2")
 DRAWN = 200  # programs to choose from
-SCHEDULES = 12  # of each that is chosen
+SCHEDULES = 12  # of each chosen program
 
 
 def drawn(number: int) -> Program:
-    """Two or three threads of one or two calls each; the same for the same number."""
+    """Draw two or three threads of one or two calls each, by a number."""
     rng = Random(f"state-db-threads/{number}")
     texts = (f"alpha {number}" for number in count())
     threads = [
@@ -35,9 +35,9 @@ def drawn(number: int) -> Program:
     ]
     first = tuple(Call("create", {"session": session, "source": "cli"}) for session in SESSIONS)
     last = tuple(
-        Call(look, {"session": session})
+        Call(function, {"session": session})
         for session in SESSIONS
-        for look in ("get", "messages", "counters")
+        for function in ("get", "messages", "counters")
     )
     return Program(f"drawn {number}", threads, promises.D3, first, last)
 
@@ -46,8 +46,8 @@ def _call(rng: Random, texts: Iterator[str]) -> Call:
     session = {"session": rng.choice(SESSIONS)}
     match rng.choice(("append", "append", "set_title", "clear", "delete", "get", "messages")):
         case "append":
-            said = {"role": "user", "text": next(texts), "tool_calls": rng.randint(0, 1)}
-            return Call("append", {**session, **said})
+            message = {"role": "user", "text": next(texts), "tool_calls": rng.randint(0, 1)}
+            return Call("append", {**session, **message})
         case "set_title":
             return Call("set_title", {**session, "title": "plans"})
         case function:
@@ -58,9 +58,9 @@ def writes_met(history: History) -> bool:
     """Two writes of the same session overlapped."""
     writes = [op for op in history if op.function in ("append", "clear", "delete", "set_title")]
     return any(
-        one.meets(two) and one.argument["session"] == two.argument["session"]
+        one.meets(other) and one.argument["session"] == other.argument["session"]
         for index, one in enumerate(writes)
-        for two in writes[index + 1 :]
+        for other in writes[index + 1 :]
     )
 
 
@@ -91,6 +91,6 @@ STATE_DB_THREADS = Scenario(
 )
 
 
-def test_one_order_explains_what_threads_saw(judge: Judge) -> None:
-    """Each call happens at one moment between its question and its answer, or not at all."""
+def test_concurrent_calls_are_linearizable(judge: Judge) -> None:
+    """Each call takes effect at one moment between its begin and its end, or not at all."""
     assert judge(STATE_DB_THREADS).is_valid

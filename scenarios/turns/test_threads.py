@@ -1,16 +1,16 @@
-"""Turns on trial by schedules: what a turn starts is its own, and no run leaves a wakeup behind."""
+"""Scenario of concurrent turns: their processes belong to them, and no wakeup is lost."""
 
 from __future__ import annotations
 
 from itertools import combinations, product
 
-from harness.contract.checkers.threads.wakeup_routing import sessions_are_woken
+from harness.contract import promises
+from harness.contract.checkers.threads.wakeup_routing import check_wakeup_routing
 from harness.core.history import History
-from harness.core.promises import Promise
 from harness.engine.scenario import Mode, Scenario
+from harness.pytest_plugin import Judge
 from harness.schedule import Call
 from harness.workloads.threads import Interleaving, Program
-from scenarios.conftest import Judge
 
 TURN_S = Call("turn", {"session": "s"})
 SPAWN_S = Call("turn", {"session": "s", "spawns": "p1"})
@@ -21,21 +21,21 @@ SETTLE = Call("settle")
 
 
 def program(name: str, *threads: tuple[Call, ...]) -> Program:
-    """Threads that meet, until nobody runs and nothing waits."""
-    return Program(name, threads, Promise.W3, last=(SETTLE,))
+    """Concurrent threads, until no run is active and no wakeup is pending."""
+    return Program(name, threads, promises.W3, last=(SETTLE,))
 
 
 def spawns_met(history: History) -> bool:
     """Turns of two sessions started a process at once."""
-    spawns = [op for op in history if op.function == "spawn"]
-    return any(one.meets(two) for one, two in combinations(spawns, 2))
+    spawns = history.of("spawn")
+    return any(one.meets(other) for one, other in combinations(spawns, 2))
 
 
 def wakeup_was_deferred(history: History) -> bool:
-    """A wakeup was started only after the drain had passed by."""
-    drains = [op for op in history if op.function == "drain"]
-    wakes = [op for op in history if op.function == "wake"]
-    ended = [op for op in history if op.function == "complete"]
+    """A wakeup started only after a drain had ended."""
+    drains = history.of("drain")
+    wakes = history.of("wake")
+    ended = history.of("complete")
     late = (drain.precedes(wake) for drain, wake in product(drains, wakes))
     return bool(ended) and any(late)
 
@@ -46,7 +46,7 @@ MEETINGS = Interleaving(
         program("a completion as a run leaves", (TURN_S,), (P3, DRAIN)),
         program("a completion of its own", (SPAWN_S, DRAIN), (P3, DRAIN)),
     ),
-    check=sessions_are_woken,
+    check=check_wakeup_routing,
     meetings={
         "two sessions started a process at once": spawns_met,
         "a wakeup waited for a run to leave": wakeup_was_deferred,
@@ -57,7 +57,7 @@ TURNS_THREADS = Scenario(
     name="turns-threads",
     mode=Mode.SCHEDULE,
     ability="turns_threads",
-    promises=(Promise.T7, Promise.W3, Promise.W6),
+    promises=(promises.T7, promises.W3, promises.W6),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
@@ -66,6 +66,6 @@ TURNS_THREADS = Scenario(
 )
 
 
-def test_what_a_turn_starts_is_its_own_and_wakes_it(judge: Judge) -> None:
-    """However many turns run at once, and whatever completes as one of them leaves."""
+def test_processes_of_concurrent_turns_wake_their_session(judge: Judge) -> None:
+    """Processes complete while turns run, and as one of them ends."""
     assert judge(TURNS_THREADS).is_valid

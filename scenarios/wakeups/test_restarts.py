@@ -1,4 +1,4 @@
-"""Wakeups on trial by hosts that die: what was to be told is told by the next one."""
+"""Scenario of hosts that are killed: the next host delivers the pending wakeups."""
 
 from __future__ import annotations
 
@@ -6,65 +6,68 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from harness.contract.checkers.threads.wakeup_routing import restarts_lose_nobody
+from harness.contract import promises
+from harness.contract.checkers.threads.wakeup_routing import check_wakeup_restarts
 from harness.core.history import History, Outcome
-from harness.core.promises import Promise
-from harness.engine.context import Stage
+from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Mode, Scenario
-from scenarios.conftest import Judge
+from harness.pytest_plugin import Judge
 
 S, T = {"session": "s"}, {"session": "t"}
-Asked = tuple[str, dict[str, Any]]
+Step = tuple[str, dict[str, Any]]
 
-# Three processes ended while nobody looked; of one nobody knows how. One session is busy.
-BEFORE: tuple[Asked, ...] = (
+# Three processes ended while no host ran, one with an unknown exit code. One session is busy.
+BEFORE: tuple[Step, ...] = (
     ("leave", {**S, "process": "proc_1", "exit_code": 0}),
     ("leave", {**S, "process": "proc_2"}),
     ("leave", {**T, "process": "proc_3", "exit_code": 3}),
     ("restart", {}),
     ("begin_run", S),
 )
-DEFERRED: tuple[Asked, ...] = (*BEFORE, ("drain", {}))
-# What goes before, and what is then struck.
-EVERY: tuple[tuple[tuple[Asked, ...], Asked], ...] = (
+DEFERRED: tuple[Step, ...] = (*BEFORE, ("drain", {}))
+# The next change of this ledger replaces its file.
+LARGE: tuple[Step, ...] = (*BEFORE[:3], ("grow_ledger", {"rows": 400}))
+# The steps before, and the step into which a fault is injected.
+EVERY: tuple[tuple[tuple[Step, ...], Step], ...] = (
     (BEFORE[:3], ("restart", {})),
     (BEFORE, ("drain", {})),
     (DEFERRED, ("end_run", S)),
     (DEFERRED, ("restart", {})),
+    (LARGE, ("restart", {})),
 )
-AFTER: tuple[Asked, ...] = (("restart", {}), ("settle", {}))
+AFTER: tuple[Step, ...] = (("restart", {}), ("settle", {}))
 CALLS_MAX = 60
 
 
-def strike_everywhere(stage: Stage) -> None:
-    """Strike every change of what a host does with wakeups, and start another host."""
-    for (before, struck), strike in itertools.product(EVERY, strikes(stage.examples)):
+def fail_every_change(context: Context) -> None:
+    """Inject each fault at every change that a host makes, and start another host."""
+    for (before, faulty), fault in itertools.product(EVERY, faults(context.examples)):
         for at in range(1, CALLS_MAX):
-            if not _was_struck(stage, before, struck, {**strike, "at": at}):
+            if not _was_hit(context, before, faulty, {**fault, "at": at}):
                 break
 
 
-def strikes(images: int) -> Iterator[dict[str, Any]]:
-    """Every kind of strike, and of power losses so many images."""
-    for strike in ("kill", "kill torn", "full once", "broken once"):
+def faults(images: int) -> Iterator[dict[str, Any]]:
+    """Every kind of disk fault; of each power loss a number of disk images."""
+    for strike in ("kill", "kill torn", "full once", "broken once", "read once"):
         yield {"strike": strike}
     for strike, image in itertools.product(("power", "power torn"), range(images)):
         yield {"strike": strike, "image": image}
 
 
-def _was_struck(
-    stage: Stage, before: tuple[Asked, ...], struck: Asked, strike: dict[str, Any]
+def _was_hit(
+    context: Context, before: tuple[Step, ...], faulty: Step, fault: dict[str, Any]
 ) -> bool:
-    """One episode; whether what is struck makes so many changes."""
-    function, argument = struck
-    with stage.episode() as episode:
-        for asked in before:
-            episode.client.ask(*asked)
-        told = {"function": function, "argument": argument, **strike}
-        operation = episode.client.ask("struck", told)
-        for asked in AFTER:
-            episode.client.ask(*asked)
-    return operation.outcome is not Outcome.OK or bool(operation.result["struck"])
+    """Run one episode; returns whether the step makes that many changes."""
+    function, argument = faulty
+    with context.episode() as episode:
+        for step in before:
+            episode.client.ask(*step)
+        given = {"function": function, "argument": argument, **fault}
+        operation = episode.client.ask("struck", given)
+        for step in AFTER:
+            episode.client.ask(*step)
+    return operation.outcome is not Outcome.OK or operation.result["struck"] > 0
 
 
 def _died(history: History) -> int:
@@ -72,27 +75,37 @@ def _died(history: History) -> int:
 
 
 def _returned(history: History) -> int:
-    """Wakeups of a host that died."""
+    """Count the wakeups after a host died."""
     died = any(op.outcome is Outcome.INFO for op in history)
-    settled = (op for op in history.happened if op.function == "settle")
-    return sum(len(op.result["woken"]) for op in settled) if died else 0
+    settled = history.happened.of("settle")
+    return sum(len(had) for op in settled for had in op.result["woken"].values()) if died else 0
+
+
+def _unread(history: History) -> int:
+    """Count the reads that failed."""
+    return sum(
+        op.argument["strike"] == "read once"
+        and (op.outcome is not Outcome.OK or op.result["struck"] > 0)
+        for op in history.of("struck")
+    )
 
 
 WAKEUPS_RESTARTS = Scenario(
     name="wakeups-restarts",
     mode=Mode.CRASH,
     ability="wakeups_restarts",
-    promises=(Promise.W1, Promise.W4, Promise.W6),
-    workload=strike_everywhere,
-    checker=restarts_lose_nobody,
+    promises=(promises.W1, promises.W3, promises.W4, promises.W6, promises.W9, promises.W12),
+    workload=fail_every_change,
+    checker=check_wakeup_restarts,
     expectations=(
-        Expectation("a host died", _died),
-        Expectation("a wakeup came back", _returned),
+        Expectation("a host was killed", _died),
+        Expectation("a wakeup was delivered after a kill", _returned),
+        Expectation("a read of the process registry failed", _unread, 4),
     ),
     examples=3,
 )
 
 
-def test_what_was_to_be_told_is_told_by_the_next_host(judge: Judge) -> None:
-    """A kill, a power loss or a failing disk, at every change of what a host does."""
+def test_killed_host_leaves_wakeups_to_the_next(judge: Judge) -> None:
+    """A kill, a power loss or a failing disk, at every change of a host."""
     assert judge(WAKEUPS_RESTARTS).is_valid

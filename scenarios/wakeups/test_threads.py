@@ -1,16 +1,16 @@
-"""Wakeups on trial by schedules: two paths that meet deliver each completion, and only once."""
+"""Scenario of concurrent paths of delivery: each completion wakes its session once."""
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations_with_replacement, product
 
-from harness.contract.checkers.threads.wakeup_routing import sessions_are_woken
+from harness.contract import promises
+from harness.contract.checkers.threads.wakeup_routing import check_wakeup_routing
 from harness.core.history import History
-from harness.core.promises import Promise
 from harness.engine.scenario import Mode, Scenario
+from harness.pytest_plugin import Judge
 from harness.schedule import Call
 from harness.workloads.threads import Interleaving, Program
-from scenarios.conftest import Judge
 
 S = {"session": "s"}
 BEGIN = Call("begin_run", S)
@@ -23,45 +23,101 @@ SETTLE = Call("settle")
 
 
 def program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> Program:
-    """Threads that meet after `first`, until nothing waits."""
-    return Program(name, threads, Promise.W3, first, (SETTLE,))
+    """Concurrent threads after `first`, until no wakeup is pending."""
+    return Program(name, threads, promises.W3, first, (SETTLE,))
 
 
 def completion_met_end(history: History) -> bool:
-    """A process ended while a run left."""
+    """A completion overlapped the end of a run."""
     return _met(history, "complete", "end_run")
 
 
 def drain_met_end(history: History) -> bool:
-    """The drain passed by while a run left."""
+    """A drain overlapped the end of a run."""
     return _met(history, "drain", "end_run")
 
 
-def _met(history: History, one: str, other: str) -> bool:
-    calls = ([op for op in history if op.function == name] for name in (one, other))
-    return any(op.meets(another) for op, another in product(*calls))
+def _met(history: History, first: str, second: str) -> bool:
+    calls = ([op for op in history if op.function == name] for name in (first, second))
+    return any(op.meets(other) and op is not other for op, other in product(*calls))
 
 
 MEETINGS = Interleaving(
     programs=(
         program("a completion as a run leaves", (BEGIN,), (END,), (P1, DRAIN)),
         program("both paths for one completion", (BEGIN, P1), (END,), (DRAIN, END)),
-        program("told twice", (BEGIN,), (P1_TWICE, DRAIN), (END, END), (P2, DRAIN)),
+        program("delivered twice", (BEGIN,), (P1_TWICE, DRAIN), (END, END), (P2, DRAIN)),
         program("two drains", (), (P1, DRAIN), (P2, DRAIN, END)),
         program("a user meanwhile", (P1,), (DRAIN, END), (P2, DRAIN), (BEGIN, END)),
     ),
-    check=sessions_are_woken,
+    check=check_wakeup_routing,
     meetings={
-        "a process ended as a run left": completion_met_end,
-        "a drain met a run that left": drain_met_end,
+        "a completion met the end of a run": completion_met_end,
+        "a drain met the end of a run": drain_met_end,
     },
+)
+
+# Every pair of calls, in each state of the session: idle, busy, woken, with a failing start.
+FAIL = Call("fail_start")
+DELETE = Call("delete", S)
+STALE = Call("index", {"key": "s", "session": "t"})
+CALLS = {
+    "completion": (P1_TWICE, DRAIN),
+    "end": (END,),
+    "drain": (DRAIN,),
+    "user": (BEGIN, END),
+    "deletion": (DELETE,),
+    "stale index": (STALE,),
+}
+P0 = Call("complete", {**S, "process": "p0"})
+STATES: dict[str, tuple[Call, ...]] = {
+    "busy": (BEGIN, P0),
+    "woken": (P0, P2, DRAIN),
+    "failing": (P0, FAIL),
+}
+
+
+def every_pair() -> tuple[Program, ...]:
+    """One program for each pair of calls and state of the session."""
+    return tuple(
+        program(f"{one} meets {other}, {name}", first, CALLS[one], CALLS[other])
+        for (one, other), (name, first) in product(
+            combinations_with_replacement(CALLS, 2), STATES.items()
+        )
+    )
+
+
+def deletion_met_delivery(history: History) -> bool:
+    """A deletion overlapped a drain or the end of a run."""
+    return _met(history, "delete", "drain") or _met(history, "delete", "end_run")
+
+
+PAIRS = Interleaving(
+    programs=every_pair(),
+    check=check_wakeup_routing,
+    meetings={
+        "a drain met a drain": lambda history: _met(history, "drain", "drain"),
+        "a deletion met a delivery": deletion_met_delivery,
+    },
+)
+
+WAKEUPS_PAIRS = Scenario(
+    name="wakeups-every-pair",
+    mode=Mode.SCHEDULE,
+    ability="wakeups_threads",
+    promises=(promises.W1, promises.W2, promises.W3, promises.W5, promises.W6, promises.W9),
+    workload=PAIRS.explore,
+    checker=PAIRS.judge,
+    expectations=tuple(PAIRS.met(meeting) for meeting in PAIRS.meetings),
+    examples=63 * 24,
+    replay=PAIRS.replay,
 )
 
 WAKEUPS_THREADS = Scenario(
     name="wakeups-threads",
     mode=Mode.SCHEDULE,
     ability="wakeups_threads",
-    promises=(Promise.W1, Promise.W2, Promise.W3),
+    promises=(promises.W1, promises.W2, promises.W3),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
@@ -70,6 +126,11 @@ WAKEUPS_THREADS = Scenario(
 )
 
 
-def test_threads_that_meet_wake_each_session_once(judge: Judge) -> None:
-    """Whoever comes by first, the idle drain or the run that leaves, and whoever comes second."""
+def test_every_pair_of_calls_wakes_each_session_once(judge: Judge) -> None:
+    """Completion, end, drain, user, deletion and index meet in each state of a session."""
+    assert judge(WAKEUPS_PAIRS).is_valid
+
+
+def test_concurrent_deliveries_wake_each_session_once(judge: Judge) -> None:
+    """The idle drain and the end of a run reach a completion in either order."""
     assert judge(WAKEUPS_THREADS).is_valid

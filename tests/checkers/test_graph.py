@@ -1,4 +1,4 @@
-"""Cycles are found as by following every way there is."""
+"""Tests of the graph algorithms against the closure of all paths."""
 
 from __future__ import annotations
 
@@ -29,27 +29,31 @@ Spans = list[tuple[float, float]]
 
 
 def reachable(edges: Edges, spans: Spans) -> set[tuple[int, int]]:
-    """Every pair of nodes of which one leads to the other, by edges or in time."""
-    found = {(one, other) for one, other in edges if one != other}
+    """Every pair of nodes of which the first reaches the second, by edges or by time."""
+    found = {(first, second) for first, second in edges if first != second}
     found |= {
-        (one, other) for one, other in product(NODES, NODES) if spans[one][1] < spans[other][0]
+        (first, second)
+        for first, second in product(NODES, NODES)
+        if spans[first][1] < spans[second][0]
     }
-    for between, one, other in product(NODES, NODES, NODES):
-        if {(one, between), (between, other)} <= found:
-            found.add((one, other))
+    for middle, first, second in product(NODES, NODES, NODES):
+        if {(first, middle), (middle, second)} <= found:
+            found.add((first, second))
     return found
 
 
 def columns(rows: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [one for one, _ in rows], [other for _, other in rows]
+    return [first for first, _ in rows], [second for _, second in rows]
 
 
 @given(EDGES, SPANS)
-def test_what_is_not_placed_is_on_a_way_from_a_cycle_to_a_cycle(edges: Edges, spans: Spans) -> None:
+def test_unsortable_nodes_lie_between_cycles(edges: Edges, spans: Spans) -> None:
     leads = reachable(edges, spans)
     cyclic = {node for node in NODES if (node, node) in leads}
 
-    found = unsortable([one for one, _ in edges], [other for _, other in edges], *columns(spans))
+    found = unsortable(
+        [first for first, _ in edges], [second for _, second in edges], *columns(spans)
+    )
 
     assert set(found) == {
         node
@@ -60,14 +64,14 @@ def test_what_is_not_placed_is_on_a_way_from_a_cycle_to_a_cycle(edges: Edges, sp
 
 
 @given(EDGES, SPANS)
-def test_a_knot_is_all_that_lead_to_each_other(edges: Edges, spans: Spans) -> None:
+def test_strong_components_equal_mutual_reachability(edges: Edges, spans: Spans) -> None:
     leads = reachable(edges, spans)
 
     found = strong_components(
-        [one for one, _ in edges], [other for _, other in edges], *columns(spans)
+        [first for first, _ in edges], [second for _, second in edges], *columns(spans)
     )
 
-    assert {frozenset(knot) for knot in found} == {
+    assert {frozenset(component) for component in found} == {
         frozenset(other for other in NODES if {(node, other), (other, node)} <= leads)
         for node in NODES
         if (node, node) in leads
@@ -76,34 +80,34 @@ def test_a_knot_is_all_that_lead_to_each_other(edges: Edges, spans: Spans) -> No
 
 @given(SPANS)
 @settings(max_examples=500)
-def test_the_nodes_in_between_lead_to_what_is_later_and_nowhere_else(spans: Spans) -> None:
+def test_time_edges_reach_exactly_the_later_nodes(spans: Spans) -> None:
     begins, ends = columns(spans)
     after: dict[int, list[int]] = {}
     for source, target in time_edges(NODES, begins, ends, len(NODES)):
         after.setdefault(source, []).append(target)
 
-    for one, other in product(NODES, NODES):
-        way = shortest_path(one, other, lambda node: after.get(node, []), lambda _: False)
-        assert (way is not None) == (ends[one] < begins[other])
+    for first, second in product(NODES, NODES):
+        path = shortest_path(first, second, lambda node: after.get(node, []), lambda _: False)
+        assert (path is not None) == (ends[first] < begins[second])
 
 
 @given(EDGES, st.sets(st.sampled_from(NODES)))
-def test_the_shortest_way_is_as_long_as_the_best_of_all_ways(edges: Edges, free: set[int]) -> None:
+def test_shortest_path_has_the_least_cost(edges: Edges, free: set[int]) -> None:
     """Edges out of free nodes add nothing to its length."""
     cost = {edge: int(edge[0] not in free) for edge in edges}
     best = dict(cost)
-    for between, one, other in product(NODES, NODES, NODES):
-        if (one, between) in best and (between, other) in best:
-            long = best[one, between] + best[between, other]
-            best[one, other] = min(long, best.get((one, other), long))
+    for middle, first, second in product(NODES, NODES, NODES):
+        if (first, middle) in best and (middle, second) in best:
+            length = best[first, middle] + best[middle, second]
+            best[first, second] = min(length, best.get((first, second), length))
 
     def after(node: int) -> list[int]:
-        return [other for one, other in edges if one == node]
+        return [second for first, second in edges if first == node]
 
     for start, goal in product(NODES, NODES):
-        way = shortest_path(start, goal, after, free.__contains__)
-        steps = list(pairwise(way or []))
+        path = shortest_path(start, goal, after, free.__contains__)
+        steps = list(pairwise(path or []))
         assert set(steps) <= set(edges)
-        assert (way is None) == ((start, goal) not in best)
-        assert way is None or (way[0], way[-1]) == (start, goal)
-        assert way is None or sum(cost[step] for step in steps) == best[start, goal]
+        assert (path is None) == ((start, goal) not in best)
+        assert path is None or (path[0], path[-1]) == (start, goal)
+        assert path is None or sum(cost[step] for step in steps) == best[start, goal]

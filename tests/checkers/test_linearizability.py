@@ -1,4 +1,4 @@
-"""The search for linearizations says what trying every order says, with fewer tries."""
+"""Tests of the search for linearizations against an exhaustive search."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SEEDS = st.integers(0, 10**9)
 
 
 def has_an_order(model: Model[Any], operations: Iterable[Operation]) -> bool:
-    """Try every order that real time allows, and every subset of what is doubtful."""
+    """Try every order that real time allows, with every subset of the doubtful operations."""
 
     def fits(rest: Sequence[Operation], state: Any) -> bool:
         if all(operation.outcome is Outcome.INFO for operation in rest):
@@ -71,7 +71,7 @@ def is_linearizable(*operations: Operation) -> bool:
 
 @given(SEEDS)
 @settings(max_examples=400, deadline=None)
-def test_a_register_is_judged_as_by_trying_every_order(seed: int) -> None:
+def test_register_verdict_equals_exhaustive_search(seed: int) -> None:
     history = random_history(CAS_REGISTER, seed)
 
     verdict = linearizable(REGISTER, promises.S2)(history)
@@ -81,8 +81,8 @@ def test_a_register_is_judged_as_by_trying_every_order(seed: int) -> None:
 
 @given(SEEDS)
 @settings(max_examples=200, deadline=None)
-def test_a_model_without_hints_is_judged_as_by_trying_every_order(seed: int) -> None:
-    """A queue says neither what only looks nor which states are alike."""
+def test_verdict_without_hints_equals_exhaustive_search(seed: int) -> None:
+    """The queue says neither which calls only read nor which states are equivalent."""
     history = random_history(QUEUE, seed)
 
     verdict = linearizable(QUEUE, promises.S2)(history)
@@ -92,7 +92,7 @@ def test_a_model_without_hints_is_judged_as_by_trying_every_order(seed: int) -> 
 
 @given(SEEDS)
 @settings(max_examples=200, deadline=None)
-def test_what_a_model_hints_changes_no_verdict(seed: int) -> None:
+def test_hints_of_a_model_change_no_verdict(seed: int) -> None:
     """The machine is the same register, but gives no hints."""
     history = random_history(CAS_REGISTER, seed, operations=30, processes=5)
 
@@ -103,14 +103,14 @@ def test_what_a_model_hints_changes_no_verdict(seed: int) -> None:
 
 @given(SEEDS)
 @settings(max_examples=100, deadline=None)
-def test_an_object_that_is_right_by_construction_is_always_valid(seed: int) -> None:
+def test_right_object_is_always_valid(seed: int) -> None:
     history = history_of(CAS_REGISTER, Random(seed), operations=60, processes=5)
 
     assert linearizable(REGISTER, promises.S2)(history).is_valid
 
 
-def test_the_histories_made_by_chance_are_of_both_kinds() -> None:
-    """Else the properties above would say little."""
+def test_random_histories_include_valid_and_invalid() -> None:
+    """Otherwise the properties above would be weak."""
     verdicts = [
         linearizable(machine, promises.S2)(random_history(machine, seed)).is_valid
         for machine in (CAS_REGISTER, QUEUE)
@@ -120,7 +120,7 @@ def test_the_histories_made_by_chance_are_of_both_kinds() -> None:
     assert 50 <= verdicts.count(False) <= 350
 
 
-# Wrong implementations, which the property above must catch
+# Wrong implementations that the property above must catch
 
 
 def _without_doubt(history: History) -> History:
@@ -161,19 +161,19 @@ def _equal_times_in_order(history: History) -> History:
     return in_order([later(op) for op in history])
 
 
-class WritesOnlyLook(Register):
-    """Takes a write for something that changes nothing."""
+class WritesAreReads(Register):
+    """Treats a write as a read."""
 
     def observes(self, operation: Operation) -> bool:
-        """Say so."""
+        """Whether it is a read or a write."""
         return operation.function in {"read", "write"}
 
 
 class ExpectationsUnseen(Register):
-    """Forgets that a cas tells the value it expects from others."""
+    """Omits the values that a cas expects."""
 
     def narrowed(self, operations: Sequence[Operation]) -> Register:
-        """Leave them out."""
+        """Narrow without them."""
         return super().narrowed([op for op in operations if op.function != "cas"])
 
 
@@ -188,19 +188,19 @@ WRONG: dict[str, Checker] = {
     "real time is forgotten": _after(_all_at_once),
     "overlaps are forgotten": _after(_one_after_the_other),
     "equal times are an order": _after(_equal_times_in_order),
-    "a write only looks": linearizable(WritesOnlyLook(promises.S2), promises.S2),
+    "a write only looks": linearizable(WritesAreReads(promises.S2), promises.S2),
     "what a cas expects is unseen": linearizable(ExpectationsUnseen(promises.S2), promises.S2),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
-def test_a_wrong_search_is_caught_by_trying_every_order(wrong: Checker) -> None:
+def test_wrong_search_differs_from_exhaustive_search(wrong: Checker) -> None:
     histories = (random_history(CAS_REGISTER, seed) for seed in range(3000))
 
     assert any(wrong(history).is_valid != has_an_order(REGISTER, history) for history in histories)
 
 
-# What the words mean
+# Outcomes
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_wrong_search_is_caught_by_trying_every_order(wrong: Checker) -> None:
 def test_after_a_lost_reply_both_states_may_hold(
     model: Model[Any], change: tuple[str, Any], look: tuple[str, Any], before: Any, after: Any
 ) -> None:
-    """One client, in order: what it saw tells which."""
+    """One client in order: its reads decide which state holds."""
     lost = Operation(0, *change, Outcome.INFO, 0, None)
 
     def says(*results: Any) -> bool:
@@ -234,8 +234,8 @@ def test_after_a_lost_reply_both_states_may_hold(
     assert not says(after, before)
 
 
-def test_a_read_may_see_a_write_whose_reply_was_lost_or_not() -> None:
-    """A reply says nothing of when, nor whether.
+def test_read_may_see_an_unacknowledged_write_or_not() -> None:
+    """Without a reply neither the time nor the effect is known.
 
     C0: |--- write(1) ------ ?
     C1:     |- read() -> nil -| |- read() -> 1 -|
@@ -248,8 +248,8 @@ def test_a_read_may_see_a_write_whose_reply_was_lost_or_not() -> None:
     assert not is_linearizable(lost, replace(unseen, result=1), replace(seen, result=None))
 
 
-def test_a_doubtful_write_that_has_an_end_does_not_happen_after_it() -> None:
-    """Here somebody knows that it is not still on its way.
+def test_doubtful_write_does_not_happen_after_its_end() -> None:
+    """Its completion bounds the time of its effect.
 
     C0: |--- write(1) ? ---|
     C1:                       |- read() -> nil -| |- read() -> 1 -|
@@ -262,8 +262,8 @@ def test_a_doubtful_write_that_has_an_end_does_not_happen_after_it() -> None:
     assert not is_linearizable(doubtful, unseen, seen)
 
 
-def test_a_lost_write_is_kept_for_the_answer_that_needs_it() -> None:
-    """Each answer needs one of the lost writes, and neither is used up by the other's.
+def test_unacknowledged_writes_explain_several_answers() -> None:
+    """Each answer needs one of the two writes without a reply.
 
     C0: |--- write(1) ---- ?
     C1:   |--- write(0) -- ?
@@ -279,19 +279,19 @@ def test_a_lost_write_is_kept_for_the_answer_that_needs_it() -> None:
     assert not is_linearizable(lost[0], swap, look)
 
 
-def test_a_write_that_failed_never_happened() -> None:
+def test_failed_write_never_happened() -> None:
     failed = Operation(0, "write", {"value": 1}, Outcome.FAIL, 0, 10)
 
     assert not is_linearizable(failed, done(1, "read", {}, (5, 15), 1))
 
 
-def test_failures_are_judged_where_they_are_said_to_count() -> None:
-    """A model may refuse a failure, if it is asked."""
+def test_failures_are_judged_if_they_count() -> None:
+    """A model may refuse a failed operation."""
 
     class NeverFails(Register):
         def step(self, state: Any, operation: Operation) -> tuple[Any, ...] | Refusal:
             if operation.outcome is Outcome.FAIL:
-                return Refusal(promises.D3, "nobody is refused")
+                return Refusal(promises.D3, "write() failed", expected="success")
             return super().step(state, operation)
 
     history = in_order([Operation(0, "write", {"value": 1}, Outcome.FAIL, 0, 10)])
@@ -303,7 +303,7 @@ def test_failures_are_judged_where_they_are_said_to_count() -> None:
 
 
 def test_operations_that_touch_in_time_overlap() -> None:
-    """Only what was over before is in order.
+    """Only an operation that completed before is in order.
 
     C0: |- write(1) -|
     C1:              |- read() -> nil -|
@@ -328,8 +328,8 @@ def _as_known_then(operation: Operation, last: Operation) -> Operation:
 @example(17651)  # operations that end together: what ended just then is not known yet
 @example(18935)
 @settings(max_examples=300, deadline=None)
-def test_evidence_fits_no_order_and_without_its_last_operation_it_does(seed: int) -> None:
-    """So it is a proof by itself, and whoever reads it knows what to look at."""
+def test_evidence_is_explained_without_its_last_operation(seed: int) -> None:
+    """So the evidence is a proof by itself, and its last operation is the wrong one."""
     history = random_history(CAS_REGISTER, seed, operations=14, processes=4)
 
     for anomaly in linearizable(REGISTER, promises.S2)(history).anomalies:
@@ -344,8 +344,8 @@ def test_evidence_fits_no_order_and_without_its_last_operation_it_does(seed: int
         )
 
 
-def test_evidence_leaves_out_what_does_not_matter() -> None:
-    """A stale read among two hundred operations is told in two."""
+def test_evidence_omits_irrelevant_operations() -> None:
+    """Two of two hundred operations prove a stale read."""
     busy = [done(0, "write", {"value": n}, (10 * n, 10 * n + 5)) for n in range(100)]
     looks = [done(1, "read", {}, (10 * n + 6, 10 * n + 8), n) for n in range(100)]
     looks[80] = replace(looks[80], result=40)
@@ -361,29 +361,29 @@ def test_evidence_leaves_out_what_does_not_matter() -> None:
 
 
 def key_value_history(seed: int) -> History:
-    """Three keys, each a text; some of it damaged."""
+    """Three keys, each a text; some histories are damaged."""
 
     def answer(state: Any, function: str, argument: Any) -> tuple[Any, Any]:
         texts = dict(state)
-        held = texts.get(argument["key"], "")
+        text = texts.get(argument["key"], "")
         if function == "get":
-            return state, held
+            return state, text
         texts[argument["key"]] = (
-            argument["value"] if function == "put" else held + argument["value"]
+            argument["value"] if function == "put" else text + argument["value"]
         )
         return tuple(sorted(texts.items())), None
 
-    def chance(rng: Random, number: int) -> tuple[str, Any]:
+    def draw(rng: Random, number: int) -> tuple[str, Any]:
         function = rng.choice(["get", "get", "put", "append"])
         value = {} if function == "get" else {"value": rng.choice("abc") + str(number % 3)}
         return function, {"key": rng.choice("xyz"), **value}
 
-    return random_history(Machine("texts", (), answer, chance), seed, operations=20, processes=4)
+    return random_history(Machine("texts", (), answer, draw), seed, operations=20, processes=4)
 
 
 @given(SEEDS)
 @settings(max_examples=200, deadline=None)
-def test_a_store_is_linearizable_if_each_of_its_keys_is(seed: int) -> None:
+def test_store_verdict_equals_verdict_by_key(seed: int) -> None:
     history = key_value_history(seed)
     model = KeyValue(promises.D1)
 
@@ -395,7 +395,7 @@ def test_a_store_is_linearizable_if_each_of_its_keys_is(seed: int) -> None:
 
 @given(SEEDS)
 @settings(max_examples=100, deadline=None)
-def test_a_store_is_judged_as_by_trying_every_order(seed: int) -> None:
+def test_store_verdict_equals_exhaustive_search(seed: int) -> None:
     history = in_order(key_value_history(seed).operations[:6])
     model = KeyValue(promises.D1)
 
@@ -404,9 +404,7 @@ def test_a_store_is_judged_as_by_trying_every_order(seed: int) -> None:
 
 @given(SEEDS, st.integers(0, 60), st.integers(0, 30))
 @settings(max_examples=200, deadline=None)
-def test_a_search_that_may_not_go_far_says_unknown_and_nothing_else(
-    seed: int, steps: int, entries: int
-) -> None:
+def test_search_with_a_small_budget_is_unknown(seed: int, steps: int, entries: int) -> None:
     history = random_history(CAS_REGISTER, seed, operations=12, processes=4)
     full = linearizable(REGISTER, promises.S2)(history)
 
@@ -415,7 +413,7 @@ def test_a_search_that_may_not_go_far_says_unknown_and_nothing_else(
     assert short.validity in {full.validity, Validity.UNKNOWN}
 
 
-def test_an_unknown_verdict_says_what_was_given_up() -> None:
+def test_unknown_verdict_names_the_operations() -> None:
     history = history_of(CAS_REGISTER, Random(1), operations=30, processes=5)
 
     verdict = linearizable(REGISTER, promises.S2, budget=Budget(steps=5))(history)
@@ -425,8 +423,8 @@ def test_an_unknown_verdict_says_what_was_given_up() -> None:
     assert "register operations" in reason
 
 
-def test_a_history_that_no_search_can_exhaust_ends_by_its_budget() -> None:
-    """Sixty enqueues at once have more orders than there are atoms, and none gives that answer."""
+def test_inexhaustible_search_ends_by_its_budget() -> None:
+    """Sixty concurrent enqueues have too many orders, and none gives that answer."""
     enqueues = [done(n, "enqueue", {"item": n}, (0, 100)) for n in range(60)]
     dequeue = done(60, "dequeue", {}, (101, 102), "never put in")
 
@@ -437,7 +435,7 @@ def test_a_history_that_no_search_can_exhaust_ends_by_its_budget() -> None:
     assert verdict.validity is Validity.UNKNOWN
 
 
-def test_spoiling_changes_one_operation_at_most() -> None:
+def test_damage_changes_one_operation_at_most() -> None:
     history = history_of(QUEUE, Random(3), operations=20, processes=3)
 
     changed = set(map(str, damaged(history, Random(4)))) ^ set(map(str, history))

@@ -1,4 +1,4 @@
-"""Every recorded history with a known verdict gets that verdict."""
+"""Tests that recorded histories of other projects get their known verdicts."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ STORE_BY_KEY = linearizable(KeyValue(promises.D1), promises.D1, partition=key)
 
 @pytest.fixture
 def histories() -> Path:
-    """The folder that has them."""
+    """The folder with the recorded histories."""
     if recorded.FOLDER is None:
-        pytest.skip(f"no recorded histories: {recorded.VARIABLE} names no folder that has them")
+        pytest.skip(f"no recorded histories: {recorded.VARIABLE} is not set to a folder")
     return recorded.FOLDER
 
 
@@ -31,7 +31,7 @@ def expected(is_linearizable: bool) -> Validity:  # noqa: FBT001 - it is what th
     return Validity.VALID if is_linearizable else Validity.INVALID
 
 
-def test_every_log_of_etcd_gets_its_known_verdict(histories: Path) -> None:
+def test_etcd_logs_get_their_known_verdicts(histories: Path) -> None:
     logs = dict(recorded.etcd_logs(histories))
 
     verdicts = {path: REGISTER(recorded.etcd(path)).validity for path in logs}
@@ -40,18 +40,18 @@ def test_every_log_of_etcd_gets_its_known_verdict(histories: Path) -> None:
     assert verdicts == {path: expected(known) for path, known in logs.items()}
 
 
-def test_the_evidence_against_etcd_is_short_and_a_proof_by_itself(histories: Path) -> None:
-    """Of eighty operations a person has to read fifteen at most."""
+def test_evidence_of_etcd_is_short_and_sufficient(histories: Path) -> None:
+    """At most fifteen of eighty operations, which are invalid by themselves."""
     for path, _ in recorded.etcd_logs(histories):
         for anomaly in REGISTER(recorded.etcd(path)).anomalies:
             assert len(anomaly.evidence) <= 15
             assert REGISTER(in_order(anomaly.evidence)).validity is Validity.INVALID
 
 
-def test_every_log_of_a_store_gets_its_known_verdict_by_key_and_as_a_whole(
+def test_store_logs_get_their_known_verdicts(
     histories: Path,
 ) -> None:
-    """Fifty clients at once are judged by key only."""
+    """By key and as a whole; histories of fifty clients only by key."""
     logs = dict(recorded.key_value_logs(histories))
     fewer = [path for path in logs if not path.stem.startswith("c50")]
 

@@ -462,7 +462,7 @@ def test_process_order_skips_unacknowledged_transactions() -> None:
     assert STRICT(in_order([*others, lost])).is_valid
 
 
-def test_a_doubtful_transaction_with_an_end_may_never_have_happened() -> None:
+def test_doubtful_transaction_with_an_end_may_be_missing() -> None:
     lost = Operation(0, "txn", {"operations": [append("x", 1)]}, Outcome.INFO, 0, 1)
 
     assert STRICT(in_order([lost, done(1, (2, 3), reads("x"))])).is_valid

@@ -1,12 +1,14 @@
-"""The command answers people in sentences, machines in one document, and callers by exit code."""
+"""Tests of the command: one document for machines, sentences for people, and exit codes."""
 
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import json
+import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,17 @@ import pytest
 from harness import __main__ as command
 from harness.cli import mutate
 from harness.cli.listing import LISTINGS
+from harness.contract import promises
+from harness.contract.promises import SESSION_SERVER
 from harness.core.history import History, Journal, Operation, Outcome
-from harness.core.promises import Promise
 from harness.core.verdict import Anomaly, Verdict
 from harness.engine import runner
 from harness.engine.runner import Judgement
+from harness.engine.suite import use_folders
 from harness.engine.target import AdapterInstance, Instance
 from harness.mutation.mutants import Mutant
 from harness.report import folder, judgement
-from harness.runs.mutation_score import NOBODY, Ending, Fate, Word
+from harness.runs.mutation_score import ALL_VALID, Finding, MutantResult, Status
 from harness.runs.pytest_run import Progress, Results
 from harness.targets.reference.target import ReferenceTarget
 from scenarios.lifecycle.test_model import OWNERS_AND_FAILURES
@@ -33,19 +37,20 @@ LIFECYCLE = OWNERS_AND_FAILURES.name
 TURN = {"session": "s1", "agent": "a"}
 RIGHT = {"generation": 1, "called": []}
 WRONG = {"generation": 1, "called": [["s1", "a"]]}
+EXAMPLE = Path(__file__).parents[2] / "examples" / "key_value"
 
-Told = Callable[[], tuple[str, str]]
+Printed = Callable[[], tuple[str, str]]
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    """What was printed since the last look: on standard output, and on standard error."""
+def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
+    """Returns standard output and standard error since the last call."""
 
-    def look() -> tuple[str, str]:
+    def read() -> tuple[str, str]:
         captured = capsys.readouterr()
         return captured.out, captured.err
 
-    return look
+    return read
 
 
 def run(*arguments: object) -> int:
@@ -53,29 +58,29 @@ def run(*arguments: object) -> int:
     return command._run([str(argument) for argument in arguments])
 
 
-def a_history(place: Path, *answers: Mapping[str, Any] | None) -> Path:
-    """A scenario's folder whose history completes a turn and is answered so; None is no answer."""
-    place.mkdir(parents=True)
-    with Journal(place / runner.HISTORY, iter(range(100)).__next__) as journal:
+def write_history(scenario_folder: Path, *answers: Mapping[str, Any] | None) -> Path:
+    """A scenario's folder with a turn for each answer; None is a lost reply."""
+    scenario_folder.mkdir(parents=True)
+    with Journal(scenario_folder / runner.HISTORY, iter(range(100)).__next__) as journal:
         journal.episode()
         for answer in answers:
             number = journal.invoke(0, "complete_turn", TURN)
             if answer is not None:
                 journal.complete(number, Outcome.OK, answer)
-    return place
+    return scenario_folder
 
 
-def a_failure(place: Path) -> Path:
-    """A scenario's folder with a stored failure."""
-    a_history(place, WRONG)
+def write_failure(scenario_folder: Path) -> Path:
+    """A scenario's folder with a stored failure; returns the failure file."""
+    write_history(scenario_folder, WRONG)
     operation = Operation(0, "complete_turn", TURN, Outcome.OK, 1, 2, result=WRONG)
-    anomaly = Anomaly(Promise.L12, "committed at once", (operation,), accepted=(RIGHT,))
+    anomaly = Anomaly(promises.L12, "committed at once", (operation,), accepted=(RIGHT,))
     judged = Judgement(OWNERS_AND_FAILURES, Verdict((anomaly,)), 1, 1, "digest", (History(),))
-    judgement.store(judged, ReferenceTarget(), 7, 1.0, place)
-    return place / folder.FAILURE
+    judgement.store(judged, ReferenceTarget(), 7, 1.0, scenario_folder)
+    return scenario_folder / folder.FAILURE
 
 
-# Wrong questions
+# Usage errors
 
 
 @pytest.mark.parametrize(
@@ -85,47 +90,70 @@ def a_failure(place: Path) -> Path:
         (["--frob"], "No such option '--frob'"),
         (["gate", "--frob"], "No such option '--frob'"),
         (["gate", "more"], "Got unexpected extra argument"),
-        (["gate", "--seed", "x"], "'x' is not a valid seed"),
+        (["gate", "--seed", "x"], "'--seed': 'x' is not a valid seed"),
         (["gate", "--seed", "-1"], "-1 is not in the range"),
         (["gate", "--seed", str(1 << 40)], "is not in the range"),
-        (["gate", "--budget", "soon"], "'soon' is no length of time; say 90s, 5m or 1h"),
-        (["gate", "--budget", "0"], "'0' is no length of time"),
-        (["gate", "--budget", "-3s"], "'-3s' is no length of time"),
-        (["gate", "--budget", "nan"], "'nan' is no length of time"),
-        (["gate", "--budget", "inf"], "'inf' is no length of time"),
-        (["gate", "--budget", ""], "'' is no length of time"),
+        (["gate", "--budget", "soon"], "'--budget': expected a time such as 90s, 5m or 1h"),
+        (["gate", "--budget", "0"], "got '0'"),
+        (["gate", "--budget", "-3s"], "got '-3s'"),
+        (["gate", "--budget", "nan"], "got 'nan'"),
+        (["gate", "--budget", "inf"], "got 'inf'"),
+        (["gate", "--budget", ""], "got ''"),
         (["gate", "--keep", "0"], "0 is not in the range"),
         (["gate", "--workers", "0"], "0 is not in the range"),
-        (["gate", "--target", "nope"], "no target is called 'nope'; there are reference"),
-        (["gate", "--target", "reference@/nope"], "/nope: there is no reference_impl in it"),
+        (["gate", "--target", "refrence"], "unknown target 'refrence'; did you mean 'reference'?"),
+        (["gate", "--target", "reference@/nope"], "/nope contains no package reference_impl"),
         (["gate", "--target", "hermes-agent==x y"], "'x y' is no version"),
-        (["gate", "--scenario", "nope"], "no scenario is called 'nope'; there are agent-cache"),
-        (["prove", "nope"], "no known bug is called 'nope'; there are"),
-        (["prove", "--by", "guess"], "'guess' is not one of"),
-        (["prove", "commit-every-turn", "--by", "load"], "no known bug is to be caught by load"),
+        (
+            ["gate", "--target", "no_such:Target"],
+            "'--target': --target 'no_such:Target': No module",
+        ),
+        (["gate", "--target", "json:Nope"], "module 'json' has no attribute 'Nope'"),
+        (
+            ["gate", "--scenario", "nope"],
+            "'--scenario': unknown scenario 'nope'; known: agent-cache",
+        ),
+        (["gate", "--scenario", "lifecycle-thread"], "did you mean 'lifecycle-threads'"),
+        (["gate", "--scenario", "nope-*"], "unknown scenario 'nope-*'"),
+        (["gate", "--scenarios", "nowhere"], "nowhere: no such folder of scenarios"),
+        (["gate", "--promise", "L99"], "'--promise': unknown promise 'L99'; did you mean 'L9'"),
+        (["gate", "--mode", "modle"], "'--mode': unknown mode 'modle'; did you mean 'model'?"),
+        (
+            ["gate", "--promise", "L1", "--mode", "load"],
+            "no scenario fits all of --promise L1, --mode load",
+        ),
+        (["prove", "commit-every-trun"], "unknown bug 'commit-every-trun'; did you mean 'commit-"),
+        (["prove", "--by", "guess"], "'--by': unknown mode 'guess'; known: model"),
+        (["prove", "commit-every-turn", "--by", "load"], "--by load: of commit-every-turn none"),
         (["prove", "--tries", "0"], "0 is not in the range"),
-        (["mutate", "nope.py"], "the reference has no file 'nope.py'; there are"),
+        (["mutate", "turns/turn.py"], "unknown source file 'turns/turn.py'; did you mean 'turns/"),
         (["mutate", "--at-least", "2"], "2.0 is not in the range"),
+        (["load", "--shape", "rampe"], "unknown shape 'rampe'; did you mean 'ramp'?"),
+        (["load", "--master", "h:1", "--kill-every", "9s"], "--kill-every cannot be combined with"),
+        (["soak"], "expected a length: --for 30m, --ops 100000 or --days 30"),
+        (["soak", "--resume", "nowhere"], "run.json: No such file"),
+        (["audit", "."], ".: expected SCENARIO/history.jsonl of a known scenario; found none"),
         (["judge"], "Missing argument 'RUN'"),
-        (["judge", "nowhere"], "nowhere: there is no such run folder"),
-        (["judge", "."], "there is no scenario's history.jsonl in it"),
+        (["judge", "nowhere"], "nowhere: no such run folder"),
+        (["judge", "."], "expected history.jsonl in it or in a folder below; found none"),
         (["replay", "nowhere"], "nowhere: No such file or directory"),
         (["replay", "."], "failure.json: No such file or directory"),
-        (["list", "frob"], "'frob' is not one of"),
+        (["replay", ".", "--target", "refrence"], "'--target': unknown target 'refrence'"),
+        (["list", "target"], "unknown listing 'target'; did you mean 'targets'?"),
     ],
 )
-def test_a_wrong_question_is_one_sentence_and_254(
+def test_a_usage_error_is_one_sentence_and_254(
     arguments: list[str],
     sentence: str,
-    told: Told,
+    printed: Printed,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It says what was wrong with it, writes nothing, and standard output stays empty."""
+    """It names option, value and what is accepted; nothing is written or printed besides."""
     monkeypatch.chdir(tmp_path)
 
     assert run(*arguments) == 254
-    out, error = told()
+    out, error = printed()
     *_, last = error.splitlines()
     assert out == ""
     assert last.startswith("harness: ")
@@ -134,87 +162,88 @@ def test_a_wrong_question_is_one_sentence_and_254(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("question", ["gate", "prove"])
-def test_reports_that_cannot_be_written_are_a_wrong_question(
-    question: str, told: Told, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["gate", "prove"])
+def test_unwritable_reports_are_a_usage_error(name: str, printed: Printed, tmp_path: Path) -> None:
     """The folder is named, before anything is asked of a target."""
     (tmp_path / "file").touch()
 
-    assert run(question, "--reports", tmp_path / "file" / "below", "--json") == 254
-    out, error = told()
+    assert run(name, "--reports", tmp_path / "file" / "below", "--json") == 254
+    out, error = printed()
     assert out == ""
-    assert f"{tmp_path}/file/below: reports cannot be written there" in error
+    assert f"{tmp_path}/file/below: cannot write reports there" in error
 
 
-def test_a_damaged_history_is_named_by_file_and_line(told: Told, tmp_path: Path) -> None:
-    """A history that cannot be read is no verdict."""
-    place = a_history(tmp_path / LIFECYCLE, RIGHT, RIGHT)
-    path = place / runner.HISTORY
+def test_a_damaged_history_is_named_by_line(printed: Printed, tmp_path: Path) -> None:
+    """A history that cannot be read gives no verdict."""
+    path = write_history(tmp_path / LIFECYCLE, RIGHT, RIGHT) / runner.HISTORY
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:1], b"damaged\n", *lines[2:]]))
 
     assert run("judge", tmp_path, "--json") == 254
-    out, error = told()
+    out, error = printed()
     assert out == ""
     assert f"harness: {path}:2: " in error
 
 
 @pytest.mark.parametrize("name", [folder.PLAN, folder.FAILURE])
 @pytest.mark.parametrize("text", ["", "[]", '{"scenario":', '{"scenarios": 5, "seed": "x"}'])
-def test_a_damaged_document_is_named(name: str, text: str, told: Told, tmp_path: Path) -> None:
-    """Whichever file of a run is damaged, the sentence says which."""
-    failure = a_failure(tmp_path / LIFECYCLE)
+def test_a_damaged_document_is_named(
+    name: str, text: str, printed: Printed, tmp_path: Path
+) -> None:
+    """The error names the damaged file of a run."""
+    failure = write_failure(tmp_path / LIFECYCLE)
     path = failure if name == folder.FAILURE else tmp_path / name
     path.write_text(text, encoding="utf-8")
 
     assert run("replay" if name == folder.FAILURE else "judge", path.parent) == 254
-    assert f"harness: {path}: damaged: " in told()[1]
+    assert f"harness: {path}: damaged: " in printed()[1]
 
 
-# What is no question's fault
+# Failures of the harness
 
 
 def test_a_full_disk_is_a_sentence_and_255(
-    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    printed: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the end of a run cannot be written, what was known stays, and nobody says valid."""
+    """Where the result cannot be written, the plan stays, and the run is not valid."""
 
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "verdict.json")
 
     monkeypatch.setattr("harness.runs.gate.run_session", lambda *_: Results())
-    monkeypatch.setattr("harness.runs.gate.is_caught", lambda *_: True)
+    monkeypatch.setattr("harness.runs.gate.is_detected", lambda *_: True)
     monkeypatch.setattr("harness.runs.gate.store", fail)
     assert run("gate", "--reports", tmp_path, "--json") == 255
-    out, error = told()
+    out, error = printed()
     assert out == ""
     assert "harness: [Errno 28] No space left on device: 'verdict.json'" in error
     assert folder.read_json(tmp_path / "runs" / "latest" / folder.PLAN)["what"] == "gate"
 
 
-def test_our_own_fault_is_told_as_such(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody foresaw is shown in full, for us, and is no verdict."""
+def test_an_internal_error_shows_its_traceback(
+    printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unforeseen exception is printed in full, and gives no verdict."""
 
     def fail() -> list[dict[str, Any]]:
         raise ZeroDivisionError("unforeseen")
 
     monkeypatch.setitem(LISTINGS, "bugs", fail)
     assert run("list", "bugs") == 255
-    error = told()[1]
-    assert "harness: it broke" in error
+    error = printed()[1]
+    assert "harness: internal error" in error
     assert "ZeroDivisionError: unforeseen" in error
 
 
-def test_an_interrupt_is_no_verdict(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody lost patience; nothing was concluded."""
+def test_an_interrupt_gives_no_verdict(printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command says that it was interrupted."""
 
     def interrupt() -> list[dict[str, Any]]:
         raise KeyboardInterrupt
 
     monkeypatch.setitem(LISTINGS, "bugs", interrupt)
     assert run("list", "bugs") == 255
-    assert "harness: interrupted" in told()[1]
+    assert "harness: interrupted" in printed()[1]
 
 
 # Mutants
@@ -226,84 +255,85 @@ class EveryOtherSurvives:
     def __init__(self, mutants: Sequence[Mutant], *_: object) -> None:
         self._mutants = mutants
 
-    def run(self, progress: Progress) -> tuple[Path, list[Ending]]:
-        """Let every other mutant live."""
+    def run(self, progress: Progress) -> tuple[Path, list[MutantResult]]:
+        """Let every other mutant survive."""
         progress("judged")
-        words = itertools.cycle((Word(Fate.KILLED, "days", "T6"), NOBODY))
-        return Path("run"), [Ending(one, next(words), 1.0) for one in self._mutants]
+        findings = itertools.cycle((Finding(Status.DETECTED, "days", "T6"), ALL_VALID))
+        return Path("run"), [MutantResult(mutant, next(findings), 1.0) for mutant in self._mutants]
 
 
 @pytest.mark.parametrize(("at_least", "exit_code"), [(0.5, 0), (0.51, 1)])
-def test_too_many_survivors_are_an_exit_code_and_each_is_named(
-    at_least: float, exit_code: int, told: Told, monkeypatch: pytest.MonkeyPatch
+def test_mutate_lists_survivors_and_exits_by_share(
+    at_least: float, exit_code: int, printed: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Machines get one document, people those that were not killed."""
-    monkeypatch.setattr(mutate, "Mutation", EveryOtherSurvives)
-    asked = (
-        "mutate",
-        "storage/durable_map.py",
-        "--sample",
-        4,
-        "--seed",
-        1,
-        "--json",
-        "--at-least",
-        at_least,
-    )
+    """The document has all mutants; the terminal lists those that were not detected."""
+    monkeypatch.setattr(mutate, "MutationRun", EveryOtherSurvives)
+    file = "storage/durable_map.py"
+    sample = ("--sample", 4, "--seed", 1, "--at-least", at_least)
 
-    assert run(*asked) == exit_code
-    out, error = told()
+    assert run("mutate", file, *sample, "--json") == exit_code
+    out, error = printed()
     document = json.loads(out)
-    assert document["score"] == {"killed": 0.5, "noticed": 0.0, "survived": 0.5}
-    survivors = [one["line"] for one in document["mutants"] if one["fate"] == "survived"]
+    assert document["score"] == {"detected": 0.5, "inconclusive": 0.0, "survived": 0.5}
+    survivors = [row["line"] for row in document["mutants"] if row["status"] == "survived"]
     assert len(survivors) == 2
-    assert all(f"survived: storage/durable_map.py:{line} " in error for line in survivors)
-    assert "50% killed · 0% noticed · 50% survived" in error
+    assert all(f"survived: {file}:{line} " in error for line in survivors)
+    assert "50% detected · 0% inconclusive · 50% survived" in error
 
 
 # Help
 
 
 @pytest.mark.parametrize("name", ["", *command.cli.commands])
-def test_help_explains_every_option(name: str, told: Told) -> None:
-    """Each option has a line of its own that says more than its type."""
+def test_help_explains_every_option(name: str, printed: Printed) -> None:
+    """Each option has a line that says more than its type."""
     assert run(*name.split(), "--help") == 0
-    out, error = told()
+    out, error = printed()
     assert error == ""
     assert "\b" not in out
-    asked = command.cli if not name else command.cli.commands[name]
-    assert all(option.help for option in asked.params if isinstance(option, click.Option))
+    shown = command.cli if not name else command.cli.commands[name]
+    assert all(option.help for option in shown.params if isinstance(option, click.Option))
 
 
-def test_a_command_without_a_question_shows_what_can_be_asked(told: Told) -> None:
-    """A new user sees the examples, each on a line of its own."""
+@pytest.mark.parametrize("name", command.cli.commands)
+def test_help_shows_two_examples_and_results(name: str, printed: Printed) -> None:
+    """Two examples, each on a line of its own, and where results go."""
+    assert run(name, "--help") == 0
+    lines = printed()[0].splitlines()
+
+    assert sum(line.startswith(f"  harness {name}") for line in lines) == 2
+    assert any(line.startswith("  Results go to ") for line in lines)
+
+
+def test_no_command_shows_the_examples(printed: Printed) -> None:
+    """Each example is on a line of its own."""
     assert run() == 254
-    assert "\n  harness gate " in told()[1]
+    assert "\n  harness gate " in printed()[1]
 
 
 # Listings
 
 
-def test_a_promise_that_nothing_tries_is_shown_as_such(told: Told) -> None:
-    """Each promise with the scenarios that try it; the others stand out."""
+def test_a_promise_without_scenario_is_listed(printed: Printed) -> None:
+    """Each promise with the scenarios that put it on trial; the others show `nothing`."""
     assert run("list", "promises", "--json") == 0
-    rows = {row["promise"]: row for row in json.loads(told()[0])["promises"]}
+    rows = {row["promise"]: row for row in json.loads(printed()[0])["promises"]}
     assert run("list", "promises") == 0
-    table = told()[0].splitlines()
+    table = printed()[0].splitlines()
 
-    assert list(rows) == [promise.name for promise in Promise]
+    assert list(rows) == [promise.id for promise in SESSION_SERVER]
     assert LIFECYCLE in rows["L12"]["tried by"]
     untried = [name for name, row in rows.items() if not row["tried by"]]
     cells = [[cell.strip() for cell in line.split("|")] for line in table if line.count("|") == 4]
     assert [row[1] for row in cells if row[1] and row[3] == "nothing"] == untried
 
 
-def test_everything_can_be_listed(told: Told) -> None:
-    """Scenarios, promises, targets and bugs, in one document or as tables, by their whole names."""
+def test_list_prints_every_name_whole(printed: Printed) -> None:
+    """Scenarios, promises, targets and bugs, in one document or as tables."""
     assert run("list", "--json") == 0
-    document = json.loads(told()[0])
+    document = json.loads(printed()[0])
     assert run("list") == 0
-    text = told()[0]
+    text = printed()[0]
 
     assert list(document) == ["scenarios", "promises", "targets", "bugs"]
     for rows in document.values():
@@ -312,92 +342,134 @@ def test_everything_can_be_listed(told: Told) -> None:
             assert next(iter(row.values())) in text
 
 
+# Suites and targets from outside
+
+
+@pytest.fixture
+def installed_suites() -> Iterator[None]:
+    """Judges by the installed suites again afterwards."""
+    yield
+    use_folders([])
+
+
+@pytest.mark.usefixtures("installed_suites")
+def test_scenarios_of_a_folder_replace_installed(printed: Printed) -> None:
+    """`list --scenarios FOLDER` shows that suite's scenarios, promises and bugs alone."""
+    assert run("list", "--scenarios", EXAMPLE / "scenarios", "--json") == 0
+    document = json.loads(printed()[0])
+
+    assert [row["scenario"] for row in document["scenarios"]] == [
+        "store-any-sequence",
+        "store-threads",
+    ]
+    assert [row["promise"] for row in document["promises"]] == ["K1", "K2"]
+    assert [row["bug"] for row in document["bugs"]] == ["add-outside-lock"]
+
+
+@pytest.mark.usefixtures("installed_suites")
+@pytest.mark.parametrize("target", [(), ("--target", "key_value_target:KeyValueTarget")])
+def test_a_gate_judges_a_foreign_target(
+    target: tuple[str, ...], printed: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its suite's own target, or by `module:Class` of the current folder."""
+    monkeypatch.chdir(EXAMPLE)
+    selection = ("--scenarios", EXAMPLE / "scenarios", "--scenario", "store-any-*")
+    options = ("--seed", 1, "--reports", tmp_path, "--budget", "60s", "--workers", 1, "--json")
+    monkeypatch.setattr("harness.runs.gate.EFFORT_SECONDS", 600.0)
+
+    assert run("gate", *target, *selection, *options) == 0
+    document = json.loads(printed()[0])
+    assert document["target"].startswith("key_value_target:KeyValueTarget@")
+    assert [row["scenario"] for row in document["scenarios"]] == ["store-any-sequence"]
+    plan = folder.read_json(tmp_path / "runs" / "latest" / folder.PLAN)
+    assert plan["suites"] == [str(EXAMPLE / "scenarios")]
+
+
 # Judging again
 
 
 @pytest.fixture(scope="module")
-def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the clean reference that came to its end."""
+def valid_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the clean reference."""
     run_folder = tmp_path_factory.mktemp("run")
-    place = run_folder / LIFECYCLE
-    judged = runner.run(OWNERS_AND_FAILURES, ReferenceTarget(), 1, 1.0, place)
-    judgement.store(judged, ReferenceTarget(), 1, 1.0, place)
+    scenario_folder = run_folder / LIFECYCLE
+    judged = runner.run(OWNERS_AND_FAILURES, ReferenceTarget(), 1, 1.0, scenario_folder)
+    judgement.store(judged, ReferenceTarget(), 1, 1.0, scenario_folder)
     folder.write_json(run_folder / folder.PLAN, {"scenarios": [LIFECYCLE]})
     return run_folder
 
 
-def test_a_finished_run_is_judged_again_from_its_history(a_run: Path, told: Told) -> None:
-    """The same verdict, the same digest; one document for machines, a table for people."""
-    stored = folder.read_json(a_run / LIFECYCLE / folder.VERDICT)
+def test_judge_of_a_finished_run_agrees(valid_run: Path, printed: Printed) -> None:
+    """The same verdict and digest; one document for machines, a table for people."""
+    stored = folder.read_json(valid_run / LIFECYCLE / folder.VERDICT)
 
-    assert run("judge", a_run, "--json") == 0
-    out, error = told()
+    assert run("judge", valid_run, "--json") == 0
+    out, error = printed()
     document = json.loads(out)
     assert document["conclusion"] == "valid"
     (row,) = document["scenarios"]
-    same = ("scenario", "validity", "digest", "operations", "episodes", "assumptions")
+    same = ("scenario", "validity", "digest", "operations", "episodes", "expectations")
     assert {key: row[key] for key in same} == {key: stored[key] for key in same}
     assert "| L · lifecycle |" in error
 
 
-def test_a_result_is_a_table_to_paste_however_narrow_the_terminal(
-    a_run: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+def test_a_result_row_is_one_line(
+    valid_run: Path, printed: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row of Markdown is one line; the terminal may wrap it, the command does not."""
+    """However narrow the terminal: it may wrap the row, the command does not."""
     monkeypatch.setenv("COLUMNS", "40")
-    run("judge", a_run)
+    run("judge", valid_run)
 
-    (row,) = [line for line in told()[1].splitlines() if line.startswith("| L · lifecycle")]
+    (row,) = [line for line in printed()[1].splitlines() if line.startswith("| L · lifecycle")]
     assert [cell.strip() for cell in row.split("|")][-3:] == ["5 of 5", "valid", ""]
 
 
-def test_one_scenario_of_a_run_can_be_judged(a_run: Path) -> None:
-    """Its folder is enough."""
-    assert run("judge", a_run / LIFECYCLE) == 0
+def test_judge_accepts_the_folder_of_one_scenario(valid_run: Path) -> None:
+    """A scenario's folder needs no plan."""
+    assert run("judge", valid_run / LIFECYCLE) == 0
 
 
-def test_a_broken_promise_is_found_again(told: Told, tmp_path: Path) -> None:
-    """Exit code 1, and the line that shows it once more."""
-    failure = a_failure(tmp_path / LIFECYCLE)
-
-    assert run("judge", tmp_path) == 1
-    assert f"see it again: harness replay {failure}" in told()[1]
-
-
-def test_a_run_that_was_killed_is_unknown(a_run: Path, told: Told, tmp_path: Path) -> None:
-    """Without a verdict of its own it was cut short, whatever its history shows so far."""
-    place = tmp_path / LIFECYCLE
-    place.mkdir()
-    whole = (a_run / LIFECYCLE / runner.HISTORY).read_bytes()
-    (place / runner.HISTORY).write_bytes(whole[:-5])
-
-    assert run("judge", tmp_path) == 2
-    assert "unknown: the run ended before it did" in told()[1]
-
-
-def test_a_proof_stands_though_the_run_was_killed(tmp_path: Path) -> None:
-    """What it had come to still counts."""
-    a_history(tmp_path / LIFECYCLE, RIGHT, WRONG, None)
+def test_judge_finds_a_broken_promise_again(printed: Printed, tmp_path: Path) -> None:
+    """Exit code 1, and the command that reproduces it."""
+    failure = write_failure(tmp_path / LIFECYCLE)
 
     assert run("judge", tmp_path) == 1
+    assert f"reproduce: harness replay {failure}" in printed()[1]
 
 
-def test_a_question_without_answer_proves_nothing(told: Told, tmp_path: Path) -> None:
-    """The harness was killed while it waited: the target is not to blame."""
-    a_history(tmp_path / LIFECYCLE, RIGHT, None)
+def test_a_killed_run_is_unknown(valid_run: Path, printed: Printed, tmp_path: Path) -> None:
+    """Without a stored verdict the scenario was cut short, whatever its history shows."""
+    scenario_folder = tmp_path / LIFECYCLE
+    scenario_folder.mkdir()
+    whole = (valid_run / LIFECYCLE / runner.HISTORY).read_bytes()
+    (scenario_folder / runner.HISTORY).write_bytes(whole[:-5])
 
     assert run("judge", tmp_path) == 2
-    assert "cut short: complete_turn" in told()[1]
+    assert "unknown: the run ended before this scenario did" in printed()[1]
 
 
-def test_a_scenario_that_never_began_is_unknown(told: Told, tmp_path: Path) -> None:
-    """A run that was killed at its very start can still be judged."""
+def test_an_anomaly_of_a_killed_run_counts(tmp_path: Path) -> None:
+    """A history without a stored verdict can prove a broken promise."""
+    write_history(tmp_path / LIFECYCLE, WRONG)
+
+    assert run("judge", tmp_path) == 1
+
+
+def test_a_lost_reply_proves_nothing(tmp_path: Path) -> None:
+    """A call without an answer is no anomaly."""
+    write_history(tmp_path / LIFECYCLE, RIGHT, None)
+
+    assert run("judge", tmp_path) == 2
+
+
+def test_a_scenario_that_never_began_is_unknown(printed: Printed, tmp_path: Path) -> None:
+    """A run that was killed at its start can be judged: the plan names the scenario."""
     folder.write_json(tmp_path / folder.PLAN, {"scenarios": [LIFECYCLE]})
 
     assert run("judge", tmp_path) == 2
-    assert f"{LIFECYCLE}: unknown" in told()[1]
+    assert f"{LIFECYCLE}: unknown" in printed()[1]
     assert run("judge", tmp_path, "--json") == 2
-    assert json.loads(told()[0])["conclusion"] == "unknown"
+    assert json.loads(printed()[0])["conclusion"] == "unknown"
 
 
 # Replaying
@@ -407,31 +479,66 @@ class WrongAdapter:
     """A lifecycle that commits at once."""
 
     def complete_turn(self, session: str, agent: str) -> dict[str, Any]:
-        """Call the agent, which nobody should."""
+        """Call the agent, against the promise."""
         return {"generation": 1, "called": [[session, agent]]}
 
     def close(self) -> None:
-        """It has nothing to let go of."""
+        """Release nothing."""
 
 
 class WrongTarget(ReferenceTarget):
     """Offers it."""
 
-    def open(self, ability: str, folder: Path) -> Instance:  # noqa: ARG002  the protocol's
+    def open(self, ability: str, folder: Path) -> Instance:  # noqa: ARG002  as in the protocol
         """A fresh one."""
         return AdapterInstance(WrongAdapter())
 
 
-def test_a_failure_is_seen_again_where_it_still_is(
-    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_replay_exits_by_the_verdict(
+    printed: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exit code 1 where the promise is still broken, 0 where it is kept by now."""
-    failure = a_failure(tmp_path / LIFECYCLE)
+    failure = write_failure(tmp_path / LIFECYCLE)
 
     assert run("replay", failure) == 0
-    assert "valid" in told()[1]
+    assert "valid" in printed()[1]
     monkeypatch.setattr("harness.runs.replay.find_target", lambda _: WrongTarget())
     assert run("replay", failure.parent, "--json") == 1
-    out, error = told()
+    out, error = printed()
     assert json.loads(out)["anomalies"][0]["promise"] == "L12"
-    assert "L12 broken: " in error
+    assert f"L12: {promises.L12.sentence}\n" in error
+
+
+OLD = "stored by version 0.1.0 or earlier; replay it with that version"
+
+
+OPERATION = ("anomaly", "evidence", 0)  # the path of the operation in a failure file
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (("scenario",), "lifecycle-of-old", "unknown scenario 'lifecycle-of-old'"),
+        (("anomaly",), {"promise": "L12"}, "field 'message' is missing"),
+        ((*OPERATION, "client"), 3, "unexpected keyword argument 'client'"),
+        ((*OPERATION, "function"), "finish_turn", "has no function 'finish_turn'"),
+        ((*OPERATION, "argument"), {"session": "s1", "owner": "a"}, "complete_turn: TypeError: "),
+    ],
+)
+def test_replay_of_an_old_failure_names_the_version(
+    path: tuple[Any, ...], value: object, reason: str, printed: Printed, tmp_path: Path
+) -> None:
+    """It says what this version does not know: a scenario, a field, a function or an argument."""
+    failure = write_failure(tmp_path / LIFECYCLE)
+    document: Any = folder.read_json(failure)
+    del document["version"]
+    *parents, key = path
+    functools.reduce(operator.getitem, parents, document)[key] = value
+    folder.write_json(failure, document)
+
+    assert run("replay", failure, "--json") == 254
+    out, error = printed()
+    assert out == ""
+    assert "cannot be replayed by version " in error
+    assert reason in error
+    assert OLD in error

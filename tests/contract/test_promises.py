@@ -26,8 +26,9 @@ def test_sentences_are_distinct() -> None:
 
 
 @pytest.mark.parametrize("prefix", BY_PREFIX)
-def test_family_counts_from_one_without_gaps(prefix: str) -> None:
+def test_family_counts_upwards_from_one(prefix: str) -> None:
     numbers = [int(promise.id[1:]) for promise in BY_PREFIX[prefix]]
 
-    assert numbers == list(range(1, len(numbers) + 1))
+    assert numbers[0] == 1
+    assert numbers == sorted(set(numbers))  # a promise arrives with the scenario that tries it
     assert len({promise.family for promise in BY_PREFIX[prefix]}) == 1

@@ -30,7 +30,7 @@ def test_contract_family_has_the_promises_of_a_prefix() -> None:
 
 
 @pytest.mark.parametrize("id_", ["R3", "r1", "", "R1 ", "R1, R2"])
-def test_unknown_id_is_a_usage_error_that_names_it(id_: str) -> None:
+def test_unknown_id_is_a_usage_error(id_: str) -> None:
     with pytest.raises(UnknownPromiseError) as caught:
         CONTRACT.promise(id_)
 

@@ -1,4 +1,4 @@
-"""A run reports the shortest proof of each broken promise, so that no bug hides behind another."""
+"""Tests of the runner: the shortest evidence of each promise, and further rounds of questions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from harness.contract import promises
 from harness.contract.promises import SESSION_SERVER
-from harness.core.contract import Promise
 from harness.core.history import History, Journal, Outcome
 from harness.core.verdict import VALID, Anomaly, Validity, Verdict
 from harness.engine import runner
@@ -22,34 +21,34 @@ from scenarios.lifecycle.test_model import OWNERS_AND_FAILURES
 BROKEN = [(promises.D9, 3), (promises.D2, 4), (promises.D9, 2)]  # episode by episode: operations
 
 
-def every_promise_named(episode: History) -> Verdict:
-    """Find what the episode's notes say."""
+def break_noted_promise(episode: History) -> Verdict:
+    """Find the anomaly that the episode's notes name."""
     named = SESSION_SERVER.promise(episode.notes["breaks"])
     return Verdict((Anomaly(named, "as noted", evidence=episode.operations),))
 
 
 @pytest.fixture
 def scenario(tmp_path: Path) -> Scenario:
-    """A scenario that was run: each episode broke a promise."""
+    """A scenario with a journal in which each episode breaks a promise."""
     with Journal(tmp_path / runner.HISTORY, iter(range(100)).__next__) as journal:
         for promise, operations in BROKEN:
             journal.episode(breaks=promise.id)
             for _ in range(operations):
                 journal.complete(journal.invoke(0, "write", {}), Outcome.OK)
-    return replace(OWNERS_AND_FAILURES, checker=every_promise_named, expectations=())
+    return replace(OWNERS_AND_FAILURES, checker=break_noted_promise, expectations=())
 
 
-def test_each_broken_promise_has_its_shortest_proof(scenario: Scenario, tmp_path: Path) -> None:
+def test_each_promise_has_its_shortest_evidence(scenario: Scenario, tmp_path: Path) -> None:
     """The shortest of all comes first; a longer one of the same promise is left out."""
     judged = runner.judge(scenario, tmp_path)
 
-    found = [(one.promise, len(one.evidence)) for one in judged.verdict.anomalies]
+    found = [(anomaly.promise, len(anomaly.evidence)) for anomaly in judged.verdict.anomalies]
     assert found == [(promises.D9, 2), (promises.D2, 4)]
     assert [episode.notes["breaks"] for episode in judged.found_in] == ["D9", "D2"]
 
 
-def test_each_broken_promise_can_be_seen_again(scenario: Scenario, tmp_path: Path) -> None:
-    """Every proof has its file, and its line to run, also when it is judged anew."""
+def test_each_anomaly_has_a_failure_file(scenario: Scenario, tmp_path: Path) -> None:
+    """And a command that replays it, also when the run is judged again."""
     judged = runner.judge(scenario, tmp_path)
     record = judgement.store(judged, ReferenceTarget(), 1, 0.0, tmp_path)
     files = [tmp_path / folder.FAILURE, tmp_path / "failure-D2.json"]
@@ -60,8 +59,8 @@ def test_each_broken_promise_can_be_seen_again(scenario: Scenario, tmp_path: Pat
     assert [record.summary().count(line) for line in record.reproduce] == [1, 1]
 
 
-class ClientHistory:
-    """A workload that tells which questions it asked, and meets somebody in some of them."""
+class OneEpisode:
+    """A workload that writes one episode, and notes whether it meets the expectation."""
 
     def __init__(self, *met: bool) -> None:
         self.seeds: list[str] = []
@@ -74,7 +73,7 @@ class ClientHistory:
 
 
 @pytest.mark.parametrize(
-    ("met", "rounds", "asked", "validity"),
+    ("met", "rounds", "episodes", "validity"),
     [
         ([True], 2, 1, Validity.VALID),
         ([False, True], 2, 2, Validity.VALID),
@@ -82,36 +81,36 @@ class ClientHistory:
         ([False], 1, 1, Validity.UNKNOWN),
     ],
 )
-def test_a_run_that_met_too_little_goes_on_with_other_questions(
-    met: list[bool], rounds: int, asked: int, validity: Validity, tmp_path: Path
+def test_an_unmet_expectation_adds_another_round(
+    met: list[bool], rounds: int, episodes: int, validity: Validity, tmp_path: Path
 ) -> None:
-    """What it asked before counts as well."""
-    visits = ClientHistory(*met)
-    somebody = Expectation("somebody was met", lambda episode: int(episode.notes["met"]))
+    """With other questions; those of the round before count as well."""
+    workload = OneEpisode(*met)
+    expectation = Expectation("a meeting", lambda episode: int(episode.notes["met"]))
     scenario = replace(
         OWNERS_AND_FAILURES,
-        workload=visits,
+        workload=workload,
         checker=lambda _: VALID,
-        expectations=(somebody,),
+        expectations=(expectation,),
     )
     judged = runner.run(scenario, ReferenceTarget(), 1, 1.0, tmp_path, rounds=rounds)
 
     assert judged.verdict.validity is validity
-    assert judged.episodes == asked
-    assert len(set(visits.seeds)) == asked
+    assert judged.episodes == episodes
+    assert len(set(workload.seeds)) == episodes
 
 
-def test_a_broken_promise_needs_no_second_round(tmp_path: Path) -> None:
-    """Nothing that is met later makes it whole."""
-    visits = ClientHistory(*[False])
+def test_an_anomaly_ends_the_rounds(tmp_path: Path) -> None:
+    """It is a proof, whatever a second round meets."""
+    workload = OneEpisode(*[False])
     anomaly = Anomaly(promises.L1, "broken")
     scenario = replace(
         OWNERS_AND_FAILURES,
-        workload=visits,
+        workload=workload,
         checker=lambda _: Verdict((anomaly,)),
-        expectations=(Expectation("somebody was met", lambda _: 0),),
+        expectations=(Expectation("a meeting", lambda _: 0),),
     )
     judged = runner.run(scenario, ReferenceTarget(), 1, 1.0, tmp_path, rounds=2)
 
     assert judged.verdict.anomalies == (anomaly,)
-    assert len(visits.seeds) == 1
+    assert len(workload.seeds) == 1

@@ -31,8 +31,8 @@ def sources(folder: Path) -> dict[str, str]:
     }
 
 
-def a_patch(folder: Path, text: str) -> KnownBug:
-    """A known bug with this patch."""
+def write_bug(folder: Path, text: str) -> KnownBug:
+    """A known bug whose patch has this text."""
     patch = folder / "made-up.patch"
     patch.write_text(text, encoding="utf-8")
     suite = suite_with_source()
@@ -64,7 +64,7 @@ def test_a_known_bug_has_a_story_and_trials(bug: KnownBug) -> None:
     assert trials_of(bug)
 
 
-def test_a_canary_is_a_known_bug_of_its_mode() -> None:
+def test_a_canary_is_a_bug_of_its_mode() -> None:
     """A gate finds it by its name."""
     assert canaries()
     for mode, name in canaries().items():
@@ -97,7 +97,7 @@ def test_a_stale_patch_is_a_clear_error(tmp_path: Path) -> None:
     patch = f"--- a/{PACKAGE}/lifecycle.py\n+++ b/{PACKAGE}/lifecycle.py\n{hunk}"
 
     with pytest.raises(HarnessError, match=r"made-up\.patch does not apply to .*lifecycle\.py"):
-        plant(a_patch(tmp_path, patch), tmp_path / "planted")
+        plant(write_bug(tmp_path, patch), tmp_path / "planted")
 
 
 def test_planting_without_git_is_a_usage_error(
@@ -143,7 +143,7 @@ def test_find_bugs_by_name_keeps_their_order() -> None:
         "commit-every-turn",
         "discard-drops-dirty-work",
     ]
-    with pytest.raises(UsageError, match=r"unknown known bug 'commit-every-trun'; did you mean"):
+    with pytest.raises(UsageError, match=r"unknown bug 'commit-every-trun'; did you mean"):
         find_bugs(["commit-every-trun"])
 
 

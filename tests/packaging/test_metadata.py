@@ -6,13 +6,13 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from harness.core.extras import DISTRIBUTION
+from tests.packaging.installed import distribution
 
 ROOT = Path(__file__).parents[2]
 NAMES = {"harness", "hermes_scenarios", "reference_impl"}
@@ -32,7 +32,7 @@ def pins() -> dict[str, str]:
 
 def requirements(name: str, extras: frozenset[str], seen: set[str]) -> Iterator[Requirement]:
     """What a distribution and its extras need, and what that needs in turn."""
-    for line in metadata.requires(name) or ():
+    for line in distribution(name).requires or ():
         needed = Requirement(line)
         if needed.marker and not any(
             needed.marker.evaluate({"extra": extra}) for extra in ("", *extras)
@@ -46,12 +46,9 @@ def requirements(name: str, extras: frozenset[str], seen: set[str]) -> Iterator[
 
 def test_distribution_claims_its_own_names_only() -> None:
     """`scenarios` would collide with packages of other projects."""
-    claimed = {
-        name
-        for name, owners in metadata.packages_distributions().items()
-        if DISTRIBUTION in owners and not name.startswith("_")
-    }
-    assert claimed == NAMES
+    top_level = distribution(DISTRIBUTION).read_text("top_level.txt")
+    assert top_level is not None
+    assert set(top_level.split()) == NAMES
 
 
 def test_scenarios_import_each_other_relatively() -> None:

@@ -20,11 +20,12 @@ import pytest
 from packaging.requirements import Requirement
 
 from harness.core.extras import DISTRIBUTION
+from tests.packaging.installed import distribution
 
 OPTIONAL = ("gevent", "locust", "numpy", "scipy")
 IMPORT_ALL = """
 import importlib, json, pkgutil, harness
-from harness.engine.discovery import find_scenarios
+from harness.engine.suite import find_scenarios
 missing = []
 for module in pkgutil.walk_packages(harness.__path__, "harness."):
     try:
@@ -38,6 +39,8 @@ NEEDS_LOCUST = "needs locust: pip install 'hermes-harness[load]'"
 NEEDS_BOTH = "needs locust, scipy: pip install 'hermes-harness[load,soak]'"
 CATALOG = "catalog-any-sequence"
 
+CORE = {"extra": ""}  # the markers of an install without extras
+
 Child = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -48,11 +51,9 @@ def core_distributions() -> Iterator[metadata.Distribution]:
         if (name := names.pop()) in seen:
             continue
         seen.add(name)
-        yield (distribution := metadata.distribution(name))
-        wanted = [Requirement(line) for line in distribution.requires or ()]
-        names += [
-            one.name for one in wanted if not one.marker or one.marker.evaluate({"extra": ""})
-        ]
+        yield (found := distribution(name))
+        needed = map(Requirement, found.requires or ())
+        names += [one.name for one in needed if not one.marker or one.marker.evaluate(CORE)]
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +62,11 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("core")
     venv.create(folder, symlinks=True)
     (packages,) = folder.glob("lib/python3.*/site-packages")
-    for distribution in core_distributions():
-        for top in {file.parts[0] for file in distribution.files or () if file.parts[0] != ".."}:
+    for found in core_distributions():
+        for top in {file.parts[0] for file in found.files or () if file.parts[0] != ".."}:
             link = packages / top
             if top != "__pycache__" and not link.exists():
-                link.symlink_to(Path(str(distribution.locate_file(top))))
+                link.symlink_to(Path(str(found.locate_file(top))))
     return folder / "bin" / "python"
 
 
@@ -123,7 +124,7 @@ def test_gate_without_extras_judges_the_rest(python: Child) -> None:
         "soak-one-long-session": NEEDS_SCIPY,
     }
     assert f"skipped: load-full-house ({NEEDS_LOCUST})" in printed
-    assert document["canaries"] == {"commit-every-turn": "caught"}
+    assert document["canaries"] == {"commit-every-turn": "detected"}
 
 
 def test_gate_of_skipped_scenarios_is_unknown(python: Child) -> None:
@@ -150,3 +151,9 @@ def test_command_without_extra_names_install(
     assert (done.returncode, done.stdout) == (254, "")
     assert reason in done.stderr
     assert not (tmp_path / "reports").exists()
+
+
+def test_growth_without_scipy_names_install(python: Child) -> None:
+    """A stored soak, or a scenario of one's own that does not declare the extra."""
+    trend = "from harness.core.trend import trend_of; trend_of(range(100), range(100))"
+    assert f"MissingExtraError: the judgement of growth {NEEDS_SCIPY}" in python("-c", trend).stderr

@@ -1,4 +1,4 @@
-"""A run's folder can be read at any moment, and its failures can be seen again by anybody."""
+"""Tests of reports: run folders, records, tables, JUnit files and stand-alone tests."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.contract import promises
+from harness.contract.promises import SESSION_SERVER
 from harness.core.errors import UsageError
 from harness.core.history import History, Operation, Outcome
-from harness.core.promises import FAMILIES, Promise
-from harness.core.verdict import VALID, Anomaly, Assumption, Verdict
-from harness.engine.discovery import choose, scenarios_folder
+from harness.core.verdict import VALID, Anomaly, ExpectationCount, Verdict
 from harness.engine.runner import Judgement
+from harness.engine.suite import choose
 from harness.mutation.known_bugs import find_bugs, plant
+from harness.mutation.mutants import source_folder
 from harness.report import folder, judgement, junit, standalone, summary
 from harness.report.judgement import Record
 from harness.runs import replay
@@ -33,13 +35,22 @@ from harness.runs.pytest_run import Session, run_session
 from harness.targets.reference.target import ReferenceTarget
 
 APPEND = Operation(0, "append", {"text": "x"}, Outcome.OK, 1, 2, result=[1])
-LOST = Anomaly(Promise.D1, "gone", (APPEND,), also=(Promise.D2,))
+FAMILIES = {promise.prefix: promise.family for promise in SESSION_SERVER}
+LOST = Anomaly(
+    promises.D1,
+    "append lost its message",
+    (APPEND,),
+    also=(promises.D2,),
+    expected="[1, 2]",
+    observed="[1]",
+)
 
 
-def a_record(verdict: Verdict = VALID, promises: Sequence[str] = ("D1", "L1")) -> Record:
+def a_record(verdict: Verdict = VALID, ids: Sequence[str] = ("D1", "L1")) -> Record:
     """A scenario's result."""
+    reproduce = ("harness x",)
     return Record(
-        "writes", "model", tuple(promises), verdict, 3, 1200, "digest", 1.5, ("harness x",)
+        "writes", "model", tuple(ids), verdict, 3, 1200, "digest", 1.5, reproduce, FAMILIES
     )
 
 
@@ -51,7 +62,7 @@ def a_conclusion(*records: Record, **more: Any) -> dict[str, Any]:
         "seed": 7,
         "seconds": 1.0,
         "scenarios": [record.to_json() for record in records],
-        "skipped": [],
+        "skipped": {},
         "unfinished": [],
         "broken": {},
         "canaries": {},
@@ -62,8 +73,8 @@ def a_conclusion(*records: Record, **more: Any) -> dict[str, Any]:
 # The run folder
 
 
-def test_a_run_says_what_was_planned_and_is_the_latest(tmp_path: Path) -> None:
-    """From its first moment the folder has its plan, and `latest` leads to it."""
+def test_a_new_run_folder_has_its_plan(tmp_path: Path) -> None:
+    """From its first moment on, and `latest` points to it."""
     first = folder.create(tmp_path, "gate", 7, {"target": "toy"})
     second = folder.create(tmp_path, "gate", 7, {"target": "toy"})
 
@@ -73,32 +84,30 @@ def test_a_run_says_what_was_planned_and_is_the_latest(tmp_path: Path) -> None:
     assert plan == {"what": "gate", "seed": 7, "target": "toy"}
 
 
-def test_retention_keeps_the_newest_and_nothing_that_is_no_run_goes(tmp_path: Path) -> None:
-    """The oldest runs go, whatever their names; a folder of somebody else's stays."""
+def test_retain_deletes_the_oldest_runs_only(tmp_path: Path) -> None:
+    """Whatever their names; a folder without a plan stays."""
     runs = [folder.create(tmp_path, "gate", seed, {}) for seed in (10, 9, 8, 7)]
     for age, run in enumerate(reversed(runs)):
         os.utime(run / folder.PLAN, ns=(0, 10**18 - age))
-    (tmp_path / "runs" / "00-not-ours").mkdir()
+    (tmp_path / "runs" / "00-no-run").mkdir()
     folder.retain(tmp_path, 2)
 
     left = {path.name for path in (tmp_path / "runs").iterdir()}
-    assert left == {runs[2].name, runs[3].name, "latest", "00-not-ours"}
+    assert left == {runs[2].name, runs[3].name, "latest", "00-no-run"}
     assert (tmp_path / "runs" / "latest" / folder.PLAN).exists()
 
 
-@pytest.mark.parametrize("place", ["file", "file/below"])
-def test_reports_that_cannot_be_written_are_a_wrong_question(place: str, tmp_path: Path) -> None:
-    """One sentence names the folder, and why."""
+@pytest.mark.parametrize("path", ["file", "file/below"])
+def test_unwritable_reports_are_a_usage_error(path: str, tmp_path: Path) -> None:
+    """The error names the folder and the reason."""
     (tmp_path / "file").touch()
 
-    with pytest.raises(UsageError, match=f"{place}: reports cannot be written there: .+"):
-        folder.create(tmp_path / place, "gate", 7, {})
+    with pytest.raises(UsageError, match=f"{path}: cannot write reports there: .+"):
+        folder.create(tmp_path / path, "gate", 7, {})
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A disk that is full leaves the old version."""
+def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk leaves the old version."""
     path = tmp_path / "verdict.json"
     folder.write_json(path, {"validity": "unknown"})
 
@@ -112,8 +121,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(
     assert folder.read_json(path) == {"validity": "unknown"}
 
 
-def test_any_text_can_be_written(tmp_path: Path) -> None:
-    """A target may answer with half a surrogate pair; the report is written all the same."""
+def test_a_lone_surrogate_is_escaped(tmp_path: Path) -> None:
+    """A target may return one, and the report is written anyway."""
     folder.write_text(tmp_path / "summary.md", "é \ud800")
 
     assert (tmp_path / "summary.md").read_text(encoding="utf-8") == "é \\ud800"
@@ -121,7 +130,7 @@ def test_any_text_can_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"a": "\xff'])
 def test_a_damaged_document_is_named(text: str, tmp_path: Path) -> None:
-    """The error says which file, not only what is wrong with it."""
+    """The error names the file."""
     path = tmp_path / "run.json"
     path.write_text(text, encoding="latin-1")
 
@@ -135,25 +144,36 @@ def test_a_damaged_document_is_named(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("anomalies", [(), (LOST,)])
-def test_a_record_is_read_back_as_it_was(anomalies: tuple[Anomaly, ...]) -> None:
-    """What a worker stored is what the gate reads."""
-    record = a_record(Verdict(anomalies, (Assumption("kills", 0),), ("why",)))
+def test_a_record_survives_json(anomalies: tuple[Anomaly, ...]) -> None:
+    """The gate reads what a worker stored."""
+    record = a_record(Verdict(anomalies, (ExpectationCount("kills", 0),), ("why",)))
 
     assert Record.from_json(record.to_json()) == record
 
 
-def test_a_summary_tells_what_broke_and_how_to_see_it_again() -> None:
-    """The promise's sentence, what else it breaks, the operations, and the one line to run."""
-    told = a_record(Verdict((LOST,), (Assumption("a kill", 0),), ("why",))).summary().splitlines()
+def test_a_record_of_the_first_version_is_read() -> None:
+    """It stored expectations as "assumptions"."""
+    record = a_record(Verdict(expectations=(ExpectationCount("kills", 0),)))
+    document = record.to_json()
+    document["assumptions"] = document.pop("expectations")
 
-    assert told == [
+    assert Record.from_json(document) == record
+
+
+def test_a_summary_names_expected_and_observed() -> None:
+    """The promises, the operation, expected, observed, the evidence, and the command to replay."""
+    verdict = Verdict((LOST,), (ExpectationCount("a kill", 0),), ("why",))
+
+    assert a_record(verdict).summary().splitlines() == [
         "writes: invalid · 1200 operations",
-        f"D1: {Promise.D1.value}",
-        f"  also D2: {Promise.D2.value}",
-        "  gone",
+        f"D1: {promises.D1.sentence}",
+        f"  also D2: {promises.D2.sentence}",
+        "  append lost its message",
+        "  expected: [1, 2]",
+        "  observed: [1]",
         "    1. append(text='x') -> [1]",
-        "  see it again: harness x",
-        "  assumption not met: a kill",
+        "  reproduce: harness x",
+        "  expectation not met: a kill",
         "  unknown: why",
     ]
 
@@ -161,40 +181,40 @@ def test_a_summary_tells_what_broke_and_how_to_see_it_again() -> None:
 # The table
 
 
-def test_the_table_has_a_row_for_each_family_that_was_tried() -> None:
-    """In the contract's order, with what was asked of it; families that nobody tried are absent."""
-    met = Verdict(assumptions=(Assumption("a kill", 2), Assumption("a wait", 0)))
-    rows = summary.rows([a_record(promises=("D1",)), a_record(met, promises=("S1", "D2"))])
+def test_the_table_has_a_row_for_each_family() -> None:
+    """With its operations and expectations; families that no record tries are absent."""
+    met = Verdict(expectations=(ExpectationCount("a kill", 2), ExpectationCount("a wait", 0)))
+    rows = summary.rows([a_record(ids=("D1",)), a_record(met, ids=("S1", "D2"))])
 
-    assert [row[0] for row in rows] == ["S · session store", "D · state.db"]
+    assert [row[0] for row in rows] == ["D · state.db", "S · session store"]
     assert [row[1:] for row in rows] == [
-        ("1,200", "3", "1 of 2", "unknown"),
         ("2,400", "6", "1 of 2", "unknown"),
+        ("1,200", "3", "1 of 2", "unknown"),
     ]
 
 
-@pytest.mark.parametrize("letter", FAMILIES)
-def test_every_family_can_have_a_row(letter: str) -> None:
-    """A scenario that tries only this family fills only its row."""
-    (row,) = summary.rows([a_record(promises=(f"{letter}1",))])
+@pytest.mark.parametrize("letter", sorted({promise.prefix for promise in SESSION_SERVER}))
+def test_a_record_of_one_family_fills_one_row(letter: str) -> None:
+    """Each family of the contract can have a row of its own."""
+    (row,) = summary.rows([a_record(ids=(f"{letter}1",))])
 
     assert row[0].startswith(f"{letter} · ")
     assert row[-1] == "valid"
 
 
-def test_an_anomaly_counts_where_its_promise_belongs() -> None:
-    """What cut the scenario short leaves its other families unknown, neither valid nor invalid."""
+def test_an_anomaly_counts_in_its_promises_family() -> None:
+    """The scenario ended early, so its other families are unknown, neither valid nor invalid."""
     verdicts = {row[0][0]: row[-1] for row in summary.rows([a_record(Verdict((LOST,)))])}
 
     assert verdicts == {"D": "invalid", "L": "unknown"}
 
 
-def test_the_markdown_says_everything_that_is_missing() -> None:
-    """A table to paste, what failed, and what was skipped, late, broken or not to be trusted."""
+def test_the_markdown_names_everything_without_verdict() -> None:
+    """After the table and the failures: skipped, unfinished, broken, and undetected canaries."""
     text = summary.markdown(
         a_conclusion(
             a_record(Verdict((LOST,))),
-            skipped=["skipped-one"],
+            skipped={"skipped-one": "the target cannot do it"},
             unfinished=["late-one"],
             broken={"broken-one": "OSError: full"},
             canaries={"canary-one": "SURVIVED"},
@@ -212,26 +232,36 @@ def test_the_markdown_says_everything_that_is_missing() -> None:
 
 
 @given(st.text(), st.text())
-def test_junit_is_well_formed_whatever_a_target_says(message: str, error: str) -> None:
-    """Not every character can stand in XML, and targets may say any."""
-    lost = Anomaly(Promise.D1, message, (APPEND,))
+def test_junit_is_well_formed_for_any_text(message: str, error: str) -> None:
+    """Targets may return characters that XML cannot contain."""
+    lost = Anomaly(promises.D1, message, (APPEND,))
     text = junit.render(a_conclusion(a_record(Verdict((lost,))), broken={"a": error}))
 
-    suite = ET.fromstring(text.encode())  # noqa: S314  it is our own
+    suite = ET.fromstring(text.encode())  # noqa: S314  a document of this test
     assert suite.get("tests") == "2"
 
 
-def test_junit_tells_failures_from_errors() -> None:
+def test_a_junit_failure_names_expected_and_observed() -> None:
+    """In its message, which CI systems show in one line."""
+    suite = ET.fromstring(junit.render(a_conclusion(a_record(Verdict((LOST,))))))  # noqa: S314  as above
+
+    (failure,) = suite.iter("failure")
+    assert failure.get("message") == (
+        "D1 broken: append lost its message; expected [1, 2]; observed [1]"
+    )
+
+
+def test_junit_separates_failures_from_errors() -> None:
     """Invalid is a failure; unknown, unfinished and broken are errors; skipped is neither."""
     conclusion = a_conclusion(
         a_record(),
         a_record(Verdict((LOST,))),
         a_record(Verdict(unknowns=("why",))),
-        skipped=["a"],
+        skipped={"a": "the target cannot do it"},
         unfinished=["b"],
         broken={"c": "why"},
     )
-    suite = ET.fromstring(junit.render(conclusion))  # noqa: S314  it is our own
+    suite = ET.fromstring(junit.render(conclusion))  # noqa: S314  a document of this test
 
     counts = {name: suite.get(name) for name in ("tests", "failures", "errors")}
     assert counts == {"tests": "6", "failures": "1", "errors": "3"}
@@ -239,7 +269,7 @@ def test_junit_tells_failures_from_errors() -> None:
     assert kinds == [[], ["failure"], ["error"], ["skipped"], ["error"], ["error"]]
 
 
-# The file that stands alone
+# The stand-alone test file
 
 ADAPTER = """
 class Adapter:
@@ -258,36 +288,45 @@ open_adapter = Adapter
 
 
 def stand_alone(anomaly: Anomaly, answer: str) -> None:
-    """Run the test that the file defines, against an adapter that answers so."""
+    """Run the test that the file defines, against an adapter with this answer."""
     text = standalone.render(
         anomaly, adapter=ADAPTER, target="toy", scenario="writes", seed=7, file="test_writes_d1.py"
     )
     module = types.ModuleType("test_writes_d1")
-    exec(text, module.__dict__)  # noqa: S102  it is our own
-    vars(module)["ANSWER"] = eval(answer)  # noqa: S307  so is this
-    with tempfile.TemporaryDirectory() as place:
-        module.test_d1(Path(place))
+    exec(text, module.__dict__)  # noqa: S102  source of this test
+    vars(module)["ANSWER"] = eval(answer)  # noqa: S307  as above
+    with tempfile.TemporaryDirectory() as scratch:
+        module.test_d1(Path(scratch))
 
 
 @given(st.text())
-def test_a_file_stands_alone_whatever_the_message(message: str) -> None:
-    """The message is prose in it, and never code: the file fails for its promise's sake alone."""
-    anomaly = Anomaly(Promise.D1, message, (APPEND,), accepted=([2], [3]))
+def test_a_stand_alone_file_accepts_any_message(message: str) -> None:
+    """The message is text in it, never code: only the broken promise makes the test fail."""
+    anomaly = Anomaly(promises.D1, message, (APPEND,), accepted=([2], [3]))
 
     with pytest.raises(AssertionError):
         stand_alone(anomaly, "[1]")
     stand_alone(anomaly, "[3]")
 
 
-def test_without_accepted_answers_the_seen_one_is_refused() -> None:
-    """Where the checker does not know what would have been right, it knows what was wrong."""
+def test_the_observed_answer_is_refused_without_accepted() -> None:
+    """Where the checker names no accepted answers, any answer but the observed one passes."""
     with pytest.raises(AssertionError):
         stand_alone(LOST, "[1]")
     stand_alone(LOST, "[2]")
 
 
-def test_where_earlier_answers_lead_elsewhere_nothing_is_claimed() -> None:
-    """The last answer was judged by those before it; after others it may be right."""
+def test_the_file_names_expected_and_observed() -> None:
+    """In its docstring, where a reader begins."""
+    text = standalone.render(
+        LOST, adapter=ADAPTER, target="toy", scenario="writes", seed=7, file="test_writes_d1.py"
+    )
+
+    assert "append lost its message\nexpected: [1, 2]\nobserved: [1]\n" in text
+
+
+def test_other_earlier_answers_skip_the_test() -> None:
+    """The last answer was judged by those before it; after others it may be correct."""
     before = Operation(0, "append", {"text": "y"}, Outcome.OK, 0, 1, result=[0])
     unknown = replace(before, outcome=Outcome.INFO, result=None)
 
@@ -297,18 +336,18 @@ def test_where_earlier_answers_lead_elsewhere_nothing_is_claimed() -> None:
         stand_alone(replace(LOST, evidence=(unknown, APPEND)), "[1]")
 
 
-def test_a_refusal_can_be_what_is_wrong() -> None:
-    """An exception is an answer as well, by its type."""
+def test_a_refusal_can_break_the_promise() -> None:
+    """An exception is compared by its type."""
     refused = Operation(
         0, "append", {"text": "bad"}, Outcome.FAIL, 1, 2, error="ValueError: bad: really"
     )
 
     with pytest.raises(AssertionError):
-        stand_alone(Anomaly(Promise.D1, "raised", (refused,)), "[1]")
+        stand_alone(Anomaly(promises.D1, "raised", (refused,)), "[1]")
 
 
-def test_what_asking_again_cannot_show_is_played_again_by_the_harness(tmp_path: Path) -> None:
-    """A race has no script; its file says how it went, and that it needs the harness."""
+def test_the_file_of_a_race_needs_the_harness(tmp_path: Path) -> None:
+    """It contains the schedule as comments, and says that it needs the harness."""
     race = choose(["lifecycle-threads"])["lifecycle-threads"]
     notes = {"story": "a takes the lock\nb does not wait", "finding": {}}
     judged = Judgement(race, Verdict((LOST,)), 1, 1, "digest", (History(notes=notes),))
@@ -318,23 +357,21 @@ def test_what_asking_again_cannot_show_is_played_again_by_the_harness(tmp_path: 
     assert "It needs hermes-harness" in text
     assert "# a takes the lock\n# b does not wait\n" in text
     assert record.reproduce == (f"harness replay {tmp_path / 'failure.json'}",)
-    assert replay.read(tmp_path).anomaly == LOST
+    assert replay.read_failure(tmp_path).anomaly == LOST
 
 
 def run_pytest(file: Path) -> int:
-    """Run the file as anybody would."""
+    """Run the file by pytest; its exit code."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
-    done = subprocess.run(  # noqa: S603  the command is our own
+    done = subprocess.run(  # noqa: S603  a fixed command
         command, cwd=file.parent, check=False, capture_output=True
     )
     return done.returncode
 
 
 @pytest.mark.parametrize("name", ["commit-every-turn", "counter-outside-transaction"])
-def test_the_file_fails_on_its_first_run_and_passes_where_nothing_is_wrong(
-    name: str, tmp_path: Path
-) -> None:
-    """What a planted copy leaves fails against that copy, and passes against the clean one."""
+def test_the_file_fails_on_the_planted_copy_only(name: str, tmp_path: Path) -> None:
+    """The file of a planted bug fails on that copy, and passes on the clean source."""
     (bug,) = find_bugs([name]).values()
     planted = plant(bug, tmp_path / "planted")
     run = tmp_path / "run"
@@ -344,7 +381,7 @@ def test_the_file_fails_on_its_first_run_and_passes_where_nothing_is_wrong(
     (file,) = run.glob("*/test_*.py")
     text = file.read_text(encoding="utf-8")
     clean = tmp_path / f"test_clean_{file.name}"
-    clean.write_text(text.replace(str(planted), str(scenarios_folder().parent)), encoding="utf-8")
+    clean.write_text(text.replace(str(planted), str(source_folder().parent)), encoding="utf-8")
 
     assert run_pytest(file) == 1
     assert run_pytest(clean) == 0

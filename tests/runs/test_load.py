@@ -1,4 +1,4 @@
-"""The load: its generator stays in a process of its own, and what several tell is one account."""
+"""Tests of load: generators in processes of their own, the streams, the meter, and the report."""
 
 from __future__ import annotations
 
@@ -16,72 +16,73 @@ from typing import Any
 
 import pytest
 
-from harness.contract.clients.event_stream import Tap, Wanted
-from harness.contract.workloads.load import CROWD, STORM, Load, crowd, repeated, under
+from harness.contract.clients.event_stream import EventStream, StreamRequest
+from harness.contract.workloads.load import MIXED, WAKEUPS, Load, load_workload, mix_of, repeated
 from harness.contract.workloads.load_meter import Meter
 from harness.core import history
 from harness.core.errors import HarnessError, TargetLostError
 from harness.core.histogram import Histogram
 from harness.core.history import FaultInterval, History, Journal, Operation, Outcome
-from harness.engine.context import Stage
+from harness.engine.context import Context
 from harness.engine.http import NotReachedError, StatusError
 from harness.report import load as report
+from harness.runs.load import locustfile
 from harness.targets.reference.target import ReferenceTarget
 
-LOCUSTFILE = Path(__file__).parents[2] / "scenarios" / "load" / "locustfile.py"
+LOCUSTFILE = locustfile()
 S = 1_000_000_000
 LEAKED = """
 import socket, sys
-import harness.__main__, harness.contract.workloads.load, harness.runs.load, scenarios.load.test_load
-from harness.engine.discovery import find_scenarios
+import harness.__main__, harness.runs.load, scenarios.load.test_load
+from harness.engine.suite import find_scenarios
 find_scenarios()
 assert not {"gevent", "locust"} & sys.modules.keys()
 assert socket.socket.__module__ == "socket"
 """
 
 
-def loaded(load: Load, place: Path, locustfile: Path = LOCUSTFILE) -> History:
-    """What a load of the reference leaves."""
-    path = place / "history.jsonl"
+def loaded(load: Load, folder: Path, locustfile: Path = LOCUSTFILE) -> History:
+    """The history of a load on the reference."""
+    path = folder / "history.jsonl"
     with Journal(path, time.monotonic_ns) as journal:
-        under(load, locustfile)(Stage(ReferenceTarget(), "server", "1/load", 1, journal))
+        load_workload(load, locustfile)(Context(ReferenceTarget(), "server", "1/load", 1, journal))
     return history.read(path)[0]
 
 
-def of(told: History, function: str) -> list[Operation]:
-    return [op for op in told if op.function == function]
+def of(episode: History, function: str) -> list[Operation]:
+    return [op for op in episode if op.function == function]
 
 
 # The generators
 
 
-def test_what_patches_the_standard_library_stays_out_of_here() -> None:
-    """Only the locustfile imports it, and nobody imports the locustfile."""
-    subprocess.run([sys.executable, "-c", LEAKED], check=True)  # noqa: S603  our own
+def test_locust_is_not_imported_by_the_harness() -> None:
+    """It patches the standard library; only the locustfile imports it, in a child process."""
+    subprocess.run([sys.executable, "-c", LEAKED], check=True)  # noqa: S603  a fixed command
 
 
-def test_two_generators_make_one_account(tmp_path: Path) -> None:
+def test_two_generators_give_one_report(tmp_path: Path) -> None:
     """Each checks its own streams; events, users and latencies of both are in the report.
 
     master <- worker 0: users 1, 3, ...
            <- worker 1: users 2, 4, ...
     """
-    told = loaded(Load({"Chatter": 6, "Reconnector": 2}, for_s=2.0, workers=2), tmp_path)
+    episode = loaded(Load({"Chatter": 6, "Reconnector": 2}, for_s=2.0, workers=2), tmp_path)
 
-    generators = of(told, "generate")
+    generators = of(episode, "generate")
     assert {op.process for op in generators} == {0, 1}
-    assert {op.process // 1_000_000 for op in of(told, "send")} == {0, 1}
-    account = report.account(told)
+    assert {op.process // 1_000_000 for op in of(episode, "send")} == {0, 1}
+    account = report.account(episode)
     events = [op.result["events"] for op in generators]
     assert min(events) > 0
     assert account.facts["events checked"] == sum(events)
-    turns = sum(op.result["status"] == 200 for op in of(told, "send"))
-    assert next(late for late in account.latencies if late.name == "send").count >= turns > 0
+    turns = sum(op.result["status"] == 200 for op in of(episode, "send"))
+    assert next(row for row in account.latencies if row.name == "send").count >= turns > 0
     assert max(second.users for second in account.seconds) == 8
 
 
-def test_a_generator_that_breaks_is_no_verdict(tmp_path: Path) -> None:
-    """It is our fault, and its last words are in the error."""
+def test_a_failed_generator_raises_with_its_log(tmp_path: Path) -> None:
+    """It is a failure of the harness, and gives no verdict."""
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('no users today')\n", encoding="utf-8")
 
@@ -89,18 +90,18 @@ def test_a_generator_that_breaks_is_no_verdict(tmp_path: Path) -> None:
         loaded(Load({"Chatter": 1}), tmp_path, broken)
 
 
-@pytest.mark.parametrize("parts", [CROWD, STORM])
+@pytest.mark.parametrize("parts", [MIXED, WAKEUPS])
 @pytest.mark.parametrize("users", [1, 10, 2000])
-def test_a_crowd_has_some_of_each_kind(users: int, parts: dict[str, int]) -> None:
-    mix = crowd(users, parts)
+def test_a_mix_has_users_of_each_kind(users: int, parts: dict[str, int]) -> None:
+    mix = mix_of(users, parts)
 
     assert mix.keys() == parts.keys()
     assert min(mix.values()) >= 1
     assert abs(sum(mix.values()) - users) <= len(parts)
 
 
-def test_what_is_repeated_is_not_lost_when_it_fails() -> None:
-    """A kill that cannot be done ends the run, and says why."""
+def test_a_failed_repetition_ends_the_block() -> None:
+    """A kill that fails ends the run, with its error."""
     done = threading.Event()
 
     def fail() -> None:
@@ -111,12 +112,12 @@ def test_what_is_repeated_is_not_lost_when_it_fails() -> None:
         done.wait(10)
 
 
-# The tap
+# The event stream
 
 
 @contextmanager
 def serving(answer: Callable[[socket.socket], object]) -> Iterator[tuple[str, int]]:
-    """A server that answers one connection, whatever is asked, and closes it."""
+    """A server that answers one connection, whatever it requests, and closes it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -140,32 +141,32 @@ def sending(data: bytes) -> Callable[[socket.socket], object]:
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 
 
-def test_a_tap_counts_what_came_with_the_head() -> None:
+def test_a_stream_counts_frames_behind_the_head() -> None:
     """One packet may hold both."""
     wire = HEAD + b"id: r:1\nevent: token\ndata: {}\n\nid: r:2\nevent: stream_end\ndata: {}\n\n"
 
     with serving(sending(wire)) as address:
-        tap = Tap(address, Wanted("s", "r"))
-        frames = list(tap.frames())
-        result = tap.close()
+        stream = EventStream(address, StreamRequest("s", "r"))
+        frames = list(stream.frames())
+        result = stream.close()
 
     assert len(frames) == 2
     assert (result["end"], result["terminal"], result["last"]) == ("closed", "stream_end", 2)
 
 
-def test_a_tap_says_apart_refused_lost_and_never_reached() -> None:
+def test_a_stream_distinguishes_refused_lost_unreached() -> None:
     with serving(sending(b"HTTP/1.1 503 Busy\r\n\r\nfull")) as address, pytest.raises(StatusError):
-        Tap(address, Wanted("s", "r"))
+        EventStream(address, StreamRequest("s", "r"))
     with serving(lambda _: None) as address, pytest.raises(TargetLostError):
-        Tap(address, Wanted("s", "r"))
+        EventStream(address, StreamRequest("s", "r"))
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = closed.getsockname()
     with pytest.raises(NotReachedError):
-        Tap(address, Wanted("s", "r"))
+        EventStream(address, StreamRequest("s", "r"))
 
 
-def test_a_tap_that_leaves_was_not_cut() -> None:
-    """Whoever reads at that moment is told so."""
+def test_a_stream_that_leaves_ends_left() -> None:
+    """A reader that blocks in that moment returns."""
     left = threading.Event()
 
     def wait(connection: socket.socket) -> None:
@@ -173,14 +174,14 @@ def test_a_tap_that_leaves_was_not_cut() -> None:
         left.wait(30)
 
     with serving(wait) as address:
-        tap = Tap(address, Wanted("s", "r"))
-        threading.Timer(0.05, tap.leave).start()
-        assert list(tap.frames()) == []
+        stream = EventStream(address, StreamRequest("s", "r"))
+        threading.Timer(0.05, stream.leave).start()
+        assert list(stream.frames()) == []
         left.set()
-        assert tap.close()["end"] == "left"
+        assert stream.close()["end"] == "left"
 
 
-# The account
+# The report
 
 
 def second(process: int, at_s: float, late_us: list[int], events: int) -> Operation:
@@ -197,14 +198,14 @@ def second(process: int, at_s: float, late_us: list[int], events: int) -> Operat
 
 
 def cost(at_s: float, pid: int, cpu_s: float) -> Operation:
-    told = {"pid": pid, "cpu_s": cpu_s, "rss": 64 << 20, "threads": 9}
-    return Operation(-1, "cost", None, Outcome.OK, round(at_s * S), round(at_s * S), told)
+    sample = {"pid": pid, "cpu_s": cpu_s, "rss": 64 << 20, "threads": 9}
+    return Operation(-1, "cost", None, Outcome.OK, round(at_s * S), round(at_s * S), sample)
 
 
 def generate() -> Operation:
     lag = {"p50": 0.2, "p99": 2.0, "max": 9.0}
-    told = {"cpu_s": 0.5, "cpu_share": 0.25, "events": 40, "lag_ms": lag, "unfinished": 0}
-    return Operation(0, "generate", None, Outcome.OK, 3 * S, 3 * S, told)
+    totals = {"cpu_s": 0.5, "cpu_share": 0.25, "events": 40, "lag_ms": lag, "unfinished": 0}
+    return Operation(0, "generate", None, Outcome.OK, 3 * S, 3 * S, totals)
 
 
 LOADED = History(
@@ -221,17 +222,17 @@ LOADED = History(
 )
 
 
-def test_quantiles_of_all_generators_are_of_the_union() -> None:
-    """Two slow events at one generator of a hundred at both: seen at p99, and not at p50."""
-    late = report.account(LOADED).latencies[0]
+def test_quantiles_are_of_all_generators_together() -> None:
+    """Two slow events at one generator, of a hundred at both: they count at p99, not at p50."""
+    latency = report.account(LOADED).latencies[0]
 
-    assert late.count == 101
-    assert late.p50 == pytest.approx(1.0, rel=1 / 128)
-    assert late.p99 == pytest.approx(90.0, rel=1 / 128)
+    assert latency.count == 101
+    assert latency.p50 == pytest.approx(1.0, rel=1 / 128)
+    assert latency.p99 == pytest.approx(90.0, rel=1 / 128)
 
 
-def test_a_target_that_was_killed_is_not_charged_for_its_successor() -> None:
-    """One process spends half a second in one; the next begins again at nothing."""
+def test_a_killed_target_counts_its_own_costs() -> None:
+    """One process uses half a second of processor time in one; the next begins at zero."""
     account = report.account(LOADED)
 
     assert [share for _, share, _ in account.target] == [pytest.approx(0.5)]
@@ -239,7 +240,7 @@ def test_a_target_that_was_killed_is_not_charged_for_its_successor() -> None:
     assert account.seconds[0].counts["events"] == 40
 
 
-def test_the_page_needs_nothing_else_and_shows_faults() -> None:
+def test_the_page_is_self_contained_with_faults() -> None:
     page = report.page(report.account(LOADED), "a <target>", "valid")
 
     assert not re.search(r"https?://|<script|<link|src=", page)
@@ -249,17 +250,17 @@ def test_the_page_needs_nothing_else_and_shows_faults() -> None:
     assert "generator 0" in page
 
 
-def test_an_empty_load_has_a_page_too() -> None:
-    """One that was killed at once, say."""
+def test_an_empty_load_has_a_page() -> None:
+    """For example one that was killed at once."""
     empty = report.account(replace(LOADED, operations=(), faults=()))
 
     assert "<svg" in report.page(empty, "t", "unknown")
     assert "events checked | 0" in report.markdown(empty)
 
 
-def test_a_meter_begins_each_second_anew_and_keeps_the_account() -> None:
+def test_a_meter_resets_seconds_and_keeps_totals() -> None:
     meter = Meter()
-    meter.heard(3, 100)
+    meter.received(3, 100)
     meter.late("event", 0.001)
     meter.lag(0.002)
 

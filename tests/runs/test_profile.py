@@ -1,4 +1,4 @@
-"""The profile: what cannot be had says so, and processor time is divided as it was spent."""
+"""Tests of the profile: unavailable measurements, and the division of processor time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from harness.contract.workloads.load import Load
 from harness.core import history
 from harness.core.history import History, Journal
-from harness.engine.context import Stage
+from harness.engine.context import Context
 from harness.report.load import Second
 from harness.runs import profile
 from harness.targets.reference.target import ReferenceTarget
-from harness.worker import call_counter as tally
+from harness.worker import call_counter
 
 SUMMARY = """\
 % time     seconds  usecs/call     calls    errors syscall
@@ -41,26 +41,26 @@ work = st.tuples(st.integers(0, 10_000), st.integers(0, 500))
 
 
 @given(costs, costs, st.lists(work, min_size=4, max_size=30))
-def test_what_an_event_and_a_call_cost_is_found_again(
+def test_processor_recovers_the_costs(
     an_event: float, a_call: float, done: list[tuple[int, int]]
 ) -> None:
-    """From seconds whose work differs; where it does not, nobody could tell them apart."""
+    """From seconds that differ in their work; equal seconds cannot separate the costs."""
     (x, y), (u, v) = done[0], done[1]
     assume(abs(x * v - y * u) > 1000)
     seconds = [second(e, c, e * an_event + c * a_call) for e, c in done]
 
-    told = profile.processor(seconds, sum(each.target_cpu_s for each in seconds))
+    found = profile.processor(seconds, sum(spent.target_cpu_s for spent in seconds))
 
-    assert told["us an event"] == pytest.approx(an_event * 1e6, abs=0.2)
-    assert told["us a call"] == pytest.approx(a_call * 1e6, abs=0.2)
+    assert found["us an event"] == pytest.approx(an_event * 1e6, abs=0.2)
+    assert found["us a call"] == pytest.approx(a_call * 1e6, abs=0.2)
 
 
-def test_too_few_seconds_divide_nothing() -> None:
+def test_one_second_gives_no_costs() -> None:
     assert "us an event" not in profile.processor([second(5, 5, 0.1)], 0.1)
 
 
-def test_a_summary_of_system_calls_is_read_with_and_without_errors() -> None:
-    assert profile.counted_calls(SUMMARY) == {"futex": 600, "fsync": 540}
+def test_parse_strace_reads_rows_with_errors() -> None:
+    assert profile.parse_strace(SUMMARY) == {"futex": 600, "fsync": 540}
 
 
 COUNTED = """
@@ -75,11 +75,11 @@ def take(done):
             pass
     done.release()
 
-for one in done:
-    one.acquire()
-    _thread.start_new_thread(take, (one,))
-for one in done:
-    one.acquire()
+for end in done:
+    end.acquire()
+    _thread.start_new_thread(take, (end,))
+for end in done:
+    end.acquire()
 with again, again:
     assert lock.acquire(timeout=1) and lock.locked()
     assert not lock.acquire(blocking=False)
@@ -90,46 +90,41 @@ database.executemany("UPDATE t SET n = ?", [(n,) for n in range(7)])
 """
 
 
-def test_statements_and_locks_are_counted_from_inside(tmp_path: Path) -> None:
-    """Each of them, whichever thread takes it; a lock that was tried for counts as well."""
-    tallied = tmp_path / "tally"
-    asked = [sys.executable, "-c", COUNTED, tally.__file__, str(tallied)]
-    subprocess.run(asked, check=True)  # noqa: S603 - our own
+def test_call_counter_counts_statements_and_locks(tmp_path: Path) -> None:
+    """In every thread; an attempt to take a lock counts too."""
+    counts = tmp_path / "counts"
+    command = [sys.executable, "-c", COUNTED, call_counter.__file__, str(counts)]
+    subprocess.run(command, check=True)  # noqa: S603  a fixed command
 
-    assert tally.read(tallied) == {"SQL statements": 2 + 7, "locks taken": 4 * 1000 + 2 + 2}
+    assert call_counter.read(counts) == {"SQL statements": 2 + 7, "locks taken": 4 * 1000 + 2 + 2}
 
 
-def test_what_is_counted_inside_is_no_part_of_the_load(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The counting instance leaves nothing in the journal from which the load is accounted."""
+def test_inner_counts_use_another_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counting instance adds nothing to the journal of the load."""
     monkeypatch.setattr(profile, "TURNS", 2)
     with Journal(tmp_path / "history.jsonl", time.monotonic_ns) as journal:
-        stage = Stage(ReferenceTarget(), profile.ABILITY, "1/profile", 1, journal)
+        context = Context(ReferenceTarget(), profile.ABILITY, "1/profile", 1, journal)
         journal.episode()
-        told = profile.tallied(stage, Load({}))
+        counts = profile.inner_counts(context, Load({}))
 
-    assert all(isinstance(count, float) and count > 0 for count in told.values())
+    assert all(isinstance(count, float) and count > 0 for count in counts.values())
     assert history.read(tmp_path / "history.jsonl") == (History(),)
 
 
-def test_who_never_rests_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says so, instead."""
-    monkeypatch.setattr(tally, "PATIENCE_S", -1.0)
-    (tmp_path / "tally").write_bytes(b"1 1")
+def test_counts_that_never_settle_time_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_counter, "PATIENCE_S", -1.0)
+    (tmp_path / "counts").write_bytes(b"1 1")
 
-    with pytest.raises(TimeoutError, match="did not rest"):
-        tally.read(tmp_path / "tally")
+    with pytest.raises(TimeoutError, match="counts still change"):
+        call_counter.read(tmp_path / "counts")
 
 
-def test_a_tool_that_is_not_here_is_unavailable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """That is told, with the reason, and nothing else is done."""
+def test_a_missing_tool_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result gives the reason, and nothing is measured."""
     monkeypatch.setattr(shutil, "which", lambda *_args, **_more: None)
 
     calls = profile.system_calls(1, lambda: pytest.fail("nothing is measured"))
     stacks = profile.recorded(1, 1.0, 1, tmp_path / "flame.svg")
 
-    assert calls == {"system calls": "unavailable: there is no strace here"}
-    assert stacks == "unavailable: py-spy is not installed"
+    assert calls == {"system calls": "unavailable: strace is not installed"}
+    assert stacks == "unavailable: py-spy is not installed; run `pip install py-spy`"

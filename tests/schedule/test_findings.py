@@ -440,6 +440,7 @@ def test_missed_bound_falls_with_more_schedules() -> None:
     assert many < few <= 1.0
 
 
+@pytest.mark.untraced
 def test_thousand_schedules_leak_no_objects_or_threads() -> None:
     """The numbers of threads and of tracked objects are the same afterwards."""
 

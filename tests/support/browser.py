@@ -29,7 +29,7 @@ class Browser:
     """One browser with one tab."""
 
     def __init__(self, folder: Path) -> None:
-        """Start it, with its profile in the folder."""
+        """Start the browser with its profile in the folder."""
         program = shutil.which("chromium")
         assert program is not None
         theirs_in, self._out = os.pipe()
@@ -64,9 +64,9 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """Evaluate a script in the page, and return its value."""
-        told = self._ask("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in told, told["exceptionDetails"]
-        return told["result"].get("value")
+        response = self._ask("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in response, response["exceptionDetails"]
+        return response["result"].get("value")
 
     def until(self, condition: str) -> None:
         """Wait until a condition holds in the page."""
@@ -77,10 +77,10 @@ class Browser:
             look();
         }})"""
         while time.monotonic() < ends_at:
-            told = self._ask(
+            response = self._ask(
                 "Runtime.evaluate", expression=watch, returnByValue=True, awaitPromise=True
             )
-            if told["result"].get("value"):
+            if response["result"].get("value"):
                 return
         raise AssertionError(f"never came true: {condition}; {self.run('document.body.innerText')}")
 
@@ -89,18 +89,18 @@ class Browser:
         message = {"id": self._number, "method": method, "params": parameters, **self._tab}
         os.write(self._out, json.dumps(message).encode() + b"\0")
         while True:
-            told = self._next()
-            if told.get("id") == self._number:
-                assert "error" not in told, told["error"]
-                return told["result"]
+            response = self._next()
+            if response.get("id") == self._number:
+                assert "error" not in response, response["error"]
+                return response["result"]
 
     def _next(self) -> Any:
         while b"\0" not in self._received:
             data = os.read(self._in, 1 << 16)
             assert data, "the browser is gone"
             self._received += data
-        told, _, self._received = self._received.partition(b"\0")
-        return json.loads(told)
+        response, _, self._received = self._received.partition(b"\0")
+        return json.loads(response)
 
     def __enter__(self) -> Self:
         return self

@@ -19,7 +19,6 @@ from harness.contract import promises
 from harness.contract.models.lifecycle import LifecycleModel
 from harness.core.contract import Promise
 from harness.core.history import Journal, Operation, read
-from harness.core.verdict import Verdict
 from harness.engine import runner
 from harness.engine.context import Context
 from harness.engine.target import AdapterInstance, Instance
@@ -55,9 +54,12 @@ class ToyTarget:
         raise NotImplementedError(ability)
 
 
-def try_toy(make: type[Toy], folder: Path, seed: int = 1) -> Verdict:
+def try_toy(
+    make: type[Toy], folder: Path, seed: int = 1, *, goes_on: bool = False
+) -> runner.Judgement:
     """Run the scenario on toys of this class."""
-    return runner.run(OWNERS_AND_FAILURES, ToyTarget(make), seed, 0.5, folder).verdict
+    target = ToyTarget(make)
+    return runner.run(OWNERS_AND_FAILURES, target, seed, 0.5, folder, goes_on=goes_on)
 
 
 def broken_promise(make: type[Toy], calls: Iterable[Operation], folder: Path) -> Promise | None:
@@ -88,7 +90,7 @@ def test_evidence_contains_only_needed_operations(
 ) -> None:
     """That holds for every reported anomaly, not only for the shortest."""
     monkeypatch.setattr(machine, "MINIMIZING_S_MAX", 600.0)  # so that no busy machine ends it
-    anomalies = try_toy(make, tmp_path, seed).anomalies
+    anomalies = try_toy(make, tmp_path, seed).verdict.anomalies
 
     assert anomalies
     for anomaly in anomalies:
@@ -100,12 +102,26 @@ def test_evidence_contains_only_needed_operations(
             assert broken_promise(make, fewer, tmp_path) != anomaly.promise
 
 
+class TwoBugs(DiscardsDirtyWork, ExplicitAgentSteals):
+    """A toy with two independent bugs."""
+
+
+def test_search_goes_on_past_a_known_anomaly(tmp_path: Path) -> None:
+    """With `goes_on` the second bug is found by its own promise; neither hides the other."""
+    judged = try_toy(TwoBugs, tmp_path, goes_on=True)
+    found = {promise for anomaly in judged.verdict.anomalies for promise in anomaly.promises}
+
+    assert {promises.L9, promises.L4} <= found
+    assert judged.episodes > OWNERS_AND_FAILURES.examples * 0.5
+    assert all(count >= 1 for count in judged.signatures.values())
+
+
 def test_anomaly_remains_without_time_to_minimize(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The evidence is longer then, and proves as much."""
     monkeypatch.setattr(machine, "MINIMIZING_S_MAX", 0.0)
-    (anomaly,) = try_toy(CommitsAtOnce, tmp_path).anomalies
+    (anomaly,) = try_toy(CommitsAtOnce, tmp_path).verdict.anomalies
 
     assert anomaly.promise == promises.L12
 

@@ -8,6 +8,7 @@ never change.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,9 @@ from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
 REFUSED, FAILED = 400, 500  # the first status of each kind
+ACCEPTED = (200,)
+MALFORMED = (400, 411, 413, 414, 431, 501, 505)
+_LENGTH = re.compile(r"Content-Length: ([0-9]{1,3})\r\n")
 OTHERS = {"health": 200, "sessions": 200}  # what other clients get beside slow ones
 Files = tuple[tuple[str, str], ...]
 
@@ -39,7 +43,7 @@ class BadInputModel:
         """The files are unknown."""
         return State()
 
-    def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
+    def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:  # noqa: PLR0911
         """What is known after the operation, or the promise it broke."""
         if operation.outcome is Outcome.INFO:
             return Refusal(
@@ -52,6 +56,10 @@ class BadInputModel:
                 promises.H2, f"{operation.call} got no HTTP answer", expected="an HTTP answer"
             )
         match operation.function:
+            case "begin" if operation.result is not None:
+                return Refusal(
+                    promises.H2, f"{operation.call} answers something", (None,), expected="null"
+                )
             case "ask_badly" | "send_bytes":
                 return _answered(state, operation)
             case "files":
@@ -60,22 +68,23 @@ class BadInputModel:
                 return _attended(state, operation)
         return (State(),)
 
+    def adopt(self, state: State, operation: Operation) -> tuple[State, ...]:
+        """Go on after an answer that was refused; what it did to the files is unknown."""
+        if operation.function == "files" and operation.outcome is Outcome.OK:
+            names = ("files", "bystanders")
+            return (State(*(_pairs(operation.result[name]) for name in names)),)
+        return (replace(state, files=None),)
+
 
 def _answered(state: State, operation: Operation) -> tuple[State] | Refusal:
     """Judge the answer to one request, or to bytes that may be several requests."""
     statuses = operation.result["statuses"]
     if refusal := _forbidden(operation, statuses):
         return refusal
+    if refusal := _missing(operation, statuses):
+        return refusal
     if not operation.argument["bad"]:
         return (replace(state, files=None) if _succeeded(statuses) else state,)
-    if _succeeded(statuses):
-        promise = SESSION_SERVER.promise(operation.argument["promise"])
-        return Refusal(
-            promise,
-            f"{operation.call} is bad input, and was accepted",
-            also=_also(promise),
-            expected=f"a status from {REFUSED} to {FAILED - 1}",
-        )
     if len(statuses) > 1:
         return Refusal(
             promises.H2,
@@ -108,6 +117,48 @@ def _forbidden(operation: Operation, statuses: list[int]) -> Refusal | None:
             expected="a body with a non-empty text 'error'",
         )
     return None
+
+
+def _missing(operation: Operation, statuses: list[int]) -> Refusal | None:
+    """A request without an answer, or with a status that is not one for it."""
+    argument = operation.argument
+    is_partial = operation.function == "send_bytes" and is_cut_short(argument["data"])
+    needed = 0 if is_partial else argument.get("times", 1)
+    if len(statuses) < needed:
+        return Refusal(
+            promises.H2,
+            f"{operation.call} got no answer",
+            expected="a status",
+        )
+    allowed = argument.get("statuses") or (MALFORMED if argument["bad"] else ACCEPTED)
+    if wrong := [status for status in statuses if status not in allowed]:
+        promise = SESSION_SERVER.promise(argument["promise"])
+        return Refusal(
+            promise,
+            f"{operation.call} "
+            + (
+                "is bad input, and was accepted"
+                if argument["bad"] and _succeeded(wrong)
+                else "got another status than such a request gets"
+            ),
+            also=_also(promise),
+            expected=f"one of {', '.join(map(str, allowed))}",
+            observed=f"{wrong}",
+        )
+    if operation.result["error"] is not None and not any(code >= REFUSED for code in statuses):
+        return Refusal(
+            promises.H2,
+            f"{operation.call} succeeded with an error message",
+            expected="no error",
+        )
+    return None
+
+
+def is_cut_short(data: str) -> bool:
+    """Whether the bytes end inside the head or the body of a request, so that none is there."""
+    _, end, body = data.partition("\r\n\r\n")
+    length = _LENGTH.search(data)
+    return not end or (length is not None and len(body) < int(length[1]))
 
 
 def _also(promise: Promise) -> tuple[Promise, ...]:

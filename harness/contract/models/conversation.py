@@ -7,13 +7,13 @@ so until the client has waited for those that are owed it is unknown whether the
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
 from harness.contract import promises
+from harness.contract.agent_script import Script
 from harness.core.contract import Promise
 from harness.core.history import Operation
 from harness.core.model import Refusal
@@ -21,8 +21,6 @@ from harness.core.model import Refusal
 OK, CONFLICT = 200, 409
 UNTITLED = "Untitled"
 ANOTHER = "another"  # a run that no client named, such as a wakeup's
-_HOLDS = re.compile(r"\[(sleep=\d{3,}|hang)\]")  # until it is cancelled, or without end
-_SPAWNS = re.compile(r"\[process=[^:\]]*:(\w+)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +41,12 @@ class Turn:
     @property
     def is_held(self) -> bool:
         """Whether the turn goes on until the client ends it."""
-        return _HOLDS.search(self.text) is not None
+        return Script.parse(self.text).is_held
 
     @property
     def hangs(self) -> bool:
         """Whether even a cancel does not end the turn."""
-        return "[hang]" in self.text
+        return Script.parse(self.text).hangs
 
     @property
     def promise(self) -> Promise:
@@ -77,6 +75,7 @@ class Session:
     delivered: tuple[str, ...] = ()
     was_deferred: bool = False
     was_struck: bool = False
+    is_unknown: bool = False  # an answer about it was wrong, so that its content is not known
 
     @property
     def is_pending(self) -> bool:
@@ -214,7 +213,7 @@ def sent(session: Session, operation: Operation, _turn: Turn | None) -> Session 
         phase=Phase.PENDING,
         run=turn,
         is_cancelled=False,
-        owed=(*session.owed, *_SPAWNS.findall(text)),
+        owed=(*session.owed, *(process.printed for process in Script.parse(text).processes)),
         was_deferred=turn.is_held,
     )
 

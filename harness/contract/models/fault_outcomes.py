@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 
+from harness.checkers.conformance import Adopting
 from harness.contract import promises
 from harness.core.history import Operation, Outcome
 from harness.core.model import Model, Refusal, State
@@ -77,6 +78,18 @@ class FaultOutcomesModel(Generic[State]):
             case _:
                 after = self._plain(before, operation)
         return after if isinstance(after, Refusal) else (after,)
+
+    def adopt(self, before: Faulted[State], operation: Operation) -> tuple[Faulted[State], ...]:
+        """Take the observed answer for the truth, as the inner model does, if it can."""
+        if operation.function == "probe":
+            return (before,)
+        if not isinstance(self._inner, Adopting):
+            return ()
+        inner = _unwrapped(operation) if operation.function in _WRAPPERS else operation
+        if inner.outcome is Outcome.INFO:
+            return ()
+        states = _all(self._inner.adopt(state, inner) for state in before.states)
+        return (replace(before, states=states),) if states else ()
 
     def _plain(self, before: Faulted[State], operation: Operation) -> Faulted[State] | Refusal:
         steps = [self._inner.step(state, operation) for state in before.states]
@@ -163,6 +176,9 @@ class FaultOutcomesModel(Generic[State]):
             ({**operation.result, "refused": 0},) if is_answered else (),
             expected="an answer without a refused request for the write lock (refused = 0)",
         )
+
+
+_WRAPPERS = ("faulty", "beside_a_writer")
 
 
 def _all(steps: Iterable[tuple[State, ...]]) -> tuple[State, ...]:

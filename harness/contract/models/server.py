@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.contract import promises
-from harness.contract.models import conversation, run_stream
+from harness.contract.models import conversation, copies, run_stream
 from harness.contract.models.conversation import Session
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
@@ -97,6 +97,32 @@ class ServerModel:
                 return state.after_death("interrupted", "cancelled")
         return _of_session(state, operation)
 
+    def adopt(self, state: State, operation: Operation) -> tuple[State, ...]:
+        """The states that hold if the observed answer is taken for the truth; none if unknown.
+
+        A session whose content was observed to be wrong is not known any more: until it is
+        deleted, calls about it are not judged. What only a view showed changes nothing.
+        """
+        argument = operation.argument or {}
+        if operation.function in ("kill", "terminate"):
+            return state.after_death("interrupted", "cancelled")
+        if operation.function == "titles" and operation.outcome is Outcome.OK:
+            adopted = state
+            listed = dict(operation.result)
+            for name, session in state.sessions:
+                known = replace(session, title=listed[name]) if name in listed else None
+                adopted = adopted.put(name, known)
+            return (adopted,)
+        found = state.named(argument.get("session"), argument.get("run"))
+        if found is None:
+            return (state,)
+        name, session = found
+        if operation.outcome is Outcome.FAIL:
+            return (state,)
+        if operation.function in _ONLY_VIEWS:
+            return (state,)
+        return (state.put(name, replace(session, is_unknown=True)),)
+
 
 def _listed(state: State, rows: list[Any], operation: Operation) -> tuple[State] | Refusal:
     if operation.result == rows:
@@ -118,6 +144,8 @@ def _of_session(state: State, operation: Operation) -> tuple[State, ...] | Refus
     if found is None:
         return _of_no_session(state, operation)
     name, session = found
+    if session.is_unknown and operation.function != "delete":
+        return (state,)
     if operation.outcome is Outcome.FAIL:
         return Refusal(
             promises.S2,
@@ -157,6 +185,8 @@ def _of_no_session(state: State, operation: Operation) -> tuple[State] | Refusal
     )
 
 
+_ONLY_VIEWS = ("views", "copies", "title", "status", "watch", "events", "events_from")
+
 _STEPS = {
     "rename": conversation.renamed,
     "clear": conversation.cleared,
@@ -168,6 +198,8 @@ _STEPS = {
     "send_watched": conversation.sent,
     "cancel": conversation.cancelled,
     "title": conversation.titled,
+    "views": copies.viewed,
+    "copies": copies.compared,
     "status": conversation.status_read,
     "wait_idle": conversation.idle,
     "wakeups": conversation.wakeups_read,

@@ -153,9 +153,16 @@ class SessionStoreModel:
         """No session exists."""
         return State()
 
-    def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:
+    def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:  # noqa: PLR0911
         """The states after the operation, or the promise it broke."""
         function, argument = operation.function, operation.argument or {}
+        if function in _VOID and operation.outcome is Outcome.OK and operation.result is not None:
+            return Refusal(
+                promises.S10,
+                f"{operation.call} answers something",
+                (None,),
+                expected="null: it happened",
+            )
         if function in _MUST_FAIL:
             return _must_fail(state, operation, argument)
         if function in _READS:
@@ -165,6 +172,8 @@ class SessionStoreModel:
         if function in ("restart", "recover"):
             return _recover(state, operation)
         if function == "swap":
+            if operation.outcome is Outcome.FAIL:
+                return Refusal(promises.S11, f"{operation.call} failed", expected="null")
             return (state,)
         if function not in _WRITES:
             raise UsageError(f"{self.name} has no function {function!r}")
@@ -177,7 +186,14 @@ def _write(
     name = argument["session"]
     session = state.get(name)
     if operation.outcome is Outcome.FAIL:
-        return (state,)
+        return _failed(state, operation, session)
+    is_made_again = operation.function == "new" and operation.outcome is Outcome.OK
+    if is_made_again and session is not None and _is_clear(session):
+        return Refusal(
+            promises.S9,
+            f"{operation.call} made a session that exists already",
+            expected="an error: the session exists",
+        )
     if session is None and operation.function not in ("new", "delete"):
         if operation.outcome is Outcome.INFO:
             return (state,)
@@ -190,6 +206,33 @@ def _write(
     if operation.outcome is Outcome.OK:
         return happened
     return tuple(dict.fromkeys(_crashed(after, name) for after in (*happened, state)))
+
+
+def _is_clear(session: Session) -> bool:
+    """Whether the session exists for sure, and its file is not damaged."""
+    return session.blur is None and not session.was_crashed
+
+
+def _failed(
+    state: State, operation: Operation, session: Session | None
+) -> tuple[State, ...] | Refusal:
+    """Judge a call that failed: one about a session that exists has no reason to."""
+    function = operation.function
+    if session is None:
+        may_fail = function not in ("new", "delete")
+    else:
+        may_fail = (
+            not _is_clear(session)
+            or function == "new"
+            or (function == "undo" and not session.messages)
+        )
+    if may_fail:
+        return (state,)
+    return Refusal(
+        promises.S2 if function != "new" else promises.S11,
+        f"{operation.call} failed without a reason",
+        expected="null: it happened",
+    )
 
 
 def _crashed(state: State, name: str) -> State:
@@ -310,6 +353,10 @@ def _most(needed: int | None, count: int) -> int:
     return count if needed is None else max(needed, count)
 
 
+_VOID = frozenset(
+    {"new", "append", "rename", "clear", "truncate", "undo", "shrink", "delete", "cleanup"}
+    | {"corrupt", "swap", "restart", "recover"}
+)
 _WRITES: Mapping[str, Callable[..., tuple[State, ...]]] = {
     "new": _new,
     "append": _append,
@@ -388,7 +435,7 @@ def _recovered(session: Session, operation: Operation) -> Session:
 def _messages(state: State, operation: Operation, session: str) -> tuple[State] | Refusal:
     found, texts = state.get(session), _texts(operation)
     if found is None:
-        if texts is None and operation.outcome is Outcome.OK:
+        if operation.result is None and operation.outcome is Outcome.OK:
             return (state,)
         broken = promises.S11 if texts is not None else promises.S1  # no file to be damaged
         if session in state.deleted:
@@ -518,12 +565,12 @@ def _list(state: State, operation: Operation) -> tuple[State] | Refusal:
             f"{operation.call} does not list the sessions",
             expected=f"the sessions {names}, newest activity first",
         )
-    sure = {name for name, session in state.sessions if session.was_confirmed}
+    sure = {name for name, session in state.sessions if session.was_confirmed or _is_clear(session)}
     if Counter(listed) - Counter(names) or sure - {*listed}:
         return Refusal(
             promises.S11,
             f"{operation.call} lacks a session, or has one that does not exist, or one twice",
-            also=(promises.S6,) if state.deleted & {*listed} else (),
+            also=(promises.S6,) if state.deleted & {*listed} else (promises.S2,),
             expected=f"each of the sessions {names} once",
         )
     unlisted = {*names} - {*listed}  # no defect of the index: the session itself may be lost
@@ -543,11 +590,11 @@ def _row(state: State, operation: Operation, session: str) -> tuple[State] | Ref
     found = state.get(session)
     row = operation.result if operation.outcome is Outcome.OK else None
     if found is None:
-        if row is None:
+        if operation.outcome is Outcome.OK and row is None:
             return (state,)
         return Refusal(
             promises.S11,
-            f"{operation.call} has a row although {session} does not exist",
+            f"{operation.call} has a row, or none can be read, although {session} does not exist",
             (None,),
             (promises.S6,) if session in state.deleted else (),
             expected="null",

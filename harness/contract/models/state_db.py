@@ -1,9 +1,9 @@
 """Model of the state database: what each call may answer, and the state that follows.
 
 Operations are those of the *state_db* ability (`harness.targets`). Where the contract is silent the
-model is lenient: it ignores row ids, times and system prompts; a call about an unknown session may
-be refused or do nothing (adding tokens may create it); the age of a session may count from its
-begin or its end; whether an age that equals the limit is older is open.
+model is lenient: it ignores times; a call about an unknown session may be refused or do nothing
+(adding tokens may create it); whether an age that equals the limit is older is open, as is what a
+search for other characters than letters and digits finds.
 
 Which promise is broken:
 
@@ -15,6 +15,8 @@ Which promise is broken:
 - D3: a write was refused because of a lock, though no other call writes;
 - D8: a read, or opening the file, was refused because of a lock;
 - D10: a call was refused for another reason though it should succeed, or its error has no text.
+- D13: a system prompt, a tool call or the reason of an end is missing, or `prune` went by another
+  age than that of the start.
 
 `harness.contract.models.fault_outcomes` wraps this model, and judges what a fault leaves behind
 (D9, and D5 after a kill).
@@ -50,6 +52,10 @@ class Session:
     input_tokens: int = 0
     output_tokens: int = 0
     messages: tuple[Message, ...] = ()
+    calls: tuple[int, ...] = ()  # tool calls by message
+    system_prompt: str | None = None
+    end_reason: str | None = None
+    drift: int = 0  # by which a target was seen to count too many messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,15 @@ class StateDbModel:
         """No session exists."""
         return State()
 
+    def adopt(self, state: State, operation: Operation) -> tuple[State, ...]:
+        """Take the observed answer for the truth; none where it cannot be told what is stored."""
+        answers = _ANSWERS[operation.function](state, **operation.argument or {})
+        if operation.outcome is Outcome.FAIL:
+            afters = (answer.after for answer in answers.possible)
+            return tuple(dict.fromkeys((state, *afters)))
+        adopt = _ADOPTS.get(operation.function)
+        return (state,) if adopt is None else adopt(state, operation)
+
     def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:
         """The states after the operation, or the promise it broke."""
         ask = _ANSWERS.get(operation.function)
@@ -148,31 +163,33 @@ def _create(state: State, session: str, source: str) -> Answers:
     return _answer(state if known else state.put(session, Session(source, state.day)))
 
 
-def _end(state: State, session: str, reason: str) -> Answers:  # noqa: ARG001  (the wire's word)
+def _end(state: State, session: str, reason: str) -> Answers:
     def first_stays(found: Session) -> Session:
-        return found if found.ended_day is not None else replace(found, ended_day=state.day)
+        return found if found.ended_day is not None else last_wins(found)
 
     def last_wins(found: Session) -> Session:
-        return replace(found, ended_day=state.day)
+        return replace(found, ended_day=state.day, end_reason=reason)
 
     return _change(state, session, first_stays, last_wins)
 
 
 def _reopen(state: State, session: str) -> Answers:
-    return _change(state, session, lambda found: replace(found, ended_day=None))
+    return _change(state, session, lambda found: replace(found, ended_day=None, end_reason=None))
 
 
 def _set_title(state: State, session: str, title: str | None) -> Answers:
     found = state.get(session)
     if found is None:
         return _answer(state, result=False, may_fail=True)
+    if title is not None and (not title or title.isspace()):
+        title = None
     if title and _owner(state, title) not in (None, session):
         return Answers((), may_fail=True)
-    return _answer(state.put(session, replace(found, title=title or None)), result=True)
+    return _answer(state.put(session, replace(found, title=title)), result=True)
 
 
-def _set_system_prompt(state: State, session: str, text: str) -> Answers:  # noqa: ARG001  (likewise)
-    return _change(state, session, lambda found: found)
+def _set_system_prompt(state: State, session: str, text: str) -> Answers:
+    return _change(state, session, lambda found: replace(found, system_prompt=text))
 
 
 def _add_tokens(state: State, session: str, input: int, output: int) -> Answers:  # noqa: A002  (likewise)
@@ -198,7 +215,12 @@ def _append(state: State, session: str, role: str, text: str, tool_calls: int = 
     if found is None:
         return Answers((), may_fail=True)
     messages = (*found.messages, (role, text))
-    after = replace(found, messages=messages, tool_calls=found.tool_calls + tool_calls)
+    after = replace(
+        found,
+        messages=messages,
+        calls=(*found.calls, tool_calls),
+        tool_calls=found.tool_calls + tool_calls,
+    )
     return _answer(state.put(session, after))
 
 
@@ -207,7 +229,11 @@ def _replace(state: State, session: str, messages: list[list[str]]) -> Answers:
     if found is None and messages:
         return Answers((), may_fail=True)
     rows = tuple((role, text) for role, text in messages)
-    return _change(state, session, lambda found: replace(found, messages=rows, tool_calls=0))
+
+    def replaced(found: Session) -> Session:
+        return replace(found, messages=rows, calls=(0,) * len(rows), tool_calls=0, drift=0)
+
+    return _change(state, session, replaced)
 
 
 def _clear(state: State, session: str) -> Answers:
@@ -222,10 +248,23 @@ def _get(state: State, session: str) -> Answers:
         "source": found.source,
         "title": found.title,
         "ended": found.ended_day is not None,
-        "message_count": len(found.messages),
+        "message_count": len(found.messages) + found.drift,
         "tool_call_count": found.tool_calls,
         "input_tokens": found.input_tokens,
         "output_tokens": found.output_tokens,
+    }
+    return _answer(state, result=row)
+
+
+def _details(state: State, session: str) -> Answers:
+    found = state.get(session)
+    if found is None:
+        return _answer(state)
+    row = {
+        "system_prompt": found.system_prompt,
+        "end_reason": found.end_reason,
+        "tool_calls": list(found.calls),
+        "in_order": True,
     }
     return _answer(state, result=row)
 
@@ -240,26 +279,32 @@ def _messages(state: State, session: str) -> Answers:
 
 
 def _search(state: State, word: str) -> Answers:
-    found = [
-        [name, text]
+    """Find a word. With other characters in it a target may also find nothing, or take it as is."""
+    stored = [
+        (name, text, _words(text))
         for name, session in state.sessions
         for _, text in session.messages
-        if _fold(word) in re.split(r"[\W_]+", _fold(text))
     ]
-    return _answer(state, result=sorted(found))
+    wanted = _words(word)
+    found = sorted([name, text] for name, text, words in stored if wanted and wanted <= words)
+    if wanted == {_fold(word)}:
+        return _answer(state, result=found)
+    as_is = sorted([name, text] for name, text, _ in stored if word in text)
+    return Answers(tuple(Answer(result, state) for result in (found, as_is, [])))
 
 
 def _delete(state: State, session: str) -> Answers:
     return _answer(state.drop([session]), result=state.get(session) is not None)
 
 
-def _prune(state: State, days: float) -> Answers:
-    ended = [(name, session) for name, session in state.sessions if session.ended_day is not None]
-    since_end = {name: state.day - (session.ended_day or 0.0) for name, session in ended}
-    since_begin = {name: state.day - session.began_day for name, session in ended}
+def _prune(state: State, days: float, source: str | None = None) -> Answers:
+    ages = {
+        name: state.day - session.began_day
+        for name, session in state.sessions
+        if session.ended_day is not None and source in (None, session.source)
+    }
     readings = [
         [name for name, age in ages.items() if age > days or (age == days and equal_is_older)]
-        for ages in (since_end, since_begin)
         for equal_is_older in (False, True)
     ]
     return Answers(tuple(Answer(len(names), state.drop(names)) for names in readings))
@@ -275,8 +320,10 @@ def _reopen_file(state: State) -> Answers:
 
 def _counters(state: State, session: str) -> Answers:
     found = state.get(session)
-    rows = len(found.messages) if found else 0
-    return _answer(state, result={"message_count": rows if found else None, "rows": rows})
+    if found is None:
+        return _answer(state, result={"message_count": None, "rows": 0})
+    rows = len(found.messages)
+    return _answer(state, result={"message_count": rows + found.drift, "rows": rows})
 
 
 _ANSWERS: Mapping[str, Callable[..., Answers]] = {
@@ -291,6 +338,7 @@ _ANSWERS: Mapping[str, Callable[..., Answers]] = {
     "replace": _replace,
     "clear": _clear,
     "get": _get,
+    "details": _details,
     "list": _list,
     "messages": _messages,
     "search": _search,
@@ -300,7 +348,7 @@ _ANSWERS: Mapping[str, Callable[..., Answers]] = {
     "reopen_file": _reopen_file,
     "counters": _counters,
 }
-_TAKE_NO_LOCK = ("get", "list", "messages", "search", "counters", "reopen_file")
+_TAKE_NO_LOCK = ("get", "details", "list", "messages", "search", "counters", "reopen_file")
 
 
 def _answer(after: State, *, result: Any = None, may_fail: bool = False) -> Answers:
@@ -328,10 +376,107 @@ def _owner(state: State, title: str) -> str | None:
     return next((name for name, session in state.sessions if session.title == title), None)
 
 
+def _words(text: str) -> set[str]:
+    return set(filter(None, re.split(r"[\W_]+", _fold(text))))
+
+
 def _fold(text: str) -> str:
     """Remove the case and accents, which full-text search ignores."""
     letters = unicodedata.normalize("NFD", text.casefold())
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
+# Adopted answers ---------------------------------------------------------------------------------
+
+
+def _adopt_get(state: State, operation: Operation) -> tuple[State, ...]:
+    name, seen = operation.argument["session"], operation.result
+    found = state.get(name)
+    if seen is None:
+        return (state.drop([name]),)
+    if found is None:
+        return ()
+    ended_day = (found.ended_day or state.day) if seen["ended"] else None
+    after = replace(
+        found,
+        source=seen["source"],
+        title=seen["title"],
+        ended_day=ended_day,
+        tool_calls=seen["tool_call_count"],
+        input_tokens=seen["input_tokens"],
+        output_tokens=seen["output_tokens"],
+        drift=seen["message_count"] - len(found.messages),
+    )
+    return (state.put(name, after),)
+
+
+def _adopt_details(state: State, operation: Operation) -> tuple[State, ...]:
+    name, seen = operation.argument["session"], operation.result
+    found = state.get(name)
+    if seen is None:
+        return (state.drop([name]),)
+    if found is None or not seen["in_order"]:
+        return ()
+    after = replace(
+        found,
+        system_prompt=seen["system_prompt"],
+        end_reason=seen["end_reason"],
+        calls=tuple(seen["tool_calls"]),
+    )
+    return (state.put(name, after),)
+
+
+def _adopt_messages(state: State, operation: Operation) -> tuple[State, ...]:
+    """Other messages; the count may be that of before, or that of the rows; as may tool calls."""
+    name = operation.argument["session"]
+    found = state.get(name)
+    rows = tuple((role, text) for role, text in operation.result)
+    if found is None or len(rows) != len(found.messages):
+        return ()  # which calls of tools remain cannot be told
+    return (state.put(name, replace(found, messages=rows)),)
+
+
+def _adopt_list(state: State, operation: Operation) -> tuple[State, ...]:
+    names = {name for name, _ in state.sessions}
+    if set(operation.result) - names:
+        return ()
+    return (state.drop(names - set(operation.result)),)
+
+
+def _adopt_counters(state: State, operation: Operation) -> tuple[State, ...]:
+    name, seen = operation.argument["session"], operation.result
+    found = state.get(name)
+    if found is None or seen["message_count"] is None or seen["rows"] != len(found.messages):
+        return ()
+    drift = seen["message_count"] - seen["rows"]
+    return (state.put(name, replace(found, drift=drift)),)
+
+
+def _adopt_title(state: State, operation: Operation) -> tuple[State, ...]:
+    name, title = operation.argument["session"], operation.argument["title"]
+    found = state.get(name)
+    return () if found is None else (state, state.put(name, replace(found, title=title)))
+
+
+def _adopt_delete(state: State, operation: Operation) -> tuple[State, ...]:
+    return state, state.drop([operation.argument["session"]])
+
+
+def _adopt_prune(state: State, operation: Operation) -> tuple[State, ...]:
+    """Which sessions are gone cannot be told, save for none."""
+    return (state,) if operation.result == 0 else ()
+
+
+_ADOPTS: Mapping[str, Callable[[State, Operation], tuple[State, ...]]] = {
+    "get": _adopt_get,
+    "details": _adopt_details,
+    "messages": _adopt_messages,
+    "list": _adopt_list,
+    "counters": _adopt_counters,
+    "set_title": _adopt_title,
+    "delete": _adopt_delete,
+    "prune": _adopt_prune,
+}
 
 
 # Broken promises ---------------------------------------------------------------------------------
@@ -447,8 +592,17 @@ def _blame_search(state: State, operation: Operation, expected: list[list[str]])
 
 def _blame_prune(state: State, operation: Operation, expected: int) -> Blame:  # noqa: ARG001  (one shape)
     if operation.result > expected:
-        return Blame(promises.D1, "sessions were pruned that have to stay")
-    return Blame(promises.D2, "sessions stayed that have to be pruned")
+        lost = (promises.D1,)
+        return Blame(promises.D13, "sessions were pruned that have to stay", lost)
+    return Blame(promises.D13, "sessions stayed that have to be pruned", (promises.D2,))
+
+
+def _blame_details(state: State, operation: Operation, expected: Any) -> Blame:
+    seen = operation.result
+    if expected is None or seen is None:
+        return _blame_existence(state, operation, expected)
+    wrong = sorted(name for name in expected if seen.get(name) != expected[name])
+    return Blame(promises.D13, f"acknowledged values are lost: {', '.join(wrong)}", (promises.D1,))
 
 
 def _blame_counters(state: State, operation: Operation, expected: dict[str, Any]) -> Blame:
@@ -466,6 +620,7 @@ _BLAMES: Mapping[str, Callable[[State, Operation, Any], Blame]] = {
     "set_title": _blame_existence,
     "delete": _blame_existence,
     "get": _blame_get,
+    "details": _blame_details,
     "list": _blame_list,
     "messages": _blame_messages,
     "search": _blame_search,

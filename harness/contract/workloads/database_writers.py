@@ -70,6 +70,18 @@ class SelfSignal:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+@dataclass(frozen=True, slots=True)
+class Syncs:
+    """How long each sync takes in addition, and which one of the process fails, if any."""
+
+    delay_s: float = 0.0
+    fails_at: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Render as a writer process reads it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
 @dataclass(frozen=True)
 class Writer:
     """One writer process: its id, and the process numbers of its threads in the history."""
@@ -107,6 +119,7 @@ class WriterPool:
         self._running: list[Writer] = []
         self._writers: list[Writer] = []
         self._gate: IO[bytes] | None = None
+        self._syncs: Syncs | None = None
         self._notes = Path(tempfile.mkdtemp(prefix="harness-notes-"))  # apart from faulty folders
 
     @property
@@ -135,6 +148,7 @@ class WriterPool:
             "signal_at": signal_at and signal_at.to_json(),
             "traced": traced,
             "patience_s": patience_s,
+            "syncs": self._syncs and self._syncs.to_json(),
             "threads": [
                 {"process": process, "rounds": [round_.to_json() for round_ in rounds]}
                 for process, rounds in zip(processes, threads, strict=True)
@@ -159,6 +173,13 @@ class WriterPool:
             fcntl.flock(self._gate, fcntl.LOCK_EX)
             yield
         self._gate = None
+
+    @contextmanager
+    def observing(self, syncs: Syncs) -> Iterator[None]:
+        """Let all writers that are forked inside the block log their syncs and commits."""
+        self._syncs = syncs
+        yield
+        self._syncs = None
 
     def log_bytes(self) -> int:
         """The length of the write-ahead log."""

@@ -173,9 +173,7 @@ def generating(
         arguments = [
             *("-f", str(locustfile), "--headless", "--only-summary", "--loglevel=WARNING"),
             f"--host=http://{LOOPBACK}:{server.port}",
-            *(
-                [] if load.master else [f"--address={address}"]
-            ),  # a local file
+            *([] if load.master else [f"--address={address}"]),  # a local file
             *(f"--mix={json.dumps(load.mix)}", f"--shape={load.shape}", f"--seed={context.seed}"),
             *(f"--acts={0 if load.for_s else context.examples}", f"--seconds={lasts_s}"),
             f"--think={load.think_s}",

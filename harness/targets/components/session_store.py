@@ -17,6 +17,7 @@ from typing import Any
 
 from harness.contract.models.session_store import HELD_MAX
 from harness.core.errors import TargetLostError
+from harness.faults.read_faults import ReadFaults
 from harness.faults.simulated_disk import (
     Fault,
     Image,
@@ -31,6 +32,7 @@ from harness.faults.simulated_disk import (
 
 LOSSES = 6  # the number of images of a power loss to choose from, the extremes first
 HOSTILE_LENGTH = 10_000
+UNREADABLE = "unreadable once"  # a read fails, not a change
 EPIC, EPIC_TIMES = "epic", 16_500
 
 STRIKES: Mapping[str, Callable[[int], Fault]] = {
@@ -216,6 +218,8 @@ class SessionsAdapter:
         Where there are fewer changes, the power fails after the last one: what was acknowledged
         must survive it.
         """
+        if strike == UNREADABLE:
+            return self._unreadable(function, argument, at)
         disk = SimulatedDisk(self._folder, STRIKES[strike](at))
         try:
             with disk:
@@ -229,6 +233,18 @@ class SessionsAdapter:
             raise TargetLostError(f"{strike}: {error}") from error
         if strike.startswith("power"):
             self._survive(disk, strike, image)
+        return {"struck": disk.faulted_call is not None, "result": result}
+
+    def _unreadable(self, function: str, argument: Mapping[str, Any], at: int) -> Any:
+        """Call while read number `at` of the folder fails."""
+        disk = ReadFaults(self._folder, at)
+        try:
+            with disk:
+                result = getattr(self, function)(**argument)
+        except Exception as error:
+            if disk.faulted_call is None:
+                raise
+            raise TargetLostError(f"{UNREADABLE} at {disk.faulted_call}: {error}") from error
         return {"struck": disk.faulted_call is not None, "result": result}
 
     def _survive(self, disk: SimulatedDisk, strike: str, image: int) -> None:

@@ -8,9 +8,11 @@ in `settle` only.
 from __future__ import annotations
 
 import errno
+import json
+import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -35,6 +37,8 @@ STRIKES: Mapping[str, Callable[[int], Fault]] = {
     "full once": fail_once(errno.ENOSPC),
     "broken once": fail_once(errno.EIO),
 }
+READ = "read once"  # the strike that fails a read, listing, status or opening of a file
+READS = ("open", "stat", "listdir", "scandir", "read")
 LOSSES = 8
 SETTLINGS_MAX = 20
 SETTLING_S = 60.0
@@ -51,7 +55,7 @@ class WakeupsRestartsAdapter:
         # The module reads its clock from its own global, which can be replaced.
         modules("turns.wakeups").time = SimpleNamespace(monotonic=lambda: self._now_s)
         self._runs: dict[str, Any] = {}
-        self._had: list[list[str]] = []
+        self._had: list[list[str]] = []  # session, process and prompt
         self._registry: Any = None
         self._wakeups: Any = None
 
@@ -64,6 +68,15 @@ class WakeupsRestartsAdapter:
             ledger.close()
         if exit_code is not None:
             (self._folder / f"{process}.exit").write_text(f"{exit_code}\n", encoding="ascii")
+
+    def grow_ledger(self, rows: int) -> None:
+        """Add rows of delivered wakeups, which a host replaces at its next change."""
+        lines = (
+            json.dumps({"key": f"old_{row // 2}", "value": None if row % 2 else {"kind": "old"}})
+            for row in range(rows)
+        )
+        with (self._folder / "ledger.jsonl").open("a", encoding="ascii") as ledger:
+            ledger.writelines(f"{line}\n" for line in lines)
 
     def restart(self) -> None:
         """Stop the host, and start another one; no session has a run then."""
@@ -90,11 +103,16 @@ class WakeupsRestartsAdapter:
 
     def struck(
         self, function: str, argument: Mapping[str, Any], strike: str, at: int, image: int = 0
-    ) -> dict[str, bool]:
-        """Call while a fault hits the disk's change number `at`; whether the fault happened.
+    ) -> dict[str, int]:
+        """Call while a fault hits the disk's change number `at`, or its read of that number.
 
-        Raises TargetLostError where the fault killed the host; of a power loss, keep image `image`.
+        Returns `at` if the fault happened, else -1. Raises TargetLostError where the fault killed
+        the host; of a power loss, keep image `image`.
         """
+        if strike == READ:
+            with self._failing_read(at) as reads:
+                getattr(self, function)(**argument)
+            return {"struck": at if reads[0] >= at else -1}
         disk = SimulatedDisk(self._folder, STRIKES[strike](at))
         try:
             with disk:
@@ -107,7 +125,41 @@ class WakeupsRestartsAdapter:
                 left = losses[image % len(losses)]
             left.put_into(self._folder)
             raise TargetLostError(f"{strike} at {crash}") from None
-        return {"struck": disk.faulted_call is not None}
+        return {"struck": -1 if disk.faulted_call is None else at}
+
+    @contextmanager
+    def _failing_read(self, at: int) -> Iterator[list[int]]:
+        """Fail read number `at` of the folder or of a file in it; yields the number of reads."""
+        reads = [0]
+        originals = {name: getattr(os, name) for name in READS}
+        own: set[int] = set()
+
+        def failing(name: str) -> Callable[..., Any]:
+            original = originals[name]
+
+            def call(path: Any = ".", *args: Any, **keywords: Any) -> Any:
+                is_path = not isinstance(path, int)
+                is_ours = path in own
+                if is_path:
+                    is_ours = os.fsdecode(path).startswith(str(self._folder))
+                if is_ours:
+                    reads[0] += 1
+                    if reads[0] == at:
+                        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+                result = original(path, *args, **keywords)
+                if name == "open":
+                    own.add(result) if is_ours else own.discard(result)
+                return result
+
+            return call
+
+        for name in READS:
+            setattr(os, name, failing(name))
+        try:
+            yield reads
+        finally:
+            for name, original in originals.items():
+                setattr(os, name, original)
 
     def settle(self) -> dict[str, Any]:
         """Let time pass and runs end until no wakeup is pending; all wakeups of all sessions."""
@@ -117,7 +169,14 @@ class WakeupsRestartsAdapter:
                 for session in list(self._runs):
                     self.end_run(session)
                 self._now_s += SETTLING_S
-        return {"woken": self._had}
+        sessions = sorted({session for session, *_ in self._had})
+        return {
+            "woken": {
+                name: [[process, text] for session, process, text in self._had if session == name]
+                for name in sessions
+            },
+            "owed": self._registry.gauges()["process_ledger"],
+        }
 
     def close(self) -> None:
         """Stop the host, and restore the module's clock."""
@@ -140,9 +199,9 @@ class WakeupsRestartsAdapter:
         assert wakeup_id in message, "the prompt names the process"
         if session_id in self._runs:
             raise turns.TurnConflictError(self._runs[session_id])
-        if [session_id, wakeup_id] in self._had:
+        if any(had[:2] == [session_id, wakeup_id] for had in self._had):
             raise turns.AlreadyDeliveredError(wakeup_id)
-        self._had.append([session_id, wakeup_id])
+        self._had.append([session_id, wakeup_id, message])
         self._run(session_id, source)
 
     def _run(self, session: str, source: Any) -> None:

@@ -6,12 +6,14 @@ but its clock, so that sessions grow old.
 """
 
 import contextlib
+import json
 import sqlite3
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import hermes_state  # type: ignore[import-not-found]  # the target, never installed with us
+import hermes_state  # the target, which is not a dependency
 
 EVERYTHING = 1_000_000  # a limit above every count
 DAY_S = 86_400.0
@@ -104,6 +106,24 @@ class StateDbAdapter:
             return None
         return {name: row[name] for name in COLUMNS} | {"ended": row["ended_at"] is not None}
 
+    def details(self, session: str) -> dict[str, Any] | None:
+        """What `get` and `messages` leave out; None if the session is unknown.
+
+        The numbers of tool calls by message, and whether the ids of the messages grow.
+        """
+        row = self._db.get_session(session)
+        if row is None:
+            return None
+        messages = self._db.get_messages(session)
+        calls = [message.get("tool_calls") or [] for message in messages]
+        parsed = [json.loads(call) if isinstance(call, str) else call for call in calls]
+        return {
+            "system_prompt": row["system_prompt"],
+            "end_reason": row["end_reason"],
+            "tool_calls": [_numbered([call["id"] for call in each]) for each in parsed],
+            "in_order": all(one["id"] < two["id"] for one, two in pairwise(messages)),
+        }
+
     def list(self) -> Names:
         """Every session."""
         return sorted(row["id"] for row in self._db.search_sessions(limit=EVERYTHING))
@@ -128,9 +148,9 @@ class StateDbAdapter:
         """Delete the session with its messages; whether it existed."""
         return bool(self._db.delete_session(session))
 
-    def prune(self, days: float) -> int:
-        """Delete ended sessions older than `days`; their number."""
-        return int(self._db.prune_sessions(older_than_days=days))
+    def prune(self, days: float, source: str | None = None) -> int:
+        """Delete ended sessions older than `days`, perhaps of one source only; their number."""
+        return int(self._db.prune_sessions(older_than_days=days, source=source))
 
     def advance(self, days: float) -> None:
         """Let days pass."""
@@ -167,6 +187,11 @@ class StateDbAdapter:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def _numbered(calls: list[str]) -> int:
+    """The number of tool calls, if they are those that `append` made; else -1."""
+    return len(calls) if calls == [f"call-{number}" for number in range(len(calls))] else -1
 
 
 def open_adapter(folder: Path) -> StateDbAdapter:

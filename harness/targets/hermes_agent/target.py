@@ -26,11 +26,11 @@ PACKAGE = "hermes-agent"
 MODULE = "hermes_state.py"  # a file that an installed version must have
 ADAPTER = Path(__file__).with_name("state_db.py")
 FAULTS = Path(sql_faults.__file__)
-CROWD = Path(writers.__file__)
+WRITERS = Path(writers.__file__)
 PATIENCE_S = 600.0  # the timeout of a download over a slow line
 
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*[a-z0-9.+]*")
-_WRAPPERS = {"state_db": (), "state_db_crash": (FAULTS,), "state_db_crowd": (CROWD,)}
+_WRAPPERS = {"state_db": (), "state_db_crash": (FAULTS,), "state_db_crowd": (WRITERS,)}
 
 
 class HermesAgentTarget:

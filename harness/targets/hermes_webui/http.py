@@ -111,6 +111,16 @@ class WebuiHttpAdapter(HttpAdapter):
         """The users' texts in the session's sidecar: those of messages, then the pending one."""
         return [text for text in super().disk(session) if _unless_wakeup(text) is not None]
 
+    def views(self, session: str) -> dict[str, Any]:
+        """Only what the messages' route shows: the others have titles and counts of their own."""
+        found = self._get(f"/api/session?session_id={self._sessions[session]}")["session"]
+        return {"messages": len(found["messages"])}
+
+    def copies(self, session: str) -> dict[str, Any]:
+        """None to compare: this server's agent writes state.db, and it has no run journal."""
+        self._get(f"/api/session?session_id={self._sessions[session]}")
+        return {}
+
     # Turns
 
     def send(self, session: str, run: str, text: str) -> dict[str, Any]:

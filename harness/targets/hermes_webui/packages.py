@@ -27,8 +27,8 @@ def packages_folder() -> Path:
 
 def agent_folder() -> Path:
     """The folder of the scripted agent. Raises TargetUnavailableError where it cannot be made."""
-    source = Path(hermes_webui_agent.__file__).read_bytes()
-    name = f"webui-agent-{hashlib.sha256(source).hexdigest()[:12]}"
+    content = "".join(hermes_webui_agent.sources().values()).encode()
+    name = f"webui-agent-{hashlib.sha256(content).hexdigest()[:12]}"
     return _cached(cache_folder() / name, hermes_webui_agent.place_agent)
 
 

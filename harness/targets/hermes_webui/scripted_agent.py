@@ -12,8 +12,8 @@ In a process's output `{` and `}` become `[` and `]`, so that it can contain dir
 wakeup.
 
 The server imports its agent by the names of certain modules. `place_agent` creates a folder with
-these modules: a copy of this file, and one line for each name. The file is stand-alone: it imports
-the standard library only.
+these modules: a copy of this file, one of the parser of directives, and one line for each name. It
+imports nothing else but the standard library.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import contextvars
 import json
 import os
 import queue
-import re
 import shlex
 import subprocess
 import threading
@@ -34,10 +33,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.contract import agent_script
+
 Message = dict[str, Any]
 
 SPOOL = "HARNESS_AGENT_SPOOL"  # the variable that names the folder of the processes' output
 POLL_S = 0.05
+PARSER = "harness_agent_script"  # the name of the parser in the agent's folder
 MODULES = {
     "run_agent": "AIAgent",
     "tools.process_registry": "format_process_notification, process_registry",
@@ -46,16 +48,27 @@ MODULES = {
 }
 
 
+def sources() -> dict[str, str]:
+    """The files of the agent's folder, by path: this module, its parser, and the server's names."""
+    name = Path(__file__).stem
+    own = Path(__file__).read_text(encoding="utf-8")
+    parser = Path(agent_script.__file__).read_text(encoding="utf-8")
+    # The server's process need not have the harness: there the parser is a module of its own.
+    own = own.replace(
+        "from harness.contract import agent_script", f"import {PARSER} as agent_script", 1
+    )
+    files = {f"{name}.py": own, f"{PARSER}.py": parser}
+    for module, offered in MODULES.items():
+        files[f"{module.replace('.', '/')}.py"] = f"from {name} import {offered}\n"
+    return files
+
+
 def place_agent(folder: Path) -> None:
     """Create the folder. It is no git repository, so that the server accepts the agent."""
-    name = Path(__file__).stem
-    folder.mkdir(parents=True, exist_ok=True)
-    source = Path(__file__).read_text(encoding="utf-8")
-    (folder / f"{name}.py").write_text(source, encoding="utf-8")
-    for module, offered in MODULES.items():
-        path = folder.joinpath(*module.split(".")).with_suffix(".py")
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"from {name} import {offered}\n", encoding="utf-8")
+    for name, source in sources().items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source, encoding="utf-8")
 
 
 # The session of a turn
@@ -189,11 +202,11 @@ process_registry = ProcessRegistry(Path(os.environ.get(SPOOL, "spool")))
 
 def format_process_notification(event: dict[str, Any]) -> str:
     """Render a completion as text for the agent."""
-    return (
-        f"[IMPORTANT: Background process {event['session_id']} completed "
-        f"(exit_code={event['exit_code']}).\n"
-        f"Command: {event['command']}\nOutput:\n{event['output']}]"
+    cause = f"completed (exit_code={event['exit_code']})"
+    prompt = agent_script.WakeupPrompt(
+        event["session_id"], cause, event["command"], event["output"]
     )
+    return str(prompt)
 
 
 def _write_whole(path: Path, content: dict[str, Any]) -> None:
@@ -204,8 +217,6 @@ def _write_whole(path: Path, content: dict[str, Any]) -> None:
 
 
 # The agent
-
-_DIRECTIVE = re.compile(r"\[(sleep|tokens|beat|tool|process|fail|hang|exit)(?:=([^\[\]]*))?\]")
 
 
 class ScriptedError(Exception):
@@ -263,14 +274,14 @@ class AIAgent:
         text = persist_user_message if persist_user_message is not None else str(user_message)
         shown: list[str] = []
         try:
-            for directive in _DIRECTIVE.finditer(text):
+            for directive in agent_script.Script.parse(text).directives:
                 if self._stop.is_set():
                     break
-                self._obey(directive[1], directive[2] or "", shown)
+                self._obey(directive.verb, directive.value, shown)
             is_whole = not self._stop.is_set()
             if is_whole:
                 turn = 1 + sum(message.get("role") == "user" for message in history)
-                self._show(shown, f"That was turn {turn} of {self.session_id}.")
+                self._show(shown, str(agent_script.ReplyEnd(turn, self.session_id)))
         finally:
             self._stop.clear()
         reply = "".join(shown)
@@ -294,9 +305,8 @@ class AIAgent:
             case "tool":
                 self._call_tool()
             case "process":
-                seconds, *options, output = value.split(":")
-                code = next((o.removeprefix("exit=") for o in options), "0")
-                process_registry.spawn(float(seconds), output, int(code))
+                process = agent_script.Process.parse(value)
+                process_registry.spawn(process.delay_s, process.output, process.exit_code)
             case "hang":
                 threading.Event().wait()
             case "fail":
@@ -305,20 +315,20 @@ class AIAgent:
                 raise SystemExit(1)
 
     def _show_many(self, shown: list[str], value: str) -> None:
-        count, _, threads = value.partition("x")
+        tokens = agent_script.Tokens.parse(value)
 
         def show() -> None:
-            for number in range(int(count)):
+            for number in range(tokens.count):
                 if self._stop.is_set():
                     return
                 self._show(shown, f"{number} ")
 
-        if not threads:
+        if not tokens.threads:
             show()
             return
         spawned = [
             threading.Thread(target=contextvars.copy_context().run, args=(show,))
-            for _ in range(int(threads))
+            for _ in range(tokens.threads)
         ]
         for thread in spawned:
             thread.start()
@@ -326,10 +336,10 @@ class AIAgent:
             thread.join()
 
     def _beat(self, shown: list[str], value: str) -> None:
-        count, _, interval_s = value.partition(":")
+        beat = agent_script.Beat.parse(value)
         due = time.time()
-        for _ in range(int(count)):
-            due += float(interval_s)
+        for _ in range(beat.count):
+            due += beat.interval_s
             if self._stop.wait(max(0.0, due - time.time())):
                 return
             self._show(shown, f"@{due:.6f} ")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from harness.contract.agent_script import Process, Tokens, sleep
 from harness.engine.http import LOOPBACK, Web
 from harness.processes.probe import cost_of
 from harness.processes.server import ReferenceLaunch, ServerProcess
@@ -63,13 +64,13 @@ class SoakHttpAdapter:
     def process(self, session: str) -> None:
         """Run a turn that starts a background process, and wait for the wakeup turn of its end."""
         wakeups = self._wakeup_count(session)
-        self.chat(session, f"[process=0:exit={next(self._numbers) % 2}:ready]")
+        self.chat(session, f"{Process(0, 'ready', next(self._numbers) % 2).directive}")
         self._await(lambda: self._wakeup_count(session) > wakeups, "the wakeup")
         self._await_idle(session)
 
     def cancel(self, session: str) -> None:
         """Start a turn, and cancel it."""
-        stream_id = self._start(session, "[tokens=3][sleep=900]")
+        stream_id = self._start(session, f"{Tokens(3).directive}{sleep(900)}")
         self._web.get(f"/api/chat/cancel?stream_id={stream_id}")
         self._await_idle(session)
 

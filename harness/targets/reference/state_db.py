@@ -9,6 +9,7 @@ import importlib
 import os
 import sqlite3
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,24 @@ class StateDbAdapter:
         row = {name: getattr(found, name) for name in COLUMNS}
         return row | {"ended": found.ended_at is not None}
 
+    def details(self, session: str) -> dict[str, Any] | None:
+        """What `get` and `messages` leave out; None if the session is unknown.
+
+        The numbers of tool calls by message, and whether ids and times of the messages grow.
+        """
+        found = self._db.get_session(session)
+        if found is None:
+            return None
+        messages = self._db.get_messages(session)
+        places = [(message.id, message.timestamp) for message in messages]
+        calls = [[call["id"] for call in message.tool_calls] for message in messages]
+        return {
+            "system_prompt": found.system_prompt,
+            "end_reason": found.end_reason,
+            "tool_calls": [_numbered(ids) for ids in calls],
+            "in_order": all(one[0] < two[0] for one, two in pairwise(places)),
+        }
+
     def list(self) -> Names:
         """Every session."""
         return sorted(session.id for session in self._db.list_sessions())
@@ -119,9 +138,9 @@ class StateDbAdapter:
         """Delete the session with its messages; whether it existed."""
         return bool(self._db.delete_session(session))
 
-    def prune(self, days: float) -> int:
-        """Delete ended sessions older than `days`; their number."""
-        return int(self._db.prune(days))
+    def prune(self, days: float, source: str | None = None) -> int:
+        """Delete ended sessions older than `days`, perhaps of one source only; their number."""
+        return int(self._db.prune(days, source))
 
     def advance(self, days: float) -> None:
         """Let days pass."""
@@ -158,6 +177,11 @@ class StateDbAdapter:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def _numbered(calls: list[str]) -> int:
+    """The number of tool calls, if they are those that `append` made; else -1."""
+    return len(calls) if calls == [f"call-{number}" for number in range(len(calls))] else -1
 
 
 def open_adapter(folder: Path) -> StateDbAdapter:

@@ -27,6 +27,7 @@ from harness.targets.components.agent_cache import AgentCacheAdapter
 from harness.targets.components.gateway_watcher import WatcherAdapter
 from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.components.model_catalog import CatalogAdapter
+from harness.targets.components.processes import ProcessesAdapter
 from harness.targets.components.run_journal import JournalAdapter
 from harness.targets.components.session_store import SessionsAdapter
 from harness.targets.components.wakeup_restarts import WakeupsRestartsAdapter
@@ -41,12 +42,15 @@ from harness.targets.server.backpressure import BackpressureAdapter
 from harness.targets.server.bad_input import BadInputAdapter
 from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
+from harness.targets.server.leaving_readers import LeavingReadersAdapter
 from harness.targets.server.lifecycle import ServerAdapter
 from harness.targets.server.notifications import NotificationsAdapter
+from harness.targets.server.stream_cursors import StreamCursorsAdapter
 from harness.targets.threads.channels import ChannelsThreadsAdapter
 from harness.targets.threads.gateway_watcher import WatcherThreadsAdapter
 from harness.targets.threads.lifecycle import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
 from harness.targets.threads.model_catalog import CatalogThreadsAdapter
+from harness.targets.threads.run_calls import RunCallsAdapter
 from harness.targets.threads.session_store import SessionsThreadsAdapter
 from harness.targets.threads.turns import TurnsThreadsAdapter
 from harness.targets.threads.wakeups import WakeupsThreadsAdapter
@@ -125,6 +129,11 @@ def open_turns_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keep
     return TurnsThreadsAdapter(_module)
 
 
+def open_run_calls(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
+    """Open turns whose calls meet, for threads."""
+    return RunCallsAdapter(_module)
+
+
 def open_channels_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
     """Open channels, for threads."""
     return ChannelsThreadsAdapter(_module)
@@ -143,6 +152,11 @@ def open_catalog_threads(folder: Path) -> Any:
 def open_wakeups_restarts(folder: Path) -> Any:
     """Open wakeups over a process registry with its files in `folder`."""
     return WakeupsRestartsAdapter(folder, _module)
+
+
+def open_processes(folder: Path) -> Any:
+    """Open a process registry with its files in `folder`."""
+    return ProcessesAdapter(folder, _module)
 
 
 def open_state_db_threads(folder: Path) -> Any:
@@ -180,6 +194,16 @@ def open_notifications(folder: Path) -> Any:
 def open_backpressure(folder: Path) -> Any:
     """Open servers in processes of their own, and clients that stall or take every stream."""
     return BackpressureAdapter(folder, _launch())
+
+
+def open_stream_cursors(folder: Path) -> Any:
+    """Open a server in a process of its own, and readers with every kind of cursor."""
+    return StreamCursorsAdapter(folder, _launch())
+
+
+def open_leaving_readers(folder: Path) -> Any:
+    """Open a server in a process of its own, and readers that leave."""
+    return LeavingReadersAdapter(folder, _launch())
 
 
 def open_external_writer(folder: Path) -> Any:
@@ -221,10 +245,12 @@ _ADAPTERS = {
     "journal": open_run_journal,
     "wakeups_threads": open_wakeups_threads,
     "turns_threads": open_turns_threads,
+    "run_calls": open_run_calls,
     "channels_threads": open_channels_threads,
     "catalog_threads": open_catalog_threads,
     "watcher_threads": open_watcher_threads,
     "wakeups_restarts": open_wakeups_restarts,
+    "processes": open_processes,
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,
     "http": open_http,
@@ -232,6 +258,8 @@ _ADAPTERS = {
     "doors": open_access_control,
     "tabs": open_notifications,
     "streams": open_backpressure,
+    "leaving": open_leaving_readers,
+    "cursors": open_stream_cursors,
     "outside": open_external_writer,
     "server": open_server,
     "soak_served": open_soak_http,
@@ -241,6 +269,7 @@ _DRIVEN = {
     "days_real": (Path(install_adapter.__file__),),
     "state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__)),
     "state_db_crowd": (Path(state_db_adapter.__file__), Path(writers.__file__)),
+    "state_db_syncs": (Path(state_db_adapter.__file__), Path(writers.__file__)),
     "soak": (Path(soak_adapter.__file__),),
 }
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from harness.contract.agent_script import Tokens, sleep
 from harness.engine.http import LOOPBACK, PATIENCE_S, NotReachedError, StatusError, Web
 from harness.processes.server import Launch
 from harness.targets.server.lifecycle import ServerAdapter
@@ -23,8 +24,8 @@ from harness.targets.server.lifecycle import ServerAdapter
 POLL_S = 0.02
 TINY_BYTES = 2048  # the receive buffer of a stalled reader
 SNAPSHOT = "session_snapshot"
-HELD = "[tokens=3][sleep=900]"
-QUICK_S = "0.3"
+HELD = f"{Tokens(3).directive}{sleep(900)}"
+QUICK_S = 0.3
 DEFAULTS = {"HERMES_WEBUI_STREAMS_MAX": "64"}
 
 
@@ -40,7 +41,7 @@ class BackpressureAdapter:
         web = self._booted(HERMES_WEBUI_SSE_WRITE_DEADLINE="1")
         sid = _new(web)
         with ExitStack() as stack:
-            run = _start(web, sid, f"[sleep={QUICK_S}][tokens={tokens}]")
+            run = _start(web, sid, f"{sleep(QUICK_S)}{Tokens(tokens).directive}")
             for _ in range(readers):
                 stack.enter_context(_stalled(web.port, f"/api/chat/stream?stream_id={run}"))
             with web.stream(f"/api/chat/stream?stream_id={run}") as events:
@@ -70,7 +71,7 @@ class BackpressureAdapter:
             refused = [_opened(web, path) for _ in range(3)]
             others = ("/health", "/api/system/health", "/api/sessions", f"/api/session?{path[20:]}")
             answered = [web.ask("GET", other)[0] for other in others]
-            run = _start(web, sid, "[tokens=1]")
+            run = _start(web, sid, f"{Tokens(1).directive}")
             taken = _taken(web)
             assert last is not None, "streams is positive"
             last.close()
@@ -85,7 +86,9 @@ class BackpressureAdapter:
 
     def leave(self) -> dict[str, Any]:
         """Subscribe to two sessions, leave one, and wait until its channel is collected."""
-        web = self._booted(HERMES_WEBUI_CHANNEL_GRACE=QUICK_S, HERMES_WEBUI_COLLECT_PERIOD=QUICK_S)
+        web = self._booted(
+            HERMES_WEBUI_CHANNEL_GRACE=str(QUICK_S), HERMES_WEBUI_COLLECT_PERIOD=str(QUICK_S)
+        )
         remaining, left = _new(web), _new(web)
         with web.stream(f"/api/session/stream?session_id={remaining}") as events:
             next(events)
@@ -94,7 +97,7 @@ class BackpressureAdapter:
                 both = _containers(web)["channels"]
             collected = _came_true(lambda: _containers(web)["channels"] < both)
             channels = _containers(web)["channels"]
-            run = _start(web, remaining, "[tokens=1]")
+            run = _start(web, remaining, f"{Tokens(1).directive}")
             heard = next(e.data["stream_id"] for e in events if e.name == "server_turn_started")
         return {"collected": collected, "channels": channels, "heard": heard == run}
 

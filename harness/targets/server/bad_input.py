@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from harness.contract.agent_script import Tokens
+from harness.contract.models.bad_input import is_cut_short
 from harness.engine.http import LOOPBACK, Web
 from harness.processes.server import Launch
 from harness.targets.server.lifecycle import ServerAdapter
 
 PATIENCE_S = 20.0
 POLL_S = 0.01
+SHORT = f"{Tokens(3).directive}"
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 _TRACES = ("Traceback (most", 'File "')
 
@@ -45,7 +48,7 @@ class BadInputAdapter:
     def _create_session(self) -> tuple[str, str]:
         """Create a session with one turn; its id, and the run's."""
         sid = self._web.post("/api/session/new")["session"]["session_id"]
-        run = self._web.post("/api/chat/start", session_id=sid, message="[tokens=3]")["stream_id"]
+        run = self._web.post("/api/chat/start", session_id=sid, message=SHORT)["stream_id"]
         while self._web.get(f"/api/session/status?session_id={sid}")["agent_running"]:
             time.sleep(POLL_S)  # later changes of files must come from bad input
         return sid, run
@@ -65,8 +68,9 @@ class BadInputAdapter:
         query: list[list[str]],
         headers: dict[str, str],
         body: Any,
-        bad: bool,  # noqa: ARG002 - only the model reads these two
+        bad: bool,  # noqa: ARG002 - only the model reads these three
         promise: str,  # noqa: ARG002
+        statuses: list[int],  # noqa: ARG002
     ) -> dict[str, Any]:
         """Send a request; a body that is text is sent as it is, any other as JSON."""
         pairs = [f"{_quoted(name)}={_quoted(self._named(value))}" for name, value in query]
@@ -99,13 +103,21 @@ class BadInputAdapter:
         bad: bool,  # noqa: ARG002 - only the model reads these two
         promise: str,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """Send these bytes, as Latin-1, `times` times, and end the input; the response."""
+        """Send these bytes, as Latin-1, `times` times; the response.
+
+        The input ends after the answers, because a server may leave a client that ends it before.
+        """
+        needed = 0 if is_cut_short(data) else times
         with socket.create_connection((LOOPBACK, self._web.port), PATIENCE_S) as client:
             with suppress(BrokenPipeError, ConnectionResetError):  # it may answer before the end
                 client.sendall(data.encode("latin-1") * times)
-                client.shutdown(socket.SHUT_WR)
             received = b""
-            with suppress(ConnectionResetError):
+            with suppress(ConnectionResetError, TimeoutError):
+                while len(_STATUS.findall(received)) < needed and (chunk := client.recv(1 << 16)):
+                    received += chunk
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionResetError, TimeoutError):
                 while chunk := client.recv(1 << 16):
                     received += chunk
         statuses = [int(status) for status in _STATUS.findall(received)]

@@ -8,7 +8,6 @@ on the server.
 from __future__ import annotations
 
 import http.client
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from harness.contract.agent_script import WakeupPrompt
 from harness.contract.clients.message_format import translated
 from harness.engine.http import PATIENCE_S, Event, StatusError, Web
 from harness.processes.server import Launch
@@ -34,7 +34,6 @@ HEADER = "Last-Event-ID"
 CURSORS = (HEADER, "after_event_id", "after_seq")  # the ways to pass a cursor
 MARKS = ("interrupted", "cancelled", "error")
 _UNKNOWN_COUNT = 10**9  # a count of messages above that of every session
-_OUTPUT = re.compile(r"Output:\n(.*)\]", re.DOTALL)
 
 
 class UnknownError(StatusError):
@@ -97,12 +96,12 @@ class HttpAdapter:
     def undo(self, session: str) -> bool:
         """Remove the last turn; whether there was one."""
         try:
-            self._post("/api/session/undo", session_id=self._sessions[session])
+            response = self._post("/api/session/undo", session_id=self._sessions[session])
         except StatusError as refused:
             if refused.status != http.client.CONFLICT:
                 raise
             return False
-        return True
+        return "error" not in response  # hermes-webui reports an empty session in a 200
 
     def delete(self, session: str) -> None:
         """Delete the session."""
@@ -131,6 +130,46 @@ class HttpAdapter:
         texts = [text for role, text, _ in rows if role == "user"]
         pending = sidecar["pending"]
         return texts if pending is None else [*texts, pending]
+
+    def views(self, session: str) -> dict[str, Any]:
+        """The session's title and count of messages, by each route that shows them."""
+        sid = self._sessions[session]
+        found = self._get(f"/api/session?session_id={sid}")["session"]
+        last = self._get(f"/api/session?session_id={sid}&msg_limit=1")["session"]
+        status = self._get(f"/api/session/status?session_id={sid}")
+        rows = self._get("/api/sessions")["sessions"]
+        listed = [row for row in rows if row["session_id"] == sid]
+        return {
+            "titles": [row["title"] for row in (found, last, status, *listed)],
+            "counts": [row["message_count"] for row in (found, last, status, *listed)],
+            "listed": len(listed),
+            "last": last["messages"] == found["messages"][-1:],
+            "messages": len(found["messages"]),
+            "busy": status["agent_running"],
+        }
+
+    def copies(self, session: str) -> dict[str, Any]:
+        """What each copy of the session has: title and texts, each with its role.
+
+        The texts of the full-text search are those of the rows that it finds; `runs` are the texts
+        of the runs in the journal, by the names of the runs.
+        """
+        sid = self._sessions[session]
+        found = self._get(f"/api/session?session_id={sid}")["session"]
+        sidecar = self._server.sidecar(sid)
+        copies = {"http": _copy(found), "sidecar": _copy(sidecar), **self._server.database(sid)}
+        index = self._server.index_row(sid)
+        runs = self._server.journal(sid)
+        named_runs = {run: runs[stream] for run, stream in self._streams.items() if stream in runs}
+        replies = {run: text.replace(sid, session) for run, text in named_runs.items()}
+        for copy in copies.values():
+            copy["texts"] = [[role, text.replace(sid, session)] for role, text in copy["texts"]]
+        return {
+            "copies": copies,
+            "index": None if index is None else [index["title"], index["message_count"]],
+            "runs": replies,
+            "pending": found["pending_user_message"],
+        }
 
     # Turns
 
@@ -300,13 +339,20 @@ def _seq(id_: str, stream_id: str) -> int | None:
     return int(seq) if stream == stream_id and seq.isdigit() else None
 
 
+def _copy(session: Mapping[str, Any]) -> dict[str, Any]:
+    messages = translated(session["messages"])
+    texts = [[message["role"], message["content"]] for message in messages]
+    return {"title": session["title"], "count": session["message_count"], "texts": texts}
+
+
 def _is_wakeup(message: Mapping[str, Any]) -> bool:
     return message.get("source") == "process_wakeup"
 
 
 def _output(message: Mapping[str, Any]) -> str:
-    match = _OUTPUT.search(message["content"])
-    return match[1] if match else str(message["content"])
+    content = str(message["content"])
+    prompt = WakeupPrompt.parse(content)
+    return prompt.output if prompt else content
 
 
 def _row(message: Mapping[str, Any]) -> list[str]:

@@ -7,10 +7,14 @@ session files under the server's own ids, to settle calls whose reply was lost.
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from harness.processes.server import Launch, ServerProcess
+
+UNTITLED = "Untitled"
 
 
 class ServerAdapter:
@@ -61,6 +65,61 @@ class ServerAdapter:
         except FileNotFoundError:
             return None
         return {"messages": sidecar["messages"], "pending": sidecar["pending_user_message"]}
+
+    # Copies of the sessions, for comparisons at rest
+
+    def sidecar(self, session_id: str) -> dict[str, Any]:
+        """The session's sidecar. Raises OSError, ValueError."""
+        path = self.state / "sessions" / f"{session_id}.json"
+        sidecar: dict[str, Any] = json.loads(path.read_bytes())
+        return sidecar
+
+    def index_row(self, session_id: str) -> dict[str, Any] | None:
+        """The session's row in the index file and the log of its changes; None for no row."""
+        folder = self.state / "sessions"
+        rows = {row["session_id"]: row for row in json.loads((folder / "_index.json").read_bytes())}
+        with suppress(FileNotFoundError):
+            _, *changes = (folder / "_index.log").read_text().splitlines()
+            rows |= dict(map(json.loads, changes))
+        row: dict[str, Any] | None = rows.get(session_id)
+        return row
+
+    def database(self, session_id: str) -> dict[str, dict[str, Any]]:
+        """The session in state.db, and what the full-text search has of it; empty copies for none.
+
+        A found row without its message has the role `removed`.
+        """
+        path = self.state / "state.db"
+        row, texts, words = (None, 0), [], []
+        if path.exists():
+            with closing(sqlite3.connect(path)) as connection:
+                find = "SELECT title, message_count FROM sessions WHERE id = ?"
+                row = connection.execute(find, (session_id,)).fetchone() or row
+                read = "SELECT id, role, content FROM messages WHERE session_id = ? ORDER BY id"
+                messages = connection.execute(read, (session_id,)).fetchall()
+                connection.execute(
+                    "CREATE VIRTUAL TABLE temp.terms USING fts5vocab('main', 'words', 'instance')"
+                )
+                docs = {doc for (doc,) in connection.execute("SELECT DISTINCT doc FROM temp.terms")}
+                known = {at for (at,) in connection.execute("SELECT id FROM messages")}
+                texts = [[role, text] for _, role, text in messages]
+                words = [[role, text] for at, role, text in messages if at in docs or not text]
+                words += [["removed", ""] for _ in docs - known]
+        title, count = row
+        return {
+            "database": {"title": title or UNTITLED, "count": count, "texts": texts},
+            "search": {"title": title or UNTITLED, "count": count, "texts": words},
+        }
+
+    def journal(self, session_id: str) -> dict[str, str]:
+        """The tokens of the session's runs in the run journal, by stream."""
+        folder = self.state / "sessions" / "_run_journal" / session_id
+        runs = {}
+        for path in folder.glob("*.jsonl"):
+            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            tokens = [row["payload"]["text"] for row in rows if row["event"] == "token"]
+            runs[path.stem] = "".join(tokens)
+        return runs
 
     def close(self) -> None:
         """Kill the server."""

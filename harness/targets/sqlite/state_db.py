@@ -21,6 +21,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 PATIENCE_S = 30.0
+COLUMNS = (
+    *("source", "title", "message_count", "tool_call_count"),
+    *("input_tokens", "output_tokens"),
+)
 
 Statement = tuple[str, Sequence[object]]
 Names = list[str]
@@ -114,9 +118,9 @@ class SqliteAdapter:
         """Drop all messages of the session."""
         self.replace(session, [])
 
-    def set_title(self, session: str, title: str | None) -> None:
-        """Set or clear the title."""
-        self._set(session, title=title)
+    def set_title(self, session: str, title: str | None) -> bool:
+        """Set or clear the title; whether the session exists."""
+        return self._set(session, title=title) > 0
 
     def set_system_prompt(self, session: str, text: str) -> None:
         """Store the system prompt."""
@@ -139,23 +143,28 @@ class SqliteAdapter:
         """Undo its end."""
         self._set(session, ended_at=None, end_reason=None)
 
-    def delete(self, session: str) -> None:
-        """Delete the session with its messages."""
-        self._write((_EMPTY, (session,)), ("DELETE FROM sessions WHERE id = ?", (session,)))
+    def delete(self, session: str) -> bool:
+        """Delete the session with its messages; whether it existed."""
+        delete = ("DELETE FROM sessions WHERE id = ?", (session,))
+        return self._write((_EMPTY, (session,)), delete) > 0
 
-    def prune(self, days: float) -> None:
-        """Delete ended sessions older than `days`."""
+    def prune(self, days: float) -> int:
+        """Delete ended sessions older than `days`; their number."""
         before = (time.time() - days * 86_400.0,)
         old = "SELECT id FROM sessions WHERE ended_at < ?"
-        self._write(
+        return self._write(
             (f"DELETE FROM messages WHERE session_id IN ({old})", before),  # noqa: S608  our own
             ("DELETE FROM sessions WHERE ended_at < ?", before),
         )
 
-    def get(self, session: str) -> Names | None:
-        """The session's source and title; None if it is unknown."""
-        rows = self._rows("SELECT source, title FROM sessions WHERE id = ?", (session,))
-        return list(rows[0]) if rows else None
+    def get(self, session: str) -> dict[str, object] | None:
+        """The session's columns; None if it is unknown."""
+        select = f"SELECT {', '.join(COLUMNS)}, ended_at FROM sessions WHERE id = ?"  # noqa: S608
+        rows = self._rows(select, (session,))
+        if not rows:
+            return None
+        *columns, ended_at = rows[0]
+        return dict(zip(COLUMNS, columns, strict=True)) | {"ended": ended_at is not None}
 
     def list(self) -> Names:
         """Every session."""
@@ -179,21 +188,23 @@ class SqliteAdapter:
         """Close the file."""
         self._connection.close()
 
-    def _set(self, session: str, **columns: object) -> None:
+    def _set(self, session: str, **columns: object) -> int:
         names = ", ".join(f"{name} = ?" for name in columns)
-        self._write((f"UPDATE sessions SET {names} WHERE id = ?", (*columns.values(), session)))  # noqa: S608
+        update = f"UPDATE sessions SET {names} WHERE id = ?"  # noqa: S608  our own names
+        return self._write((update, (*columns.values(), session)))
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> Sequence[tuple[str, ...]]:
         with self._lock:
             return self._connection.execute(query, values).fetchall()
 
-    def _write(self, *statements: Statement) -> None:
+    def _write(self, *statements: Statement) -> int:
+        """Run the statements as one transaction; the rows that the last one changed."""
         with self._lock:
             for pause_s in self._pauses_s():
                 try:
                     self._connection.execute(self._begin)
                     for statement, values in statements:
-                        self._connection.execute(statement, values)
+                        changed = self._connection.execute(statement, values).rowcount
                     self._connection.execute("COMMIT")
                 except sqlite3.OperationalError as error:
                     if self._connection.in_transaction:
@@ -202,7 +213,7 @@ class SqliteAdapter:
                         raise
                     time.sleep(pause_s)
                 else:
-                    return
+                    return changed
             raise sqlite3.OperationalError("database is locked")
 
 

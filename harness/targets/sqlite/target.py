@@ -14,7 +14,7 @@ from harness.worker import writers
 
 POLICIES = tuple(sqlite_adapter.POLICIES)
 ADAPTER = Path(sqlite_adapter.__file__)
-CROWD = Path(writers.__file__)
+WRITERS = Path(writers.__file__)
 
 
 class SqliteTarget:
@@ -29,7 +29,7 @@ class SqliteTarget:
         if policy not in POLICIES:
             raise UsageError(f"--target sqlite@{policy}: {unknown('policy', policy, POLICIES)}")
         self.name = f"sqlite@{policy}"
-        self._pool = ProcessPool((ADAPTER, CROWD), {"HARNESS_POLICY": policy})
+        self._pool = ProcessPool((ADAPTER, WRITERS), {"HARNESS_POLICY": policy})
 
     def prepare(self) -> None:
         """Do nothing: SQLite comes with Python."""
@@ -40,5 +40,5 @@ class SqliteTarget:
 
     def standalone(self, ability: str) -> str:  # noqa: ARG002  it has only the one
         """The adapter's source, run in a process of its own."""
-        adapter, crowd = (file.read_text(encoding="utf-8") for file in (ADAPTER, CROWD))
-        return in_a_process(adapter, [crowd])
+        adapter, wrapper = (file.read_text(encoding="utf-8") for file in (ADAPTER, WRITERS))
+        return in_a_process(adapter, [wrapper])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,8 @@ class ChannelsThreadsAdapter:
 
     def __init__(self, modules: Callable[[str], Any]) -> None:
         """`modules(name)` imports a module of the reference implementation."""
-        self._channels = modules("live.channels").Channels(_NoJournal())
+        self._journal = _Journal(modules("turns.journal"))
+        self._channels = modules("live.channels").Channels(self._journal)
         self._readers: dict[str, Any] = {}
 
     def subscribe(self, session: str, reader: str) -> None:
@@ -31,6 +33,37 @@ class ChannelsThreadsAdapter:
     def begin_run(self, session: str, stream: str) -> None:
         """Start a run of the session."""
         self._channels.open_run(session, stream)
+
+    def emit(self, session: str, stream: str, number: int, event: str) -> None:
+        """Write an event of a run to the journal, and publish it."""
+        payload = {"number": number}
+        self._journal.add(session, stream, number, event, payload)
+        self._channels.emit(stream, number, event, payload)
+
+    def end_run(self, stream: str) -> None:
+        """End a run's buffer, after its last event."""
+        self._channels.close_run(stream)
+
+    def close_all(self) -> None:
+        """End every reader, as a server that shuts down."""
+        self._channels.close()
+
+    def read_run(self, stream: str) -> list[int] | None:
+        """Read a run to its end; the numbers of its events, None for an unknown run."""
+        woken = threading.Event()
+        reader = self._channels.subscribe_run(stream, woken.set)
+        if reader is None:
+            return None
+        numbers = []
+        while True:
+            woken.clear()
+            while frames := reader.take():
+                numbers += [int(frame.id.rpartition(":")[2]) for frame in frames if frame.id]
+            if reader.is_over:
+                break
+            woken.wait()
+        reader.close()
+        return numbers
 
     def collect(self) -> int:
         """Collect the channels that had no reader for a while; their number."""
@@ -65,8 +98,27 @@ def _ignore() -> None:
     """Ignore the signal of new frames, since readers poll here."""
 
 
-class _NoJournal:
-    """A journal without runs."""
+class _Journal:
+    """The rows of runs, in memory."""
 
-    def owner(self, _: str) -> None:
-        """Return no owner, for any run."""
+    def __init__(self, module: Any) -> None:
+        """`module` is that of the real journal."""
+        self._module = module
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._owners: dict[str, str] = {}
+
+    def add(self, session: str, stream: str, seq: int, event: str, payload: Any) -> None:
+        """Write one more row."""
+        self._owners[stream] = session
+        row = {"event": event, "payload": payload, "event_id": f"{stream}:{seq}", "seq": seq}
+        self._rows.setdefault(stream, []).append(row)
+
+    def owner(self, stream: str) -> str | None:
+        """The session of a run."""
+        return self._owners.get(stream)
+
+    def read(self, _session: str, cursor: str) -> Any:
+        """The rows of a run after a row."""
+        stream, _, seq = cursor.rpartition(":")
+        rows = tuple(self._rows.get(stream, ())[int(seq) :])
+        return self._module.Replay(self._module.ReplayStatus.OK, rows)

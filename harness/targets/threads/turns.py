@@ -30,8 +30,8 @@ class TurnsThreadsAdapter:
         self._numbers = itertools.count(1)
         self._turns = modules("turns.turns").Turns(
             _Store(modules("sessions.sidecar").Session),
-            _Runs(modules("turns.journal").RunWriter),
-            _TurnJournal(),
+            Runs(modules("turns.journal").RunWriter),
+            TurnJournal(),
             modules("memory.lifecycle").Lifecycle(),
             lambda session: _SpawningAgent(self, session),
         )
@@ -127,15 +127,19 @@ class _Store:
     maintain = change
 
 
-class _Runs:
+class Runs:
     """A run journal whose writers are real, and whose files are fakes."""
 
     def __init__(self, writer: Callable[..., Any]) -> None:
         self._writer = writer
 
     def begin(self, session_id: str, stream_id: str, show: Callable[[Any], object]) -> Any:
+        """Open a run's journal."""
         heading = {"run_id": stream_id, "session_id": session_id}
         return self._writer(_RunFile(), heading, show, lambda: 0.0, lambda: None)
+
+    def remove(self, session_id: str, stream_id: str) -> None:
+        """Do nothing: there is no file to remove."""
 
 
 class _RunFile:
@@ -154,7 +158,7 @@ class _RunFile:
         """Do nothing: no file is open."""
 
 
-class _TurnJournal:
+class TurnJournal:
     """A turn journal that stores nothing."""
 
     def submit(self, *_: Any) -> None:

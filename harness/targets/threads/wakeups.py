@@ -6,6 +6,7 @@ so that a wakeup that starts twice is visible twice.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import threading
 import time
@@ -17,6 +18,7 @@ from harness.targets.components.wakeups import ScriptedRegistry
 
 SETTLINGS_MAX = 20
 SETTLING_S = 5.0  # of virtual time
+HELD_S_MAX = 100.0
 See = Callable[[str, Mapping[str, Any], int], None]
 
 
@@ -29,6 +31,8 @@ class WakeupsThreadsAdapter:
         self._registry = ScriptedRegistry()
         self._lock = threading.Lock()
         self._runs: dict[str, Any] = {}
+        self._deleted: set[str] = set()
+        self._failing = 0
         self._numbers = itertools.count(1)
         self._wakeups = modules("turns.wakeups").Wakeups(self._registry, self._start)
 
@@ -58,6 +62,22 @@ class WakeupsThreadsAdapter:
             del self._runs[session]
         self._wakeups.ended(run)
 
+    def delete(self, session: str) -> None:
+        """Delete the session: end its run, and drop its bookkeeping."""
+        with self._lock:
+            self._deleted.add(session)
+        self.end_run(session)
+        self._wakeups.forget_session(session)
+
+    def fail_start(self) -> None:
+        """Let the next start of a turn fail."""
+        with self._lock:
+            self._failing += 1
+
+    def index(self, key: str, session: str) -> None:
+        """Index a session's key for another session, as a stale index does."""
+        self._wakeups.index(key, session)
+
     def drain(self) -> None:
         """Start every wakeup that can start now."""
         self._wakeups.drain()
@@ -71,7 +91,9 @@ class WakeupsThreadsAdapter:
             for session in list(self._runs):
                 self.end_run(session)
             time.sleep(SETTLING_S)
-        return {"kept": self._pending}
+        time.sleep(HELD_S_MAX)  # a session may be left free for a user
+        self._wakeups.drain()
+        return {"kept": self._pending, "lines": self._wakeups.gauges()["wakeup_lines"]}
 
     def close(self) -> None:
         """Do nothing: the wakeups hold no resource."""
@@ -89,6 +111,12 @@ class WakeupsThreadsAdapter:
     def _start(self, session_id: str, message: str, source: Any, *, wakeup_id: str) -> None:
         assert wakeup_id in message, "the prompt names the process"
         begun = self._tick()
+        with self._lock:
+            if session_id in self._deleted:
+                raise self._modules("sessions.session_files").UnknownSessionError(session_id)
+            if self._failing:
+                self._failing -= 1
+                raise OSError(errno.ENOSPC, "no space left")
         self._run(session_id, source)
         self._see("wake", {"session": session_id, "process": wakeup_id}, begun)
 

@@ -1,7 +1,7 @@
-"""What many clients saw of one server is judged: a good day stands, and each thing wrong is named.
+"""Tests of the end-to-end checker: a sound history is valid, and each wrong one is named.
 
-A day is told by hand, operation by operation. Then it is attacked: something is told otherwise
-than it was, as a wrong server would tell it, and the judge has to name the promise that breaks.
+A history is built operation by operation. Then one result is changed to what a wrong server would
+return, and the checker names the promise that this breaks.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Events = list[tuple[int | None, str, str]]
 Notices = list[tuple[str, str, str, str | None, float | None]]
 
 
-class Day:
-    """A history that is told in order, one operation after another."""
+class Builder:
+    """Builds a history of serial operations."""
 
     def __init__(self) -> None:
-        self.told: list[Operation] = []
+        self.operations: list[Operation] = []
         self.faults: list[FaultInterval] = []
 
     @property
     def now(self) -> int:
-        return 10 * len(self.told)
+        return 10 * len(self.operations)
 
-    def tell(
+    def add(
         self,
         function: str,
         result: Any = None,
@@ -43,79 +43,79 @@ class Day:
         **argument: Any,
     ) -> None:
         done = None if outcome is Outcome.INFO else self.now + 2
-        told = Operation(1, function, argument, outcome, self.now, done, result, error)
-        self.told.append(told)
+        operation = Operation(1, function, argument, outcome, self.now, done, result, error)
+        self.operations.append(operation)
 
     def send(self, session: str, text: str, run: str) -> None:
-        self.tell("send", {"status": 200, "run": run}, session=session, text=text)
+        self.add("send", {"status": 200, "run": run}, session=session, text=text)
 
     def refuse(self, session: str, text: str, run: str | None) -> None:
-        self.tell("send", {"status": 409, "run": run}, session=session, text=text)
+        self.add("send", {"status": 409, "run": run}, session=session, text=text)
 
     def relay(
         self, run: str, events: Events, after: str | None = None, end: str = "closed"
     ) -> None:
         rows = [["" if seq is None else f"{run}:{seq}", name, text] for seq, name, text in events]
-        told = {"end": end, "rows": rows}
-        self.tell("relay", told, run=run, after=after, leave=None, stall=False)
+        result = {"end": end, "rows": rows}
+        self.add("relay", result, run=run, after=after, leave=None, stall=False)
 
     def watch(self, session: str, notices: Notices, after: str | None = None) -> None:
         rows = [["", "initial", session, None, None], *map(list, notices)]
-        self.tell("watch", {"end": "open", "rows": rows}, session=session, after=after)
+        self.add("watch", {"end": "open", "rows": rows}, session=session, after=after)
 
     def read(self, session: str, rows: Rows, pending: str | None = None) -> None:
-        self.tell("read", {"rows": rows, "pending": pending}, session=session)
+        self.add("read", {"rows": rows, "pending": pending}, session=session)
 
-    def look_back(self, sessions: Mapping[str, Rows]) -> None:
-        """Come to rest, and read everything; die, and read it again."""
+    def read_back(self, sessions: Mapping[str, Rows]) -> None:
+        """Come to rest and read everything, kill the server, and read it again."""
         self._read_all(sessions)
-        self.tell("kill")
+        self.add("kill")
         for session, rows in sessions.items():
-            self.tell("kept", {"rows": rows, "pending": None}, session=session)
-        self.tell("boot", {"pid": 9, "port": 9})
+            self.add("kept", {"rows": rows, "pending": None}, session=session)
+        self.add("boot", {"pid": 9, "port": 9})
         self._read_all(sessions)
 
     def _read_all(self, sessions: Mapping[str, Rows]) -> None:
-        self.tell("rest", {"left": {}}, at_most={})
+        self.add("rest", {"left": {}}, at_most={})
         for session, rows in sessions.items():
             self.read(session, rows)
-        self.tell("sessions", sorted(sessions))
+        self.add("sessions", sorted(sessions))
 
-    def retell(self, function: str, act: Callable[[Any], Any], **which: Any) -> None:
-        """Tell the last such operation with another result."""
-        for at in reversed(range(len(self.told))):
-            told = self.told[at]
-            if told.function == function and which.items() <= told.argument.items():
-                self.told[at] = replace(told, result=act(told.result))
+    def change(self, function: str, act: Callable[[Any], Any], **which: Any) -> None:
+        """Change the result of the last such operation."""
+        for at in reversed(range(len(self.operations))):
+            operation = self.operations[at]
+            if operation.function == function and which.items() <= operation.argument.items():
+                self.operations[at] = replace(operation, result=act(operation.result))
                 return
-        raise LookupError(f"nobody asked for {function}, {which}")
+        raise LookupError(f"no {function}({which}) in the history")
 
     def history(self) -> History:
-        return History(tuple(self.told), tuple(self.faults))
+        return History(tuple(self.operations), tuple(self.faults))
 
 
-def broken(day: Day) -> set[Promise]:
-    """What the day breaks; it must be judged at all."""
-    verdict = check_end_to_end(day.history())
+def broken(built: Builder) -> set[Promise]:
+    """The promises that a history breaks; its verdict must not be unknown."""
+    verdict = check_end_to_end(built.history())
     assert not verdict.unknowns
     return {promise for anomaly in verdict.anomalies for promise in anomaly.promises}
 
 
 def turn(text: str, reply: str, mark: str = "") -> Rows:
-    """A turn as it is read."""
+    """The rows of a turn."""
     return [["user", text, mark], *([["assistant", reply, mark]] if reply else [])]
 
 
-def woken(word: str, number: int, session: str, told: str = "completed (exit_code=0)") -> Rows:
-    """A wakeup turn as it is read."""
-    head = f"[IMPORTANT: Background process p-{word} {told}."
+def wakeup(word: str, number: int, session: str, cause: str = "completed (exit_code=0)") -> Rows:
+    """The rows of a wakeup turn."""
+    head = f"[IMPORTANT: Background process p-{word} {cause}."
     prompt = f"{head}\nCommand: printf {word}\nOutput:\n{word}]"
     return [["wakeup", prompt, ""], ["assistant", f"That was turn {number} of {session}.", ""]]
 
 
 def line(word: str, number: int, session: str) -> Rows:
-    """A wakeup because of a line of output."""
-    return woken(word, number, session, "printed a line with 'hit'")
+    """The rows of a wakeup by a watched line of output."""
+    return wakeup(word, number, session, "printed a line with 'hit'")
 
 
 HUNG = "b5 [hang]"
@@ -137,80 +137,88 @@ A_HELD = turn(HELD, "0 ", "cancelled")
 A_SPAWN = turn(SPAWN, "0 That was turn 3 of a.")
 A_LAST = turn(LAST, "0 That was turn 5 of a.")
 A_QUICK = turn(QUICK, "0 That was turn 6 of a.")
-A: Rows = [*A_ONE, *A_HELD, *A_SPAWN, *woken("w1", 4, "a"), *A_LAST, *A_QUICK, *woken("w3", 7, "a")]
+A: Rows = [
+    *A_ONE,
+    *A_HELD,
+    *A_SPAWN,
+    *wakeup("w1", 4, "a"),
+    *A_LAST,
+    *A_QUICK,
+    *wakeup("w3", 7, "a"),
+]
 B_WATCHED = turn(WATCHED, "0 That was turn 1 of b.")
 B_STRUCK = turn(STRUCK, "0 1 ", "interrupted")
 B_CALM = turn(CALM, "0 That was turn 5 of b.")
-B_STORM: Rows = [*B_WATCHED, *line("w2", 2, "b"), *woken("w2", 3, "b"), *B_STRUCK]
-B: Rows = [*B_STORM, *B_CALM, *line("w4", 6, "b"), *woken("w4", 7, "b")]
+B_STORM: Rows = [*B_WATCHED, *line("w2", 2, "b"), *wakeup("w2", 3, "b"), *B_STRUCK]
+B: Rows = [*B_STORM, *B_CALM, *line("w4", 6, "b"), *wakeup("w4", 7, "b")]
 C_LATER = turn(LATER, "0 That was turn 1 of c.")
 C: Rows = [*C_LATER, ["user", FAILS, ""], ["assistant", "0 ", "error: ScriptedError: asked for"]]
 
 
-def a_day(*, a: Rows = A, b: Rows = B, c: Rows = C, **more: Rows) -> Day:
-    """Talks, a cancel, processes, a clear, deaths, and readers of every kind; what is left."""
-    day = Day()
-    day.tell("boot", {"pid": 1, "port": 1})
+def sound(*, a: Rows = A, b: Rows = B, c: Rows = C, **more: Rows) -> Builder:
+    """Turns, a cancel, processes, a clear, kills, readers of every kind, and the last reads."""
+    built = Builder()
+    built.add("boot", {"pid": 1, "port": 1})
     for session in ("a", "b", "c", "d"):
-        day.tell("new", session=session, previous=None)
-    day.send("a", ONE, "r1")
-    day.relay("r1", ENDS[:1], end="left")
-    day.relay("r1", ENDS[1:], after="r1:1")
-    day.relay("r1", [(None, "session_snapshot", "cursor_run_mismatch"), *ENDS], after="zz:4")
-    day.relay("r1", [], after="r1:5")
-    day.send("a", HELD, "r2")
-    day.refuse("a", REFUSED, "r2")
-    day.tell("health", {"status": 200, "runs": [["a", "r2", ""]], "containers": {}})
-    day.tell("status", {"busy": True, "run": "r2"}, session="a")
-    day.tell("cancel", result=True, run="r2")
-    day.tell("offered", None, session="a")
-    day.relay("r2", [(1, "token", "0 "), (2, "cancel", "")])
-    day.send("a", SPAWN, "r3")
-    day.watch("a", [("n:1", "bg_task_complete", "a", "p-w1", 5.0)])
-    day.watch("a", [("n:2", "session-updated", "a", None, None)], after="n:1")
-    day.send("c", CLEARED, "r4")
-    day.read("c", turn(CLEARED, "0 That was turn 1 of c."))
-    day.tell("clear", session="c", seen=[CLEARED, ""])
-    day.send("c", LATER, "r5")
-    day.relay("r5", [(1, "token", "0 "), (2, "tool_complete", "c"), (3, "stream_end", "")])
-    day.send("c", FAILS, "r6")
-    day.relay("r6", [(1, "token", "0 "), (2, "apperror", "asked for")])
-    day.tell("delete", session="d")
-    day.send("b", WATCHED, "r7")
-    day.tell("acknowledge", result=True, session="b", task="p-w2")
-    day.send("b", STRUCK, "r8")
-    day.relay("r8", [(1, "token", "0 "), (2, "token", "1 ")], end="lost")
-    day.tell("send", None, Outcome.INFO, "TargetLostError: it went", session="b", text=UNKNOWN)
-    day.tell("kill")
-    day.tell("boot", {"pid": 2, "port": 2})
-    day.tell("terminate", 0)
-    day.tell("boot", {"pid": 3, "port": 3})
-    day.watch("a", [("m:1", "session_snapshot", "a", None, None)], after="n:2")
-    day.send("a", LAST, "r9")
-    day.send("a", QUICK, "r10")
-    day.send("b", CALM, "r11")
-    day.watch("a", [("m:2", "bg_task_complete", "a", "p-w3", 6.0)], after="m:1")
-    day.look_back({"a": a, "b": b, "c": c, **more})
-    return day
+        built.add("new", session=session, previous=None)
+    built.send("a", ONE, "r1")
+    built.relay("r1", ENDS[:1], end="left")
+    built.relay("r1", ENDS[1:], after="r1:1")
+    built.relay("r1", [(None, "session_snapshot", "cursor_run_mismatch"), *ENDS], after="zz:4")
+    built.relay("r1", [], after="r1:5")
+    built.send("a", HELD, "r2")
+    built.refuse("a", REFUSED, "r2")
+    built.add("health", {"status": 200, "runs": [["a", "r2", ""]], "containers": {}})
+    built.add("status", {"busy": True, "run": "r2"}, session="a")
+    built.add("cancel", result=True, run="r2")
+    built.add("offered", None, session="a")
+    built.relay("r2", [(1, "token", "0 "), (2, "cancel", "")])
+    built.send("a", SPAWN, "r3")
+    built.watch("a", [("n:1", "bg_task_complete", "a", "p-w1", 5.0)])
+    built.watch("a", [("n:2", "session-updated", "a", None, None)], after="n:1")
+    built.send("c", CLEARED, "r4")
+    built.read("c", turn(CLEARED, "0 That was turn 1 of c."))
+    built.add("clear", session="c", seen=[CLEARED, ""])
+    built.send("c", LATER, "r5")
+    built.relay("r5", [(1, "token", "0 "), (2, "tool_complete", "c"), (3, "stream_end", "")])
+    built.send("c", FAILS, "r6")
+    built.relay("r6", [(1, "token", "0 "), (2, "apperror", "asked for")])
+    built.add("delete", session="d")
+    built.send("b", WATCHED, "r7")
+    built.add("acknowledge", result=True, session="b", task="p-w2")
+    built.send("b", STRUCK, "r8")
+    built.relay("r8", [(1, "token", "0 "), (2, "token", "1 ")], end="lost")
+    built.add("send", None, Outcome.INFO, "TargetLostError: closed", session="b", text=UNKNOWN)
+    built.add("kill")
+    built.add("boot", {"pid": 2, "port": 2})
+    built.add("terminate", 0)
+    built.add("boot", {"pid": 3, "port": 3})
+    built.watch("a", [("m:1", "session_snapshot", "a", None, None)], after="n:2")
+    built.send("a", LAST, "r9")
+    built.send("a", QUICK, "r10")
+    built.send("b", CALM, "r11")
+    built.watch("a", [("m:2", "bg_task_complete", "a", "p-w3", 6.0)], after="m:1")
+    built.read_back({"a": a, "b": b, "c": c, **more})
+    return built
 
 
 def without(rows: Rows, text: str) -> Rows:
-    """The rows without a turn."""
+    """The rows without one turn."""
     at = next(place for place, row in enumerate(rows) if text in row[1])
     return [*rows[:at], *rows[at + 2 :]]
 
 
 def instead(rows: Rows, old: Rows, new: Rows) -> Rows:
-    """The rows with another turn in the place of one."""
+    """The rows with one turn replaced."""
     at = rows.index(old[0])
     return [*rows[:at], *new, *rows[at + len(old) :]]
 
 
-def test_a_good_day_stands() -> None:
-    """Nothing is wrong with any of it, whether the answer that was lost had happened or not."""
-    assert not broken(a_day())
-    assert not broken(a_day(b=[*B, *turn(UNKNOWN, "0 That was turn 8 of b.")]))
-    assert not broken(a_day(b=[*B, *turn(UNKNOWN, "", "interrupted")]))
+def test_sound_history_is_valid() -> None:
+    """A call of unknown outcome may or may not have had its effect."""
+    assert not broken(sound())
+    assert not broken(sound(b=[*B, *turn(UNKNOWN, "0 That was turn 8 of b.")]))
+    assert not broken(sound(b=[*B, *turn(UNKNOWN, "", "interrupted")]))
 
 
 WRONG_IN_THE_END: list[tuple[str, dict[str, Rows], Promise]] = [
@@ -218,7 +226,7 @@ WRONG_IN_THE_END: list[tuple[str, dict[str, Rows], Promise]] = [
     ("a turn is doubled", {"a": [*A, *A_ONE]}, promises.S2),
     ("an unknown turn is doubled", {"b": [*B, *2 * turn(UNKNOWN, "")]}, promises.S2),
     ("two turns are swapped", {"a": [*A_HELD, *A_ONE, *A[4:]]}, promises.S2),
-    ("a stranger's turn is there", {"a": [*A, *turn("nobody's", "")]}, promises.S2),
+    ("a stranger's turn is there", {"a": [*A, *turn("stranger's", "")]}, promises.S2),
     ("another session's turn is there", {"c": [*C, *A_ONE]}, promises.C5),
     ("a refused turn is there", {"a": [*A, *turn(REFUSED, "")]}, promises.T1),
     ("a cleared turn is back", {"c": [*turn(CLEARED, "0 "), *C]}, promises.S6),
@@ -235,19 +243,23 @@ WRONG_IN_THE_END: list[tuple[str, dict[str, Rows], Promise]] = [
         {"a": instead(A, A_LAST, turn(LAST, "0 ", "interrupted"))},
         promises.S7,
     ),
-    ("nobody cancelled it", {"a": instead(A, A_LAST, turn(LAST, "0 ", "cancelled"))}, promises.T4),
     (
-        "what goes on for ever is done",
+        "a turn is cancelled without a call",
+        {"a": instead(A, A_LAST, turn(LAST, "0 ", "cancelled"))},
+        promises.T4,
+    ),
+    (
+        "a held turn is done",
         {"a": instead(A, A_HELD, turn(HELD, "0 That was turn 2 of a."))},
         promises.T3,
     ),
     (
-        "it failed for no reason",
+        "a turn fails without a cause",
         {"a": instead(A, A_LAST, [A_LAST[0], ["assistant", "0 ", "error: OSError: no"]])},
         promises.T3,
     ),
     (
-        "its agent was closed",
+        "a turn fails by a closed agent",
         {
             "a": instead(
                 A, A_LAST, [A_LAST[0], ["assistant", "", "error: it was closed, and asked"]]
@@ -266,30 +278,30 @@ WRONG_IN_THE_END: list[tuple[str, dict[str, Rows], Promise]] = [
         {"a": instead(A, A_LAST, turn(LAST, "0 That was turn 5 of b."))},
         promises.T7,
     ),
-    ("a wakeup is doubled", {"a": [*A, *woken("w1", 8, "a")]}, promises.W1),
+    ("a wakeup is doubled", {"a": [*A, *wakeup("w1", 8, "a")]}, promises.W1),
     (
-        "a wakeup went astray",
-        {"a": without(A, "printf w1"), "b": [*B, *woken("w1", 4, "b")]},
+        "a wakeup is misrouted",
+        {"a": without(A, "printf w1"), "b": [*B, *wakeup("w1", 4, "b")]},
         promises.W6,
     ),
-    ("a death took a wakeup", {"a": without(A, "printf w1")}, promises.W4),
+    ("a kill loses a wakeup", {"a": without(A, "printf w1")}, promises.W4),
     ("a wakeup never came", {"a": without(A, "printf w3")}, promises.W3),
-    ("a line is told twice", {"b": [*B, *line("w2", 8, "b")]}, promises.W13),
+    ("a line wakes twice", {"b": [*B, *line("w2", 8, "b")]}, promises.W13),
     (
-        "a line is taken for an end",
+        "a line wakes, the end does not",
         {"b": [*B_STORM, *B_CALM, *line("w4", 6, "b")]},
         promises.W13,
     ),
-    ("a line is never told", {"b": [*B_STORM, *B_CALM, *woken("w4", 6, "b")]}, promises.W13),
+    ("a line never wakes", {"b": [*B_STORM, *B_CALM, *wakeup("w4", 6, "b")]}, promises.W13),
 ]
 
 
 @pytest.mark.parametrize(
     ("rows", "promise"), [row[1:] for row in WRONG_IN_THE_END], ids=[r[0] for r in WRONG_IN_THE_END]
 )
-def test_what_is_left_in_the_end_is_judged(rows: dict[str, Rows], promise: Promise) -> None:
-    """Each wrong server leaves something else, and breaks the promise that was made of it."""
-    assert promise in broken(a_day(**rows))
+def test_wrong_final_rows_break_their_promise(rows: dict[str, Rows], promise: Promise) -> None:
+    """Each wrong server stores something else."""
+    assert promise in broken(sound(**rows))
 
 
 def _rows(events: Events) -> Callable[[Any], Any]:
@@ -301,7 +313,7 @@ def _rows(events: Events) -> Callable[[Any], Any]:
 
 
 def _first_row(**fields: Any) -> Callable[[Any], Any]:
-    """The same with another first notice."""
+    """Change the first notice."""
     names = ("id", "name", "session", "what", "at")
 
     def act(result: Any) -> Any:
@@ -323,15 +335,22 @@ WRONG_ON_THE_WAY: list[tuple[str, str, dict[str, Any], Callable[[Any], Any], Pro
         _rows([ENDS[1], ENDS[0], *ENDS[2:]]),
         promises.C1,
     ),
-    ("no continuing", "relay", {"after": "r1:1"}, _rows(ENDS), promises.C4),
+    ("no resumption", "relay", {"after": "r1:1"}, _rows(ENDS), promises.C4),
     ("no snapshot", "relay", {"after": "zz:4"}, _rows(ENDS), promises.C4),
-    ("silence", "relay", {"after": "zz:4"}, _rows([]), promises.C4),
+    ("no event", "relay", {"after": "zz:4"}, _rows([]), promises.C4),
     (
-        "told otherwise",
+        "another text",
         "relay",
         {"after": "r1:1"},
         _rows([(2, "token", "7 "), *ENDS[2:]]),
         promises.C2,
+    ),
+    (
+        "an event after the end",
+        "relay",
+        {"after": "r1:1"},
+        _rows([*ENDS[1:], (6, "token", "x")]),
+        promises.T3,
     ),
     ("two ends", "relay", {"after": "r1:1"}, _rows([*ENDS[1:], (6, "cancel", "")]), promises.T3),
     (
@@ -342,25 +361,28 @@ WRONG_ON_THE_WAY: list[tuple[str, str, dict[str, Any], Callable[[Any], Any], Pro
         promises.C2,
     ),
     (
-        "an end for nothing",
+        "an end of a held run",
         "relay",
         {"run": "r2"},
-        lambda told: {**told, "rows": [["r2:1", "token", "0 "], ["r2:2", "stream_end", ""]]},
+        lambda result: {**result, "rows": [["r2:1", "token", "0 "], ["r2:2", "stream_end", ""]]},
         promises.T3,
     ),
-    ("never closed", "relay", {"run": "r2"}, lambda told: {**told, "end": "open"}, promises.C6),
+    ("never closed", "relay", {"run": "r2"}, lambda result: {**result, "end": "open"}, promises.C6),
     (
         "another's event",
         "relay",
         {"run": "r2"},
-        lambda told: {**told, "rows": [["r1:1", "token", "0 "]]},
+        lambda result: {**result, "rows": [["r1:1", "token", "0 "]]},
         promises.C5,
     ),
     (
         "another's identity",
         "relay",
         {"run": "r5"},
-        lambda told: {**told, "rows": [["r5:1", "tool_complete", "a"], ["r5:2", "stream_end", ""]]},
+        lambda result: {
+            **result,
+            "rows": [["r5:1", "tool_complete", "a"], ["r5:2", "stream_end", ""]],
+        },
         promises.T7,
     ),
     ("another's notice", "watch", {"after": "n:1"}, _first_row(session="b"), promises.W7),
@@ -370,14 +392,14 @@ WRONG_ON_THE_WAY: list[tuple[str, str, dict[str, Any], Callable[[Any], Any], Pro
         "two runs",
         "health",
         {},
-        lambda told: {**told, "runs": [["a", "r2", ""], ["a", "r3", ""]]},
+        lambda result: {**result, "runs": [["a", "r2", ""], ["a", "r3", ""]]},
         promises.T1,
     ),
     (
         "another run is in the way",
         "send",
         {"text": REFUSED},
-        lambda told: {**told, "run": "r1"},
+        lambda result: {**result, "run": "r1"},
         promises.T1,
     ),
     (
@@ -387,32 +409,38 @@ WRONG_ON_THE_WAY: list[tuple[str, str, dict[str, Any], Callable[[Any], Any], Pro
         lambda _: {"status": 200, "run": "rx"},
         promises.T1,
     ),
-    ("it is not offered", "status", {}, lambda told: {**told, "run": None}, promises.C7),
-    ("it is offered in vain", "offered", {}, lambda _: "r2", promises.C7),
+    (
+        "the active run is not offered",
+        "status",
+        {},
+        lambda result: {**result, "run": None},
+        promises.C7,
+    ),
+    ("a cancelled run is offered", "offered", {}, lambda _: "r2", promises.C7),
     ("a session is not listed", "sessions", {}, lambda _: ["a", "b"], promises.S11),
     (
-        "the disk says otherwise",
+        "the disk differs",
         "kept",
         {"session": "a"},
-        lambda told: {**told, "rows": []},
+        lambda result: {**result, "rows": []},
         promises.H3,
     ),
     (
         "it is still pending",
         "read",
         {"session": "a"},
-        lambda told: {**told, "pending": ONE},
+        lambda result: {**result, "pending": ONE},
         promises.S13,
     ),
-    ("it does not go", "terminate", {}, lambda _: None, promises.H3),
-    ("it goes badly", "terminate", {}, lambda _: -15, promises.H3),
-    ("an acknowledgement acts", "acknowledge", {}, lambda _: False, promises.W11),
-    ("a run never left", "rest", {}, lambda _: {"left": {"runs": [["a", "r9", ""]]}}, promises.T3),
+    ("a hang at SIGTERM", "terminate", {}, lambda _: None, promises.H3),
+    ("a bad exit code", "terminate", {}, lambda _: -15, promises.H3),
+    ("an acknowledgement changes something", "acknowledge", {}, lambda _: False, promises.W11),
+    ("a run never ends", "rest", {}, lambda _: {"left": {"runs": [["a", "r9", ""]]}}, promises.T3),
     ("a wakeup is pending", "rest", {}, lambda _: {"left": {"wakeup_events": 1}}, promises.W3),
     ("too many agents", "rest", {}, lambda _: {"left": {"agents_cached": 9}}, promises.A1),
     ("too many sessions", "rest", {}, lambda _: {"left": {"sessions_held": 9}}, promises.A6),
     (
-        "a wakeup overtook",
+        "wakeups are swapped",
         "watch",
         {"after": "m:1"},
         _first_row(at=4.0),
@@ -426,96 +454,115 @@ WRONG_ON_THE_WAY: list[tuple[str, str, dict[str, Any], Callable[[Any], Any], Pro
     [row[1:] for row in WRONG_ON_THE_WAY],
     ids=[row[0] for row in WRONG_ON_THE_WAY],
 )
-def test_what_is_told_on_the_way_is_judged(
+def test_wrong_results_break_their_promise(
     function: str, which: dict[str, Any], act: Callable[[Any], Any], promise: Promise
 ) -> None:
-    """Each wrong server tells something else, and breaks the promise that was made of it."""
-    day = a_day()
-    day.retell(function, act, **which)
+    """Each wrong server returns something else."""
+    built = sound()
+    built.change(function, act, **which)
 
-    assert promise in broken(day)
-
-
-def test_a_wakeup_that_the_disk_delayed_must_come_in_the_end() -> None:
-    """W5: with nothing but a full disk in its way."""
-    day = a_day(a=without(A, "printf w3"))
-    day.faults.append(FaultInterval(NO_DISK, 0, day.now))
-
-    assert broken(day) == {promises.W5, promises.W1}
+    assert promise in broken(built)
 
 
-def test_what_a_full_disk_does_to_a_turn_is_no_breach() -> None:
-    """A run that cannot be written ends as it can, and its relay too."""
-    day = a_day(a=instead(A, A_LAST, turn(LAST, "", "interrupted")))
-    day.faults.append(FaultInterval(NO_DISK, 0, day.now))
+def test_wakeup_lost_by_full_disk_breaks_w5() -> None:
+    """W5: nothing but a full disk delayed it."""
+    built = sound(a=without(A, "printf w3"))
+    built.faults.append(FaultInterval(NO_DISK, 0, built.now))
 
-    assert not broken(day)
+    assert broken(built) == {promises.W5, promises.W1}
+
+
+def test_turn_interrupted_by_full_disk_is_valid() -> None:
+    """A run that cannot be written ends as it can, and so does its stream."""
+    built = sound(a=instead(A, A_LAST, turn(LAST, "", "interrupted")))
+    built.faults.append(FaultInterval(NO_DISK, 0, built.now))
+
+    assert not broken(built)
 
 
 @pytest.mark.parametrize("more", [0, 1])
-def test_a_user_waits_for_so_many_wakeups_and_no_more(more: int) -> None:
-    """W10: each refusal names another run, which nobody but a wakeup began."""
-    day = Day()
-    day.tell("new", session="a", previous=None)
+def test_user_waits_for_bounded_wakeups(more: int) -> None:
+    """W10: each refusal names another run, begun by a wakeup."""
+    built = Builder()
+    built.add("new", session="a", previous=None)
     for number in range(WAKEUPS_MAX + more):
-        day.refuse("a", LAST, f"w{number}")
-        day.refuse("a", LAST, f"w{number}")
-    day.send("a", LAST, "r1")
-    day.look_back({"a": turn(LAST, "0 That was turn 1 of a.")})
+        built.refuse("a", LAST, f"w{number}")
+        built.refuse("a", LAST, f"w{number}")
+    built.send("a", LAST, "r1")
+    built.read_back({"a": turn(LAST, "0 That was turn 1 of a.")})
 
-    assert broken(day) == ({promises.W10} if more else set())
+    assert broken(built) == ({promises.W10} if more else set())
 
 
-def test_a_session_that_nobody_read_in_the_end_is_not_judged() -> None:
-    """Without a last look nothing is known, and that is said."""
-    day = Day()
-    day.tell("new", session="a", previous=None)
-    day.send("a", LAST, "r1")
+def test_session_without_quiet_read_is_unknown() -> None:
+    """Its messages cannot be judged."""
+    built = Builder()
+    built.add("new", session="a", previous=None)
+    built.send("a", LAST, "r1")
 
-    verdict = check_end_to_end(day.history())
+    verdict = check_end_to_end(built.history())
     assert verdict.unknowns == ("a was not read when all was quiet",)
 
 
-def test_an_agent_that_hangs_is_let_go_by_nobody_else() -> None:
-    """A2: its turn is done although nothing ended it, so somebody closed the agent."""
-    day = Day()
-    day.tell("new", session="b", previous=None)
-    day.send("b", HUNG, "r1")
-    day.tell("kill")
-    day.look_back({"b": turn(HUNG, "That was turn 1 of b.")})
+def test_hanging_turn_marked_done_breaks_a2() -> None:
+    """A2: only the close of its agent ends such a turn."""
+    built = Builder()
+    built.add("new", session="b", previous=None)
+    built.send("b", HUNG, "r1")
+    built.add("kill")
+    built.read_back({"b": turn(HUNG, "That was turn 1 of b.")})
 
-    assert promises.A2 in broken(day)
-
-
-def test_a_server_that_does_not_come_up_is_judged_by_that() -> None:
-    """H3: whatever else is not known."""
-    day = Day()
-    day.tell("boot", None, Outcome.FAIL, "NotServingError: not serving within 30 s")
-
-    assert promises.H3 in broken(day)
+    assert promises.A2 in broken(built)
 
 
-def test_an_error_of_the_server_s_own_is_told() -> None:
-    """H2: never a 500, whatever was asked."""
-    day = a_day()
-    day.tell("status", None, Outcome.INFO, "TargetLostError: GET /x: 500 {}", session="a")
+def test_failed_boot_breaks_h3() -> None:
+    """Even where nothing else is known."""
+    built = Builder()
+    built.add("boot", None, Outcome.FAIL, "NotServingError: not serving within 30 s")
 
-    assert broken(day) == {promises.H2}
+    assert promises.H3 in broken(built)
 
 
-def test_each_row_that_is_left_out_of_the_end_is_missed() -> None:
-    """The attack that is not by hand: no row of a user or a wakeup can be left out or doubled."""
+def test_internal_error_breaks_h2() -> None:
+    """No call may return a status 500."""
+    built = sound()
+    built.add("status", None, Outcome.INFO, "TargetLostError: GET /x: 500 {}", session="a")
+
+    assert broken(built) == {promises.H2}
+
+
+def test_any_missing_or_doubled_row_is_rejected() -> None:
+    """Every row of a user or a wakeup in turn."""
     for at, (role, *_) in enumerate(A):
         if role != "assistant":
-            assert broken(a_day(a=[*A[:at], *A[at + 2 :]])), A[at]
-            assert broken(a_day(a=[*A[: at + 2], *A[at:]])), A[at]
+            assert broken(sound(a=[*A[:at], *A[at + 2 :]])), A[at]
+            assert broken(sound(a=[*A[: at + 2], *A[at:]])), A[at]
 
 
-def test_each_event_that_is_left_out_or_doubled_is_missed() -> None:
-    """The same for a run's events, as a reader sees them who comes back."""
+def test_any_missing_or_doubled_event_is_rejected() -> None:
+    """Every event of a run, for a reader that resumes."""
     rest = ENDS[1:]
     for at in range(len(rest)):
         for events in ([*rest[:at], *rest[at + 1 :]], [*rest[: at + 1], *rest[at:]]):
-            day = a_day()
-            day.retell("relay", _rows(events), after="r1:1")
-            assert broken(day), events
+            built = sound()
+            built.change("relay", _rows(events), after="r1:1")
+            assert broken(built), events
+
+
+def test_message_lost_between_quiet_reads_breaks_s2() -> None:
+    """A read returned a message of unknown outcome, and the last quiet read lacks it."""
+    built = sound(b=[*B, *turn(UNKNOWN, "0 That was turn 8 of b.")])
+    last = next(op for op in reversed(built.operations) if op.argument.get("session") == "b")
+    built.operations[built.operations.index(last)] = replace(
+        last, result={"rows": B, "pending": None}
+    )
+
+    assert promises.S2 in broken(built)
+
+
+def test_missing_session_breaks_s2() -> None:
+    """A call does not find a session that no client deleted."""
+    built = sound()
+    built.add("status", None, Outcome.FAIL, "StatusError: GET /x: 404 {}", session="a")
+
+    assert broken(built) == {promises.S2}

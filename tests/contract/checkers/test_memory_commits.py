@@ -1,4 +1,4 @@
-"""Who judges how memory is committed: what threads may do is let go, what they may not is named."""
+"""Tests of the checkers of memory commits and agent closes: allowed histories, and wrong ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from random import Random
 import pytest
 
 from harness.contract import promises
-from harness.contract.checkers.threads.memory_commits import check_agent_closes, check_memory_commits
+from harness.contract.checkers.threads.memory_commits import (
+    check_agent_closes,
+    check_memory_commits,
+)
 from harness.core.checker import Checker
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
@@ -22,12 +25,12 @@ Span = tuple[int, int]
 def op(
     function: str, span: Span, result: object = None, outcome: Outcome = OK, **argument: object
 ) -> Operation:
-    """One operation of session `s`, unless it says another, from and to these moments."""
+    """An operation of session `s`, or of a named one, between two moments."""
     begun, ended = span
-    told = {"session": "s", **argument}
+    given = {"session": "s", **argument}
     completed = None if outcome is INFO else ended
     error = "" if outcome is OK else "RuntimeError: unforeseen"
-    return Operation(0, function, told, outcome, begun, completed, result, error)
+    return Operation(0, function, given, outcome, begun, completed, result, error)
 
 
 def turn(span: Span, agent: str = "a", outcome: Outcome = OK, session: str = "s") -> Operation:
@@ -50,13 +53,13 @@ def drain(span: Span) -> Operation:
     return Operation(0, "drain", None, OK, *span)
 
 
-def told(*operations: Operation) -> History:
-    return History(tuple(sorted(operations, key=lambda one: one.invoked_ns)))
+def history_of(*operations: Operation) -> History:
+    return History(tuple(sorted(operations, key=lambda op: op.invoked_ns)))
 
 
 def blamed(check: Checker, *operations: Operation) -> Promise | None:
-    """The promise that the checker says was broken; None where it has nothing to say."""
-    verdict = check(told(*operations))
+    """The promise that the checker reports as broken; None for a valid history."""
+    verdict = check(history_of(*operations))
     assert len(verdict.anomalies) <= 1
     return verdict.anomalies[0].promise if verdict.anomalies else None
 
@@ -64,23 +67,23 @@ def blamed(check: Checker, *operations: Operation) -> Promise | None:
 # Commits ------------------------------------------------------------------------------------------
 
 
-def test_a_turn_during_a_commit_is_committed_by_the_next() -> None:
-    """A turn during a commit is committed by the next.
+def test_turn_during_commit_needs_the_next_commit() -> None:
+    """The next commit covers a turn that was completed during one.
 
     C0: |- turn -|  |------ commit ------|                  |--- drain ---|
                        |-- provide --|                        |-provide-|
     C1:                    |- turn -|
     """
     assert check_memory_commits(
-        told(
+        history_of(
             *(turn((1, 2)), commit((3, 10)), provide((4, 9)), turn((5, 6))),
             *(drain((11, 16)), provide((12, 15))),
         )
     ).is_valid
 
 
-def test_a_turn_that_a_late_commit_clears_is_lost() -> None:
-    """A turn that a late commit clears is lost.
+def test_turn_cleared_by_late_commit_is_lost() -> None:
+    """A commit that began before the turn does not cover it.
 
     C0: |- turn -|  |------ commit ------|  |- drain -|
                        |-- provide --|
@@ -92,8 +95,8 @@ def test_a_turn_that_a_late_commit_clears_is_lost() -> None:
 
 
 @pytest.mark.parametrize("ended", ["failed", "exited"])
-def test_a_late_commit_is_blamed_itself_whatever_failed_before_it(ended: str) -> None:
-    """The failed commit was tried again, so it is not what lost the second turn.
+def test_late_commit_breaks_l2_after_an_earlier_failure(ended: str) -> None:
+    """The failed commit was retried, so it did not lose the second turn.
 
     C0: |- turn -|  |- commit -|   |------ commit ------|  |- drain -|
                      |- fails -|      |-- provide --|
@@ -107,8 +110,8 @@ def test_a_late_commit_is_blamed_itself_whatever_failed_before_it(ended: str) ->
     assert blamed(check_memory_commits, *history) == promises.L2
 
 
-def test_a_late_commit_is_blamed_though_the_next_owner_commits_its_own() -> None:
-    """A late commit is blamed though the next owner commits its own.
+def test_late_commit_breaks_l2_before_next_owner() -> None:
+    """The next owner commits its own turn only.
 
     C0: |- turn a -|  |------ commit ------|               |--- drain ---|
                          |- provide a -|                    |- provide b -|
@@ -122,54 +125,58 @@ def test_a_late_commit_is_blamed_though_the_next_owner_commits_its_own() -> None
     assert blamed(check_memory_commits, *history) == promises.L2
 
 
-def test_a_failed_commit_is_tried_again() -> None:
-    """A failed commit is tried again.
+def test_failed_commit_is_retried() -> None:
+    """A retry before the shutdown, or by it, is required.
 
     C0: |- turn -|  |- commit -|  |--- drain ---|
                      |- fails -|    |- provide -|
     """
     failed = (turn((1, 2)), commit((3, 6), committed=False), provide((4, 5), ended="failed"))
 
-    assert check_memory_commits(told(*failed, drain((7, 10)), provide((8, 9)))).is_valid
+    assert check_memory_commits(history_of(*failed, drain((7, 10)), provide((8, 9)))).is_valid
     assert blamed(check_memory_commits, *failed, drain((7, 10))) == promises.L3
 
 
-def test_a_failed_commit_is_tried_again_with_its_owner() -> None:
-    """A failed commit is tried again with its owner.
+def test_failed_commit_is_retried_with_its_owner() -> None:
+    """Another agent does not cover the turn.
 
     C0: |- turn a -|  |- commit -|  |---- drain ----|
                        |- fails -|    |- provide b -|
     """
     failed = (turn((1, 2)), commit((3, 6), committed=False), provide((4, 5), ended="failed"))
 
-    assert blamed(check_memory_commits, *failed, drain((7, 10)), provide((8, 9), "b")) == promises.L3
+    assert (
+        blamed(check_memory_commits, *failed, drain((7, 10)), provide((8, 9), "b")) == promises.L3
+    )
 
 
-def test_an_exit_of_a_provider_wedges_nobody() -> None:
-    """An exit of a provider wedges nobody.
+def test_provider_exit_needs_a_retry() -> None:
+    """A provider that exits must not prevent later commits.
 
     C0: |- turn -|  |- commit -|  |--- drain ---|
                      |- exits -|
     """
     exited = (turn((1, 2)), commit((3, 6), committed=False), provide((4, 5), ended="exited"))
 
-    assert check_memory_commits(told(*exited, drain((7, 10)), provide((8, 9)))).is_valid
+    assert check_memory_commits(history_of(*exited, drain((7, 10)), provide((8, 9)))).is_valid
     assert blamed(check_memory_commits, *exited, drain((7, 10))) == promises.L13
 
 
-def test_a_turn_that_is_given_up_after_a_failure_breaks_the_shutdown_too() -> None:
-    """Whether it was forgotten, or wedged, or passed over by the shutdown does not show.
+def test_turn_lost_after_failure_breaks_shutdown_too() -> None:
+    """The history does not show whether it was forgotten, or left out by the shutdown.
 
     C0: |- turn -|  |- exits -|  |- drain -|
     """
-    given_up = told(turn((1, 2)), commit((3, 6)), provide((4, 5), ended="exited"), drain((7, 8)))
+    given_up = history_of(
+        turn((1, 2)), commit((3, 6)), provide((4, 5), ended="exited"), drain((7, 8))
+    )
     (anomaly,) = check_memory_commits(given_up).anomalies
 
     assert anomaly.promises == frozenset({promises.L13, promises.L3, promises.L11})
 
 
-def test_a_replacement_commits_nothing_of_its_predecessor() -> None:
-    """A replacement commits nothing of its predecessor.
+def test_replacement_does_not_commit_its_predecessor() -> None:
+    """A turn belongs to the agent that completed it.
 
     C0: |- turn a -|  |---- commit ----|  |- drain -|
                         |- provide b -|
@@ -179,8 +186,8 @@ def test_a_replacement_commits_nothing_of_its_predecessor() -> None:
     assert blamed(check_memory_commits, *history) == promises.L4
 
 
-def test_two_providers_of_a_session_are_never_at_work_at_once() -> None:
-    """Two providers of a session are never at work at once.
+def test_overlapping_commits_of_session_are_rejected() -> None:
+    """A session has one commit at a time.
 
     C0: |- turn -|  |- turn -|  |--- provide ---|
     C1:                              |--- provide ---|
@@ -188,20 +195,20 @@ def test_two_providers_of_a_session_are_never_at_work_at_once() -> None:
     turns = (turn((1, 2)), turn((3, 4)), drain((5, 10)))
 
     assert blamed(check_memory_commits, *turns, provide((6, 8)), provide((7, 9))) == promises.L5
-    assert check_memory_commits(told(*turns, provide((6, 7)), provide((8, 9)))).is_valid
+    assert check_memory_commits(history_of(*turns, provide((6, 7)), provide((8, 9)))).is_valid
 
 
-def test_providers_of_two_sessions_may_be_at_work_at_once() -> None:
+def test_overlapping_commits_of_two_sessions_are_valid() -> None:
     history = (
         *(turn((1, 2)), turn((3, 4), session="t"), drain((5, 10))),
         *(provide((6, 8)), provide((7, 9), session="t")),
     )
 
-    assert check_memory_commits(told(*history)).is_valid
+    assert check_memory_commits(history_of(*history)).is_valid
 
 
-def test_a_commit_of_nothing_new_calls_nobody() -> None:
-    """A commit of nothing new calls nobody.
+def test_commit_without_new_turn_is_rejected() -> None:
+    """A provider is called for new turns only.
 
     C0: |- turn -|  |- provide -|  |- provide -|
     """
@@ -210,8 +217,8 @@ def test_a_commit_of_nothing_new_calls_nobody() -> None:
     assert blamed(check_memory_commits, *history) == promises.L6
 
 
-def test_a_turn_that_nobody_knows_of_may_have_been_committed() -> None:
-    """A turn that nobody knows of may have been committed.
+def test_turn_of_unknown_outcome_may_be_committed() -> None:
+    """A call without a reply may have completed its turn.
 
     C0: |- turn ...          (its reply was lost)
     C1:          |-- commit --|
@@ -219,11 +226,11 @@ def test_a_turn_that_nobody_knows_of_may_have_been_committed() -> None:
     """
     history = (turn((1, 2), outcome=INFO), commit((3, 6)), provide((4, 5)))
 
-    assert check_memory_commits(told(*history)).is_valid
+    assert check_memory_commits(history_of(*history)).is_valid
 
 
-def test_a_discard_spares_dirty_work_and_is_blamed_for_its_own_session_only() -> None:
-    """A discard spares dirty work and is blamed for its own session only.
+def test_discard_breaks_l9_for_its_own_session() -> None:
+    """A discard must refuse while a turn is not committed.
 
     C0: |- turn -|  |- discard -|  |- drain -|
     """
@@ -234,8 +241,8 @@ def test_a_discard_spares_dirty_work_and_is_blamed_for_its_own_session_only() ->
     assert blamed(check_memory_commits, *elsewhere) == promises.L11
 
 
-def test_a_turn_that_no_shutdown_commits_breaks_the_shutdown() -> None:
-    """A turn that no shutdown commits breaks the shutdown.
+def test_turn_missing_at_shutdown_breaks_l11() -> None:
+    """A shutdown commits every remaining turn.
 
     C0: |- turn -|  |- commit -|   |- turn -|  |- drain -|
                      |- provide -|
@@ -246,8 +253,8 @@ def test_a_turn_that_no_shutdown_commits_breaks_the_shutdown() -> None:
     assert blamed(check_memory_commits, *before, turn((7, 8)), drain((9, 10))) == promises.L11
 
 
-def test_a_turn_that_is_completed_commits_nothing() -> None:
-    """A turn that is completed commits nothing.
+def test_commit_by_completed_turn_is_rejected() -> None:
+    """A provider is called at boundaries only.
 
     C0: |--------- turn ---------|  |- drain -|
                   |- provide -|
@@ -266,8 +273,8 @@ def test_a_turn_that_is_completed_commits_nothing() -> None:
         ("register", promises.L1),
     ],
 )
-def test_no_call_of_the_lifecycle_raises(function: str, promise: Promise) -> None:
-    """Threads that meet are no excuse: a dictionary that changed during iteration, say."""
+def test_lifecycle_call_that_raises_is_rejected(function: str, promise: Promise) -> None:
+    """Such as for a dictionary that changed during iteration."""
     assert blamed(check_memory_commits, op(function, (1, 2), outcome=FAIL)) is promise
 
 
@@ -278,8 +285,8 @@ def use(span: Span, agent: str = "a", session: str = "s") -> Operation:
     return op("use", span, agent=agent, session=session)
 
 
-def test_an_agent_is_closed_idle_committed_and_once() -> None:
-    """An agent is closed idle committed and once.
+def test_close_after_use_and_commit_is_valid() -> None:
+    """An agent closes once, idle and committed.
 
     C0: |-- use --|
           |turn|
@@ -288,12 +295,12 @@ def test_an_agent_is_closed_idle_committed_and_once() -> None:
     kept = op("shrink", (20, 21), {"agents": 1, "cap": 1})
 
     assert check_agent_closes(
-        told(use((1, 4)), turn((2, 3)), provide((5, 6)), close((7, 8)), kept)
+        history_of(use((1, 4)), turn((2, 3)), provide((5, 6)), close((7, 8)), kept)
     ).is_valid
 
 
-def test_an_agent_in_use_is_not_closed() -> None:
-    """An agent in use is not closed.
+def test_close_during_use_is_rejected() -> None:
+    """The close overlaps a turn of the agent.
 
     C0: |------ use ------|
     C1:     |- close -|
@@ -301,8 +308,8 @@ def test_an_agent_in_use_is_not_closed() -> None:
     assert blamed(check_agent_closes, use((1, 4)), close((2, 3))) == promises.A2
 
 
-def test_an_agent_is_not_closed_with_an_uncommitted_turn() -> None:
-    """An agent is not closed with an uncommitted turn.
+def test_close_before_commit_is_rejected() -> None:
+    """A turn of the agent is not committed.
 
     C0: |- turn -|  |- provide: fails -|  |- close -|
     """
@@ -312,8 +319,8 @@ def test_an_agent_is_not_closed_with_an_uncommitted_turn() -> None:
     assert blamed(check_agent_closes, turn((1, 2)), failed, close((5, 6))) == promises.A5
 
 
-def test_an_agent_is_not_closed_during_its_commit() -> None:
-    """An agent is not closed during its commit.
+def test_close_during_commit_is_rejected() -> None:
+    """The close overlaps a commit of the agent.
 
     C0: |- turn -|  |---- provide ----|
     C1:                 |- close -|
@@ -323,12 +330,12 @@ def test_an_agent_is_not_closed_during_its_commit() -> None:
     assert blamed(check_agent_closes, *history) == promises.A5
 
 
-def test_an_agent_is_not_closed_twice() -> None:
+def test_second_close_is_rejected() -> None:
     assert blamed(check_agent_closes, close((1, 2)), close((3, 4))) == promises.A5
 
 
-def test_agents_of_two_sessions_may_have_one_name() -> None:
-    """Agents of two sessions may have one name.
+def test_agents_of_two_sessions_may_share_a_name() -> None:
+    """An agent is identified by its session too.
 
     C0: |- close a of s -|
     C1:    |--- use a of t ---|  |- provide -|  |- close a of t -|
@@ -338,26 +345,26 @@ def test_agents_of_two_sessions_may_have_one_name() -> None:
         *(provide((7, 8), session="t"), close((9, 10), session="t")),
     )
 
-    assert check_agent_closes(told(*history)).is_valid
+    assert check_agent_closes(history_of(*history)).is_valid
 
 
-def test_commits_of_an_eviction_do_not_overlap() -> None:
+def test_overlapping_commits_of_eviction_are_rejected() -> None:
     history = (turn((1, 2)), turn((3, 4)), provide((5, 7)), provide((6, 8)))
 
     assert blamed(check_agent_closes, *history) == promises.L5
 
 
-def test_no_more_than_the_cap_is_kept() -> None:
+def test_more_agents_than_the_cap_are_rejected() -> None:
     assert blamed(check_agent_closes, op("shrink", (1, 2), {"agents": 2, "cap": 1})) == promises.A1
 
 
 @pytest.mark.parametrize("function", ["turn", "evict", "shrink", "commit"])
-def test_no_turn_and_no_eviction_breaks_down(function: str) -> None:
-    """A shrink that raises tells nothing of what is kept, and is no shrink."""
+def test_failed_turn_or_eviction_is_rejected(function: str) -> None:
+    """A shrink that raises reports no agents, and is rejected too."""
     assert blamed(check_agent_closes, op(function, (1, 2), outcome=FAIL)) == promises.A5
 
 
-# Whatever is done one after another ---------------------------------------------------------------
+# Serial histories ---------------------------------------------------------------------------------
 
 
 def serially(rng: Random) -> Iterator[Operation]:
@@ -398,18 +405,18 @@ def serially(rng: Random) -> Iterator[Operation]:
 
 
 @pytest.mark.parametrize("check", [check_memory_commits, check_agent_closes])
-def test_what_is_done_one_after_another_is_never_refused(check: Checker) -> None:
-    """A lifecycle that does one thing at a time, and all of it, keeps every promise."""
+def test_serial_histories_are_valid(check: Checker) -> None:
+    """A lifecycle without concurrency keeps every promise."""
     for seed in range(500):
-        assert check(told(*serially(Random(seed)))) == VALID, seed
+        assert check(history_of(*serially(Random(seed)))) == VALID, seed
 
 
-def test_what_a_serial_lifecycle_leaves_out_is_always_missed() -> None:
-    """Take away the last successful commit of any such history, and a turn is lost."""
+def test_serial_history_without_last_commit_is_rejected() -> None:
+    """The last successful commit is removed from the history, so a turn is lost."""
     for seed in range(500):
         history = list(serially(Random(seed)))
-        calls = [one for one in history if one.function == "provide"]
-        done = [one for one in calls if one.argument["ended"] == "ok"]
+        calls = [call for call in history if call.function == "provide"]
+        done = [call for call in calls if call.argument["ended"] == "ok"]
         if done:
             history.remove(done[-1])
-            assert not check_memory_commits(told(*history)).is_valid, seed
+            assert not check_memory_commits(history_of(*history)).is_valid, seed

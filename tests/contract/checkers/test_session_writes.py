@@ -1,4 +1,4 @@
-"""Who judges what threads stored: what must be there is missed, what must not be is seen."""
+"""Tests of the checker of session writes: allowed histories of threads, and wrong ones."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Span = tuple[int, int]
 def op(
     function: str, span: Span, result: object = None, outcome: Outcome = OK, **argument: object
 ) -> Operation:
-    """One operation of session `s`, from and to these moments."""
+    """An operation of session `s`, between two moments."""
     begun, ended = span
-    error = "" if outcome is OK else "ValueError: as told"
+    error = "" if outcome is OK else "ValueError: refused"
     completed = None if outcome is INFO else ended
     return Operation(
         0, function, {"session": "s", **argument}, outcome, begun, completed, result, error
@@ -58,8 +58,8 @@ def cleanup(span: Span) -> Operation:
 
 
 def blamed(*operations: Operation) -> Promise | None:
-    """The promise that the checker says was broken; None where it has nothing to say."""
-    history = History(tuple(sorted(operations, key=lambda one: one.invoked_ns)))
+    """The promise that the checker reports as broken; None for a valid history."""
+    history = History(tuple(sorted(operations, key=lambda op: op.invoked_ns)))
     anomalies = check_session_writes(history).anomalies
     return anomalies[0].promise if anomalies else None
 
@@ -67,8 +67,8 @@ def blamed(*operations: Operation) -> Promise | None:
 # Writes -------------------------------------------------------------------------------------------
 
 
-def test_one_of_two_copies_is_refused() -> None:
-    """One of two copies is refused.
+def test_refused_stale_copy_is_valid() -> None:
+    """One of two concurrent copies is refused.
 
     C0: |---- save t1 ----|
     C1:      |---- save t2: stale ----|
@@ -77,8 +77,8 @@ def test_one_of_two_copies_is_refused() -> None:
     assert blamed(save((1, 3), "t1"), save((2, 4), "t2", FAIL), messages((5, 6), "t1")) is None
 
 
-def test_a_stale_copy_does_not_win() -> None:
-    """A stale copy does not win.
+def test_stale_copy_that_wins_is_rejected() -> None:
+    """A copy overwrote an acknowledged write.
 
     C0: |---- save t1 ----|
     C1:      |---- save t2 ----|
@@ -90,16 +90,16 @@ def test_a_stale_copy_does_not_win() -> None:
     assert blamed(append((1, 3), "t1"), save((2, 4), "t2"), lost) == promises.S9
 
 
-def test_no_acknowledged_message_is_lost() -> None:
-    """No acknowledged message is lost.
+def test_lost_append_is_rejected() -> None:
+    """An acknowledged message must be stored.
 
     C0: |- append t1 -|   |- append t2 -|   |- messages -> [t2] -|
     """
     assert blamed(append((1, 2), "t1"), append((3, 4), "t2"), messages((5, 6), "t2")) == promises.S2
 
 
-def test_an_append_that_overlaps_the_read_may_be_missing() -> None:
-    """An append that overlaps the read may be missing.
+def test_append_overlapping_the_read_may_be_missing() -> None:
+    """The read may come first.
 
     C0: |---- append t1 ----|
     C1:      |- messages -> [] -|
@@ -107,16 +107,16 @@ def test_an_append_that_overlaps_the_read_may_be_missing() -> None:
     assert blamed(append((1, 3), "t1"), messages((2, 4))) is None
 
 
-def test_a_refused_save_stores_nothing() -> None:
-    """A refused save stores nothing.
+def test_refused_save_that_is_stored_is_rejected() -> None:
+    """A refused save has no effect.
 
     C0: |- save t1: stale -|   |- messages -> [t1] -|
     """
     assert blamed(save((1, 2), "t1", FAIL), messages((3, 4), "t1")) == promises.S10
 
 
-def test_a_save_that_nobody_knows_of_may_be_stored_or_not() -> None:
-    """A save that nobody knows of may be stored or not.
+def test_save_of_unknown_outcome_may_be_stored() -> None:
+    """A call without a reply may have had its effect.
 
     C0: |- save t1 ...          (its reply was lost)
     C1:                |- messages -> [] -|
@@ -125,26 +125,26 @@ def test_a_save_that_nobody_knows_of_may_be_stored_or_not() -> None:
     assert blamed(save((1, 2), "t1", INFO), messages((3, 4), "t1")) is None
 
 
-def test_a_message_is_stored_once() -> None:
+def test_doubled_message_is_rejected() -> None:
     assert blamed(append((1, 2), "t1"), messages((3, 4), "t1", "t1")) == promises.S1
 
 
-def test_what_nobody_wrote_is_not_there() -> None:
-    """Half of one text and half of another, say."""
+def test_unwritten_text_is_rejected() -> None:
+    """Such as half of one text and half of another."""
     assert blamed(append((1, 2), "t1"), messages((3, 4), "t1", "t")) == promises.S1
 
 
 @pytest.mark.parametrize("function", ["messages", "active"])
-def test_a_session_can_be_read_when_all_is_quiet(function: str) -> None:
-    """A file that two threads tore tells nothing, and that is no way out."""
+def test_unreadable_session_is_rejected(function: str) -> None:
+    """A file that two threads tore cannot be read."""
     assert blamed(append((1, 2), "t1"), op(function, (3, 4), outcome=FAIL)) == promises.S1
 
 
 # Runs ---------------------------------------------------------------------------------------------
 
 
-def test_a_cleanup_spares_a_run_that_registered_meanwhile() -> None:
-    """A cleanup spares a run that registered meanwhile.
+def test_cleanup_must_keep_a_new_run() -> None:
+    """A run that registered during the cleanup stays marked.
 
     C0: |- leave old -|  |---- cleanup ----|
     C1:                      |- start new -|
@@ -157,16 +157,16 @@ def test_a_cleanup_spares_a_run_that_registered_meanwhile() -> None:
     assert blamed(*met, active((7, 8), "old")) == promises.S7
 
 
-def test_a_run_that_starts_later_is_not_missed_now() -> None:
-    """A run that starts later is not missed now.
+def test_run_after_the_read_is_not_required() -> None:
+    """It starts after the read.
 
     C0: |- active -> None -|  |- start new -|  |- active -> new -|
     """
     assert blamed(active((1, 2), None), start((3, 4)), active((5, 6), "new")) is None
 
 
-def test_a_run_that_starts_during_the_read_may_be_seen_or_not() -> None:
-    """A run that starts during the read may be seen or not.
+def test_run_overlapping_the_read_may_be_missing() -> None:
+    """The read may come first.
 
     C0: |- start one -|  |--- active ---|
     C1:                    |- start two -|
@@ -178,8 +178,8 @@ def test_a_run_that_starts_during_the_read_may_be_seen_or_not() -> None:
     assert blamed(*met, active((3, 6), None)) == promises.S7
 
 
-def test_a_cleanup_unmarks_what_nobody_runs() -> None:
-    """A cleanup unmarks what nobody runs.
+def test_cleanup_must_remove_a_stale_mark() -> None:
+    """The marked run is not under way.
 
     C0: |- leave old -|  |- cleanup -|  |- active -> old -|
     """
@@ -189,16 +189,16 @@ def test_a_cleanup_unmarks_what_nobody_runs() -> None:
     assert blamed(*left, active((5, 6), "old")) == promises.S7
 
 
-def test_a_cleanup_is_not_blamed_for_what_is_left_behind_later() -> None:
-    """A cleanup is not blamed for what is left behind later.
+def test_mark_left_after_the_cleanup_is_valid() -> None:
+    """No cleanup began after it.
 
     C0: |- cleanup -|  |- leave old -|  |- active -> old -|
     """
     assert blamed(cleanup((1, 2)), leave((3, 4)), active((5, 6), "old")) is None
 
 
-def test_a_start_that_nobody_knows_of_may_have_marked_the_session() -> None:
-    """A start that nobody knows of may have marked the session.
+def test_start_of_unknown_outcome_may_have_marked() -> None:
+    """A call without a reply may have had its effect.
 
     C0: |- leave old -|  |- cleanup -|               |- active -> new -|
     C1:                               |- start new ...  (its reply was lost)
@@ -210,13 +210,13 @@ def test_a_start_that_nobody_knows_of_may_have_marked_the_session() -> None:
     assert blamed(*met, active((7, 8), "old")) == promises.S7
 
 
-# Whatever is done one after another ---------------------------------------------------------------
+# Serial histories ---------------------------------------------------------------------------------
 
 
 def serially(rng: Random) -> History:
     """Writes, runs and cleanups of one session, read at any time, one after another."""
     now = count(1)
-    told: list[Operation] = []
+    operations: list[Operation] = []
     texts: list[str] = []
     mark: str | None = None
     live: set[str] = set()
@@ -225,30 +225,30 @@ def serially(rng: Random) -> History:
         name = f"x{number}"
         match rng.choice(["append", "save", "refused", "leave", "start", "cleanup", "read"]):
             case "append":
-                told.append(append(span, name))
+                operations.append(append(span, name))
                 texts.append(name)
             case "save":
-                told.append(save(span, name))
+                operations.append(save(span, name))
                 texts.append(name)
             case "refused":
-                told.append(save(span, name, FAIL))
+                operations.append(save(span, name, FAIL))
             case "leave" if not live:
-                told.append(leave(span, name))
+                operations.append(leave(span, name))
                 mark = name
             case "start":
-                told.append(start(span, name))
+                operations.append(start(span, name))
                 live.add(name)
                 mark = name
             case "cleanup":
-                told.append(cleanup(span))
+                operations.append(cleanup(span))
                 mark = mark if mark in live else None
             case "read":
-                told += (messages(span, *texts), active((next(now), next(now)), mark))
-    told += (messages((next(now), next(now)), *texts), active((next(now), next(now)), mark))
-    return History(tuple(told))
+                operations += (messages(span, *texts), active((next(now), next(now)), mark))
+    operations += (messages((next(now), next(now)), *texts), active((next(now), next(now)), mark))
+    return History(tuple(operations))
 
 
-def test_what_is_done_one_after_another_is_never_refused() -> None:
-    """A store that does one thing at a time keeps every promise."""
+def test_serial_histories_are_valid() -> None:
+    """A store without concurrency keeps every promise."""
     for seed in range(1_000):
         assert check_session_writes(serially(Random(seed))) == VALID, seed

@@ -1,4 +1,4 @@
-"""Each rule of a life that is judged hour by hour is missed when it is broken, and only then."""
+"""Tests of the checker of simulated days: hours that break a promise, and clocks that disagree."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from harness.contract import promises
 from harness.contract.checkers.server.simulated_days import (
     Bound,
     InstallDaysChecker,
-    elapsed,
     check_install_days,
+    elapsed,
     of_process,
 )
 from harness.core.contract import Promise
@@ -38,7 +38,7 @@ SEEN: Mapping[str, Any] = {
 
 
 def _hours(*hours: tuple[list[dict[str, Any]], Mapping[str, Any]]) -> History:
-    """Each hour is what was done in it, and what was seen besides nothing."""
+    """A history of hours: the acts of each, and the fields of its result that are not empty."""
     return History(
         tuple(
             Operation(
@@ -74,12 +74,12 @@ def _judge(*bounds: Bound) -> InstallDaysChecker:
     return InstallDaysChecker(GrowsWithin((), 0, Controls("operations", "cached", 1.0)), bounds)
 
 
-def test_a_life_that_keeps_every_promise_is_valid() -> None:
-    """A wakeup may come an hour late, and one whose session was deleted need not come."""
-    told = {"announced": {"g1": 6}, "shown": {"g1": 6}, "projections": 1}
+def test_sound_days_are_valid() -> None:
+    """A wakeup may come an hour late; none is due for a deleted session."""
+    fields = {"announced": {"g1": 6}, "shown": {"g1": 6}, "projections": 1}
     history = _hours(
-        ([TALK, OPEN], {**told, "projections": 2, "channels": 1, "fetches": 1}),
-        ([TALK], {**told, "channels": 1, "ended": [["p1", "w1"], ["p2", "w2"]], "woken": ["p2"]}),
+        ([TALK, OPEN], {**fields, "projections": 2, "channels": 1, "fetches": 1}),
+        ([TALK], {**fields, "channels": 1, "ended": [["p1", "w1"], ["p2", "w2"]], "woken": ["p2"]}),
         ([], {"channels": 1, "woken": ["p1"], "ended": [["p3", "w1"], ["p4", None]]}),
         ([DELETE, CLOSE], {}),
     )
@@ -103,8 +103,8 @@ def test_a_life_that_keeps_every_promise_is_valid() -> None:
         (promises.M3, _hours(*[([], {"fetches": 1})] * 3)),
     ],
 )
-def test_a_broken_promise_is_found(promise: Promise, history: History) -> None:
-    """It is named, with the hours in which it was broken."""
+def test_wrong_hours_break_their_promise(promise: Promise, history: History) -> None:
+    """The evidence is the hours in which it was broken."""
     verdict = check_install_days(history)
 
     assert verdict.validity is Validity.INVALID
@@ -112,8 +112,8 @@ def test_a_broken_promise_is_found(promise: Promise, history: History) -> None:
     assert verdict.anomalies[0].evidence
 
 
-def test_providers_may_be_asked_once_a_day() -> None:
-    """A catalog of more than a day is asked for again; that is no churn."""
+def test_providers_may_be_queried_once_a_day() -> None:
+    """A catalog older than a day is fetched again."""
     day: list[tuple[list[dict[str, Any]], Mapping[str, Any]]] = [
         ([], {"fetches": int(hour == 0)}) for hour in range(24)
     ]
@@ -131,10 +131,10 @@ def test_providers_may_be_asked_once_a_day() -> None:
         ((5, 5, 5), (5, 5, 9), True),  # within what is small in itself
     ],
 )
-def test_clocks_agree_where_readings_move_alike(
+def test_clocks_agree_by_slopes_within_bounds(
     real: tuple[float, ...], lapsed: tuple[float, ...], *, agrees: bool
 ) -> None:
-    """By slopes per operation; where they do not, nothing is known, and the reading is named."""
+    """Elsewhere the verdict is unknown, and names the gauge."""
     history = History((*_samples(1, *real), *_samples(2, *lapsed)))
     verdict = _judge(Bound("files/*", 0.02, 0.1))(history)
 
@@ -142,22 +142,22 @@ def test_clocks_agree_where_readings_move_alike(
     assert agrees or (verdict.validity is Validity.UNKNOWN and "files/x" in verdict.unknowns[0])
 
 
-def test_a_clock_that_was_not_sampled_is_not_trusted() -> None:
-    """Where one of the lives was not lived there is nothing to agree with."""
+def test_clock_without_samples_is_not_trusted() -> None:
+    """A control without samples cannot be compared."""
     verdict = _judge(Bound("*", 1e9))(History(_samples(1, 0, 1)))
 
     assert verdict.validity is Validity.UNKNOWN
 
 
-def test_each_process_has_a_life_of_its_own() -> None:
-    """What another process was asked is no part of it."""
+def test_process_of_history_selects_its_operations() -> None:
+    """Operations of other processes are left out."""
     history = History((*_samples(1, 0, 1), *_samples(2, 0, 1, 2)))
 
     assert len(of_process(history, 1)) == 2
 
 
-def test_a_life_with_a_gap_proves_nothing() -> None:
-    """Whoever was woken in an hour that was not answered for was not lost."""
+def test_unanswered_hour_makes_verdict_unknown() -> None:
+    """A wakeup in an hour without a reply is not lost."""
     lost = _hours(([], {"ended": [["p1", "w1"]]}), ([], {}))
     refused = Operation(0, "live", {}, Outcome.FAIL, 7, 8, error="SlowError: a turn did not end")
     history = History((*lost, refused, *_samples(1, 0, 1), *_samples(2, 0, 1)))
@@ -168,10 +168,10 @@ def test_a_life_with_a_gap_proves_nothing() -> None:
     assert "SlowError" in verdict.unknowns[0]
 
 
-def test_how_long_it_took_is_told() -> None:
-    """By both clocks, where somebody told."""
-    told = {"virtual_s": 86_400.0, "real_s": 1.0, "jumps": 17_280}
-    history = History((Operation(0, "elapsed", {}, Outcome.OK, 0, 1, told),))
+def test_elapsed_returns_the_reported_times() -> None:
+    """By both clocks, where an operation reports them."""
+    fields = {"virtual_s": 86_400.0, "real_s": 1.0, "jumps": 17_280}
+    history = History((Operation(0, "elapsed", {}, Outcome.OK, 0, 1, fields),))
 
-    assert elapsed(history) == told
+    assert elapsed(history) == fields
     assert elapsed(History(())) == {}

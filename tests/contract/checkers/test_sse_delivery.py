@@ -1,4 +1,4 @@
-"""The checks of a stream: each breach of C1 to C6 is seen as itself, and a good stream as good."""
+"""Tests of the checks of streams and of a load: sound streams, and each breach of C1 to C10."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MS = 1_000_000
 def event(seq: int | None, name: str = "token", stream: str = "r", **data: Any) -> bytes:
     """One event on the wire."""
     head = "" if seq is None else f"id: {stream}:{seq}\n"
-    told = json.dumps(data, separators=(",", ":"))
-    return f"{head}event: {name}\ndata: {told}\n\n".encode()
+    payload = json.dumps(data, separators=(",", ":"))
+    return f"{head}event: {name}\ndata: {payload}\n\n".encode()
 
 
 def read(
     *events: bytes, after: int | None = None, stream: str | None = "r", notices: bool = False
 ) -> dict[str, Any]:
-    """What a connection comes to that shows these events and is closed."""
+    """The result of a connection that received these events and was closed."""
     reading = StreamReader("s", stream, after, is_notices=notices)
     for number, data in enumerate(events, start=1):
         reading.take(data, number * MS)
@@ -40,7 +40,7 @@ def read(
 
 
 def broken(result: dict[str, Any]) -> list[str]:
-    """The promises that it found broken."""
+    """The promises that a connection found broken."""
     return [found["promise"] for found in result["found"]]
 
 
@@ -50,10 +50,8 @@ def run(count: int, first: int = 1) -> list[bytes]:
 
 
 @given(st.integers(1, 50), st.integers(0, 49), st.randoms(use_true_random=False))
-def test_a_good_stream_is_good_however_its_bytes_are_cut(
-    count: int, after: int, chance: random.Random
-) -> None:
-    """From its start or after a cursor, with comments in between, in any pieces."""
+def test_sound_stream_is_valid_in_any_pieces(count: int, after: int, chance: random.Random) -> None:
+    """From its start or after a cursor, with comments in between."""
     after = min(after, count - 1)
     wire = b"".join(
         data + (b": heartbeat\n\n" if chance.random() < 0.2 else b"")
@@ -70,8 +68,8 @@ def test_a_good_stream_is_good_however_its_bytes_are_cut(
 
 
 @given(st.integers(3, 20), st.data())
-def test_each_breach_is_found_as_itself(count: int, data: st.DataObject) -> None:
-    """An event left out is C3, one shown twice C2, two exchanged C1."""
+def test_stream_breach_names_its_promise(count: int, data: st.DataObject) -> None:
+    """A missing event breaks C3, a repeated one C2, two swapped ones C1."""
     events = run(count)
     where = data.draw(st.integers(1, count - 2))
     twice = [*events[: where + 1], *events[where:]]
@@ -84,19 +82,19 @@ def test_each_breach_is_found_as_itself(count: int, data: st.DataObject) -> None
     assert "C3" not in broken(read(*exchanged))
 
 
-def test_a_gap_names_what_is_missing() -> None:
+def test_gap_names_the_missing_events() -> None:
     found = read(event(1), event(4))["found"]
 
     assert found[0]["ids"] == ["r:2", "r:3"]
 
 
 @pytest.mark.parametrize("first", [3, 6])
-def test_a_cursor_that_is_not_continued_exactly_is_no_resumption(first: int) -> None:
+def test_wrong_resumption_breaks_c4(first: int) -> None:
     """After 4 comes 5, or a snapshot."""
     assert broken(read(event(first), after=4)) == ["C4"]
 
 
-def test_a_snapshot_excuses_what_is_missing() -> None:
+def test_snapshot_excuses_a_gap() -> None:
     snapshot = event(7, "session_snapshot", session_id="s")
 
     assert broken(read(snapshot, event(8), after=4)) == []
@@ -104,8 +102,8 @@ def test_a_snapshot_excuses_what_is_missing() -> None:
     assert broken(read(event(1), event(3), snapshot, event(8))) == []
 
 
-def test_notices_go_on_in_another_stream_only_behind_a_snapshot() -> None:
-    """As after a restart: the channel has another name then."""
+def test_notices_change_stream_behind_a_snapshot_only() -> None:
+    """As after a restart, when the channel has another name."""
     snapshot = event(0, "session_snapshot", "n2", session_id="s")
     notices = [event(1, "session-updated", "n2", session_id="s")]
 
@@ -113,8 +111,8 @@ def test_notices_go_on_in_another_stream_only_behind_a_snapshot() -> None:
     assert broken(read(*notices, after=4, stream="n1", notices=True)) == ["C4"]
 
 
-def test_an_event_of_another_session_is_foreign() -> None:
-    """Whatever its id; with or without blanks in its data."""
+def test_event_of_another_session_breaks_c5() -> None:
+    """With any id, and with or without blanks in its data."""
     ours = event(None, "initial", session_id="s")
     theirs = event(1, "session-updated", "n1", session_id="t")
     spaced = b'event: x\ndata: {"session_id": "t"}\n\n'
@@ -124,27 +122,27 @@ def test_an_event_of_another_session_is_foreign() -> None:
     assert broken(read(b'event: x\ndata: {"session_id": "s"}\n\n')) == []
 
 
-def test_an_event_of_another_run_is_foreign() -> None:
+def test_event_of_another_run_breaks_c5() -> None:
     result = read(event(1), event(1, stream="q"), event(2))
 
     assert broken(result) == ["C5"]
     assert result["found"][0]["also"] == ["W7"]
 
 
-def test_nothing_follows_a_terminal_event() -> None:
+def test_event_after_terminal_event_breaks_c6() -> None:
     assert broken(read(event(1, "stream_end"), event(2))) == ["C6"]
     assert broken(read(event(1, "done"), event(2, "stream_end"))) == []
 
 
-def test_a_relay_that_stays_open_after_its_end_is_not_closed() -> None:
+def test_stream_open_after_terminal_event_breaks_c6() -> None:
     reading = StreamReader("s", "r", None, is_notices=False)
     reading.take(event(1, "apperror"), MS)
 
     assert broken(reading.end("silent", 20_000 * MS)) == ["C6"]
 
 
-def test_a_silence_is_one_only_for_who_listens() -> None:
-    """What the kernel kept for us while we did something else was not late.
+def test_silence_counts_while_the_reader_reads() -> None:
+    """Bytes that the kernel buffered while the reader was busy were not late.
 
     opened   listen   ev               ev      left
     |--------|--------|----------------|-------|
@@ -158,11 +156,11 @@ def test_a_silence_is_one_only_for_who_listens() -> None:
     assert reading.end("left", 7000 * MS)["silence_ms"] == 3000.0
 
 
-def test_an_id_that_is_none_is_told() -> None:
+def test_malformed_id_breaks_c1() -> None:
     assert broken(read(b"id: 17\nevent: token\ndata: {}\n\n")) == ["C1"]
 
 
-def test_frames_are_cut_in_whatever_order_their_fields_come() -> None:
+def test_frames_are_cut_in_any_field_order() -> None:
     wire = b"data: a\ndata: b\nid: r:1\nevent: x\n\n: hello\n\ndata: c\n\nid: r:2\nevent: y\nda"
 
     assert Frames().cut(wire) == [
@@ -212,8 +210,8 @@ def judged(*operations: Operation) -> list[Promise]:
 WHOLE = read(*run(4))
 
 
-def test_a_good_history_is_valid() -> None:
-    """Of one turn, read to its end, that woke its session once."""
+def test_sound_load_is_valid() -> None:
+    """One turn, read to its end, that woke its session once."""
     history = History(
         (send(tokens=3, outputs=["p"]), reading(WHOLE), messages(woken=["p"]), generate())
     )
@@ -255,28 +253,26 @@ def test_a_good_history_is_valid() -> None:
         ),
     ],
 )
-def test_each_breach_of_a_history_is_found(
-    operations: tuple[Operation, ...], promise: Promise
-) -> None:
+def test_load_breach_names_its_promise(operations: tuple[Operation, ...], promise: Promise) -> None:
     assert judged(*operations) == [promise]
 
 
-def test_what_was_never_finished_is_owed_nothing() -> None:
-    """A turn whose end nobody saw may never have begun its process."""
+def test_unfinished_turn_owes_no_wakeup() -> None:
+    """A turn whose end was not observed may not have started its process."""
     assert judged(send(outputs=["p"]), messages()) == []
 
 
-def test_a_call_refused_while_streams_were_free_breaks_nothing() -> None:
+def test_refused_call_with_free_streams_is_valid() -> None:
     hold = op("hold", {}, {"held": 9, "is_full": False, "full_ns": [0, 900 * MS]}, 0, 1000)
 
     assert judged(hold, op("poll", {"path": "/health"}, {"status": 503}, 100)) == []
 
 
-def test_a_silence_counts_against_how_late_we_were_ourselves() -> None:
-    """Eight seconds are the server's fault, unless the whole machine was held up.
+def test_silence_is_measured_against_own_lag() -> None:
+    """Eight seconds break C6, unless the reader's own loop was late.
 
     server: ev |---------- 8 s ----------| ev     our loop was late by 5 ms: its fault
-                                                  ... by 500 ms: who knows
+                                                  ... by 500 ms: not certain
     """
     silent = {**read(event(1)), "silence_ms": 8000.0}
 
@@ -285,7 +281,7 @@ def test_a_silence_counts_against_how_late_we_were_ourselves() -> None:
     assert judged(reading(silent)) == []
 
 
-def test_a_silence_while_the_server_was_killed_is_no_breach() -> None:
+def test_silence_during_a_kill_is_valid() -> None:
     silent = {**read(event(1)), "silence_ms": 8000.0}
     killed = FaultInterval("kill", 1000 * MS, 9000 * MS)
     history = History((reading(silent), generate()))
@@ -295,8 +291,8 @@ def test_a_silence_while_the_server_was_killed_is_no_breach() -> None:
 
 
 @pytest.mark.parametrize("generator", [generate(0.97), generate(p50=80.0), generate(p99=2000.0)])
-def test_a_generator_that_was_the_bottleneck_proves_nothing(generator: Operation) -> None:
-    """Never valid; what it found broken still is."""
+def test_bottleneck_generator_makes_verdict_unknown(generator: Operation) -> None:
+    """Its findings stay invalid."""
     good = History((reading(WHOLE), generator))
     bad = History((reading(read(event(1), event(3))), generator))
 
@@ -305,5 +301,5 @@ def test_a_generator_that_was_the_bottleneck_proves_nothing(generator: Operation
     assert check_load(bad).validity is Validity.INVALID
 
 
-def test_a_generator_that_left_no_account_proves_nothing() -> None:
+def test_load_without_generator_report_is_unknown() -> None:
     assert check_load(History((reading(WHOLE),))).validity is Validity.UNKNOWN

@@ -1,4 +1,4 @@
-"""The checkers of crowds: each tells a crowd that is served well from one that is not."""
+"""Tests of the checkers of concurrent writers: waits, fairness, content, locks, log, faults."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from harness.contract.checkers.state_db.fairness import (
     HANG,
     KILL,
     STARVING,
-    no_hangs,
-    no_early_refusals,
-    no_starvation,
     check_writes_after_kills,
+    no_early_refusals,
+    no_hangs,
+    no_starvation,
 )
-from harness.contract.checkers.state_db.lock_discipline import held_ms, check_lock_discipline
+from harness.contract.checkers.state_db.lock_discipline import check_lock_discipline, held_ms
 from harness.contract.checkers.state_db.stalled_holder import check_stalled_holders
 from harness.contract.checkers.state_db.wait_times import measure, overtakings, writes_of
 from harness.contract.checkers.state_db.wal_size import wal_high_water_bytes, wal_stays_below
@@ -47,7 +47,7 @@ def append(process: int, text: str, times: tuple[int, int | None]) -> Operation:
 
 
 def history(operations: Iterable[Operation]) -> History:
-    return History(tuple(sorted(operations, key=lambda each: each.invoked_ns)))
+    return History(tuple(sorted(operations, key=lambda op: op.invoked_ns)))
 
 
 def broken(verdict: Verdict) -> set[Promise]:
@@ -55,7 +55,7 @@ def broken(verdict: Verdict) -> set[Promise]:
 
 
 def in_turns(writers: int, turns: int) -> list[Operation]:
-    """A line: each writes again as soon as it is served, and is served when all others were."""
+    """A queue: each writer writes again at once, and gets the lock after all others."""
     return [
         append(turn % writers, f"{turn}", (max(0, turn - writers + 1) * MS, (turn + 1) * MS))
         for turn in range(writers * turns)
@@ -63,7 +63,7 @@ def in_turns(writers: int, turns: int) -> list[Operation]:
 
 
 def barging(writers: int, turns: int) -> list[Operation]:
-    """A pile: each writes all it has while the others wait for their first."""
+    """No queue: each writer writes all it has while the others wait for their first."""
     return [
         append(writer, f"{writer} {turn}", (begins * MS, (number + 1) * MS))
         for writer in range(writers)
@@ -77,8 +77,8 @@ def barging(writers: int, turns: int) -> list[Operation]:
 
 
 @given(writers=st.integers(2, 6), turns=st.integers(5, 12))
-def test_in_a_line_nobody_is_overtaken_more_than_once(writers: int, turns: int) -> None:
-    """Served in order of arrival, shares are equal and overtaking is at most one turn."""
+def test_queue_order_has_at_most_one_overtaking(writers: int, turns: int) -> None:
+    """In order of arrival, shares are equal and a write is overtaken once at most."""
     waits = measure(writes_of(history(in_turns(writers, turns))))
     assert waits.overtaken_max <= 1
     assert waits.jain is not None
@@ -88,10 +88,10 @@ def test_in_a_line_nobody_is_overtaken_more_than_once(writers: int, turns: int) 
 
 
 @given(writers=st.integers(2, 5), turns=st.integers(2, 20))
-def test_overtaking_counts_what_began_after_and_ended_before(writers: int, turns: int) -> None:
-    """What the definition says, write by write, is what the search by bisection finds."""
+def test_overtakings_match_their_definition(writers: int, turns: int) -> None:
+    """The search by bisection finds what the definition gives, write by write."""
     by_writer = writes_of(history(barging(writers, turns)))
-    found = {each.write.process: each.times for each in overtakings(by_writer)}
+    found = {found.write.process: found.times for found in overtakings(by_writer)}
     for process, writes in by_writer.items():
         most = max(
             sum(
@@ -100,25 +100,29 @@ def test_overtaking_counts_what_began_after_and_ended_before(writers: int, turns
                 for other in others
             )
             for write in writes
-            for who, others in by_writer.items()
-            if who != process
+            for rival, others in by_writer.items()
+            if rival != process
         )
         assert found.get(process, 0) == most
 
 
-def test_waiting_together_is_a_convoy_and_waiting_by_turns_is_not() -> None:
-    """Chance would have long waits lie beside each other now and then, not always.
+def test_simultaneous_waits_are_a_convoy() -> None:
+    """Independent long waits overlap at times, not always.
 
     together: a |-long-|......  b |-long-|......     by turns: a |-long-|......  b ......|-long-|
     """
-    quick = [append(who, f"q{who}{at}", (at, at + 1)) for who in (1, 2) for at in range(1000, 1020)]
+    quick = [
+        append(process, f"q{process}{at}", (at, at + 1))
+        for process in (1, 2)
+        for at in range(1000, 1020)
+    ]
     together = [append(1, "a", (0, 500)), append(2, "b", (0, 500))]
     by_turns = [append(1, "a", (0, 500)), append(2, "b", (500, 1000))]
     assert measure(writes_of(history([*together, *quick]))).convoy > 1
     assert measure(writes_of(history([*by_turns, *quick]))).convoy == 0
 
 
-def test_nobody_can_measure_what_nobody_wrote() -> None:
+def test_measure_of_no_writes_raises() -> None:
     with pytest.raises(ValueError, match="no answered write"):
         measure({})
 
@@ -126,69 +130,69 @@ def test_nobody_can_measure_what_nobody_wrote() -> None:
 # Fairness -----------------------------------------------------------------------------------------
 
 
-def test_who_is_overtaken_without_bound_starves() -> None:
-    """A line is fair, a pile is not; the sentence says who passed whom, and how often."""
+def test_repeated_overtaking_is_starvation() -> None:
+    """A queue is fair, a pile-up is not; the message counts the starved writers."""
     assert no_starvation(history(in_turns(4, STARVING * 2))).is_valid
     verdict = no_starvation(history(barging(4, STARVING * 2)))
     assert broken(verdict) == {promises.D4}
     assert "3 of 4 writers starved" in verdict.anomalies[0].message
 
 
-def test_who_lacked_a_processor_was_not_overtaken_by_a_policy() -> None:
-    """Ready to run for half of the wait: whoever was put aside by the system stood in no line."""
+def test_unscheduled_write_is_not_starved() -> None:
+    """Runnable for half of the wait: the system held the write back, not the lock."""
     pile = barging(4, STARVING * 2)
-    first = {one.process: one for one in reversed(pile)}
+    first = {write.process: write for write in reversed(pile)}
     for share, is_valid in ((0.6, True), (0.4, False)):
         notes = [
-            op(who, "unscheduled", None, (one.invoked_ns, ended), round(share * ended))
-            for who, one in first.items()
-            if (ended := one.completed_ns)
+            op(process, "unscheduled", None, (write.invoked_ns, ended), round(share * ended))
+            for process, write in first.items()
+            if (ended := write.completed_ns)
         ]
         assert no_starvation(history([*pile, *notes])).is_valid is is_valid
 
 
-def test_to_be_refused_again_and_again_is_not_to_overtake() -> None:
-    """Who is told no a hundred times has taken no turn from anybody."""
+def test_refused_writes_overtake_none() -> None:
+    """A refused write takes no turn from another writer."""
     pile = barging(4, STARVING * 2)
     refused = [
-        one if one.process == 3 else replace(one, outcome=Outcome.FAIL, error="E: locked")
-        for one in pile
+        write if write.process == 3 else replace(write, outcome=Outcome.FAIL, error="E: locked")
+        for write in pile
     ]
     assert broken(no_starvation(history(pile))) == {promises.D4}
     assert no_starvation(history(refused)).is_valid
 
 
-def test_one_writer_that_had_bad_luck_proves_nothing() -> None:
-    """One that was put aside by the system, before it could stand in line, is no policy."""
+def test_single_starved_writer_is_valid() -> None:
+    """The system may hold back one writer before it enters the queue."""
     unlucky = append(9, "unlucky", (0, STARVING * 8 * MS))
     assert no_starvation(history([*in_turns(4, STARVING * 2), unlucky])).is_valid
 
 
-def test_a_refusal_before_the_patience_is_over_is_one_too_many() -> None:
-    """Attempts do not count: only seconds do."""
+def test_refusal_before_patience_breaks_d3() -> None:
+    """Patience counts in seconds, not in attempts."""
     refused = replace(
         append(2, "b", (0, 400 * MS)), outcome=Outcome.FAIL, error="OperationalError: locked"
     )
-    served = append(1, "a", (0, 300 * MS))
+    written = append(1, "a", (0, 300 * MS))
     check = no_early_refusals(patience_s=1.0)
-    assert broken(check(history([served, refused]))) == {promises.D3}
-    assert check(history([served])).is_valid
+    assert broken(check(history([written, refused]))) == {promises.D3}
+    assert check(history([written])).is_valid
 
 
-def test_a_refusal_after_the_patience_leaves_unknown_what_would_have_come() -> None:
+def test_refusal_after_patience_is_unknown() -> None:
     refused = replace(append(2, "b", (0, 2000 * MS)), outcome=Outcome.FAIL, error="E: locked")
     verdict = no_early_refusals(patience_s=1.0)(history([refused]))
     assert not verdict.anomalies
     assert verdict.unknowns
 
 
-# Kept ---------------------------------------------------------------------------------------------
+# Content ------------------------------------------------------------------------------------------
 
 SOUND = {"integrity": "ok", "full_text": "ok", "drift": []}
 DONE = [append(1, "alpha 1", (0, 1)), append(1, "alpha 2", (2, 3)), append(2, "alpha 3", (0, None))]
 
 
-def looked_at(texts: list[str], **differs: Any) -> History:
+def inspected(texts: list[str], **differs: Any) -> History:
     found = differs.pop("found", texts)
     return history(
         [
@@ -201,43 +205,43 @@ def looked_at(texts: list[str], **differs: Any) -> History:
 
 
 @pytest.mark.parametrize("texts", [["alpha 1", "alpha 2"], ["alpha 1", "alpha 3", "alpha 2"]])
-def test_what_was_acknowledged_is_there_and_the_unknown_may_be(texts: list[str]) -> None:
-    assert check_database_content(looked_at(texts)).is_valid
+def test_content_with_all_acknowledged_is_valid(texts: list[str]) -> None:
+    assert check_database_content(inspected(texts)).is_valid
 
 
 @pytest.mark.parametrize(
     ("seen", "promise"),
     [
-        (looked_at(["alpha 1"]), promises.D1),
-        (looked_at(["alpha 2", "alpha 1"]), promises.D1),
-        (looked_at(["alpha 1", "alpha 1", "alpha 2"]), promises.D2),
-        (looked_at(["alpha 1", "alpha 2", "alpha 4"]), promises.D2),
-        (looked_at(["alpha 1", "alpha 2"], integrity="row 3 missing"), promises.D1),
-        (looked_at(["alpha 1", "alpha 2"], full_text="words: malformed"), promises.D2),
-        (looked_at(["alpha 1", "alpha 2"], drift=[["s1", 3, 2]]), promises.D2),
-        (looked_at(["alpha 1", "alpha 2"], found=["alpha 1"]), promises.D2),
+        (inspected(["alpha 1"]), promises.D1),
+        (inspected(["alpha 2", "alpha 1"]), promises.D1),
+        (inspected(["alpha 1", "alpha 1", "alpha 2"]), promises.D2),
+        (inspected(["alpha 1", "alpha 2", "alpha 4"]), promises.D2),
+        (inspected(["alpha 1", "alpha 2"], integrity="row 3 missing"), promises.D1),
+        (inspected(["alpha 1", "alpha 2"], full_text="words: malformed"), promises.D2),
+        (inspected(["alpha 1", "alpha 2"], drift=[["s1", 3, 2]]), promises.D2),
+        (inspected(["alpha 1", "alpha 2"], found=["alpha 1"]), promises.D2),
     ],
     ids=["lost", "swapped", "doubled", "phantom", "damaged", "index", "counter", "unfound"],
 )
-def test_what_is_lost_doubled_or_damaged_is_seen(seen: History, promise: Promise) -> None:
+def test_wrong_content_names_its_promise(seen: History, promise: Promise) -> None:
     assert broken(check_database_content(seen)) == {promise}
 
 
-def test_without_a_last_look_nothing_is_known() -> None:
+def test_content_without_inspection_is_unknown() -> None:
     verdict = check_database_content(history(DONE))
     assert not verdict.anomalies
     assert verdict.unknowns
 
 
-# Serial appends -----------------------------------------------------------------------------------
+# Transactions -------------------------------------------------------------------------------------
 
 
 def read(process: int, times: tuple[int, int], *texts: str) -> Operation:
     return op(process, "messages", {"session": "s1"}, times, [["user", text] for text in texts])
 
 
-def test_a_read_that_misses_what_was_acknowledged_before_it_is_a_cycle() -> None:
-    """The read came before the append that was over before the read began.
+def test_stale_read_is_a_cycle() -> None:
+    """The read precedes an append that was over before the read began.
 
     one:   |- append a -|
     other:                 |- read: nothing -|     |- read: a -|
@@ -250,7 +254,7 @@ def test_a_read_that_misses_what_was_acknowledged_before_it_is_a_cycle() -> None
     assert check_append_transactions(history(sound)).is_valid
 
 
-def test_two_orders_of_one_list_are_seen() -> None:
+def test_two_orders_of_one_list_are_rejected() -> None:
     both = [append(1, "a", (0, 9)), append(2, "b", (0, 9))]
     reads = [read(3, (1, 2), "a", "b"), read(4, (3, 4), "b", "a")]
     assert broken(check_append_transactions(history([*both, *reads]))) == {promises.D1}
@@ -259,9 +263,14 @@ def test_two_orders_of_one_list_are_seen() -> None:
 # Locks --------------------------------------------------------------------------------------------
 
 
-def seen(process: int, begin: str, *statements: str, held_ns: int = 0) -> Operation:
-    told = {"begin": begin, "statements": list(statements), "end": "COMMIT", "held_ns": held_ns}
-    return op(process, "transaction", None, (5, 6), told)
+def traced(process: int, begin: str, *statements: str, held_ns: int = 0) -> Operation:
+    transaction = {
+        "begin": begin,
+        "statements": list(statements),
+        "end": "COMMIT",
+        "held_ns": held_ns,
+    }
+    return op(process, "transaction", None, (5, 6), transaction)
 
 
 UPDATE = "UPDATE sessions SET title = ''"
@@ -271,28 +280,32 @@ WRITER = append(1, "a", (4, 7))
 @pytest.mark.parametrize(
     ("one", "promise"),
     [
-        (seen(1, "BEGIN", "SELECT 1", UPDATE), promises.D7),
-        (seen(1, "BEGIN DEFERRED", UPDATE), promises.D7),
-        (seen(2, "BEGIN IMMEDIATE"), promises.D8),
-        (seen(2, "", UPDATE), promises.D8),
-        (seen(2, "", "PRAGMA wal_checkpoint (TRUNCATE)"), promises.D8),
+        (traced(1, "BEGIN", "SELECT 1", UPDATE), promises.D7),
+        (traced(1, "BEGIN DEFERRED", UPDATE), promises.D7),
+        (traced(2, "BEGIN IMMEDIATE"), promises.D8),
+        (traced(2, "", UPDATE), promises.D8),
+        (traced(2, "", "PRAGMA wal_checkpoint (TRUNCATE)"), promises.D8),
         (op(2, "drop", {}, (5, 6), 2), promises.D8),
         (op(2, "opened_behind", {"file": "state.db"}, (5, 6)), promises.D11),
+        (
+            Operation(2, "messages", {}, Outcome.FAIL, 5, 6, error="E: locked"),
+            promises.D8,
+        ),
     ],
-    ids=["upgrade", "deferred", "reader", "opener", "closer", "leak", "behind"],
+    ids=["upgrade", "deferred", "reader", "opener", "closer", "leak", "behind", "refused"],
 )
-def test_a_lock_that_is_taken_late_or_by_a_reader_is_seen(one: Operation, promise: Promise) -> None:
+def test_lock_misuse_names_its_promise(one: Operation, promise: Promise) -> None:
     assert broken(check_lock_discipline(history([WRITER, one]))) == {promise}
 
 
-def test_what_takes_its_lock_at_once_or_none_is_well() -> None:
-    """A reading transaction, a passive checkpoint and a writer's single statement harm nobody."""
+def test_sound_lock_use_is_valid() -> None:
+    """A read transaction, a passive checkpoint and a single writing statement."""
     harmless = [
-        seen(1, "BEGIN IMMEDIATE", "SELECT 1", UPDATE, held_ns=2 * MS),
-        seen(1, "", UPDATE),
-        seen(2, "BEGIN", "SELECT 1"),
-        seen(2, "", "PRAGMA wal_checkpoint(PASSIVE)"),
-        seen(2, "", "CREATE TABLE IF NOT EXISTS sessions (id TEXT)"),
+        traced(1, "BEGIN IMMEDIATE", "SELECT 1", UPDATE, held_ns=2 * MS),
+        traced(1, "", UPDATE),
+        traced(2, "BEGIN", "SELECT 1"),
+        traced(2, "", "PRAGMA wal_checkpoint(PASSIVE)"),
+        traced(2, "", "CREATE TABLE IF NOT EXISTS sessions (id TEXT)"),
         op(2, "drop", {}, (5, 6), 0),
     ]
     assert check_lock_discipline(history([WRITER, *harmless])).is_valid
@@ -302,18 +315,18 @@ def test_what_takes_its_lock_at_once_or_none_is_well() -> None:
 # The log ------------------------------------------------------------------------------------------
 
 
-def test_a_log_that_outgrows_its_bound_is_seen_by_its_highest_mark() -> None:
+def test_log_above_limit_breaks_d6() -> None:
     looks = [op(1, "log_bytes", {}, (at, at), size) for at, size in enumerate((10, 70, 20))]
     assert wal_stays_below(70)(history(looks)).is_valid
     assert broken(wal_stays_below(69)(history(looks))) == {promises.D6}
     assert wal_high_water_bytes(history(looks)) == 70
 
 
-def test_a_log_that_nobody_looked_at_is_unknown() -> None:
+def test_log_without_samples_is_unknown() -> None:
     assert wal_stays_below(1)(history([])).unknowns
 
 
-# The dead, the hung and the broken ----------------------------------------------------------------
+# Kills, stops and broken disks --------------------------------------------------------------------
 
 
 def refused(process: int, function: str, times: tuple[int, int], error: str) -> Operation:
@@ -322,17 +335,17 @@ def refused(process: int, function: str, times: tuple[int, int], error: str) -> 
 
 
 def beside(fault: str, *operations: Operation) -> History:
-    """The fault is there from 10 to 20."""
+    """The operations, and a fault from 10 to 20."""
     return replace(history(operations), faults=(FaultInterval(fault, 10, 20),))
 
 
-def test_whoever_is_refused_beside_the_dead_was_not_let_in_after_them() -> None:
+def test_refusal_beside_killed_processes_breaks_d5() -> None:
     late = refused(1, "append", (0, 99), "OutOfPatienceError: no turn in 30 s")
     assert broken(check_writes_after_kills(history([late]))) == {promises.D5}
     assert check_writes_after_kills(history([append(1, "a", (0, 99))])).is_valid
 
 
-def test_a_process_that_never_ends_is_an_accusation_and_a_killed_one_is_not() -> None:
+def test_hang_breaks_d5_and_kill_does_not() -> None:
     question = append(1, "a", (11, None))
     assert broken(no_hangs(beside(f"{HANG}42", question))) == {promises.D5}
     assert no_hangs(beside(f"{KILL}42", question)).is_valid
@@ -345,24 +358,22 @@ def test_a_process_that_never_ends_is_an_accusation_and_a_killed_one_is_not() ->
         (refused(1, "append", (11, 19), "E: database is locked"), False),
         (append(1, "got by", (11, 19)), True),
         (append(1, "held up", (11, 21)), False),
-        (append(1, "never told", (11, None)), False),
+        (append(1, "no answer", (11, None)), False),
         (append(1, "before", (9, 21)), True),
         (refused(1, "append", (21, 22), "E: whatever"), True),
     ],
     ids=["named", "unnamed", "got-by", "held-up", "never", "before", "after"],
 )
-def test_beside_a_hung_holder_all_are_answered_and_told_who_it_is(
-    one: Operation, *, is_valid: bool
-) -> None:
+def test_writes_beside_stopped_holder_are_judged(one: Operation, *, is_valid: bool) -> None:
     assert check_stalled_holders(beside("pause process 42", one)).is_valid is is_valid
 
 
-def test_one_that_stood_still_may_write_before_anybody_noted_that_it_goes_on() -> None:
-    """D5: a process goes on a moment before anybody can note that it does.
+def test_stopped_process_may_write_before_noted() -> None:
+    """D5: a process continues a moment before the harness notes it.
 
-    it itself      [-- write ----------------][- write -]
-    stands still       |------------------------------|   as noted
-    truly              |----------------------|
+    own writes     [-- write ----------------][- write -]
+    stopped, noted     |------------------------------|
+    stopped, truly     |----------------------|
     """
     own = (append(1, "inside", (9, 18)), append(1, "its next", (19, 21)))
     assert check_stalled_holders(beside("pause process 42", *own)).is_valid
@@ -381,9 +392,7 @@ def test_one_that_stood_still_may_write_before_anybody_noted_that_it_goes_on() -
     ],
     ids=["clear", "unclear", "unreadable", "damaged", "not-recovered"],
 )
-def test_what_a_broken_disk_refuses_is_told_clearly_and_only_while_it_is_broken(
-    fault: str, one: Operation, name: str
-) -> None:
+def test_disk_errors_are_judged_by_their_text(fault: str, one: Operation, name: str) -> None:
     verdict = check_disk_errors(beside(fault, one))
     assert {anomaly.name for anomaly in verdict.anomalies} == ({name} if name else set())
     assert broken(verdict) <= {promises.D10}

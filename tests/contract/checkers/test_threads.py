@@ -1,14 +1,16 @@
-"""The checkers of threads that meet refuse what no promise allows, and nothing else."""
+"""Tests of the checkers of threads: journal, wakeups, channels, catalog and shutdown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import pytest
 
 from harness.contract import promises
+from harness.contract.agent_script import WakeupPrompt
 from harness.contract.checkers.threads.catalog_budget import rebuilds_within_budget
 from harness.contract.checkers.threads.channel_lifetime import check_channel_lifetime
 from harness.contract.checkers.threads.journal_order import check_journal_order
@@ -24,26 +26,26 @@ from harness.core.verdict import Verdict
 S = {"session": "s"}
 
 
-def one_by_one(*asked: tuple[str, dict[str, Any], Any]) -> History:
-    """Each call begins when the one before is over; its answer is an exception if it failed."""
+def one_by_one(*calls: tuple[str, dict[str, Any], Any]) -> History:
+    """A history of serial calls; a result that is an exception makes a failed call."""
     ticks = count(1)
-    told = []
-    for function, argument, answer in asked:
+    operations = []
+    for function, argument, answer in calls:
         failed = isinstance(answer, Exception)
         outcome = Outcome.FAIL if failed else Outcome.OK
         result, error = (None, repr(answer)) if failed else (answer, "")
         at, until = next(ticks), next(ticks)
-        told.append(Operation(1, function, argument, outcome, at, until, result, error))
-    return History(tuple(told))
+        operations.append(Operation(1, function, argument, outcome, at, until, result, error))
+    return History(tuple(operations))
 
 
-def seen(function: str, argument: dict[str, Any], begun: int, ended: int) -> Operation:
-    """What happened inside a call."""
+def inside(function: str, argument: dict[str, Any], begun: int, ended: int) -> Operation:
+    """An operation that was observed inside a call."""
     return Operation(0, function, argument, Outcome.OK, begun, ended)
 
 
 def broken(verdict: Verdict) -> list[Promise]:
-    """Whose promise the verdict says is broken, the first of all."""
+    """The promise of the verdict's first anomaly."""
     return [anomaly.promise for anomaly in verdict.anomalies]
 
 
@@ -61,17 +63,17 @@ A, B = ("emit", {"text": "a"}), ("emit", {"text": "b"})
         ([1, 2], ["a", "b"], [2, 1], [promises.C1]),
     ],
 )
-def test_rows_are_numbered_in_order_and_shown_so(
+def test_journal_rows_out_of_order_are_rejected(
     seqs: list[int], texts: list[str], shown: list[int], expected: list[Promise]
 ) -> None:
-    """T5, C1: out of order, a gap, a number given twice, a row that is gone, shown otherwise."""
+    """T5, C1: out of order, a gap, a repeated number, a missing row, another order of streaming."""
     rows = {"seqs": seqs, "texts": texts, "shown": shown}
 
     assert broken(check_journal_order(one_by_one((*A, 1), (*B, 2), ("rows", {}, rows)))) == expected
 
 
-def test_a_row_that_was_refused_is_not_there() -> None:
-    """T5: and one of which nobody knows may be."""
+def test_refused_row_in_journal_is_rejected() -> None:
+    """T5: a row of unknown outcome may be there."""
     rows = {"seqs": [1], "texts": ["a"], "shown": [1]}
     refused = one_by_one((*A, OSError("full")), ("rows", {}, rows))
     unknown = History(
@@ -92,7 +94,7 @@ def wake(process: str, session: str = "s") -> tuple[str, dict[str, Any], None]:
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("calls", "expected"),
     [
         ((P1, P2, wake("p1"), wake("p2"), SETTLE), []),
         ((P1, wake("p1"), wake("p1"), SETTLE), [promises.W1]),
@@ -101,47 +103,88 @@ def wake(process: str, session: str = "s") -> tuple[str, dict[str, Any], None]:
         ((P1, SETTLE), [promises.W2]),
         ((("begin_run", S, None), P1, SETTLE), [promises.W3]),
         ((P1,), []),
+        ((P1, wake("p1"), ("settle", {}, {"kept": 0, "lines": 1})), [promises.W9]),
+        ((P1, wake("p1"), ("settle", {}, {"kept": 1, "lines": 1})), [promises.W3]),
+        ((P1, ("delete", S, None), SETTLE), []),
     ],
 )
-def test_each_completion_wakes_its_session_once_and_in_its_turn(
-    told: tuple[tuple[str, dict[str, Any], Any], ...], expected: list[Promise]
+def test_wakeups_are_judged_once_all_is_quiet(
+    calls: tuple[tuple[str, dict[str, Any], Any], ...], expected: list[Promise]
 ) -> None:
-    """W1, W2, W3, W6: twice, elsewhere, overtaken, never; before all is quiet nobody is late."""
-    assert broken(check_wakeup_routing(one_by_one(*told))) == expected
+    """W1, W2, W3, W6: twice, elsewhere, out of order, never; before the end none is late."""
+    assert broken(check_wakeup_routing(one_by_one(*calls))) == expected
 
 
-def test_what_a_turn_starts_is_its_own() -> None:
+def test_process_recorded_for_another_session_is_rejected() -> None:
     """T7, W6: a turn of `s` started a process, and `t` owns it.
 
     turn of s:  |--- spawn -> t ---|
     turn of t:     |--- spawn -> t ---|
     """
-    spawns = [seen("spawn", {"session": "s", "owner": "t"}, 1, 3)]
-    spawns += [seen("spawn", {"session": "t", "owner": "t"}, 2, 4)]
+    spawns = [inside("spawn", {"session": "s", "owner": "t"}, 1, 3)]
+    spawns += [inside("spawn", {"session": "t", "owner": "t"}, 2, 4)]
     (anomaly,) = check_wakeup_routing(History(tuple(spawns))).anomalies
 
     assert anomaly.promises == {promises.T7, promises.W6}
     assert check_wakeup_routing(History((spawns[1],))).is_valid
 
 
+def lost(process: str, how: str = "completed (exit_code=0)") -> list[str]:
+    """A wakeup for a process that printed nothing."""
+    return [process, str(WakeupPrompt(process, how, "true", ""))]
+
+
+UNKNOWN = "was lost when its host was killed (exit_code=unknown)"
+
+
 @pytest.mark.parametrize(
-    ("woken", "expected"),
+    ("woken", "owed", "expected"),
     [
-        ([["s", "p1"]], []),
-        ([], [promises.W4]),
-        ([["s", "p1"], ["s", "p1"]], [promises.W1]),
-        ([["t", "p1"]], [promises.W6]),
-        ([["s", "p1"], ["t", "p1"]], [promises.W6]),
+        ({"s": [lost("p1"), lost("p2", UNKNOWN)]}, 0, []),
+        ({"s": [lost("p2", UNKNOWN)]}, 0, [promises.W4]),
+        ({"s": [lost("p1"), lost("p1"), lost("p2", UNKNOWN)]}, 0, [promises.W1]),
+        ({"s": [lost("p1")], "t": [lost("p2", UNKNOWN)]}, 0, [promises.W6]),
+        ({"s": [lost("p2", UNKNOWN), lost("p1")]}, 0, [promises.W3]),
+        ({"s": [lost("p1", UNKNOWN), lost("p2", UNKNOWN)]}, 0, [promises.W12]),
+        ({"s": [lost("p1"), lost("p2", UNKNOWN)]}, 1, [promises.W9]),
+        ({"s": [lost("p1"), lost("p2", UNKNOWN), lost("p3")]}, 0, [promises.W1]),
     ],
 )
-def test_what_was_promised_is_told_after_a_restart(
-    woken: list[list[str]], expected: list[Promise]
+def test_wakeups_after_restart_are_judged(
+    woken: dict[str, list[list[str]]], owed: int, expected: list[Promise]
 ) -> None:
-    """W4: once, and to its owner."""
-    left = ("leave", {**S, "process": "p1"}, None)
-    history = one_by_one(left, ("restart", {}, None), ("settle", {}, {"woken": woken}))
+    """Once, in its session, in order, with its exit code, and owed no longer."""
+    ends: list[tuple[str, dict[str, Any], Any]] = [
+        ("leave", {**S, "process": "p1", "exit_code": 0}, None),
+        ("leave", {**S, "process": "p2"}, None),
+    ]
+    history = one_by_one(*ends, ("settle", {}, {"woken": woken, "owed": owed}))
 
     assert broken(check_wakeup_restarts(history)) == expected
+
+
+@pytest.mark.parametrize(
+    ("strike", "answer", "expected"),
+    [
+        ("kill", {"struck": -1}, []),
+        ("kill", {"struck": 2}, [promises.W4]),
+        ("kill", OSError(5, "an error"), [promises.W4]),
+        ("broken once", OSError(5, "an error"), []),
+        ("full once", OSError(5, "an error"), [promises.W4]),
+    ],
+)
+def test_struck_call_fails_by_its_fault_only(
+    strike: str, answer: Any, expected: list[Promise]
+) -> None:
+    """A call that fails otherwise than by the injected fault is refused."""
+    argument = {"function": "drain", "argument": {}, "strike": strike, "at": 1}
+
+    struck = one_by_one(("struck", argument, answer))
+    if isinstance(answer, OSError):  # as a client journals it
+        error = f"OSError: {answer}"
+        struck = History((replace(struck.operations[0], error=error),))
+
+    assert broken(check_wakeup_restarts(struck)) == expected
 
 
 COMES = ("subscribe", {**S, "reader": "r"}, None)
@@ -159,7 +202,7 @@ def sizes(channels: int, readers: int) -> tuple[str, dict[str, Any], Any]:
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("calls", "expected"),
     [
         ((COMES, NOTICE, RUN, heard([1], ["x"]), sizes(1, 1), GOES, sizes(0, 0)), []),
         ((COMES, sizes(0, 0)), [promises.C9]),
@@ -172,11 +215,39 @@ def sizes(channels: int, readers: int) -> tuple[str, dict[str, Any], Any]:
         ((COMES, NOTICE, heard([1, 1], [])), [promises.C2]),
     ],
 )
-def test_a_channel_lives_as_long_as_it_is_read_and_shows_all_meanwhile(
-    told: tuple[tuple[str, dict[str, Any], Any], ...], expected: list[Promise]
+def test_channel_lifetime_and_delivery_are_judged(
+    calls: tuple[tuple[str, dict[str, Any], Any], ...], expected: list[Promise]
 ) -> None:
-    """C9, C7, C3, C2: collected under a reader, kept for nobody, a run or a notice unheard."""
-    assert broken(check_channel_lifetime(one_by_one(*told))) == expected
+    """C9, C7, C3, C2: collected early, never collected, a missed run or notice, a repeated one."""
+    assert broken(check_channel_lifetime(one_by_one(*calls))) == expected
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ([1, 2], []),
+        ([1], [promises.C3]),
+        (None, [promises.C3]),
+        ([1, 2, 2], [promises.C2]),
+        ([2, 1], [promises.C1]),
+    ],
+)
+def test_reads_of_a_run_are_judged(numbers: list[int] | None, expected: list[Promise]) -> None:
+    """C1 to C3: a reader of a run receives each event once, in order, to the end."""
+    run = {"session": "s", "stream": "r"}
+    calls = [("emit", {**run, "number": number, "event": "token"}, None) for number in (1, 2)]
+    history = one_by_one(*calls, ("read_run", {"stream": "r"}, numbers))
+
+    assert broken(check_channel_lifetime(history)) == expected
+
+
+def test_reader_of_a_closed_server_may_lack_the_rest() -> None:
+    """A shutdown ends each reader: what it received is the beginning."""
+    run = {"session": "s", "stream": "r"}
+    calls = [("emit", {**run, "number": number, "event": "token"}, None) for number in (1, 2)]
+    history = one_by_one(*calls, ("close_all", {}, None), ("read_run", {"stream": "r"}, [1]))
+
+    assert not broken(check_channel_lifetime(history))
 
 
 @pytest.mark.parametrize(
@@ -190,24 +261,24 @@ def test_a_channel_lives_as_long_as_it_is_read_and_shows_all_meanwhile(
         ("shown", [], 0.0, [promises.M1]),
     ],
 )
-def test_nobody_waits_for_longer_than_the_budget_and_a_display_never(
+def test_catalog_waits_are_judged(
     function: str, models: list[str], waited_s: float, expected: list[Promise]
 ) -> None:
-    """M1, M2: and whoever asks is offered something."""
+    """M1, M2: a slow display, an empty catalog, a late rebuild."""
     history = one_by_one((function, {}, {"models": models, "waited_s": waited_s}))
 
     assert broken(rebuilds_within_budget(4.0)(history)) == expected
 
 
-def test_providers_are_asked_by_one_at_a_time() -> None:
-    """M2: one flight after another is fine.
+def test_overlapping_fetches_are_rejected() -> None:
+    """M2: one fetch after another is valid.
 
     first:   |--- fetch ---|
     second:      |--- fetch ---|
     third:                         |--- fetch ---|
     """
     first, second, third = (
-        seen("fetch", {"number": number}, begun, begun + 3)
+        inside("fetch", {"number": number}, begun, begun + 3)
         for number, begun in enumerate((1, 2, 6), start=1)
     )
 
@@ -223,10 +294,10 @@ def test_providers_are_asked_by_one_at_a_time() -> None:
         (check_wakeup_restarts, "settle", promises.W4),
     ],
 )
-def test_a_last_look_that_raises_is_no_way_out(
+def test_failed_quiet_read_is_rejected(
     check: Callable[[History], Verdict], function: str, promise: Promise
 ) -> None:
-    """Whoever cannot even be looked at when all is quiet has not kept the promise."""
+    """What cannot be read when all is quiet breaks the promise."""
     last = Operation(0, function, {}, Outcome.FAIL, 1, 2, error="OSError: broken")
 
     assert broken(check(History((last,)))) == [promise]
@@ -236,10 +307,8 @@ def test_a_last_look_that_raises_is_no_way_out(
     ("ended", "left", "expected"),
     [([True, True], 0, []), ([True, False], 0, [promises.G4]), ([True], 1, [promises.G4])],
 )
-def test_a_stop_leaves_nobody_waiting(
-    ended: list[bool], left: int, expected: list[Promise]
-) -> None:
-    """Each reader comes to the end, and is listed no more."""
+def test_stop_must_end_every_reader(ended: list[bool], left: int, expected: list[Promise]) -> None:
+    """Each reader receives the end, and is listed no more."""
     asked: list[tuple[str, dict[str, Any], Any]] = [("read", {}, end) for end in ended]
     history = one_by_one(("stop", {}, None), *asked, ("readers", {}, left))
 

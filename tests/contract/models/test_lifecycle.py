@@ -1,6 +1,6 @@
-"""The lifecycle's model lets a right lifecycle go, and refuses each wrong one by its promise.
+"""Tests that the model of the lifecycle accepts a right one, and names the promise of wrong ones.
 
-The toys keep everything in memory and call nobody: who would have been called is their answer.
+The toys work in memory and call no provider: their answers name the agents to be called.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Entry:
 
 
 class Toy:
-    """A right lifecycle, with one small method for each thing that a wrong one does otherwise."""
+    """A right lifecycle, with one small method for each behaviour that a wrong one changes."""
 
     def __init__(self) -> None:
         self.entries_by_id: dict[str, Entry] = {}
@@ -86,12 +86,12 @@ class Toy:
         return {"gone": True}
 
     def owner(self, segment: Segment, explicit: str | None, entry: Entry) -> str | None:
-        """Who commits the segment; it keeps whom it adopts."""
+        """The agent that commits the segment; the segment keeps the agent that it adopts."""
         segment.owner = segment.owner or explicit or entry.agent
         return segment.owner
 
     def next(self, session: str, agent: str | None) -> str | None:
-        """Take the oldest segment, if there is one that may be committed; its owner."""
+        """Take the oldest segment that may be committed, and return its owner."""
         entry = self.peek(session)
         if not session or not entry.segments or entry.is_busy:
             return None
@@ -100,7 +100,7 @@ class Toy:
         return owner
 
     def settle(self, session: str, provider: str) -> bool:
-        """The provider came back as told."""
+        """The provider's call ended with this outcome."""
         segments = self.entry(session).segments
         segments[0].is_taken = False
         if provider == "ok":
@@ -130,7 +130,7 @@ class Toy:
         return {"committed": self.settle(session, provider)}
 
     def drained(self) -> list[str]:
-        """Sessions that shutdown looks after."""
+        """The sessions that a shutdown commits."""
         return sorted(self.entries_by_id)
 
     def drain(self, provider: str, deadline_s: float) -> Answer:
@@ -167,13 +167,13 @@ class LateCommitClearsAll(Toy):
         return super().settle(session, provider)
 
 
-class ForgetsWhatFailed(Toy):
+class ForgetsFailedTurns(Toy):
     def settle(self, session: str, provider: str) -> bool:
         super().settle(session, "ok")
         return provider == "ok"
 
 
-class ForgetsWhoFailed(Toy):
+class ForgetsFailedOwner(Toy):
     def settle(self, session: str, provider: str) -> bool:
         if provider != "ok":
             self.entry(session).segments[0].owner = None
@@ -213,12 +213,12 @@ class CommitsEachTurn(Toy):
         return [[session, owner]] * self.entry(session).generation
 
 
-class NeverKeepsWhomItAdopts(Toy):
+class ForgetsAdoptedOwner(Toy):
     def owner(self, segment: Segment, explicit: str | None, entry: Entry) -> str | None:
         return segment.owner or explicit or entry.agent
 
 
-class CommitsForNobody(Toy):
+class CommitsWithoutOwner(Toy):
     def commit(
         self, session: str, agent: str | None, provider: str, *, wait: bool = False
     ) -> Answer:
@@ -251,12 +251,12 @@ class CountsOnAfterDiscard(Toy):
         return answer
 
 
-class TakesNobodyForSomebody(Toy):
+class AcceptsFalsySession(Toy):
     def complete_turn(self, session: str, agent: str | None) -> Answer:
         return super().complete_turn(str(session), agent)
 
 
-class RaisesForNobody(Toy):
+class RaisesForFalsySession(Toy):
     def discard(self, session: str) -> Answer:
         if not session:
             raise KeyError(session)
@@ -286,7 +286,7 @@ class CommitsAtOnce(Toy):
 class LetsAnExitOut(Toy):
     def settle(self, session: str, provider: str) -> bool:
         if provider == "exit":
-            raise SystemExit("the provider was told to exit")
+            raise SystemExit("the provider exits")
         return super().settle(session, provider)
 
 
@@ -309,17 +309,17 @@ class HoldsALock(Toy):
 
 
 def ask(toy: Toy, function: str, **argument: Any) -> Operation:
-    """Ask, and note what came back."""
-    asked = Operation(0, function, argument, Outcome.INFO, 0, None)
+    """Make a call, and return the operation."""
+    invoked = Operation(0, function, argument, Outcome.INFO, 0, None)
     try:
         result = getattr(toy, function)(**argument)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a refusal, whatever its type
-        told = f"{type(error).__name__}: {error}"
-        return replace(asked, outcome=Outcome.FAIL, completed_ns=0, error=told)
-    return replace(asked, outcome=Outcome.OK, completed_ns=0, result=result)
+        text = f"{type(error).__name__}: {error}"
+        return replace(invoked, outcome=Outcome.FAIL, completed_ns=0, error=text)
+    return replace(invoked, outcome=Outcome.OK, completed_ns=0, result=result)
 
 
-def tell(toy: Toy, story: str) -> Iterator[Operation]:
+def play(toy: Toy, story: str) -> Iterator[Operation]:
     """Play a story about one session: `turn a, fail, register b, ok, begin, finish ok, drain`."""
     for line in story.split(", "):
         verb, _, word = line.partition(" ")
@@ -335,27 +335,27 @@ def tell(toy: Toy, story: str) -> Iterator[Operation]:
             "finish": ("finish_commit", {**session, "provider": word}),
             "drain": ("drain", {"provider": "ok", "deadline_s": 1.0}),
             "entries": ("entries", {}),
-            "turn-of-nobody": ("complete_turn", {"session": None, "agent": "a"}),
-            "discard-nobody": ("discard", {"session": None}),
+            "turn-of-falsy": ("complete_turn", {"session": None, "agent": "a"}),
+            "discard-falsy": ("discard", {"session": None}),
         }
         function, argument = questions.get(verb, (verb, session))
         yield ask(toy, function, **argument)
 
 
-def wander(toy: Toy, rng: Random) -> Iterator[Operation]:
-    """Ask what comes to mind, one commit in flight at a time, and shut down at the end."""
+def random_calls(toy: Toy, rng: Random) -> Iterator[Operation]:
+    """Make random calls, with one commit in flight at a time, and shut down at the end."""
     hanging = None
     for _ in range(15):
         session, agent = rng.choice(["s1", "s1", "s2"]), rng.choice([None, "a", "b"])
-        anybody = rng.choice([session, session, None])
+        maybe_session = rng.choice([session, session, None])
         provider = rng.choice(["ok", "fail", "exit"])
         questions: dict[str, dict[str, Any]] = {
-            "complete_turn": {"session": anybody, "agent": agent},
+            "complete_turn": {"session": maybe_session, "agent": agent},
             "commit": {"session": session, "agent": agent, "provider": provider},
             "register": {"session": session, "agent": agent or "a"},
             "unregister": {"session": session},
             "dirty": {"session": session},
-            "discard": {"session": anybody},
+            "discard": {"session": maybe_session},
             "entries": {},
         }
         if hanging is None:
@@ -379,23 +379,23 @@ STORIES: list[tuple[type[Toy], Promise, str]] = [
     (LateCommitClearsAll, promises.L2, "turn a, begin, turn a, finish ok, dirty"),
     (LateCommitClearsAll, promises.L2, "turn a, begin, turn a, finish ok, ok"),
     (LateCommitClearsAll, promises.L2, "turn a, begin, turn a, finish ok, discard"),
-    (ForgetsWhatFailed, promises.L3, "turn a, fail, dirty"),
-    (ForgetsWhatFailed, promises.L3, "turn a, fail, discard"),
-    (ForgetsWhatFailed, promises.L3, "turn a, fail, drain"),
-    (ForgetsWhoFailed, promises.L3, "turn a, fail, ok b"),
+    (ForgetsFailedTurns, promises.L3, "turn a, fail, dirty"),
+    (ForgetsFailedTurns, promises.L3, "turn a, fail, discard"),
+    (ForgetsFailedTurns, promises.L3, "turn a, fail, drain"),
+    (ForgetsFailedOwner, promises.L3, "turn a, fail, ok b"),
     (ReplacementSteals, promises.L4, "turn a, register b, ok"),
     (ExplicitAgentSteals, promises.L4, "turn a, ok b"),
     (CommitsOverlap, promises.L5, "turn a, begin, ok"),
     (CommitsNothingNew, promises.L6, "turn a, ok, ok"),
     (CommitsEachTurn, promises.L7, "turn a, turn a, ok"),
     (CommitsEachTurn, promises.L7, "turn a, turn a, drain"),
-    (NeverKeepsWhomItAdopts, promises.L8, "turn, fail a, ok b"),
-    (CommitsForNobody, promises.L8, "turn, ok"),
+    (ForgetsAdoptedOwner, promises.L8, "turn, fail a, ok b"),
+    (CommitsWithoutOwner, promises.L8, "turn, ok"),
     (DiscardsDirtyWork, promises.L9, "turn a, discard"),
     (NeverDiscards, promises.L9, "turn a, ok, discard, entries"),
     (CountsOnAfterDiscard, promises.L9, "turn a, ok, discard, turn a"),
-    (TakesNobodyForSomebody, promises.L10, "turn-of-nobody"),
-    (RaisesForNobody, promises.L10, "discard-nobody"),
+    (AcceptsFalsySession, promises.L10, "turn-of-falsy"),
+    (RaisesForFalsySession, promises.L10, "discard-falsy"),
     (DrainsWhatIsRegistered, promises.L11, "turn a, unregister, drain"),
     (NeverEndsItsShutdown, promises.L11, "turn a, begin, drain"),
     (CommitsAtOnce, promises.L12, "turn a"),
@@ -412,52 +412,50 @@ def judged(operations: Iterable[Operation]) -> Verdict:
 
 
 @pytest.mark.parametrize(("make", "promise", "story"), STORIES)
-def test_a_wrong_lifecycle_is_refused_by_its_promise(
-    make: type[Toy], promise: Promise, story: str
-) -> None:
-    """The last answer of each story is the one that breaks the promise, and the model says so."""
-    told = tuple(tell(make(), story))
-    (anomaly,) = judged(told).anomalies
+def test_wrong_lifecycle_breaks_its_promise(make: type[Toy], promise: Promise, story: str) -> None:
+    """The last answer of each story breaks the promise."""
+    operations = tuple(play(make(), story))
+    (anomaly,) = judged(operations).anomalies
 
     assert promise in anomaly.promises
-    assert anomaly.evidence == told
+    assert anomaly.evidence == operations
 
 
 @pytest.mark.parametrize(("make", "promise", "story"), STORIES)
-def test_the_same_story_of_a_right_lifecycle_is_valid(
+def test_same_story_of_a_right_lifecycle_is_valid(
     make: type[Toy], promise: Promise, story: str
 ) -> None:
-    """It is the answer that is refused, never the question; and what was accepted is told."""
-    told = tuple(tell(Toy(), story))
-    (anomaly,) = judged(tell(make(), story)).anomalies
+    """The model refuses the answer, never the call, and lists the accepted answer."""
+    operations = tuple(play(Toy(), story))
+    (anomaly,) = judged(play(make(), story)).anomalies
 
-    assert judged(told) == VALID, promise
-    assert told[-1].result in anomaly.accepted or promise in (promises.L10, promises.L13)
+    assert judged(operations) == VALID, promise
+    assert operations[-1].result in anomaly.accepted or promise in (promises.L10, promises.L13)
 
 
-def test_a_right_lifecycle_is_valid_whatever_is_asked() -> None:
-    """No question, and no order of questions, makes the model refuse a right answer."""
+def test_right_lifecycle_is_valid_for_any_calls() -> None:
+    """The model refuses no right answer, for any calls in any order."""
     for seed in range(2000):
-        assert judged(wander(Toy(), Random(seed))) == VALID, seed
+        assert judged(random_calls(Toy(), Random(seed))) == VALID, seed
 
 
 @pytest.mark.parametrize("make", WRONG)
-def test_whatever_shows_a_wrong_lifecycle_names_its_promise(make: type[Toy]) -> None:
-    """A bug shows in many ways; hardly one in a hundred hides the promise that it is named by.
+def test_most_anomalies_of_a_bug_name_its_promise(make: type[Toy]) -> None:
+    """A bug shows in many ways; at most two in a hundred name another promise.
 
-    (A stolen segment can melt into the thief's own, and shows only steps later as something else.)
+    A stolen segment can merge with a segment of its new owner, and shows only later.
     """
-    verdicts = {seed: judged(wander(make(), Random(seed))) for seed in range(300)}
+    verdicts = {seed: judged(random_calls(make(), Random(seed))) for seed in range(300)}
     blamed = {seed: verdict.anomalies[0] for seed, verdict in verdicts.items() if verdict.anomalies}
 
-    misled = [seed for seed, anomaly in blamed.items() if WRONG[make] not in anomaly.promises]
-    assert 50 * len(misled) < len(blamed), [blamed[seed].message for seed in misled]
+    other = [seed for seed, anomaly in blamed.items() if WRONG[make] not in anomaly.promises]
+    assert 50 * len(other) < len(blamed), [blamed[seed].message for seed in other]
 
 
-def test_an_answer_that_never_came_leaves_the_rest_unknown() -> None:
-    """A harness that was killed in the middle of a question proves nothing by its silence."""
+def test_missing_answer_leaves_the_rest_unknown() -> None:
+    """A harness that was killed during a call proves nothing about its answer."""
     asked = Operation(0, "complete_turn", {"session": "s1", "agent": "a"}, Outcome.INFO, 0, None)
-    verdict = judged([*tell(Toy(), "turn a, ok"), asked, *tell(Toy(), "dirty")])
+    verdict = judged([*play(Toy(), "turn a, ok"), asked, *play(Toy(), "dirty")])
 
     assert verdict.validity is Validity.UNKNOWN
     assert verdict.unknowns == (

@@ -20,11 +20,14 @@ from harness.contract.models.backpressure import BackpressureModel
 from harness.contract.models.bad_input import BadInputModel
 from harness.contract.models.catalog_over_http import CatalogOverHttpModel
 from harness.contract.models.fault_outcomes import FaultOutcomesModel
+from harness.contract.models.leaving_readers import LeavingReadersModel
 from harness.contract.models.lifecycle import LifecycleModel
 from harness.contract.models.notifications import NotificationsModel
+from harness.contract.models.processes import ProcessesModel
 from harness.contract.models.server import ServerModel
 from harness.contract.models.session_store import SessionStoreModel
 from harness.contract.models.state_db import StateDbModel
+from harness.contract.models.wakeups import WakeupsModel
 from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Model, Refusal
@@ -33,10 +36,12 @@ from harness.models.key_value import KeyValue
 from harness.models.register import Register
 from tests.contract.models import (
     test_components,
+    test_copies,
     test_lifecycle,
     test_server,
     test_session_store,
     test_state_db,
+    test_streams,
 )
 
 ROOT = Path(harness.__file__).parents[1]
@@ -103,10 +108,11 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
         (test_components.CACHE, test_components.WRONG_CACHES),
         (test_components.WATCHER, test_components.WRONG_WATCHERS),
         (test_components.CATALOG, test_components.WRONG_CATALOGS),
-        (test_components.WAKEUPS, test_components.WRONG_WAKEUPS),
     ]
     for model, wrong in components:
         yield from ((model, story) for _, story in wrong)
+    yield WakeupsModel(), [test_components.raised("drain")]
+    yield ProcessesModel(), [test_components.raised("take")]
     yield from ((test_components.STRUCK, story) for story in test_components.WRONG_STRUCK)
     for story in test_components.FOREIGN_KNOCKS:
         yield AccessControlModel(), story
@@ -124,7 +130,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     for test, model in tests:
         yield from ((model, operations_of([call])) for call, _ in parameters(test))
     for wrong_toy, _, text in test_lifecycle.STORIES:
-        yield LifecycleModel(), list(test_lifecycle.tell(wrong_toy(), text))
+        yield LifecycleModel(), list(test_lifecycle.play(wrong_toy(), text))
     for culprit, _, calls in test_state_db.CULPRITS:
         database = culprit()
         yield StateDbModel(), [test_state_db.ask(database, *call) for call in calls]
@@ -146,11 +152,11 @@ def faulted_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     yield model, [done("probe", {"locked": False, "integrity": "bad page"})]
 
 
-def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
+def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # noqa: PLR0915 - a list
     """Wrong answers that no other test of the models has."""
     busy = [*operations_of([test_server.NEW, test_server.HOLD])]
     conflict = {"status": 409, "active": "r0"}
-    spawn = "r1 [process=x:p1] [tokens=1]"
+    spawn = "r1 [process=0:p1] [tokens=1]"
     idle = operations_of([test_server.IDLE])
     new = operations_of([test_server.NEW])
     talk = operations_of([test_server.TALK])
@@ -195,12 +201,39 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
         ],
     ]
     yield from ((ServerModel(), story) for story in server_stories)
+    late_view = {**test_copies.VIEWS, "titles": ["plans", "notes"]}
+    titled = [*new, done("rename", session="s1", title="plans")]
+    other_copy = test_copies.changed("copies", "search", "texts", to=[])
+    yield ServerModel(), [*titled, done("views", late_view, session="s1")]
+    yield ServerModel(), [*titled, done("copies", other_copy, session="s1")]
+    yield BadInputModel(), [done("begin", 0)]
+    bad = {"bad": True, "promise": "H2", "data": "GET / HTTP/1.1\r\n\r\n", "times": 1}
+    refused_once = {"statuses": [400], "error": "no", "traced": False}
+    yield BadInputModel(), [done("send_bytes", {**refused_once, "statuses": []}, **bad)]
+    yield BadInputModel(), [done("send_bytes", {**refused_once, "statuses": [402]}, **bad)]
+    fine = {"statuses": [200], "error": "no", "traced": False}
+    yield BadInputModel(), [done("send_bytes", fine, **{**bad, "bad": False})]
+    yield AccessControlModel(), [failed("open", is_loopback=True, password="")]
+    dead = {"is_available": True, "serves": False}
+    yield AccessControlModel(), [done("open", dead, is_loopback=True, password="")]
     yield NotificationsModel(), [failed("open", session="s1", tab="a")]
     yield BadInputModel(), [lost("ask_badly", bad=True, promise="S12")]
     yield BadInputModel(), [failed("ask_badly", bad=True, promise="S12")]
     yield BackpressureModel(), [failed("stop")]
+    yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
+    cursors = test_streams.CursorsModel()
+    yield cursors, [failed("read")]
+    yield cursors, [done("prepare", {**test_streams.PREPARED, "killed": []}, tokens=3)]
+    yield cursors, [done("prepare", {"killed": ["token"] * 3}, tokens=3)]
+    asked = {"endpoint": "list", "subject": "", "cases": [[None, "header", 0]]}
+    yield cursors, [done("read", [], **asked)]
+    yield cursors, [done("read", [test_streams.shown(status=404)], **asked)]
+    whole = {"first": [["token", 1, 3, True]], "live": [], "ended": []}
+    yield cursors, [done("grow", whole, tokens=3, cursors=[None])]
+    partly: dict[str, Any] = {"first": [], "live": [], "ended": []}
+    yield cursors, [done("grow", partly, tokens=3, cursors=[])]
     yield CatalogOverHttpModel(), [failed("shown")]
-    committed = list(test_lifecycle.tell(test_lifecycle.Toy(), "turn a, ok"))
+    committed = list(test_lifecycle.play(test_lifecycle.Toy(), "turn a, ok"))
     late = {"returned": False, "called": []}
     lifecycle = LifecycleModel()
     yield lifecycle, [*committed, done("dirty", {"dirty": True}, session="s1")]
@@ -217,6 +250,10 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     shrunk = done("shrink", session="s", keep=0)
     row = {"title": "t", "message_count": 0, "updated_at": 1.0}
     store_stories: list[list[Operation]] = [
+        [done("new", 0, session="s")],
+        [failed("new", session="s")],
+        [created, created],
+        [failed("swap")],
         [created, gone, done("append", session="s", text="a")],
         [created, gone, failed("messages", session="s")],
         [created, said, done("messages", None, session="s")],

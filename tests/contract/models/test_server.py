@@ -156,10 +156,33 @@ def test_server_model_names_the_broken_promise(
     assert judged(ServerModel(), *calls) is promise
 
 
+def test_server_model_goes_on_after_a_wrong_answer() -> None:
+    """One session lost its messages; the other one is judged as before, and only what it breaks."""
+    empty = {"said": [], "woken": [], "pending": None}
+    calls = (
+        NEW,
+        TALK,
+        IDLE,
+        of_session("messages", empty),
+        of_session("messages", empty),
+        ("new", {"session": "s2"}, None),
+        ("title", {"session": "s2"}, "another"),
+        of_session("delete", None),
+        NEW,
+        of_session("messages", empty),
+    )
+
+    verdict = conforms(ServerModel())(History(tuple(operations_of(calls))))
+
+    assert [anomaly.promise for anomaly in verdict.anomalies] == [promises.S2, promises.S2]
+    assert [anomaly.evidence[-1].function for anomaly in verdict.anomalies] == ["messages", "title"]
+
+
 def answered(*statuses: int, bad: bool = True, error: str | None = "no", **more: Any) -> Call:
     """The answer to a bad request."""
     result = {"statuses": list(statuses), "error": error, "traced": False, **more}
-    return "ask_badly", {"bad": bad, "promise": "S12"}, result
+    statuses_of_it = [400, 404] if bad else [200]
+    return "ask_badly", {"bad": bad, "promise": "S12", "statuses": statuses_of_it}, result
 
 
 def files(bait: str, bystander: str = "b") -> Call:
@@ -172,15 +195,17 @@ def files(bait: str, bystander: str = "b") -> Call:
     [
         ((answered(400),), None),
         ((answered(200),), promises.S12),
-        ((answered(200, bad=False),), None),
+        ((answered(200, bad=False, error=None),), None),
+        ((answered(201, bad=False, error=None),), promises.S12),
+        ((answered(401),), promises.S12),
         ((answered(500),), promises.S12),
         ((answered(400, error=None),), promises.H2),
         ((answered(400, traced=True),), promises.H2),
         ((answered(400, 400),), promises.H2),
-        ((answered(),), None),
+        ((answered(error=None),), promises.H2),
         ((files("x"), answered(400), files("y")), promises.H2),
-        ((files("x"), answered(200, bad=False), files("y")), None),
-        ((files("x"), answered(200, bad=False), files("y", "c")), promises.H2),
+        ((files("x"), answered(200, bad=False, error=None), files("y")), None),
+        ((files("x"), answered(200, bad=False, error=None), files("y", "c")), promises.H2),
         ((("dawdle", {}, {"health": 200, "sessions": 503}),), promises.C10),
     ],
 )
@@ -212,9 +237,21 @@ def test_stream_is_whole_if_snapshots_cover_its_gaps(numbers: list[str], *, expe
     assert is_whole(read) is expected
 
 
-STALLED = {"whole": True, "last": "stream_end", "answered": [200], "kept_bytes": 9, "let_go": True}
-FILLED = {"refused": [503], "answered": [200], "started": True, "taken": 4, "again": True}
-SILENT = {"silences_s": [4.0], "locked": [503], "freed": [200]}
+STALLED = {
+    "whole": True,
+    "last": "stream_end",
+    "answered": [200, 200],
+    "kept_bytes": 9,
+    "let_go": True,
+}
+FILLED = {
+    "refused": [503] * 3,
+    "answered": [200] * 4,
+    "started": True,
+    "taken": 4,
+    "again": True,
+}
+SILENT = {"silences_s": [4.0] * 4, "locked": [503], "freed": [200]}
 
 
 @pytest.mark.parametrize(
@@ -226,15 +263,15 @@ SILENT = {"silences_s": [4.0], "locked": [503], "freed": [200]}
         (("stall", {"readers": 2}, {**STALLED, "dropped": 2, "kept_bytes": 1 << 24}), promises.C8),
         (("stall", {"readers": 2}, {**STALLED, "dropped": 2, "whole": False}), promises.C3),
         (("fill", {"streams": 4}, FILLED), None),
-        (("fill", {"streams": 4}, {**FILLED, "answered": [200, 503]}), promises.C10),
-        (("fill", {"streams": 4}, {**FILLED, "refused": [503, None]}), promises.C10),
+        (("fill", {"streams": 4}, {**FILLED, "answered": [200, 503, 200, 200]}), promises.C10),
+        (("fill", {"streams": 4}, {**FILLED, "refused": [503, 503]}), promises.C10),
         (("fill", {"streams": 4}, {**FILLED, "taken": 3}), promises.H4),
         (("leave", {}, {"collected": True, "channels": 0, "heard": False}), promises.C9),
-        (("stop", {}, {"ended": [True, True], "code": 0}), None),
-        (("stop", {}, {"ended": [True, True], "code": None}), promises.H3),
+        (("stop", {}, {"ended": [True] * 3, "code": 0}), None),
+        (("stop", {}, {"ended": [True] * 3, "code": None}), promises.H3),
         (("stop", {}, {"ended": [True, False], "code": 0}), promises.H3),
         (("keep_silent", {}, SILENT), None),
-        (("keep_silent", {}, {**SILENT, "silences_s": [4.0, 30.0]}), promises.C6),
+        (("keep_silent", {}, {**SILENT, "silences_s": [4.0, 4.0, 4.0, 30.0]}), promises.C6),
         (("keep_silent", {}, {**SILENT, "locked": [500]}), promises.H6),
         (("keep_silent", {}, {**SILENT, "locked": []}), promises.H6),
     ],

@@ -1,4 +1,4 @@
-"""The model of the session store accepts what is right, and names the promise a wrong one broke."""
+"""Tests that the model of the session store accepts right ones, and names broken promises."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ Ask = tuple[str, dict[str, Any]]
 
 
 class RefusedError(Exception):
-    """What a toy says when it will not."""
+    """A toy refuses a call."""
 
 
 class CrashedError(Exception):
-    """What a toy says when nobody knows."""
+    """A toy crashed: the outcome of the call is unknown."""
 
 
 # Toys ---------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Kept:
-    """What a toy keeps of a session; `live` is None for a file that cannot be read."""
+class Stored:
+    """A session of a toy; `live` is None for a file that cannot be read."""
 
     live: list[str] | None
     memory: list[str]
     title: str = "Untitled"
     backup: list[str] | None = None
     asked: bool = False  # the user asked for what the backup undoes
-    left: int | None = None  # after so many messages comes what the backup does not have
+    left: int | None = None  # from this message on, messages are not in the backup
     has_copy: bool = False
     updated_at: int = 0
 
@@ -61,107 +61,107 @@ class Kept:
 class Toy:
     """A right session store, in memory."""
 
-    kept: dict[str, Kept] = field(default_factory=dict)
+    sessions: dict[str, Stored] = field(default_factory=dict)
     now: int = 0
 
-    def _get(self, session: str) -> Kept:
-        if session not in self.kept:
+    def _get(self, session: str) -> Stored:
+        if session not in self.sessions:
             raise RefusedError(session)
-        return self.kept[session]
+        return self.sessions[session]
 
-    def _readable(self, session: str) -> Kept:
-        kept = self._get(session)
-        if kept.live is None and not kept.memory:
+    def _readable(self, session: str) -> Stored:
+        stored = self._get(session)
+        if stored.live is None and not stored.memory:
             raise RefusedError("damaged")
-        return kept
+        return stored
 
-    def _save(self, kept: Kept, messages: list[str]) -> None:
-        if kept.live is None:
-            self._keep_copy(kept)
-        kept.live = kept.memory = messages
-        self._touch(kept)
+    def _save(self, stored: Stored, messages: list[str]) -> None:
+        if stored.live is None:
+            self._keep_copy(stored)
+        stored.live = stored.memory = messages
+        self._touch(stored)
 
-    def _keep_copy(self, kept: Kept) -> None:
-        kept.has_copy = True
+    def _keep_copy(self, stored: Stored) -> None:
+        stored.has_copy = True
 
-    def _touch(self, kept: Kept) -> None:
+    def _touch(self, stored: Stored) -> None:
         self.now += 1
-        kept.updated_at = self.now
+        stored.updated_at = self.now
 
-    def _back_up(self, kept: Kept, *, asked: bool) -> None:
-        whole = self._whole(kept)
-        if asked and kept.backup is not None and len(kept.backup) > len(whole):
-            whole = kept.backup
-        kept.backup, kept.asked, kept.left = whole, asked, None
+    def _back_up(self, stored: Stored, *, asked: bool) -> None:
+        whole = self._whole(stored)
+        if asked and stored.backup is not None and len(stored.backup) > len(whole):
+            whole = stored.backup
+        stored.backup, stored.asked, stored.left = whole, asked, None
 
-    def _whole(self, kept: Kept) -> list[str]:
-        if kept.left is None or kept.backup is None:
-            return kept.memory
-        return kept.backup + kept.memory[kept.left :]
+    def _whole(self, stored: Stored) -> list[str]:
+        if stored.left is None or stored.backup is None:
+            return stored.memory
+        return stored.backup + stored.memory[stored.left :]
 
     def new(self, session: str) -> None:
-        if session in self.kept:
+        if session in self.sessions:
             raise RefusedError("taken")
-        self.kept[session] = Kept([], [])
-        self._touch(self.kept[session])
+        self.sessions[session] = Stored([], [])
+        self._touch(self.sessions[session])
 
     def append(self, session: str, text: str) -> None:
-        kept = self._readable(session)
-        self._save(kept, [*kept.memory, text])
+        stored = self._readable(session)
+        self._save(stored, [*stored.memory, text])
 
     def rename(self, session: str, title: str) -> None:
-        kept = self._readable(session)
-        kept.title = title
-        self._save(kept, kept.memory)
+        stored = self._readable(session)
+        stored.title = title
+        self._save(stored, stored.memory)
 
     def clear(self, session: str) -> None:
         self._cut(self._readable(session), 0)
 
     def truncate(self, session: str, keep: int) -> None:
-        kept = self._readable(session)
-        if keep < len(kept.memory):
-            self._cut(kept, keep)
+        stored = self._readable(session)
+        if keep < len(stored.memory):
+            self._cut(stored, keep)
 
     def undo(self, session: str) -> None:
-        kept = self._readable(session)
-        if not kept.memory:
+        stored = self._readable(session)
+        if not stored.memory:
             raise RefusedError("nothing to undo")
-        self._cut(kept, len(kept.memory) - 1)
+        self._cut(stored, len(stored.memory) - 1)
 
-    def _cut(self, kept: Kept, keep: int) -> None:
-        self._back_up(kept, asked=True)
-        self._save(kept, kept.memory[:keep])
+    def _cut(self, stored: Stored, keep: int) -> None:
+        self._back_up(stored, asked=True)
+        self._save(stored, stored.memory[:keep])
 
     def shrink(self, session: str, keep: int) -> None:
-        kept = self._readable(session)
-        if keep < len(kept.memory):
-            self._back_up(kept, asked=False)
-            kept.left = keep
-        self._save(kept, kept.memory[:keep])
+        stored = self._readable(session)
+        if keep < len(stored.memory):
+            self._back_up(stored, asked=False)
+            stored.left = keep
+        self._save(stored, stored.memory[:keep])
 
     def delete(self, session: str) -> None:
-        self.kept.pop(session, None)
+        self.sessions.pop(session, None)
 
     def messages(self, session: str) -> list[str] | None:
-        if session not in self.kept:
+        if session not in self.sessions:
             return None
         return list(self._readable(session).memory)
 
     def list(self) -> list[str]:
-        return sorted(self.kept, key=lambda session: -self.kept[session].updated_at)
+        return sorted(self.sessions, key=lambda session: -self.sessions[session].updated_at)
 
     def row(self, session: str) -> dict[str, Any] | None:
-        if session not in self.kept:
+        if session not in self.sessions:
             return None
-        kept = self.kept[session]
-        count, at = len(kept.memory), kept.updated_at
-        return {"title": kept.title, "message_count": count, "updated_at": at}
+        stored = self.sessions[session]
+        count, at = len(stored.memory), stored.updated_at
+        return {"title": stored.title, "message_count": count, "updated_at": at}
 
     def backup(self, session: str) -> int | None:
-        kept = self._get(session)
-        if kept.backup is not None:
-            return len(kept.backup)
-        return -1 if kept.has_copy else None
+        stored = self._get(session)
+        if stored.backup is not None:
+            return len(stored.backup)
+        return -1 if stored.has_copy else None
 
     def save_stub(self, session: str) -> None:
         raise RefusedError(session)
@@ -180,64 +180,66 @@ class Toy:
         self._get(session).live = None
 
     def restart(self) -> None:
-        for kept in self.kept.values():
-            if kept.live is None:
-                kept.memory = []
+        for stored in self.sessions.values():
+            if stored.live is None:
+                stored.memory = []
         self.recover()
 
     def recover(self) -> None:
-        for kept in self.kept.values():
-            if kept.live is not None:
-                kept.live = kept.memory = self._whole(kept)
-                kept.left = None
-            elif kept.backup is not None and not kept.asked:
-                self._keep_copy(kept)
-                kept.live = kept.memory = kept.backup
-                kept.left = None
+        for stored in self.sessions.values():
+            if stored.live is not None:
+                stored.live = stored.memory = self._whole(stored)
+                stored.left = None
+            elif stored.backup is not None and not stored.asked:
+                self._keep_copy(stored)
+                stored.live = stored.memory = stored.backup
+                stored.left = None
 
     def hostile(self, session_id: str) -> None:
         raise RefusedError(session_id)
 
     def crash(self, ask: Callable[[], object], rng: Random) -> None:
-        """Die in the midst of a call, or just before it or after it."""
+        """Crash before or after a call."""
         if rng.random() < 0.5:
             with suppress(RefusedError):
                 ask()
-        for kept in self.kept.values():
-            kept.memory = kept.memory if kept.live is None else kept.live
+        for stored in self.sessions.values():
+            stored.memory = stored.memory if stored.live is None else stored.live
         raise CrashedError
 
 
 class Torn(Toy):
     def crash(self, ask: Callable[[], object], rng: Random) -> None:
-        before = {session: kept.live for session, kept in self.kept.items()}
+        before = {session: stored.live for session, stored in self.sessions.items()}
         with suppress(CrashedError):
             super().crash(ask, rng)
-        for session, kept in self.kept.items():
-            if kept.live != before.get(session):
-                kept.live, kept.memory = None, []
+        for session, stored in self.sessions.items():
+            if stored.live != before.get(session):
+                stored.live, stored.memory = None, []
         raise CrashedError
 
 
 class Doubling(Toy):
     def recover(self) -> None:
         super().recover()
-        for kept in self.kept.values():
-            if kept.memory:
-                kept.memory = [*kept.memory, kept.memory[-1]]
+        for stored in self.sessions.values():
+            if stored.memory:
+                stored.memory = [*stored.memory, stored.memory[-1]]
 
 
 class Forgetful(Toy):
     def append(self, session: str, text: str) -> None:
         super().append(session, text)
         if int(text) % 3 == 0:
-            self.kept[session].live = self.kept[session].memory = self.kept[session].memory[:-1]
+            self.sessions[session].live = self.sessions[session].memory = self.sessions[
+                session
+            ].memory[:-1]
 
 
 class LosingWhatCameSince(Toy):
-    def _whole(self, kept: Kept) -> list[str]:
-        whole = super()._whole(kept)
-        return whole if whole is kept.memory else kept.backup or []
+    def _whole(self, stored: Stored) -> list[str]:
+        whole = super()._whole(stored)
+        return whole if whole is stored.memory else stored.backup or []
 
 
 class StubSaving(Toy):
@@ -246,12 +248,12 @@ class StubSaving(Toy):
 
 
 class KeepingTheLastBackup(Toy):
-    def _back_up(self, kept: Kept, *, asked: bool) -> None:
-        kept.backup, kept.asked, kept.left = kept.memory, asked, None
+    def _back_up(self, stored: Stored, *, asked: bool) -> None:
+        stored.backup, stored.asked, stored.left = stored.memory, asked, None
 
 
 class NotKeepingTheDamaged(Toy):
-    def _keep_copy(self, kept: Kept) -> None:
+    def _keep_copy(self, stored: Stored) -> None:
         pass
 
 
@@ -266,19 +268,19 @@ class NotRecovering(Toy):
 
 
 class Resurrecting(Toy):
-    def _back_up(self, kept: Kept, *, asked: bool) -> None:
-        super()._back_up(kept, asked=asked)
+    def _back_up(self, stored: Stored, *, asked: bool) -> None:
+        super()._back_up(stored, asked=asked)
         if asked:
-            kept.asked, kept.left = False, len(kept.memory)
+            stored.asked, stored.left = False, len(stored.memory)
 
 
 class Undeleting(Toy):
     def delete(self, session: str) -> None:
-        self.bin = {session: self.kept[session]} if session in self.kept else {}
+        self.bin = {session: self.sessions[session]} if session in self.sessions else {}
         super().delete(session)
 
     def restart(self) -> None:
-        self.kept |= getattr(self, "bin", {})
+        self.sessions |= getattr(self, "bin", {})
         super().restart()
 
 
@@ -290,8 +292,8 @@ class BusyCleaning(Toy):
 class BusyRecovering(Toy):
     def recover(self) -> None:
         super().recover()
-        for kept in self.kept.values():
-            self._touch(kept)
+        for stored in self.sessions.values():
+            self._touch(stored)
 
 
 class LastWriterWins(Toy):
@@ -373,7 +375,7 @@ ACTS: Mapping[str, int] = {
 
 
 def program(rng: Random, length: int) -> Iterator[Ask]:
-    """Ask anything of two sessions; a crash is followed by a restart, and the end is a look."""
+    """Any calls of two sessions; a restart follows each crash, and reads come last."""
     yield "new", {"session": "s1"}
     for number in range(length):
         function = rng.choices([*ACTS], [*ACTS.values()])[0]
@@ -414,7 +416,7 @@ def look() -> Iterator[Ask]:
 
 
 def run(target: Any, asks: Iterator[Ask], rng: Random) -> Anomaly | None:
-    """Ask a target, and let the model judge each answer."""
+    """Make the calls, and let the model judge each answer."""
     fold = Fold(SessionStoreModel())
     for function, argument in asks:
         if anomaly := fold.step(answer(target, function, argument, rng)):
@@ -440,13 +442,13 @@ def answer(target: Any, function: str, argument: dict[str, Any], rng: Random) ->
 
 @settings(max_examples=150, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 60))
-def test_a_right_store_is_accepted(rng: Random, length: int) -> None:
-    """Whatever is asked of it."""
+def test_right_store_is_accepted(rng: Random, length: int) -> None:
+    """For any calls."""
     assert run(Toy(), program(rng, length), rng) is None
 
 
 def shortest(wrong: type[Toy], asks: list[Ask]) -> Anomaly | None:
-    """What a wrong toy is blamed for, once nothing can be left out of the program any more."""
+    """The anomaly of a wrong toy in the shortest part of the program that has one."""
     blamed = run(wrong(), iter(asks), Random(0))
     at = 0
     while blamed is not None and at < len(asks):
@@ -459,10 +461,8 @@ def shortest(wrong: type[Toy], asks: list[Ask]) -> Anomaly | None:
 
 
 @pytest.mark.parametrize(("wrong", "promise"), WRONG, ids=[wrong.__name__ for wrong, _ in WRONG])
-def test_a_wrong_store_is_refused_by_the_promise_it_broke(
-    wrong: type[Toy], promise: Promise
-) -> None:
-    """Soon, and once the program is as short as can be, by that promise."""
+def test_wrong_store_breaks_its_promise(wrong: type[Toy], promise: Promise) -> None:
+    """In most shortest programs the anomaly names the promise."""
     programs = [[*program(Random(seed), 40)] for seed in range(200)]
     found = (shortest(wrong, asks) for asks in programs)
     blamed = [*itertools.islice((anomaly.promises for anomaly in found if anomaly), 10)]
@@ -471,8 +471,8 @@ def test_a_wrong_store_is_refused_by_the_promise_it_broke(
     assert sum(promise in promises for promises in blamed) >= 0.9 * len(blamed)
 
 
-def test_what_a_damaged_session_may_say_is_not_taken_for_what_nobody_said() -> None:
-    """What was there before may be told; that what was said since is forgotten is all."""
+def test_damaged_session_may_have_older_texts() -> None:
+    """The texts before the damage may be there; only the later text is missing."""
     asks: list[Ask] = [
         ("new", {"session": "s"}),
         ("append", {"session": "s", "text": "before"}),
@@ -482,15 +482,14 @@ def test_what_a_damaged_session_may_say_is_not_taken_for_what_nobody_said() -> N
     fold = Fold(SessionStoreModel())
     for function, argument in asks:
         assert fold.step(Operation(0, function, argument, Outcome.OK, 0, 1)) is None
-    told = Operation(0, "messages", {"session": "s"}, Outcome.OK, 0, 1, ["before"])
-    anomaly = fold.step(told)
+    read = Operation(0, "messages", {"session": "s"}, Outcome.OK, 0, 1, ["before"])
+    anomaly = fold.step(read)
 
     assert anomaly is not None
     assert anomaly.promises == {promises.S2}
 
 
-def test_a_question_that_is_not_there_is_our_own_mistake() -> None:
-    """Not the target's."""
+def test_unknown_function_is_a_usage_error() -> None:
     with pytest.raises(UsageError):
         SessionStoreModel().step(
             SessionStoreModel().initial(), Operation(0, "x", {}, Outcome.OK, 0, 1)
@@ -501,7 +500,7 @@ def test_a_question_that_is_not_there_is_our_own_mistake() -> None:
 
 
 class Reference:
-    """The reference's store on a simulated disk, which may die at any call."""
+    """The reference's store on a simulated disk, which may crash at any call."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -515,7 +514,7 @@ class Reference:
         return InjectedFault(SimulatedCrash(call), call.length // 2)
 
     def crash(self, ask: Callable[[], object], rng: Random) -> object:
-        """Die at one of the next calls, or lose power after the last, and come back."""
+        """Crash at one of the next calls, or lose power after the last, and restart."""
         self.dies_at = len(self.disk.calls) + rng.randrange(1, 20)
         try:
             return ask()
@@ -594,7 +593,7 @@ class Reference:
         )
         accident = replace(waiting, messages=())
         try:
-            # One that is empty already cannot be emptied, so save something else that nobody may.
+            # An empty session cannot be emptied, so save another value that must be refused.
             self.store.save(accident if waiting.messages else replace(accident, version=99))
         finally:
             self.store.maintain(session, lambda found: replace(found, pending_user_message=None))
@@ -624,8 +623,8 @@ class Reference:
 
 @settings(max_examples=60, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 40))
-def test_the_reference_is_accepted_whenever_it_dies(rng: Random, length: int) -> None:
-    """With processes killed and power lost at any call of any operation."""
+def test_reference_is_accepted_after_any_crash(rng: Random, length: int) -> None:
+    """With a kill or a power loss at any call of any operation."""
     with tempfile.TemporaryDirectory() as name:
         reference = Reference(Path(name))
         try:

@@ -29,7 +29,7 @@ from harness.engine.context import Context
 from harness.faults.process_faults import Pause, wait_until_stopped
 from harness.processes.pool import ProcessInstance, ProcessPool
 from harness.targets.registry import find_target, list_targets
-from harness.targets.sqlite.target import CROWD, POLICIES
+from harness.targets.sqlite.target import POLICIES, WRITERS
 
 S1: dict[str, str] = {"session": "s1"}
 CREATE: Step = ("create", {**S1, "source": "cli"})
@@ -221,7 +221,9 @@ def test_traced_writer_logs_opens_without_sqlite(tmp_path: Path) -> None:
     """An open of the database as a file is logged, by a traced writer only."""
     (tmp_path / "peeking.py").write_text(PEEKING)
     (tmp_path / "shared").mkdir()
-    parent = ProcessInstance(ProcessPool((tmp_path / "peeking.py", CROWD), {}), tmp_path / "shared")
+    parent = ProcessInstance(
+        ProcessPool((tmp_path / "peeking.py", WRITERS), {}), tmp_path / "shared"
+    )
     with (
         Journal(tmp_path / "history", time.monotonic_ns) as journal,
         closing(parent),

@@ -26,7 +26,7 @@ from harness.engine.client import RecordingClient
 from harness.engine.suite import suite_with_source
 from harness.engine.target import Target
 from harness.mutation.known_bugs import copy_source, find_bugs, plant
-from harness.runs import simulated_days as aging
+from harness.runs import simulated_days
 from harness.targets.reference.target import ReferenceTarget
 from scenarios.soak import test_days as scenario
 
@@ -191,18 +191,18 @@ def test_slow_leak_is_found_over_days(
 
 def test_run_reports_speed_and_control(tmp_path: Path) -> None:
     """More virtual time passed than real time, and the control agrees on both clocks."""
-    aged = aging.live("reference", 1, 1, tmp_path)
-    document = json.loads((aged.run / "verdict.json").read_text(encoding="utf-8"))
+    run = simulated_days.simulate("reference", 1, 1, tmp_path)
+    document = json.loads((run.run / "verdict.json").read_text(encoding="utf-8"))
 
-    assert aged.record.verdict.is_valid
-    assert aged.ratio > 1
+    assert run.record.verdict.is_valid
+    assert run.ratio > 1
     assert document["virtual_s"] == pytest.approx(scenario.DAYS_MIN * 24 * HOUR_S, rel=0.01)
-    assert document["ratio"] == pytest.approx(aged.ratio, abs=0.1)
-    assert "files/sidecar_bytes" in {reading for reading, *_ in aged.rows()}
-    assert {verdict for *_, verdict in aged.rows()} == {""}
+    assert document["ratio"] == pytest.approx(run.ratio, abs=0.1)
+    assert "files/sidecar_bytes" in {reading for reading, *_ in run.rows()}
+    assert {verdict for *_, verdict in run.rows()} == {""}
 
 
 def test_target_without_ability_is_a_usage_error(tmp_path: Path) -> None:
     """The error names the ability."""
     with pytest.raises(UsageError, match="no ability 'days'"):
-        aging.live("hermes-agent==0.19.0", 1, 1, tmp_path)
+        simulated_days.simulate("hermes-agent==0.19.0", 1, 1, tmp_path)

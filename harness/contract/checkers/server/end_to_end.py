@@ -41,7 +41,7 @@ def _process_failures(view: ClientHistory) -> Iterator[Anomaly]:
         if boot.outcome is Outcome.FAIL:
             yield Anomaly(
                 promises.H3,
-                f"boot() failed: {boot.error}",
+                "boot() failed",
                 (boot,),
                 "no-boot",
                 expected="the server boots on its folder and answers",
@@ -51,7 +51,7 @@ def _process_failures(view: ClientHistory) -> Iterator[Anomaly]:
         if terminate.outcome is not Outcome.OK or terminate.result != 0:
             yield Anomaly(
                 promises.H3,
-                f"terminate() did not end the server cleanly: {terminate}",
+                "terminate() did not end the server cleanly",
                 (terminate,),
                 "bad-exit",
                 expected="exit code 0 after SIGTERM",
@@ -61,7 +61,7 @@ def _process_failures(view: ClientHistory) -> Iterator[Anomaly]:
         if ": 500 " in operation.error:
             yield Anomaly(
                 promises.H2,
-                f"the server answered with an internal error: {operation}",
+                f"{operation.call} was answered with an internal error",
                 (operation,),
                 "internal-error",
                 expected="no status 500, whatever is asked",

@@ -116,8 +116,8 @@ def _unannounced(hours: Sequence[Operation]) -> Iterator[Anomaly]:
                 f"the list announced last in hour {number} lacks changes of other writers",
                 (_only(hour, TALKS, "announced", "shown"),),
                 "unannounced-change",
-                expected=f"the list {shown!r}",
-                observed=f"the list {announced!r}",
+                expected=f"an announcement of the list {shown!r}",
+                observed="no announcement" if announced is None else f"the list {announced!r}",
             )
 
 

@@ -260,7 +260,7 @@ def _acknowledged(view: ClientHistory) -> Iterator[Anomaly]:
         if acknowledge.result is not True:
             yield Anomaly(
                 promises.W11,
-                f"an acknowledgement changed something: {acknowledge}",
+                f"{acknowledge.call} changed something",
                 (acknowledge,),
                 "not-a-noop",
                 expected="-> true: accepted, without an effect",

@@ -71,7 +71,7 @@ def _refusals(history: History) -> Iterator[Anomaly]:
         broken = promises.D3 if writes else promises.D8
         yield Anomaly(
             broken,
-            f"{op.function}() was refused beside other processes: {op}",
+            f"{op.call} was refused beside other processes",
             (op,),
             "refused",
             expected="success: other processes only delay a call",

@@ -35,7 +35,7 @@ def _anomalies(history: History) -> Iterator[Anomaly]:
         if fault is None:
             yield Anomaly(
                 promises.D10,
-                f"{op.function}() was refused after every fault was healed: {op}",
+                f"{op.call} was refused after every fault was healed",
                 (op,),
                 "not-recovered",
                 expected="success once the disk is healed",
@@ -44,7 +44,7 @@ def _anomalies(history: History) -> Iterator[Anomaly]:
         elif not CLEAR.search(op.error):
             yield Anomaly(
                 promises.D10,
-                f"{op.function}() failed with an error that does not name the disk: {op}",
+                f"{op.call} failed with an error that does not name the disk",
                 (op,),
                 "unclear-error",
                 expected=f"an error that says what is broken: {fault.name}",
@@ -53,7 +53,7 @@ def _anomalies(history: History) -> Iterator[Anomaly]:
         elif op.function == "messages" and not DAMAGE.search(fault.name):
             yield Anomaly(
                 promises.D10,
-                f"messages() was refused beside a fault that leaves reads possible: {op}",
+                f"{op.call} was refused beside a fault that leaves reads possible",
                 (op,),
                 "unreadable",
                 expected=f"the acknowledged messages, while {fault.name}",

@@ -57,7 +57,7 @@ def _early(refused: Iterable[Operation], patience_s: float, history: History) ->
         done = [other for other in history.happened if _within(other, op)]
         yield Anomaly(
             promises.D3,
-            f"{op.function}() was refused while other writers made progress: {op}",
+            f"{op.call} was refused while other writers made progress",
             (*done[-2:], op),
             "refused",
             expected=f"a wait of up to {patience_s:g} s for the lock",
@@ -104,7 +104,7 @@ def check_writes_after_kills(history: History) -> Verdict:
         tuple(
             Anomaly(
                 promises.D5,
-                f"{op.function}() was refused beside killed processes: {op}",
+                f"{op.call} was refused beside killed processes",
                 (op,),
                 "not-succeeded",
                 expected="success: the lock of a killed process is free",

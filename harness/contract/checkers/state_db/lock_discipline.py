@@ -128,7 +128,7 @@ def refused_reads(history: History) -> Iterator[Anomaly]:
         if op.function not in WRITES and op.outcome is Outcome.FAIL:
             yield Anomaly(
                 promises.D8,
-                f"{op.function}() was refused beside other processes: {op}",
+                f"{op.call} was refused beside other processes",
                 (op,),
                 "refused",
                 expected="success: opening, reading and closing need no write lock",

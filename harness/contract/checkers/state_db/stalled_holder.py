@@ -33,7 +33,7 @@ def _beside(pause: FaultInterval, history: History) -> Iterator[Anomaly]:
         if op.completed_ns is None or (pause.healed_ns and op.completed_ns > pause.healed_ns):
             yield Anomaly(
                 promises.D5,
-                f"{op.function}() of process {op.process} waited until the holder continued: {op}",
+                f"{op.call} of process {op.process} waited until the holder continued",
                 (op,),
                 "held-up",
                 expected=f"an answer while process {pid} is stopped",
@@ -42,7 +42,7 @@ def _beside(pause: FaultInterval, history: History) -> Iterator[Anomaly]:
         elif op.outcome is Outcome.FAIL and pid not in op.error:
             yield Anomaly(
                 promises.D5,
-                f"{op.function}() was refused with an error that does not name the holder: {op}",
+                f"{op.call} was refused with an error that does not name the holder",
                 (op,),
                 "unnamed-holder",
                 expected=f"an error that names process {pid}, which holds the lock",

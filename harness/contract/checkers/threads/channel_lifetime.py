@@ -17,7 +17,7 @@ Rule = Callable[[History], Iterable[Anomaly]]
 
 def check_channel_lifetime(history: History) -> Verdict:
     """Judge a history that ends with `sizes`."""
-    for rule in (_collected_live, _never_collected, _missed_run, _missed_notice, _doubled_notice):
+    for rule in _RULES:
         for anomaly in rule(history):
             return Verdict(anomalies=(anomaly,))
     return Verdict()
@@ -110,6 +110,30 @@ def _doubled_notice(history: History) -> Iterator[Anomaly]:
             )
 
 
+def _misread_run(history: History) -> Iterator[Anomaly]:
+    """A reader of a run that got other numbers than the run's, in order, to the end (C1 to C3)."""
+    emits = history.happened.of("emit")
+    is_closed = bool(history.happened.of("close_all"))
+    for read in history.happened.of("read_run"):
+        stream, numbers = read.argument["stream"], read.result
+        emitted = sorted(op.argument["number"] for op in emits if op.argument["stream"] == stream)
+        if numbers == emitted or (is_closed and numbers == emitted[: len(numbers or ())]):
+            continue
+        broken = promises.C3
+        if numbers and len(set(numbers)) < len(numbers):
+            broken = promises.C2
+        elif numbers and numbers != sorted(numbers):
+            broken = promises.C1
+        yield Anomaly(
+            broken,
+            f"a reader of run {stream!r} received other events than the run has",
+            (*emits, read),
+            "misread-run",
+            expected=f"events {emitted}",
+            observed=f"events {numbers}",
+        )
+
+
 def _is_reading(history: History, subscribe: Operation, moment: Operation) -> bool:
     """Whether a subscriber has not left by that moment."""
     reader = {"reader": subscribe.argument["reader"]}
@@ -123,3 +147,13 @@ def _session(history: History, heard: Operation) -> str | None:
     subscribes = history.happened.of("subscribe")
     sessions = {op.argument["reader"]: op.argument["session"] for op in subscribes}
     return sessions.get(heard.argument["reader"])
+
+
+_RULES: tuple[Rule, ...] = (
+    _collected_live,
+    _never_collected,
+    _missed_run,
+    _missed_notice,
+    _doubled_notice,
+    _misread_run,
+)

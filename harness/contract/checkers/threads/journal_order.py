@@ -28,7 +28,7 @@ def check_journal_order(history: History) -> Verdict:
             (
                 Anomaly(
                     promises.T5,
-                    f"rows() failed: {read}",
+                    "rows() failed",
                     (read,),
                     "unreadable",
                     expected="the rows of the journal",

@@ -47,7 +47,7 @@ def _failed_calls(history: History) -> Iterator[Anomaly]:
 def _failure(op: Operation, broken: Promise) -> Anomaly:
     return Anomaly(
         broken,
-        f"{op.function}() raised: {op}",
+        f"{op.call} raised",
         (op,),
         "raised",
         expected="the call returns: errors of a provider are handled",
@@ -155,7 +155,7 @@ def _unrequested(history: History) -> Iterator[Anomaly]:
                 (call,),
                 "unbidden",
                 expected="provider calls at boundaries only",
-                observed=f"{call}",
+                observed=f"{call.call} outside of both",
             )
 
 

@@ -27,7 +27,7 @@ def _anomalies(history: History) -> Iterator[Anomaly]:
         if read.function in ("messages", "active") and read.outcome is Outcome.FAIL:
             yield Anomaly(
                 promises.S1,
-                f"{read.function}() cannot read the session: {read}",
+                f"{read.call} cannot read the session",
                 (read,),
                 "unreadable",
                 expected="the content of the session",

@@ -8,11 +8,11 @@ the end of a process. Besides the calls these histories hold what was observed i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from itertools import product
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from harness.contract import promises
+from harness.contract.agent_script import WakeupPrompt
 from harness.core.history import History, Operation, Outcome
 from harness.core.verdict import Anomaly, Verdict
 
@@ -21,7 +21,7 @@ Rule = Callable[[History], Iterable[Anomaly]]
 
 def check_wakeup_routing(history: History) -> Verdict:
     """Judge a history of threads that ends quiet."""
-    for rule in (_unsettled, _misattributed, _doubled, _misrouted, _reordered, _lost):
+    for rule in (_unsettled, _misattributed, _doubled, _misrouted, _reordered, _lost, _left_over):
         for anomaly in rule(history):
             return Verdict(anomalies=(anomaly,))
     return Verdict()
@@ -30,34 +30,158 @@ def check_wakeup_routing(history: History) -> Verdict:
 def check_wakeup_restarts(history: History) -> Verdict:
     """Judge a history of killed hosts, by the wakeups of each session when all is quiet.
 
-    `leave` is a process that ended while its host was dead, `settle` returns all wakeups.
+    `leave` is a process that ended while its host was dead, `settle` returns all wakeups. A read
+    that failed may hide an exit code; a write that failed may move a wakeup behind later ones.
     """
-    for unsettled in _unsettled(history):
-        return Verdict((replace(unsettled, promise=promises.W4),))
-    settled = history.happened.of("settle")
-    for left, quiet in product(history.happened.of("leave"), settled[-1:]):
-        session, process = _session(left), left.argument["process"]
-        sessions = [owner for owner, cause in quiet.result["woken"] if cause == process]
-        match sessions:
-            case [one] if one == session:
-                continue
-            case []:
-                broken, name = promises.W4, "lost-wakeup"
-            case _ if set(sessions) == {session}:
-                broken, name = promises.W1, "double-wakeup"
-            case _:
-                broken, name = promises.W6, "misrouted"
-        between = (op for op in history if op.function in ("struck", "restart"))
-        anomaly = Anomaly(
+    strikes = [op.argument["strike"] for op in history.of("struck")]
+    for rule in (_refused_call, _wrong_strike):
+        for anomaly in rule(history):
+            return Verdict((anomaly,))
+    for quiet in history.happened.of("settle")[-1:]:
+        for anomaly in _wrong_wakeups(history, quiet, strikes):
+            return Verdict((anomaly,))
+    return Verdict()
+
+
+def _refused_call(history: History) -> Iterator[Anomaly]:
+    """A call without a fault that failed, or answered something."""
+    for op in history:
+        if op.function == "struck" or op.outcome is Outcome.INFO:
+            continue
+        answers = op.function == "settle"
+        if op.outcome is Outcome.FAIL or (op.result is None) is answers:
+            yield Anomaly(
+                promises.W4,
+                f"{op.call} failed: a wakeup stayed pending" if answers else f"{op.call} failed",
+                tuple(history),
+                "unsettled" if answers else "refused",
+                expected="the call succeeds" if answers else "the call returns nothing",
+                observed=op.answer,
+            )
+
+
+_ERRORS = {"full once": "OSError: [Errno 28]", "broken once": "OSError: [Errno 5]"}
+_READ = "read once"
+
+
+def _wrong_strike(history: History) -> Iterator[Anomaly]:
+    """A struck call that failed otherwise than by its fault, or whose fault is another one."""
+    for op in history.of("struck"):
+        strike, at = op.argument["strike"], op.argument["at"]
+        if op.outcome is Outcome.OK and op.result["struck"] in (at, -1):
+            continue
+        error = _ERRORS.get(strike, _ERRORS["broken once"] if strike == _READ else "killed")
+        if op.outcome is Outcome.FAIL and op.error.startswith(error):
+            continue
+        if op.outcome is not Outcome.INFO:
+            yield Anomaly(
+                promises.W4,
+                f"{op.call} failed by another error than its fault",
+                tuple(history),
+                "refused",
+                expected=f"struck at {at} or not at all, or {error}",
+                observed=op.answer,
+            )
+
+
+def _wrong_wakeups(history: History, quiet: Operation, strikes: list[str]) -> Iterator[Anomaly]:
+    """Wakeups that are lost, repeated, misrouted, reordered, or say something else (W1 to W6)."""
+    woken: dict[str, list[list[str]]] = quiet.result["woken"]
+    evidence = (*history.happened.of("leave"), *history.of("struck", "restart"), quiet)
+    found = itertools.chain(
+        _miscounted(evidence, woken),
+        _overtaken(evidence, woken, may_move=any(s in (*_ERRORS, _READ) for s in strikes)),
+        _misworded(evidence, woken, may_be_unread=_READ in strikes),
+    )
+    yield from found
+    if quiet.result["owed"]:
+        yield Anomaly(
+            promises.W9,
+            f"{quiet.result['owed']} delivered wakeups are still owed",
+            evidence,
+            "still-owed",
+            expected="0",
+            observed=f"{quiet.result['owed']}",
+        )
+
+
+Woken = Mapping[str, Sequence[Sequence[str]]]
+
+
+def _left(evidence: Iterable[Operation]) -> dict[str, Operation]:
+    return {op.argument["process"]: op for op in evidence if op.function == "leave"}
+
+
+def _miscounted(evidence: tuple[Operation, ...], woken: Woken) -> Iterator[Anomaly]:
+    """A process that woke no session, another session, or more than once."""
+    processes = {process for had in woken.values() for process, _ in had}
+    left = _left(evidence)
+    for process in (*left, *sorted(processes - set(left))):
+        wanted = [_session(left[process])] if process in left else []
+        sessions = [owner for owner, had in woken.items() for cause, _ in had if cause == process]
+        if sessions == wanted:
+            continue
+        broken, name = promises.W6, "misrouted"
+        if not sessions:
+            broken, name = promises.W4, "lost-wakeup"
+        elif set(sessions) == set(wanted) or not wanted:
+            broken, name = promises.W1, "double-wakeup"
+        yield Anomaly(
             broken,
             f"the end of process {process!r} while its host was dead woke {len(sessions)} sessions",
-            (left, *between, quiet),
+            evidence,
             name,
-            expected=f"one wakeup of {session!r}",
+            expected=f"wakeups of {wanted}",
             observed=f"wakeups of {sessions}",
         )
-        return Verdict((anomaly,))
-    return Verdict()
+
+
+def _overtaken(
+    evidence: tuple[Operation, ...], woken: Woken, *, may_move: bool
+) -> Iterator[Anomaly]:
+    """A session that was woken in another order than its processes were started."""
+    for session, had in woken.items():
+        wanted = [name for name, op in _left(evidence).items() if _session(op) == session]
+        processes = [process for process, _ in had]
+        if processes != wanted and not may_move:
+            yield Anomaly(
+                promises.W3,
+                f"{session!r} was woken in another order than its processes were started",
+                evidence,
+                "overtaken",
+                expected=f"{wanted}",
+                observed=f"{processes}",
+            )
+
+
+def _misworded(
+    evidence: tuple[Operation, ...], woken: Woken, *, may_be_unread: bool
+) -> Iterator[Anomaly]:
+    """A wakeup whose message is not about its process, its command and its exit code."""
+    left = _left(evidence)
+    for process, text in (wakeup for had in woken.values() for wakeup in had):
+        allowed = [_prompt(process, left[process].argument.get("exit_code"))]
+        if may_be_unread:
+            allowed.append(_prompt(process, None))
+        if text not in allowed:
+            yield Anomaly(
+                promises.W12,
+                f"the wakeup for {process!r} says something else",
+                evidence,
+                "wrong-prompt",
+                expected=" or ".join(allowed),
+                observed=text,
+            )
+
+
+def _prompt(process: str, code: int | None) -> str:
+    """The message of the wakeup for a process that printed nothing."""
+    cause = (
+        "was lost when its host was killed (exit_code=unknown)"
+        if code is None
+        else f"completed (exit_code={code})"
+    )
+    return str(WakeupPrompt(process, cause, "true", ""))
 
 
 def _unsettled(history: History) -> Iterator[Anomaly]:
@@ -70,6 +194,20 @@ def _unsettled(history: History) -> Iterator[Anomaly]:
                 (op,),
                 "unsettled",
                 expected="no pending wakeup once all runs have ended",
+                observed=op.answer,
+            )
+
+
+def _left_over(history: History) -> Iterator[Anomaly]:
+    """Wakeups that wait (W3), or bookkeeping that is left (W9), although all is quiet."""
+    for op in history.happened.of("settle"):
+        if op.result is not None and any(op.result.values()):
+            yield Anomaly(
+                promises.W3 if op.result.get("kept") else promises.W9,
+                "the bookkeeping holds wakeups or runs when all is quiet",
+                (*history.happened.of("complete", "delete"), op),
+                "left-over",
+                expected=f"{dict.fromkeys(op.result, 0)}",
                 observed=op.answer,
             )
 
@@ -144,8 +282,9 @@ def _reordered(history: History) -> Iterator[Anomaly]:
 def _lost(history: History) -> Iterator[Anomaly]:
     """A completion that woke no session: W3 if a run of the session delayed it, else W2."""
     settled = history.happened.of("settle")
+    deleted = {_session(op) for op in history.of("delete")}
     for complete in _completions(history):
-        if not settled or _wakes_of(history, complete):
+        if not settled or _wakes_of(history, complete) or _session(complete) in deleted:
             continue
         runs = [
             op

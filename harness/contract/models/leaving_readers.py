@@ -1,0 +1,74 @@
+"""Model of readers that leave: nothing of them stays behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.contract import promises
+from harness.core.contract import Promise
+from harness.core.history import Operation, Outcome
+from harness.core.model import Refusal
+
+OF_READERS = ("streams", "sse", "channel", "connections", "watcher")
+NOTHING: dict[str, Any] = {}
+_ANSWERS = {
+    "begin": None,
+    "leave": {"left": NOTHING},
+    "rest": {"left": NOTHING},
+    "idle": {"wakeups_above": 0, "cpu_ms_above": 0},
+}
+
+
+class LeavingReadersModel:
+    """A model without state: each answer says what stayed behind, which is nothing."""
+
+    name = "leaving-readers"
+
+    def initial(self) -> None:
+        """No state."""
+
+    def adopt(self, state: None, operation: Operation) -> tuple[None]:  # noqa: ARG002
+        """No state either."""
+        return (None,)
+
+    def step(self, state: None, operation: Operation) -> tuple[None] | Refusal:
+        """Judge one answer."""
+        wanted = _ANSWERS[operation.function]
+        if operation.function == "leave" and wanted is not None:
+            wanted = {**wanted, "ended": operation.argument["readers"]}
+        if operation.outcome is Outcome.OK and operation.result == wanted:
+            return (state,)
+        first, *also = _broken(operation)
+        return Refusal(
+            first,
+            f"{operation.function}: {_PROBLEMS[operation.function]}",
+            also=tuple(also),
+            expected=f"{wanted}",
+            observed=operation.answer,
+        )
+
+
+_PROBLEMS = {
+    "begin": "the server did not serve its readers",
+    "leave": "readers that had left were still served or counted",
+    "rest": "gauges were above their first values after every client had left",
+    "idle": "the server without clients was not quiet",
+}
+
+
+def _broken(operation: Operation) -> tuple[Promise, ...]:
+    if operation.function == "idle":
+        return (promises.H5, promises.C11)
+    if operation.function == "begin" or operation.outcome is not Outcome.OK:
+        return (promises.C11,)
+    left = operation.result["left"]
+    is_of_readers = any(name.startswith(OF_READERS) for name in left)
+    has_hung = (
+        operation.function == "leave"
+        and operation.result["ended"] != (operation.argument["readers"])
+    )
+    if operation.function == "rest":
+        return (promises.H8, promises.C11) if is_of_readers else (promises.H8,)
+    if is_of_readers or has_hung:
+        return (promises.C11, promises.H8)
+    return (promises.H8, promises.C11)

@@ -1,0 +1,194 @@
+"""Model of background processes: each reports its end once, and its watched lines at a rate.
+
+Operations are those of the *processes* ability (`harness.targets`). A process prints what `say`
+gives it, and ends by `finish` or `kill`; what it printed before a restart is not known after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.contract import promises
+from harness.core.contract import Promise
+from harness.core.history import Operation, Outcome
+from harness.core.model import Refusal
+
+OUTPUT_CHARS_MAX = 4000
+WATCH_INTERVAL_S = 15.0
+WATCH_EVENTS_MAX = 20
+SLACK_S = 5.0  # an advance is never that close to the interval
+MARKS = "\n[one]\n\n[two]\n"  # what the adapter prints behind each text
+KILLED = -9
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A process that was started."""
+
+    process: str
+    owner: str | None
+    exit_code: int
+    watches: tuple[str, ...]
+    notifies: bool
+    output: str = ""
+    reported: int = 0
+    suppressed: int = 0
+    reported_at_s: float | None = None
+
+    def event(self, kind: str, **differing: Any) -> dict[str, Any]:
+        """The event about this process."""
+        known = {"kind": kind, "process": self.process, "owner": self.owner, "exit_code": None}
+        rest = {"output": "", "pattern": "", "suppressed": 0, "command": "its own"}
+        return {**known, **rest, **differing}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Running processes, the events that are due, and the lines of the proof."""
+
+    now_s: float = 0.0
+    running: tuple[Running, ...] = ()
+    due: tuple[tuple[tuple[str, Any], ...], ...] = ()
+    proof: tuple[str, ...] = ()
+
+
+class ProcessesModel:
+    """What the registry reports."""
+
+    name = "processes"
+
+    def initial(self) -> State:
+        """No process was started."""
+        return State()
+
+    def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
+        """The state after the operation, or the promise it broke."""
+        if operation.outcome is not Outcome.OK:
+            return _wrong(promises.W12, operation, "the call succeeds")
+        function, argument, result = operation.function, operation.argument, operation.result
+        process = next((p for p in state.running if p.process == argument.get("process")), None)
+        match function:
+            case "take":
+                return _taken(state, operation)
+            case "proof":
+                expected: Any = list(state.proof)
+                return (
+                    (state,)
+                    if result == expected
+                    else _wrong(promises.W12, operation, f"{expected}")
+                )
+            case "left":
+                expected = {
+                    "running": len(state.running),
+                    "pending": len(state.due),
+                    "queued": len(state.due),
+                    "ledger": len(state.due) + sum(p.notifies for p in state.running),
+                    "files": 0,
+                }
+                return (
+                    (state,)
+                    if result == expected
+                    else _wrong(promises.W9, operation, f"{expected}")
+                )
+        if result != (True if function == "kill" else None):
+            return _wrong(promises.W12, operation, "an empty answer, or true of a kill")
+        return (_after(state, function, argument, process),)
+
+
+def _equal(
+    state: State, operation: Operation, expected: object, promise: Promise
+) -> tuple[State] | Refusal:
+    is_right = operation.result == expected
+    return (state,) if is_right else _wrong(promise, operation, f"{expected}")
+
+
+def _after(state: State, function: str, argument: Any, process: Running | None) -> State:
+    if function == "spawn":
+        started = Running(
+            argument["process"],
+            argument["session"],
+            argument.get("exit_code", 0),
+            tuple(argument.get("watches") or ()),
+            argument.get("notify", True),
+        )
+        proof = (*state.proof, f"{started.process} start")
+        return replace(state, running=(*state.running, started), proof=proof)
+    if function == "advance":
+        return replace(state, now_s=state.now_s + argument["seconds"])
+    if function == "restart":
+        return replace(state, running=tuple(_adopted(p) for p in state.running if p.notifies))
+    assert process is not None, function
+    others = tuple(other for other in state.running if other != process)
+    if function == "say":
+        text = "x" * argument.get("size", 0) + argument["text"] + MARKS
+        return _said(replace(state, running=others), process, text)
+    code = KILLED if function == "kill" else process.exit_code
+    if function == "finish":
+        state = replace(state, proof=(*state.proof, f"{process.process} end"))
+    state = replace(state, running=others)
+    if not process.notifies:
+        return state
+    ended = process.event(
+        "completion",
+        exit_code=code,
+        output=process.output[-OUTPUT_CHARS_MAX:],
+        suppressed=process.suppressed,
+    )
+    return replace(state, due=(*state.due, tuple(ended.items())))
+
+
+def _adopted(process: Running) -> Running:
+    return replace(process, output="", watches=(), reported=0, suppressed=0, reported_at_s=None)
+
+
+def _said(state: State, process: Running, text: str) -> State:
+    """The lines that are watched, at a limited rate."""
+    due = list(state.due)
+    for line in text.split("\n"):
+        pattern = next((p for p in process.watches if p in line), None)
+        if pattern is None:
+            continue
+        at_s = process.reported_at_s
+        is_early = at_s is not None and state.now_s - at_s < WATCH_INTERVAL_S - SLACK_S / 2
+        if is_early or process.reported >= WATCH_EVENTS_MAX:
+            process = replace(process, suppressed=process.suppressed + 1)
+            continue
+        event = process.event(
+            "watch_match", output=line, pattern=pattern, suppressed=process.suppressed
+        )
+        due.append(tuple(event.items()))
+        process = replace(
+            process, reported=process.reported + 1, suppressed=0, reported_at_s=state.now_s
+        )
+    process = replace(process, output=(process.output + text)[-2 * OUTPUT_CHARS_MAX :])
+    return replace(state, running=(*state.running, process), due=tuple(due))
+
+
+def _taken(state: State, operation: Operation) -> tuple[State] | Refusal:
+    expected = [dict(event) for event in state.due]
+    result = operation.result
+    if result == expected:
+        return (replace(state, due=()),)
+    return _wrong(_broken(expected, result), operation, f"{expected}")
+
+
+def _broken(expected: list[dict[str, Any]], result: list[dict[str, Any]]) -> Promise:
+    """The promise that other events break."""
+    if len(result) != len(expected):
+        kinds = [event["kind"] for event in (expected if len(expected) > len(result) else result)]
+        if "watch_match" in kinds:
+            return promises.W13
+        return promises.W1 if len(result) > len(expected) else promises.W12
+    if [event["process"] for event in result] != [event["process"] for event in expected]:
+        return promises.W3
+    for wanted, event in zip(expected, result, strict=True):
+        if wanted["owner"] != event["owner"]:
+            return promises.W6
+        if wanted != event and "watch_match" in (wanted["kind"], event["kind"]):
+            return promises.W13
+    return promises.W12
+
+
+def _wrong(promise: Promise, operation: Operation, expected: str) -> Refusal:
+    return Refusal(promise, f"{operation.call} answered otherwise", expected=expected)

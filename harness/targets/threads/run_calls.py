@@ -1,0 +1,255 @@
+"""The *run_calls* ability: real turns whose calls meet in concurrent threads.
+
+Starts, cancels, removals and the shutdown meet runs that reply, wait, fail, exit or hang. Fakes in
+memory replace the files, so that a schedule costs a few milliseconds. A run is named by the first
+word of its message; the second word says what its agent does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from harness.targets.threads.turns import Runs, TurnJournal
+from harness.targets.threads.wakeups import See
+
+UNWIND_BOUND_S = 60.0  # of virtual time, as all times here
+SETTLING_S = 10.0
+SETTLINGS_MAX = 20
+PATIENCE_S = 5.0
+GRACE_S = 1.0
+SLOW_S = 3.0  # how long a slow agent goes on after a cancel
+MARKS = ("interrupted", "cancelled", "error")
+
+
+class RunCallsAdapter:
+    """One host: its turns, and the sessions in memory."""
+
+    def __init__(self, modules: Callable[[str], Any]) -> None:
+        """`modules(name)` imports a module of the reference implementation."""
+        self._errors = {
+            modules("turns.turns").ShuttingDownError: 503,
+            modules("sessions.session_files").UnknownSessionError: 404,
+        }
+        self._conflict = modules("turns.turns").TurnConflictError
+        self._store = Store(modules)
+        self._turns = modules("turns.turns").Turns(
+            self._store,
+            Runs(modules("turns.journal").RunWriter),
+            TurnJournal(),
+            modules("memory.lifecycle").Lifecycle(),
+            lambda session: _Agent(self, session),
+            unwind_bound_s=UNWIND_BOUND_S,
+        )
+        self._names: dict[str, str] = {}  # of runs, by stream
+        self._over: dict[str, threading.Event] = {}
+        self._turns.listen(_listener(modules("turns.turns").TurnListener, self))
+
+    def watch(self, tick: Callable[[], int], see: See) -> None:
+        """Report events to `see`, with times of the clock `tick`."""
+        self.tick, self.see = tick, see
+
+    # Calls
+
+    def make(self, session: str) -> None:
+        """Make a session."""
+        self._store.make(session)
+
+    def start(self, session: str, run: str, script: str) -> dict[str, Any]:
+        """Begin a turn; the status, the run that refused it, and whether its message is stored."""
+        try:
+            self._turns.start(session, f"{run} {script}")
+        except self._conflict as conflict:
+            active = conflict.stream_id and self._names.get(conflict.stream_id, "unknown")
+            return {"status": 409, "active": active, "stored": False}
+        except tuple(self._errors) as refused:
+            return {"status": self._errors[type(refused)], "active": None, "stored": False}
+        return {"status": 200, "active": None, "stored": self._store.has(session, run)}
+
+    def follow(self, session: str, after: str, run: str, script: str) -> dict[str, Any]:
+        """Wait for the terminal event of the run `after`, and begin the next turn at once."""
+        self._event_of(after).wait()
+        return self.start(session, run, script)
+
+    def cancel(self, run: str) -> bool | None:
+        """Cancel the run; None if it never started."""
+        stream = next((stream for stream, name in self._names.items() if name == run), None)
+        if stream is None:
+            return None
+        cancelled: bool = self._turns.cancel(stream)
+        return cancelled
+
+    def status(self, session: str) -> dict[str, Any]:
+        """Whether the session is busy, and the run that a client can attach to."""
+        stream = self._turns.attachable_stream(session)
+        active = None if stream is None else self._names.get(stream, "unknown")
+        return {"busy": session in self._turns.live_sessions(), "active": active}
+
+    def clear(self, session: str) -> None:
+        """Remove the messages."""
+        self._store.change(session, lambda found: found.cut(0))
+
+    def delete(self, session: str) -> bool:
+        """End the session's run and delete the session; whether its run ended in time."""
+        if not self._turns.end(session, PATIENCE_S):
+            return False
+        self._store.delete(session)
+        return True
+
+    def shut_down(self) -> bool:
+        """Refuse new turns and end the running ones; whether all have unwound."""
+        ended: bool = self._turns.shut_down(GRACE_S)
+        return ended
+
+    def settle(self) -> dict[str, Any]:
+        """Wait until no run is registered; what is left, and the content of each session."""
+        for _ in range(SETTLINGS_MAX):
+            time.sleep(SETTLING_S)
+            if not self._turns.runs():
+                break
+        left = {name: size for name, size in self._turns.gauges().items() if size}
+        return {"left": left, "sessions": self._store.content()}
+
+    def close(self) -> None:
+        """Do nothing: the host holds no resource."""
+
+    # What happens inside
+
+    def name_of(self, run: Any) -> str:
+        """The name of a run."""
+        return str(run.message.partition(" ")[0])
+
+    def started(self, run: Any) -> None:
+        """Remember the run's name."""
+        self._names[run.stream_id] = self.name_of(run)
+
+    def shown(self, run: Any, row: Mapping[str, Any]) -> None:
+        """Report a token or a terminal event."""
+        subject = {"run": self.name_of(run), "session": run.session_id}
+        if row["terminal"]:
+            self.see("terminal", {**subject, "event": row["event"]}, self.tick())
+            if row["event"] != "done":
+                self._event_of(self.name_of(run)).set()
+        else:
+            self.see("token", {**subject, "text": row["payload"]["text"]}, self.tick())
+
+    def ended(self, run: Any) -> None:
+        """Report that the run has left the registry."""
+        self.see("ended", {"run": self.name_of(run), "session": run.session_id}, self.tick())
+
+    def _event_of(self, run: str) -> threading.Event:
+        return self._over.setdefault(run, threading.Event())
+
+
+def _listener(base: Any, adapter: RunCallsAdapter) -> Any:
+    class Listener(base):  # type: ignore[misc]
+        started = staticmethod(adapter.started)
+        shown = staticmethod(adapter.shown)
+        ended = staticmethod(adapter.ended)
+
+    return Listener()
+
+
+class ScriptError(Exception):
+    """The script asked for a failure."""
+
+
+class _Agent:
+    """An agent that shows one word, and ends in the way that the message names."""
+
+    def __init__(self, adapter: RunCallsAdapter, session: str) -> None:
+        self._adapter = adapter
+        self._session = session
+        self._closed = threading.Event()
+
+    def run_turn(self, message: str, _: Sequence[Any], output: Any) -> str:
+        run, _, script = message.partition(" ")
+        begun = self._adapter.tick()
+        try:
+            return self._obey(script, output)
+        finally:
+            self._adapter.see("work", {"run": run, "session": self._session}, begun)
+
+    def _obey(self, script: str, output: Any) -> str:
+        output.token("word")
+        match script:
+            case "wait":
+                output.cancelled.wait()
+            case "slow":
+                output.cancelled.wait()
+                time.sleep(SLOW_S)
+            case "hang":
+                self._closed.wait()
+            case "fail":
+                raise ScriptError
+            case "exit":
+                raise SystemExit(1)
+        return "word"
+
+    def commit_memory_session(self) -> None:
+        """Do nothing: the agent has no memory."""
+
+    def close(self) -> None:
+        """End a run that hangs."""
+        self._closed.set()
+
+
+class Store:
+    """A session store in memory."""
+
+    def __init__(self, modules: Callable[[str], Any]) -> None:
+        self._make = modules("sessions.sidecar").Session
+        self._unknown = modules("sessions.session_files").UnknownSessionError
+        self._sessions: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def make(self, session: str) -> None:
+        """Make a session."""
+        self._sessions[session] = self._make(session_id=session)
+
+    def load(self, session: str) -> Any:
+        """Read a session. Raises UnknownSessionError."""
+        try:
+            return self._sessions[session]
+        except KeyError:
+            raise self._unknown(session) from None
+
+    load_metadata_only = load
+
+    def change(self, session: str, act: Callable[[Any], Any]) -> Any:
+        """Change a session under the lock. Raises UnknownSessionError."""
+        with self._lock:
+            changed = self._sessions[session] = act(self.load(session))
+            return changed
+
+    maintain = change
+
+    def delete(self, session: str) -> None:
+        """Delete a session."""
+        with self._lock:
+            self._sessions.pop(session, None)
+
+    def has(self, session: str, run: str) -> bool:
+        """Whether the session has the run's message, pending or saved."""
+        found = self._sessions.get(session)
+        if found is None:
+            return False
+        texts = [found.pending_user_message, *(message["content"] for message in found.messages)]
+        return any(text is not None and text.partition(" ")[0] == run for text in texts)
+
+    def content(self) -> dict[str, Any]:
+        """Each session's messages as rows of role, text and mark; and what marks it as busy."""
+        return {
+            name: {
+                "rows": [_row(message) for message in found.messages],
+                "busy": found.is_busy,
+            }
+            for name, found in self._sessions.items()
+        }
+
+
+def _row(message: Mapping[str, Any]) -> list[str]:
+    mark = next((mark for mark in MARKS if message.get(mark)), "")
+    return [message["role"], message["content"], mark]

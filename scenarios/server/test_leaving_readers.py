@@ -1,0 +1,65 @@
+"""Scenario of readers that leave in every way at every moment, and of the server after them."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from harness.checkers.conformance import Fold, conforms
+from harness.contract import promises
+from harness.contract.models.leaving_readers import LeavingReadersModel
+from harness.core.history import History
+from harness.engine.context import Context
+from harness.engine.scenario import Expectation, Mode, Scenario
+from harness.pytest_plugin import Judge
+
+ENDPOINTS = ("run", "events", "notices", "gateway", "list")
+WAYS = ("close", "reset", "half")
+MOMENTS = ("prepared", "sent", "head", "shown", "piped")
+READERS = 3
+ANOMALIES_MAX = 3
+
+
+def leave_in_every_way(context: Context) -> None:
+    """Walk through all combinations, in a random order; then let the last reader leave."""
+    rng = context.rng("leaving")
+    for _ in range(context.examples):
+        with context.episode() as episode:
+            fold = Fold(LeavingReadersModel())
+            fold.step(episode.client.ask("begin", {}))
+            cases = [*product(ENDPOINTS, WAYS, MOMENTS)]
+            rng.shuffle(cases)
+            for endpoint, way, moment in cases:
+                if fold.anomalies >= ANOMALIES_MAX:
+                    break
+                argument = {"endpoint": endpoint, "way": way, "moment": moment, "readers": READERS}
+                fold.step(episode.client.ask("leave", argument))
+            episode.client.ask("rest", {})
+            episode.client.ask("idle", {})
+
+
+def _left(way: str) -> Expectation:
+    def count(history: History) -> int:
+        return sum(op.argument["way"] == way for op in history.happened.of("leave"))
+
+    return Expectation(f"readers left: {way}", count, len(ENDPOINTS) * len(MOMENTS))
+
+
+LEAVING_READERS = Scenario(
+    name="server-readers-leave",
+    mode=Mode.HTTP,
+    ability="leaving",
+    promises=(promises.C11, promises.H8, promises.H5),
+    workload=leave_in_every_way,
+    checker=conforms(LeavingReadersModel()),
+    expectations=(
+        *map(_left, WAYS),
+        Expectation("every client left", lambda history: len(history.happened.of("rest"))),
+        Expectation("the idle server was watched", lambda h: len(h.happened.of("idle"))),
+    ),
+    examples=1,
+)
+
+
+def test_readers_that_leave_are_released(judge: Judge) -> None:
+    """Every gauge, thread and file is back at its first value after readers have left."""
+    assert judge(LEAVING_READERS).is_valid

@@ -1,0 +1,121 @@
+"""Scenario of calls of the turns that meet: every pair, with runs that end in every way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+from harness.contract import promises
+from harness.contract.checkers.threads.run_ends import check_run_ends
+from harness.core.history import History
+from harness.engine.scenario import Mode, Scenario
+from harness.pytest_plugin import Judge
+from harness.schedule import Call
+from harness.workloads.threads import Interleaving, Program
+
+S = {"session": "s"}
+MAKE = Call("make", S)
+CLEAR, DELETE, STATUS = Call("clear", S), Call("delete", S), Call("status", S)
+SHUT_DOWN, SETTLE = Call("shut_down"), Call("settle")
+
+
+def start(run: str, script: str = "talk") -> Call:
+    """Begin a turn."""
+    return Call("start", {**S, "run": run, "script": script})
+
+
+def follow(after: str, run: str) -> Call:
+    """Begin a turn as soon as another one's end is shown."""
+    return Call("follow", {**S, "after": after, "run": run, "script": "talk"})
+
+
+def cancel(run: str = "r1") -> Call:
+    """Cancel a run."""
+    return Call("cancel", {"run": run})
+
+
+def program(name: str, *threads: tuple[Call, ...], first: tuple[Call, ...] = ()) -> Program:
+    """Threads that meet, until all is quiet."""
+    return Program(name, threads, promises.T3, first=(MAKE, *first), last=(SETTLE,))
+
+
+TALK, WAIT, SLOW, HANG = (start("r1", script) for script in ("talk", "wait", "slow", "hang"))
+FAIL, EXIT = start("r1", "fail"), start("r1", "exit")
+
+PROGRAMS = (
+    program("start, start", (TALK,), (start("r2"),)),
+    program("start, start of runs that fail", (FAIL,), (start("r2", "exit"),)),
+    program("a cancel as the agent returns", (TALK, cancel()), (STATUS,)),
+    program("a cancel as the agent fails", (FAIL, cancel())),
+    program("a cancel as the agent exits", (EXIT, cancel())),
+    program("two cancels", (cancel(), STATUS), (cancel(), STATUS), first=(WAIT,)),
+    program("cancel, start", (cancel(),), (start("r2"),), first=(WAIT,)),
+    program("cancel, start beside a slow agent", (cancel(), start("r2")), first=(SLOW,)),
+    program("a run that hangs", (cancel(), STATUS, start("r2")), first=(HANG,)),
+    program("a late cancel", (follow("r1", "r2"),), (TALK, cancel())),
+    program("a late cancel of a run before", (cancel(),), (start("r2", "talk"),), first=(TALK,)),
+    program("the next start after an end", (follow("r1", "r2"),), (TALK,)),
+    program("the next start after a failure", (follow("r1", "r2"),), (FAIL,)),
+    program("the next start after a cancel", (follow("r1", "r2"),), (cancel(),), first=(WAIT,)),
+    program("delete, run", (DELETE,), (TALK,)),
+    program("delete, waiting run", (DELETE,), (cancel(),), first=(WAIT,)),
+    program("delete, start", (DELETE, start("r2")), first=(WAIT,)),
+    program("clear, run", (CLEAR,), (TALK,)),
+    program("clear, cancel", (CLEAR,), (cancel(),), first=(WAIT,)),
+    program("shutdown, start", (SHUT_DOWN,), (TALK,)),
+    program("shutdown, run", (SHUT_DOWN,), (start("r2"),), first=(WAIT,)),
+    program("shutdown, cancel", (SHUT_DOWN,), (cancel(),), first=(WAIT,)),
+    program("shutdown, delete", (SHUT_DOWN,), (DELETE,), first=(WAIT,)),
+)
+
+
+def _status_of(*statuses: int) -> Callable[[History], bool]:
+    def met(history: History) -> bool:
+        starts = [op for op in history.happened if op.function in ("start", "follow")]
+        return any(op.result["status"] in statuses for op in starts)
+
+    return met
+
+
+def cancel_met_end(history: History) -> bool:
+    """A cancel met the end of its run, and one of both outcomes came of it."""
+    cancels, ends = history.happened.of("cancel"), history.of("terminal")
+    return any(one.meets(end) for one, end in product(cancels, ends))
+
+
+def cancel_came_late(history: History) -> bool:
+    """A run had ended when it was cancelled, and its answer was false."""
+    cancels, ends = history.happened.of("cancel"), history.of("ended")
+    return any(end.precedes(op) and op.result is False for op, end in product(cancels, ends))
+
+
+MEETINGS = Interleaving(
+    programs=PROGRAMS,
+    check=check_run_ends,
+    meetings={
+        "a start was refused by a run": _status_of(409),
+        "a start was refused by the shutdown": _status_of(503),
+        "a cancel met the end of its run": cancel_met_end,
+        "a cancel came late": cancel_came_late,
+    },
+)
+
+RUN_CALLS = Scenario(
+    name="turns-calls-meet",
+    mode=Mode.SCHEDULE,
+    ability="run_calls",
+    promises=(
+        *(promises.T1, promises.T2, promises.T3, promises.T4, promises.T8),
+        *(promises.S2, promises.S6, promises.H3),
+    ),
+    workload=MEETINGS.explore,
+    checker=MEETINGS.judge,
+    expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
+    examples=24 * len(PROGRAMS),
+    replay=MEETINGS.replay,
+)
+
+
+def test_calls_of_turns_that_meet_end_each_run_once(judge: Judge) -> None:
+    """Starts, cancels, removals and the shutdown, with runs that reply, fail, exit and hang."""
+    assert judge(RUN_CALLS).is_valid

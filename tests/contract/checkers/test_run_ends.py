@@ -1,0 +1,111 @@
+"""Tests of the checker of runs whose calls meet: an allowed history, and one wrong in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.contract import promises
+from harness.contract.checkers.threads.run_ends import check_run_ends
+from harness.core.contract import Promise
+from harness.core.history import History, Operation, Outcome
+
+Span = tuple[int, int]
+
+
+def op(function: str, span: Span, result: Any = None, **argument: Any) -> Operation:
+    """An operation between two moments."""
+    return Operation(0, function, argument, Outcome.OK, *span, result, "")
+
+
+def begin(span: Span, run: str, script: str = "talk", status: int = 200, **more: Any) -> Operation:
+    """A start, or the next start after another run."""
+    function = "follow" if "after" in more else "start"
+    active = more.pop("active", None)
+    result = {"status": status, "active": active, "stored": status == 200}
+    return op(function, span, result, session="s", run=run, script=script, **more)
+
+
+def seen(function: str, at: int, run: str = "r1", **more: Any) -> Operation:
+    """An event of a run."""
+    return op(function, (at, at + 1), session="s", run=run, **more)
+
+
+def settle(*rows: list[str], left: dict[str, int] | None = None, busy: bool = False) -> Operation:
+    """The content in the end."""
+    content = {"s": {"rows": list(rows), "busy": busy}}
+    return op("settle", (100, 101), {"left": left or {}, "sessions": content})
+
+
+DONE = [
+    begin((1, 2), "r1"),
+    op("work", (3, 9), session="s", run="r1"),
+    seen("token", 4, text="word"),
+    seen("terminal", 10, event="done"),
+    seen("terminal", 12, event="stream_end"),
+    seen("ended", 14),
+]
+SAVED = (["user", "r1 talk", ""], ["assistant", "word", ""])
+CANCELLED = [
+    begin((1, 2), "r1", "wait"),
+    op("work", (3, 9), session="s", run="r1"),
+    seen("token", 4, text="word"),
+    op("cancel", (6, 12), result=True, run="r1"),
+    seen("terminal", 10, event="cancel"),
+    seen("ended", 14),
+]
+KEPT = (["user", "r1 wait", "cancelled"], ["assistant", "word", "cancelled"])
+CANCEL_LATE = op("cancel", (20, 21), result=True, run="r1")
+NEXT = begin((13, 16), "r2", status=409, after="r1")
+
+
+def blamed(*operations: Operation) -> Promise | None:
+    """The promise that the checker reports as broken; None for a valid history."""
+    history = History(tuple(sorted(operations, key=lambda op: op.invoked_ns)))
+    anomalies = check_run_ends(history).anomalies
+    return anomalies[0].promise if anomalies else None
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        (*DONE, settle(*SAVED)),
+        (*CANCELLED, settle(*KEPT)),
+        (*DONE, op("clear", (20, 21), session="s"), settle()),
+        (*DONE, begin((5, 7), "r2", status=409, active="r1"), settle(*SAVED)),
+    ],
+)
+def test_right_history_is_valid(operations: tuple[Operation, ...]) -> None:
+    """Runs that end once, whose turns are stored as they ended."""
+    assert blamed(*operations) is None
+
+
+@pytest.mark.parametrize(
+    ("operations", "promise"),
+    [
+        ((*DONE, op("work", (5, 6), session="s", run="r0"), settle(*SAVED)), promises.T1),
+        ((*DONE, begin((5, 7), "r2", status=409, active="r0"), settle(*SAVED)), promises.T1),
+        ((*DONE, begin((20, 21), "r2", status=409), settle(*SAVED)), promises.T3),
+        ((*DONE, NEXT, settle(*SAVED)), promises.T8),
+        ((*DONE[:-1], settle(*SAVED)), promises.T3),
+        ((*DONE, seen("terminal", 15, event="cancel"), settle(*SAVED)), promises.T3),
+        ((*DONE, CANCEL_LATE, settle(*SAVED)), promises.T4),
+        ((*DONE, settle(*SAVED, busy=True)), promises.T3),
+        ((*DONE, settle(*SAVED, left={"runs": 1})), promises.T3),
+        ((*DONE, settle()), promises.S2),
+        ((*DONE, settle(*SAVED, SAVED[1])), promises.T3),
+        ((*DONE, op("clear", (20, 21), session="s"), settle(*SAVED)), promises.S6),
+        ((*CANCELLED, settle(KEPT[0])), promises.T4),
+        (
+            (*CANCELLED, op("status", (13, 14), {"active": "r1"}, session="s"), settle(*KEPT)),
+            promises.T4,
+        ),
+        ((*DONE, op("shut_down", (4, 5), result=True), settle(*SAVED)), promises.H3),
+    ],
+)
+def test_wrong_history_names_the_promise(
+    operations: tuple[Operation, ...], promise: Promise
+) -> None:
+    """One operation is wrong in each history."""
+    assert blamed(*operations) == promise

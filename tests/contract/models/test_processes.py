@@ -1,0 +1,93 @@
+"""Tests of the model of background processes: wrong registries are accused of their promise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.checkers.conformance import Fold
+from harness.contract import promises
+from harness.contract.models.processes import MARKS, ProcessesModel
+from harness.core.contract import Promise
+from harness.core.history import Operation, Outcome
+
+SPAWNED = ("spawn", {"process": "p", "session": "s", "watches": ["hit"]}, None)
+OTHER = ("spawn", {"process": "q", "session": "s"}, None)
+SAID = ("say", {"process": "p", "text": "hit 1"}, None)
+FINISHED, OTHER_FINISHED = (("finish", {"process": name}, None) for name in "pq")
+
+
+def event(kind: str = "completion", **differing: Any) -> dict[str, Any]:
+    """An event about `p`, which printed nothing."""
+    known = {"kind": kind, "process": "p", "owner": "s", "exit_code": 0, "output": ""}
+    return {**known, "pattern": "", "suppressed": 0, "command": "its own", **differing}
+
+
+MATCH = event("watch_match", exit_code=None, output="hit 1", pattern="hit")
+ENDED = event(output=f"hit 1{MARKS}")
+
+
+def taken(*events: dict[str, Any]) -> tuple[str, dict[str, Any], Any]:
+    return ("take", {"count": len(events)}, list(events))
+
+
+def accused(*calls: tuple[str, dict[str, Any], Any]) -> Promise | None:
+    """The promise that the last call breaks; no other call breaks any."""
+    fold = Fold(ProcessesModel())
+    anomalies = [
+        fold.step(Operation(0, function, argument, Outcome.OK, 0, 1, result))
+        for function, argument, result in calls
+    ]
+    assert anomalies[:-1] == [None] * (len(calls) - 1)
+    return anomalies[-1].promise if anomalies[-1] else None
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        (SPAWNED, FINISHED, taken(event())),
+        (SPAWNED, SAID, taken(MATCH), FINISHED, taken(ENDED)),
+        (SPAWNED, SAID, SAID, taken(MATCH)),
+        (SPAWNED, FINISHED, taken(event()), ("proof", {}, ["p start", "p end"])),
+    ],
+)
+def test_right_registry_is_accepted(calls: tuple[tuple[str, dict[str, Any], Any], ...]) -> None:
+    assert accused(*calls) is None
+
+
+@pytest.mark.parametrize(
+    ("calls", "promise"),
+    [
+        ((SPAWNED, FINISHED, taken()), promises.W12),
+        ((SPAWNED, FINISHED, taken(event(), event())), promises.W1),
+        ((SPAWNED, FINISHED, taken(event(exit_code=1))), promises.W12),
+        ((SPAWNED, FINISHED, taken(event(owner="t"))), promises.W6),
+        ((SPAWNED, SAID, SAID, taken(MATCH, MATCH)), promises.W13),
+        ((SPAWNED, SAID, taken()), promises.W13),
+        ((SPAWNED, SAID, taken(event())), promises.W13),
+        (
+            (SPAWNED, OTHER, OTHER_FINISHED, FINISHED, taken(event(), event(process="q"))),
+            promises.W3,
+        ),
+        ((SPAWNED, ("proof", {}, ["p start", "p start"])), promises.W12),
+        ((SPAWNED, ("kill", {"process": "p"}, False)), promises.W12),
+        (
+            (
+                SPAWNED,
+                FINISHED,
+                taken(event()),
+                (
+                    "left",
+                    {"running": 0},
+                    {"running": 0, "pending": 0, "queued": 0, "ledger": 1, "files": 0},
+                ),
+            ),
+            promises.W9,
+        ),
+    ],
+)
+def test_wrong_registry_is_accused(
+    calls: tuple[tuple[str, dict[str, Any], Any], ...], promise: Promise
+) -> None:
+    assert accused(*calls) == promise
