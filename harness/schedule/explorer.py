@@ -221,8 +221,11 @@ class _Search:
     def run(self) -> None:
         """Search until a failure, exhaustion, or the end of the budget."""
         self._began_s = _monotonic()
-        if self._settle() and not self._executor.scheduler.lost_threads:
+        lost = self._executor.scheduler.lost_threads
+        if self._settle() and not lost:
             self._take_turns()
+            if self._finding is None and not self.escapes and not lost:
+                self._check_first_again()
         self._report_escapes()
         self._ended_s = _monotonic()
 
@@ -250,7 +253,15 @@ class _Search:
         if _trace(first) != _trace(again):
             self.escapes.append("the program is not deterministic: its first schedule differs")
             return False
+        self._first = _trace(first)
         return True
+
+    def _check_first_again(self) -> None:
+        """Compare the first schedule with a repetition at the end of the search."""
+        if _trace(self._executor.execute(_replay(()))) != self._first:
+            self.escapes.append(
+                "the program is not deterministic: its first schedule differs at the end"
+            )
 
     def _escape(self, execution: Execution) -> bool:
         assert execution.ending is not None
@@ -288,6 +299,7 @@ class _Search:
                     if is_over:
                         return
                     if is_anew:
+                        self._first = _trace(self._executor.execute(_replay(())))
                         self._begin_lanes()
                         lanes = list(self._lanes)
                         break

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _thread
 import concurrent.futures.thread
+import functools
 import itertools
 import logging
 import queue
@@ -128,6 +129,24 @@ def _captured() -> tuple[dict[int, tuple[Any, Any]], set[int]]:
     return pairs, spared
 
 
+class _InOrder(dict[Any, None]):
+    """The threads of a pool in order of creation: a set has them in order of their addresses."""
+
+    def add(self, thread: Any) -> None:
+        """See `set.add`."""
+        self[thread] = None
+
+
+_make_pool = concurrent.futures.ThreadPoolExecutor.__init__
+
+
+@functools.wraps(_make_pool)
+def _make_pool_in_order(pool: Any, *args: Any, **kwargs: Any) -> None:
+    _make_pool(pool, *args, **kwargs)
+    if scheduler() is not None:
+        pool._threads = _InOrder()  # noqa: SLF001 - the attribute of CPython
+
+
 class Patches:
     """A context manager that installs the replacements; nested, it adds the missing ones only."""
 
@@ -150,6 +169,7 @@ class Patches:
             self._replace(_thread, "start_new_thread", threads.start_new_thread)
             self._replace(sys, "unraisablehook", _unraised(sys.unraisablehook))
             self._replace(logging.Logger, "handle", _handle)
+            self._replace(concurrent.futures.ThreadPoolExecutor, "__init__", _make_pool_in_order)
             self._undo.append(network.patch())
             adopt(concurrent.futures.thread)
         _entered.append(self)

@@ -18,6 +18,7 @@ import linecache
 import symtable
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -74,13 +75,13 @@ class Source:
         self.module = module.__name__
         self.file = file
         text = "".join(linecache.getlines(file, vars(module)))
-        if not text.strip():
+        if not text and Path(file).stat().st_size:
             raise OSError(f"{file} has no source")
         self._text = text
         original = compile(text, file, "exec", dont_inherit=True)
         self._codes = dict(_by_place(original))
         self._lines = text.splitlines()
-        self._feasible: dict[tuple[str, int], Mapping[tuple[int, int], bool]] = {}
+        self._feasible: dict[tuple[str, int], Mapping[tuple[int, int, bool], bool]] = {}
         self._tables: dict[tuple[str, int], symtable.SymbolTable] = {}
         self._globals: set[str] = set()
         self._nonlocals: set[str] = set()
@@ -115,14 +116,14 @@ class Source:
         end = node.end_col_offset if node.end_lineno == node.lineno else len(line)
         return line[node.col_offset : end].decode(errors="replace")
 
-    def feasible(self, function: tuple[str, int], node: ast.expr) -> bool:
+    def feasible(self, function: tuple[str, int], node: ast.expr, *, writes: bool) -> bool:
         """Whether CPython can switch just before an expression's access."""
         table = self._feasible.get(function)
         if table is None:
             code = self._codes.get(function)
             table = self._feasible[function] = {} if code is None else feasibility(code)
-        end = (node.end_lineno or 0, node.end_col_offset or 0)
-        return table.get(end, table.get((node.lineno, -1), False))
+        end = (node.end_lineno or 0, node.end_col_offset or 0, writes)
+        return table.get(end, table.get((node.lineno, -1, writes), False))
 
     def shared(self, function: tuple[str, int], name: str) -> str:
         """Return whether a variable of a function is rebound by others: global, closure or ""."""
@@ -476,7 +477,7 @@ class _Rewriter(ast.NodeTransformer):
             name=name,
             writes=writes,
             text=text,
-            feasible=self._source.feasible(function, node),
+            feasible=self._source.feasible(function, node, writes=writes and kind != "method"),
         )
         if self._wanted is not None and site.key not in self._wanted:
             return subject

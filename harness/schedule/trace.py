@@ -187,19 +187,23 @@ def _opcodes(code: CodeType) -> dict[int, Place]:
     return places
 
 
-def feasibility(code: CodeType) -> dict[tuple[int, int], bool]:
-    """Return whether CPython may switch just before an access, by the end of its expression.
+def feasibility(code: CodeType) -> dict[tuple[int, int, bool], bool]:
+    """Return whether CPython may switch just before an access.
 
-    A line as a whole has the key (line, -1). Comprehensions count as part of their function.
+    The key is the end of its expression, and whether it writes. A line as a whole has the keys
+    (line, -1, ...). Comprehensions count as part of their function.
     """
-    table: dict[tuple[int, int], bool] = {}
+    table: dict[tuple[int, int, bool], bool] = {}
     for instruction, feasible in _walk(code):
         positions = instruction.positions
         if positions is None or positions.lineno is None:
             continue
-        table.setdefault((positions.lineno, -1), feasible)
-        if _act(instruction):
-            end = (positions.end_lineno or 0, positions.end_col_offset or 0)
+        for writes in (False, True):
+            table.setdefault((positions.lineno, -1, writes), feasible)
+        act = _act(instruction)
+        if act:
+            is_write = act.startswith(("write", "delete"))
+            end = (positions.end_lineno or 0, positions.end_col_offset or 0, is_write)
             table[end] = table.get(end, False) or feasible
     for inner in code.co_consts:
         if isinstance(inner, CodeType) and inner.co_name.endswith(("comp>", "<genexpr>")):

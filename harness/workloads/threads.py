@@ -44,7 +44,6 @@ from harness.schedule import (
 from harness.schedule.explorer import PORTFOLIO
 from harness.schedule.program import Body
 from harness.schedule.replay import replay_finding
-from harness.schedule.scheduler import TIMERS
 
 SAMPLES = 16  # random continuations at each step of a failure, to find the decisive step
 SECONDS_MAX = 60.0  # the time limit of a program, which a gate does not reach
@@ -82,8 +81,9 @@ class Interleaving:
     `context.examples`. `modules` are those on trial: in one of `LINES_SHARE` schedules each of
     their lines is a point too, if the target has loaded them. Lines and unsynchronised accesses are
     points only where a CPython with its global lock can switch. `timers` is the number of deadlines
-    in one schedule that pass early. Of each program at most `samples` histories without an anomaly
-    are stored, first those with a meeting.
+    in one schedule that pass early: none by default, because a checker of what a call may wait
+    counts on a timeout that passes only when no other thread can act. Of each program at most
+    `samples` histories without an anomaly are stored, first those with a meeting.
     """
 
     programs: Sequence[Program]
@@ -93,7 +93,7 @@ class Interleaving:
     strategies: Sequence[str] = PORTFOLIO
     schedules: int | None = None
     modules: Sequence[str] = ()
-    timers: int = TIMERS
+    timers: int = 0
     samples: int = 3
 
     def explore(self, context: Context) -> None:
