@@ -49,7 +49,10 @@ class Target(Protocol):
         ...
 
     def open(self, ability: str, folder: Path) -> Instance:
-        """A fresh instance with its files in `folder`, which is empty."""
+        """A fresh instance with its files in `folder`, which is empty.
+
+        All schedules of a program share one folder: it may hold files of instances that are closed.
+        """
         ...
 
     def standalone(self, ability: str) -> str:

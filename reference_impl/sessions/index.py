@@ -46,9 +46,12 @@ class SessionIndex:
             return tuple(self._sorted())
 
     def row(self, session_id: str) -> Row | None:
-        """One session's row, as last written. Raises LockBusyError, OSError."""
-        with self._lock.held():
+        """One session's row, read again if that is overdue. Raises LockBusyError, OSError."""
+        with self._in_turn(), self._lock.held():
             self._load()
+            if session_id in self._overdue:
+                with suppress(OSError):  # reading works on a full disk too
+                    self._reread()
             return self._rows.get(session_id)
 
     def refresh(self, session_id: str) -> None:
@@ -135,8 +138,11 @@ class SessionIndex:
             return self._files.head(session_id).row()
         except UnknownSessionError:
             return None
-        except (SidecarDamagedError, OSError):
+        except SidecarDamagedError:
             return self._rows.get(session_id)  # the last valid row is the best one known
+        except OSError:
+            self._overdue.add(session_id)  # the next caller reads it again
+            return self._rows.get(session_id)
 
     def _set(self, session_id: str, row: Row | None) -> None:
         self._rows.pop(session_id, None)

@@ -34,6 +34,14 @@ HUNG = f"{SHOWN}{HANG}"  # until its agent is closed
 FAILS = f"{SHOWN}{FAIL}"
 FAILS_LATE = f"{SHOWN}{sleep(0.3)}{FAIL}"  # usually while it is read
 
+CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("rename", {"title": "plans"}),
+    ("rename", {"title": "notes"}),
+    ("undo", {}),
+    ("truncate", {"keep": 1}),
+    ("clear", {}),
+)
+
 
 class User:
     """One client of a server. Every act leaves all sessions idle."""
@@ -173,12 +181,25 @@ class User:
         self.ask("new", session=deleted)
         self.look()
 
+    def change(self) -> None:
+        """Make every change of a session once; each route has just shown what is changed."""
+        session = self.any()
+        for script in TALKS[:2]:
+            self.conclude(session, self.begin(session, script))
+        for function, argument in CHANGES:
+            self.ask("views", session=session)
+            self.ask(function, session=session, **argument)
+            self.ask("views", session=session)
+            self.ask("copies", session=session)
+        self.ask("kill")
+        self.look(session)
+
 
 Act = Callable[[User], None]
 
 
 def random_order(*acts: Act) -> Workload:
-    """Make the workload that performs these acts in random orders, and stops at an anomaly."""
+    """Make the workload that performs these acts in random orders; an anomaly ends its episode."""
 
     def workload(context: Context) -> None:
         rng = context.rng("orders")
@@ -189,7 +210,8 @@ def random_order(*acts: Act) -> Workload:
                     for act in (User.make_sessions, *rng.sample(acts, len(acts))):
                         act(user)
                 except PromiseBrokenError:
-                    return
+                    if not context.goes_on:
+                        return
 
     return workload
 
@@ -207,7 +229,7 @@ def _ended(name: str) -> Callable[[History], int]:
 
 
 def _count(name: str, function: str) -> Expectation:
-    return Expectation(name, lambda history: len(history.of(function)))
+    return Expectation(name, lambda history: len(history.happened.of(function)))
 
 
 def _interrupted(history: History) -> int:
@@ -234,7 +256,7 @@ ONE_CLIENT = Scenario(
     ),
     workload=random_order(
         *(User.talk, User.fail, User.cancel, User.hang, User.kill, User.wake, User.remove),
-        *(User.talk, User.cancel, User.wake),
+        *(User.talk, User.cancel, User.wake, User.change),
     ),
     checker=conforms(ServerModel()),
     expectations=(
@@ -245,6 +267,7 @@ ONE_CLIENT = Scenario(
         Expectation("a turn was interrupted", _interrupted),
         _count("a process woke its session", "wakeups"),
         _count("messages were removed", "clear"),
+        _count("a session was renamed", "rename"),
     ),
     examples=2,
 )

@@ -7,6 +7,7 @@ time, and the model accepts every state that is possible meanwhile.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
@@ -59,8 +60,7 @@ class SessionsMachine(Machine):
 
     @rule(session=SESSIONS, title=st.sampled_from(["plans", "notes"]))
     def rename(self, session: str, title: str) -> None:
-        self.ask("rename", session=session, title=title)
-        self.see(session)
+        self.change(session, "rename", title=title)
 
     # Turns
 
@@ -108,24 +108,27 @@ class SessionsMachine(Machine):
 
     @rule(session=SESSIONS)
     def clear(self, session: str) -> None:
-        self.ask("clear", session=session)
-        self.see(session)
+        self.change(session, "clear")
 
     @rule(session=SESSIONS, keep=KEEPS)
     def truncate(self, session: str, keep: int) -> None:
-        self.ask("truncate", session=session, keep=keep)
-        self.see(session)
+        self.change(session, "truncate", keep=keep)
 
     @rule(session=SESSIONS)
     def undo(self, session: str) -> None:
-        self.ask("undo", session=session)
-        self.see(session)
+        self.change(session, "undo")
 
     @rule(session=SESSIONS)
     def delete(self, session: str) -> None:
         self.sessions.discard(session)
         self.held.pop(session, None)
         self.ask("delete", session=session)
+
+    def change(self, session: str, function: str, **argument: Any) -> None:
+        """Change a session that every route has just shown, so that each cache holds the former."""
+        self.ask("views", session=session)
+        self.ask(function, session=session, **argument)
+        self.see(session)
 
     # Reads
 

@@ -133,6 +133,11 @@ EVERY: tuple[tuple[str, dict[str, Any]], ...] = (
     ("new", {"session": "s2"}),
     ("restart", {}),
 )
+AT_ONCE: tuple[tuple[str, dict[str, Any]], ...] = (  # of an instance that survived the fault
+    ("messages", {"session": "s1"}),
+    ("row", {"session": "s1"}),
+    ("list", {}),
+)
 AFTER: tuple[tuple[str, dict[str, Any]], ...] = (
     ("restart", {}),
     ("messages", {"session": "s1"}),
@@ -170,10 +175,11 @@ def _run_once(
 ) -> tuple[bool, bool]:
     """Run one episode; returns whether the fault hit, and whether the model rejected a result."""
     faulty = ("striking", {"function": function, "argument": argument, **fault})
+    survives = not fault["strike"].startswith(("kill", "power"))
     fold = Fold(DiskFaultsModel(SessionStoreModel()))
     was_struck = False
     with context.episode() as episode:
-        for name, given in (*BEFORE, faulty, *AFTER):
+        for name, given in (*BEFORE, faulty, *(AT_ONCE if survives else ()), *AFTER):
             operation = episode.client.ask(name, given)
             if fold.step(operation):
                 return was_struck, True

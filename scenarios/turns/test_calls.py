@@ -116,6 +116,6 @@ RUN_CALLS = Scenario(
 )
 
 
-def test_calls_of_turns_that_meet_end_each_run_once(judge: Judge) -> None:
+def test_calls_that_meet_end_each_run_once(judge: Judge) -> None:
     """Starts, cancels, removals and the shutdown, with runs that reply, fail, exit and hang."""
     assert judge(RUN_CALLS).is_valid

@@ -117,7 +117,7 @@ def test_sawtooth_is_valid(period: int, phase: int, height: float) -> None:
 
 @given(st.integers(1, WARM_UP))
 @settings(max_examples=20, deadline=None)
-def test_cache_that_fills_in_the_warm_up_is_valid(cap: int) -> None:
+def test_cache_filled_in_the_warm_up_is_valid(cap: int) -> None:
     assert judged(lambda done: min(done, cap)).is_valid
 
 

@@ -222,7 +222,7 @@ def test_each_kind_of_anomaly_has_its_name(
     assert anomaly.expected != anomaly.observed
 
 
-def test_empty_dequeue_of_a_never_empty_queue_is_stale() -> None:
+def test_empty_dequeue_of_a_filled_queue_is_stale() -> None:
     """No item was there all the time, but at every time one was.
 
     C0: |put 1| |put 2|

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 import threading
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.faults.read_faults import ReadFaults
 from reference_impl.sessions import index_files
 from reference_impl.sessions.sidecar import SessionError
 from reference_impl.sessions.store import SessionStore
@@ -206,3 +208,22 @@ def test_concurrent_save_finds_its_row_written(tmp_path: Path) -> None:
         thread.join()
     assert late == []
     assert stores[0].index.differences() == (set(), set())
+
+
+def test_row_of_an_unreadable_sidecar_follows_later(tmp_path: Path) -> None:
+    """S11: whichever read of a save fails, the next look at its row finds the saved session."""
+    acknowledged = 0
+    for at in itertools.count(1):
+        store = SessionStore(tmp_path / str(at))
+        store.new("a")
+        with ReadFaults(tmp_path / str(at), at) as faults:
+            try:
+                store.append("a", {"role": "user", "content": "x"})
+            except (OSError, SessionError):
+                continue
+        if faults.faulted_call is None:
+            break
+        acknowledged += 1
+        assert store.index.row("a") == heads(store)[0], faults.faulted_call
+
+    assert acknowledged

@@ -249,15 +249,16 @@ def test_replaced_and_deleted_messages_are_not_found(db: StateDb, path: Path) ->
 
 
 def test_prune_deletes_only_old_ended_sessions(path: Path) -> None:
+    """A session is old by its start, and goes only once it has ended."""
     now_s = 0.0
     with StateDb(path, clock=lambda: now_s) as db:
-        for name in ("old", "reopened", "recent", "open"):
+        for name in ("old", "reopened", "open", "recent"):
+            now_s = 6 * DAY_S if name == "recent" else 0.0
             db.create_session(name, "cli")
             db.append_message(name, "user", f"words of {name}")
         db.end_session("old", "done")
         db.end_session("reopened", "done")
         db.reopen_session("reopened")
-        now_s = 6 * DAY_S
         db.end_session("recent", "done")
         now_s = 10 * DAY_S
 

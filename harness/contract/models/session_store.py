@@ -643,7 +643,8 @@ def _backup(state: State, operation: Operation, session: str) -> tuple[State] | 
 
 
 def _held(state: State, operation: Operation) -> tuple[State] | Refusal:
-    damaged = sum(session.blur is not None for _, session in state.sessions)
+    # A call that a fault hit may have left a session that is not known to be on disk.
+    damaged = sum(session.blur is not None or session.was_crashed for _, session in state.sessions)
     if operation.outcome is Outcome.OK and operation.result <= HELD_MAX + damaged:
         return (state,)
     return Refusal(

@@ -131,7 +131,7 @@ class StateDbModel:
         return State()
 
     def adopt(self, state: State, operation: Operation) -> tuple[State, ...]:
-        """Take the observed answer for the truth; none where it cannot be told what is stored."""
+        """Take the observed answer for the truth; none where the content is unknown."""
         answers = _ANSWERS[operation.function](state, **operation.argument or {})
         if operation.outcome is Outcome.FAIL:
             afters = (answer.after for answer in answers.possible)
@@ -432,7 +432,7 @@ def _adopt_messages(state: State, operation: Operation) -> tuple[State, ...]:
     found = state.get(name)
     rows = tuple((role, text) for role, text in operation.result)
     if found is None or len(rows) != len(found.messages):
-        return ()  # which calls of tools remain cannot be told
+        return ()  # it is unknown which calls of tools remain
     return (state.put(name, replace(found, messages=rows)),)
 
 
@@ -463,7 +463,7 @@ def _adopt_delete(state: State, operation: Operation) -> tuple[State, ...]:
 
 
 def _adopt_prune(state: State, operation: Operation) -> tuple[State, ...]:
-    """Which sessions are gone cannot be told, save for none."""
+    """It is unknown which sessions are gone, except where there are none."""
     return (state,) if operation.result == 0 else ()
 
 

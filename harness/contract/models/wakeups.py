@@ -103,7 +103,7 @@ class State:
     refusing: frozenset[str] = frozenset()  # sessions whose present wakeup refused a user
     held: tuple[tuple[str, float], ...] = ()
     delayed: tuple[tuple[str, float], ...] = ()
-    delivered: frozenset[str] = frozenset()
+    delivered: tuple[tuple[str, str], ...] = ()  # event and the session that got its turn
     deleted: frozenset[str] = frozenset()
     failing: int = 0
     unmarkable: int = 0
@@ -151,7 +151,7 @@ class _Draft:
         self.queues = {name: list(queue) for name, queue in state.queues}
         self.unrouted, self.index = list(state.unrouted), dict(state.index)
         self.runs, self.users = dict(state.runs), dict(state.users)
-        self.refusing, self.delivered = set(state.refusing), set(state.delivered)
+        self.refusing, self.delivered = set(state.refusing), dict(state.delivered)
         self.held, self.delayed = dict(state.held), dict(state.delayed)
         self.deleted = set(state.deleted)
         self.failing, self.unmarkable = state.failing, state.unmarkable
@@ -162,13 +162,13 @@ class _Draft:
 
     def frozen(self) -> State:
         values = {item.name: getattr(self, item.name) for item in fields(State)}
-        for name in ("queues", "runs", "users", "held", "delayed", "offsets"):
+        for name in ("queues", "runs", "users", "held", "delayed", "delivered", "offsets"):
             values[name] = tuple(sorted(values[name].items()))
         values["queues"] = tuple((name, tuple(q)) for name, q in values["queues"] if q)
         values["index"] = tuple(self.index.items())
         for name in ("owed", "published", "unrouted"):
             values[name] = tuple(values[name])
-        for name in ("refusing", "delivered", "deleted"):
+        for name in ("refusing", "deleted"):
             values[name] = frozenset(values[name])
         return State(**values)
 
@@ -193,6 +193,8 @@ class _Draft:
         is_reported = self.broken in MISSING or (
             self.broken == SILENT[0] and any(self._is_new(event) for event in self.published)
         )
+        if collects and is_reported:
+            self._expect_error(is_due=True)  # first: what goes on without it is a consequence
         if collects and self.broken in ("", *SILENT) and not is_reported:
             self._collect()
         elif operation.function != "index":
@@ -245,7 +247,7 @@ class _Draft:
         count = argument.get("count", 1)
         names = [argument["process"]] if count == 1 else []
         names = names or [f"{argument['process']}.{number}" for number in range(count)]
-        known = {other.event for other in self.owed} | self.delivered
+        known = {other.event for other in self.owed} | self.delivered.keys()
         for process in names:
             waiting = waiting_of(argument, process)
             if waiting.event not in known:
@@ -309,10 +311,7 @@ class _Draft:
         self.refusing.clear()
         self.unrouted.clear()
         self.broken = ""
-        self.owed = [
-            replace(waiting, was_restarted=True, is_delivered=waiting.event in self.delivered)
-            for waiting in self.owed
-        ]
+        self.owed = [replace(waiting, was_restarted=True) for waiting in self.owed]
         self.published = list(self.owed)
 
     # Collection
@@ -336,7 +335,9 @@ class _Draft:
 
     def _enqueue(self, session: str, waiting: Waiting) -> list[str]:
         was_deferred = waiting.was_deferred or session in self.runs
-        waiting = replace(waiting, was_deferred=was_deferred)
+        # Without a mark only the record of the session itself says that its turn was started.
+        is_delivered = self.delivered.get(waiting.event) == session
+        waiting = replace(waiting, was_deferred=was_deferred, is_delivered=is_delivered)
         self.queues.setdefault(session, []).append(waiting)
         return [session, waiting.event]
 
@@ -409,7 +410,7 @@ class _Draft:
         queue = self.queues.get(session, [])
         if any(event == other.event for other in self.unrouted):
             refuse(promises.W6, "whose owner is unknown", f"no turn for {event} before its key")
-        elif event in self.delivered:
+        elif event in self.delivered and not self._is_rerouted(session, event):
             refuse(promises.W1, "which was delivered before", f"no further turn for {event}")
         elif not owners:
             refuse(promises.W1, "which never ended", f"no turn for {event}")
@@ -424,7 +425,7 @@ class _Draft:
         elif queue[0].prompt != message:
             broken = promises.W13 if "#" in event else promises.W1
             refuse(broken, f"with the prompt {message!r}", f"the prompt {queue[0].prompt!r}")
-        self.delivered.add(event)
+        self.delivered[event] = session
         self.runs[session] = "wakeup"
         self.refusing.discard(session)
         for name in owners:
@@ -432,6 +433,17 @@ class _Draft:
                 replace(e, is_delivered=e.event == event or e.is_delivered, was_deferred=True)
                 for e in self.queues[name]
             ]
+
+    def _is_rerouted(self, session: str, event: str) -> bool:
+        """Whether a report without proof of its owner may start a turn of this session too.
+
+        It is delivered as indexed (W6). Its former turn was not marked, and the host that knew of
+        it is gone; now its key is that of another session.
+        """
+        return any(
+            waiting.event == event and waiting.owner is None and waiting.was_restarted
+            for waiting in self.queues.get(session, ())
+        ) and self.delivered[event] not in ("", session)
 
     def _mark(self, session: str, event: str, how: str) -> None:
         if self.dropped and event == self.dropped[0] and how == "marked":
@@ -459,7 +471,7 @@ class _Draft:
         self.delayed[session] = self.now_s
 
     def _forget(self, event: str) -> None:
-        self.delivered.add(event)
+        self.delivered.setdefault(event, "")
         for waiting in (self.owed, self.unrouted, *self.queues.values()):
             for number, other in enumerate(waiting):
                 if other.event == event:

@@ -26,7 +26,8 @@ from harness.targets.server.lifecycle import ServerAdapter
 LINGER_S = 0.03  # for an event too many
 READERS = 8
 SHORT_S = 0.5
-GROWN_S = 10.0  # a read of a large run that lacks its last event
+GROWN_S = 60.0  # a read of a large run that lacks its last event
+GROWING_S = 120.0  # for all tokens of a run, on a busy machine
 POLL_S = 0.02
 HEADER = "header"
 ENDPOINTS = {
@@ -91,7 +92,7 @@ class StreamCursorsAdapter:
         """
         self._new("grown")
         path = self._start("grown-run", "grown", f"{Tokens(tokens).directive}{sleep(900)}")
-        with self._web.stream(path) as events:
+        with Web(self._web.port, GROWING_S).stream(path) as events:
             first = _ranges([next(events) for _ in range(tokens)])
         live = [self._ranged(path, cursor, tokens) for cursor in cursors]
         self._web.get(f"/api/chat/cancel?stream_id={self._ids['grown-run']}")

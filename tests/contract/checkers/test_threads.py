@@ -241,7 +241,7 @@ def test_reads_of_a_run_are_judged(numbers: list[int] | None, expected: list[Pro
     assert broken(check_channel_lifetime(history)) == expected
 
 
-def test_reader_of_a_closed_server_may_lack_the_rest() -> None:
+def test_reader_of_a_closed_server_may_lack_events() -> None:
     """A shutdown ends each reader: what it received is the beginning."""
     run = {"session": "s", "stream": "r"}
     calls = [("emit", {**run, "number": number, "event": "token"}, None) for number in (1, 2)]

@@ -158,7 +158,7 @@ def test_server_model_names_the_broken_promise(
 
 def test_server_model_goes_on_after_a_wrong_answer() -> None:
     """One session lost its messages; the other one is judged as before, and only what it breaks."""
-    empty = {"said": [], "woken": [], "pending": None}
+    empty: dict[str, Any] = {"said": [], "woken": [], "pending": None}
     calls = (
         NEW,
         TALK,

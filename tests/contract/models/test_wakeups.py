@@ -137,7 +137,7 @@ def test_wrong_wakeups_are_accused_of_their_promise(
 
 
 @pytest.mark.parametrize("size", [0, 1, 31, 4000])
-def test_sized_text_has_its_size_and_differs_at_both_ends(size: int) -> None:
+def test_sized_text_has_its_size_and_two_ends(size: int) -> None:
     text = sized(size)
 
     assert len(text) == size
@@ -153,3 +153,40 @@ def test_raised_call_is_refused() -> None:
     assert anomaly is not None
     assert anomaly.promise == promises.W5
     assert fold.is_lost
+
+
+def unmarked_then_reindexed(*, is_owned: bool) -> list[tuple[str, dict[str, Any]]]:
+    """A turn whose mark fails, a restart, and the key bound to another session."""
+    report = {"session": "s2", "process": "p1", "is_owned": is_owned, "key": "KEY"}
+    return [
+        ("complete", report),
+        ("fail_marks", {"times": 2}),
+        ("index", {"keys": "KEY", "session": "S1", "count": 0}),
+        ("advance", {"seconds": 1.0}),
+        ("restart", {}),
+        ("index", {"keys": "KEY", "session": "s1", "count": 0}),
+        ("advance", {"seconds": 100.0}),
+    ]
+
+
+class Forgetful(set[tuple[str, str]]):
+    """A record of started turns that remembers none."""
+
+    def __contains__(self, _: object) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("is_owned", [False, True])
+@pytest.mark.parametrize("is_forgetful", [False, True])
+def test_owned_report_has_one_turn_without_its_mark(*, is_owned: bool, is_forgetful: bool) -> None:
+    """The session's record prevents a second turn (W1); without owner the key decides (W6)."""
+    adapter, fold = WakeupsAdapter(modules), Fold(WakeupsModel())
+    if is_forgetful:
+        adapter._had = Forgetful()
+    try:
+        program = unmarked_then_reindexed(is_owned=is_owned)
+        found = [_step(adapter, fold, function, argument) for function, argument in program]
+    finally:
+        adapter.close()
+
+    assert set().union(*found) == ({"W1"} if is_owned and is_forgetful else set())
