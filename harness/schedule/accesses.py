@@ -80,6 +80,7 @@ class Accesses:
         self._keys: dict[str, tuple[str, str, int]] = {}
         self._lean: dict[str, Mapping[tuple[str, int], CodeType]] = {}
         self._functions: list[tuple[str, FunctionType, CodeType]] = []
+        self._by_globals: dict[int, list[FunctionType]] = {}  # by identity of the namespace
         self._heartbeat = -1
         self._counts: dict[int, int] = {}
         self._wears: bool | None = None
@@ -95,6 +96,7 @@ class Accesses:
         for _, function, code in self._functions:
             function.__code__ = code
         self._functions.clear()
+        self._by_globals = {}
         vars(builtins).pop(HOOK, None)
 
     def follow(self, names: Iterable[str]) -> None:
@@ -117,13 +119,14 @@ class Accesses:
         wanted = {id(vars(sys.modules[name])): name for name in new if name in self._keys}
         if not wanted:
             return
-        gc.unfreeze()
-        for function in gc.get_objects():
-            if isinstance(function, FunctionType):
-                name = wanted.get(id(function.__globals__), "")
-                if name and function.__code__.co_filename == self._keys[name][1]:
-                    self._functions.append((name, function, function.__code__))
-        gc.freeze()
+        if not wanted.keys() <= self._by_globals.keys():
+            self._by_globals = _functions_by_globals()
+        for namespace, name in wanted.items():
+            self._functions += [
+                (name, function, function.__code__)
+                for function in self._by_globals.get(namespace, ())
+                if function.__code__.co_filename == self._keys[name][1]
+            ]
         self._activate(new)
         self._wears = None
 
@@ -259,6 +262,17 @@ class Accesses:
                 return  # a method or a property, whose code has accesses of its own
             self.races.access(owner, site.name, site, write=False)
         self.races.access(subject, site.name, site, write=is_write)
+
+
+def _functions_by_globals() -> dict[int, list[FunctionType]]:
+    """Return every function, by the identity of its module's namespace."""
+    found: dict[int, list[FunctionType]] = {}
+    gc.unfreeze()
+    for function in gc.get_objects():
+        if isinstance(function, FunctionType):
+            found.setdefault(id(function.__globals__), []).append(function)
+    gc.freeze()
+    return found
 
 
 def _owners(subject: Any, name: str) -> list[type]:

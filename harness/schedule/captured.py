@@ -12,7 +12,7 @@ import collections
 import functools
 import gc
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import CellType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
@@ -29,10 +29,27 @@ def replace_captured(replacements: Mapping[int, tuple[Any, Any]], spared: set[in
     spared |= {id(originals), id(replacements)}
     undo: list[Undo] = []
     new = {key: replacement for key, (_, replacement) in replacements.items()}
-    for holder in gc.get_referrers(*originals):
-        if id(holder) not in spared and not _is_ours(holder):
-            undo += _replace_in(holder, new)
+    holders = [
+        holder
+        for holder in gc.get_referrers(*originals)
+        if id(holder) not in spared and not _is_ours(holder)
+    ]
+    owners = _owners(holders)
+    for holder in holders:
+        undo += _replace_in(holder, new, owners.get(id(holder), ()))
     return undo
+
+
+def _owners(holders: list[Any]) -> dict[int, list[Any]]:
+    """Return the functions and classes that refer to each tuple and dict, in one walk."""
+    parts = [holder for holder in holders if isinstance(holder, (tuple, dict))]
+    owners: dict[int, list[Any]] = {}
+    for owner in gc.get_referrers(*parts) if parts else ():
+        if isinstance(owner, FunctionType) and owner.__defaults__ is not None:
+            owners.setdefault(id(owner.__defaults__), []).append(owner)
+        elif isinstance(owner, type):
+            owners.setdefault(id(gc.get_referents(vars(owner))[0]), []).append(owner)
+    return owners
 
 
 def _is_module(value: Any) -> bool:
@@ -44,16 +61,18 @@ def _is_ours(holder: Any) -> bool:
     return isinstance(home, str) and home.startswith(("harness.schedule", "importlib"))
 
 
-def _replace_in(holder: Any, new: Mapping[int, Any]) -> list[Undo]:  # noqa: PLR0911 - by kind
+def _replace_in(  # noqa: PLR0911 - by kind
+    holder: Any, new: Mapping[int, Any], owners: Sequence[Any]
+) -> list[Undo]:
     match holder:
         case tuple():
-            return _replace_defaults(holder, new)
+            return _replace_defaults(holder, new, owners)
         case CellType():
             return _put(holder, "cell_contents", new[id(holder.cell_contents)], setattr)
         case functools.partial():
             return _replace_partial(holder, new)
         case dict():
-            undo = _replace_items(holder, new)
+            undo = _replace_items(holder, new, owners)
             if isinstance(holder, collections.defaultdict) and id(holder.default_factory) in new:
                 undo += _put(holder, "default_factory", new[id(holder.default_factory)], setattr)
             return undo
@@ -90,13 +109,14 @@ def _put_item(holder: Any, key: Any, value: Any) -> list[Undo]:
     return [undo]
 
 
-def _replace_defaults(holder: tuple[Any, ...], new: Mapping[int, Any]) -> list[Undo]:
+def _replace_defaults(
+    holder: tuple[Any, ...], new: Mapping[int, Any], functions: Sequence[Any]
+) -> list[Undo]:
     """Replace default arguments: a tuple of a function."""
     values = tuple(new.get(id(value), value) for value in holder)
     undo: list[Undo] = []
-    for function in gc.get_referrers(holder):
-        is_its = isinstance(function, FunctionType) and function.__defaults__ is holder
-        if is_its and not _is_ours(function):
+    for function in functions:
+        if not _is_ours(function):
             undo += _put(function, "__defaults__", values, setattr)
     return undo
 
@@ -114,12 +134,14 @@ def _replace_partial(holder: Any, new: Mapping[int, Any]) -> list[Undo]:
     return [lambda: holder.__setstate__(state)]
 
 
-def _replace_items(holder: dict[Any, Any], new: Mapping[int, Any]) -> list[Undo]:
+def _replace_items(
+    holder: dict[Any, Any], new: Mapping[int, Any], owners: Sequence[Any]
+) -> list[Undo]:
     """Replace values of a dict: of the program, of an object, or of a class."""
     keys = [key for key, value in holder.items() if id(value) in new]
     if not keys:
         return []
-    owner = next((each for each in gc.get_referrers(holder) if _has_namespace(each, holder)), None)
+    owner = owners[0] if owners else None
     undo: list[Undo] = []
     for key in keys:
         value = new[id(holder[key])]
@@ -138,10 +160,6 @@ def _put_attribute(owner: type, name: str, original: Any, value: Any) -> list[Un
     except TypeError:
         return []  # a class of C
     return [lambda: setattr(owner, name, original)]
-
-
-def _has_namespace(owner: Any, namespace: dict[Any, Any]) -> bool:
-    return isinstance(owner, type) and gc.get_referents(vars(owner))[0] is namespace
 
 
 def _replace_attributes(holder: Any, new: Mapping[int, Any]) -> list[Undo]:

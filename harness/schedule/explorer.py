@@ -6,8 +6,8 @@ many schedules ran, how many of them were distinct, what was exhausted, and an u
 probability that a bug was missed. Code that escapes control leaves the verdict *unknown*, and so
 does a program that does not repeat itself under the same choices.
 
-At the sync level the first schedules, and later one of `_FOLLOWED_EVERY`, are followed: accesses of
-the modules under test that nothing orders become points, and the strategies begin anew with them.
+At the sync level the first schedules, and later some, are followed: accesses of the modules under
+test that nothing orders become points, and the strategies begin anew with them.
 """
 
 from __future__ import annotations
@@ -43,10 +43,13 @@ from harness.schedule.strategies import PCT, POS, Replay, Sticky, Strategy, Unif
 from harness.schedule.trace import Level
 
 PORTFOLIO = ("bounded", "pct-2", "sticky", "pct-3", "random", "pos")
-_FOLLOWED = 48  # schedules, the first ones since the last new point
+_FOLLOWED_AT_FIRST = 8  # schedules, since the last new point
+_FOLLOWED_SOON = 48  # schedules, of which those after the first are one of 16
+_FOLLOWED_SOON_EVERY = 16
 _FOLLOWED_EVERY = 128
 _REPEATED_EVERY = 64  # schedules of which one is executed again, to see whether it repeats itself
-_REPEATED_EVERY_BY_CHANCE = 4  # if the program draws random numbers without a seed
+_REPEATED_EVERY_BY_CHANCE = 4  # in the first schedules, if the program draws without a seed
+_REPEATED_BY_CHANCE = 32  # the first schedules
 _SETTLES = 8  # attempts to begin, each with new points
 _OUTCOMES = 4_096  # the largest number of distinct outcomes that are counted
 _PLAIN = (bool, int, float, str, bytes)  # outcomes that are equal if they were equal before
@@ -202,7 +205,7 @@ class _Search:
         self._outcomes: Counter[Hashable] = Counter()
         self._finding: Finding | None = None
         self._schedules = 0
-        self._followed = _FOLLOWED
+        self._followed = 0  # schedules since the last new point
         self._steps_max = 0
         self._exhausted = False
         self._chance: tuple[str, ...] = ()
@@ -317,11 +320,9 @@ class _Search:
         """
         executor = self._executor
         accesses = executor.accesses
-        is_followed = accesses is not None and (
-            self._followed > 0 or self._schedules % _FOLLOWED_EVERY == 0
-        )
+        is_followed = accesses is not None and self._is_next_followed
         execution = executor.execute(lane.strategy, followed=is_followed)
-        self._followed -= 1
+        self._followed += is_followed
         lane.strategy.ended(len(execution.choices), execution.tasks)
         if execution.is_pruned:
             return False, self._has_new_points()
@@ -335,11 +336,20 @@ class _Search:
                 self._outcomes[execution.outcome] += 1
         elif self._ends(lane, execution, execution.ending):
             return True, False
-        every = _REPEATED_EVERY_BY_CHANCE if self._chance else _REPEATED_EVERY
+        draws = self._chance and self._schedules < _REPEATED_BY_CHANCE
+        every = _REPEATED_EVERY_BY_CHANCE if draws else _REPEATED_EVERY
         is_repeated = self._schedules % every == every - 1 and not self._is_disturbed
         if is_repeated and not self._repeats(execution):
             return True, False
         return False, self._has_new_points()
+
+    @property
+    def _is_next_followed(self) -> bool:
+        """Whether the accesses of the next schedule are followed: often at first, then seldom."""
+        if self._followed < _FOLLOWED_AT_FIRST:
+            return True
+        is_early = self._followed < _FOLLOWED_SOON
+        return self._schedules % (_FOLLOWED_SOON_EVERY if is_early else _FOLLOWED_EVERY) == 0
 
     def _ends(self, lane: _Lane, execution: Execution, ending: Ending) -> bool:
         """Report what ended a schedule early; return whether that ends the search."""
@@ -366,7 +376,7 @@ class _Search:
         accesses = self._executor.accesses
         if accesses is None or not accesses.commit():
             return False
-        self._followed = _FOLLOWED
+        self._followed = 0
         return True
 
     def _repeats(self, execution: Execution) -> bool:

@@ -42,6 +42,7 @@ from harness.schedule import (
     explore,
 )
 from harness.schedule.explorer import PORTFOLIO
+from harness.schedule.patches import Patches
 from harness.schedule.program import Body
 from harness.schedule.replay import replay_finding
 
@@ -99,6 +100,10 @@ class Interleaving:
     def explore(self, context: Context) -> None:
         """Explore the programs, one after the other."""
         share = max(1, context.examples // len(self.programs))
+        with Patches():  # once for all programs
+            self._explore(context, share)
+
+    def _explore(self, context: Context, share: int) -> None:
         for program in self.programs:
             seed = context.rng(program.name).randrange(1 << 31)
             with self._played(context, program) as played:
