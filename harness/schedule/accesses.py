@@ -43,6 +43,7 @@ STDLIB = str(Path(threading.__file__).parent)
 _sites: list[Site] = []
 _numbers: dict[Site, int] = {}
 _sources: dict[tuple[str, str, int], Source] = {}
+_by_globals: dict[int, list[FunctionType]] = {}  # by identity of the module's namespace
 _full: dict[tuple[str, str, int], Mapping[tuple[str, int], CodeType]] = {}
 
 
@@ -80,7 +81,6 @@ class Accesses:
         self._keys: dict[str, tuple[str, str, int]] = {}
         self._lean: dict[str, Mapping[tuple[str, int], CodeType]] = {}
         self._functions: list[tuple[str, FunctionType, CodeType]] = []
-        self._by_globals: dict[int, list[FunctionType]] = {}  # by identity of the namespace
         self._heartbeat = -1
         self._counts: dict[int, int] = {}
         self._wears: bool | None = None
@@ -96,7 +96,6 @@ class Accesses:
         for _, function, code in self._functions:
             function.__code__ = code
         self._functions.clear()
-        self._by_globals = {}
         vars(builtins).pop(HOOK, None)
 
     def follow(self, names: Iterable[str]) -> None:
@@ -119,12 +118,13 @@ class Accesses:
         wanted = {id(vars(sys.modules[name])): name for name in new if name in self._keys}
         if not wanted:
             return
-        if not wanted.keys() <= self._by_globals.keys():
-            self._by_globals = _functions_by_globals()
+        if not wanted.keys() <= _by_globals.keys():
+            _by_globals.clear()
+            _by_globals.update(_functions_by_globals())
         for namespace, name in wanted.items():
             self._functions += [
                 (name, function, function.__code__)
-                for function in self._by_globals.get(namespace, ())
+                for function in _by_globals.get(namespace, ())
                 if function.__code__.co_filename == self._keys[name][1]
             ]
         self._activate(new)
@@ -262,6 +262,11 @@ class Accesses:
                 return  # a method or a property, whose code has accesses of its own
             self.races.access(owner, site.name, site, write=False)
         self.races.access(subject, site.name, site, write=is_write)
+
+
+def forget_functions() -> None:
+    """Forget which functions there are: the next search looks for them again."""
+    _by_globals.clear()
 
 
 def _functions_by_globals() -> dict[int, list[FunctionType]]:

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from harness.core.errors import HarnessError, UsageError
-from harness.schedule.accesses import Accesses
+from harness.schedule.accesses import Accesses, forget_functions
 from harness.schedule.control import in_charge
 from harness.schedule.escapes import Audit, StallDetector
 from harness.schedule.exhaustive import PRUNED
 from harness.schedule.locks import LockRules
 from harness.schedule.monitor import Monitor
-from harness.schedule.patches import Patches, adopt, restart_thread_numbers
+from harness.schedule.patches import Patches, adopt, are_patched, restart_thread_numbers
 from harness.schedule.program import Body, Run
 from harness.schedule.races import Both, Races
 from harness.schedule.scheduler import TIMERS, Chooser, Ending, Observer, Scheduler, Task
@@ -178,6 +178,7 @@ class Executor:
         if in_charge:
             raise HarnessError("an exploration is already running in this process")
         collecting = gc.isenabled()
+        is_shared = are_patched()  # several searches in a row look for functions once
         with Patches():
             adopt(*(sys.modules[name] for name in self.setting.modules))
             gc.freeze()  # existing objects need no further collection
@@ -194,6 +195,8 @@ class Executor:
                     self._tracer.end()
                 if self.accesses is not None:
                     self.accesses.end()
+                if not is_shared:
+                    forget_functions()
                 in_charge.clear()
                 gc.unfreeze()
                 if collecting:

@@ -43,7 +43,8 @@ from harness.schedule.strategies import PCT, POS, Replay, Sticky, Strategy, Unif
 from harness.schedule.trace import Level
 
 PORTFOLIO = ("bounded", "pct-2", "sticky", "pct-3", "random", "pos")
-_FOLLOWED_AT_FIRST = 8  # schedules, since the last new point
+_FOLLOWED_AT_FIRST = 8  # schedules at most, since the last new point
+_FOLLOWED_AT_FIRST_MIN = 2  # in a search of few schedules
 _FOLLOWED_SOON = 48  # schedules, of which those after the first are one of 16
 _FOLLOWED_SOON_EVERY = 16
 _FOLLOWED_EVERY = 128
@@ -90,9 +91,9 @@ class Result:
     to which every schedule ran; `timers` the number of deadlines in one schedule that passed early,
     None if no thread waited with a timeout while another one could act. `lines` is the number of
     lines of `modules` that were points, `accesses` are the unsynchronised accesses among them,
-    `chance` the uses of random numbers without a seed. `missed` maps a depth to the largest
-    probability that a bug of that depth exists and was not found. `outcomes` counts the body's
-    return values, if hashable.
+    `points` their keys, `chance` the uses of random numbers without a seed. `missed` maps a depth
+    to the largest probability that a bug of that depth exists and was not found. `outcomes` counts
+    the body's return values, if hashable.
     """
 
     finding: Finding | None
@@ -113,6 +114,7 @@ class Result:
     accesses: tuple[str, ...] = ()
     timers: int | None = None
     chance: tuple[str, ...] = ()
+    points: tuple[str, ...] = ()
 
     @property
     def validity(self) -> Validity:
@@ -159,6 +161,7 @@ def explore(  # noqa: PLR0913 - all but the body have defaults
     level: Level = Level.SYNC,
     modules: Sequence[str] = (),
     rules: LockRules | None = None,
+    points: Sequence[str] = (),
     stock: bool = False,
 ) -> Result:
     """Run `body` under many schedules, and return the result.
@@ -167,12 +170,20 @@ def explore(  # noqa: PLR0913 - all but the body have defaults
     changes. The same seed gives the same schedules, up to the budget. `modules` names the modules
     whose lines or opcodes are points, at those levels, whose existing locks are adopted, and whose
     accesses are followed at the sync level, beside those of the modules of which code runs and that
-    are neither CPython's nor installed. `rules` are lock rules that hold in every schedule. With
-    `stock` lines and accesses are points only where a CPython with its global lock can switch.
+    are neither CPython's nor installed. `rules` are lock rules that hold in every schedule.
+    `points` are accesses that are points from the first schedule on, as `Result.points` of a search
+    of the same modules names them. With `stock` lines and accesses are points only where a CPython
+    with its global lock can switch.
     Raises UsageError for an unknown strategy or module.
     """
     setting = Settings(
-        Level(level), known_modules(modules), budget.steps, rules, budget.timers, stock=stock
+        Level(level),
+        known_modules(modules),
+        budget.steps,
+        rules,
+        budget.timers,
+        tuple(points),
+        stock=stock,
     )
     executor = Executor(body, setting)
     search = _Search(executor, budget, seed, strategies)
@@ -346,7 +357,8 @@ class _Search:
     @property
     def _is_next_followed(self) -> bool:
         """Whether the accesses of the next schedule are followed: often at first, then seldom."""
-        if self._followed < _FOLLOWED_AT_FIRST:
+        share = self._budget.schedules // _FOLLOWED_SOON_EVERY
+        if self._followed < max(_FOLLOWED_AT_FIRST_MIN, min(_FOLLOWED_AT_FIRST, share)):
             return True
         is_early = self._followed < _FOLLOWED_SOON
         return self._schedules % (_FOLLOWED_SOON_EVERY if is_early else _FOLLOWED_EVERY) == 0
@@ -488,6 +500,7 @@ class _Search:
             level=executor.setting.level,
             modules=executor.setting.modules if accesses is None else tuple(accesses.modules),
             lines=executor.lines,
+            points=() if accesses is None else tuple(sorted(accesses.points)),
             accesses=() if accesses is None else accesses.conflicts,
             timers=executor.setting.timers if executor.scheduler.has_offered_time else None,
             chance=self._chance,

@@ -195,6 +195,11 @@ class Patches:
 _entered: list[Patches] = []
 
 
+def are_patched() -> bool:
+    """Whether the replacements are installed."""
+    return bool(_entered)
+
+
 def restart_thread_numbers() -> None:
     """Restart the numbers in names of threads and pools, so that schedules have equal names."""
     threading._counter = itertools.count(1).__next__  # type: ignore[attr-defined]  # noqa: SLF001

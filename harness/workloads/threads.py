@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -104,10 +104,12 @@ class Interleaving:
             self._explore(context, share)
 
     def _explore(self, context: Context, share: int) -> None:
+        points: dict[str, None] = {}  # accesses that raced in an earlier program
         for program in self.programs:
             seed = context.rng(program.name).randrange(1 << 31)
             with self._played(context, program) as played:
-                results = self._results(played.body, self.schedules or share, seed)
+                results = self._results(played.body, self.schedules or share, seed, points)
+                points |= dict.fromkeys(results[0].points)
                 finding, failed, story = results[-1].finding, played.failed, ""
                 if finding is not None:
                     why = causality(
@@ -116,7 +118,9 @@ class Interleaving:
                     finding, story = why.finding, f"{why.finding.story}\n\n{why}\n"
             played.write(finding, failed, {**_extent(results), "story": story})
 
-    def _results(self, body: Body, schedules: int, seed: int) -> list[Result]:
+    def _results(
+        self, body: Body, schedules: int, seed: int, points: Collection[str]
+    ) -> list[Result]:
         """Explore a program, and then at the lines of the modules on trial, until a finding."""
         by_line = max(1, schedules // LINES_SHARE) if self.modules else 0
         budget = Budget(max(1, schedules - by_line), SECONDS_MAX, timers=self.timers)
@@ -126,6 +130,7 @@ class Interleaving:
             seed=seed,
             rules=self.rules,
             strategies=self.strategies,
+            points=tuple(points),
             stock=True,
         )
         loaded = [name for name in self.modules if name in sys.modules]
