@@ -20,4 +20,7 @@ UNPREDICTABLE = (
     Unpredictable("transaction", "-", "each target has statements of its own"),
     Unpredictable("stall", "kept_bytes", "a buffer's content; it is bounded"),
     Unpredictable("keep_silent", "silences_s[*]", "a time; it is bounded"),
+    Unpredictable("ask_badly", "error", "free words; they are not empty", "server-hostile-input"),
+    Unpredictable("send_*", "error", "free words; they are not empty", "server-hostile-input"),
+    Unpredictable("*", "*body.error", "free words; they are not empty", "server-every-state"),
 )

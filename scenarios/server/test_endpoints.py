@@ -14,6 +14,7 @@ from typing import Any
 from harness.checkers.conformance import Fold, conforms
 from harness.contract import promises
 from harness.contract.agent_script import FAIL, HANG, TOOL, Tokens, sleep
+from harness.contract.checkers.server.back_to_zero import resting
 from harness.contract.models.visible_state import VisibleStateModel
 from harness.core.history import History, Operation
 from harness.engine.client import RecordingClient
@@ -147,8 +148,9 @@ class Walker:
 
     def others(self) -> None:
         """Ask the endpoints that are about no session."""
-        for path in ("/", "/health", "/api/session/recovery/audit", "/api/models"):
+        for path in ("/", "/health", "/api/system/health", "/api/models"):
             self.get(path)
+        self.get("/api/session/recovery/audit")
         self.get("/api/sessions/gateway/stream", probe="1")
         self.post("/api/process-complete-ack")
 
@@ -368,9 +370,7 @@ def meet(walker: Walker) -> None:
         run = f"<r{number}>"
         start = {"session_id": session, "message": f"next {number} {DONE}"}
         query = {"stream_id": last}
-        walker.ask(
-            "read", path="/api/chat/stream", query=query, until=until, start=start, name=run
-        )
+        walker.ask("read", path="/api/chat/stream", query=query, until=until, start=start, name=run)
         walker.runs[session].append(run)
         walker.ask("read", path="/api/chat/stream", query={"stream_id": run})
         last = run
@@ -392,7 +392,9 @@ def watch(walker: Walker, session: str) -> None:
     ):
         target = other if until == "deleted" else session
         call = {"method": "POST", "path": path, "body": {"session_id": target, **body}}
-        walker.ask("watch", path="/api/sessions/events", query={}, greeting=0, call=call, until=until)
+        walker.ask(
+            "watch", path="/api/sessions/events", query={}, greeting=0, call=call, until=until
+        )
     run = f"<r{next(walker.numbers)}>"
     body = {"session_id": session, "message": f"watched {DONE}"}
     call = {"method": "POST", "path": "/api/chat/start", "body": body, "name": run}
@@ -424,7 +426,7 @@ ENDPOINTS = Scenario(
         *(promises.C6, promises.C7, promises.W11, promises.H2, promises.H4, promises.H6),
     ),
     workload=walk,
-    checker=conforms(VisibleStateModel()),
+    checker=resting(conforms(VisibleStateModel())),
     expectations=(Expectation("endpoints answered with a status", _pairs, 25),),
     examples=1,
 )

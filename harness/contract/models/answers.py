@@ -6,6 +6,7 @@ observed one differs. What cannot be predicted exactly is a matcher, and so is j
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,11 +27,13 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text of any words, but not an empty one."""
+    """A text of any words, but not an empty one; with a pattern, one that it matches."""
+
+    pattern: str = r"(?s).*\S.*"
 
     def accepts(self, value: Any) -> bool:
         """Whether the value is such a text."""
-        return isinstance(value, str) and bool(value.strip())
+        return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,9 @@ class Difference(NamedTuple):
     observed: Any
 
 
-def difference(expected: Any, observed: Any, path: str = "") -> Difference | None:
+def difference(  # noqa: PLR0911 - one for each kind of value
+    expected: Any, observed: Any, path: str = ""
+) -> Difference | None:
     """The first place at which the observed answer differs; None for none."""
     if isinstance(expected, Matcher):
         return None if expected.accepts(observed) else Difference(path, expected, observed)

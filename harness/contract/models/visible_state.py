@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.contract import promises
 from harness.contract.agent_script import ReplyEnd, Script
-from harness.contract.models.answers import TEXT, AtLeast, Difference, OneOf, Span, difference
+from harness.contract.models.answers import TEXT, AtLeast, Difference, OneOf, Span, Text, difference
 from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
@@ -30,7 +30,7 @@ JSON_HEADERS = {
 STREAM_TYPE = "text/event-stream; charset=utf-8"
 SESSION_FIELDS = ("model", "profile", "workspace")
 FAILURE = "ScriptedError: the message asked for a failure"  # what the scripted agent raises
-BOUND_ROUTES = ("/api/session", "/api/session/status", "/api/sessions")
+NOTICES = "notices-[0-9a-f]{12}"  # the id of a session's stream of notices
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +233,8 @@ class State:
         if run is None:
             return self
         if not run.end:
-            self = self.with_end(run, "error" if run.script.fails else "done", run.started)
-            session = self.find(session.name) or session
+            ended = self.with_end(run, "error" if run.script.fails else "done", run.started)
+            return ended.idle(ended.find(session.name) or session)
         after = self.put(replace(session, run=None, is_leaving=False)).announced()
         return replace(after, ended=Span(run.started, self.clock))
 
@@ -383,7 +383,7 @@ def _called(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
     return _refusal(operation, found, _promises(state, argument, expected, found, operation.result))
 
 
-def _promises(
+def _promises(  # noqa: PLR0911 - one for each kind of difference
     state: State, argument: Mapping[str, Any], expected: Expected, found: Difference, result: Any
 ) -> tuple[Promise, ...]:
     """The promises that this difference breaks, the plainest first."""
@@ -397,6 +397,10 @@ def _promises(
         return (promises.H2, *also)
     if expected.status == BAD or found.path == ".headers" or found.path.startswith(".headers"):
         return (promises.H2, *also)
+    if "agent_running" in found.path:
+        return (promises.T3, promises.T4, promises.S13, promises.S15)
+    if "active_stream_id" in found.path and expected.status == OK:
+        return (promises.C7, promises.T4, promises.T3, promises.S15)
     if "updated_at" in found.path:
         return (promises.S8, promises.S15, promises.S14)
     if "messages" in found.path:
@@ -498,7 +502,7 @@ def _sessions(state: State, _values: Mapping[str, Any], _name: str) -> Expected:
         "sessions": [state.row(session) for session in order],
         "webui_session_count": len(order),
         "server_time": state.clock,
-        "server_tz": TEXT,
+        "server_tz": Text(r"[+-]\d{4}"),
     }
     return Expected(OK, body, state, (promises.S15, promises.S11, promises.S14, promises.S8))
 
@@ -736,9 +740,35 @@ def _health(state: State, _values: Mapping[str, Any], _name: str) -> Expected:
     return Expected(OK, body, state, (promises.T3, promises.H4, promises.H8))
 
 
+def _system_health(state: State, _values: Mapping[str, Any], _name: str) -> Expected:
+    running = _containers(state)
+    body: dict[str, Any] = {
+        "status": "ok",
+        "cpu": {"load_average": [AtLeast(0)] * 3, "process_seconds": AtLeast(0)},
+        "memory": {"rss_bytes": AtLeast(1 << 20)},
+        "disk": {"total_bytes": AtLeast(1), "free_bytes": AtLeast(0)},
+        "process": {"threads": AtLeast(1), "fds": AtLeast(1), "rss_bytes": AtLeast(1 << 20)},
+        "webui_runtime": {
+            "sessions": {"resident": AtLeast(0), "cap": 100},
+            "streams": {
+                "active": running["streams"],
+                "agent_instances": AtLeast(0),
+                "subscribers": AtLeast(0),
+                "offline_buffered_events": AtLeast(0),
+                "subscribers_dropped": 0,
+                "events_skipped": 0,
+            },
+            "models_cache": {"resident": OneOf((0, 1))},
+        },
+        "containers": running,
+    }
+    return Expected(OK, body, state, (promises.H4, promises.H8))
+
+
 _ROUTES = {
     ("GET", "/"): _page,
     ("GET", "/health"): _health,
+    ("GET", "/api/system/health"): _system_health,
     ("GET", "/api/session"): _session,
     ("GET", "/api/session/status"): _status,
     ("GET", "/api/sessions"): _sessions,
@@ -811,8 +841,9 @@ def _read(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
 
 
 def _gap(session: str) -> list[Any]:
-    data = {"session_id": session, "reason": TEXT, "stream_id": TEXT, "last_event_id": TEXT}
-    return [TEXT, "session_snapshot", data]
+    stream, id_ = Text(NOTICES), Text(f"{NOTICES}:[0-9]+")
+    data = {"session_id": session, "reason": TEXT, "stream_id": stream, "last_event_id": id_}
+    return [id_, "session_snapshot", data]
 
 
 def _stream(rows: list[Any], operation: Operation, *, is_over: bool) -> dict[str, Any]:
@@ -895,7 +926,7 @@ def _relayed(state: State, operation: Operation, run: Run | None) -> tuple[State
     return _judged(begun.state, operation, {**wanted, "started": answer}, tested)
 
 
-def _of_stream(operation: Operation, run: Run) -> tuple[Promise, ...]:
+def _of_stream(operation: Operation, run: Run) -> tuple[Promise, ...]:  # noqa: PLR0911
     """The promises that the wrong events of a run break, by how they differ."""
     result = operation.result
     also = (promises.C3, promises.T5, promises.S14)
@@ -950,7 +981,7 @@ def _watched(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
             "reason": argument["until"],
             "session_id": _subject(call) or call.get("name"),
         }
-        rows.append([TEXT, "sessions_changed", data])
+        rows.append([Text("sessions:[0-9]+"), "sessions_changed", data])
     elif session is not None:
         run = expected.state.run(session.run)
         rows.append(["", "initial", {"session_id": session.name}])
@@ -961,7 +992,7 @@ def _watched(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
                 "pending_started_at": run.started,
                 "source": "user",
             }
-            rows.append([TEXT, "server_turn_started", data])
+            rows.append([Text(f"{NOTICES}:[0-9]+"), "server_turn_started", data])
     wanted = {"status": OK, "events": rows, "answer": answer}
     observed = operation.result
     late = [row for row in observed["events"] if row[2].get("reason") != "turn_ended"]

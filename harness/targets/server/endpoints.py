@@ -45,9 +45,11 @@ _NAME = re.compile(r"<[^<>]+>")
 class EndpointsAdapter:
     """One server and its folder, through all its restarts."""
 
+    has_epilogue = True
+
     def __init__(self, folder: Path, launch: Launch) -> None:
         """Boot nothing yet."""
-        self._server = ServerAdapter(folder, launch)
+        self._server = ServerAdapter(folder, launch, notes_gauges=True)
         self._ids: dict[str, str] = dict(NEVER)
         self._names = {id_: name for name, id_ in NEVER.items()}
         self._began: list[float] = []  # when each call began
@@ -59,14 +61,18 @@ class EndpointsAdapter:
         """Boot the server."""
         self._begin()
         self._server.boot()
-        self._sent = 0
+        self._sent = 1  # for the first values of the gauges
 
     def kill(self) -> None:
         """Kill the server with kill -9, and boot another one on its folder."""
         self._begin()
         self._server.kill()
         self._server.boot()
-        self._sent = 0
+        self._sent = 1
+
+    def epilogue(self) -> dict[str, Any]:
+        """Let all clients leave; what is above its first value after that."""
+        return self._server.epilogue()
 
     def close(self) -> None:
         """Kill the server."""
@@ -115,6 +121,7 @@ class EndpointsAdapter:
 
     def read(  # noqa: PLR0913 - the parts of a request
         self,
+        *,
         path: str,
         query: Mapping[str, Any] | None = None,
         cursor: str = "",
@@ -158,14 +165,16 @@ class EndpointsAdapter:
         call: Mapping[str, Any],
         until: str,
     ) -> dict[str, Any]:
-        """Watch a stream, make a call once it is open, and read on up to an event of that name or reason.
+                body = json.loads(response.read())
+                return {"status": response.status, "body": self._named(body)}
 
         `greeting` is the number of events that come at once.
         """
         self._begin()
         with self._stream(path, query, "") as (response, reader):
             if response.status != http.client.OK:
-                return {"status": response.status, "body": self._named(json.loads(response.read()))}
+                body = self._named(json.loads(response.read()))
+                return {"status": response.status, "body": body}
             first = [next(reader) for _ in range(greeting)]
             answer = self._asked(
                 call["method"],
@@ -312,7 +321,7 @@ class EndpointsAdapter:
         named = _ID.sub(lambda found: self._names.get(found[0], found[0]), text)
         return named.replace(str(self._server.state), "<home>")
 
-    def _named(self, value: Any, key: str = "") -> Any:
+    def _named(self, value: Any, key: str = "") -> Any:  # noqa: PLR0911 - one for each kind
         if isinstance(value, Mapping):
             return {name: self._named(below, name) for name, below in value.items()}
         if isinstance(value, list):
