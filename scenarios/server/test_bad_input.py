@@ -346,7 +346,9 @@ def at_bounds(known: Sequence[Endpoint]) -> Iterator[Request]:
     harmless = {"session_id": NO_SESSION, "stream_id": NO_RUN}
     for endpoint in known:
         required = [parameter for parameter in endpoint.parameters if parameter.is_required]
-        plain = {parameter: harmless.get(parameter.name, "1") for parameter in required}
+        plain: dict[Parameter, Any] = {
+            parameter: harmless.get(parameter.name, "1") for parameter in required
+        }
         plain |= {known: 1 for known in required if known.schema.get("type") == "integer"}
         either = {known: "1" for known in endpoint.parameters if known.name == "task_id"}
         for parameter in endpoint.parameters:
@@ -376,7 +378,7 @@ def of_near_ids(known: Sequence[Endpoint]) -> Iterator[Request]:
     for endpoint in known:
         names = {parameter.name: parameter for parameter in endpoint.parameters}
         required = [parameter for parameter in endpoint.parameters if parameter.is_required]
-        plain = dict.fromkeys(required, "1")
+        plain: dict[Parameter, Any] = dict.fromkeys(required, "1")
         plain |= {known: 1 for known in required if known.schema.get("type") == "integer"}
         if "task_id" in names:
             plain[names["task_id"]] = "t1"

@@ -207,6 +207,7 @@ class Walker:
         if found is not None and found.run is not None:
             (state,) = self._fold.states
             run = state.run(found.run)
+            assert run is not None, found
             if run.script.hangs:
                 return  # until the server is killed
             if run.is_held and not run.end:

@@ -166,7 +166,7 @@ def _missing(operation: Operation, statuses: list[int]) -> Refusal | None:
 
 def _changes_files(argument: dict[str, Any]) -> bool:
     """Whether such a request may change files: it is no read, or it renews the models' cache."""
-    return argument["method"] != "GET" or argument["path"] == "/api/models"
+    return bool(argument["method"] != "GET" or argument["path"] == "/api/models")
 
 
 def _described(state: State, operation: Operation) -> tuple[State] | Refusal:

@@ -218,8 +218,8 @@ def description() -> dict[str, Any]:
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = []
     if "{session_id}" in endpoint.path:
-        schema = {"type": "string"}
-        parameters.append({"name": "session_id", "in": "path", "required": True, "schema": schema})
+        named = {"name": "session_id", "in": "path", "required": True}
+        parameters.append({**named, "schema": {"type": "string"}})
     parameters += [
         {
             "name": name,
@@ -240,7 +240,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "properties": {"error": {"type": "string"}},
     }
     refused = {"description": FREE, "content": {JSON: {"schema": error}}}
-    schema = (
+    schema: Schema = (
         {"type": "object", "required": list(endpoint.gives)}
         if endpoint.kind == JSON
         else {"type": "string"}

@@ -584,14 +584,14 @@ def _start(state: State, values: Mapping[str, Any], name: str) -> Expected:
     number = sum(message.role == "user" for message in session.messages) + 1
     run = Run(name, session.name, values["message"], state.clock, number)
     after = state.put_run(run).put(session.changed(state.clock, run=name, is_pending=True))
-    body = {
+    begun = {
         "stream_id": name,
         "session_id": session.name,
         "pending_started_at": state.clock,
         "turn_id": run.turn,
         "title": session.title,
     }
-    return Expected(OK, body, after.announced(), (promises.T8, promises.T3, promises.T2))
+    return Expected(OK, begun, after.announced(), (promises.T8, promises.T3, promises.T2))
 
 
 def _cancel(state: State, values: Mapping[str, Any], _name: str) -> Expected:

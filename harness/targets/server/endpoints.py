@@ -165,8 +165,7 @@ class EndpointsAdapter:
         call: Mapping[str, Any],
         until: str,
     ) -> dict[str, Any]:
-                body = json.loads(response.read())
-                return {"status": response.status, "body": self._named(body)}
+        """Watch a stream, make a call when it is open, and read on to an event or reason.
 
         `greeting` is the number of events that come at once.
         """
@@ -269,7 +268,7 @@ class EndpointsAdapter:
                 length = int(response.headers.get("content-length", -1))
         finally:
             connection.close()
-        if name and response.status == http.client.OK:
+        if name and response.status == http.client.OK and answer is not None:
             self._learn(name, answer)
         is_whole = length == len(content) or (method == "HEAD" and length > 0 == len(content))
         return {

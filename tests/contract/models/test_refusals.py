@@ -227,11 +227,11 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield ServerModel(), [*new, done("send", {"status": 201, "active": None}, **sent)]
     unheard = {"status": 200, "active": None, "heard": False}
     yield ServerModel(), [*new, done("send_watched", unheard, **sent)]
-    whole = {"said": [], "woken": [], "rows": [["assistant", "x", "", ""]], "pending": None}
-    yield ServerModel(), [*new, done("messages", whole, session="s1")]
-    alone = {**whole, "said": [["assistant", "x", ""]]}
+    rows = {"said": [], "woken": [], "rows": [["assistant", "x", "", ""]], "pending": None}
+    yield ServerModel(), [*new, done("messages", rows, session="s1")]
+    alone = {**rows, "said": [["assistant", "x", ""]]}
     yield ServerModel(), [*new, done("messages", alone, session="s1")]
-    named = {"ids": [1], "names": ["stream_end"], "texts": [""], "closed": True}
+    named: dict[str, Any] = {"ids": [1], "names": ["stream_end"], "texts": [""], "closed": True}
     begun = done("send", {"status": 200, "active": None}, **sent)
     yield ServerModel(), [*new, begun, done("events", named, run="r2", after=0)]
     yield from test_visible_state.wrong_stories()

@@ -36,6 +36,7 @@ STARTED = {
     "title": "Untitled",
 }
 HELD = "hold [tokens=1][sleep=900]"
+Call = tuple[str, dict[str, Any], Any]
 EVENTS = [["<r1>:1", "token", {"text": "0 "}]]
 
 
@@ -59,7 +60,7 @@ def history(*calls: tuple[str, dict[str, Any], Any]) -> History:
     )
 
 
-BOOT = ("boot", {}, None)
+BOOT: Call = ("boot", {}, None)
 NEW = (
     "call",
     call("POST", "/api/session/new", "<s1>"),
@@ -92,11 +93,13 @@ LOST = Operation(0, "boot", {}, Outcome.INFO, 0, 1, None, "TargetLostError: time
 
 def wrong_stories() -> Iterator[tuple[VisibleStateModel, Sequence[Operation]]]:
     """Stories that end with a wrong answer."""
-    for last in (
+    wrong_boot: Call = ("boot", {}, 1)
+    lasts: tuple[Call, ...] = (
         read("/api/chat/stream", events=[]),
         ("conclude", {"session": "<s1>"}, True),
-        ("boot", {}, 1),
-    ):
+        wrong_boot,
+    )
+    for last in lasts:
         yield VisibleStateModel(), history(BOOT, NEW, START, last).operations
     yield VisibleStateModel(), [LOST]
 
