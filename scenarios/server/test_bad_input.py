@@ -398,7 +398,7 @@ def sizes() -> Iterator[tuple[str, int]]:
     """Requests whose head, body or number of fields is at a bound, with the right status."""
     for size in (BODY_MAX - 1, BODY_MAX, BODY_MAX + 1):
         head = f"POST /api/session/undo HTTP/1.1\r\n{HOST}Content-Length: {size}\r\n\r\n"
-        body = f'{{"session_id": "{NO_SESSION}"' + " " * (size - 29) + "}"
+        body = f'{{"session_id": "{NO_SESSION}"' + " " * (size - 30) + "}"
         yield head + body, 404 if size <= BODY_MAX else 413
     for size in (HEAD_MAX - 1, HEAD_MAX, HEAD_MAX + 1):
         start = f"GET /health HTTP/1.1\r\n{HOST}X: "
