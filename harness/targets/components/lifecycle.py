@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,23 @@ MOMENT_S = 0.02  # the timeout of a caller that expects a refusal
 
 class ProviderError(Exception):
     """Raised by a provider that is scripted to fail."""
+
+
+class ProviderAbort(BaseException):  # noqa: N818  (what it derives from is its point)
+    """Raised by a provider that is scripted to raise a BaseException of its own."""
+
+
+class ProviderInterrupt(KeyboardInterrupt):
+    """Raised by a provider that is scripted to interrupt; a caller may see it or a refusal."""
+
+
+RAISED: dict[str, type[BaseException]] = {
+    "fail": ProviderError,
+    "exit": SystemExit,
+    "abort": ProviderAbort,
+    "close": GeneratorExit,
+    "interrupt": ProviderInterrupt,
+}
 
 
 class HungError(Exception):
@@ -54,13 +72,12 @@ class Script:
             self.entered.put(("hangs", None))
             self.release.wait(PATIENCE_S)
             behaviour = self.behaviour
-        if behaviour == "fail":
-            raise ProviderError(f"the provider of {agent} is scripted to fail")
-        if behaviour == "exit":
-            raise SystemExit(f"the provider of {agent} is scripted to exit")
+        if error := RAISED.get(behaviour):
+            raise error(f"the provider of {agent} is scripted to {behaviour}")
 
     def take(self) -> dict[str, Any]:
-        """Return what happened since the last `take`."""
+        """Return what happened since the last `take`; later calls of providers succeed."""
+        self.behaviour = "ok"
         taken = {"called": self.called, "blocked": self.blocked}
         self.called, self.blocked = [], False
         return taken
@@ -121,12 +138,24 @@ class LifecycleAdapter:
     def commit(
         self, session: str, agent: str | None, provider: str, *, wait: bool = False
     ) -> dict[str, Any]:
-        """Commit now, with providers that behave as `provider` says."""
+        """Commit now, with providers that behave as `provider` says.
+
+        A caller that waits answers whether it was refused `early`: while a commit of the session
+        hangs, and before its timeout.
+        """
         self._script.behaviour = provider
         handle = self._agent(session, agent)
         patience = {"wait": True, "timeout": MOMENT_S} if wait else {}
-        committed = self._lifecycle.commit_session_memory(session, handle, **patience)
-        return {"committed": committed, **self._script.take()}
+        begun = time.monotonic()
+        try:
+            committed = self._lifecycle.commit_session_memory(session, handle, **patience)
+        except ProviderInterrupt:
+            committed = False
+        answer = {"committed": committed, **self._script.take()}
+        if wait:
+            waited_s = time.monotonic() - begun
+            answer["early"] = session in self._background and waited_s < MOMENT_S
+        return answer
 
     def begin_commit(self, session: str, agent: str | None) -> dict[str, Any]:
         """Start a commit whose provider, if it is called, hangs until `finish_commit`."""
@@ -157,6 +186,11 @@ class LifecycleAdapter:
 
     def finish_commit(self, session: str, provider: str) -> dict[str, Any]:
         """Release the hanging provider, and return the result of its commit."""
+        finished = self._finish(session, provider)
+        self._script.behaviour = "ok"
+        return finished
+
+    def _finish(self, session: str, provider: str) -> dict[str, Any]:
         if session not in self._background:
             raise InvalidCallError(f"no commit of {session} hangs")
         self._script.behaviour = provider
@@ -181,6 +215,22 @@ class LifecycleAdapter:
             lambda: self._lifecycle.drain_all_on_shutdown(deadline_s), PATIENCE_S
         )
         return {"returned": returned, "called": sorted(self._script.take()["called"])}
+
+    def drain_and_finish(self, session: str, provider: str) -> dict[str, Any]:
+        """Shut down while a commit hangs, and release it then; every provider behaves as said."""
+        if session not in self._background:
+            raise InvalidCallError(f"no commit of {session} hangs")
+        drain = threading.Thread(
+            target=self._lifecycle.drain_all_on_shutdown, args=(PATIENCE_S,), daemon=True
+        )
+        drain.start()
+        drain.join(MOMENT_S)
+        waited = drain.is_alive()
+        finished = self._finish(session, provider)
+        drain.join(PATIENCE_S)
+        returned = not drain.is_alive()
+        called = sorted(self._script.take()["called"])
+        return {**finished, "waited": waited, "returned": returned, "called": called}
 
     def entries(self) -> dict[str, Any]:
         """The number of sessions with an entry."""
@@ -219,6 +269,8 @@ def _next(events: queue.SimpleQueue[tuple[str, Any]]) -> tuple[str, Any]:
 
 
 def _result(answer: Any) -> Any:
+    if isinstance(answer, ProviderInterrupt):
+        return False
     if isinstance(answer, BaseException):
         raise answer
     return answer
