@@ -17,6 +17,8 @@ from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
+CAP_DEFAULT = 25  # where the setting is absent or invalid
+HEALTHY = frozenset({"ok", "stuck"})  # a handle that fails as it closes is closed all the same
 Victim = tuple[str, str]  # a session, and the agent that it loses
 CALM = {"blocked": False, "nested": False}
 
@@ -35,6 +37,7 @@ class State:
     current: tuple[Victim, ...] = ()
     leaving: tuple[Victim, ...] = ()
     aside: frozenset[Victim] = frozenset()
+    cap: int | None = None  # as configured; None for the model's
 
     def owners(self, session: str) -> tuple[str, ...]:
         """Owners of the session's uncommitted segments, oldest first."""
@@ -54,6 +57,7 @@ class Eviction:
     after: State
     commits: tuple[Victim, ...]
     closes: frozenset[Victim]
+    surplus: frozenset[Victim] = frozenset()  # agents beyond the cap, which this call evicts
 
 
 class AgentCacheModel:
@@ -95,6 +99,8 @@ class AgentCacheModel:
                 return self._size(state, operation)
             case "get":
                 return self._get(state, argument["session"], operation)
+        if operation.function == "configure":
+            return (State(cap=_configured(argument["value"])),)
         return _judge(self._evictions(state, operation.function, **argument), operation)
 
     def _evictions(
@@ -136,6 +142,14 @@ class AgentCacheModel:
                 expected=f"at most {bound} entries",
                 observed=f"{result['entries']} entries",
             )
+        needed = len(dict(state.agents).keys() | dict(state.waiting).keys())
+        if result["entries"] < needed:
+            return Refusal(
+                promises.L9,
+                f"{operation.call}: the lifecycle lacks sessions that are cached, or wait",
+                expected=f"at least {needed} entries",
+                observed=f"{result['entries']} entries",
+            )
         return (state,)
 
     def _get(self, state: State, session: str, operation: Operation) -> tuple[State] | Refusal:
@@ -170,7 +184,11 @@ class AgentCacheModel:
             return self._shrink(state, provider)
         first = _retired(state, ((session, str(replaced)),), provider)
         second = self._shrink(first.after, provider)
-        return Eviction(second.after, first.commits + second.commits, first.closes | second.closes)
+        return replace(
+            second,
+            commits=first.commits + second.commits,
+            closes=first.closes | second.closes,
+        )
 
     def _evict(self, state: State, session: str, provider: str) -> Eviction:
         victims = tuple(pair for pair in state.agents if pair[0] == session)
@@ -186,16 +204,26 @@ class AgentCacheModel:
         shrunk = self._shrink(state, "ok")
         busy = shrunk.after.live | dict(shrunk.after.waiting).keys()
         closes = frozenset(pair for pair in shrunk.after.aside if pair[0] not in busy)
-        return Eviction(shrunk.after, (*commits, *shrunk.commits), shrunk.closes | closes)
+        return replace(
+            shrunk, commits=(*commits, *shrunk.commits), closes=shrunk.closes | closes
+        )
 
     def _shrink(self, state: State, provider: str) -> Eviction:
-        excess = max(0, len(state.agents) - self._cap)
+        cap = self._cap if state.cap is None else state.cap
+        excess = max(0, len(state.agents) - cap)
         idle = [pair for pair in state.agents if pair[0] not in state.live]
         victims = tuple(idle[:excess])
         left = tuple(pair for pair in state.agents if pair not in victims)
         leaving = state.leaving
         state = replace(state, agents=left, leaving=())
-        return _retired(state, (*leaving, *victims), provider)
+        eviction = _retired(state, (*leaving, *victims), provider)
+        return replace(eviction, surplus=frozenset(victims))
+
+
+def _configured(value: str | None) -> int:
+    """The cap that a setting gives: a whole positive number, else the default."""
+    is_number = value is not None and value.isascii() and value.isdigit() and int(value) > 0
+    return int(value or 0) if is_number else CAP_DEFAULT
 
 
 def _completed(state: State, session: str) -> State:
@@ -228,7 +256,7 @@ def _flushed(state: State, session: str, provider: str) -> tuple[State, tuple[st
     owners = [owner or current for owner in state.owners(session)]
     while owners and owners[0]:
         called.append(owners[0])
-        if provider != "ok":
+        if provider not in HEALTHY:
             break
         owners.pop(0)
     # Only the segment whose commit was tried keeps the owner that it adopted.
@@ -244,11 +272,14 @@ def _judge(eviction: Eviction, operation: Operation) -> tuple[State] | Refusal:
     closes = [victim for kind, victim in events if kind == "close"]
     after = eviction.after
     allowed = eviction.closes | after.aside
+    # Without a commit and a close it may be that the agent was not evicted at all.
+    seen = {victim for _, victim in events}
+    also = (promises.A1,) if eviction.surplus - seen else ()
 
     def refuse(promise: Promise, problem: str, expected: str) -> Refusal:
         observed = ", ".join(f"{kind} {_name(victim)}" for kind, victim in events) or "no event"
         message = f"{operation.call} {problem}"
-        return Refusal(promise, message, expected=expected, observed=observed)
+        return Refusal(promise, message, also=also, expected=expected, observed=observed)
 
     for victim in closes:
         session = victim[0]

@@ -3,18 +3,23 @@
 Every answer lists what happened to agents during the call, in order: `["commit", session, agent]`
 and `["close", session, agent]`; and whether the cache's lock was held while a provider ran, an
 agent was closed (`blocked`), or live sessions were looked up (`nested`).
+
+A provider may `fail` or raise any other exception of `RAISED`. It is `stuck` if its agent's close
+raises, too late for the handle to be closed again.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from harness.targets.components.lifecycle import LOCK_WAIT_S, ProviderError, returns_within
+from harness.targets.components.lifecycle import LOCK_WAIT_S, RAISED, returns_within
 
 CAP = 2
+SETTING = "HERMES_WEBUI_AGENT_CACHE_MAX"
 DRAIN_S = 20.0
 
 
@@ -29,20 +34,23 @@ class CachedAgent:
     def commit_memory_session(self) -> None:
         """Commit, or fail, as the adapter's `provider` says."""
         self._adapter.note("commit", self._session, self.name)
-        if self._adapter.provider != "ok":
-            raise ProviderError(f"the provider of {self.name} is scripted to fail")
+        if error := RAISED.get(self._adapter.provider):
+            raise error(f"the provider of {self.name} is scripted to {self._adapter.provider}")
 
     def close(self) -> None:
         """Close the handle."""
         self._adapter.note("close", self._session, self.name)
+        if self._adapter.provider == "stuck":
+            raise OSError(f"the handle of {self.name} is scripted to fail as it closes")
 
 
 class AgentCacheAdapter:
     """A cache of two agents, runs that start and end, and providers that follow the script."""
 
-    def __init__(self, make: Callable[[Callable[[], AbstractSet[str]], int], Any]) -> None:
-        """`make(live_sessions, cap)` returns the cache and its lifecycle."""
+    def __init__(self, make: Callable[[Callable[[], AbstractSet[str]], int | None], Any]) -> None:
+        """`make(live_sessions, cap)` returns the cache and its lifecycle; None reads the setting."""
         self.provider = "ok"
+        self._make = make
         self._cache, self._lifecycle = make(self._live_sessions, CAP)
         self._live: set[str] = set()
         self._live_lock = threading.Lock()
@@ -50,6 +58,19 @@ class AgentCacheAdapter:
         self._events: list[list[str]] = []
         self._blocked = False
         self._nested = False
+
+    def configure(self, value: str | None) -> dict[str, Any]:
+        """Make the cache anew, with this text in the environment; None for no text."""
+        before = os.environ.pop(SETTING, None)
+        try:
+            if value is not None:
+                os.environ[SETTING] = value
+            self._cache, self._lifecycle = self._make(self._live_sessions, None)
+        finally:
+            os.environ.pop(SETTING, None)
+            if before is not None:
+                os.environ[SETTING] = before
+        return self._take_events()
 
     def put(self, session: str, agent: str, provider: str) -> dict[str, Any]:
         """Give the session an agent."""

@@ -220,6 +220,7 @@ class LifecycleAdapter:
         """Shut down while a commit hangs, and release it then; every provider behaves as said."""
         if session not in self._background:
             raise InvalidCallError(f"no commit of {session} hangs")
+        self._script.behaviour = provider
         drain = threading.Thread(
             target=self._lifecycle.drain_all_on_shutdown, args=(PATIENCE_S,), daemon=True
         )

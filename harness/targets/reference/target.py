@@ -84,7 +84,7 @@ def open_agent_cache_threads(folder: Path) -> Any:  # noqa: ARG001  (the cache k
     return AgentCacheThreadsAdapter(_make_agent_cache)
 
 
-def _make_agent_cache(live_sessions: Any, cap: int) -> tuple[Any, Any]:
+def _make_agent_cache(live_sessions: Any, cap: int | None) -> tuple[Any, Any]:
     lifecycle = _module("memory.lifecycle").Lifecycle()
     return _module("memory.agent_cache").AgentCache(lifecycle, live_sessions, cap=cap), lifecycle
 
