@@ -28,6 +28,7 @@ REPLACE = Call("register", {**S, "agent": "b"})
 UNREGISTER = Call("unregister", S)
 COMMIT = Call("commit", S)
 COMMIT_WAITING = Call("commit", {**S, "wait": True})
+COMMIT_AT_LENGTH = Call("commit", {**S, "wait": True, "timeout": None})
 COMMIT_T = Call("commit", {**T, "wait": True})
 DISCARD = Call("discard", S)
 DRAIN = Call("drain")
@@ -79,6 +80,8 @@ MEETINGS = Interleaving(
         program("a failure beside a shutdown", (TURN_FLAKY, TURN_T), (COMMIT,), (TURN_B, DRAIN)),
         program("a wait for a slow commit", (TURN_SLOW,), (COMMIT,), (TURN_A, COMMIT_WAITING)),
         program("a wait for one that hangs", (TURN_HANGS,), (COMMIT,), (TURN_A, COMMIT_WAITING)),
+        program("a wait without a limit", (TURN_SLOW,), (COMMIT,), (TURN_A, COMMIT_AT_LENGTH)),
+        program("two waits", (TURN_SLOW,), (COMMIT,), (COMMIT_WAITING,), (COMMIT_WAITING,)),
         program("another session", (TURN_SLOW, TURN_T), (COMMIT,), (COMMIT_T,), (COMMIT,)),
     ),
     check=check_memory_commits,

@@ -99,12 +99,17 @@ class AgentCacheModel:
                 return self._size(state, operation)
             case "get":
                 return self._get(state, argument["session"], operation)
-        if operation.function == "configure":
-            return (State(cap=_configured(argument["value"])),)
         return _judge(self._evictions(state, operation.function, **argument), operation)
 
-    def _evictions(
-        self, state: State, function: str, session: str = "", provider: str = "ok", agent: str = ""
+    def _evictions(  # noqa: PLR0913  (the arguments of all calls)
+        self,
+        state: State,
+        function: str,
+        *,
+        session: str = "",
+        provider: str = "ok",
+        agent: str = "",
+        value: str | None = None,
     ) -> Eviction:
         match function:
             case "put":
@@ -115,10 +120,8 @@ class AgentCacheModel:
                 return self._shrink(replace(state, live=state.live - {session}), provider)
             case "drain":
                 return self._drain(state)
-            case "start_run":
-                return Eviction(replace(state, live=state.live | {session}), (), frozenset())
-            case "complete_turn":
-                return Eviction(_completed(state, session), (), frozenset())
+            case "start_run" | "complete_turn" | "configure":
+                return Eviction(_quiet(state, function, session, value), (), frozenset())
         raise ValueError(f"{self.name} has no function {function!r}")
 
     def _size(self, state: State, operation: Operation) -> tuple[State] | Refusal:
@@ -204,9 +207,7 @@ class AgentCacheModel:
         shrunk = self._shrink(state, "ok")
         busy = shrunk.after.live | dict(shrunk.after.waiting).keys()
         closes = frozenset(pair for pair in shrunk.after.aside if pair[0] not in busy)
-        return replace(
-            shrunk, commits=(*commits, *shrunk.commits), closes=shrunk.closes | closes
-        )
+        return replace(shrunk, commits=(*commits, *shrunk.commits), closes=shrunk.closes | closes)
 
     def _shrink(self, state: State, provider: str) -> Eviction:
         cap = self._cap if state.cap is None else state.cap
@@ -218,6 +219,15 @@ class AgentCacheModel:
         state = replace(state, agents=left, leaving=())
         eviction = _retired(state, (*leaving, *victims), provider)
         return replace(eviction, surplus=frozenset(victims))
+
+
+def _quiet(state: State, function: str, session: str, value: str | None) -> State:
+    """The state after a call that evicts no agent."""
+    if function == "configure":
+        return State(cap=_configured(value))
+    if function == "start_run":
+        return replace(state, live=state.live | {session})
+    return _completed(state, session)
 
 
 def _configured(value: str | None) -> int:

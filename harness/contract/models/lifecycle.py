@@ -456,6 +456,8 @@ def _promise_to_return(operation: Operation) -> Promise:
         return promises.L10
     if operation.argument.get("provider") in EXITS:
         return promises.L13
+    if operation.argument.get("wait"):
+        return promises.L5
     return {
         "commit": promises.L13,
         "begin_commit": promises.L13,

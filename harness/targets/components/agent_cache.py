@@ -16,7 +16,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from harness.targets.components.lifecycle import LOCK_WAIT_S, RAISED, returns_within
+from harness.targets.components.lifecycle import LOCK_WAIT_S, RAISED, contained, returns_within
 
 CAP = 2
 SETTING = "HERMES_WEBUI_AGENT_CACHE_MAX"
@@ -48,7 +48,10 @@ class AgentCacheAdapter:
     """A cache of two agents, runs that start and end, and providers that follow the script."""
 
     def __init__(self, make: Callable[[Callable[[], AbstractSet[str]], int | None], Any]) -> None:
-        """`make(live_sessions, cap)` returns the cache and its lifecycle; None reads the setting."""
+        """`make(live_sessions, cap)` returns the cache and its lifecycle.
+
+        Where `cap` is None, the environment sets it.
+        """
         self.provider = "ok"
         self._make = make
         self._cache, self._lifecycle = make(self._live_sessions, CAP)
@@ -75,7 +78,8 @@ class AgentCacheAdapter:
     def put(self, session: str, agent: str, provider: str) -> dict[str, Any]:
         """Give the session an agent."""
         self.provider = provider
-        self._cache.put(session, self._agent(session, agent))
+        with contained():
+            self._cache.put(session, self._agent(session, agent))
         return self._take_events()
 
     def get(self, session: str) -> dict[str, Any]:
@@ -86,7 +90,8 @@ class AgentCacheAdapter:
     def evict(self, session: str, provider: str) -> dict[str, Any]:
         """Let the session's agent go."""
         self.provider = provider
-        self._cache.evict(session)
+        with contained():
+            self._cache.evict(session)
         return self._take_events()
 
     def start_run(self, session: str) -> dict[str, Any]:
@@ -100,7 +105,8 @@ class AgentCacheAdapter:
         self.provider = provider
         with self._live_lock:
             self._live.discard(session)
-        self._cache.shrink()
+        with contained():
+            self._cache.shrink()
         return self._take_events()
 
     def complete_turn(self, session: str) -> dict[str, Any]:
@@ -112,7 +118,8 @@ class AgentCacheAdapter:
         """Commit all pending turns with working providers, and let the cache shrink."""
         self.provider = "ok"
         self._lifecycle.drain_all_on_shutdown(DRAIN_S)
-        self._cache.shrink()
+        with contained():
+            self._cache.shrink()
         return self._take_events()
 
     def size(self) -> dict[str, Any]:

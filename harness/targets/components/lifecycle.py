@@ -9,7 +9,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 try:
@@ -29,7 +30,7 @@ class ProviderError(Exception):
     """Raised by a provider that is scripted to fail."""
 
 
-class ProviderAbort(BaseException):  # noqa: N818  (what it derives from is its point)
+class ProviderAbort(BaseException):
     """Raised by a provider that is scripted to raise a BaseException of its own."""
 
 
@@ -147,8 +148,13 @@ class LifecycleAdapter:
         handle = self._agent(session, agent)
         patience = {"wait": True, "timeout": MOMENT_S} if wait else {}
         begun = time.monotonic()
+
+        def commit() -> Any:
+            with contained():
+                return self._lifecycle.commit_session_memory(session, handle, **patience)
+
         try:
-            committed = self._lifecycle.commit_session_memory(session, handle, **patience)
+            committed = _in_time(commit) if wait else commit()
         except ProviderInterrupt:
             committed = False
         answer = {"committed": committed, **self._script.take()}
@@ -212,7 +218,7 @@ class LifecycleAdapter:
             )
         self._script.behaviour = provider
         returned = returns_within(
-            lambda: self._lifecycle.drain_all_on_shutdown(deadline_s), PATIENCE_S
+            lambda: self._lifecycle.drain_all_on_shutdown(deadline_s), deadline_s + PATIENCE_S / 2
         )
         return {"returned": returned, "called": sorted(self._script.take()["called"])}
 
@@ -252,6 +258,38 @@ class LifecycleAdapter:
         return self._agents[key]
 
 
+@contextmanager
+def contained() -> Iterator[None]:
+    """Turn a scripted exception that is no Exception into one, as a caller cannot handle it."""
+    try:
+        yield
+    except (ProviderAbort, GeneratorExit, SystemExit) as error:
+        raise ProviderError(f"{type(error).__name__} of a provider reached the caller") from error
+
+
+class _Patience:
+    """The longest wait for a call of a thread; short once a target has proven to hang."""
+
+    seconds = LOCK_WAIT_S
+    SHORT_S = 0.5  # while a failure is minimized
+
+
+def _in_time(call: Callable[[], Any]) -> Any:
+    """The result of a call on a thread of its own. Raises HungError where it does not return."""
+    answers: list[Any] = []
+
+    def work() -> None:
+        try:
+            answers.append(call())
+        except BaseException as error:  # noqa: BLE001  any exception is the call's answer
+            answers.append(error)
+
+    if not returns_within(work, _Patience.seconds):
+        waited_s, _Patience.seconds = _Patience.seconds, _Patience.SHORT_S
+        raise HungError(f"the commit, which may wait {MOMENT_S} s, took more than {waited_s} s")
+    return _result(answers[0])
+
+
 def returns_within(call: Callable[[], object], timeout_s: float) -> bool:
     """Whether `call`, on a thread of its own, returns in time."""
     caller = threading.Thread(target=call, daemon=True)
@@ -273,5 +311,6 @@ def _result(answer: Any) -> Any:
     if isinstance(answer, ProviderInterrupt):
         return False
     if isinstance(answer, BaseException):
-        raise answer
+        with contained():
+            raise answer
     return answer

@@ -29,6 +29,7 @@ from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.components.model_catalog import CatalogAdapter
 from harness.targets.components.processes import ProcessesAdapter
 from harness.targets.components.run_journal import JournalAdapter
+from harness.targets.components.run_journals import RunJournalsAdapter
 from harness.targets.components.session_store import SessionsAdapter
 from harness.targets.components.wakeup_restarts import WakeupsRestartsAdapter
 from harness.targets.components.wakeups import WakeupsAdapter
@@ -117,6 +118,11 @@ def open_wakeups(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no f
 def open_run_journal(folder: Path) -> Any:
     """Open the journal of one run, with its file in `folder`."""
     return JournalAdapter(folder, _module)
+
+
+def open_run_journals(folder: Path) -> Any:
+    """Open the run journals of all sessions, with their files in `folder`."""
+    return RunJournalsAdapter(folder, _module)
 
 
 def open_wakeups_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
@@ -243,6 +249,7 @@ _ADAPTERS = {
     "catalog": open_catalog,
     "wakeups": open_wakeups,
     "journal": open_run_journal,
+    "run_journals": open_run_journals,
     "wakeups_threads": open_wakeups_threads,
     "turns_threads": open_turns_threads,
     "run_calls": open_run_calls,

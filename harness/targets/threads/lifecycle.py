@@ -46,13 +46,15 @@ class ScriptedAgent:
     def commit_memory_session(self) -> None:
         """Take some time, then succeed or fail as the name says."""
         _ask_provider()
-        begun = self._adapter.tick()
+        begun, begun_s = self._adapter.tick(), time.monotonic()
         self._commits += 1
         time.sleep(FIRST_S.get(self.name, MOMENT_S) if self._commits == 1 else MOMENT_S)
         ended = "ok"
         if self._commits == 1:
             ended = {"flaky": "failed", "exits": "exited"}.get(self.name, "ok")
-        self._adapter.see("provide", {**self._argument, "ended": ended}, begun)
+        took_s = round(time.monotonic() - begun_s)
+        argument = {**self._argument, "ended": ended, "took_s": took_s}
+        self._adapter.see("provide", argument, begun)
         if ended == "exited":
             raise SystemExit(self.name)
         if ended == "failed":
@@ -103,9 +105,11 @@ class LifecycleThreadsAdapter(_Threaded):
         done: int = self.lifecycle.mark_turn_completed(session, agent=self.agent(session, agent))
         return done
 
-    def commit(self, session: str, *, wait: bool = False) -> dict[str, Any]:
+    def commit(
+        self, session: str, *, wait: bool = False, timeout: float | None = PATIENCE_S
+    ) -> dict[str, Any]:
         """Commit the oldest segment; the result, and the whole seconds that it took."""
-        patience = {"wait": True, "timeout": PATIENCE_S} if wait else {}
+        patience = {"wait": True, "timeout": timeout} if wait else {}
         begun_s = time.monotonic()
         try:
             committed: bool = self.lifecycle.commit_session_memory(session, **patience)

@@ -37,8 +37,10 @@ def turn(span: Span, agent: str = "a", outcome: Outcome = OK, session: str = "s"
     return op("complete_turn", span, None, outcome, agent=agent, session=session)
 
 
-def provide(span: Span, agent: str = "a", ended: str = "ok", session: str = "s") -> Operation:
-    return op("provide", span, agent=agent, ended=ended, session=session)
+def provide(
+    span: Span, agent: str = "a", ended: str = "ok", session: str = "s", took_s: int = 0
+) -> Operation:
+    return op("provide", span, agent=agent, ended=ended, session=session, took_s=took_s)
 
 
 def close(span: Span, agent: str = "a", session: str = "s") -> Operation:
@@ -85,9 +87,9 @@ QUIET = (shutdown((20, 30)), provide((22, 25)))
         (turn((1, 2)), provide((4, 9)), shutdown((3, 8), 60), shutdown((20, 30))),
         (turn((1, 2)), shutdown((3, 8)), provide((4, 6), ended="failed"), *QUIET),
         (turn((4, 5)), shutdown((3, 8)), *QUIET),
-        (turn((1, 2)), provide((3, 10)), took((4, 8), 60), shutdown((20, 30))),
-        (turn((1, 2)), provide((3, 6)), took((4, 8), 30)),
-        (turn((1, 2)), provide((4, 6)), took((3, 8), 90, committed=True)),
+        (turn((1, 2)), provide((3, 10), took_s=90), took((4, 8), 60), shutdown((20, 30))),
+        (turn((1, 2)), provide((3, 6), took_s=30), took((4, 8), 30)),
+        (turn((1, 2)), provide((4, 6), took_s=90), took((3, 8), 90, committed=True)),
         (turn((1, 2)), provide((3, 10)), took((4, 8), 0, wait=False), shutdown((20, 30))),
     ],
 )
@@ -108,6 +110,8 @@ def test_waiting_within_bounds_is_accepted(calls: tuple[Operation, ...]) -> None
             promises.L5,
             (turn((1, 2)), provide((3, 10)), took((4, 8), 30, wait=False), shutdown((20, 30))),
         ),
+        (promises.L5, (turn((1, 2)), provide((3, 6), took_s=30), took((4, 8), 60))),
+        (promises.L5, (turn((1, 2)), provide((4, 6)), took((3, 8), 30, committed=True))),
         (promises.L6, (turn((1, 2)), took((3, 4), 0, committed=True), *QUIET)),
     ],
 )

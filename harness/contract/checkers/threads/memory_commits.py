@@ -166,16 +166,20 @@ def _unrequested(history: History) -> Iterator[Anomaly]:
 def _too_long(history: History) -> Iterator[Anomaly]:
     """A shutdown or a commit that lasted longer than it may (L11, L5).
 
-    A commit waits for a commit of its session only, and only if it was asked to.
+    A commit waits for commits of its session only, and only if it was asked to; it waits no longer
+    than these take.
     """
     for op in history:
         if not (isinstance(op.result, Mapping) and "took_s" in op.result):
             continue
         calls = _calls_of(op, history)
-        if op.function == "commit" and any(_within(call, op) for call in calls):
-            continue  # it may have called a provider itself, which took its time
-        may_wait = _waits(op) is not None and any(call.meets(op) for call in calls)
-        limit_s = PATIENCE_S if may_wait else 0
+        own = [call for call in calls if _within(call, op)]  # or another caller's
+        others = [call for call in calls if call.meets(op) and call not in own]
+        limit_s = PATIENCE_S
+        if op.function == "commit":
+            waited_s = sum(call.argument["took_s"] for call in others)
+            limit_s = min(waited_s, limit_s) if _waits(op) is not None else 0
+            limit_s += sum(call.argument["took_s"] for call in own)
         if op.result["took_s"] > limit_s + SLACK_S:
             yield Anomaly(
                 promises.L11 if op.function == "drain" else promises.L5,
