@@ -107,10 +107,10 @@ class RunJournalsModel:
         if operation.function in ("emit_sized", "emit_last"):
             return self._emit_sized(state, operation)
         after = _changed(state, operation.function, **argument)
-        expected, broken = {}, (promises.T5,)
-        if operation.function in BROKEN_BY:
-            expected, broken = _files(after, argument["session"]), BROKEN_BY[operation.function]
-        return _expect(after, operation, expected, *broken)
+        if operation.function not in BROKEN_BY:
+            return _expect(after, operation, {}, promises.T5)
+        expected = _files(after, argument["session"])
+        return _expect(after, operation, expected, *BROKEN_BY[operation.function])
 
     def _write(self, state: State, operation: Operation) -> tuple[State] | Refusal:
         argument = operation.argument
@@ -235,7 +235,7 @@ def _ended(run: Run, ending: str) -> Run:
     if run.is_open or last in CLOSING:
         return run
     if last == "done":
-        rows = (Row("stream_end", "", "done", "nothing"),)
+        rows: tuple[Row, ...] = (Row("stream_end", "", "done", "nothing"),)
     elif ending == "completed":
         rows = (Row("done", "", "done", "count"), Row("stream_end", "", "done", "nothing"))
     else:

@@ -228,14 +228,16 @@ class LifecycleAdapter:
             raise InvalidCallError(f"no commit of {session} hangs")
         self._script.behaviour = provider
         drain = threading.Thread(
-            target=self._lifecycle.drain_all_on_shutdown, args=(PATIENCE_S,), daemon=True
+            target=self._lifecycle.drain_all_on_shutdown, args=(3 * PATIENCE_S,), daemon=True
         )
         drain.start()
         drain.join(MOMENT_S)
         waited = drain.is_alive()
         finished = self._finish(session, provider)
-        drain.join(PATIENCE_S)
+        drain.join(_Patience.seconds)
         returned = not drain.is_alive()
+        if not returned:
+            _Patience.seconds = _Patience.SHORT_S
         called = sorted(self._script.take()["called"])
         return {**finished, "waited": waited, "returned": returned, "called": called}
 

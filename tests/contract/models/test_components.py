@@ -135,7 +135,7 @@ def end_run(events: str = "", session: str = "s", provider: str = "ok") -> Opera
 
 
 def configured(value: str) -> Operation:
-    return op("configure", {}, value=value)
+    return op("configure", {"events": [], "blocked": False, "nested": False}, value=value)
 
 
 def drained(events: str) -> Operation:

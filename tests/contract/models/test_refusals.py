@@ -108,6 +108,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
         (test_components.CACHE, test_components.WRONG_CACHES),
         (test_components.WATCHER, test_components.WRONG_WATCHERS),
         (test_components.CATALOG, test_components.WRONG_CATALOGS),
+        (RunJournalsModel(), test_run_journals.WRONG),
     ]
     for model, wrong in components:
         yield from ((model, story) for _, story in wrong)
