@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
@@ -123,6 +125,7 @@ def walk(context: Context) -> None:
         fill_up(context, size_bytes)
     replay_at_limits(context)
     read_everything(context)
+    end_lost_runs(context)
 
 
 def retain(context: Context) -> None:
@@ -210,6 +213,30 @@ def read_everything(context: Context) -> None:
         ask("begin", run)
         ask("emit", {**run, "event": "token", "text": "e"})
         ask("rows", run)
+
+
+def end_lost_runs(context: Context) -> None:
+    """Lose the host behind every last row, and write the missing end in each way, twice."""
+    lasts = ((), ("token",), ("token", "done"), ("stream_end",), ("cancel",), ("apperror",))
+    for number, (ending, torn) in enumerate(product(("completed", "interrupted"), (False, True))):
+        with context.episode() as episode:
+            ask = episode.client.ask
+            runs = [{"session": "s", "run": f"r{number}-{last}"} for last in range(len(lasts))]
+            for run, events in zip(runs, lasts, strict=True):
+                ask("begin", run)
+                for event in events:
+                    ask("emit", {**run, "event": event, "text": "a"})
+            ask("write_missing_end", {**runs[0], "ending": ending})  # it is alive
+            ask("rows", runs[0])
+            ask("restart", {})
+            for run in runs:
+                if torn:
+                    ask("tear", run)
+                for _ in range(2):
+                    ask("write_missing_end", {**run, "ending": ending})
+                    ask("rows", run)
+            ask("write_missing_end", {"session": "s", "run": "unknown", "ending": ending})
+            ask("files", {"session": "s"})
 
 
 def walk_and_explore(context: Context) -> None:

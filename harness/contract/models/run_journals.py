@@ -32,6 +32,8 @@ BROKEN_BY: dict[str, tuple[Promise, ...]] = {
     "remove_session": (promises.S6,),
 }
 
+FAILED_BREAKS = {"finish": (promises.T3,), "remove_session": (promises.S6,)}
+
 Key = tuple[str, str]  # a session and a run
 
 
@@ -98,6 +100,7 @@ class RunJournalsModel:
             return Refusal(
                 promises.T5,
                 f"{operation.call} of the run journal failed on a healthy disk",
+                also=FAILED_BREAKS.get(operation.function, ()),
                 expected="the call returns",
             )
         if operation.function in ("rows", "read", "files"):
