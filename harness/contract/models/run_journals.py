@@ -110,10 +110,9 @@ class RunJournalsModel:
         if operation.function in ("emit_sized", "emit_last"):
             return self._emit_sized(state, operation)
         after = _changed(state, operation.function, **argument)
-        if operation.function not in BROKEN_BY:
-            return _expect(after, operation, {}, promises.T5)
-        expected = _files(after, argument["session"])
-        return _expect(after, operation, expected, *BROKEN_BY[operation.function])
+        broken = BROKEN_BY.get(operation.function, ())
+        expected = _files(after, argument["session"]) if broken else {}
+        return _expect(after, operation, expected, *(broken or (promises.T5,)))
 
     def _write(self, state: State, operation: Operation) -> tuple[State] | Refusal:
         argument = operation.argument
