@@ -154,14 +154,19 @@ def retain(context: Context) -> None:
 
 
 def limit(context: Context, size_bytes: int) -> None:
-    """Emit rows of a size around its bound."""
+    """Emit rows of a size around its bound, and more rows before and after the end."""
     run = {"session": "s", "run": "r"}
     with context.episode() as episode:
         ask = episode.client.ask
         ask("begin", run)
         for _ in range(2):
             ask("emit_sized", {**run, "size_bytes": size_bytes})
-        ask("emit", {**run, "event": "token", "text": "after"})
+        for close in ("emit", "seal", "finish", "finish"):
+            if close == "seal":
+                ask("seal", run)
+            elif close == "finish":
+                ask("finish", {**run, "state": "done", "events": ENDS["done"]})
+            ask("emit", {**run, "event": "token", "text": "after"})
 
 
 def fill_up(context: Context, size_bytes: int) -> None:
