@@ -31,6 +31,7 @@ from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.components.model_catalog import CatalogAdapter
 from harness.targets.components.processes import ProcessesAdapter
 from harness.targets.components.run_journal import JournalAdapter
+from harness.targets.components.run_journals import RunJournalsAdapter
 from harness.targets.components.session_folder import SessionFolderAdapter
 from harness.targets.components.session_store import SessionsAdapter
 from harness.targets.components.wakeup_restarts import WakeupsRestartsAdapter
@@ -89,7 +90,7 @@ def open_agent_cache_threads(folder: Path) -> Any:  # noqa: ARG001  (the cache k
     return AgentCacheThreadsAdapter(_make_agent_cache)
 
 
-def _make_agent_cache(live_sessions: Any, cap: int) -> tuple[Any, Any]:
+def _make_agent_cache(live_sessions: Any, cap: int | None) -> tuple[Any, Any]:
     lifecycle = _module("memory.lifecycle").Lifecycle()
     return _module("memory.agent_cache").AgentCache(lifecycle, live_sessions, cap=cap), lifecycle
 
@@ -127,6 +128,11 @@ def open_wakeups(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no f
 def open_run_journal(folder: Path) -> Any:
     """Open the journal of one run, with its file in `folder`."""
     return JournalAdapter(folder, _module)
+
+
+def open_run_journals(folder: Path) -> Any:
+    """Open the run journals of all sessions, with their files in `folder`."""
+    return RunJournalsAdapter(folder, _module)
 
 
 def open_wakeups_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
@@ -269,6 +275,7 @@ _ADAPTERS = {
     "catalog": open_catalog,
     "wakeups": open_wakeups,
     "journal": open_run_journal,
+    "run_journals": open_run_journals,
     "wakeups_threads": open_wakeups_threads,
     "turns_threads": open_turns_threads,
     "run_calls": open_run_calls,

@@ -24,6 +24,7 @@ from harness.contract.models.leaving_readers import LeavingReadersModel
 from harness.contract.models.lifecycle import LifecycleModel
 from harness.contract.models.notifications import NotificationsModel
 from harness.contract.models.processes import ProcessesModel
+from harness.contract.models.run_journals import RunJournalsModel
 from harness.contract.models.server import ServerModel
 from harness.contract.models.session_store import SessionStoreModel
 from harness.contract.models.state_db import StateDbModel
@@ -38,6 +39,7 @@ from tests.contract.models import (
     test_components,
     test_copies,
     test_lifecycle,
+    test_run_journals,
     test_server,
     test_session_store,
     test_state_db,
@@ -109,6 +111,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
         (test_components.CACHE, test_components.WRONG_CACHES),
         (test_components.WATCHER, test_components.WRONG_WATCHERS),
         (test_components.CATALOG, test_components.WRONG_CATALOGS),
+        (RunJournalsModel(), test_run_journals.WRONG),
     ]
     for model, wrong in components:
         yield from ((model, story) for _, story in wrong)
