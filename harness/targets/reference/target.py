@@ -45,6 +45,7 @@ from harness.targets.reference.soak_http import SoakHttpAdapter
 from harness.targets.server.access_control import AccessControlAdapter
 from harness.targets.server.backpressure import BackpressureAdapter
 from harness.targets.server.bad_input import BadInputAdapter
+from harness.targets.server.endpoints import EndpointsAdapter
 from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
 from harness.targets.server.leaving_readers import LeavingReadersAdapter
@@ -201,6 +202,11 @@ def open_http(folder: Path) -> Any:
     return HttpAdapter(folder, _launch())
 
 
+def open_endpoints(folder: Path) -> Any:
+    """Open a server in a process of its own, and ask its endpoints for whole answers."""
+    return EndpointsAdapter(folder, _launch())
+
+
 def open_bad_input(folder: Path) -> Any:
     """Open a server in a process of its own, for malformed requests and raw bytes."""
     return BadInputAdapter(folder, _launch())
@@ -281,6 +287,7 @@ _ADAPTERS = {
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,
     "http": open_http,
+    "endpoints": open_endpoints,
     "hostile": open_bad_input,
     "doors": open_access_control,
     "tabs": open_notifications,
