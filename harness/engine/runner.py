@@ -50,19 +50,23 @@ def run(  # noqa: PLR0913  a run is scenario x target x seed, its cost, and a fo
     *,
     rounds: int = 1,
     goes_on: bool = True,
+    minimizes: bool = True,
 ) -> Judgement:
     """Put the target on trial, and judge the journal in `folder`.
 
     A run without an anomaly that misses an expectation goes on in the same journal with other
     questions, for at most `rounds` rounds in all. With `goes_on` the workload asks on after an
-    anomaly, so that one broken promise hides no other; without, it ends with the first.
+    anomaly, so that one broken promise hides no other; without, it ends with the first. With
+    `minimizes` it makes failures small.
     """
     folder.mkdir(parents=True, exist_ok=True)
     examples = max(1, round(scenario.examples * effort))
     with Journal(folder / HISTORY, time.monotonic_ns) as journal:
         for number in range(rounds):
             name = f"{seed}/{scenario.name}" + (f"/{number}" if number else "")
-            scenario.workload(Context(target, scenario.ability, name, examples, journal, goes_on))
+            scenario.workload(
+                Context(target, scenario.ability, name, examples, journal, goes_on, minimizes)
+            )
             judged = judge(scenario, folder)
             if judged.verdict.anomalies or not judged.verdict.unmet:
                 break

@@ -124,15 +124,11 @@ class Reach:
         session_folder = run / f"run-{scenario.name}"
         lines = session_folder / "lines"
         lines.mkdir(parents=True)
-        settings = {
-            recorder.FOLDER: str(lines),
-            recorder.SOURCE: str(_top(source)),
-            recorder.CODE: str(recorder.__file__),
-        }
+        settings = recorder.settings(lines, _top(source))
         session = Session([scenario.name], self.target, self.seed, self.effort)
         results = run_session(session, session_folder, self.timeout_s, settings=settings)
         record = results.records.get(scenario.name)
-        return read_lines(lines), str(record.verdict.validity) if record else "unknown"
+        return recorder.lines_in(lines), str(record.verdict.validity) if record else "unknown"
 
 
 def blocks_in(source: Path) -> tuple[Block, ...]:
@@ -152,17 +148,6 @@ def blocks_in(source: Path) -> tuple[Block, ...]:
 def _top(source: Path) -> Path:
     """The folder from which the names of files are counted."""
     return source.parent if source.is_file() else source
-
-
-def read_lines(lines: Path) -> set[tuple[str, int]]:
-    """Every file and line that the recorders of one run noted."""
-    found = set()
-    for path in lines.glob("*.lines"):
-        for row in path.read_text(encoding="utf-8").split("\n"):
-            name, _, number = row.rpartition(":")
-            if number.isdecimal():
-                found.add((name, int(number)))
-    return found
 
 
 def _hit(blocks: Iterable[Block], lines: set[tuple[str, int]]) -> list[Block]:

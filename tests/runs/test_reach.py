@@ -14,7 +14,7 @@ from harness import __main__ as command
 from harness.core.errors import UsageError
 from harness.mutation.blocks import Block
 from harness.report import folder
-from harness.runs.reach import Reach, Reached, blocks_in, read_lines
+from harness.runs.reach import Reach, Reached, blocks_in
 from harness.worker import reach as recorder
 from tests.support.toy_suites import judging_by, write_suite, write_target
 
@@ -58,18 +58,14 @@ def recorded(tmp_path: Path, source: Path, program: str = PROGRAM) -> set[tuple[
     """Run a program under the recorder; the lines that it noted."""
     lines = tmp_path / "lines"
     lines.mkdir()
-    settings = {
-        recorder.FOLDER: str(lines),
-        recorder.SOURCE: str(source),
-        recorder.CODE: str(recorder.__file__),
-    }
+    settings = recorder.settings(lines, source)
     ended = subprocess.run(  # noqa: S603  a fixed command
         [sys.executable, "-c", program, str(tmp_path)],
         env={**os.environ, **settings},
         check=False,
     )
     assert ended.returncode == -9
-    return read_lines(lines)
+    return recorder.lines_in(lines)
 
 
 def write_package(top: Path) -> Path:
@@ -100,8 +96,9 @@ def test_a_killed_process_keeps_its_lines(tmp_path: Path) -> None:
 def test_a_copy_of_the_source_counts(tmp_path: Path) -> None:
     """A planted copy has its package in another folder, under the same name."""
     write_package(tmp_path)
+    source = write_package(tmp_path / "else")
 
-    assert ("work.py", line_of('"before"')) in recorded(tmp_path, tmp_path / "else" / "package")
+    assert ("work.py", line_of('"before"')) in recorded(tmp_path, source)
 
 
 def test_other_code_is_not_recorded(tmp_path: Path) -> None:
@@ -111,12 +108,12 @@ def test_other_code_is_not_recorded(tmp_path: Path) -> None:
     assert recorded(tmp_path, tmp_path / "other_package") == set()
 
 
-def test_a_torn_line_is_ignored(tmp_path: Path) -> None:
-    """Each process has a file, of which a full disk may have cut the last line."""
-    (tmp_path / "1.lines").write_text("a.py:3\nb.py:4\nb.p", encoding="utf-8")
-    (tmp_path / "2.lines").write_text("a.py:3\na.py:", encoding="utf-8")
+def test_closed_descriptors_lose_no_line(tmp_path: Path) -> None:
+    """The recorder holds none, and so it writes into no other file that takes its number."""
+    program = PROGRAM.replace("work.before_kill()", "os.closerange(3, 99); work.before_kill()")
 
-    assert read_lines(tmp_path) == {("a.py", 3), ("b.py", 4)}
+    found = recorded(tmp_path, write_package(tmp_path), program)
+    assert ("work.py", line_of('"before"')) in found
 
 
 # Blocks and rooms
