@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from harness.cli.options import (
@@ -27,6 +29,14 @@ from harness.runs.gate import Gate
 @scenario_option
 @promise_option
 @mode_option
+@click.option(
+    "--reach", is_flag=True, help="Measure which blocks of the code on trial the gate runs."
+)
+@click.option(
+    "--source",
+    type=click.Path(exists=True, path_type=Path),
+    help="Top folder of the code that --reach measures; the target's own by default.",
+)
 @run_options()
 def gate_command(  # noqa: PLR0913  one parameter an option
     *,
@@ -35,16 +45,20 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     scenario: tuple[str, ...],
     promise: tuple[str, ...],
     mode: tuple[str, ...],
+    reach: bool,
+    source: Path | None,
     options: RunOptions,
 ) -> int:
     """Judge a target by all scenarios, within a budget of time.
 
-    A larger budget asks more; the same seed and budget ask the same. What is not finished when the
+    A larger budget asks more, by the same code; the same seed and budget ask the same. The last
+    lines say what was bought: operations, examples, schedules, pairs of consecutive calls, and with
+    --reach the blocks of the code on trial that ran. What is not finished when the
     budget ends is unknown, never valid. In each mode a known bug, the canary, must be detected,
     else the run is untrustworthy.
 
     \b
-    harness gate --budget 5m
+    harness gate --budget 15m --reach
     harness gate --target hermes-agent==0.19.0 --scenario 'state-db-*' --seed 7
 
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: summary.md,
@@ -61,6 +75,8 @@ def gate_command(  # noqa: PLR0913  one parameter an option
         options.keep,
         promise,
         mode,
+        reach,
+        source,
     )
     with progress() as step:
         conclusion = gate.run(step)

@@ -108,10 +108,8 @@ def mutate_command(  # noqa: PLR0913  one parameter an option
     survives if all scenarios that reach it are valid.
 
     \b
-    harness mutate --sample 50
     harness mutate storage/durable_map.py turns/turns.py --sample 200 --seed 7
     harness mutate --session mutants.sqlite --sample 3000 --seed 1 --for 1h
-    harness mutate --session mutants.sqlite --sample 3000 --seed 1 --survivors
 
     A run that was killed goes on with the same command, if it names a --session. Several commands
     may work on one file; on several machines each has a --shard and a file of its own.

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from harness.report import summary
 from harness.runs.gate import Conclusion
+from harness.runs.reached import Reached
 
 LOG_WIDTH = 200  # columns: what goes to a file is not folded as for a terminal
 RESULT_WIDTH_MAX = 160
@@ -51,11 +52,26 @@ def print_conclusion(conclusion: Conclusion, *, wants_json: bool) -> None:
     for name, is_detected in conclusion.canaries.items():
         print_text(f"canary {name}: {'detected' if is_detected else 'SURVIVED'}")
     print_table(table(summary.HEAD, summary.rows(conclusion.records)))
+    print_text(summary.bought_line(conclusion.bought))
+    if conclusion.reached is not None:
+        print_reached(conclusion.reached)
     console.print(
         f"[bold]{conclusion.word}[/bold] · {conclusion.seconds:.0f} s · seed {conclusion.seed}"
         f" · {escape(str(conclusion.run))}",
         soft_wrap=True,
     )
+
+
+def print_reached(reached: Reached, *, lists_missed: bool = False) -> None:
+    """Print the share of blocks that were reached in each room, and those that were missed."""
+    rows = [
+        (name, f"{hit:,}", f"{blocks:,}", f"{hit / blocks:.1%}")
+        for name, hit, blocks in reached.rooms()
+    ]
+    print_table(table(("room", "reached", "blocks", "share"), rows))
+    for block in reached.missed if lists_missed else ():
+        reason = reached.excuses.get(block, "")
+        print_text(f"missed: {block}" + (f" ({reason})" if reason else ""))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:

@@ -15,7 +15,7 @@ from harness.cli.options import (
     scenarios_option,
     target_option,
 )
-from harness.cli.output import print_table, print_text, progress, table
+from harness.cli.output import print_reached, print_text, progress
 from harness.runs.reach import Reach
 
 
@@ -47,9 +47,11 @@ def reach_command(  # noqa: PLR0913  one parameter an option
     effort: float,
     options: RunOptions,
 ) -> int:
-    """Measure which blocks of the code on trial each scenario reaches.
+    """Measure which blocks of the code on trial each scenario reaches, one scenario at a time.
 
-    Python 3.12 and later measure at next to no cost; 3.11 traces, and is slower.
+    `harness gate --reach` measures a whole gate at once. A block may be excused with a reason in
+    the suite's file unreached.json. Python 3.12 and later measure at next to no cost; 3.11
+    traces, and is slower.
 
     \b
     harness reach --missed
@@ -66,16 +68,10 @@ def reach_command(  # noqa: PLR0913  one parameter an option
         run, reached = reach.run(step)
     if options.wants_json:
         click.echo(json.dumps({"run": str(run), **reached.to_json()}, indent=2))
-    cells = [
-        (name, f"{hit:,}", f"{blocks:,}", f"{hit / blocks:.1%}")
-        for name, hit, blocks in reached.rooms()
-    ]
-    print_table(table(("room", "reached", "blocks", "share"), cells))
-    for block in reached.missed if missed else ():
-        print_text(f"missed: {block}")
-    share = len(reached.reached) / len(reached.blocks)
+    print_reached(reached, lists_missed=missed)
     print_text(
-        f"{len(reached.reached):,} of {len(reached.blocks):,} blocks reached ({share:.1%})"
+        f"{len(reached.reached):,} of {len(reached.blocks):,} blocks reached ({reached.share:.1%})"
+        f", {len(reached.unexplained)} of the others without a reason"
         f" · seed {options.seed} · {run}"
     )
-    return 1 if share < at_least else 0
+    return 1 if reached.share < at_least else 0

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from harness.core.extent import Extent
 from harness.core.extras import DISTRIBUTION
 from harness.core.verdict import Anomaly, Verdict
 from harness.engine.context import ask_again
@@ -21,8 +22,8 @@ from harness.report import folder, standalone, timeline
 class Record:
     """The stored result of one scenario.
 
-    `reproduce` is a command line for each anomaly, and `families` the title of each prefix of the
-    promises' IDs.
+    `reproduce` is a command line for each anomaly, `families` the title of each prefix of the
+    promises' IDs, and `extent` what the run bought.
     """
 
     scenario: str
@@ -35,6 +36,7 @@ class Record:
     seconds: float
     reproduce: tuple[str, ...] = ()
     families: Mapping[str, str] = field(default_factory=dict)
+    extent: Extent = field(default_factory=Extent)
 
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object; `from_json` reads it back."""
@@ -49,6 +51,7 @@ class Record:
             "seconds": self.seconds,
             "reproduce": list(self.reproduce),
             "families": dict(self.families),
+            "extent": self.extent.to_json(),
         }
 
     def summary(self) -> str:
@@ -78,6 +81,7 @@ class Record:
             data["seconds"],
             tuple(data["reproduce"]),
             dict(data.get("families", {})),
+            Extent.from_json(data.get("extent", {})),
         )
 
 
@@ -132,6 +136,7 @@ def record(judgement: Judgement, seconds: float, scenario_folder: Path) -> Recor
         round(seconds, 3),
         tuple(f"harness replay {path}" for path in stored),
         {promise.prefix: promise.family for promise in scenario.promises},
+        judgement.extent,
     )
 
 

@@ -46,6 +46,19 @@ def family_verdict(prefix: str, records: Iterable[Record]) -> Verdict:
     return merge(verdicts)
 
 
+def bought_line(bought: Mapping[str, int]) -> str:
+    """What a gate bought, in one line."""
+    text = (
+        f"asked: {bought['operations']:,} operations in {bought['examples']:,} examples"
+        f" ({bought['schedules']:,} of them schedules)"
+        f" · {bought['pairs']:,} of {bought['pairs_possible']:,} pairs of consecutive calls"
+    )
+    if "blocks" in bought:
+        share = bought["blocks_reached"] / bought["blocks"]
+        text += f" · {bought['blocks_reached']:,} of {bought['blocks']:,} blocks ({share:.1%})"
+    return text
+
+
 def _families(records: Iterable[Record]) -> dict[str, str]:
     """The title of each family on trial, by prefix, in alphabetical order."""
     families: dict[str, str] = {}
@@ -67,6 +80,7 @@ def markdown(conclusion: Mapping[str, Any]) -> str:
         _line("---" for _ in HEAD),
         *(_line(row) for row in rows(records)),
         "",
+        *([bought_line(conclusion["bought"]), ""] if "bought" in conclusion else []),
     ]
     for record in records:
         if record.verdict.is_valid:

@@ -10,11 +10,12 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from harness.core.errors import HarnessError, UsageError
+from harness.core.extent import total
 from harness.core.extras import missing_extra
 from harness.core.verdict import Validity, Verdict, merge
 from harness.engine import runner
@@ -25,11 +26,14 @@ from harness.mutation.known_bugs import KnownBug, canaries, find_bugs, plant
 from harness.report import folder, judgement, junit, summary
 from harness.report.judgement import Record
 from harness.runs.pytest_run import Progress, Results, Session, run_session
+from harness.runs.reached import Reached, blocks_in, excuses_for, hit, source_of, top_of
 from harness.targets.registry import find_target
+from harness.worker import reach as recorder
 
 EFFORT_SECONDS = 120.0  # a budget of this many seconds is effort 1
 CANARY_EFFORT = 0.25
 CANARY_TIMEOUT_S = 60.0  # for any budget: a canary that had too little time shows nothing
+REACH = "reach"  # the folder of a run in which its processes record the lines that they run
 UNABLE = "the target cannot do it"
 
 
@@ -38,7 +42,8 @@ class Conclusion:
     """The result of a gate: its records, and why other scenarios have none.
 
     `skipped` gives the reason by scenario, `broken` the error of the harness, and `canaries` says
-    of each known bug whether it was detected.
+    of each known bug whether it was detected. `reached` are the blocks that ran, where a gate
+    measures them.
     """
 
     target: str
@@ -50,6 +55,20 @@ class Conclusion:
     unfinished: Sequence[str] = ()
     broken: dict[str, str] = field(default_factory=dict)
     canaries: dict[str, bool] = field(default_factory=dict)
+    reached: Reached | None = None
+
+    @property
+    def bought(self) -> dict[str, int]:
+        """How much was asked, and how different it was; with reach, where that was measured."""
+        asked = {
+            "operations": sum(record.operations for record in self.records),
+            "examples": sum(record.episodes for record in self.records),
+            **total(record.extent for record in self.records),
+        }
+        if self.reached is not None:
+            asked["blocks_reached"] = len(self.reached.reached)
+            asked["blocks"] = len(self.reached.blocks)
+        return asked
 
     @property
     def verdict(self) -> Verdict:
@@ -88,6 +107,7 @@ class Conclusion:
             "seed": self.seed,
             "run": str(self.run),
             "seconds": round(self.seconds, 1),
+            "bought": self.bought,
             "scenarios": [record.to_json() for record in self.records],
             "skipped": dict(self.skipped),
             "unfinished": list(self.unfinished),
@@ -96,6 +116,7 @@ class Conclusion:
                 name: "detected" if is_detected else "SURVIVED"
                 for name, is_detected in self.canaries.items()
             },
+            **({} if self.reached is None else {"reach": self.reached.to_json()}),
         }
 
 
@@ -112,6 +133,8 @@ class Gate:
     keep: int = 20
     promises: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
+    measures_reach: bool = False
+    source: Path | None = None
 
     def run(self, progress: Progress) -> Conclusion:
         """Run the scenarios and the canaries, and write the run folder.
@@ -140,10 +163,21 @@ class Gate:
         }
         run = folder.create(self.reports, "gate", self.seed, plan)
         session = Session(list(able), target.name, self.seed, effort, self.workers)
-        results = run_session(session, run, self.budget_s, progress) if able else Results()
+        source, settings = source_of(target, self.source), {}
+        if self.measures_reach:
+            blocks = blocks_in(source)
+            (run / REACH).mkdir()
+            settings = recorder.settings(run / REACH, top_of(source))
+        results = Results()
+        if able:
+            results = run_session(session, run, self.budget_s, progress, settings)
         self._judge_unfinished(results, able, target, run)
         canaries = self._judge_canaries(able.values(), results, progress)
         conclusion = conclude(run, results, canaries, time.monotonic() - began)
+        if self.measures_reach:
+            ran = frozenset(hit(blocks, recorder.lines_in(run / REACH)))
+            reached = Reached(blocks, {"gate": ran}, {}, excuses_for(source, blocks))
+            conclusion = replace(conclusion, reached=reached)
         store(conclusion)
         folder.retain(self.reports, self.keep)
         return conclusion

@@ -27,12 +27,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from harness.core.errors import HarnessError
 from harness.engine.suite import find_scenarios, suite_with_source
 from harness.mutation.blocks import place_of
 from harness.mutation.mutants import Mutant, breed, prepared_copy, source_folder
-from harness.report import folder
 from harness.runs.gate import reason_to_skip
 from harness.runs.mutation_session import RESULTS, Clean, MutationSession, Status, Stored
 from harness.runs.pytest_run import Progress, Results, scratch
@@ -43,11 +43,13 @@ from harness.worker import reach as recorder
 CLEAN_TIMEOUT_S = 300.0
 STARTING_S, SLOWER = 15.0, 4.0  # the timeout of a question: to start, and times the clean source's
 FRESH_S = 300.0  # for so long a valid answer of the clean source stands beside a detection
-LIKELY = 0.12  # a mutant is asked alone while a detection is at least as likely as this
+LIKELY = 0.12  # a mutant is asked alone while a detection is at least as likely as this,
+ALONE_S = 10.0  # and by scenarios that take as long as this in all on the clean source
 INCONCLUSIVE_MAX = 3  # scenarios without a verdict, after which a mutant is left
 TIMEOUT = "not finished in time"
 UNREACHED = "no scenario reaches it"
-EVIDENCE_CHARS = 4000
+EVIDENCE_CHARS, REASON_CHARS = 4000, 160
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,11 @@ class MutationRun:
             self._at = {
                 effort: self.session.clean(effort) for effort in (self.effort, self.deep_effort)
             }
+            # A scenario that runs less of the source is more likely about what it runs.
+            ran = Counter(name for names in self._reached.values() for name in names)
+            self._priors = {
+                name: 0.5 - 0.4 * ran[name] / len(self._reached) for name in self._at[self.effort]
+            }
             with ThreadPoolExecutor(len(workers)) as pool:
                 list(pool.map(self._work, workers))
         return self.session.results(self.sample)
@@ -131,20 +138,22 @@ class MutationRun:
         self._store_clean(name, self.effort, results, seconds)
 
     def _measure_reach(self, worker: WarmWorker, name: str) -> None:
-        with tempfile.TemporaryDirectory(dir=self._scratch) as lines:
+        with _temporary(self._scratch) as lines:
             settings = recorder.settings(Path(lines), source_folder())
             results, seconds = self._ask_clean(worker, name, self.deep_effort, settings)
             self._store_clean(name, self.deep_effort, results, seconds)
             self.session.store_reached(name, recorder.lines_in(Path(lines)) | {("", 0)})
 
     def _ask_clean(
-        self, worker: WarmWorker, name: str, effort: float, settings: Mapping[str, str] | None = None
+        self,
+        worker: WarmWorker,
+        name: str,
+        effort: float,
+        settings: Mapping[str, str] = NO_SETTINGS,
     ) -> tuple[Results, float]:
         target = suite_with_source().target
-        with tempfile.TemporaryDirectory(dir=self._scratch) as run:
-            trial = Trial(
-                name, target, self.seed, effort, Path(run), CLEAN_TIMEOUT_S, settings or {}
-            )
+        with _temporary(self._scratch) as run:
+            trial = Trial(name, target, self.seed, effort, Path(run), CLEAN_TIMEOUT_S, settings)
             return worker.judge(trial)
 
     def _store_clean(self, name: str, effort: float, results: Results, seconds: float) -> None:
@@ -211,10 +220,13 @@ class MutationRun:
         clean = self._at[self.effort]
         order = sorted(reaching, key=lambda name: -chances[name] / (0.1 + clean[name].seconds))
         inconclusive: list[Finding] = []
+        asked_s = 0.0
         with self._bred([stored.mutant]) as target:
             for name in order:
-                if chances[name] < LIKELY and not inconclusive:
+                is_unlikely = chances[name] < LIKELY or asked_s + clean[name].seconds > ALONE_S
+                if asked_s and is_unlikely and not inconclusive:
                     continue
+                asked_s += clean[name].seconds
                 finding = self._found(worker, name, target, self.effort, stored.id)
                 if finding.status is Status.DETECTED:
                     return _decided(stored, finding, began)
@@ -229,7 +241,7 @@ class MutationRun:
     def _found(
         self, worker: WarmWorker, name: str, target: str, effort: float, id_: int
     ) -> Finding:
-        """What a scenario finds in one mutant; a detection or a lack of a verdict is asked twice."""
+        """What a scenario finds in one mutant; all but a valid answer is asked twice."""
         finding, seconds = self._ask(worker, name, target, effort)
         self.session.note(id_, name, effort, str(finding.status), seconds)
         if finding.status is Status.SURVIVED or finding.reason == TIMEOUT:
@@ -250,9 +262,7 @@ class MutationRun:
         began = time.monotonic()
         left = list(group)
         wanted = Counter(
-            name
-            for stored in group
-            for name in self._reaching(stored.mutant, self.deep_effort)
+            name for stored in group for name in self._reaching(stored.mutant, self.deep_effort)
         )
         clean = self._at[self.deep_effort]
         for name in sorted(wanted, key=lambda name: -wanted[name] / (0.1 + clean[name].seconds)):
@@ -260,13 +270,12 @@ class MutationRun:
                 self.session.release(stored.id for stored in left)
                 return
             asked = [
-                stored
-                for stored in left
-                if name in self._reaching(stored.mutant, self.deep_effort)
+                stored for stored in left if name in self._reaching(stored.mutant, self.deep_effort)
             ]
             for culprit, finding in self._culprits(worker, name, asked):
                 left.remove(culprit)
-                self._decide(_decided(culprit, finding, began))
+                share_began = time.monotonic() - (time.monotonic() - began) / len(group)
+                self._decide(_decided(culprit, finding, share_began))
         spent = (time.monotonic() - began) / len(group)
         for stored in left:
             reason = f"{len(self._reaching(stored.mutant, self.deep_effort))} scenarios are valid"
@@ -297,7 +306,7 @@ class MutationRun:
     def _ask(
         self, worker: WarmWorker, name: str, target: str, effort: float
     ) -> tuple[Finding, float]:
-        with tempfile.TemporaryDirectory(dir=self._scratch) as run:
+        with _temporary(self._scratch) as run:
             timeout_s = STARTING_S + SLOWER * self._at[effort][name].seconds
             results, seconds = worker.judge(
                 Trial(name, target, self.seed, effort, Path(run), timeout_s)
@@ -321,7 +330,10 @@ class MutationRun:
             if other == file:
                 asked_here[name] += count
                 detected_here[name] += hits
-        general = {name: (detected[name] + 0.6) / (asked[name] + 2) for name in find_scenarios()}
+        general = {
+            name: (detected[name] + 2 * self._priors[name]) / (asked[name] + 2)
+            for name in self._priors
+        }
         return {
             name: (detected_here[name] + 2 * general[name]) / (asked_here[name] + 2)
             for name in general
@@ -330,14 +342,14 @@ class MutationRun:
     @contextmanager
     def _bred(self, mutants: Collection[Mutant]) -> Iterator[str]:
         """The target whose source is a copy with these edits."""
-        with tempfile.TemporaryDirectory(dir=self._scratch) as copy:
+        with _temporary(self._scratch) as copy:
             breed(mutants, Path(copy) / "m", self._copy)
             yield f"{suite_with_source().target}@{Path(copy) / 'm'}"
 
 
-def _shared(items: Iterator[tuple[Callable[..., None], str]], lock: threading.Lock) -> Iterator[
-    tuple[Callable[..., None], str]
-]:
+def _shared(
+    items: Iterator[tuple[Callable[..., None], str]], lock: threading.Lock
+) -> Iterator[tuple[Callable[..., None], str]]:
     """Draw items that several threads share."""
     while True:
         with lock:
@@ -345,6 +357,11 @@ def _shared(items: Iterator[tuple[Callable[..., None], str]], lock: threading.Lo
         if item is None:
             return
         yield item
+
+
+def _temporary(parent: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder that ends with the block, even if what a trial left still writes into it."""
+    return tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True)
 
 
 def apart(group: Iterable[Stored]) -> list[Stored]:
@@ -381,7 +398,7 @@ def worst_finding(results: Results) -> Finding:
             evidence = record.summary()[:EVIDENCE_CHARS]
             return Finding(Status.DETECTED, name, broken, evidence)
     for name, error in results.broken.items():
-        return Finding(Status.INCONCLUSIVE, name, error.splitlines()[0])
+        return Finding(Status.INCONCLUSIVE, name, error.splitlines()[0][:REASON_CHARS])
     for name, record in results.records.items():
         if not record.verdict.is_valid:
             unmet = (expectation.name for expectation in record.verdict.unmet)

@@ -169,7 +169,9 @@ class MutationSession:
     def clean(self, effort: float) -> dict[str, Clean]:
         """What each scenario took on the clean source at this effort."""
         sql = "SELECT scenario, seconds, validity FROM clean WHERE effort = ?"
-        return {name: Clean(seconds, validity) for name, seconds, validity in self._rows(sql, effort)}
+        return {
+            name: Clean(seconds, validity) for name, seconds, validity in self._rows(sql, effort)
+        }
 
     def store_reached(self, scenario: str, lines: Iterable[Line]) -> None:
         """Store the lines that a scenario ran."""
@@ -196,7 +198,7 @@ class MutationSession:
         with self._writing():
             self._drop_claims()
             rows = self._rows(
-                f"SELECT {_COLUMNS} FROM mutants WHERE status = ? AND owner IS NULL"
+                f"SELECT {_COLUMNS} FROM mutants WHERE status = ? AND owner IS NULL"  # noqa: S608  constants
                 f" AND id IN ({_SAMPLE}) ORDER BY id LIMIT ?",
                 str(status),
                 *self._in_share(sample),
@@ -269,7 +271,7 @@ class MutationSession:
     def results(self, sample: int) -> list[Stored]:
         """The first `sample` mutants of the share, in the order of the sample."""
         rows = self._rows(
-            f"SELECT {_COLUMNS} FROM mutants WHERE id IN ({_SAMPLE}) ORDER BY id",
+            f"SELECT {_COLUMNS} FROM mutants WHERE id IN ({_SAMPLE}) ORDER BY id",  # noqa: S608
             *self._in_share(sample),
         )
         return [_stored(row) for row in rows]

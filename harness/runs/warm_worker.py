@@ -23,12 +23,12 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from harness.core.errors import HarnessError
-from harness.engine import runner
+from harness.engine import runner, supervision
 from harness.engine.suite import choose
 from harness.report import folder, judgement
 from harness.runs.pytest_run import Results, collect
@@ -59,7 +59,8 @@ class Trial:
 
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object."""
-        return {**asdict(self), "run_folder": str(self.run_folder)}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**values, "run_folder": str(self.run_folder), "settings": dict(self.settings)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Trial:
@@ -83,7 +84,7 @@ class WarmWorker:
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError, ValueError):  # it has ended
             process.stdin.write(json.dumps(trial.to_json()).encode() + b"\n")
             process.stdin.flush()
         line = process.stdout.readline()
@@ -102,6 +103,13 @@ class WarmWorker:
                 process.stdin.close()
             process.wait()
             process.stdout.close()
+        supervision.release(self)
+
+    def kill(self) -> None:
+        """End the worker's input, and so the worker and what it judges."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -111,6 +119,7 @@ class WarmWorker:
                 stdout=subprocess.PIPE,
                 start_new_session=True,  # a Ctrl-C at the terminal is for the command
             )
+            supervision.supervise(self)
         return self._process
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ import pytest
 from harness import __main__ as command
 from harness.core.errors import UsageError
 from harness.mutation.blocks import Block
+from harness.mutation.mutants import source_folder
 from harness.report import folder
-from harness.runs.reach import Reach, Reached, blocks_in
+from harness.runs.reach import Reach
+from harness.runs.reached import EXCUSES, Reached, blocks_in, excuses_for, read_excuses
 from harness.worker import reach as recorder
 from tests.support.toy_suites import judging_by, write_suite, write_target
 
@@ -131,7 +134,9 @@ def test_rooms_count_reached_blocks() -> None:
     assert reached.rooms() == [("a", 1, 2), (".", 1, 1)]
     assert reached.missed == [second]
     document = reached.to_json()
-    assert document["missed"] == ["a/y.py:1 in f"]
+    assert document["missed"] == [{"block": "a/y.py:1 in f", "reason": ""}]
+    assert reached.unexplained == [second]
+    assert replace(reached, excuses={second: "cannot run here"}).unexplained == []
     assert document["scenarios"]["two"] == {"reached": 2, "verdict": "unknown"}
 
 
@@ -141,6 +146,28 @@ def test_a_source_without_functions_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="expected Python modules with functions; found none"):
         blocks_in(tmp_path)
+
+
+def test_an_excuse_names_a_block(tmp_path: Path) -> None:
+    """By the function and the text of its first line; one that fits no block is refused."""
+    package = write_package(tmp_path)
+    blocks = blocks_in(package)
+    excuse = {"file": "work.py", "function": "after_kill", "line": 'return "after"', "reason": "x"}
+    file = tmp_path / EXCUSES
+    file.write_text(json.dumps([excuse]), encoding="utf-8")
+
+    ((block, reason),) = read_excuses(file, package, blocks).items()
+    assert (block.function, reason) == ("after_kill", "x")
+    file.write_text(json.dumps([{**excuse, "line": "return 1"}]), encoding="utf-8")
+    with pytest.raises(UsageError, match="is no block of"):
+        read_excuses(file, package, blocks)
+
+
+def test_excuses_of_the_suite_fit_the_reference() -> None:
+    """Each has a reason of more than a few words, and names a block that is there."""
+    source = source_folder().resolve()
+    excuses = excuses_for(source, blocks_in(source))
+    assert all(len(reason.split()) > 3 for reason in excuses.values())
 
 
 # Runs
