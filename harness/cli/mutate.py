@@ -15,11 +15,19 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from harness.cli.options import Duration, RunOptions, checked, effort_option, run_options
+from harness.cli.options import (
+    Duration,
+    RunOptions,
+    checked,
+    effort_option,
+    record_option,
+    run_options,
+)
 from harness.cli.output import console, print_table, print_text, progress, table
 from harness.core.extras import require_extras
 from harness.mutation.mutants import find_mutants
 from harness.report import folder
+from harness.runs import baselines
 from harness.runs.mutation_score import MutationRun, MutationScore, diff, score, source_digest
 from harness.runs.mutation_session import RESULTS, MutationSession, Status, Stored
 
@@ -85,6 +93,7 @@ class Share(click.ParamType[tuple[int, int]]):
     show_default=True,
     help="Exit 1 if a smaller share of the mutants is detected.",
 )
+@record_option
 @run_options()
 def mutate_command(  # noqa: PLR0913  one parameter an option
     *,
@@ -98,6 +107,7 @@ def mutate_command(  # noqa: PLR0913  one parameter an option
     duration: float | None,
     survivors: bool,
     at_least: float,
+    record: Path | None,
     options: RunOptions,
 ) -> int:
     """Judge copies of the reference that have one small mistake each.
@@ -157,6 +167,12 @@ def mutate_command(  # noqa: PLR0913  one parameter an option
         "mutants": [stored.to_json() for stored in results if stored.status is not Status.OPEN],
     }
     session.close()
+    if record is not None:
+        figures = {name: document[name] for name in (*stored_plan, "all", "score")}
+        figures["survivors"] = [
+            diff(stored.mutant, 0) for stored in results if stored.status is Status.SURVIVED
+        ]
+        baselines.record(record, options.seed, figures)
     folder.write_json(run / folder.VERDICT, document)
     folder.retain(reports, options.keep)
     if options.wants_json:

@@ -10,12 +10,14 @@ import click
 from harness.cli.options import (
     RunOptions,
     effort_option,
+    record_option,
     run_options,
     scenario_option,
     scenarios_option,
     target_option,
 )
 from harness.cli.output import print_reached, print_text, progress
+from harness.runs import baselines
 from harness.runs.reach import Reach
 
 
@@ -35,6 +37,7 @@ from harness.runs.reach import Reach
     default=0.0,
     help="Exit 1 if a smaller share of the blocks is reached.",
 )
+@record_option
 @effort_option(1.0)
 @run_options()
 def reach_command(  # noqa: PLR0913  one parameter an option
@@ -44,6 +47,7 @@ def reach_command(  # noqa: PLR0913  one parameter an option
     source: Path | None,
     missed: bool,
     at_least: float,
+    record: Path | None,
     effort: float,
     options: RunOptions,
 ) -> int:
@@ -68,6 +72,8 @@ def reach_command(  # noqa: PLR0913  one parameter an option
         run, reached = reach.run(step)
     if options.wants_json:
         click.echo(json.dumps({"run": str(run), **reached.to_json()}, indent=2))
+    if record is not None:
+        baselines.record(record, options.seed, {"effort": effort, **reached.to_json()})
     print_reached(reached, lists_missed=missed)
     print_text(
         f"{len(reached.reached):,} of {len(reached.blocks):,} blocks reached ({reached.share:.1%})"

@@ -30,6 +30,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from harness.core.errors import HarnessError
+from harness.core.share import wilson
 from harness.engine.suite import find_scenarios, suite_with_source
 from harness.mutation.blocks import place_of
 from harness.mutation.mutants import Mutant, breed, prepared_copy, source_folder
@@ -478,13 +479,3 @@ def score(results: Sequence[Stored]) -> MutationScore:
     counts = Counter(stored.status for stored in results)
     asked = [stored.seconds for stored in results if stored.status in RESULTS]
     return MutationScore(counts, statistics.median(asked) if asked else 0.0)
-
-
-def wilson(hits: int, tries: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share (JASA 1927)."""
-    if tries == 0:
-        return 0.0, 1.0
-    share, extra = hits / tries, z * z / tries
-    centre = (share + extra / 2) / (1 + extra)
-    half = z * math.sqrt(share * (1 - share) / tries + extra / (4 * tries)) / (1 + extra)
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from harness.mutation.known_bugs import copy_source
 from harness.mutation.mutants import Mutant, find_mutants, mutated, source_folder
 from harness.report.judgement import Record
 from harness.runs import mutation_score
-from harness.runs.mutation_score import MutationRun, apart, diff, score, wilson
+from harness.runs.mutation_score import MutationRun, apart, diff, score
 from harness.runs.mutation_session import Clean, MutationSession, Status, Stored
 from harness.runs.pytest_run import Results
 from harness.runs.warm_worker import Trial, WarmWorker
@@ -202,16 +201,6 @@ def test_a_run_whose_time_is_over_keeps_the_rest(tmp_path: Path) -> None:
     asked = len(worker.asked)
     run(session, worker)
     assert len(worker.asked) == asked
-
-
-def test_the_interval_is_wilsons() -> None:
-    """Values of the score interval without continuity correction, from its formula."""
-    assert wilson(0, 0) == (0.0, 1.0)
-    low, high = wilson(8, 10)
-    assert math.isclose(low, 0.4902, abs_tol=1e-4)
-    assert math.isclose(high, 0.9433, abs_tol=1e-4)
-    assert wilson(0, 10)[0] == 0.0
-    assert wilson(10, 10)[1] == 1.0
 
 
 def test_a_mutant_is_shown_as_a_diff() -> None:
