@@ -14,7 +14,7 @@ from harness.cli.options import (
     scenario_option,
     scenarios_option,
 )
-from harness.cli.output import console, print_table, print_text, progress, table
+from harness.cli.output import print_result, print_table, progress, table
 from harness.runs import baselines
 from harness.runs.audit import Audit, Row, Score
 
@@ -90,16 +90,16 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     print_table(table(head, [_cells(score) for score in scores]))
     missed = [row for row in rows if row.noticed < row.changed and not row.excused]
     for row in missed if fields else missed[:MISSED_MAX]:
-        print_text(_missed(row))
+        print_result(_missed(row))
     total, noticed = sum(s.changed for s in scores), sum(s.noticed for s in scores)
-    console.print(f"{noticed} of {total} changes noticed · seed {options.seed}")
+    print_result(f"{noticed} of {total} changes noticed · seed {options.seed}")
     if record is not None:
         rows_of = [score.to_json() for score in sorted(scores, key=lambda s: s.scenario)]
         figures = {"per_field": per_field, "changed": total, "noticed": noticed}
         baselines.record(record, options.seed, {**figures, "scenarios": rows_of})
     fallen = [] if against is None else baselines.behind(scores, against)
     for sentence in fallen:
-        print_text(f"behind: {sentence}")
+        print_result(f"behind: {sentence}")
     is_low = any(score.changed and score.share < at_least for score in scores)
     return 1 if is_low or fallen else 0
 

@@ -30,6 +30,16 @@ from harness.runs.gate import Gate
 @promise_option
 @mode_option
 @click.option(
+    "--fail-fast", "fails_fast", is_flag=True, help="End the run at the first broken promise."
+)
+@click.option(
+    "--no-canary",
+    "asks_canaries",
+    flag_value=False,
+    default=True,
+    help="Do not check that the checkers work; the verdict says so.",
+)
+@click.option(
     "--reach", is_flag=True, help="Measure which blocks of the code on trial the gate runs."
 )
 @click.option(
@@ -45,6 +55,8 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     scenario: tuple[str, ...],
     promise: tuple[str, ...],
     mode: tuple[str, ...],
+    fails_fast: bool,
+    asks_canaries: bool,
     reach: bool,
     source: Path | None,
     options: RunOptions,
@@ -55,14 +67,15 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     lines say what was bought: operations, examples, schedules, pairs of consecutive calls, and with
     --reach the blocks of the code on trial that ran. What is not finished when the
     budget ends is unknown, never valid. In each mode a known bug, the canary, must be detected,
-    else the run is untrustworthy.
+    else the run is untrustworthy; REPORTS/canaries.json remembers that for a week.
 
     \b
     harness gate --budget 15m --reach
     harness gate --target hermes-agent==0.19.0 --scenario 'state-db-*' --seed 7
 
-    Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: summary.md,
-    verdict.json and junit.xml, and a folder for each scenario with its history and failures.
+    Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: report.html,
+    summary.md, verdict.json and junit.xml, and a folder for each scenario with its history and
+    failures. REPORTS/index.html lists all runs.
     """  # noqa: D301  click needs the backslash
     print_text(f"gate · target {target} · seed {options.seed} · budget {budget:g} s")
     gate = Gate(
@@ -75,6 +88,8 @@ def gate_command(  # noqa: PLR0913  one parameter an option
         options.keep,
         promise,
         mode,
+        fails_fast,
+        asks_canaries,
         reach,
         source,
     )

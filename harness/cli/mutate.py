@@ -13,7 +13,6 @@ from random import Random
 from typing import Any
 
 import click
-from rich.markup import escape
 
 from harness.cli.options import (
     Duration,
@@ -23,7 +22,7 @@ from harness.cli.options import (
     record_option,
     run_options,
 )
-from harness.cli.output import console, print_table, print_text, progress, table
+from harness.cli.output import print_result, print_table, print_text, progress, table
 from harness.core.extras import require_extras
 from harness.mutation.mutants import find_mutants
 from harness.report import folder
@@ -178,7 +177,7 @@ def mutate_command(  # noqa: PLR0913  one parameter an option
     if options.wants_json:
         click.echo(json.dumps(document, indent=2))
     _show(results, shares, with_diff=survivors)
-    console.print(f"[bold]{_words(shares)}[/bold] · {escape(str(run))}", soft_wrap=True)
+    print_result(f" · {run}", _words(shares))
     return 0 if shares.share >= at_least else 1
 
 
@@ -200,6 +199,6 @@ def _show(results: Sequence[Stored], shares: MutationScore, *, with_diff: bool) 
         print_table(table(("file", *map(str, RESULTS)), rows))
     for stored in results:
         if stored.status in (Status.INCONCLUSIVE, Status.SURVIVED):
-            print_text(str(stored))
+            print_result(str(stored))
             if with_diff and stored.status is Status.SURVIVED:
-                print_text(diff(stored.mutant) + "\n")
+                print_result(diff(stored.mutant) + "\n")

@@ -16,7 +16,7 @@ from harness.cli.options import (
     run_options,
     scenarios_option,
 )
-from harness.cli.output import print_table, print_text, progress, table
+from harness.cli.output import print_result, print_table, print_text, progress, table
 from harness.core.errors import UsageError
 from harness.core.extras import require_extras
 from harness.engine.scenario import Mode
@@ -89,7 +89,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
         figures = {"effort": effort, "tries": tries, "bugs": len(detections), "detected": detected}
         rows = [detection.to_json() for detection in detections]
         baselines.record(record, options.seed, {**figures, "results": rows})
-    print_text(f"{detected} of {len(detections)} detected by their own promise")
+    print_result(f"{detected} of {len(detections)} detected by their own promise")
     return 0 if detected == len(detections) else 1
 
 

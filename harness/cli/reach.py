@@ -16,7 +16,7 @@ from harness.cli.options import (
     scenarios_option,
     target_option,
 )
-from harness.cli.output import print_reached, print_text, progress
+from harness.cli.output import print_reached, print_result, progress
 from harness.runs import baselines
 from harness.runs.reach import Reach
 
@@ -75,7 +75,7 @@ def reach_command(  # noqa: PLR0913  one parameter an option
     if record is not None:
         baselines.record(record, options.seed, {"effort": effort, **reached.to_json()})
     print_reached(reached, lists_missed=missed)
-    print_text(
+    print_result(
         f"{len(reached.reached):,} of {len(reached.blocks):,} blocks reached ({reached.share:.1%})"
         f", {len(reached.unexplained)} of the others without a reason"
         f" · seed {options.seed} · {run}"

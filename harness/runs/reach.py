@@ -6,7 +6,6 @@ target (`harness/worker/reach.py`). A block is reached if one of its lines ran.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,10 @@ from harness.engine.suite import choose
 from harness.mutation.blocks import Block
 from harness.report import folder
 from harness.runs.gate import reason_to_skip
-from harness.runs.pytest_run import Session, run_session
+from harness.runs.pytest_run import Progress, Session, run_session
 from harness.runs.reached import Reached, blocks_in, excuses_for, hit, source_of, top_of
 from harness.targets.registry import find_target
 from harness.worker import reach as recorder
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from harness.report.judgement import Record
 from harness.runs import mutation_score
 from harness.runs.mutation_score import MutationRun, apart, diff, score
 from harness.runs.mutation_session import Clean, MutationSession, Status, Stored
-from harness.runs.pytest_run import Results
+from harness.runs.pytest_run import Results, no_progress
 from harness.runs.warm_worker import Trial, WarmWorker
 
 FILE = "storage/durable_map.py"
@@ -99,7 +99,7 @@ def begun(
 def run(session: MutationSession, worker: FakeWorker, sample: int = 100) -> list[Stored]:
     """Judge the mutants of a session."""
     runner = MutationRun(session, sample, 1, 0.25, 1.0, 1, 4, judge_in=lambda: worker)
-    return runner.run(lambda _: None)
+    return runner.run(no_progress)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_findings_decide_the_status(
     assert score([result]).share == (status is Status.DETECTED)
 
 
-def test_a_detection_beside_an_invalid_clean_source_is_none(
+def test_detection_needs_a_valid_clean_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clean source is asked again beside each detection, at the latest after a while."""
@@ -162,7 +162,7 @@ def test_only_scenarios_that_reach_the_block_are_asked(tmp_path: Path) -> None:
     assert worker.asked == []
 
 
-def test_a_group_is_halved_until_the_culprit_is_found(tmp_path: Path) -> None:
+def test_a_group_is_halved_to_the_culprit(tmp_path: Path) -> None:
     """The others of the group survive, and the scenario that proves it is named."""
     mutants = find_mutants([FILE])[:4]
     session = begun(tmp_path, mutants)
@@ -189,14 +189,14 @@ def test_edits_that_overlap_are_not_in_one_group() -> None:
     assert [stored.id for stored in apart(group)] == [0, 2]
 
 
-def test_a_run_whose_time_is_over_keeps_the_rest(tmp_path: Path) -> None:
+def test_a_run_out_of_time_keeps_the_rest(tmp_path: Path) -> None:
     """A later run goes on with what is open, and asks nothing twice."""
     session = begun(tmp_path, find_mutants([FILE])[:3])
     worker = FakeWorker(*[BROKEN] * 6)
     late = MutationRun(
         session, 3, 1, 0.25, 1.0, 1, 4, time.monotonic() - 1, judge_in=lambda: worker
     )
-    assert [stored.status for stored in late.run(lambda _: None)] == [Status.OPEN] * 3
+    assert [stored.status for stored in late.run(no_progress)] == [Status.OPEN] * 3
     assert [stored.status for stored in run(session, worker)] == [Status.DETECTED] * 3
     asked = len(worker.asked)
     run(session, worker)

@@ -17,7 +17,7 @@ OTHER = ("spawn", {"process": "q", "session": "s"}, None)
 SAID = ("say", {"process": "p", "text": "hit 1"}, None)
 SESSION = "HERMES_SESSION_CHAT_ID=s HERMES_SESSION_ID=s HERMES_SESSION_KEY=s"
 START = f"p start {SESSION} HERMES_SESSION_PLATFORM=webui"
-KILLED_HOST = ("kill_host", {}, None)
+KILLED_HOST: tuple[str, dict[str, Any], None] = ("kill_host", {}, None)
 FINISHED, OTHER_FINISHED = (("finish", {"process": name}, None) for name in "pq")
 
 
