@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from harness.processes.server import Launch, ServerProcess
+from harness.targets.server.epilogue import Gauges, left_by
 
 UNTITLED = "Untitled"
 
@@ -20,19 +22,29 @@ UNTITLED = "Untitled"
 class ServerAdapter:
     """Boots, kills, terminates and pauses a server, and reads its sidecars."""
 
-    def __init__(self, folder: Path, launch: Launch) -> None:
-        """Boot nothing yet."""
+    def __init__(self, folder: Path, launch: Launch, *, notes_gauges: bool = False) -> None:
+        """Boot nothing yet; an epilogue needs the first values of the gauges."""
         self.state = folder / "state"
         self._launch = launch
         self._server: ServerProcess | None = None
         self._settings: dict[str, str] = {}
+        self._notes_gauges = notes_gauges
+        self._gauges: Gauges | None = None
 
     def boot(self, **settings: str) -> dict[str, int]:
         """Boot with these settings, or the last ones if none; a running server keeps running."""
         if self._server is None:
             self._settings = settings or self._settings
             self._server = ServerProcess(self._launch, self.state, self._settings)
+            if self._notes_gauges:
+                self._gauges = Gauges(self._server.port, self._server.pid, self.state)
         return {"port": self._server.port, "pid": self._server.pid}
+
+    def epilogue(self) -> dict[str, Any]:
+        """Let all clients leave; what is above its first value after that."""
+        if self._server is None or self._gauges is None:
+            return {"left": {}}
+        return {"left": left_by(self._gauges)}
 
     def kill(self) -> None:
         """Kill the server with kill -9."""
@@ -111,6 +123,33 @@ class ServerAdapter:
             "search": {"title": title or UNTITLED, "count": count, "texts": words},
         }
 
+    def copies(self, session_id: str) -> dict[str, Any]:
+        """Each copy of a session: texts with their roles, and counts. Empty for no session.
+
+        A wakeup has a role of its own, as clients see it.
+        """
+        try:
+            messages = self.sidecar(session_id)["messages"]
+        except FileNotFoundError:
+            return {}
+        row = self.index_row(session_id)
+        texts = [[_role(message), message["content"]] for message in messages]
+        found = self.database(session_id)
+        copies: dict[str, Any] = {
+            "sidecar": texts,
+            "index": None if row is None else row["message_count"],
+            "database_count": found["database"]["count"],
+        }
+        for name, copy in found.items():
+            # These copies know no wakeups: their roles are those of the sidecar.
+            roles = [role for role, _ in texts] if len(texts) == len(copy["texts"]) else []
+            plain = [
+                [role if role == "removed" or not roles else roles[at], text]
+                for at, (role, text) in enumerate(copy["texts"])
+            ]
+            copies[name] = plain
+        return copies
+
     def journal(self, session_id: str) -> dict[str, str]:
         """The tokens of the session's runs in the run journal, by stream."""
         folder = self.state / "sessions" / "_run_journal" / session_id
@@ -124,3 +163,8 @@ class ServerAdapter:
     def close(self) -> None:
         """Kill the server."""
         self.kill()
+
+
+def _role(message: Mapping[str, Any]) -> str:
+    is_wakeup = message["role"] == "user" and message.get("source") == "process_wakeup"
+    return "wakeup" if is_wakeup else str(message["role"])
