@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from harness.cli.options import (
@@ -37,6 +39,14 @@ from harness.runs.gate import Gate
     default=True,
     help="Do not check that the checkers work; the verdict says so.",
 )
+@click.option(
+    "--reach", is_flag=True, help="Measure which blocks of the code on trial the gate runs."
+)
+@click.option(
+    "--source",
+    type=click.Path(exists=True, path_type=Path),
+    help="Top folder of the code that --reach measures; the target's own by default.",
+)
 @run_options()
 def gate_command(  # noqa: PLR0913  one parameter an option
     *,
@@ -47,16 +57,20 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     mode: tuple[str, ...],
     fails_fast: bool,
     asks_canaries: bool,
+    reach: bool,
+    source: Path | None,
     options: RunOptions,
 ) -> int:
     """Judge a target by all scenarios, within a budget of time.
 
-    A larger budget asks more; the same seed and budget ask the same. What is not finished when the
+    A larger budget asks more, by the same code; the same seed and budget ask the same. The last
+    lines say what was bought: operations, examples, schedules, pairs of consecutive calls, and with
+    --reach the blocks of the code on trial that ran. What is not finished when the
     budget ends is unknown, never valid. In each mode a known bug, the canary, must be detected,
     else the run is untrustworthy; REPORTS/canaries.json remembers that for a week.
 
     \b
-    harness gate --budget 5m
+    harness gate --budget 15m --reach
     harness gate --target hermes-agent==0.19.0 --scenario 'state-db-*' --seed 7
 
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: report.html,
@@ -76,6 +90,8 @@ def gate_command(  # noqa: PLR0913  one parameter an option
         mode,
         fails_fast,
         asks_canaries,
+        reach,
+        source,
     )
     with progress() as step:
         conclusion = gate.run(step)

@@ -21,6 +21,7 @@ from harness.report import summary
 from harness.report.page import PAGE
 from harness.runs.gate import Conclusion
 from harness.runs.pytest_run import Progress
+from harness.runs.reached import Reached
 
 LOG_WIDTH = 200  # columns: what goes to a file is not folded as for a terminal
 RESULT_WIDTH_MAX = 160
@@ -73,9 +74,24 @@ def print_conclusion(conclusion: Conclusion, *, wants_json: bool) -> None:
     for name, status in conclusion.canary_words.items():
         print_result(f"canary {name}: {status}")
     print_table(table(summary.HEAD, summary.rows(conclusion.records, conclusion.untried)))
+    print_result(summary.bought_line(conclusion.bought))
+    if conclusion.reached is not None:
+        print_reached(conclusion.reached)
     for line in pointers(conclusion):
         print_result(line)
     print_result(f" · {conclusion.seconds:.0f} s · seed {conclusion.seed}", conclusion.word)
+
+
+def print_reached(reached: Reached, *, lists_missed: bool = False) -> None:
+    """Print the share of blocks that were reached in each room, and those that were missed."""
+    rows = [
+        (name, f"{hit:,}", f"{blocks:,}", f"{hit / blocks:.1%}")
+        for name, hit, blocks in reached.rooms()
+    ]
+    print_table(table(("room", "reached", "blocks", "share"), rows))
+    for block in reached.missed if lists_missed else ():
+        reason = reached.excuses.get(block, "")
+        print_result(f"missed: {block}" + (f" ({reason})" if reason else ""))
 
 
 def pointers(conclusion: Conclusion) -> list[str]:

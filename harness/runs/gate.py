@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import HarnessError, UsageError
+from harness.core.extent import total
 from harness.core.extras import missing_extra
 from harness.core.verdict import Validity, Verdict, merge
 from harness.engine import runner
@@ -26,11 +27,14 @@ from harness.report import folder, judgement, junit, page, summary
 from harness.report.judgement import Record
 from harness.runs.canary_memory import CanaryMemory
 from harness.runs.pytest_run import Progress, Results, Session, run_session
+from harness.runs.reached import Reached, blocks_in, excuses_for, hit, source_of, top_of
 from harness.targets.registry import find_target
+from harness.worker import reach as recorder
 
 EFFORT_SECONDS = 120.0  # a budget of this many seconds is effort 1
 CANARY_EFFORT = 0.25
 CANARY_TIMEOUT_S = 60.0  # for any budget: a canary that had too little time shows nothing
+REACH = "reach"  # the folder of a run in which its processes record the lines that they run
 UNABLE = "the target cannot do it"
 
 
@@ -41,7 +45,8 @@ class Conclusion:
     `skipped` gives the reason by scenario, `broken` the error of the harness, and `canaries` says
     of each known bug whether it was detected. `untried` has the promises, and the titles of their
     families, of each scenario without a verdict. `remembered` says when a canary was detected that
-    was not judged now, in seconds of the epoch.
+    was not judged now, in seconds of the epoch. `reached` are the blocks that ran, where a gate
+    measures them.
     """
 
     target: str
@@ -55,6 +60,20 @@ class Conclusion:
     canaries: dict[str, bool] = field(default_factory=dict)
     untried: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remembered: Mapping[str, float] = field(default_factory=dict)
+    reached: Reached | None = None
+
+    @property
+    def bought(self) -> dict[str, int]:
+        """How much was asked, and how different it was; with reach, where that was measured."""
+        asked = {
+            "operations": sum(record.operations for record in self.records),
+            "examples": sum(record.episodes for record in self.records),
+            **total(record.extent for record in self.records),
+        }
+        if self.reached is not None:
+            asked["blocks_reached"] = len(self.reached.reached)
+            asked["blocks"] = len(self.reached.blocks)
+        return asked
 
     @property
     def verdict(self) -> Verdict:
@@ -107,12 +126,14 @@ class Conclusion:
             "seed": self.seed,
             "run": str(self.run),
             "seconds": round(self.seconds, 1),
+            "bought": self.bought,
             "scenarios": [record.to_json() for record in self.records],
             "skipped": dict(self.skipped),
             "unfinished": list(self.unfinished),
             "broken": self.broken,
             "untried": dict(self.untried),
             "canaries": self.canary_words,
+            **({} if self.reached is None else {"reach": self.reached.to_json()}),
         }
 
 
@@ -134,6 +155,8 @@ class Gate:
     modes: tuple[str, ...] = ()
     fails_fast: bool = False
     asks_canaries: bool = True
+    measures_reach: bool = False
+    source: Path | None = None
 
     def run(self, progress: Progress) -> Conclusion:
         """Run the scenarios and the canaries, and write the run folder.
@@ -165,11 +188,22 @@ class Gate:
         session = Session(
             *(list(able), target.name, self.seed, effort, self.workers, self.fails_fast)
         )
-        results = run_session(session, run, self.budget_s, progress) if able else Results()
+        source, settings = source_of(target, self.source), {}
+        if self.measures_reach:
+            blocks = blocks_in(source)
+            (run / REACH).mkdir()
+            settings = recorder.settings(run / REACH, top_of(source))
+        results = Results()
+        if able:
+            results = run_session(session, run, self.budget_s, progress, settings)
         self._judge_unfinished(results, able, target, run)
         canaries, remembered = self._judge_canaries(able.values(), results, progress)
         conclusion = conclude(run, results, canaries, time.monotonic() - began)
         conclusion = replace(conclusion, remembered=remembered)
+        if self.measures_reach:
+            ran = frozenset(hit(blocks, recorder.lines_in(run / REACH)))
+            reached = Reached(blocks, {"gate": ran}, {}, excuses_for(source, blocks))
+            conclusion = replace(conclusion, reached=reached)
         store(conclusion)
         folder.retain(self.reports, self.keep)
         return conclusion

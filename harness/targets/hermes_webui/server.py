@@ -21,6 +21,7 @@ from harness.core.errors import TargetLostError
 from harness.engine.http import NotReachedError, Web
 from harness.processes.server import Process
 from harness.targets.hermes_webui.scripted_agent import SPOOL
+from harness.worker import reach
 
 POLL_S = 0.02
 # A bound socket that never listens reserves the port: the system gives it to no other process, and
@@ -43,6 +44,8 @@ os.write(answers, f"{host}:{port}\\n".encode())
 threading.Thread(target=follow, daemon=True).start()
 sys.argv = [sys.argv[1]]
 sys.path.insert(0, os.getcwd())
+if "HARNESS_REACH" in os.environ:
+    runpy.run_path(os.environ["HARNESS_REACH_CODE"])["start"]()
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -91,6 +94,7 @@ class WebuiLaunch:
             "HERMES_WEBUI_STATE_DIR": str(state),
             "HERMES_WEBUI_TEST_NETWORK_BLOCK": "1",
             SPOOL: str(home / "spool"),
+            **{name: os.environ[name] for name in reach.VARIABLES if name in os.environ},
         }
 
     def await_port(self, process: Process, within_s: float) -> int | None:

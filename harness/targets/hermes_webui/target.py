@@ -86,6 +86,11 @@ class HermesWebuiTarget:
         has = {ability for ability, file in _FILES.items() if (folder / file).is_file()}
         self.abilities = frozenset(has)
 
+    @property
+    def source(self) -> Path:
+        """The folder whose reach is measured."""
+        return self._folder / "api"
+
     def prepare(self) -> None:
         """Compile the lifecycle, and install what the other abilities need.
 
