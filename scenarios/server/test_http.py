@@ -46,18 +46,35 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
 class User:
     """One client of a server. Every act leaves all sessions idle."""
 
-    def __init__(self, client: RecordingClient, rng: random.Random) -> None:
+    def __init__(self, client: RecordingClient, rng: random.Random, *, goes_on: bool) -> None:
         self._client = client
         self._rng = rng
+        self._goes_on = goes_on
         self._fold = Fold(ServerModel())
         self._numbers = itertools.count(1)
 
     def ask(self, function: str, /, **argument: Any) -> Any:
-        """Call a function; raises PromiseBrokenError if the model rejects the result."""
+        """Call a function; the result.
+
+        Raises PromiseBrokenError if the model rejects the result, and the user cannot go on.
+        """
         operation = self._client.ask(function, argument)
-        if anomaly := self._fold.step(operation):
+        anomaly = self._fold.step(operation)
+        if anomaly and (self._fold.is_lost or not self._goes_on):
             raise PromiseBrokenError(anomaly)
         return operation.result
+
+    def renew(self) -> None:
+        """Make each session anew whose content is not known since an anomaly."""
+        unknown = {
+            name
+            for state in self._fold.states
+            for name, session in state.sessions
+            if session.is_unknown
+        }
+        for session in sorted(unknown):
+            self.ask("delete", session=session)
+            self.ask("new", session=session)
 
     def begin(self, session: str, script: str, function: str = "send") -> str:
         """Begin a turn, and read its message from disk; returns the run's name."""
@@ -205,10 +222,11 @@ def random_order(*acts: Act) -> Workload:
         rng = context.rng("orders")
         for _ in range(context.examples):
             with context.episode() as episode:
-                user = User(episode.client, rng)
+                user = User(episode.client, rng, goes_on=context.goes_on)
                 try:
                     for act in (User.make_sessions, *rng.sample(acts, len(acts))):
                         act(user)
+                        user.renew()
                 except PromiseBrokenError:
                     if not context.goes_on:
                         return
