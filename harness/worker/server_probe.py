@@ -14,6 +14,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -23,6 +24,11 @@ CONTAINERS = (dict, list, set, collections.deque, weakref.WeakValueDictionary)
 NESTED = (dict, list, set, tuple, collections.deque)
 SWITCH_S = 1e-6  # between threads that race
 MEMBERS_MAX = 2000  # of a container whose members are counted
+EVERY_CAP = "*"  # the name of all constants that bound a cache
+CAP_NAME = re.compile(
+    r"_?[A-Z_]*(CACHE|FACTS|DEDUPE|TOMBSTONE|SWEEP|SEEN|LRU)[A-Z_]*_(MAX|MAX_ENTRIES|CAP|LIMIT|THRESHOLD)"
+    r"|[A-Z_]*DEDUPE_MAX"
+)
 
 
 class Finder(importlib.abc.MetaPathFinder):
@@ -35,7 +41,9 @@ class Finder(importlib.abc.MetaPathFinder):
 
     def find_spec(self, name, path=None, target=None):
         """Find the module as usual, and let it be changed once it is loaded."""
-        wanted = [key for key in self._constants if key.startswith(name + ".")]
+        package = name.rpartition(".")[0]
+        keys = (name + ".", f"{package}.{EVERY_CAP}")
+        wanted = [key for key in self._constants if key.startswith(keys)]
         if self._busy or not wanted:
             return None
         self._busy = True
@@ -50,7 +58,10 @@ class Finder(importlib.abc.MetaPathFinder):
         def exec_module(module):
             execute(module)
             for key in wanted:
-                change(module, key[len(name) + 1 :], self._constants[key])
+                if key == keys[1]:
+                    lower_caps(module, self._constants[key])
+                else:
+                    change(module, key[len(name) + 1 :], self._constants[key])
 
         spec.loader.exec_module = exec_module
         return spec
@@ -66,8 +77,18 @@ def change(module, path, value):
         setattr(owner, name, value)
 
 
+def lower_caps(module, cap):
+    """Let each cache of the module hold this number of entries at most, as far as a constant says."""
+    for name, value in list(vars(module).items()):
+        if type(value) is int and value > cap and CAP_NAME.fullmatch(name):
+            setattr(module, name, cap)
+
+
 def change_constants(constants):
-    """Give these constants another value when their modules are imported."""
+    """Give these constants another value when their modules are imported.
+
+    `package.*` stands for all constants that bound a cache in the modules of the package.
+    """
     sys.meta_path.insert(0, Finder(constants))
 
 
@@ -115,13 +136,15 @@ def sizes(_held, package):
             if getattr(kind, "__module__", "").startswith(package + "."):
                 for attribute, inner in sorted(getattr(value, "__dict__", {}).items()):
                     _measure(f"{name[len(package) + 1 :]}.{key}.{attribute}", inner, found, seen)
-            if inspect.isfunction(value) and hasattr(value, "cache_info"):
+            if hasattr(value, "cache_info") and value.cache_info().maxsize is None:
                 found[f"{name}.{key}()"] = value.cache_info().currsize
     return found
 
 
 def _measure(name, value, found, seen):
     if not isinstance(value, CONTAINERS) or id(value) in seen:
+        return
+    if getattr(value, "maxlen", None) is not None:  # it is bounded
         return
     seen.add(id(value))
     try:

@@ -137,7 +137,7 @@ def probe_path(state: Path) -> Path:
     return state.parent / "probe.sock"
 
 
-def ask_probe(state: Path, function: str, **argument: Any) -> Any:
+def ask_probe(state: Path, function: str, /, **argument: Any) -> Any:
     """Ask the probe inside the server. Raises TargetLostError, ProbeError."""
     question = json.dumps({"function": function, "argument": argument}) + "\n"
     try:
