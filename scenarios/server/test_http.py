@@ -27,6 +27,7 @@ from harness.workloads.stateful import PromiseBrokenError
 
 NAMES = ("s1", "s2", "s3")
 TOKENS = 3
+OUTLIVES_S = 1.5  # longer than a kill and a boot
 SHOWN = f"{Tokens(TOKENS).directive}"
 TALKS = (SHOWN, f"{SHOWN}{TOOL}", f"{Tokens(TOKENS, threads=4).directive}")
 HELD = f"{SHOWN}{sleep(900)}"  # until it is cancelled
@@ -182,6 +183,16 @@ class User:
         self.ask(self._rng.choice(["kill", "terminate"]))
         self.wait_for_wakeup(session, output)
 
+    def outlive(self) -> None:
+        """Kill the server while a process runs; the next server wakes its session."""
+        session = self.any()
+        output = f"p{next(self._numbers)}"
+        run = self.begin(session, f"{Process(OUTLIVES_S, output).directive}")
+        self.ask("events", run=run, after=0)
+        self.ask("wait_idle", session=session)
+        self.ask("kill")
+        self.wait_for_wakeup(session, output)
+
     def wait_for_wakeup(self, session: str, output: str) -> None:
         """Wait for a wakeup, and for the end of its turn."""
         self.ask("wakeups", session=session, outputs=[output])
@@ -294,8 +305,10 @@ TERMINATED = Scenario(
     name="server-terminated",
     mode=Mode.CRASH,
     ability="http",
-    promises=(promises.H3, promises.W4),
-    workload=random_order(User.talk, User.terminate, User.kill, User.defer, User.defer),
+    promises=(promises.H3, promises.W4, promises.W12),
+    workload=random_order(
+        *(User.talk, User.terminate, User.kill, User.defer, User.defer, User.outlive)
+    ),
     checker=conforms(ServerModel()),
     expectations=(
         _count("the server was terminated", "terminate"),

@@ -32,6 +32,7 @@ PROBE_PATIENCE_S = 60.0
 # so that a scenario can pass them; a release that lacks one keeps its own.
 CONSTANTS = {
     "api.models._REPAIR_STALE_PENDING_GRACE_SECONDS": 2.0,
+    "api.routes._SSE_HEARTBEAT_INTERVAL_SECONDS": 0.5,
 }
 # A bound socket that never listens reserves the port: the system gives it to no other process, and
 # the server's listening socket may share it (SO_REUSEADDR).

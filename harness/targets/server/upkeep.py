@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.contract.agent_script import FAIL, TOOL, Tokens, sleep
 from harness.core.errors import TargetLostError
-from harness.engine.http import PATIENCE_S, NotReachedError, StatusError, Web
+from harness.engine.http import PATIENCE_S, Event, NotReachedError, StatusError, Web
 from harness.processes.probe import cost_of
 from harness.processes.server import Launch
 from harness.targets.server.lifecycle import ServerAdapter
@@ -29,6 +29,7 @@ BOOTED_S = 0.5  # for work after the boot
 SHARE_MAX = 0.2  # of a core, of an idle server; a busy loop takes one
 GROWS = 0.5  # of an entry a session
 WARM_ROUNDS = 2
+TERMINAL = ("stream_end", "cancel", "apperror", "error")  # the last event of a run
 BOUNDED = ("turn_journal",)  # by more turns than these rounds have
 CALLERS, TIMES = 8, 6  # of a start too many
 READS = ("/api/sessions", "/api/session?session_id={id}", "/api/session/status?session_id={id}")
@@ -110,8 +111,7 @@ class UpkeepAdapter:
                 suppress(StatusError, TargetLostError, TimeoutError),
                 web.stream(f"/api/chat/stream?stream_id={run}") as events,
             ):
-                for _ in events:
-                    pass
+                _read_to_the_end(events)
         self._wait_idle(web, session)
         for path in self.reads:
             with suppress(NotReachedError, TargetLostError):
@@ -135,8 +135,7 @@ class UpkeepAdapter:
         session = self._new(web)
         run = self._start(web, session, f"{Tokens(1).directive}")
         with suppress(StatusError), web.stream(f"/api/chat/stream?stream_id={run}") as events:
-            for _ in events:
-                pass
+            _read_to_the_end(events)
         self._wait_idle(web, session)
         patient = Web(web.port, LOCKED_S)
         with self.holding(session), ThreadPoolExecutor(len(CHANGES)) as pool:
@@ -210,6 +209,13 @@ class UpkeepAdapter:
     def close(self) -> None:
         """Kill the server."""
         self._server.close()
+
+
+def _read_to_the_end(events: Iterator[Event]) -> None:
+    """Read up to the terminal event; whether the server then closes the stream is not asked here."""
+    for event in events:
+        if event.name in TERMINAL:
+            return
 
 
 def _is_answered(web: Web, name: str, session: str) -> bool:
