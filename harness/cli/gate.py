@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import date
+from pathlib import Path
+
 import click
 
 from harness.cli.options import (
@@ -15,6 +18,7 @@ from harness.cli.options import (
     target_option,
 )
 from harness.cli.output import print_conclusion, print_text, progress
+from harness.runs.accepted import proposed, read_accepted
 from harness.runs.gate import Gate
 
 
@@ -27,6 +31,16 @@ from harness.runs.gate import Gate
 @scenario_option
 @promise_option
 @mode_option
+@click.option(
+    "--accept",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A TOML file of accepted findings: they are listed, and do not make the gate red.",
+)
+@click.option(
+    "--write-accepted",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a file that accepts every finding of this gate, for --accept.",
+)
 @run_options()
 def gate_command(  # noqa: PLR0913  one parameter an option
     *,
@@ -35,6 +49,8 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     scenario: tuple[str, ...],
     promise: tuple[str, ...],
     mode: tuple[str, ...],
+    accept: Path | None,
+    write_accepted: Path | None,
     options: RunOptions,
 ) -> int:
     """Judge a target by all scenarios, within a budget of time.
@@ -50,6 +66,7 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: summary.md,
     verdict.json and junit.xml, and a folder for each scenario with its history and failures.
     """  # noqa: D301  click needs the backslash
+    accepted = None if accept is None else tuple(read_accepted(accept))
     print_text(f"gate · target {target} · seed {options.seed} · budget {budget:g} s")
     gate = Gate(
         target,
@@ -61,8 +78,14 @@ def gate_command(  # noqa: PLR0913  one parameter an option
         options.keep,
         promise,
         mode,
+        accepted,
     )
     with progress() as step:
         conclusion = gate.run(step)
     print_conclusion(conclusion, wants_json=options.wants_json)
+    if write_accepted is not None:
+        today = date.today()  # noqa: DTZ011  a day of this machine's calendar
+        text = proposed(conclusion.records, accepted or (), conclusion.target, today)
+        write_accepted.write_text(text, encoding="utf-8")
+        print_text(f"accepted findings are proposed in {write_accepted}")
     return conclusion.exit_code

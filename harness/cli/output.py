@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.report import summary
+from harness.runs.accepted import Sorted
 from harness.runs.gate import Conclusion
 
 LOG_WIDTH = 200  # columns: what goes to a file is not folded as for a terminal
@@ -50,12 +51,24 @@ def print_conclusion(conclusion: Conclusion, *, wants_json: bool) -> None:
         print_text(f"not finished within the budget: {name}")
     for name, is_detected in conclusion.canaries.items():
         print_text(f"canary {name}: {'detected' if is_detected else 'SURVIVED'}")
+    if conclusion.findings is not None:
+        _print_findings(conclusion.findings)
     print_table(table(summary.HEAD, summary.rows(conclusion.records)))
     console.print(
         f"[bold]{conclusion.word}[/bold] · {conclusion.seconds:.0f} s · seed {conclusion.seed}"
         f" · {escape(str(conclusion.run))}",
         soft_wrap=True,
     )
+
+
+def _print_findings(findings: Sorted) -> None:
+    """Print the known, the mended and the new findings of a target."""
+    for known in findings.known:
+        print_text(f"known: {known.signature} ({known.reason})")
+    for mended in findings.mended:
+        print_text(f"mended: {mended.signature}")
+    for anomaly in findings.new:
+        print_text(f"NEW: {anomaly.signature}")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:

@@ -97,7 +97,8 @@ def judge(scenario: Scenario, folder: Path) -> Judgement:
 def _shortest(found: Iterable[tuple[Anomaly, History]]) -> list[tuple[Anomaly, History]]:
     """For each signature the anomaly with the least evidence, the shortest of all first.
 
-    One promise may be broken in several ways, of which a known one hides no other. One that was found behind another anomaly comes after those that were not: its evidence
+    One promise may be broken in several ways, of which a known one hides no other. One that was
+    found behind another anomaly comes after those that were not: its evidence
     contains that of the other.
     """
     shortest: dict[str, tuple[Anomaly, History]] = {}

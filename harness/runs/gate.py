@@ -10,7 +10,8 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from harness.engine.target import Target
 from harness.mutation.known_bugs import KnownBug, canaries, find_bugs, plant
 from harness.report import folder, judgement, junit, summary
 from harness.report.judgement import Record
+from harness.runs.accepted import Accepted, Sorted, sort
 from harness.runs.pytest_run import Progress, Results, Session, run_session
 from harness.targets.registry import find_target
 
@@ -38,7 +40,7 @@ class Conclusion:
     """The result of a gate: its records, and why other scenarios have none.
 
     `skipped` gives the reason by scenario, `broken` the error of the harness, and `canaries` says
-    of each known bug whether it was detected.
+    of each known bug whether it was detected. `findings` are sorted where known ones are accepted.
     """
 
     target: str
@@ -50,14 +52,22 @@ class Conclusion:
     unfinished: Sequence[str] = ()
     broken: dict[str, str] = field(default_factory=dict)
     canaries: dict[str, bool] = field(default_factory=dict)
+    findings: Sorted | None = None
 
     @property
     def verdict(self) -> Verdict:
-        """All verdicts in one; a scenario that did not finish makes it unknown."""
+        """All verdicts in one; a scenario that did not finish makes it unknown.
+
+        Where a file of accepted findings was given, only new ones count.
+        """
         unknowns = tuple(f"{name}: not finished within the budget" for name in self.unfinished)
         if not self.records:
             unknowns += ("no scenario came to a verdict",)
-        return merge([*(record.verdict for record in self.records), Verdict(unknowns=unknowns)])
+        verdicts = [record.verdict for record in self.records]
+        if self.findings is not None:
+            verdicts = [replace(verdict, anomalies=()) for verdict in verdicts]
+            verdicts.append(Verdict(tuple(self.findings.new)))
+        return merge([*verdicts, Verdict(unknowns=unknowns)])
 
     @property
     def is_trustworthy(self) -> bool:
@@ -96,6 +106,7 @@ class Conclusion:
                 name: "detected" if is_detected else "SURVIVED"
                 for name, is_detected in self.canaries.items()
             },
+            **({} if self.findings is None else {"findings": self.findings.to_json()}),
         }
 
 
@@ -112,6 +123,8 @@ class Gate:
     keep: int = 20
     promises: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
+    accepted: tuple[Accepted, ...] | None = None
+    wants_canaries: bool = True
 
     def run(self, progress: Progress) -> Conclusion:
         """Run the scenarios and the canaries, and write the run folder.
@@ -142,8 +155,12 @@ class Gate:
         session = Session(list(able), target.name, self.seed, effort, self.workers)
         results = run_session(session, run, self.budget_s, progress) if able else Results()
         self._judge_unfinished(results, able, target, run)
-        canaries = self._judge_canaries(able.values(), results, progress)
+        tried = able.values() if self.wants_canaries else ()
+        canaries = self._judge_canaries(tried, results, progress)
         conclusion = conclude(run, results, canaries, time.monotonic() - began)
+        if self.accepted is not None:
+            findings = sort(conclusion.records, self.accepted, target.name, date.today())  # noqa: DTZ011
+            conclusion = replace(conclusion, findings=findings)
         store(conclusion)
         folder.retain(self.reports, self.keep)
         return conclusion

@@ -13,12 +13,15 @@ import importlib.abc
 import importlib.util
 import inspect
 import json
-import os
 import re
 import socket
 import sys
 import threading
+import types
 import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 CONTAINERS = (dict, list, set, collections.deque, weakref.WeakValueDictionary)
 NESTED = (dict, list, set, tuple, collections.deque)
@@ -34,12 +37,12 @@ CAP_NAME = re.compile(
 class Finder(importlib.abc.MetaPathFinder):
     """Sets names of modules right after these were executed."""
 
-    def __init__(self, constants):
+    def __init__(self, constants: dict[str, Any]) -> None:
         """`constants` has the value by the full name of each constant."""
         self._constants = constants
         self._busy = False
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
         """Find the module as usual, and let it be changed once it is loaded."""
         package = name.rpartition(".")[0]
         keys = (name + ".", f"{package}.{EVERY_CAP}")
@@ -55,7 +58,7 @@ class Finder(importlib.abc.MetaPathFinder):
             return None
         execute = spec.loader.exec_module
 
-        def exec_module(module):
+        def exec_module(module: types.ModuleType) -> None:
             execute(module)
             for key in wanted:
                 if key == keys[1]:
@@ -63,12 +66,12 @@ class Finder(importlib.abc.MetaPathFinder):
                 else:
                     change(module, key[len(name) + 1 :], self._constants[key])
 
-        spec.loader.exec_module = exec_module
+        vars(spec.loader)["exec_module"] = exec_module
         return spec
 
 
-def change(module, path, value):
-    """Set an attribute by its dotted path, if the module has it; a module of a package is skipped."""
+def change(module: Any, path: str, value: Any) -> None:
+    """Set an attribute by its dotted path, if the module has it."""
     *owners, name = path.split(".")
     owner = module
     for part in owners:
@@ -77,14 +80,14 @@ def change(module, path, value):
         setattr(owner, name, value)
 
 
-def lower_caps(module, cap):
-    """Let each cache of the module hold this number of entries at most, as far as a constant says."""
+def lower_caps(module: Any, cap: int) -> None:
+    """Let each cache of the module hold this number of entries, as far as a constant says."""
     for name, value in list(vars(module).items()):
         if type(value) is int and value > cap and CAP_NAME.fullmatch(name):
             setattr(module, name, cap)
 
 
-def change_constants(constants):
+def change_constants(constants: dict[str, Any]) -> None:
     """Give these constants another value when their modules are imported.
 
     `package.*` stands for all constants that bound a cache in the modules of the package.
@@ -92,18 +95,17 @@ def change_constants(constants):
     sys.meta_path.insert(0, Finder(constants))
 
 
-def start(path):
+def start(path: str) -> None:
     """Answer questions on a Unix socket at `path`, until the process ends."""
     listener = socket.socket(socket.AF_UNIX)
-    if os.path.exists(path):  # of a process that was killed
-        os.unlink(path)
+    Path(path).unlink(missing_ok=True)  # of a process that was killed
     listener.bind(path)
     listener.listen()
     threading.Thread(target=_serve, args=(listener,), name="harness-probe", daemon=True).start()
 
 
-def _serve(listener):
-    held = []
+def _serve(listener: socket.socket) -> None:
+    held: list[Any] = []
     while True:
         connection, _ = listener.accept()
         with connection, connection.makefile("rw", encoding="utf-8") as lines:
@@ -112,19 +114,20 @@ def _serve(listener):
                 try:
                     function = FUNCTIONS[question["function"]]
                     answer = {"result": function(held, **question["argument"])}
-                except Exception as error:  # it is the answer
+                except Exception as error:  # noqa: BLE001  it is the answer
                     answer = {"error": repr(error)}
                 lines.write(json.dumps(answer) + "\n")
                 lines.flush()
 
 
-def sizes(_held, package):
+def sizes(_held: list[Any], package: str) -> dict[str, int]:
     """The sizes of all containers that are global in the package's modules, by `module.name`.
 
     A member that is a container counts with its own members. Containers in the attributes of a
     global object, whose class is the package's, are called `module.name.attribute`.
     """
-    found, seen = {}, set()
+    found: dict[str, int] = {}
+    seen: set[int] = set()
     for name, module in sorted(sys.modules.items()):
         if module is None or not name.startswith(package + "."):
             continue
@@ -141,7 +144,7 @@ def sizes(_held, package):
     return found
 
 
-def _measure(name, value, found, seen):
+def _measure(name: str, value: Any, found: dict[str, int], seen: set[int]) -> None:
     if not isinstance(value, CONTAINERS) or id(value) in seen:
         return
     if getattr(value, "maxlen", None) is not None:  # it is bounded
@@ -157,30 +160,30 @@ def _measure(name, value, found, seen):
     found[name] = size
 
 
-def process(_held):
+def process(_held: list[Any]) -> dict[str, int]:
     """Threads, descriptors, and the objects that the collector knows."""
     gc.collect()
     return {
         "threads": threading.active_count(),
-        "fds": len(os.listdir("/proc/self/fd")),
+        "fds": sum(1 for _ in Path("/proc/self/fd").iterdir()),
         "objects": len(gc.get_objects()),
     }
 
 
-def hold(held, module, function, argument):
+def hold(held: list[Any], module: str, function: str, argument: list[Any]) -> Any:
     """Acquire the lock that a function returns, as a slow call of the server would hold it."""
     lock = getattr(importlib.import_module(module), function)(*argument)
     held.append(lock)
     return lock.acquire(timeout=5)
 
 
-def release(held):
+def release(held: list[Any]) -> None:
     """Release every lock that is held."""
     while held:
         held.pop().release()
 
 
-def has(_held, module, name):
+def has(_held: list[Any], module: str, name: str) -> bool:
     """Whether a module has that name."""
     try:
         return hasattr(importlib.import_module(module), name)
@@ -188,7 +191,7 @@ def has(_held, module, name):
         return False
 
 
-def starters(_held, package):
+def starters(_held: list[Any], package: str) -> list[str]:
     """Names of the functions that start a thread of the package, and can stop it again."""
     found = []
     for name, module in sorted(sys.modules.items()):
@@ -203,7 +206,7 @@ def starters(_held, package):
     return found
 
 
-def _is_free(function):
+def _is_free(function: Any) -> bool:
     """Whether a function needs no argument."""
     if not inspect.isfunction(function):
         return False
@@ -212,7 +215,7 @@ def _is_free(function):
     return all(p.default is not p.empty or p.kind in kinds for p in parameters)
 
 
-def start_at_once(_held, starter, callers, times):
+def start_at_once(_held: list[Any], starter: str, callers: int, times: int) -> int:
     """Stop what a function starts, and start it from several threads at once, a few times.
 
     Returns the most threads that were alive more than after one call alone.
@@ -229,7 +232,7 @@ def start_at_once(_held, starter, callers, times):
             before = set(threading.enumerate())
             barrier = threading.Barrier(callers)
 
-            def call(barrier=barrier):
+            def call(barrier: threading.Barrier = barrier) -> None:
                 barrier.wait()
                 begin()
 
@@ -244,7 +247,7 @@ def start_at_once(_held, starter, callers, times):
     return most
 
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (sizes, process, hold, release, has, starters, start_at_once)
 }

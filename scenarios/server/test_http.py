@@ -219,8 +219,21 @@ class User:
             self.ask(function, session=session, **argument)
             self.ask("views", session=session)
             self.ask("copies", session=session)
+
+    def cut(self) -> None:
+        """Remove messages of each session in another way, kill the server, and read the rest."""
+        for session in NAMES:
+            for _ in range(2):
+                self.conclude(session, self.begin(session, SHOWN))
+        ways: list[tuple[str, dict[str, Any]]] = [
+            ("truncate", {"keep": 1}),
+            ("undo", {}),
+            ("clear", {}),
+        ]
+        for session, (function, argument) in zip(NAMES, ways, strict=True):
+            self.ask(function, session=session, **argument)
         self.ask("kill")
-        self.look(session)
+        self.look()
 
 
 Act = Callable[[User], None]
@@ -285,7 +298,7 @@ ONE_CLIENT = Scenario(
     ),
     workload=random_order(
         *(User.talk, User.fail, User.cancel, User.hang, User.kill, User.wake, User.remove),
-        *(User.talk, User.cancel, User.wake, User.change),
+        *(User.talk, User.cancel, User.wake, User.change, User.cut),
     ),
     checker=conforms(ServerModel()),
     expectations=(

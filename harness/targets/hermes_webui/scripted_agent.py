@@ -45,9 +45,7 @@ MODULES = {
     "tools.process_registry": "format_process_notification, process_registry",
     "tools.approval": "get_current_session_key, reset_current_session_key, set_current_session_key",
     "gateway.session_context": "_SESSION_KEY, _SESSION_UI_SESSION_ID",
-    "hermes_constants": (
-        "get_hermes_home, reset_hermes_home_override, set_hermes_home_override"
-    ),
+    "hermes_constants": ("get_hermes_home, reset_hermes_home_override, set_hermes_home_override"),
     "tools.skills_tool": "SKILLS_DIR, _SKILLS_DIR_AT_IMPORT, _skills_dir",
     "tools.skill_manager_tool": "SKILLS_DIR, _SKILLS_DIR_AT_IMPORT, _skills_dir",
 }
@@ -72,7 +70,9 @@ def sources() -> dict[str, str]:
     )
     files = {f"{name}.py": own, f"{PARSER}.py": parser}
     for module, offered in MODULES.items():
-        missing = f"import os\nif os.environ.get({WITHOUT!r}) == {module!r}:\n    raise ImportError\n"
+        missing = (
+            f"import os\nif os.environ.get({WITHOUT!r}) == {module!r}:\n    raise ImportError\n"
+        )
         files[f"{module.replace('.', '/')}.py"] = f"{missing}from {name} import {offered}\n"
     # The server trusts an agent that has its skills' modules loaded to run turns side by side.
     files["run_agent.py"] += "import tools.skill_manager_tool\nimport tools.skills_tool\n"

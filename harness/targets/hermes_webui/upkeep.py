@@ -21,7 +21,7 @@ from harness.targets.hermes_webui.server import ask_probe
 from harness.targets.server.upkeep import CALLERS, READS, TIMES, UpkeepAdapter
 
 PACKAGE = "api"
-WITH_DATABASE = "a database of another writer"
+MESSAGES = 3  # of each session of the other writer
 
 
 class WebuiUpkeepAdapter(UpkeepAdapter):
@@ -45,7 +45,8 @@ class WebuiUpkeepAdapter(UpkeepAdapter):
 
     def churn(self, rounds: int, sessions: int) -> list[str]:
         """Use and delete sessions beside another writer; names of what has a size."""
-        self._write(SCHEMA)
+        with closing(sqlite3.connect(self._home / "state.db")) as connection:
+            connection.executescript(SCHEMA)
         return super().churn(rounds, sessions)
 
     def sizes(self, web: Web) -> Mapping[str, float]:  # noqa: ARG002  the probe knows them
@@ -58,19 +59,18 @@ class WebuiUpkeepAdapter(UpkeepAdapter):
     def beside(self, number: int, sessions: int) -> None:  # noqa: ARG002  one for each round
         """Let another writer add a session with some messages to the database."""
         name, now = f"outside-{number}", time.time()
-        self._write(
-            "INSERT INTO sessions (id, source, started_at, title, message_count)"
-            f" VALUES ('{name}', 'cli', {now}, '{name}', 3);"
-            + "".join(
-                "INSERT INTO messages (session_id, role, content, timestamp)"
-                f" VALUES ('{name}', 'user', 'hello {count}', {now + count});"
-                for count in range(3)
+        row = (name, "cli", now, name, MESSAGES)
+        texts = [(name, "user", f"hello {count}", now + count) for count in range(MESSAGES)]
+        with closing(sqlite3.connect(self._home / "state.db")) as connection, connection:
+            connection.execute(
+                "INSERT INTO sessions (id, source, started_at, title, message_count)"
+                " VALUES (?, ?, ?, ?, ?)",
+                row,
             )
-        )
-
-    def _write(self, statements: str) -> None:
-        with closing(sqlite3.connect(self._home / "state.db")) as connection:
-            connection.executescript(statements)
+            connection.executemany(
+                "INSERT INTO messages (session_id, role, content, timestamp) VALUES (?, ?, ?, ?)",
+                texts,
+            )
 
     @contextmanager
     def holding(self, session: str) -> Iterator[None]:

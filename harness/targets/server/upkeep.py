@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class UpkeepAdapter:
     """One server and its folder, through all its boots."""
 
     scripts = (f"{Tokens(3).directive}{TOOL}", f"{Tokens(2).directive}{FAIL}")
-    reads = READS
+    reads: tuple[str, ...] = READS
 
     def __init__(self, folder: Path, launch: Launch) -> None:
         """Boot nothing yet."""
@@ -83,7 +84,7 @@ class UpkeepAdapter:
         """Whether each round added entries to it, in proportion to the sessions that had gone."""
         sizes = self._series[name]
         least = GROWS * self._sessions
-        added = [after - before for before, after in zip(sizes, sizes[1:], strict=False)]
+        added = [after - before for before, after in pairwise(sizes)]
         return bool(added) and min(added) >= least
 
     def _round(self, web: Web, number: int, sessions: int) -> Mapping[str, float]:
@@ -212,7 +213,7 @@ class UpkeepAdapter:
 
 
 def _read_to_the_end(events: Iterator[Event]) -> None:
-    """Read up to the terminal event; whether the server then closes the stream is not asked here."""
+    """Read up to the terminal event; whether the server closes the stream is not asked here."""
     for event in events:
         if event.name in TERMINAL:
             return
