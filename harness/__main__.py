@@ -1,111 +1,32 @@
-"""The `harness` command: its subcommands, exit codes, and the handling of errors and signals.
+"""The entry point of the `harness` command: signals first, and then everything else.
 
-Progress and tables go to standard error; with `--json` one document goes to standard output. Exit
-codes: 0 valid, 1 invalid, 2 unknown, 254 usage error, 255 the harness itself failed.
+A signal during the imports ends the command as quietly as one later.
 """
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-import click
-
-from harness.cli.audit import audit_command
-from harness.cli.gate import gate_command
-from harness.cli.judge import judge_command
-from harness.cli.listing import list_command
-from harness.cli.load import load_command
-from harness.cli.mutate import mutate_command
-from harness.cli.output import print_text
-from harness.cli.profile import profile_command
-from harness.cli.prove import prove_command
-from harness.cli.reach import reach_command
-from harness.cli.replay import replay_command
-from harness.cli.soak import soak_command
-from harness.cli.track import track_command
-from harness.core.errors import HarnessError, UsageError
-from harness.engine import supervision
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="hermes-harness")
-def cli() -> None:
-    """Judge a session server of long-running agents.
-
-    \b
-    harness gate                                judge the reference, in about a minute
-    harness gate --target hermes-agent==0.19.0  judge a released package
-    harness load --users 200 --for 60s          load it with clients, judge every stream
-    harness profile                             measure where the time goes under load
-    harness prove                               check that known bugs are detected
-    harness mutate --sample 50                  count the code mutants that are detected
-    harness audit reports/runs/latest           count the changed answers that are noticed
-    harness reach                               measure which code the scenarios run
-    harness replay reports/runs/latest/NAME/failure.json
-    harness soak --for 30m                      check that nothing grows
-    harness soak --days 30                      the same over simulated days
-    harness judge reports/runs/latest           judge stored histories again
-    harness track TABLE REPO                    compare revisions before and after a mend
-    harness list                                scenarios, promises, targets, bugs
-
-    Results go to reports/runs/, where `latest` points to the newest run; --reports names another
-    folder. `harness COMMAND --help` explains each command.
-
-    Exit codes: 0 valid, 1 invalid, 2 unknown, 254 usage error, 255 the harness failed.
-    """  # noqa: D301  click needs the backslash: it keeps the lines below as they are
-
-
-for _command in (
-    *(gate_command, prove_command, mutate_command, load_command, profile_command, soak_command),
-    *(audit_command, reach_command, judge_command, replay_command, list_command),
-    track_command,
-):
-    cli.add_command(_command)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command, and exit with its code."""
-    logging.getLogger().addHandler(logging.NullHandler())  # a target's log is no output of ours
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
-    sys.exit(_run(arguments))
+    """Run the command, and exit with its code; 128 + N for a signal N."""
+    for number in SIGNALS:
+        signal.signal(number, _exit)
+    from harness.cli.main import interrupt, run_command  # noqa: PLC0415  after the signals
+
+    for number in SIGNALS:
+        signal.signal(number, lambda number, _: interrupt(number))
+    sys.exit(run_command(arguments))
 
 
-def _leave(*_: object) -> None:
-    """End all children first: threads that wait for them would delay the interrupt."""
-    supervision.leave()
-    raise KeyboardInterrupt
-
-
-def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911  one a way to end
-    try:
-        code = cli.main(arguments, prog_name="harness", standalone_mode=False)
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return UsageError.exit_code
-    except click.ClickException as error:
-        print_text(f"harness: {error.format_message()}")
-        return UsageError.exit_code
-    except HarnessError as error:
-        print_text(f"harness: {error}")
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        print_text("harness: interrupted")
-        return HarnessError.exit_code
-    except OSError as error:
-        print_text(f"harness: {error}")
-        return HarnessError.exit_code
-    except Exception:  # noqa: BLE001  an unforeseen error is the harness's own, and no verdict
-        print_text(f"harness: internal error\n{traceback.format_exc()}")
-        return HarnessError.exit_code
-    return code if isinstance(code, int) else 0
+def _exit(number: int, _: object) -> NoReturn:
+    sys.stderr.write(f"harness: interrupted by {signal.Signals(number).name}\n")
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

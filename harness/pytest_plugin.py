@@ -30,6 +30,7 @@ Judge: TypeAlias = "Callable[[Scenario], Verdict]"
 
 DEFAULT_TARGET = "reference"
 ROUNDS = 2  # of questions, for a scenario that did not reach its expectations
+_SHOWN = ("scenario", "verdict", "finding")  # of a report, by the supervising command
 _TARGETS = pytest.StashKey[dict[str, "Target"]]()
 
 
@@ -143,6 +144,12 @@ def judge(request: pytest.FixtureRequest, harness_target: Target, tmp_path: Path
             seconds = time.monotonic() - began
             record = judgement.store(judged, harness_target, seed, seconds, folder)
         sys.stdout.write(record.summary() + "\n")
+        anomalies = judged.verdict.anomalies
+        request.node.user_properties += [
+            ("scenario", scenario.name),
+            ("verdict", str(judged.verdict.validity)),
+            ("finding", judgement.headline(anomalies[0]) if anomalies else ""),
+        ]
         return judged.verdict
 
     return judge_scenario
@@ -157,7 +164,8 @@ class _Reporter:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.failed or report.skipped:
             error = report.longreprtext if report.failed else ""
-            event = {"test": report.nodeid, "outcome": report.outcome, "error": error}
+            known = {name: value for name, value in report.user_properties if name in _SHOWN}
+            event = {"test": report.nodeid, "outcome": report.outcome, "error": error, **known}
             self._lifeline.tell(event)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from harness.cli.options import RunOptions, run_options, scenario_option, scenarios_option
-from harness.cli.output import console, print_table, print_text, progress, table
+from harness.cli.output import print_result, print_table, progress, table
 from harness.runs.audit import Audit, Row, Score
 
 MISSED_MAX = 40  # rows of missed changes that are printed
@@ -75,9 +75,9 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     print_table(table(head, [_cells(score) for score in scores]))
     missed = [row for row in rows if row.noticed < row.changed and not row.excused]
     for row in missed if fields else missed[:MISSED_MAX]:
-        print_text(_missed(row))
+        print_result(_missed(row))
     total, noticed = sum(s.changed for s in scores), sum(s.noticed for s in scores)
-    console.print(f"{noticed} of {total} changes noticed · seed {options.seed}")
+    print_result(f"{noticed} of {total} changes noticed · seed {options.seed}")
     return 1 if any(score.changed and score.share < at_least for score in scores) else 0
 
 

@@ -32,6 +32,16 @@ from harness.runs.gate import Gate
 @promise_option
 @mode_option
 @click.option(
+    "--fail-fast", "fails_fast", is_flag=True, help="End the run at the first broken promise."
+)
+@click.option(
+    "--no-canary",
+    "asks_canaries",
+    flag_value=False,
+    default=True,
+    help="Do not check that the checkers work; the verdict says so.",
+)
+@click.option(
     "--accept",
     type=click.Path(dir_okay=False, path_type=Path),
     help="A TOML file of accepted findings: they are listed, and do not make the gate red.",
@@ -49,6 +59,8 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     scenario: tuple[str, ...],
     promise: tuple[str, ...],
     mode: tuple[str, ...],
+    fails_fast: bool,
+    asks_canaries: bool,
     accept: Path | None,
     write_accepted: Path | None,
     options: RunOptions,
@@ -57,14 +69,15 @@ def gate_command(  # noqa: PLR0913  one parameter an option
 
     A larger budget asks more; the same seed and budget ask the same. What is not finished when the
     budget ends is unknown, never valid. In each mode a known bug, the canary, must be detected,
-    else the run is untrustworthy.
+    else the run is untrustworthy; REPORTS/canaries.json remembers that for a week.
 
     \b
     harness gate --budget 5m
     harness gate --target hermes-agent==0.19.0 --scenario 'state-db-*' --seed 7
 
-    Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: summary.md,
-    verdict.json and junit.xml, and a folder for each scenario with its history and failures.
+    Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: report.html,
+    summary.md, verdict.json and junit.xml, and a folder for each scenario with its history and
+    failures. REPORTS/index.html lists all runs.
     """  # noqa: D301  click needs the backslash
     accepted = None if accept is None else tuple(read_accepted(accept))
     print_text(f"gate · target {target} · seed {options.seed} · budget {budget:g} s")
@@ -78,6 +91,8 @@ def gate_command(  # noqa: PLR0913  one parameter an option
         options.keep,
         promise,
         mode,
+        fails_fast,
+        asks_canaries,
         accepted,
     )
     with progress() as step:

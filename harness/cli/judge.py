@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from harness.cli.options import as_json, scenarios_option
-from harness.cli.output import console, print_table, print_text, table
+from harness.cli.output import print_result, print_table, table
 from harness.core.errors import UsageError
 from harness.core.verdict import Validity, Verdict, merge
 from harness.engine import runner
@@ -43,8 +43,8 @@ def judge_command(*, run: Path, wants_json: bool) -> int:
     print_table(table(summary.HEAD, summary.rows(records)))
     for record in records:
         if not record.verdict.is_valid:
-            print_text(record.summary())
-    console.print(f"[bold]{validity}[/bold]")
+            print_result(record.summary())
+    print_result("", str(validity))
     return validity.exit_code
 
 

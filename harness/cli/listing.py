@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from harness.cli.options import Name, as_json, scenarios_option
-from harness.cli.output import make_console, table
+from harness.cli.output import print_table, table
 from harness.engine.suite import find_promises, find_scenarios, tried_by
 from harness.mutation.known_bugs import find_bugs
 from harness.targets.registry import list_targets
@@ -36,10 +36,9 @@ def list_command(*, what: tuple[str, ...], wants_json: bool) -> int:
     if wants_json:
         click.echo(json.dumps(listings, indent=2))
         return 0
-    console = make_console(stderr=False)
     for name, rows in listings.items():
         cells = [[_cell(value) for value in row.values()] for row in rows]
-        console.print(table(list(rows[0]) if rows else ["none"], cells, title=name))
+        print_table(table(list(rows[0]) if rows else ["none"], cells, title=name))
     return 0
 
 

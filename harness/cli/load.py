@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 
 from harness.cli.options import Duration, Name, RunOptions, run_options, target_option
-from harness.cli.output import print_conclusion, print_text, progress
+from harness.cli.output import print_conclusion, print_result, print_text, progress
 from harness.contract.workloads.load import MIXED, SHAPES, WAKEUPS, Load, join, mix_of
 from harness.core.errors import UsageError
 from harness.core.extras import require_extras
@@ -115,7 +115,7 @@ def load_command(  # noqa: PLR0913  one parameter an option
     with progress() as step:
         conclusion = load_run.run(_progress_of(step))
     print_conclusion(conclusion, wants_json=options.wants_json)
-    print_text(report.markdown(account(conclusion.run)))
+    print_result(report.markdown(account(conclusion.run)))
     return conclusion.exit_code
 
 

@@ -7,10 +7,9 @@ from collections import defaultdict
 from random import Random
 
 import click
-from rich.markup import escape
 
 from harness.cli.options import RunOptions, checked, effort_option, run_options
-from harness.cli.output import console, print_table, print_text, progress, table
+from harness.cli.output import print_result, print_table, print_text, progress, table
 from harness.core.extras import require_extras
 from harness.mutation.mutants import find_mutants
 from harness.runs.mutation_score import MutantResult, MutationRun, Status, score
@@ -72,7 +71,7 @@ def mutate_command(
         click.echo(json.dumps({"run": str(run), "score": shares, "mutants": rows}, indent=2))
     _show(results)
     words = " · ".join(f"{share:.0%} {status}" for status, share in shares.items())
-    console.print(f"[bold]{words}[/bold] · {escape(str(run))}", soft_wrap=True)
+    print_result(f" · {run}", words)
     return 0 if 1 - shares[Status.SURVIVED] >= at_least else 1
 
 
@@ -87,4 +86,4 @@ def _show(results: list[MutantResult]) -> None:
     print_table(table(("file", *map(str, Status)), rows))
     for result in results:
         if result.status is not Status.DETECTED:
-            print_text(str(result))
+            print_result(str(result))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from harness.cli.output import WANTS_JSON
 from harness.core.errors import UsageError
 from harness.core.suggestions import unknown
 from harness.engine.scenario import Mode
@@ -108,7 +109,12 @@ _SHARED: dict[str, Decorator] = {
         help="Folder in which the run folder `runs/...` is made.",
     ),
     "json": click.option(
-        "--json", "wants_json", is_flag=True, help="One JSON document on standard output."
+        "--json",
+        "wants_json",
+        is_flag=True,
+        is_eager=True,
+        callback=lambda context, _, value: context.meta.setdefault(WANTS_JSON, value),
+        help="One JSON document on standard output, and results for people on standard error.",
     ),
 }
 as_json = _SHARED["json"]

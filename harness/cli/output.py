@@ -1,9 +1,14 @@
-"""Prints for people: progress on standard error, and results as tables."""
+"""Prints for people: progress on standard error, results on standard output.
+
+Where a command prints one JSON document, that alone goes to standard output.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import click
 from rich import box
@@ -11,12 +16,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.core.text import shortened
 from harness.report import summary
+from harness.report.page import PAGE
 from harness.runs.accepted import Sorted
 from harness.runs.gate import Conclusion
+from harness.runs.pytest_run import Progress
 
 LOG_WIDTH = 200  # columns: what goes to a file is not folded as for a terminal
 RESULT_WIDTH_MAX = 160
+STATUS_CHARS = 4  # of the moving mark before the line
+WANTS_JSON = "harness.wants_json"  # in a command's context: results make way for one document
 
 
 def make_console(*, stderr: bool) -> Console:
@@ -30,45 +40,76 @@ def make_console(*, stderr: bool) -> Console:
 console = make_console(stderr=True)
 
 
+def _results() -> Console:
+    """The console of results; looked up anew, since a caller may have replaced the streams."""
+    context = click.get_current_context(silent=True)
+    return make_console(stderr=bool(context and context.meta.get(WANTS_JSON)))
+
+
 def print_text(text: str) -> None:
-    """Print text as it is: no markup, and lines are not folded."""
+    """Print progress as it is: no markup, and lines are not folded."""
     console.print(escape(text), soft_wrap=True)
 
 
+def print_result(text: str, word: str = "") -> None:
+    """Print a result as it is; `word` stands before it, in bold."""
+    emphasis = f"[bold]{escape(word)}[/bold]" if word else ""
+    _results().print(emphasis + escape(text), soft_wrap=True)
+
+
 def print_conclusion(conclusion: Conclusion, *, wants_json: bool) -> None:
-    """Print a gate's conclusion."""
+    """Print a gate's conclusion, and at the end where to look."""
     if wants_json:
         click.echo(json.dumps(conclusion.to_json(), indent=2))
     for record in conclusion.records:
         if not record.verdict.is_valid:
-            print_text(record.summary())
+            print_result(record.summary())
     for name, error in conclusion.broken.items():
-        print_text(f"the harness failed in {name}: {error.splitlines()[0]}")
+        print_result(f"the harness failed in {name}: {error.splitlines()[0]}")
     for reason in dict.fromkeys(conclusion.skipped.values()):
         names = [name for name, why in conclusion.skipped.items() if why == reason]
-        print_text(f"skipped: {', '.join(names)} ({reason})")
+        print_result(f"skipped: {', '.join(names)} ({reason})")
     for name in conclusion.unfinished:
-        print_text(f"not finished within the budget: {name}")
-    for name, is_detected in conclusion.canaries.items():
-        print_text(f"canary {name}: {'detected' if is_detected else 'SURVIVED'}")
+        print_result(f"not finished within the budget: {name}")
+    for name, status in conclusion.canary_words.items():
+        print_result(f"canary {name}: {status}")
     if conclusion.findings is not None:
         _print_findings(conclusion.findings)
-    print_table(table(summary.HEAD, summary.rows(conclusion.records)))
-    console.print(
-        f"[bold]{conclusion.word}[/bold] · {conclusion.seconds:.0f} s · seed {conclusion.seed}"
-        f" · {escape(str(conclusion.run))}",
-        soft_wrap=True,
-    )
+    print_table(table(summary.HEAD, summary.rows(conclusion.records, conclusion.untried)))
+    for line in pointers(conclusion):
+        print_result(line)
+    print_result(f" · {conclusion.seconds:.0f} s · seed {conclusion.seed}", conclusion.word)
+
+
+def pointers(conclusion: Conclusion) -> list[str]:
+    """Where to look: the page, and of the first finding the failure, its test and its replay."""
+    lines = [f"page: {shown_path(conclusion.run / PAGE)}"]
+    found = next((record for record in conclusion.records if record.reproduce), None)
+    if found is None:
+        return lines
+    failure = Path(found.reproduce[0].removeprefix("harness replay "))
+    tests = sorted(failure.parent.glob("test_*.py"))
+    return [
+        *lines,
+        *(f"test: {shown_path(test)}" for test in tests[:1]),
+        f"replay: harness replay {shown_path(failure)}",
+    ]
+
+
+def shown_path(path: Path) -> str:
+    """The path, relative to the current folder where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _print_findings(findings: Sorted) -> None:
     """Print the known, the mended and the new findings of a target."""
     for known in findings.known:
-        print_text(f"known: {known.signature} ({known.reason})")
+        print_result(f"known: {known.signature} ({known.reason})")
     for mended in findings.mended:
-        print_text(f"mended: {mended.signature}")
+        print_result(f"mended: {mended.signature}")
     for anomaly in findings.new:
-        print_text(f"NEW: {anomaly.signature}")
+        print_result(f"NEW: {anomaly.signature}")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
@@ -85,27 +126,33 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None 
 
 def print_table(table: Table) -> None:
     """Print a result as wide as it is, so that it can be pasted; a narrow terminal wraps it."""
-    Console(stderr=True, width=RESULT_WIDTH_MAX).print(table)
+    results = _results()
+    results.width = max(results.width, RESULT_WIDTH_MAX)
+    results.print(table)
 
 
 class progress:  # noqa: N801  reads as a verb where it is used
-    """Shows on standard error the last finished step: one moving line, or in a log one a step."""
+    """Shows finished steps on standard error: one moving line, or in a log one line a step.
+
+    A step with a finding gets a line of its own at once, also on a terminal.
+    """
 
     def __init__(self) -> None:
         self._status = console.status("starting")
-        self._done = 0
+        self._began = time.monotonic()
 
-    def __enter__(self) -> Callable[[str], None]:
+    def __enter__(self) -> Progress:
         self._status.start()
         return self._step
 
     def __exit__(self, *_: object) -> None:
         self._status.stop()
 
-    def _step(self, what: str) -> None:
-        self._done += 1
-        name = escape(what.rsplit("::", maxsplit=1)[-1])
+    def _step(self, step: str, *, finding: str = "") -> None:
+        text = f"{time.monotonic() - self._began:5.0f} s  {step}"
         if console.is_terminal:
-            self._status.update(f"{self._done} done · {name}")
-        else:
-            console.print(f"{self._done:4} {name}")
+            text = shortened(text, console.width - STATUS_CHARS)
+            self._status.update(escape(text))
+        if finding or not console.is_terminal:
+            line = f"{text}: {finding}" if finding else text
+            console.print(escape(shortened(line, console.width)), soft_wrap=True)

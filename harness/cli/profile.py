@@ -7,7 +7,7 @@ import json
 import click
 
 from harness.cli.options import Duration, RunOptions, run_options, target_option
-from harness.cli.output import print_text, progress
+from harness.cli.output import print_result, print_text, progress
 from harness.core.extras import require_extras
 from harness.runs.profile import Profile, markdown
 
@@ -51,6 +51,6 @@ def profile_command(*, target: str, users: int, window_s: float, options: RunOpt
         run, result = profile.run(step)
     if options.wants_json:
         click.echo(json.dumps({"run": str(run), **result}, indent=2))
-    print_text(markdown(result))
-    print_text(str(run))
+    print_result(markdown(result))
+    print_result(str(run))
     return 0

@@ -14,7 +14,7 @@ from harness.cli.options import (
     run_options,
     scenarios_option,
 )
-from harness.cli.output import print_table, print_text, progress, table
+from harness.cli.output import print_result, print_table, print_text, progress, table
 from harness.core.errors import UsageError
 from harness.core.extras import require_extras
 from harness.engine.scenario import Mode
@@ -80,7 +80,7 @@ def prove_command(
         click.echo(json.dumps({"run": str(run), "bugs": rows}, indent=2))
     print_table(table(HEAD, map(_cells, detections)))
     detected = sum(detection.is_detected for detection in detections)
-    print_text(f"{detected} of {len(detections)} detected by their own promise")
+    print_result(f"{detected} of {len(detections)} detected by their own promise")
     return 0 if detected == len(detections) else 1
 
 

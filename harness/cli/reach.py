@@ -15,7 +15,7 @@ from harness.cli.options import (
     scenarios_option,
     target_option,
 )
-from harness.cli.output import print_table, print_text, progress, table
+from harness.cli.output import print_result, print_table, progress, table
 from harness.runs.reach import Reach
 
 
@@ -72,9 +72,9 @@ def reach_command(  # noqa: PLR0913  one parameter an option
     ]
     print_table(table(("room", "reached", "blocks", "share"), cells))
     for block in reached.missed if missed else ():
-        print_text(f"missed: {block}")
+        print_result(f"missed: {block}")
     share = len(reached.reached) / len(reached.blocks)
-    print_text(
+    print_result(
         f"{len(reached.reached):,} of {len(reached.blocks):,} blocks reached ({share:.1%})"
         f" · seed {options.seed} · {run}"
     )

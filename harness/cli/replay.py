@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from harness.cli.options import as_json, checked, scenarios_option
-from harness.cli.output import console, print_text
+from harness.cli.output import print_result
 from harness.report.judgement import anomaly_lines
 from harness.runs.replay import read_failure, run
 from harness.targets.registry import find_target
@@ -47,8 +47,8 @@ def replay_command(*, failure: Path, target: str | None, wants_json: bool) -> in
     if wants_json:
         click.echo(json.dumps(replayed.to_json(), indent=2))
     for number, operation in enumerate(replayed.history, start=1):
-        print_text(f"{number:3}. {operation}")
+        print_result(f"{number:3}. {operation}")
     for anomaly in replayed.verdict.anomalies:
-        print_text("\n".join(anomaly_lines(anomaly)))
-    console.print(f"[bold]{replayed.verdict.validity}[/bold]")
+        print_result("\n".join(anomaly_lines(anomaly)))
+    print_result("", str(replayed.verdict.validity))
     return replayed.verdict.validity.exit_code

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import click
-from rich.markup import escape
 
 from harness.cli.options import Duration, RunOptions, run_options, target_option
-from harness.cli.output import console, print_table, print_text, progress, table
+from harness.cli.output import print_result, print_table, print_text, progress, table
 from harness.core.errors import UsageError
 from harness.core.extras import require_extras
 from harness.core.verdict import Validity
@@ -74,7 +73,7 @@ def soak_command(  # noqa: PLR0913  one parameter an option
     document = result.to_json()
     trends.remember(run.parents[1], document)
     _finish(document, run, options)
-    print_text(soaking.text(document))
+    print_result(soaking.text(document))
     print_table(table(soaking.HEAD, soaking.rows(document)))
     return _print_validity(result.verdict.validity, run)
 
@@ -82,7 +81,7 @@ def soak_command(  # noqa: PLR0913  one parameter an option
 def _simulate(target: str, days: int, reports: Path, options: RunOptions) -> int:
     result = simulated_days.simulate(target, options.seed, days, reports)
     _finish(result.to_json(), result.run, options)
-    print_text(result.text())
+    print_result(result.text())
     print_table(table(simulated_days.HEAD, result.rows()))
     return _print_validity(result.record.verdict.validity, result.run)
 
@@ -95,5 +94,5 @@ def _finish(document: object, run: Path, options: RunOptions) -> None:
 
 
 def _print_validity(validity: Validity, run: Path) -> int:
-    console.print(f"[bold]{validity}[/bold] · {escape(str(run))}", soft_wrap=True)
+    print_result(f" · {run}", str(validity))
     return validity.exit_code

@@ -299,12 +299,17 @@ W11 = Promise(
 )
 W12 = Promise(
     "W12",
-    "A promised notification is kept, however soon the process or the host ends.",
+    "A promised notification is kept, and a process outlives its host with its output.",
     WAKEUPS,
 )
 W13 = Promise(
     "W13",
     "Output watches are delivered alike, rate-limited, and never taken for a completion.",
+    WAKEUPS,
+)
+W14 = Promise(
+    "W14",
+    "A background process finds its own session in its environment, and no other session.",
     WAKEUPS,
 )
 

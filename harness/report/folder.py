@@ -23,6 +23,8 @@ FAILURE = "failure.json"  # the shortest; those of further promises: failure-D2.
 BROKEN = "broken.txt"  # how the harness failed in a scenario, so that it has no verdict
 LATEST = "latest"
 
+_created: list[Path] = []  # by this process, so that an interrupt can name the newest
+
 
 def create(reports: Path, kind: str, seed: int, plan: Mapping[str, Any]) -> Path:
     """Make a new run folder, with its plan, and point `latest` at it.
@@ -38,7 +40,13 @@ def create(reports: Path, kind: str, seed: int, plan: Mapping[str, Any]) -> Path
         _point(runs / LATEST, folder.name)
     except OSError as error:
         raise UsageError(f"{reports}: cannot write reports there: {error.strerror}") from error
+    _created.append(folder)
     return folder
+
+
+def newest_of_process() -> Path | None:
+    """The run folder that this process made last; None if it made none."""
+    return _created[-1] if _created else None
 
 
 def retain(reports: Path, keep: int) -> None:

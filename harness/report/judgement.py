@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.extras import DISTRIBUTION
+from harness.core.text import shortened
 from harness.core.verdict import Anomaly, Verdict
 from harness.engine.context import ask_again
 from harness.engine.runner import Judgement
 from harness.engine.suite import chosen_folders
 from harness.engine.target import Target
 from harness.report import folder, standalone, timeline
+
+HEADLINE_CHARS_MAX = 160
+STEPS_FIRST, STEPS_LAST = 5, 35
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +57,15 @@ class Record:
         }
 
     def summary(self) -> str:
-        """The verdict as text: each anomaly with its evidence, and what is not met or unknown."""
+        """The verdict as text: each anomaly with its evidence, and what is not met or unknown.
+
+        Long values are cut in the middle; the failure file has them whole.
+        """
         verdict = self.verdict
         lines = [f"{self.scenario}: {verdict.validity} · {self.operations} operations"]
         for number, anomaly in enumerate(verdict.anomalies):
             lines += anomaly_lines(anomaly)
-            steps = enumerate(anomaly.evidence, start=1)
-            lines += [f"  {step:3}. {operation}" for step, operation in steps]
+            lines += _step_lines(anomaly)
             lines += [f"  reproduce: {line}" for line in self.reproduce[number : number + 1]]
         lines += [f"  expectation not met: {met.name}" for met in verdict.unmet]
         lines += [f"  unknown: {reason}" for reason in verdict.unknowns]
@@ -86,10 +92,28 @@ def anomaly_lines(anomaly: Anomaly) -> list[str]:
     """Render an anomaly without its evidence: the promises, the operation, expected, observed."""
     lines = [f"{anomaly.promise.id}: {anomaly.promise.sentence}"]
     lines += [f"  also {broken.id}: {broken.sentence}" for broken in anomaly.also]
-    lines.append(f"  {anomaly.message}")
-    lines += [f"  expected: {anomaly.expected}"] if anomaly.expected else []
-    lines += [f"  observed: {anomaly.observed}"] if anomaly.observed else []
+    lines.append(f"  {shortened(anomaly.message)}")
+    lines += [f"  expected: {shortened(anomaly.expected)}"] if anomaly.expected else []
+    lines += [f"  observed: {shortened(anomaly.observed)}"] if anomaly.observed else []
     return lines
+
+
+def headline(anomaly: Anomaly) -> str:
+    """The anomaly in one line: the promise, and what is wrong."""
+    return f"{anomaly.promise.id}: {shortened(anomaly.message, HEADLINE_CHARS_MAX)}"
+
+
+def _step_lines(anomaly: Anomaly) -> list[str]:
+    """The numbered steps of the evidence; of very many the first and the last."""
+    lines = [
+        f"  {step:3}. {shortened(str(operation))}"
+        for step, operation in enumerate(anomaly.evidence, start=1)
+    ]
+    hidden = len(lines) - STEPS_FIRST - STEPS_LAST
+    if hidden <= 0:
+        return lines
+    between = f"       ... {hidden:,} more steps, which the failure file has"
+    return [*lines[:STEPS_FIRST], between, *lines[-STEPS_LAST:]]
 
 
 def harness_version() -> str:

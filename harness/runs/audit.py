@@ -8,7 +8,7 @@ not look at that field. No target is asked, so thousands of changes a minute are
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,7 @@ from harness.engine.runner import HISTORY
 from harness.engine.scenario import Scenario
 from harness.engine.suite import choose, find_suites
 from harness.mutation.answers import AnswerMutant, mutants_of
-
-Progress = Callable[[str], None]
+from harness.runs.pytest_run import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,10 @@ from harness.engine.scenario import Mode, Scenario
 from harness.engine.suite import choose, chosen_folders
 from harness.engine.target import Target
 from harness.mutation.known_bugs import KnownBug, canaries, find_bugs, plant
-from harness.report import folder, judgement, junit, summary
+from harness.report import folder, judgement, junit, page, summary
 from harness.report.judgement import Record
 from harness.runs.accepted import Accepted, Sorted, sort
+from harness.runs.canary_memory import CanaryMemory
 from harness.runs.pytest_run import Progress, Results, Session, run_session
 from harness.targets.registry import find_target
 
@@ -40,7 +41,10 @@ class Conclusion:
     """The result of a gate: its records, and why other scenarios have none.
 
     `skipped` gives the reason by scenario, `broken` the error of the harness, and `canaries` says
-    of each known bug whether it was detected. `findings` are sorted where known ones are accepted.
+    of each known bug whether it was detected. `untried` has the promises, and the titles of their
+    families, of each scenario without a verdict. `remembered` says when a canary was detected that
+    was not judged now, in seconds of the epoch. `findings` are sorted where
+    known ones are accepted.
     """
 
     target: str
@@ -52,6 +56,8 @@ class Conclusion:
     unfinished: Sequence[str] = ()
     broken: dict[str, str] = field(default_factory=dict)
     canaries: dict[str, bool] = field(default_factory=dict)
+    untried: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    remembered: Mapping[str, float] = field(default_factory=dict)
     findings: Sorted | None = None
 
     @property
@@ -83,6 +89,20 @@ class Conclusion:
         return str(validity)
 
     @property
+    def canary_words(self) -> dict[str, str]:
+        """What is known of each canary, as text."""
+        return {
+            name: self._canary_word(name, is_detected=is_detected)
+            for name, is_detected in self.canaries.items()
+        }
+
+    def _canary_word(self, name: str, *, is_detected: bool) -> str:
+        if not is_detected:
+            return "SURVIVED"
+        at = self.remembered.get(name)
+        return "detected" if at is None else time.strftime("detected on %Y-%m-%d", time.gmtime(at))
+
+    @property
     def exit_code(self) -> int:
         """0 valid, 1 invalid, 2 unknown, 255 untrustworthy."""
         if self.word == "untrustworthy":
@@ -102,17 +122,18 @@ class Conclusion:
             "skipped": dict(self.skipped),
             "unfinished": list(self.unfinished),
             "broken": self.broken,
-            "canaries": {
-                name: "detected" if is_detected else "SURVIVED"
-                for name, is_detected in self.canaries.items()
-            },
+            "untried": dict(self.untried),
+            "canaries": self.canary_words,
             **({} if self.findings is None else {"findings": self.findings.to_json()}),
         }
 
 
 @dataclass(frozen=True)
 class Gate:
-    """The target, the budget, and the scenarios by name or glob, promise ID and mode."""
+    """The target, the budget, and the scenarios by name or glob, promise ID and mode.
+
+    With `fails_fast` the first scenario that is not valid ends the run.
+    """
 
     target: str
     seed: int
@@ -123,8 +144,9 @@ class Gate:
     keep: int = 20
     promises: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
+    fails_fast: bool = False
+    asks_canaries: bool = True
     accepted: tuple[Accepted, ...] | None = None
-    wants_canaries: bool = True
 
     def run(self, progress: Progress) -> Conclusion:
         """Run the scenarios and the canaries, and write the run folder.
@@ -150,14 +172,17 @@ class Gate:
             "scenarios": list(able),
             "suites": list(map(str, chosen_folders())),
             "skipped": skipped,
+            "declared": {name: declared(scenario) for name, scenario in able.items()},
         }
         run = folder.create(self.reports, "gate", self.seed, plan)
-        session = Session(list(able), target.name, self.seed, effort, self.workers)
+        session = Session(
+            *(list(able), target.name, self.seed, effort, self.workers, self.fails_fast)
+        )
         results = run_session(session, run, self.budget_s, progress) if able else Results()
         self._judge_unfinished(results, able, target, run)
-        tried = able.values() if self.wants_canaries else ()
-        canaries = self._judge_canaries(tried, results, progress)
+        canaries, remembered = self._judge_canaries(able.values(), results, progress)
         conclusion = conclude(run, results, canaries, time.monotonic() - began)
+        conclusion = replace(conclusion, remembered=remembered)
         if self.accepted is not None:
             findings = sort(conclusion.records, self.accepted, target.name, date.today())  # noqa: DTZ011
             conclusion = replace(conclusion, findings=findings)
@@ -183,12 +208,24 @@ class Gate:
 
     def _judge_canaries(
         self, scenarios: Iterable[Scenario], results: Results, progress: Progress
-    ) -> dict[str, bool]:
-        """Which canaries are detected. One that cannot be judged is a failure of the harness."""
+    ) -> tuple[dict[str, bool], dict[str, float]]:
+        """Which canaries are detected, and when those that were detected before.
+
+        One that cannot be judged is a failure of the harness.
+        """
+        if not self.asks_canaries:
+            return {}, {}
         modes = {scenario.mode for scenario in scenarios}
         every = find_bugs()
         bugs = {name: every[name] for mode, name in canaries().items() if mode in modes}
-        names = [name for name, bug in bugs.items() if missing_extra(extras_of(bug)) is None]
+        memory = CanaryMemory(self.reports)
+        known = {name: memory.detected_at(bug) for name, bug in bugs.items()}
+        remembered = {name: at for name, at in known.items() if at is not None}
+        names = [
+            name
+            for name, bug in bugs.items()
+            if name not in remembered and missing_extra(extras_of(bug)) is None
+        ]
 
         def judge_canary(name: str) -> bool | None:
             try:
@@ -201,7 +238,10 @@ class Gate:
 
         with ThreadPoolExecutor(self.workers) as pool:
             judged = zip(names, pool.map(judge_canary, names), strict=True)
-            return {name: detected for name, detected in judged if detected is not None}
+            detections = {name: detected for name, detected in judged if detected is not None}
+        for name in [name for name, detected in detections.items() if detected]:
+            memory.remember(bugs[name])
+        return {**dict.fromkeys(remembered, True), **detections}, remembered
 
 
 def reason_to_skip(scenario: Scenario, target: Target) -> str | None:
@@ -209,6 +249,14 @@ def reason_to_skip(scenario: Scenario, target: Target) -> str | None:
     if scenario.ability not in target.abilities:
         return UNABLE
     return missing_extra(scenario.extras)
+
+
+def declared(scenario: Scenario) -> dict[str, Any]:
+    """What a scenario puts on trial: the IDs of its promises, and the titles of their families."""
+    return {
+        "promises": [promise.id for promise in scenario.promises],
+        "families": {promise.prefix: promise.family for promise in scenario.promises},
+    }
 
 
 def is_detected(bug: KnownBug, seed: int, budget_s: float) -> bool:
@@ -250,6 +298,7 @@ def extras_of(bug: KnownBug) -> set[str]:
 def conclude(run: Path, results: Results, canaries: dict[str, bool], seconds: float) -> Conclusion:
     """Join the plan in a run folder with the results of its session."""
     plan = folder.read_json(run / folder.PLAN)
+    missing = {*results.unfinished, *results.broken} & plan.get("declared", {}).keys()
     return Conclusion(
         plan["target"],
         plan["seed"],
@@ -260,12 +309,15 @@ def conclude(run: Path, results: Results, canaries: dict[str, bool], seconds: fl
         results.unfinished,
         results.broken,
         canaries,
+        {name: plan["declared"][name] for name in sorted(missing)},
     )
 
 
 def store(conclusion: Conclusion) -> None:
-    """Write the run's verdict, summary and JUnit file."""
+    """Write the run's verdict, summary, JUnit file and page, and the index of all runs."""
     run = conclusion.run
     folder.write_json(run / folder.VERDICT, conclusion.to_json())
     folder.write_text(run / "summary.md", summary.markdown(conclusion.to_json()))
     folder.write_text(run / "junit.xml", junit.render(conclusion.to_json()))
+    folder.write_text(run / page.PAGE, page.render(conclusion.to_json(), run))
+    folder.write_text(run.parents[1] / page.INDEX, page.render_index(run.parents[1]))

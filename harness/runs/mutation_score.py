@@ -120,9 +120,7 @@ class MutationRun:
         session = Session(
             list(find_scenarios()), suite_with_source().target, self.seed, self.effort, self.workers
         )
-        results = run_session(
-            session, session_folder, CLEAN_TIMEOUT_S, lambda test: progress(f"clean {test}")
-        )
+        results = run_session(session, session_folder, CLEAN_TIMEOUT_S, progress)
         for record in results.records.values():
             if record.verdict.anomalies:
                 raise HarnessError(f"the clean source is invalid: {record.summary()}")

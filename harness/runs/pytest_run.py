@@ -11,11 +11,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, Protocol
 
 import psutil
 
@@ -31,7 +32,18 @@ FOREIGN_VARIABLES = {"PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_
 TESTS_FAILED = 1  # an exit code of pytest
 SCRATCH = "harness-scratch-"
 SCRATCH_BYTES = 1 << 30
-Progress = Callable[[str], None]
+
+
+class Progress(Protocol):
+    """Shows a finished step."""
+
+    def __call__(self, step: str, *, finding: str = "") -> None:
+        """`finding` is one line about what is wrong, if anything is."""
+        ...
+
+
+def no_progress(step: str, *, finding: str = "") -> None:
+    """Show nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +79,7 @@ def run_session(
     session: Session,
     run: Path,
     budget_s: float,
-    progress: Progress = lambda _: None,
+    progress: Progress = no_progress,
     settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Results:
     """Run the scenarios for at most `budget_s` seconds, and read their records.
@@ -80,9 +92,11 @@ def run_session(
         environment = {**_environment(run, temporary), **settings}
         child = Child(_command(session, run), environment, log, run)
         try:
+            done = 0
             for event in child.events(ends_at):
                 if event["outcome"] != "skipped":
-                    progress(event["test"])
+                    done += 1
+                    _show(event, done, len(session.scenarios), progress)
             exit_code: int | None = child.wait()
             if session.stops_early and exit_code == TESTS_FAILED:
                 exit_code = None  # as requested
@@ -91,6 +105,15 @@ def run_session(
         finally:
             child.end()
     return collect(session.scenarios, run, exit_code)
+
+
+def _show(event: Mapping[str, Any], done: int, total: int, progress: Progress) -> None:
+    """Name the scenario as `--scenario` takes it; without a verdict, the test."""
+    name = event.get("scenario") or event["test"].rsplit("::", maxsplit=1)[-1]
+    finding = event.get("finding", "")
+    if event["outcome"] == "failed" and not finding:
+        finding = "the harness failed" if "scenario" not in event else event["verdict"]
+    progress(f"{done} of {total} · {name}", finding=finding)
 
 
 def scratch() -> AbstractContextManager[str]:

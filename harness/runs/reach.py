@@ -7,7 +7,7 @@ target (`harness/worker/reach.py`). A block is reached if one of its lines ran.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,9 @@ from harness.engine.suite import choose, suite_with_source
 from harness.mutation.blocks import Block, blocks_of
 from harness.report import folder
 from harness.runs.gate import reason_to_skip
-from harness.runs.pytest_run import Session, run_session
+from harness.runs.pytest_run import Progress, Session, run_session
 from harness.targets.registry import find_target
 from harness.worker import reach as recorder
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)

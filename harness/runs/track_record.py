@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -22,6 +22,7 @@ from typing import Any
 
 from harness.core.errors import HarnessError, UsageError
 from harness.runs.gate import Conclusion, Gate
+from harness.runs.pytest_run import Progress
 
 HEAD = ("pair", "promise", "seen before by", "gone after", "seeds", "seconds")
 FIELDS = ("name", "before", "after", "promise")
@@ -118,12 +119,12 @@ class Track:
     workers: int
     scenarios: tuple[str, ...] = ()
 
-    def run(self, pairs: Sequence[Pair], progress: Callable[[str], None]) -> Iterator[Tracked]:
+    def run(self, pairs: Sequence[Pair], progress: Progress) -> Iterator[Tracked]:
         """Run each pair, one after another."""
         for pair in pairs:
             yield self._run(pair, progress)
 
-    def _run(self, pair: Pair, progress: Callable[[str], None]) -> Tracked:
+    def _run(self, pair: Pair, progress: Progress) -> Tracked:
         began = time.monotonic()
         found: dict[str, dict[int, frozenset[str]]] = {pair.before: {}, pair.after: {}}
         errors = []
@@ -150,8 +151,8 @@ class Track:
             self.workers,
             chosen,
             promises=() if chosen else (pair.promise,),
-            wants_canaries=False,
-        ).run(lambda _: None)
+            asks_canaries=False,
+        ).run(_say_nothing)
 
     @contextmanager
     def _checkout(self, revision: str) -> Iterator[Path]:
@@ -165,6 +166,10 @@ class Track:
             with tarfile.open(fileobj=BytesIO(archived.stdout)) as archive:
                 archive.extractall(folder, filter="data")
             yield Path(folder)
+
+
+def _say_nothing(step: str, *, finding: str = "") -> None:
+    """Drop the progress of one gate: a pair is one step."""
 
 
 def signatures_of(conclusion: Conclusion, promise: str) -> frozenset[str]:

@@ -5,9 +5,10 @@ replaces that row by its completion in one step, and the completion stays until 
 consumed. So an event that is in the registry and not consumed is still to be delivered, and no
 other event ever is. All deliverers share that one marker.
 
-Each process runs below a small shell that writes the exit code to a file. A registry that opens
-after a kill reads that file, or waits for a process that still runs, or reports the process as
-lost. One watcher thread selects on the pipes of all processes and reaps them.
+Each process runs below a small shell that writes the exit code to a file, and prints into another
+file, so it outlives its host. A registry that opens after a kill reads those files, or waits for a
+process that still runs, or reports the process as lost. One watcher thread waits for the ends of
+all processes, reaps them, and looks from time to time at what they printed.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from reference_impl.agents import identity
+from reference_impl.agents import identity, output_file, process_table
+from reference_impl.agents.output_file import OutputFile
+from reference_impl.agents.watches import Match, Watches
 from reference_impl.storage import files
 from reference_impl.storage.durable_map import DurableMap
 
@@ -34,15 +37,12 @@ RUNNING_MAX = 256
 FINISHED_MAX = 64
 OUTPUT_CHARS_MAX = 4000
 COMMAND_BYTES_MAX = 32_768
-WATCH_INTERVAL_S = 15.0
-WATCH_EVENTS_MAX = 20  # per process; further matches are suppressed
-BIRTH_S = 1.0  # how long to wait until a new process has its arguments
+LOOK_FIRST_S = 0.02  # between two looks at watched output; it doubles while nothing is new
+LOOK_LAST_S = 0.5
+LOOK_UNWATCHED_S = 1.0  # nothing is searched, but the disk is given back
+PLATFORM = "webui"
 
-_KERNEL_THREAD = 0x00200000  # a flag in /proc/*/stat
-_TAIL_BYTES = 4 * OUTPUT_CHARS_MAX
-_LINE_BYTES = 8192
-_READ_BYTES = 65_536
-_READS_LAST = 16  # after the end: a descendant may write to the pipe without bound
+_ENVIRONMENT = "HERMES_SESSION_"
 _SHELL = "/bin/sh"
 _WRAPPER = """cd -- "$3" || exit 126
 /bin/sh -c "$1"
@@ -108,18 +108,13 @@ class _Running:
     session_key: str
     command: str
     is_promised: bool
-    watches: tuple[str, ...] = ()
+    watches: Watches
     pid: int = 0
     is_child: bool = True
     end_fd: int = -1
-    output_fd: int = -1
-    tail: bytearray = field(default_factory=bytearray)
-    line: bytearray = field(default_factory=bytearray)
-    matches: int = 0
-    matched_at_s: float | None = None
-    suppressed: int = 0
+    output: OutputFile | None = None
 
-    def promise(self) -> dict[str, Any]:
+    def row(self) -> dict[str, Any]:
         """The durable row from which the next host adopts the process."""
         return {
             "kind": "running",
@@ -127,10 +122,14 @@ class _Running:
             "owner": self.owner,
             "session_key": self.session_key,
             "command": self.command,
+            "is_promised": self.is_promised,
+            **self.watches.row(),
         }
 
-    def output(self) -> str:
-        return self.tail.decode(errors="replace")[-OUTPUT_CHARS_MAX:]
+    @property
+    def is_kept(self) -> bool:
+        """Whether anything of it is reported, so that its row and files outlive the host."""
+        return self.is_promised or bool(self.watches.patterns)
 
 
 class ProcessRegistry:
@@ -156,6 +155,8 @@ class ProcessRegistry:
         self._wake_pipe = os.pipe()
         self._selector.register(self._wake_pipe[0], selectors.EVENT_READ)
         self._watch: threading.Thread | None = None
+        self._outputs: dict[str, _Running] = {}  # those that print into a file
+        self._look_s = LOOK_FIRST_S
         self._is_closed = False
         self._recover()
 
@@ -183,7 +184,8 @@ class ProcessRegistry:
         """Start a shell command for the current turn's session and return the process id.
 
         With `notify_on_complete` its end is reported even if this host is killed right now. Each of
-        `watches` is a text; output lines that contain one are reported too, at a limited rate.
+        `watches` is a text; output lines that contain one are reported too, at a limited rate. The
+        process finds its session in its environment (HERMES_SESSION_ID, _KEY, _PLATFORM, _CHAT_ID).
         Raises SpawnRefusedError, or OSError where the disk or the system refuses.
         """
         _check_is_command(command)
@@ -194,7 +196,7 @@ class ProcessRegistry:
             session_key=session_key,
             command=command,
             is_promised=notify_on_complete,
-            watches=tuple(watches),
+            watches=Watches(tuple(watches)),
         )
         with self._lock:
             if self._is_closed or len(self._running) >= RUNNING_MAX:
@@ -202,57 +204,55 @@ class ProcessRegistry:
                 raise SpawnRefusedError(f"the process registry is {reason}")
             self._running[running.process_id] = running
         try:
-            if running.is_promised:
-                self._map.put(running.process_id, running.promise())
+            if running.is_kept:
+                running.output = OutputFile(self._output(running))
+                self._map.put(running.process_id, running.row())
             self._start(running, cwd or ".")
         except BaseException:
             with self._lock:
                 del self._running[running.process_id]
             with suppress(OSError):  # otherwise the next host reports a loss
                 self._map.drop(running.process_id)
+            _close(running)
+            output_file.remove(self._output(running))
             raise
         self._listen_to(running)
         return running.process_id
 
     def _start(self, running: _Running, cwd: str) -> None:
-        output_fd, write_fd = os.pipe()
+        output = self._output(running) if running.is_kept else os.devnull
+        running.pid = os.posix_spawn(
+            _SHELL,
+            [_SHELL, "-c", _WRAPPER, "sh", running.command, self._exit(running), cwd],
+            _environment(running),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+            setsigdef=[signal.SIGPIPE],
+        )
         try:
-            running.pid = os.posix_spawn(
-                _SHELL,
-                [_SHELL, "-c", _WRAPPER, "sh", running.command, self._exit(running), cwd],
-                os.environ,
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, write_fd, 1),
-                    (os.POSIX_SPAWN_DUP2, write_fd, 2),
-                ],
-                setsid=True,
-                setsigdef=[signal.SIGPIPE],
-            )
-            try:
-                running.end_fd = os.pidfd_open(running.pid)
-            except OSError:
-                os.killpg(running.pid, signal.SIGKILL)
-                os.waitpid(running.pid, 0)
-                raise
-        except BaseException:
-            os.close(output_fd)
+            running.end_fd = os.pidfd_open(running.pid)
+        except OSError:
+            os.killpg(running.pid, signal.SIGKILL)
+            os.waitpid(running.pid, 0)
             raise
-        finally:
-            os.close(write_fd)
-        os.set_blocking(output_fd, False)
-        running.output_fd = output_fd
 
     def _listen_to(self, running: _Running) -> None:
         with self._lock:
-            for fd in (running.output_fd, running.end_fd):
-                if fd >= 0:
-                    self._selector.register(fd, selectors.EVENT_READ, running)
+            self._selector.register(running.end_fd, selectors.EVENT_READ, running)
+            if running.output is not None:
+                self._outputs[running.process_id] = running
+                self._look_s = LOOK_FIRST_S
             if self._watch is None:
                 self._watch = threading.Thread(
                     target=self._watch_processes, name="watch", daemon=True
                 )
                 self._watch.start()
+            else:
+                os.write(self._wake_pipe[1], b".")  # it may look at longer intervals
 
     def kill(self, process_id: str) -> bool:
         """Kill a process group; returns whether it was running. Its end is reported."""
@@ -286,6 +286,9 @@ class ProcessRegistry:
             watch.join()
         self._selector.close()
         for running in self._running.values():
+            if running.watches.patterns:
+                with suppress(OSError):  # then the next host reads again what was read
+                    self._map.put(running.process_id, running.row())
             _close(running)
         for fd in self._wake_pipe:
             os.close(fd)
@@ -316,15 +319,16 @@ class ProcessRegistry:
         with self._lock:
             self._pending.pop(event_id, None)
 
-    def _emit(self, event: Event) -> bool:
-        """Store and publish an event; returns whether it is durable.
+    def _emit(self, event: Event, row: Mapping[str, Any] | None = None) -> bool:
+        """Store and publish an event, and the process's new row; returns whether it is durable.
 
-        If not, this host still delivers it. The row of the running process stays, and so does the
-        file with its exit code, so the next host reports the same completion.
+        If not, this host still delivers it. The row of the running process stays, and so do the
+        files with its exit code and output, so the next host reports the same completion.
         """
         is_durable = True
+        values = {event.event_id: asdict(event)}
         try:
-            self._map.put(event.event_id, asdict(event))
+            self._map.change(values if row is None else {**values, event.process_id: row})
         except OSError as error:
             is_durable = False
             log.error("%s is in memory only: %s", event.event_id, error)  # noqa: TRY400 - known
@@ -342,94 +346,97 @@ class ProcessRegistry:
 
     def _watch_processes(self) -> None:
         while not self._is_closed:
-            for key, _ in self._selector.select():
-                running = key.data
-                if running is None:
-                    return
-                try:
-                    if key.fd == running.output_fd:
-                        self._read_output(running, 1)
-                    elif key.fd == running.end_fd:
-                        self._end(running)
-                except Exception:
-                    log.exception("%s cannot be watched", running.process_id)
-                    with suppress(KeyError):
-                        self._selector.unregister(key.fd)
+            for key, _ in self._selector.select(self._pause_s()):
+                if key.data is None:
+                    os.read(self._wake_pipe[0], 4096)
+                else:
+                    self._guarded(self._end, key.data, key.fd)
+            self._look()
 
-    def _read_output(self, running: _Running, reads: int) -> None:
-        """Read up to `reads` chunks of the process's output."""
-        for _ in range(reads):
+    def _guarded(self, act: Callable[[_Running], object], running: _Running, fd: int) -> None:
+        try:
+            act(running)
+        except Exception:
+            log.exception("%s cannot be watched", running.process_id)
+            with suppress(KeyError):
+                self._selector.unregister(fd)
+
+    def _pause_s(self) -> float | None:
+        """How long to wait until the outputs are looked at; None if there are none."""
+        with self._lock:
+            if not self._outputs:
+                return None
+            is_watched = any(running.watches.patterns for running in self._outputs.values())
+            return self._look_s if is_watched else LOOK_UNWATCHED_S
+
+    def _look(self) -> None:
+        """Search what was printed since the last look, and give back the disk."""
+        with self._lock:
+            outputs = tuple(self._outputs.values())
+        is_new = False
+        for running in outputs:
             try:
-                data = os.read(running.output_fd, _READ_BYTES)
-            except BlockingIOError:
-                return
-            if not data:
-                self._selector.unregister(running.output_fd)
-                os.close(running.output_fd)
-                running.output_fd = -1
-                return
-            running.tail += data
-            del running.tail[:-_TAIL_BYTES]
-            if running.watches:
-                self._search(running, data)
+                is_new |= self._search_new(running)
+            except OSError:
+                log.exception("%s: its output cannot be read", running.process_id)
+                self._outputs.pop(running.process_id, None)
+        self._look_s = LOOK_FIRST_S if is_new else min(2 * self._look_s, LOOK_LAST_S)
 
-    def _search(self, running: _Running, data: bytes) -> None:
-        *lines, rest = data.split(b"\n")
-        for line in lines:
-            self._match(running, bytes(running.line + line))
-            running.line.clear()
-        running.line += rest[:_LINE_BYTES]
-        del running.line[_LINE_BYTES:]
+    def _search_new(self, running: _Running) -> bool:
+        """Search a part of the new output; returns whether there was any."""
+        output = running.output
+        assert output is not None
+        if not running.watches.patterns:
+            output.free(output.size())
+            return False
+        position = output.position
+        data = output.read_new()
+        for match in running.watches.search(data, position, self._clock()):
+            self._emit_match(running, match)
+        return bool(data)
 
-    def _match(self, running: _Running, line: bytes) -> None:
-        text = line[:_LINE_BYTES].decode(errors="replace")
-        for pattern in running.watches:
-            if pattern in text:
-                self._emit_match(running, pattern, text)
-                return
-
-    def _emit_match(self, running: _Running, pattern: str, text: str) -> None:
-        now_s = time.monotonic()
-        is_early = (
-            running.matched_at_s is not None and now_s - running.matched_at_s < WATCH_INTERVAL_S
+    def _emit_match(self, running: _Running, match: Match) -> None:
+        event = self._event(
+            running,
+            Kind.WATCH_MATCH,
+            event_id=f"{running.process_id}#{match.number}",
+            output=match.line[-OUTPUT_CHARS_MAX:],
+            pattern=match.pattern,
+            suppressed=match.suppressed,
         )
-        if is_early or running.matches >= WATCH_EVENTS_MAX:
-            running.suppressed += 1
-            return
-        running.matches += 1
-        running.matched_at_s = now_s
-        suppressed, running.suppressed = running.suppressed, 0
-        self._emit(
-            self._event(
-                running,
-                Kind.WATCH_MATCH,
-                event_id=f"{running.process_id}#{running.matches}",
-                output=text[-OUTPUT_CHARS_MAX:],
-                pattern=pattern,
-                suppressed=suppressed,
-            )
-        )
+        self._emit(event, running.row())
 
     def _end(self, running: _Running) -> None:
-        if running.output_fd >= 0:
-            self._read_output(running, _READS_LAST)
-        if running.line:
-            self._match(running, bytes(running.line))
+        output = self._last_output(running)
         with self._lock:  # from here on the system may reuse the pid
             exit_code = self._exit_code(running)
             del self._running[running.process_id]
-        for fd in (running.output_fd, running.end_fd):
-            if fd >= 0:
-                self._selector.unregister(fd)
+            self._outputs.pop(running.process_id, None)
+        self._selector.unregister(running.end_fd)
         _close(running)
-        self._conclude(running, exit_code)
+        self._conclude(running, exit_code, output)
+
+    def _last_output(self, running: _Running) -> str:
+        """Search the rest; returns the end of the output. A descendant may print on."""
+        if running.output is None:
+            return ""
+        try:
+            size = running.output.size()
+            while running.output.position < size and self._search_new(running):
+                pass
+            for match in running.watches.finish(self._clock()):
+                self._emit_match(running, match)
+            return running.output.tail().decode(errors="replace")[-OUTPUT_CHARS_MAX:]
+        except OSError:
+            log.exception("%s: its output cannot be read", running.process_id)
+            return ""
 
     def _exit_code(self, running: _Running) -> int | None:
         if running.is_child:
             return os.waitstatus_to_exitcode(os.waitpid(running.pid, 0)[1])
         return self._left_exit_code(running)
 
-    def _conclude(self, running: _Running, exit_code: int | None) -> None:
+    def _conclude(self, running: _Running, exit_code: int | None, output: str) -> None:
         with self._lock:
             self._finished.append(
                 Finished(
@@ -444,15 +451,18 @@ class ProcessRegistry:
                     Kind.COMPLETION,
                     event_id=running.process_id,
                     exit_code=exit_code,
-                    output=running.output(),
-                    suppressed=running.suppressed,
+                    output=output,
+                    suppressed=running.watches.suppressed,
                 )
             )
         else:
+            with suppress(OSError):  # then the next host finds it ended, and drops the row
+                self._map.drop(running.process_id)
             self._listener()
         if is_reported:
             with suppress(OSError):
                 files.remove(self._exit(running))
+                files.remove(self._output(running))
 
     def _event(self, running: _Running, kind: Kind, **what: Any) -> Event:
         return Event(
@@ -469,31 +479,37 @@ class ProcessRegistry:
     # After a restart
 
     def _recover(self) -> None:
-        promised: list[_Running] = []
+        found: dict[str, _Running] = {}
         leftover: list[Event] = []
         for value in self._map.copy().values():
             if value["kind"] == "running":
-                promised.append(_promised(value))
+                found[value["process_id"]] = _from_row(value)
             else:
                 leftover.append(Event(**{**value, "kind": Kind(value["kind"])}))
         leftover.sort(key=lambda event: event.number)
         self._numbers = leftover[-1].number if leftover else 0
         self._pending = {event.event_id: event for event in leftover}
         self._completions.extend(leftover)
-        pids = _pids({os.fsencode(self._exit(running)) for running in promised})
-        for running in promised:
+        for event in leftover:
+            if event.kind is Kind.WATCH_MATCH and (running := found.get(event.process_id)):
+                running.watches.was_reported(int(event.event_id.rpartition("#")[2]), event.at)
+        pids = process_table.pids({os.fsencode(self._exit(running)) for running in found.values()})
+        for running in found.values():
             running.pid = pids.get(os.fsencode(self._exit(running)), 0)
             self._adopt(running)
-        self._sweep(promised)
+        self._sweep(found)
 
     def _adopt(self, running: _Running) -> None:
         """Watch a process of the previous host, or report how it ended meanwhile."""
         running.is_child = False
+        running.output = OutputFile(self._output(running), running.watches.line_at)
         if running.pid:
             with suppress(ProcessLookupError):
                 running.end_fd = os.pidfd_open(running.pid)
         if running.end_fd < 0:
-            self._conclude(running, self._left_exit_code(running))
+            output = self._last_output(running)
+            _close(running)
+            self._conclude(running, self._left_exit_code(running), output)
         else:
             self._running[running.process_id] = running
             self._listen_to(running)
@@ -505,15 +521,32 @@ class ProcessRegistry:
         except (OSError, ValueError):
             return None
 
-    def _sweep(self, promised: Iterable[_Running]) -> None:
-        """Remove exit files of processes that no row waits for."""
-        awaited = {os.path.basename(self._exit(running)) for running in promised}
+    def _sweep(self, awaited: Collection[str]) -> None:
+        """Remove exit and output files of processes that no row waits for."""
         for name in files.names(self._folder):
-            if name.startswith("proc_") and name.removesuffix(".new") not in awaited:
+            if name.startswith("proc_") and name.partition(".")[0] not in awaited:
                 files.remove(os.path.join(self._folder, name))
 
     def _exit(self, running: _Running) -> str:
         return os.path.join(self._folder, f"{running.process_id}.exit")
+
+    def _output(self, running: _Running) -> str:
+        return os.path.join(self._folder, f"{running.process_id}.out")
+
+
+def _environment(running: _Running) -> dict[str, str]:
+    """The host's environment, and the session of the process; none of another session."""
+    names = {
+        "ID": running.owner,
+        "KEY": running.session_key or running.owner,
+        "PLATFORM": PLATFORM,
+        "CHAT_ID": running.owner,
+    }
+    others = {
+        name: value for name, value in os.environ.items() if not name.startswith(_ENVIRONMENT)
+    }
+    own = {f"{_ENVIRONMENT}{name}": value for name, value in names.items() if value}
+    return {**others, **own}
 
 
 def _check_is_command(command: str) -> None:
@@ -525,58 +558,18 @@ def _check_is_command(command: str) -> None:
         raise SpawnRefusedError(f"{command[:40]!r} is no command: empty, too long, or has a NUL")
 
 
-def _promised(value: Mapping[str, Any]) -> _Running:
+def _from_row(row: Mapping[str, Any]) -> _Running:
     names = ("process_id", "owner", "session_key", "command")
-    return _Running(**{name: value[name] for name in names}, is_promised=True)
-
-
-def _pids(exits: set[bytes]) -> dict[bytes, int]:
-    """Find the pids of our shells: the arguments of each name the file for its exit code.
-
-    A process has no arguments for a moment after it was spawned, and this may run that early.
-    """
-    ends_at_s = time.monotonic() + BIRTH_S
-    while True:
-        found, starting = _scan(exits)
-        if not starting or len(found) == len(exits) or time.monotonic() > ends_at_s:
-            return found
-        time.sleep(BIRTH_S / 100)
-
-
-def _scan(exits: set[bytes]) -> tuple[dict[bytes, int], int]:
-    """Find them, and count the processes that cannot be identified yet."""
-    found: dict[bytes, int] = {}
-    starting = 0
-    for name in files.names("/proc") if exits else ():
-        if not name.isdecimal():
-            continue
-        with suppress(OSError):
-            arguments = files.read_whole(f"/proc/{name}/cmdline").split(b"\0")
-            if arguments == [b""]:
-                starting += _may_have_arguments(name)
-            elif set(arguments[5:6]) & exits and _leads_a_session(name):
-                found[arguments[5]] = int(name)
-    return found, starting
-
-
-def _may_have_arguments(pid: str) -> bool:
-    """Whether it is neither dead nor a kernel thread; those never have arguments."""
-    state, *numbers = _status(pid)
-    return state not in b"ZX" and not int(numbers[5]) & _KERNEL_THREAD
-
-
-def _leads_a_session(pid: str) -> bool:
-    """Our shells do; a child of one that has not called exec yet has the same arguments."""
-    return _status(pid)[3] == pid.encode()
-
-
-def _status(pid: str) -> list[bytes]:
-    """State, parent, group, session, ... of a process: fields after its name. Raises OSError."""
-    return files.read_whole(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
+    return _Running(
+        **{name: row[name] for name in names},
+        is_promised=row.get("is_promised", True),
+        watches=Watches.from_row(row),
+    )
 
 
 def _close(running: _Running) -> None:
-    for fd in (running.output_fd, running.end_fd):
-        if fd >= 0:
-            os.close(fd)
-    running.output_fd = running.end_fd = -1  # the system reuses the numbers
+    if running.end_fd >= 0:
+        os.close(running.end_fd)
+    running.end_fd = -1  # the system reuses the number
+    if running.output is not None:
+        running.output.close()

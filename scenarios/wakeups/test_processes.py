@@ -22,6 +22,8 @@ from harness.pytest_plugin import Judge
 Call = tuple[str, dict[str, Any]]
 SIZES = (0, 1, OUTPUT_CHARS_MAX - 1, OUTPUT_CHARS_MAX, OUTPUT_CHARS_MAX + 1, 20_000_000)
 RESTART: Call = ("restart", {})
+KILL_HOST: Call = ("kill_host", {})
+HOST_ENDS = (RESTART, KILL_HOST)
 END: tuple[Call, ...] = (("left", {"running": 0}), ("proof", {}))
 
 
@@ -69,6 +71,34 @@ def programs() -> Iterator[list[Call]]:
         yield [*started, finish(order[0]), take(), RESTART, *ended[2:], take(0)]
     yield [spawn("p", exit_code=3), RESTART, RESTART, finish(), take(), RESTART, take(0)]
     yield from watches()
+    for host_ends in HOST_ENDS:
+        yield from outlived(host_ends)
+
+
+def outlived(host_ends: Call) -> Iterator[list[Call]]:
+    """A host ends while its processes print, are watched, and end."""
+    yield [spawn("p"), say("before"), host_ends, ("proof", {}), say("after"), finish(), take()]
+    yield [spawn("p", exit_code=3), say("before", size=5_000), host_ends, finish(), take()]
+    yield [spawn("p"), host_ends, unheard("a", size=1_000_000), host_ends, finish(), take()]
+    yield [spawn("p"), host_ends, ("kill", {"process": "p"}), take()]
+    yield [spawn("p"), finish(), host_ends, take(), host_ends, take(0)]
+    two = [spawn("a", "s"), spawn("b", "S"), say("of a", "a"), say("of b", "b")]
+    yield [*two, host_ends, say("and a", "a"), finish("b"), take(), finish("a"), take()]
+    late: Call = advance(WATCH_INTERVAL_S + SLACK_S)
+    for notify in (True, False):
+        watched = spawn("p", watches=["hit"], notify=notify)
+        end = take(int(notify))
+        yield [watched, say("hit 1"), host_ends, take(), say("hit 2"), finish(), end]
+        yield [watched, say("hit 1"), take(), host_ends, late, say("hit 2"), take(), finish(), end]
+        yield [watched, host_ends, unheard("hit 1"), take(), host_ends, finish(), end, take(0)]
+        if host_ends is RESTART:  # after a kill, lines that were read and not reported count again
+            both = [watched, say("hit 1"), say("hit 2"), take()]
+            yield [*both, host_ends, late, say("hit 3"), take(), finish(), end]
+
+
+def unheard(text: str, process: str = "p", size: int = 0) -> Call:
+    """Print a text that no host needs to read at once."""
+    return "say", {"process": process, "text": text, "size": size, "heard": False}
 
 
 def watches() -> Iterator[list[Call]]:
@@ -99,16 +129,32 @@ def _events(kind: str) -> Any:
     return count
 
 
+def _outlived(history: History) -> int:
+    """Count the completions that were reported after a host was killed."""
+    if not history.happened.of("kill_host"):
+        return 0
+    return int(_events("completion")(history))
+
+
 PROCESSES = Scenario(
     name="processes-prove-themselves",
     mode=Mode.MODEL,
     ability="processes",
-    promises=(promises.W1, promises.W3, promises.W6, promises.W9, promises.W12, promises.W13),
+    promises=(
+        promises.W1,
+        promises.W3,
+        promises.W6,
+        promises.W9,
+        promises.W12,
+        promises.W13,
+        promises.W14,
+    ),
     workload=walk,
     checker=conforms(ProcessesModel()),
     expectations=(
         Expectation("a process was reported as completed", _events("completion"), 20),
         Expectation("a watched line was reported", _events("watch_match"), 20),
+        Expectation("a process outlived a killed host", _outlived, 10),
     ),
     examples=1,
 )

@@ -8,6 +8,9 @@ import itertools
 import json
 import operator
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from typing import Any
 import click
 import pytest
 
-from harness import __main__ as command
+from harness.cli import main as command
 from harness.cli import mutate
 from harness.cli.listing import LISTINGS
 from harness.contract import promises
@@ -55,7 +58,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
 
 def run(*arguments: object) -> int:
     """Run the command in this process; its exit code."""
-    return command._run([str(argument) for argument in arguments])
+    return command.run_command([str(argument) for argument in arguments])
 
 
 def write_history(scenario_folder: Path, *answers: Mapping[str, Any] | None) -> Path:
@@ -242,8 +245,51 @@ def test_an_interrupt_gives_no_verdict(printed: Printed, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     monkeypatch.setitem(LISTINGS, "bugs", interrupt)
-    assert run("list", "bugs") == 255
-    assert "harness: interrupted" in printed()[1]
+    assert run("list", "bugs") == 130
+    assert "harness: interrupted by SIGINT" in printed()[1]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_names_what_is_known(
+    name: str, printed: Printed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The scenarios that finished, their findings, the folder, and how to judge the rest."""
+    number = signal.Signals[name]
+
+    def interrupt() -> list[dict[str, Any]]:
+        plan = {"scenarios": [LIFECYCLE, "days"], "skipped": {}}
+        write_failure(folder.create(tmp_path, "gate", 7, plan) / LIFECYCLE)
+        raise command.Interrupted(number)
+
+    monkeypatch.setitem(LISTINGS, "bugs", interrupt)
+
+    assert run("list", "bugs") == 128 + number
+    out, error = printed()
+    assert out == ""
+    assert "1 of 2 scenarios finished, 0 of them valid" in error
+    assert f"{LIFECYCLE}: L12: committed at once" in error
+    assert f"harness judge {tmp_path / 'runs'}" in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_imports_ends_quietly(number: int) -> None:
+    """A module that is imported for the first time sends the signal."""
+    program = (
+        "import os, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == 'click': os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from harness.__main__ import main\n"
+        "main(['list'])\n"
+    )
+
+    ended = subprocess.run(  # noqa: S603  our own program
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert ended.returncode == 128 + number
+    assert ended.stderr == f"harness: interrupted by {signal.Signals(number).name}\n"
 
 
 # Mutants
@@ -420,7 +466,7 @@ def test_a_result_row_is_one_line(
     monkeypatch.setenv("COLUMNS", "40")
     run("judge", valid_run)
 
-    (row,) = [line for line in printed()[1].splitlines() if line.startswith("| L · lifecycle")]
+    (row,) = [line for line in printed()[0].splitlines() if line.startswith("| L · lifecycle")]
     assert [cell.strip() for cell in row.split("|")][-3:] == ["5 of 5", "valid", ""]
 
 

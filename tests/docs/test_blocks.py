@@ -24,7 +24,7 @@ from pathlib import Path
 import click
 import pytest
 
-from harness.__main__ import cli
+from harness.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import psutil
@@ -19,9 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.faults.simulated_disk import SimulatedDisk, fail_from
-from reference_impl.agents import processes
+from reference_impl.agents import process_table, processes, watches
 from reference_impl.agents.identity import Identity, bound, spawn
 from reference_impl.agents.processes import Event, Kind, ProcessRegistry, SpawnRefusedError
+from reference_impl.storage.durable_map import DurableMap
 
 LONG_S = 20.0
 
@@ -121,6 +123,22 @@ def test_concurrent_spawns_have_their_own_owners(client: RegistryClient) -> None
         assert event.output.strip() == event.owner
 
 
+@pytest.mark.parametrize(("owner", "key"), [("s1", ""), ("s1", "k"), (None, "k"), (None, "")])
+def test_environment_names_only_its_own_session(
+    client: RegistryClient, monkeypatch: pytest.MonkeyPatch, owner: str | None, key: str
+) -> None:
+    """W14: although the host itself was started by a turn of another session."""
+    for name in ("ID", "KEY", "PLATFORM", "CHAT_ID", "THREAD_ID"):
+        monkeypatch.setenv(f"HERMES_SESSION_{name}", "another")
+    with bound(Identity(owner, "r1")) if owner else nullcontext():
+        client.registry.spawn("env | grep ^HERMES_SESSION_ | sort", session_key=key)
+
+    found = dict(line.split("=") for line in client.next_event().output.splitlines())
+
+    known = {"ID": owner, "CHAT_ID": owner, "KEY": key or owner, "PLATFORM": "webui"}
+    assert found == {f"HERMES_SESSION_{name}": value for name, value in known.items() if value}
+
+
 def test_spawn_outside_a_turn_has_only_its_key(client: RegistryClient) -> None:
     """W6: no owner is made up."""
     client.registry.spawn("true", session_key="key")
@@ -154,7 +172,7 @@ def test_output_is_bounded_to_its_end(client: RegistryClient) -> None:
     assert event.output.endswith("last\n")
 
 
-def test_grandchild_with_open_pipe_delays_no_completion(
+def test_grandchild_with_open_output_delays_no_completion(
     client: RegistryClient, tmp_path: Path
 ) -> None:
     """W12: the end of the process counts, not the end of its output."""
@@ -270,8 +288,8 @@ def test_number_of_watch_events_is_bounded(
     client: RegistryClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """W13: a slow rate is bounded too."""
-    monkeypatch.setattr(processes, "WATCH_INTERVAL_S", 0.0)
-    monkeypatch.setattr(processes, "WATCH_EVENTS_MAX", 3)
+    monkeypatch.setattr(watches, "WATCH_INTERVAL_S", 0.0)
+    monkeypatch.setattr(watches, "WATCH_EVENTS_MAX", 3)
     client.registry.spawn("for i in 1 2 3 4 5; do echo READY $i; done", watches=("READY",))
 
     events = [client.next_event() for _ in range(4)]
@@ -331,6 +349,42 @@ def test_process_outliving_its_host_is_adopted(tmp_path: Path) -> None:
     client.registry.close()
 
 
+def test_output_after_a_killed_host_is_reported(tmp_path: Path) -> None:
+    """W12: the process prints on, before and after the next host opens."""
+    folder, gate = tmp_path / "processes", fifo(tmp_path)
+    killed_host(folder, f"echo first; cat {gate}; echo last")
+    pipe = os.open(gate, os.O_WRONLY)
+    os.write(pipe, b"between\n")
+    client = RegistryClient(folder)
+    os.close(pipe)
+
+    event = client.next_event()
+
+    assert (event.output, event.exit_code) == ("first\nbetween\nlast\n", 0)
+    client.registry.close()
+
+
+def test_match_before_a_kill_is_not_repeated(tmp_path: Path) -> None:
+    """W13: its event became durable, and the process's row behind it did not."""
+    folder, gate = tmp_path / "processes", fifo(tmp_path)
+    client = RegistryClient(folder)
+    client.registry.spawn(f"echo hit 1; cat {gate}", watches=("hit",))
+    match = client.next_event()
+    row = client.registry._map.get(match.process_id)
+    assert row is not None
+    before = {**row, "line_at": 0, "matches": 0, "matched_at": None}
+    client.registry.close()
+    with closing(DurableMap(str(folder / "ledger.jsonl"))) as ledger:
+        ledger.put(match.process_id, before)
+    open_gate(gate)
+
+    again = RegistryClient(folder)
+
+    assert [again.next_event().kind for _ in range(2)] == [Kind.WATCH_MATCH, Kind.COMPLETION]
+    assert again.registry.take() is None
+    again.registry.close()
+
+
 def test_processes_of_a_killed_host_are_reported_once(tmp_path: Path) -> None:
     """W12: with their exit code, or as a loss; and never again after they are consumed."""
     folder = tmp_path / "processes"
@@ -367,7 +421,7 @@ def test_process_without_exit_code_is_a_loss(tmp_path: Path) -> None:
     """W12: its shell was killed too, between two hosts."""
     folder, gate = tmp_path / "processes", fifo(tmp_path)
     (process_id,) = killed_host(folder, f"read x < {gate}")
-    ((_, shell),) = processes._pids({str(folder / f"{process_id}.exit").encode()}).items()
+    ((_, shell),) = process_table.pids({str(folder / f"{process_id}.exit").encode()}).items()
     end = os.pidfd_open(shell)
     os.killpg(shell, signal.SIGKILL)
     with selectors.DefaultSelector() as selector:

@@ -188,9 +188,30 @@ def test_the_table_has_a_row_for_each_family() -> None:
 
     assert [row[0] for row in rows] == ["D · state.db", "S · session store"]
     assert [row[1:] for row in rows] == [
-        ("2,400", "6", "1 of 2", "unknown"),
-        ("1,200", "3", "1 of 2", "unknown"),
+        ("2 of 2", "2 of 2", "2,400", "6", "1 of 2", "unknown"),
+        ("1 of 1", "1 of 1", "1,200", "3", "1 of 2", "unknown"),
     ]
+
+
+def test_a_row_is_unknown_without_all_its_scenarios() -> None:
+    """A promise that only an unfinished scenario puts on trial is counted as not tried."""
+    late = {"promises": ["D1", "D2", "S1"], "families": FAMILIES}
+
+    rows = summary.rows([a_record(ids=("D1",))], {"late-one": late})
+
+    assert [(row[0][0], row[1], row[2], row[-1]) for row in rows] == [
+        ("D", "1 of 2", "1 of 2", "unknown"),
+        ("S", "0 of 1", "0 of 1", "unknown"),
+    ]
+
+
+def test_an_anomaly_counts_in_every_family_it_breaks() -> None:
+    """C5 also breaks W7: both rows are invalid, although the scenario declares only C5."""
+    both = Anomaly(promises.C5, "an event reached a foreign stream", (APPEND,), also=(promises.W7,))
+
+    rows = summary.rows([a_record(Verdict((both,)), ids=("C5",))])
+
+    assert {row[0][0]: row[-1] for row in rows} == {"C": "invalid", "W": "invalid"}
 
 
 @pytest.mark.parametrize("letter", sorted({promise.prefix for promise in SESSION_SERVER}))
@@ -222,7 +243,7 @@ def test_the_markdown_names_everything_without_verdict() -> None:
     )
 
     lines = text.splitlines()
-    assert "| D · state.db | 1,200 | 3 | 0 of 0 | invalid |" in lines
+    assert "| D · state.db | 1 of 1 | 1 of 1 | 1,200 | 3 | 0 of 0 | invalid |" in lines
     assert a_record(Verdict((LOST,))).summary() in text
     for name in ("skipped-one", "late-one", "broken-one", "canary-one"):
         assert any(name in line for line in lines if line.startswith("- "))

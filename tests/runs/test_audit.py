@@ -12,6 +12,7 @@ from harness.core.history import Journal
 from harness.engine import runner
 from harness.engine.suite import choose
 from harness.runs.audit import Audit, Row, Score
+from harness.runs.pytest_run import no_progress
 from harness.testing import FakeTarget
 from tests.support.toy_suites import judging_by, write_suite
 
@@ -89,7 +90,7 @@ def run_toy(run_folder: Path, kind: type[Counter] = Counter) -> Path:
 
 def audit(run_folder: Path, per_field: int = 3, seconds: float = 60.0) -> tuple[Score, list[Row]]:
     """Audit the toy scenario's run."""
-    (score,), rows = Audit(run_folder, 1, per_field, 1, seconds).run(lambda _: None)
+    (score,), rows = Audit(run_folder, 1, per_field, 1, seconds).run(no_progress)
     return score, rows
 
 

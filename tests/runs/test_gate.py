@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from harness import __main__ as command
+from harness.cli import main as command
 from harness.contract import promises
 from harness.core.errors import HarnessError
 from harness.core.verdict import VALID, Anomaly, Validity, Verdict
@@ -27,7 +27,7 @@ from harness.report.judgement import Record
 from harness.runs import bug_detection, gate
 from harness.runs.bug_detection import Detection, DetectionRun
 from harness.runs.gate import Conclusion, Gate
-from harness.runs.pytest_run import LOG, collect
+from harness.runs.pytest_run import LOG, collect, no_progress
 
 LIFECYCLE = "lifecycle-owners-and-failures"
 BY_PROCESSES = "state-db-fail-the-nth"
@@ -51,7 +51,7 @@ def run_gate(
 ) -> Conclusion:
     """A gate of one scenario."""
     one_scenario = Gate("reference", seed, budget_s, reports, workers, (LIFECYCLE,))
-    return one_scenario.run(lambda _: None)
+    return one_scenario.run(no_progress)
 
 
 # Verdicts
@@ -106,7 +106,7 @@ def test_json_is_the_whole_standard_output(
 ) -> None:
     """The document agrees with the exit code and with the file in the run folder."""
     arguments = ["gate", "--json", "--seed", "1", "--budget", "1m", "--scenario", LIFECYCLE]
-    code = command._run([*arguments, "--reports", str(tmp_path)])
+    code = command.run_command([*arguments, "--reports", str(tmp_path)])
     captured = capsys.readouterr()
 
     document = json.loads(captured.out)
@@ -208,7 +208,7 @@ def test_an_unplanted_bug_is_not_detected(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(bug_detection, "plant", plant_one)
     bugs = list(find_bugs(["commit-every-turn", "drain-skips-unregistered"]).values())
     run = DetectionRun(bugs, [1], 0.1, tmp_path, 2)
-    _, (planted, clean) = run.run(lambda _: None)
+    _, (planted, clean) = run.run(no_progress)
 
     assert (planted.own, planted.others) == (1, {})
     assert (clean.own, clean.others) == (0, {})
@@ -238,7 +238,7 @@ def test_a_bug_is_detected_by_its_own_promise(
     """On every try, by no other promise, and with a valid clean source; else prove exits 1."""
     monkeypatch.setattr(DetectionRun, "run", lambda *_: (tmp_path, [DETECTED, detection]))
 
-    assert command._run(["prove", "--json", "--seed", "1"]) == code
+    assert command.run_command(["prove", "--json", "--seed", "1"]) == code
     captured = capsys.readouterr()
     assert [row["detected"] for row in json.loads(captured.out)["bugs"]] == [True, code == 0]
     assert f"{2 - code} of 2 detected by their own promise" in captured.err
@@ -324,7 +324,7 @@ def test_no_process_outlives_the_harness(
     if number is not signal.SIGKILL:
         assert error.decode().splitlines()[-1] == "harness: interrupted"
     if arguments is GATE:
-        assert command._run(["judge", str(tmp_path / "runs" / "latest")]) == 2
+        assert command.run_command(["judge", str(tmp_path / "runs" / "latest")]) == 2
 
 
 FULL_DISK = """
@@ -354,4 +354,4 @@ def test_a_full_disk_is_no_anomaly(tmp_path: Path) -> None:
     assert f"failed in {LIFECYCLE}: OSError: " in message
     assert runner.HISTORY in message
     assert "Traceback" not in done.stderr
-    assert command._run(["judge", str(tmp_path / "runs" / "latest")]) == 2
+    assert command.run_command(["judge", str(tmp_path / "runs" / "latest")]) == 2

@@ -15,7 +15,7 @@ from harness.mutation.mutants import find_mutants
 from harness.report.judgement import Record
 from harness.runs import mutation_score
 from harness.runs.mutation_score import MutantResult, MutationRun, Status, score
-from harness.runs.pytest_run import Results, Session
+from harness.runs.pytest_run import Results, Session, no_progress
 
 FILE = "storage/durable_map.py"
 BROKEN = Verdict(anomalies=(Anomaly(promises.T3, "twice"),))
@@ -65,7 +65,7 @@ class FakeSession:
 def run_mutants(reports: Path, count: int) -> list[MutantResult]:
     """Judge some mutants of one file."""
     mutants = find_mutants([FILE])[:count]
-    return MutationRun(mutants, 1, 0.25, reports, 1).run(lambda _: None)[1]
+    return MutationRun(mutants, 1, 0.25, reports, 1).run(no_progress)[1]
 
 
 @pytest.mark.parametrize(

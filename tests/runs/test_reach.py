@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import __main__ as command
+from harness.cli import main as command
 from harness.core.errors import UsageError
 from harness.mutation.blocks import Block
 from harness.report import folder
+from harness.runs.pytest_run import no_progress
 from harness.runs.reach import Reach, Reached, blocks_in, read_lines
 from harness.worker import reach as recorder
 from tests.support.toy_suites import judging_by, write_suite, write_target
@@ -172,7 +173,7 @@ def test_reach_finds_the_blocks_that_ran(
     source = target if is_file else target.parent
     reach = Reach("reached_target:CounterTarget", 1, 1.0, tmp_path, 1, source=source)
     with judging_by(suite):
-        run, reached = reach.run(lambda _: None)
+        run, reached = reach.run(no_progress)
 
     assert {block.function for block in reached.reached} >= {"Counter.add", "Counter.close"}
     assert [block.function for block in reached.missed] == [
@@ -194,5 +195,5 @@ def test_reach_exits_by_the_share(
     name = "reached_target:CounterTarget"
     arguments = ["reach", "--target", name, *options, "--at-least", at_least]
     with judging_by(suite):
-        assert command._run([*arguments, "--workers", "1"]) == code
+        assert command.run_command([*arguments, "--workers", "1"]) == code
     assert "in CounterTarget.standalone" in capsys.readouterr().err

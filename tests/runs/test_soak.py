@@ -25,6 +25,7 @@ from harness.engine.target import AdapterInstance, Instance
 from harness.processes import probe
 from harness.report import soaking, trends
 from harness.runs import soak
+from harness.runs.pytest_run import no_progress
 from harness.runs.soak import SoakEpisode, SoakPlan, SoakResult, run_soak
 
 OPERATIONS = 20_000
@@ -109,7 +110,7 @@ def soaked(monkeypatch: pytest.MonkeyPatch, reports: Path, **how: bool) -> tuple
     hosts = Hosts(**how)
     monkeypatch.setattr(soak, "find_target", lambda _name: hosts)
     run = SoakPlan("toy", 7, operations=OPERATIONS).begin(reports)
-    return hosts, run_soak(run, lambda _: None)
+    return hosts, run_soak(run, no_progress)
 
 
 def test_a_steady_host_is_soaked_to_the_end(
@@ -153,12 +154,12 @@ def test_a_killed_soak_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as now:
         now.setattr(soak, "_run_until_over", _killed_halfway)
         with pytest.raises(KeyboardInterrupt):
-            run_soak(run, lambda _: None)
+            run_soak(run, no_progress)
     samples = run / soak.SCENARIO / soak.SAMPLES
     with samples.open("ab") as journal:
         journal.write(b'{"invoke":{"id":9')
 
-    done = run_soak(run, lambda _: None)
+    done = run_soak(run, no_progress)
 
     assert done.verdict.validity is Validity.VALID
     assert done.totals.episodes == 2
@@ -203,7 +204,7 @@ def test_resume_of_another_run_is_a_usage_error(tmp_path: Path) -> None:
     """The error names the plan."""
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UsageError, match=r"run\.json: expected the plan of a soak"):
-        run_soak(tmp_path, lambda _: None)
+        run_soak(tmp_path, no_progress)
 
 
 # Trends of soaks

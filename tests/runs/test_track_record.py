@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import UsageError
-from harness.runs import track_record
-from harness.runs.gate import Conclusion
+from harness.runs.gate import Conclusion, Gate
 from harness.runs.track_record import Pair, Track, Tracked, read_pairs
 
 PAIR = Pair("pair", "one", "two", "S2")
+
+
+def say_nothing(step: str, *, finding: str = "") -> None:
+    """Drop the progress."""
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -51,16 +54,16 @@ def test_gates_run_on_the_files_of_each_revision(
     """Each revision has a folder of its own, which is gone afterwards."""
     seen: list[str] = []
 
-    def run(gate: track_record.Gate, _progress: object) -> Conclusion:
+    def run(gate: Gate, _progress: object) -> Conclusion:
         folder = Path(gate.target.partition("@")[2])
         seen.append((folder / "version").read_text(encoding="utf-8"))
-        assert not gate.wants_canaries
+        assert not gate.asks_canaries
         return Conclusion(gate.target, gate.seed, tmp_path, 0.0, [])
 
-    monkeypatch.setattr(track_record.Gate, "run", run)
+    monkeypatch.setattr(Gate, "run", run)
     track = Track(repository, "toy", [1, 2], 1.0, tmp_path, 1)
 
-    (tracked,) = track.run([PAIR], lambda _: None)
+    (tracked,) = track.run([PAIR], say_nothing)
 
     assert seen == ["one", "one", "two", "two"]
     assert tracked.row()[3] == "no"
@@ -70,7 +73,7 @@ def test_unknown_revision_is_an_error_of_its_pair(repository: Path, tmp_path: Pa
     """It does not count as distinguished, and the revision is named."""
     track = Track(repository, "toy", [1], 1.0, tmp_path, 1)
 
-    (tracked,) = track.run([Pair("p", "never", "there", "S2")], lambda _: None)
+    (tracked,) = track.run([Pair("p", "never", "there", "S2")], say_nothing)
 
     assert not tracked.is_distinguished
     assert "never" in tracked.errors[0]

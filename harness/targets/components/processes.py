@@ -1,41 +1,37 @@
 """The *processes* ability: a real process registry, whose processes prove their start and end.
 
-Each process appends a line to one file when it starts and when it ends. It reads a named pipe of
-the adapter and prints what it reads, so the adapter decides what it prints and when it ends. The
-registry's monotonic clock passes in `advance` only.
+Each process appends a line to one file when it starts, with the session that its environment names,
+and one when it ends. It reads a named pipe of the adapter and prints what it reads, so the adapter
+decides what it prints and when it ends. The registry lives in a process of its own, its host, which
+can be killed; what a process does meanwhile is in that file and in the next host's reports.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import time
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-PATIENCE_S = 10.0
-POLL_S = 0.002
+from harness.processes.pool import ProcessInstance
+
+MARKS = (b"\n[one]\n", b"\n[two]\n")  # the second is read after the first was searched
+PROOF = "$(env | grep ^HERMES_SESSION_ | sort | tr '\\n' ' ')"
 
 
 class ProcessesAdapter:
-    """A registry, the processes that it started, and the file in which they prove themselves."""
+    """A host of a registry, the processes that it started, and the file of their proofs."""
 
-    def __init__(self, folder: Path, modules: Callable[[str], Any]) -> None:
-        """`modules(name)` imports a module of the reference implementation."""
+    def __init__(self, folder: Path, host: ProcessInstance) -> None:
+        """`host` is a `ProcessHost` in `folder`/processes."""
         self._folder = folder
-        self._modules = modules
-        self._module = modules("agents.processes")
+        self._host = host
         self._now_s = 1_000.0
-        # The module reads its clock from its own global, which can be replaced.
-        self._module.time = SimpleNamespace(
-            monotonic=lambda: self._now_s, time=time.time, sleep=self._sleep
-        )
         self._ids: dict[str, str] = {}
         self._pipes: dict[str, int] = {}
         self._commands: dict[str, str] = {}
-        self._registry = self._module.ProcessRegistry(folder / "processes")
+        self._printed: dict[str, int] = {}
+        self.advance(0.0)
 
     def spawn(
         self,
@@ -50,26 +46,33 @@ class ProcessesAdapter:
         os.mkfifo(pipe)
         word = shlex.quote(process)
         command = (
-            f"echo {word} start >> {shlex.quote(str(proof))}; cat {shlex.quote(str(pipe))}; "
+            f"echo {word} start {PROOF} >> {shlex.quote(str(proof))}; "
+            f"cat {shlex.quote(str(pipe))}; "
             f"echo {word} end >> {shlex.quote(str(proof))}; exit {exit_code}"
         )
-        identity = self._modules("agents.identity")
-        options = {"notify_on_complete": notify, "watches": tuple(watches or ())}
-        if session is None:
-            id_ = self._registry.spawn(command, **options)
-        else:
-            with identity.bound(identity.Identity(session, "stream")):
-                id_ = self._registry.spawn(command, **options)
-        self._ids[id_] = process
+        options = {"notify_on_complete": notify, "watches": list(watches or ())}
+        given = {"command": command, "session": session, "options": options}
+        self._ids[process] = str(self._host.call("spawn", given))
         self._commands[process] = command
+        self._printed[process] = 0
         self._pipes[process] = os.open(pipe, os.O_WRONLY)  # waits for its reader
 
-    def say(self, process: str, text: str, size: int = 0) -> None:
-        """Let the process print a text of `size` more characters, and wait until it was read."""
-        data = b"x" * size + text.encode()
+    def say(self, process: str, text: str, size: int = 0, heard: bool = True) -> None:  # noqa: FBT001, FBT002
+        """Let the process print `size` more characters and a text; if `heard`, until it was read.
+
+        Without a host nothing can be heard.
+        """
+        self._print(process, b"x" * size + text.encode())
+        for mark in MARKS:
+            self._print(process, mark)
+            if heard:
+                given = {"process_id": self._ids[process], "size": self._printed[process]}
+                self._host.call("wait_until_read", given)
+
+    def _print(self, process: str, data: bytes) -> None:
+        self._printed[process] += len(data)
         while data:
             data = data[os.write(self._pipes[process], data) :]
-        self._wait_until_read(process)
 
     def finish(self, process: str) -> None:
         """Let the process end."""
@@ -77,37 +80,25 @@ class ProcessesAdapter:
 
     def kill(self, process: str) -> bool:
         """Kill the process; returns whether it was running."""
-        return bool(self._registry.kill(self._id(process)))
+        return bool(self._host.call("kill", {"process_id": self._ids[process]}))
 
     def advance(self, seconds: float) -> None:
         """Let time pass for the registry."""
         self._now_s += seconds
-
-    def _sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-        self._now_s += seconds
+        (self._folder / "clock").write_text(str(self._now_s))
+        self._host.call("set_clock", {"now_s": self._now_s})
 
     def take(self, count: int = 1) -> list[dict[str, Any]]:
         """Wait for that many events, and one more that must not come; mark them as consumed."""
-        events: list[Any] = []
-        ends_at_s = time.monotonic() + PATIENCE_S
-        while len(events) < count and time.monotonic() < ends_at_s:
-            event = self._registry.take()
-            if event is None:
-                time.sleep(POLL_S)
-            else:
-                events.append(event)
-        extra = self._registry.take()
-        if extra is not None:
-            events.append(extra)
-        for event in events:
-            self._registry.mark_consumed(event.event_id)
-        return [self._shown(event) for event in events]
+        return [self._shown(event) for event in self._host.call("take", {"count": count})]
 
     def restart(self) -> None:
         """Close the registry, and open another one; processes go on."""
-        self._registry.close()
-        self._registry = self._module.ProcessRegistry(self._folder / "processes")
+        self._host.call("restart", {})
+
+    def kill_host(self) -> None:
+        """Kill the host; the next call that needs one starts another."""
+        self._host.kill()
 
     def proof(self) -> list[str]:
         """What the processes wrote when they started and ended, in order."""
@@ -116,53 +107,17 @@ class ProcessesAdapter:
 
     def left(self, running: int) -> dict[str, int]:
         """What the registry holds once no more than `running` processes run, and its files."""
-        ends_at_s = time.monotonic() + PATIENCE_S
-        while self._held()[:2] > (running, 0) and time.monotonic() < ends_at_s:
-            time.sleep(POLL_S)
-        processes, files, gauges = self._held()
-        return {
-            "running": processes,
-            "pending": gauges["process_events_pending"],
-            "queued": gauges["process_completion_queue"],
-            "ledger": gauges["process_ledger"],
-            "files": files,
-        }
-
-    def _held(self) -> tuple[int, int, dict[str, int]]:
-        gauges = self._registry.gauges()
-        files = [p for p in (self._folder / "processes").iterdir() if "ledger" not in p.name]
-        return gauges["processes_running"], len(files), gauges
+        return dict(self._host.call("left", {"running": running}))
 
     def close(self) -> None:
-        """End every process, and restore the module's clock."""
+        """End every process, and the host."""
         for pipe in self._pipes.values():
             os.close(pipe)
-        self._registry.close()
-        self._module.time = time
+        self._host.close()
 
-    def _id(self, process: str) -> str:
-        return next(id_ for id_, name in self._ids.items() if name == process)
-
-    def _wait_until_read(self, process: str) -> None:
-        """Print an empty line once all before it was searched, and wait until it was read."""
-        running = self._registry._running[self._id(process)]  # noqa: SLF001  no event says so
-        marks = (b"\n[one]\n", b"\n[two]\n")  # the second is read after the first was searched
-        for mark in marks:
-            os.write(self._pipes[process], mark)
-            ends_at_s = time.monotonic() + PATIENCE_S
-            while not running.tail.endswith(mark) and time.monotonic() < ends_at_s:
-                time.sleep(POLL_S)
-
-    def _shown(self, event: Any) -> dict[str, Any]:
-        process = self._ids.get(event.process_id, event.process_id)
-        is_known = event.command == self._commands.get(process)
-        return {
-            "kind": str(event.kind),
-            "process": process,
-            "owner": event.owner,
-            "exit_code": event.exit_code,
-            "output": event.output,
-            "pattern": event.pattern,
-            "suppressed": event.suppressed,
-            "command": "its own" if is_known else event.command,
-        }
+    def _shown(self, event: dict[str, Any]) -> dict[str, Any]:
+        id_ = event.pop("process_id")
+        process = next((name for name, known in self._ids.items() if known == id_), id_)
+        is_known = event["command"] == self._commands.get(process)
+        command = "its own" if is_known else event["command"]
+        return {**event, "process": process, "command": command}

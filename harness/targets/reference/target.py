@@ -9,9 +9,11 @@ No other module of the harness may import the reference implementation.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import itertools
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +36,7 @@ from harness.targets.components.wakeup_restarts import WakeupsRestartsAdapter
 from harness.targets.components.wakeups import WakeupsAdapter
 from harness.targets.paths import import_root
 from harness.targets.reference import install as install_adapter
+from harness.targets.reference import process_host
 from harness.targets.reference import soak as soak_adapter
 from harness.targets.reference import state_db as state_db_adapter
 from harness.targets.reference.soak_http import SoakHttpAdapter
@@ -156,8 +159,18 @@ def open_wakeups_restarts(folder: Path) -> Any:
 
 
 def open_processes(folder: Path) -> Any:
-    """Open a process registry with its files in `folder`."""
-    return ProcessesAdapter(folder, _module)
+    """Open a process registry with its files in `folder`, in a process of its own."""
+    hosts = _process_hosts(_launch().package_folder)
+    return ProcessesAdapter(folder, ProcessInstance(hosts, folder / "processes"))
+
+
+@functools.cache
+def _process_hosts(package_folder: Path) -> ProcessPool:
+    """Hosts whose own environment names a session, as that of a host started by an agent does."""
+    files = [Path(process_host.__file__)]
+    another = {"HERMES_SESSION_ID": "another", "HERMES_SESSION_CHAT_ID": "another"}
+    path = {"PATH": os.defpath, "PYTHONPATH": str(package_folder)}
+    return ProcessPool(files, {**path, **another})
 
 
 def open_state_db_threads(folder: Path) -> Any:

@@ -15,6 +15,9 @@ from harness.core.history import Operation, Outcome
 SPAWNED = ("spawn", {"process": "p", "session": "s", "watches": ["hit"]}, None)
 OTHER = ("spawn", {"process": "q", "session": "s"}, None)
 SAID = ("say", {"process": "p", "text": "hit 1"}, None)
+SESSION = "HERMES_SESSION_CHAT_ID=s HERMES_SESSION_ID=s HERMES_SESSION_KEY=s"
+START = f"p start {SESSION} HERMES_SESSION_PLATFORM=webui"
+KILLED_HOST: tuple[str, dict[str, Any], None] = ("kill_host", {}, None)
 FINISHED, OTHER_FINISHED = (("finish", {"process": name}, None) for name in "pq")
 
 
@@ -49,7 +52,12 @@ def accused(*calls: tuple[str, dict[str, Any], Any]) -> Promise | None:
         (SPAWNED, FINISHED, taken(event())),
         (SPAWNED, SAID, taken(MATCH), FINISHED, taken(ENDED)),
         (SPAWNED, SAID, SAID, taken(MATCH)),
-        (SPAWNED, FINISHED, taken(event()), ("proof", {}, ["p start", "p end"])),
+        (SPAWNED, FINISHED, taken(event()), ("proof", {}, [START, "p end"])),
+        (SPAWNED, SAID, taken(MATCH), KILLED_HOST, FINISHED, taken(ENDED)),
+        (
+            *(SPAWNED, KILLED_HOST, ("kill", {"process": "p"}, True)),
+            taken(event(exit_code=None)),
+        ),
     ],
 )
 def test_right_registry_is_accepted(calls: tuple[tuple[str, dict[str, Any], Any], ...]) -> None:
@@ -70,7 +78,11 @@ def test_right_registry_is_accepted(calls: tuple[tuple[str, dict[str, Any], Any]
             (SPAWNED, OTHER, OTHER_FINISHED, FINISHED, taken(event(), event(process="q"))),
             promises.W3,
         ),
-        ((SPAWNED, ("proof", {}, ["p start", "p start"])), promises.W12),
+        ((SPAWNED, ("proof", {}, [START, START])), promises.W12),
+        ((SPAWNED, ("proof", {}, [START.replace("ID=s", "ID=t")])), promises.W14),
+        ((SPAWNED, ("proof", {}, ["p start"])), promises.W14),
+        ((SPAWNED, SAID, taken(MATCH), KILLED_HOST, FINISHED, taken(event())), promises.W12),
+        ((SPAWNED, SAID, taken(MATCH), KILLED_HOST, SAID, taken(MATCH)), promises.W13),
         ((SPAWNED, ("kill", {"process": "p"}, False)), promises.W12),
         (
             (

@@ -1,0 +1,117 @@
+"""A host of background processes, in a process of its own that can be killed.
+
+Stand-alone, like every adapter that also runs in a process of its own: it imports the standard
+library and the package `reference_impl`, found on the path. The registry's clock passes in
+`set_clock` only.
+"""
+
+import contextlib
+import importlib
+import time
+from pathlib import Path
+from typing import Any
+
+PATIENCE_S = 10.0
+IDLE_S = 0.5  # from the end of the last process to its event
+POLL_S = 0.002
+
+
+class ProcessHost:
+    """`ProcessRegistry` on one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._now_s = 0.0
+        clock = folder.with_name("clock")
+        if clock.exists():
+            self._now_s = float(clock.read_text())
+        self._module = importlib.import_module("reference_impl.agents.processes")
+        self._registry = self._open()
+
+    def _open(self) -> Any:
+        return self._module.ProcessRegistry(self._folder, clock=lambda: self._now_s)
+
+    def set_clock(self, now_s: float) -> None:
+        """Let it be that time."""
+        self._now_s = now_s
+
+    def spawn(self, command: str, session: str | None, options: dict[str, Any]) -> str:
+        """Start a process in a turn of the session, or outside of turns; returns its id."""
+        identity = importlib.import_module("reference_impl.agents.identity")
+        turn = contextlib.nullcontext()
+        if session is not None:
+            turn = identity.bound(identity.Identity(session, "stream"))
+        with turn:
+            return str(self._registry.spawn(command, **options))
+
+    def kill(self, process_id: str) -> bool:
+        """Kill the process; returns whether it was running."""
+        return bool(self._registry.kill(process_id))
+
+    def wait_until_read(self, process_id: str, size: int) -> None:
+        """Wait until the process has printed `size` bytes, and watched ones were read."""
+        running = self._registry._running[process_id]  # noqa: SLF001  no event says so
+        output = running.output
+
+        def is_read() -> bool:
+            is_searched = not running.watches.patterns or output.position >= size
+            return bool(output.size() >= size and is_searched)
+
+        self._wait(is_read)
+
+    def take(self, count: int) -> list[dict[str, Any]]:
+        """Wait for that many events, and one more that must not come; mark them as consumed."""
+        events: list[Any] = []
+        idle_at_s = time.monotonic()
+
+        def have_come() -> bool:
+            nonlocal idle_at_s
+            while (event := self._registry.take()) is not None:
+                events.append(event)
+            if self._registry.running():
+                idle_at_s = time.monotonic()
+            return len(events) >= count or time.monotonic() - idle_at_s > IDLE_S
+
+        self._wait(have_come)
+        for event in events:
+            self._registry.mark_consumed(event.event_id)
+        names = ("process_id", "owner", "command", "exit_code", "output", "pattern", "suppressed")
+        return [
+            {"kind": str(event.kind), **{name: getattr(event, name) for name in names}}
+            for event in events
+        ]
+
+    def left(self, running: int) -> dict[str, int]:
+        """What the registry holds once no more than `running` processes run, and its files."""
+        self._wait(lambda: self._held()["running"] <= running and self._held()["files"] <= running)
+        return self._held()
+
+    def _held(self) -> dict[str, int]:
+        gauges = self._registry.gauges()
+        files = [path for path in self._folder.iterdir() if "ledger" not in path.name]
+        return {
+            "running": gauges["processes_running"],
+            "pending": gauges["process_events_pending"],
+            "queued": gauges["process_completion_queue"],
+            "ledger": gauges["process_ledger"],
+            "files": len(files),
+        }
+
+    def _wait(self, is_so: Any) -> None:
+        ends_at_s = time.monotonic() + PATIENCE_S
+        while not is_so() and time.monotonic() < ends_at_s:
+            time.sleep(POLL_S)
+
+    def restart(self) -> None:
+        """Close the registry, and open another one; processes go on."""
+        self._registry.close()
+        self._registry = self._open()
+
+    def close(self) -> None:
+        """Close the registry."""
+        self._registry.close()
+
+
+def open_adapter(folder: Path) -> ProcessHost:
+    """Open a registry with its files in `folder`."""
+    return ProcessHost(folder)
