@@ -51,7 +51,9 @@ def track_command(  # noqa: PLR0913  one parameter an option
     harness track reports/track_record/pairs.toml ../hermes-webui --seeds 1,2
     harness track pairs.toml ../hermes-webui --pair relay-never-closes --budget 60s
 
-    Results: a table with a row for each pair; each gate writes a run folder below REPORTS/runs/.
+    Results go to standard output, one row for each pair; each gate writes a run folder below
+    REPORTS/runs/.
+
     Exit codes: 0 all pairs are distinguished, 1 one is not.
     """  # noqa: D301  click needs the backslash
     try:

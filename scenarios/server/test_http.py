@@ -223,6 +223,8 @@ class User:
     def cut(self) -> None:
         """Remove messages of each session in another way, kill the server, and read the rest."""
         for session in NAMES:
+            self.ask("delete", session=session)
+            self.ask("new", session=session)
             for _ in range(2):
                 self.conclude(session, self.begin(session, SHOWN))
         ways: list[tuple[str, dict[str, Any]]] = [

@@ -18,7 +18,7 @@ from harness.processes.server import Launch
 from harness.targets.hermes_webui.gateway_watcher import SCHEMA
 from harness.targets.hermes_webui.scripted_agent import PARTS, WITHOUT
 from harness.targets.hermes_webui.server import ask_probe
-from harness.targets.server.upkeep import CALLERS, READS, TIMES, UpkeepAdapter
+from harness.targets.server.upkeep import CALLERS, CHANGES, READS, TIMES, UpkeepAdapter
 
 PACKAGE = "api"
 MESSAGES = 3  # of each session of the other writer
@@ -27,6 +27,7 @@ MESSAGES = 3  # of each session of the other writer
 class WebuiUpkeepAdapter(UpkeepAdapter):
     """One server and its folder, through all its boots."""
 
+    calls = tuple(CHANGES)
     reads = (
         *READS,
         "/api/session/usage?session_id={id}",

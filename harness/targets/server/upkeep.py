@@ -60,6 +60,7 @@ class UpkeepAdapter:
 
     scripts = (f"{Tokens(3).directive}{TOOL}", f"{Tokens(2).directive}{FAIL}")
     reads: tuple[str, ...] = READS
+    calls: tuple[str, ...] = tuple(name for name in CHANGES if name != "send")  # it waits twice
 
     def __init__(self, folder: Path, launch: Launch) -> None:
         """Boot nothing yet."""
@@ -139,10 +140,10 @@ class UpkeepAdapter:
             _read_to_the_end(events)
         self._wait_idle(web, session)
         patient = Web(web.port, LOCKED_S)
-        with self.holding(session), ThreadPoolExecutor(len(CHANGES)) as pool:
-            answers = pool.map(lambda name: _is_answered(patient, name, session), CHANGES)
-            self._answered = dict(zip(CHANGES, answers, strict=True))
-        return list(CHANGES)
+        with self.holding(session), ThreadPoolExecutor(len(self.calls)) as pool:
+            answers = pool.map(lambda name: _is_answered(patient, name, session), self.calls)
+            self._answered = dict(zip(self.calls, answers, strict=True))
+        return list(self.calls)
 
     def answered(self, call: str) -> bool:
         """Whether this request was answered while the lock was held."""
