@@ -166,6 +166,12 @@ S15 = Promise(
     SESSION_STORE,
 )
 
+S16 = Promise(
+    "S16",
+    "Recovery reports what it did: scanned, restored, settled; in log, health and audit.",
+    SESSION_STORE,
+)
+
 D1 = Promise(
     "D1",
     "A write that returned survives a kill of any process, and every process sees it.",

@@ -58,7 +58,15 @@ def causality(
     rules: LockRules | None = None,
 ) -> Causality:
     """Measure the odds along the finding's schedule; the returned finding has its step marked."""
-    executor = Executor(body, Settings(finding.level, finding.modules, rules=rules))
+    setting = Settings(
+        finding.level,
+        finding.modules,
+        rules=rules,
+        timers=finding.timers,
+        points=finding.points,
+        stock=finding.stock,
+    )
+    executor = Executor(body, setting)
     length = len(finding.choices)
     stride = max(1, -(-length // _PREFIXES))
     prefixes = [*range(0, length, stride), length]

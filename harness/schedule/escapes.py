@@ -9,6 +9,9 @@ neither takes a step nor computes: it waits for something real.
 from __future__ import annotations
 
 import _thread
+import gc
+import os
+import random
 import select
 import sys
 import time
@@ -17,6 +20,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+from harness.schedule.accesses import is_under_test
 from harness.schedule.control import in_charge
 from harness.schedule.scheduler import Scheduler, Task
 
@@ -32,8 +36,10 @@ _METHODS = {
     "poll": {"poll"},
     "posix": {"waitpid", "wait", "wait3", "wait4", "waitid"},
 }
+_SHARED_RANDOM = random._inst  # noqa: SLF001 - that of random.random
 _SAMPLES = 4
 _COMPUTE_MAX_S = 30.0
+_OVERTIME_S = 0.5  # the longest computation without a step after the end of the search
 _IDLE = 0.2  # processor time over elapsed time; a task below this share does not compute
 _monotonic = time.monotonic
 _OURS = ("harness.schedule", "threading", "importlib", "_pytest", "logging", "weakref")
@@ -44,7 +50,11 @@ class Audit:
 
     def __init__(self) -> None:
         self.found: dict[str, None] = {}
+        self.modules: dict[str, None] = {}  # the modules under test of which code ran
+        self.chance: dict[str, None] = {}  # the uses of randomness without a seed
         self._seen: set[CodeType] = set()
+        self._returned: set[CodeType] = set()
+        self._made = {id(item) for item in gc.get_objects(generation=0) if isinstance(item, _LOCKS)}
 
     def enter(self) -> None:
         """Profile the calling thread."""
@@ -61,21 +71,67 @@ class Audit:
         if event == "c_call":
             wait = _real_wait(arg)
             if wait:
-                code = frame.f_code
-                self.found[f"{wait} at {code.co_filename}:{frame.f_lineno} {code.co_name}"] = None
+                self.found[f"{wait} at {_place(frame)}"] = None
+            elif _is_chance(arg):
+                self.chance[f"{arg.__name__} at {_place(_caller(frame))}"] = None
+        elif event == "return" and frame.f_code not in self._returned:
+            self._returned.add(frame.f_code)
+            if is_under_test(frame.f_code.co_filename):
+                self._note_made_locks(frame)
         elif event == "call" and frame.f_code not in self._seen:
             self._seen.add(frame.f_code)
+            if is_under_test(frame.f_code.co_filename):
+                self.modules[module] = None
             self._note_native_locks(frame.f_globals, frame.f_code, module.rpartition(".")[2])
             subject = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
             if subject is not None and type(subject).__module__ == module:
                 names = {**vars(type(subject)), **getattr(subject, "__dict__", {})}
                 self._note_native_locks(names, frame.f_code, type(subject).__qualname__)
 
+    def _note_made_locks(self, frame: FrameType) -> None:
+        """Record the native locks that exist since this schedule began, and who made them."""
+        for item in gc.get_objects(generation=0):  # the collector is off: all that is new
+            if not isinstance(item, _LOCKS) or id(item) in self._made:
+                continue
+            self._made.add(id(item))
+            holders = [each for each in gc.get_referrers(item) if each is not frame]
+            if not any(_is_of_the_harness(holder) for holder in holders):
+                self.found[
+                    f"a native lock, made in {_place(frame)}, which is not under control:"
+                    " call harness.schedule.install() before its factory is imported"
+                ] = None
+
     def _note_native_locks(self, names: Mapping[str, Any], code: CodeType, owner: str) -> None:
         """Record the native locks among the names that this code uses."""
         for name in code.co_names:
             if _holds_a_native_lock(names.get(name)):
                 self.found[f"a native lock, {owner}.{name}, which is not under control"] = None
+
+
+def _is_of_the_harness(holder: Any) -> bool:
+    home = getattr(type(holder), "__module__", "")
+    if isinstance(holder, FrameType):
+        home = holder.f_globals.get("__name__", "")
+    return home.startswith(("harness.schedule", "importlib", "_frozen_importlib"))
+
+
+def _is_chance(function: Any) -> bool:
+    """Whether a call into C draws from the generator that all modules share, without a seed."""
+    return getattr(function, "__self__", None) is _SHARED_RANDOM or function is os.urandom
+
+
+def _caller(frame: FrameType) -> FrameType:
+    """Return the innermost frame that is under test, or this one."""
+    caller: FrameType | None = frame
+    while caller is not None:
+        if is_under_test(caller.f_code.co_filename):
+            return caller
+        caller = caller.f_back
+    return frame
+
+
+def _place(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
 
 
 def _holds_a_native_lock(value: Any) -> bool:
@@ -98,8 +154,10 @@ def _real_wait(function: Any) -> str:
 class StallDetector:
     """Checks the task that holds the baton at intervals, from another thread."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, ends_s: float | None = None) -> None:
+        """Let no task compute without a step beyond `ends_s`, the end of the search."""
         self._scheduler = scheduler
+        self._ends_s = ends_s
         self._seen: tuple[int, Task | None] = (-1, None)
         self._checks = 0
 
@@ -122,8 +180,9 @@ class StallDetector:
         is_idle = (used_ns - self._processor_ns) / 1e9 < _IDLE * elapsed_s
         if self._checks >= _SAMPLES and is_idle and state == "S":
             return "waits for something real, outside the control of schedules"
-        if elapsed_s > _COMPUTE_MAX_S:
-            return f"took no step for {elapsed_s:.0f} s"
+        is_over = self._ends_s is not None and _monotonic() > self._ends_s
+        if elapsed_s > (_OVERTIME_S if is_over else _COMPUTE_MAX_S):
+            return f"took no step for {elapsed_s:.1f} s"
         return ""
 
 

@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import _thread
 import gc
+import importlib
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, TypeVar
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, UsageError
+from harness.schedule.accesses import Accesses, forget_functions
 from harness.schedule.control import in_charge
 from harness.schedule.escapes import Audit, StallDetector
 from harness.schedule.exhaustive import PRUNED
 from harness.schedule.locks import LockRules
 from harness.schedule.monitor import Monitor
-from harness.schedule.patches import Patches, adopt, restart_thread_numbers
+from harness.schedule.patches import Patches, adopt, are_patched, restart_thread_numbers
 from harness.schedule.program import Body, Run
-from harness.schedule.scheduler import Chooser, Ending, Observer, Scheduler, Task
+from harness.schedule.races import Both, Races
+from harness.schedule.scheduler import TIMERS, Chooser, Ending, Observer, Scheduler, Task
 from harness.schedule.trace import Level, Settrace, Tracer
 
 T = TypeVar("T")
@@ -35,6 +38,7 @@ _CHECK_S = 0.05
 _ABORT_S = 5.0
 _allocate = _thread.allocate_lock
 _start = _thread.start_new_thread
+_monotonic = time.monotonic
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,9 @@ class Settings:
     modules: tuple[str, ...] = ()  # their lines or opcodes are points, their locks are adopted
     steps: int = 20_000  # a schedule with more steps is a livelock
     rules: LockRules | None = None
+    timers: int = TIMERS  # the deadlines that may pass early in one schedule
+    points: tuple[str, ...] = ()  # accesses that are points, by `Site.key`
+    stock: bool = False  # whether lines and accesses are points only where CPython can switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +76,53 @@ class Executor:
     def __init__(self, body: Body, setting: Settings) -> None:
         self.body = body
         self.setting = setting
-        self.scheduler = Scheduler(steps=setting.steps)
+        self.scheduler = Scheduler(steps=setting.steps, timers=setting.timers)
         self.situations: Counter[str] = Counter()
         self.stopping = False
         self._executed = 0
         self._tracer: Tracer | None = None
         self._audit: Audit | None = None
-        if setting.level is not Level.SYNC:
+        self.accesses: Accesses | None = None
+        if setting.level is Level.SYNC:
+            self.accesses = Accesses(self.scheduler, setting.points, stock=setting.stock)
+        else:
             tracing = Monitor if sys.version_info >= (3, 12) else Settrace
-            self._tracer = tracing(self.scheduler, setting.level, setting.modules)
+            self._tracer = tracing(
+                self.scheduler, setting.level, setting.modules, stock=setting.stock
+            )
 
-    def execute(self, chooser: Chooser, observer: Observer | None = None) -> Execution:
-        """Execute one schedule. Called on the executor's thread, by the argument of `supervise`."""
+    @property
+    def lines(self) -> int:
+        """The number of lines that are points, of those that ran so far."""
+        if self.accesses is not None:
+            return self.accesses.lines
+        return self._tracer.lines if self._tracer is not None else 0
+
+    def execute(
+        self, chooser: Chooser, observer: Observer | None = None, *, followed: bool = False
+    ) -> Execution:
+        """Execute one schedule. Called on the executor's thread, by the argument of `supervise`.
+
+        Of a schedule that is `followed` the accesses that race are found.
+        """
+        if self.accesses is not None:
+            self.accesses.wear(followed=followed)
+            if followed:
+                return self._execute_followed(chooser, observer, self.accesses.races)
+        return self._execute(chooser, observer)
+
+    def _execute_followed(
+        self, chooser: Chooser, observer: Observer | None, races: Races
+    ) -> Execution:
+        run = self.scheduler
+        before = run.footprint
+        run.footprint = races if before is None else Both(before, races)
+        try:
+            return self._execute(chooser, observer)
+        finally:
+            run.footprint = before
+
+    def _execute(self, chooser: Chooser, observer: Observer | None) -> Execution:
         run = self.scheduler
         program = Run(run, self.situations)
         body = self.body
@@ -98,16 +140,18 @@ class Executor:
             gc.collect()
         if self.stopping:
             raise SystemExit  # the caller was interrupted and no longer waits
+        if run.ending is not None and isinstance(run.ending.error, UsageError):
+            raise run.ending.error
         return Execution(tuple(run.choices), run.ending, outcome, run.steps, run.task_count)
 
-    def audit(self, chooser: Chooser) -> tuple[str, ...]:
-        """Execute one schedule, and return the operations that bypass the scheduler."""
+    def audit(self, chooser: Chooser) -> tuple[Audit, Execution]:
+        """Execute one schedule, and return what it uses that bypasses the scheduler."""
         audit = self._audit = Audit()
         try:
-            self.execute(chooser)
+            execution = self.execute(chooser, followed=True)
         finally:
             self._audit = None
-        return tuple(audit.found)
+        return audit, execution
 
     def _enter(self, task: Task) -> None:
         if task.number:
@@ -125,31 +169,40 @@ class Executor:
         if task.number:
             task.worker.unregister()
 
-    def supervise(self, function: Callable[[], T]) -> T:
+    def supervise(self, function: Callable[[], T], seconds: float | None = None) -> T:
         """Run `function`, which executes schedules, on the executor's thread, and detect stalls.
 
-        Raises what `function` raises, and LostError if the body itself escapes control.
+        After `seconds` a task that computes without a step has stalled. Raises what `function`
+        raises, and LostError if the body itself escapes control.
         """
         if in_charge:
             raise HarnessError("an exploration is already running in this process")
         collecting = gc.isenabled()
+        is_shared = are_patched()  # several searches in a row look for functions once
         with Patches():
-            adopt(*_loaded(self.setting.modules))
+            adopt(*(sys.modules[name] for name in self.setting.modules))
             gc.freeze()  # existing objects need no further collection
             gc.disable()
             try:
                 if self._tracer is not None:
                     self._tracer.begin()
-                return self._supervised(function)
+                if self.accesses is not None:
+                    self.accesses.begin()
+                    self.accesses.follow(key.partition(":")[0] for key in self.setting.points)
+                return self._supervised(function, seconds)
             finally:
                 if self._tracer is not None:
                     self._tracer.end()
+                if self.accesses is not None:
+                    self.accesses.end()
+                if not is_shared:
+                    forget_functions()
                 in_charge.clear()
                 gc.unfreeze()
                 if collecting:
                     gc.enable()
 
-    def _supervised(self, function: Callable[[], T]) -> T:
+    def _supervised(self, function: Callable[[], T], seconds: float | None) -> T:
         done = _allocate()
         done.acquire()
         results: list[T] = []
@@ -168,7 +221,8 @@ class Executor:
                 done.release()
 
         _start(run, ())
-        detector = StallDetector(self.scheduler)
+        ends_s = None if seconds is None else _monotonic() + seconds
+        detector = StallDetector(self.scheduler, ends_s)
         try:
             while not done.acquire(timeout=_CHECK_S):
                 if reason := detector.check():
@@ -196,8 +250,20 @@ def _both(first: Observer | None, second: Observer | None) -> Observer | None:
     return _Both(first, second) if first and second else first or second
 
 
-def _loaded(names: Iterable[str]) -> list[ModuleType]:
-    return [sys.modules[name] for name in names if name in sys.modules]
+def known_modules(names: Iterable[str]) -> tuple[str, ...]:
+    """Import these modules, and return their names. Raises UsageError for an unknown one."""
+    names = tuple(names)
+    for name in names:
+        if name in sys.modules:
+            continue
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UsageError(
+                f"modules: unknown module {name!r}, expected the name of a module that can be"
+                f" imported: {error}"
+            ) from error
+    return names
 
 
 def _pin() -> None:

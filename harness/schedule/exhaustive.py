@@ -2,7 +2,9 @@
 
 `Bounded` follows Musuvathi and Qadeer, "Iterative Context Bounding for Systematic Testing of
 Multithreaded Programs" (PLDI 2007): first every schedule without a preemption, then with one, two,
-and so on. A preemption is a switch away from a task that could continue. It prunes nothing else, as
+and so on. A preemption is a switch away from a task that could continue; that time passes to the
+next deadline although a task could act costs as much as one, and the switch after it nothing. It
+prunes nothing else, as
 sleep sets are not sound under a bound: the schedule that represents an equivalent one may need more
 preemptions (Coons, Musuvathi, McKinley, "Bounded Partial-Order Reduction", OOPSLA 2013).
 
@@ -23,7 +25,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from harness.schedule.scheduler import LIBRARY, Ending, NondeterministicError, Scheduler, Task
+from harness.schedule.scheduler import LIBRARY, TIME, Ending, NondeterministicError, Scheduler, Task
 from harness.schedule.strategies import stay
 
 PENDING = 200_000  # untried prefixes; a search with more is not exhaustive
@@ -37,7 +39,7 @@ class Bounded:
     def __init__(self, preemptions: int | None = None) -> None:
         """Limit the number of preemptions; None for no limit."""
         self._limit = preemptions
-        self._levels: list[deque[bytes]] = [deque([b""])]
+        self._levels: list[deque[str]] = [deque([""])]
         self._overflowed: int | None = None
         self._pending = 1
         self.level = 0
@@ -63,7 +65,8 @@ class Bounded:
             return False
         self._prefix = self._levels[self.level].popleft()
         self._pending -= 1
-        self._made = bytearray()
+        self._made = ""
+        self._is_free = False  # time has just passed: what acts next costs nothing
         return True
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
@@ -71,20 +74,22 @@ class Bounded:
         made = self._made
         index = len(made)
         if index < len(self._prefix):
-            number = self._prefix[index]
+            number = _number(self._prefix[index])
             chosen = next((task for task in enabled if task.number == number), None)
             if chosen is None:
                 raise NondeterministicError(f"task {number} could not act at choice {index}")
         else:
             chosen = stay(enabled, current)
-            cost = self.level + (current in enabled)
+            cost = self.level + (current in enabled and not self._is_free)
             for task in enabled:
                 if task is not chosen:
-                    self._queue(bytes(made) + bytes((task.number,)), cost)
-        made.append(chosen.number)
+                    passes = task.number == TIME
+                    self._queue(made + _coded(task.number), self.level + 1 if passes else cost)
+        self._made = made + _coded(chosen.number)
+        self._is_free = chosen.number == TIME
         return chosen
 
-    def _queue(self, prefix: bytes, level: int) -> None:
+    def _queue(self, prefix: str, level: int) -> None:
         if self._limit is not None and level > self._limit:
             self._cut = True
         elif self._overflowed is not None and level >= self._overflowed:
@@ -137,7 +142,7 @@ class _Node:
 class _Item:
     """An untried branch: these choices, the last of them at this node."""
 
-    choices: bytes
+    choices: str  # coded
     node: _Node | None
 
 
@@ -150,7 +155,7 @@ class Reduced:
         """Search on this scheduler; `guarded` as the module's docstring says."""
         self._scheduler = scheduler
         self._guarded = guarded
-        self._stack: list[_Item] = [_Item(b"", None)]
+        self._stack: list[_Item] = [_Item("", None)]
         self.exhausted = False
         self._cut = False
 
@@ -161,7 +166,7 @@ class Reduced:
             self._scheduler.footprint = None
             return False
         self._item = self._stack.pop()
-        self._made = bytearray()
+        self._made = ""
         self._current = Touched()
         self._sleeping: dict[int, Touched] = {}
         self._calls: dict[int, FrameType | None] = {}
@@ -177,6 +182,13 @@ class Reduced:
     def touch_anything(self) -> None:
         """Record that the current transition may depend on any other."""
         self._current.anything = True
+
+    def spawned(self, task: Task) -> None:  # noqa: ARG002 - the signature of a footprint
+        """Count a start as dependent on all else."""
+        self._current.anything = True
+
+    def joined(self, tasks: list[Task]) -> None:
+        """Do nothing: the ends of the tasks are transitions of their own."""
 
     def step(self, task: Task, enabled: list[Task]) -> None:
         """End a transition of `task`: wake the transitions that do not commute with it."""
@@ -203,9 +215,10 @@ class Reduced:
         index = len(made)
         branch = self._item.choices
         if index < len(branch):
-            chosen = next((task for task in enabled if task.number == branch[index]), None)
+            number = _number(branch[index])
+            chosen = next((task for task in enabled if task.number == number), None)
             if chosen is None:
-                raise NondeterministicError(f"task {branch[index]} could not act at choice {index}")
+                raise NondeterministicError(f"task {number} could not act at choice {index}")
             if index == len(branch) - 1 and self._item.node is not None:
                 self._node = self._item.node
                 self._sleeping = self._node.sleeping | self._node.taken
@@ -217,8 +230,8 @@ class Reduced:
             self._node = node = _Node(self._sleeping)
             for task in awake:
                 if task is not chosen:
-                    self._stack.append(_Item(bytes(made) + bytes((task.number,)), node))
-        made.append(chosen.number)
+                    self._stack.append(_Item(made + _coded(task.number), node))
+        self._made = made + _coded(chosen.number)
         return chosen
 
     def _prune(self) -> None:
@@ -231,6 +244,15 @@ class Reduced:
 
 
 PRUNED = "pruned"
+
+
+def _coded(number: int) -> str:
+    """Return a choice as one character; a search stores hundreds of thousands of lists of them."""
+    return chr(number - TIME)
+
+
+def _number(character: str) -> int:
+    return ord(character) + TIME
 
 
 def _library_call() -> FrameType | None:

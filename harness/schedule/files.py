@@ -1,8 +1,10 @@
 """File operations under control: each is a point, and a wait for a file lock is virtual.
 
-Files and their locks are real. Two operations differ under control: a blocking `flock` becomes a
-series of non-blocking attempts, one virtual millisecond apart; and `fsync` returns without a sync,
-because no schedule ends in a power loss.
+Files and their locks are real. Reads are points as writes are: between a look at a file and the use
+of what was seen another task may change it. A file object reads and writes its file in the same
+steps as outside, and each of them is a point. Two operations differ under control: a blocking
+`flock` becomes a series of non-blocking attempts, one virtual millisecond apart; and `fsync`
+returns without a sync, because no schedule ends in a power loss.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import builtins
 import fcntl
 import functools
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,28 +23,43 @@ from harness.schedule.scheduler import Scheduler
 
 _flock = fcntl.flock
 _lockf = fcntl.lockf
+_open = builtins.open
 _SYNCS = ("fsync", "fdatasync")
-_OPERATIONS = ("open", "write", "rename", "replace", "unlink", "remove", "truncate", "link")
+_WRITES = (
+    *("open", "write", "pwrite", "rename", "replace", "unlink", "remove", "truncate", "ftruncate"),
+    *("link", "symlink", "mkdir", "rmdir", "chmod", "utime"),
+)
+_READS = ("read", "pread", "stat", "lstat", "fstat", "listdir", "scandir", "readlink", "access")
+_CAPABILITIES = (
+    os.supports_fd,
+    os.supports_dir_fd,
+    os.supports_follow_symlinks,
+    os.supports_effective_ids,
+)
 
 
-def note(run: Scheduler, kind: str, target: str) -> None:
+def note(run: Scheduler, kind: str, target: str, *, write: bool = True) -> None:
     """Make a point before a file operation. The file system counts as one shared object."""
     run.point(kind, target)
     if run.footprint is not None:
-        run.footprint.touch("files", write=True)
+        run.footprint.touch("files", write=write)
 
 
 def _with_point(
-    original: Callable[..., Any], kind: str, replacement: Any = None
+    original: Callable[..., Any], kind: str, replacement: Any = None, *, write: bool = True
 ) -> Callable[..., Any]:
     @functools.wraps(original)
     def operation(*args: Any, **kwargs: Any) -> Any:
         run = scheduler()
         if run is None:
             return original(*args, **kwargs)
-        note(run, kind, " -> ".join(_label(arg) for arg in args[:2] if _names_a_file(arg)))
+        target = " -> ".join(_label(arg) for arg in args[:2] if _names_a_file(arg))
+        note(run, kind, target, write=write)
         return original(*args, **kwargs) if replacement is None else replacement()
 
+    for capability in _CAPABILITIES:  # `shutil` looks the functions up in these sets
+        if original in capability:
+            capability.add(operation)
     return operation
 
 
@@ -55,6 +73,77 @@ def _label(argument: Any) -> str:
     if isinstance(argument, bytes):
         return f"{len(argument)} bytes"
     return Path(argument).name
+
+
+class _File(io.FileIO):
+    """The raw file below a file object: each of its reads and writes is a point."""
+
+    def _note(self, kind: str, *, write: bool) -> None:
+        run = scheduler()
+        if run is not None and not run.unwinding:
+            note(run, kind, _label(self.name), write=write)
+
+    def readinto(self, buffer: Any) -> int | None:
+        """See `io.RawIOBase.readinto`."""
+        self._note("read", write=False)
+        return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        """See `io.RawIOBase.readall`."""
+        self._note("read", write=False)
+        return super().readall()
+
+    def read(self, size: int | None = -1) -> Any:
+        """See `io.RawIOBase.read`."""
+        self._note("read", write=False)
+        return super().read(-1 if size is None else size)
+
+    def write(self, data: Any) -> Any:
+        """See `io.RawIOBase.write`."""
+        self._note("write", write=True)
+        return super().write(data)
+
+
+def open_file(  # noqa: PLR0913, PLR0917 - the signature of open
+    file: Any,
+    mode: str = "r",
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,  # noqa: FBT001, FBT002 - the signature of open
+    opener: Any = None,
+) -> Any:
+    """`open`; under control the file's reads and writes are points too."""
+    run = scheduler()
+    if run is None:
+        return _open(file, mode, buffering, encoding, errors, newline, closefd, opener)
+    note(run, "open", _label(file) if _names_a_file(file) else "", write=True)
+    is_text = "b" not in mode
+    if (not is_text and (encoding, errors, newline) != (None, None, None)) or not buffering:
+        # Binary files without a buffer, and wrong arguments, for which it raises its own error.
+        return _open(file, mode, buffering, encoding, errors, newline, closefd, opener)
+    kinds = mode.replace("b", "").replace("t", "")
+    raw = _File(file, kinds, closefd, opener)
+    try:
+        size = buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE
+        buffer: Any
+        if "+" in kinds:
+            buffer = io.BufferedRandom(raw, size)
+        elif "r" in kinds:
+            buffer = io.BufferedReader(raw, size)
+        else:
+            buffer = io.BufferedWriter(raw, size)
+        if not is_text:
+            return buffer
+        is_by_line = buffering == 1 or (buffering < 0 and raw.isatty())
+        encoding = io.text_encoding(encoding)
+        text = io.TextIOWrapper(buffer, encoding, errors, newline, line_buffering=is_by_line)
+        text.mode = mode  # type: ignore[misc]  # as open does
+    except BaseException:
+        raw.close()
+        raise
+    return text
 
 
 def _virtual_wait(original: Callable[..., Any], kind: str) -> Callable[..., Any]:
@@ -80,12 +169,16 @@ def _virtual_wait(original: Callable[..., Any], kind: str) -> Callable[..., Any]
 def replacements() -> list[tuple[Any, Any]]:
     """Return the originals with their replacements."""
     return [
-        *((getattr(os, name), _with_point(getattr(os, name), name)) for name in _OPERATIONS),
+        *((getattr(os, name), _with_point(getattr(os, name), name)) for name in _WRITES),
+        *(
+            (getattr(os, name), _with_point(getattr(os, name), name, write=False))
+            for name in _READS
+        ),
         *(
             (getattr(os, name), _with_point(getattr(os, name), name, lambda: None))
             for name in _SYNCS
         ),
-        (builtins.open, _with_point(builtins.open, "open")),
+        (_open, open_file),
         (_flock, _virtual_wait(_flock, "flock")),
         (_lockf, _virtual_wait(_lockf, "lockf")),
     ]

@@ -12,6 +12,8 @@ from harness.schedule.scheduler import Ending
 from harness.schedule.story import Step, format_steps
 from harness.schedule.trace import Level
 
+RULES = ("held", "nested", "lock-order")
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -38,6 +40,23 @@ class Finding:
     replays: int
     stacks: tuple[tuple[str, str], ...] = ()
     trace: str = ""
+    error: str = ""  # the type of the exception
+    place: str = ""  # where it was raised, as file:line
+    timers: int = 0  # the early deadlines that a schedule of the search may have
+    points: tuple[str, ...] = ()  # the accesses that were points, by `Site.key`
+    accesses: tuple[str, ...] = ()  # the unsynchronised accesses that the search had found
+    stock: bool = False
+
+    @property
+    def signature(self) -> tuple[str, str, str]:
+        """What identifies the failure: kind, exception type, and the line that raised.
+
+        A message may contain an address or a time, and so does not; of a broken lock rule, which
+        raises nothing, it is the rule.
+        """
+        if self.error:
+            return (self.kind, self.error, self.place)
+        return (self.kind, "", self.message if self.kind in RULES else "")
 
     @property
     def story(self) -> str:
@@ -48,6 +67,7 @@ class Finding:
         lines = [
             f"{self.kind} in {self.task}: {self.message}",
             f"{found}, at {self.level} level; can happen on {where}; {replayed}",
+            *(f"unsynchronised: {access}" for access in self.accesses),
             "",
             format_steps(self.steps),
         ]
@@ -75,6 +95,12 @@ class Finding:
             "replays": self.replays,
             "stacks": [list(stack) for stack in self.stacks],
             "trace": self.trace,
+            "error": self.error,
+            "place": self.place,
+            "timers": self.timers,
+            "points": list(self.points),
+            "accesses": list(self.accesses),
+            "stock": self.stock,
         }
 
     @classmethod
@@ -88,6 +114,8 @@ class Finding:
                 "level": Level(data["level"]),
                 "modules": tuple(data["modules"]),
                 "stacks": tuple((name, stack) for name, stack in data["stacks"]),
+                "points": tuple(data.get("points", ())),
+                "accesses": tuple(data.get("accesses", ())),
             }
         )
 
@@ -96,13 +124,19 @@ class Finding:
 
 
 def signature(ending: Ending) -> tuple[str, str, str]:
-    """Return what identifies a failure: kind, exception type, and the line that raised."""
+    """Return what identifies a failure, as `Finding.signature`."""
     if ending.error is None:
-        return (ending.kind, "", "")
+        return (ending.kind, "", ending.message if ending.kind in RULES else "")
+    return (ending.kind, type(ending.error).__name__, raised_at(ending))
+
+
+def raised_at(ending: Ending) -> str:
+    """Return the innermost line outside the explorer that raised, as file:line; empty if none."""
+    if ending.error is None:
+        return ""
     frames = traceback.extract_tb(ending.error.__traceback__)
     user_frames = [frame for frame in frames if "/harness/schedule/" not in frame.filename]
-    location = f"{user_frames[-1].filename}:{user_frames[-1].lineno}" if user_frames else ""
-    return (ending.kind, type(ending.error).__name__, location)
+    return f"{user_frames[-1].filename}:{user_frames[-1].lineno}" if user_frames else ""
 
 
 def traced(ending: Ending) -> str:

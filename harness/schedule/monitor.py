@@ -16,7 +16,7 @@ from typing import Any
 from harness.core.errors import UsageError
 from harness.schedule.control import in_charge
 from harness.schedule.scheduler import Scheduler
-from harness.schedule.trace import Level, Place, make_point, places
+from harness.schedule.trace import Level, Place, count_lines, make_point, places
 
 _TOOLS = (3, 4, 1, 0, 2, 5)  # the unnamed ones first
 
@@ -24,7 +24,12 @@ _TOOLS = (3, 4, 1, 0, 2, 5)  # the unnamed ones first
 class Monitor:
     """Makes lines or opcodes points by `sys.monitoring`, for 3.12 and later."""
 
-    def __init__(self, scheduler: Scheduler, level: Level, modules: Iterable[str]) -> None:
+    def __init__(
+        self, scheduler: Scheduler, level: Level, modules: Iterable[str], *, stock: bool = False
+    ) -> None:
+        """Prepare; `stock` leaves out the places where a stock CPython cannot switch."""
+        self._stock = stock
+        self._begun: set[CodeType] = set()
         self._scheduler = scheduler
         self._level = level
         self._modules = frozenset(modules)
@@ -38,7 +43,7 @@ class Monitor:
         free = [tool for tool in _TOOLS if api.get_tool(tool) is None]
         if not free:
             raise UsageError(
-                "sys.monitoring has no free tool number: make_point other debuggers and profilers"
+                "sys.monitoring has no free tool number: end other debuggers and profilers"
             )
         self._tool = free[0]
         api.use_tool_id(self._tool, "harness.schedule")
@@ -65,12 +70,16 @@ class Monitor:
         for event in (api.events.PY_START, api.events.LINE, api.events.INSTRUCTION):
             api.register_callback(self._tool, event, None)
         api.free_tool_id(self._tool)
-        self._places.clear()
+
+    @property
+    def lines(self) -> int:
+        """The number of lines that are points, in functions that ran."""
+        return count_lines(self._places[code] for code in self._begun if code in self._places)
 
     def _monitor(self, code: CodeType) -> None:
         if code in self._places:
             return
-        self._places[code] = places(code, self._level)
+        self._places[code] = places(code, self._level, stock=self._stock)
         events = self._api.events
         event = events.LINE if self._level is Level.LINE else events.INSTRUCTION
         self._api.set_local_events(self._tool, code, event)
@@ -81,6 +90,7 @@ class Monitor:
     def _on_start(self, code: CodeType, offset: int) -> Any:  # noqa: ARG002 - its signature
         if sys._getframe(1).f_globals.get("__name__") in self._modules:  # noqa: SLF001
             self._monitor(code)
+            self._begun.add(code)
         return self._api.DISABLE
 
     def _on_line(self, code: CodeType, line: int) -> None:

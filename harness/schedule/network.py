@@ -39,6 +39,7 @@ def _with_point(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             run.point("network", name)
             if run.footprint is not None:
                 run.footprint.touch_anything()
+                run.footprint.touch("network", write=True)
         return original(self, *args)
 
     return operation

@@ -13,6 +13,7 @@ from itertools import combinations_with_replacement, count
 from typing import Any, Protocol, runtime_checkable
 
 from harness.core.checker import Checker
+from harness.core.errors import UsageError
 from harness.core.history import History, Operation, Outcome, call
 from harness.core.verdict import Validity, Verdict
 from harness.schedule.explorer import Result
@@ -103,6 +104,11 @@ class Operations:
         verdict = self._known.get(key)
         if verdict is None:
             verdict = self.check(history)
+            if not isinstance(verdict, Verdict):
+                raise UsageError(
+                    f"check: {getattr(self.check, '__name__', self.check)} returned"
+                    f" {type(verdict).__name__}, expected a Verdict (VALID if all is well)"
+                )
             if len(self._known) >= _VERDICTS_MAX:
                 self._known.clear()
             self._known[key] = verdict

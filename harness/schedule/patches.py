@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _thread
 import concurrent.futures.thread
+import functools
 import itertools
 import logging
 import queue
@@ -24,6 +25,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Self
 
 from harness.schedule import databases, files, network, threads
+from harness.schedule.captured import replace_captured
 from harness.schedule.clock import nanoseconds
 from harness.schedule.control import scheduler
 from harness.schedule.primitives import Lock, RLock, Signal
@@ -96,6 +98,10 @@ def _excepted(args: Any) -> None:
         run.escaped(args.exc_value)
 
 
+_TAKEN: tuple[Any, ...] = (  # what a default argument or a field may name
+    *(_thread.allocate_lock, threading.Lock, threading.RLock, _thread.RLock, _simple_queue),
+    *(_sleep, *_clocks.values()),
+)
 _REPLACEMENTS: list[tuple[Any, Any]] = [
     (_thread.allocate_lock, Lock),
     (threading.Lock, Lock),
@@ -110,6 +116,35 @@ _REPLACEMENTS: list[tuple[Any, Any]] = [
     *databases.replacements(),
     *threads.replacements(),
 ]
+
+
+def _captured() -> tuple[dict[int, tuple[Any, Any]], set[int]]:
+    """Return the replacements of what code may have taken early, and the objects to spare."""
+    taken = {id(item) for item in _TAKEN}
+    pairs = {id(pair[0]): pair for pair in _REPLACEMENTS if id(pair[0]) in taken}
+    spared = {id(_clocks), id(_TAKEN)}
+    for _, replacement in _REPLACEMENTS:
+        spared.add(id(getattr(replacement, "__dict__", None)))
+        spared.update(map(id, getattr(replacement, "__closure__", None) or ()))
+    return pairs, spared
+
+
+class _InOrder(dict[Any, None]):
+    """The threads of a pool in order of creation: a set has them in order of their addresses."""
+
+    def add(self, thread: Any) -> None:
+        """See `set.add`."""
+        self[thread] = None
+
+
+_make_pool = concurrent.futures.ThreadPoolExecutor.__init__
+
+
+@functools.wraps(_make_pool)
+def _make_pool_in_order(pool: Any, *args: Any, **kwargs: Any) -> None:
+    _make_pool(pool, *args, **kwargs)
+    if scheduler() is not None:
+        pool._threads = _InOrder()  # noqa: SLF001 - the attribute of CPython
 
 
 class Patches:
@@ -128,11 +163,13 @@ class Patches:
                 if (replacement := by_identity.get(id(value))) is not None:
                     self._replace(module, name, replacement)
         if not _entered:
+            self._undo += replace_captured(*_captured())
             # Condition makes one lock for each waiter with this function: signals, not locks.
             self._replace(threading, "_allocate_lock", Signal)
             self._replace(_thread, "start_new_thread", threads.start_new_thread)
             self._replace(sys, "unraisablehook", _unraised(sys.unraisablehook))
             self._replace(logging.Logger, "handle", _handle)
+            self._replace(concurrent.futures.ThreadPoolExecutor, "__init__", _make_pool_in_order)
             self._undo.append(network.patch())
             adopt(concurrent.futures.thread)
         _entered.append(self)
@@ -156,6 +193,11 @@ class Patches:
 
 
 _entered: list[Patches] = []
+
+
+def are_patched() -> bool:
+    """Whether the replacements are installed."""
+    return bool(_entered)
 
 
 def restart_thread_numbers() -> None:

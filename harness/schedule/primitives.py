@@ -210,6 +210,8 @@ class Signal:
             return self._native.acquire(blocking, timeout)
         if not run.wait("wait", self, None if timeout < 0 else nanoseconds(timeout)):
             return False
+        if run.footprint is not None:
+            run.footprint.touch(self, write=True)
         return self._native.acquire(False)  # noqa: FBT003 - its signature
 
     __enter__ = acquire

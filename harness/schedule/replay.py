@@ -9,11 +9,11 @@ from functools import reduce
 from typing import Any
 
 from harness.core.errors import UsageError
-from harness.schedule.executor import Execution, Executor, Settings
-from harness.schedule.finding import Finding
+from harness.schedule.executor import Execution, Executor, Settings, known_modules
+from harness.schedule.finding import Finding, signature
 from harness.schedule.locks import LockRules
 from harness.schedule.program import Body
-from harness.schedule.scheduler import LostError
+from harness.schedule.scheduler import Ending, LostError
 from harness.schedule.strategies import Replay
 from harness.schedule.trace import Level
 
@@ -26,9 +26,23 @@ def replay(  # noqa: PLR0913 - all but two have defaults
     level: Level = Level.SYNC,
     modules: Sequence[str] = (),
     rules: LockRules | None = None,
+    timers: int = 0,
+    points: Sequence[str] = (),
+    stock: bool = False,
 ) -> tuple[Execution, ...]:
-    """Execute one schedule `times` times. Raises LostError if the body escapes control."""
-    executor = Executor(body, Settings(Level(level), tuple(modules), rules=rules))
+    """Execute one schedule `times` times. Raises LostError if the body escapes control.
+
+    `timers`, `points` and `stock` are those of the finding: they say where there is a choice.
+    """
+    setting = Settings(
+        Level(level),
+        known_modules(modules),
+        rules=rules,
+        timers=timers,
+        points=tuple(points),
+        stock=stock,
+    )
+    executor = Executor(body, setting)
 
     def again() -> tuple[Execution, ...]:
         executions = []
@@ -44,19 +58,41 @@ def replay(  # noqa: PLR0913 - all but two have defaults
 def reproduced(
     body: Body, finding: Finding, *, times: int = 100, rules: LockRules | None = None
 ) -> int:
-    """Return how many of `times` replays of the finding fail in the same way."""
-    executions = replay(
+    """Return how many of `times` replays of the finding fail in the same way.
+
+    A failure is the same if kind, exception type and the line that raises are.
+    """
+    executions = replay_finding(body, finding, times=times, rules=rules)
+    return sum(
+        execution.ending is not None and is_same(execution.ending, finding)
+        for execution in executions
+    )
+
+
+def is_same(ending: Ending, finding: Finding) -> bool:
+    """Whether a schedule ended with the failure of the finding."""
+    if finding.error:
+        return signature(ending) == finding.signature
+    kind, error, rule = signature(ending)  # a finding of an earlier version has no exception type
+    return (kind, rule) == (finding.kind, finding.signature[2]) or (
+        bool(error) and (kind, ending.message) == (finding.kind, finding.message)
+    )
+
+
+def replay_finding(
+    body: Body, finding: Finding, *, times: int = 1, rules: LockRules | None = None
+) -> tuple[Execution, ...]:
+    """Execute the finding's schedule `times` times, with the choices that its search had."""
+    return replay(
         body,
         finding.choices,
         times=times,
         level=finding.level,
         modules=finding.modules,
         rules=rules,
-    )
-    return sum(
-        execution.ending is not None
-        and (execution.ending.kind, execution.ending.message) == (finding.kind, finding.message)
-        for execution in executions
+        timers=finding.timers,
+        points=finding.points,
+        stock=finding.stock,
     )
 
 
@@ -70,7 +106,9 @@ def as_pytest(finding: Finding, body: str) -> str:
     story = "\n".join(f"# {line}".rstrip() for line in finding.story.splitlines())
     slug = re.sub(r"\W+", "_", f"{finding.kind} in {name}").lower()
     keywords = f", level={str(finding.level)!r}" if finding.level is not Level.SYNC else ""
-    keywords += f", modules={finding.modules!r}" if finding.modules else ""
+    for option in ("modules", "timers", "points", "stock"):
+        value = getattr(finding, option)
+        keywords += f", {option}={value!r}" if value else ""
     return f'''"""One schedule of {name}, under which it once failed.
 
 Run it with pytest. It needs hermes-harness, and the module that it imports below.
@@ -101,4 +139,12 @@ def resolve(body: str) -> Any:
         raise UsageError(f"no body at {body!r}, expected MODULE:NAME: {error}") from error
 
 
-__all__ = ["LostError", "as_pytest", "replay", "reproduced", "resolve"]
+__all__ = [
+    "LostError",
+    "as_pytest",
+    "is_same",
+    "replay",
+    "replay_finding",
+    "reproduced",
+    "resolve",
+]

@@ -14,6 +14,7 @@ module knows strategies only by `Chooser`, and does not know the primitives that
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from _thread import get_ident, get_native_id
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from harness.schedule.workers import Pool, Worker, allocate_baton
 if TYPE_CHECKING:
     from harness.schedule.primitives import Lock
 
+TIME = -1  # the number of the choice that time passes although a task could act
+TIMERS = 1  # such choices in one schedule, if a search does not set another number
 REFUSALS = 1_000  # operations of an unwound task, after which its thread counts as lost
 _FRUITLESS = 1_000  # consecutive polls without another task's step that count as a deadlock
 _ALWAYS_LOCKED: Callable[[], bool] = lambda: True  # noqa: E731 - a gate's `locked`
@@ -75,6 +78,7 @@ class Task:
         "daemon",
         "deadline_ns",
         "done",
+        "early",
         "gate",
         "gate_locked",
         "held",
@@ -105,6 +109,7 @@ class Task:
         self.gate_locked: Callable[[], bool] | None = None
         self.deadline_ns: int | None = None
         self.timed_out = False
+        self.early = False  # the deadline passed although another task could act
         self.polls = False
         self.lost = False  # the task escaped control, and the schedule ended without it
         self.kind = "start"
@@ -176,12 +181,28 @@ class Pause:
 PAUSE = Pause("time")
 
 
+class _Passing(Task):
+    """The choice that time passes to the next deadline although a task could act."""
+
+    __slots__ = ()
+
+    def __init__(self, worker: Worker) -> None:
+        """Offer it under its own number, with a target that no operation has."""
+        super().__init__(TIME, "time", worker, daemon=True)
+        self.target = Pause("the next deadline")
+
+
 class Scheduler:
     """Runs schedules one after the other, on its thread and its pool of workers."""
 
-    def __init__(self, *, steps: int) -> None:
-        """Limit a schedule to `steps` visible operations; more is a livelock."""
+    def __init__(self, *, steps: int, timers: int = TIMERS) -> None:
+        """Limit a schedule to `steps` visible operations; more is a livelock.
+
+        In one schedule at most `timers` deadlines pass although another task could act.
+        """
         self.step_budget = steps
+        self.timers = timers
+        self.has_offered_time = False  # in any schedule
         self.clock = Clock()
         self.pool = Pool()
         self.alive: list[Task] = []
@@ -197,6 +218,8 @@ class Scheduler:
         self._own = Worker.__new__(Worker)
         self._own.baton = allocate_baton()
         self._own.baton.acquire()
+        self._own.ident = 0
+        self._passing = _Passing(self._own)
 
     # -- one schedule ---------------------------------------------------------------------------
 
@@ -230,6 +253,9 @@ class Scheduler:
         self._body_returned = False
         self._idle_polls = 0
         self._ask = chooser.choose
+        self._is_early = getattr(chooser, "early", True)
+        self._timed = 0  # the tasks that wait with a timeout
+        self._timers_left = self.timers
         self._fair_after = max(1, self.step_budget // 2)
         self._enter = enter
         self._leave = leave
@@ -309,13 +335,18 @@ class Scheduler:
         task.gate_locked = gate.locked
         if timeout_ns is not None:
             task.deadline_ns = self.clock.now_ns + timeout_ns
+            self._timed += 1
         try:
             self._dispatch(task)
         finally:
             task.gate = task.gate_locked = task.deadline_ns = None
+            if timeout_ns is not None:
+                self._timed -= 1
         timed_out, task.timed_out = task.timed_out, False
+        is_early, task.early = task.early, False
         if self.observer is not None:
-            self.observer.observe(task, "timeout" if timed_out else kind, gate)
+            late = "early timeout" if is_early else "timeout"
+            self.observer.observe(task, late if timed_out else kind, gate)
         return not timed_out
 
     def sleep(self, duration_ns: int) -> None:
@@ -346,12 +377,14 @@ class Scheduler:
         task.worker.job = lambda: self._run_task(task, job)
         self.alive.append(task)
         if self.footprint is not None:
-            self.footprint.touch_anything()
+            self.footprint.spawned(task)
         return task
 
     def join(self, tasks: list[Task]) -> None:
         """Wait in the current task until these tasks have ended."""
         self.wait("join", _All(self, tasks))
+        if self.footprint is not None:
+            self.footprint.joined(tasks)
 
     def lose(self, reason: str) -> None:
         """End the schedule without the current task, which has escaped control.
@@ -360,10 +393,12 @@ class Scheduler:
         an uncontrolled thread, which ends with its function.
         """
         task = self.current
-        message = f"{task.name} {reason}"
+        stack = dict(self.stacks()).get(task.name, "")
+        message = f"{task.name} {reason}, at {stack.rpartition(chr(10))[2]}"
         self.ending = Ending(ESCAPED, message, task.name, stacks=self.stacks())
         self.unwinding = True
         task.lost = True
+        _interrupt(task)
         if task is self.body:
             self._unwind()
             self.pool.close()
@@ -393,17 +428,72 @@ class Scheduler:
             enabled = self._jump(task)
         elif not task.polls:
             self._idle_polls = 0
+        if self._timed and self._timers_left and (waiting := self._waiting(enabled)):
+            return self._next_or_time(task, enabled, waiting)
         footprint = self.footprint
         if footprint is not None:
             footprint.step(task, enabled)
         if len(enabled) == 1:
             return enabled[0]
+        return self._choose(enabled, task)
+
+    def _choose(self, enabled: list[Task], task: Task) -> Task:
         try:
             chosen = self._ask(enabled, task)
         except NondeterministicError as error:
             self.fail(Ending(NONDETERMINISTIC, str(error), task.name))
         self.choices.append(chosen.number)
         return chosen
+
+    def _waiting(self, enabled: list[Task]) -> list[Task]:
+        """Return the tasks that only their deadline lets continue."""
+        return [
+            t
+            for t in self.alive
+            if t.deadline_ns is not None
+            and t not in enabled
+            and not (self._body_returned and t.daemon)
+        ]
+
+    def _next_or_time(self, task: Task, enabled: list[Task], waiting: list[Task]) -> Task:
+        """Choose a task, or that time passes first; recorded in every schedule, to replay it."""
+        self.has_offered_time = True
+        mover = task
+        while waiting:
+            offered = [*enabled, self._passing]
+            if self.footprint is not None:
+                self.footprint.step(mover, offered)
+            if self._is_early:
+                chosen = self._choose(offered, task)
+            elif len(enabled) > 1:
+                chosen = self._choose(enabled, task)
+            else:
+                chosen = enabled[0]
+                self.choices.append(chosen.number)
+            if chosen is not self._passing:
+                return chosen
+            self._timers_left -= 1
+            now_ns = min(t.deadline_ns for t in waiting if t.deadline_ns is not None)
+            for waiter in self._pass_time(now_ns, waiting):
+                waiter.early = True
+                enabled.append(waiter)
+            enabled.sort(key=_number)
+            mover = self._passing
+            waiting = self._waiting(enabled) if self._timers_left else []
+        if self.footprint is not None:
+            self.footprint.step(mover, enabled)
+        return enabled[0] if len(enabled) == 1 else self._choose(enabled, task)
+
+    def _pass_time(self, now_ns: int, waiting: list[Task]) -> list[Task]:
+        """Advance time, and return those of these tasks that are due then."""
+        if self.footprint is not None:
+            self.footprint.touch_anything()
+        self.clock.now_ns = max(now_ns, self.clock.now_ns)
+        due = [t for t in waiting if t.deadline_ns is not None and t.deadline_ns <= now_ns]
+        for waiter in due:
+            waiter.timed_out = True
+            waiter.gate_locked = waiter.deadline_ns = None
+        return due
 
     def _jump(self, task: Task) -> list[Task]:
         """Advance time to the next deadline, as no task can act; without one report a deadlock."""
@@ -416,15 +506,8 @@ class Scheduler:
                 waiting = []
         if not waiting:
             self._report_deadlock(task)
-        if self.footprint is not None:
-            self.footprint.touch_anything()
         now_ns = min(t.deadline_ns for t in waiting if t.deadline_ns is not None)
-        self.clock.now_ns = max(now_ns, self.clock.now_ns)
-        due = [t for t in self.alive if t.deadline_ns is not None and t.deadline_ns <= now_ns]
-        for waiter in due:
-            waiter.timed_out = True
-            waiter.gate_locked = waiter.deadline_ns = None
-        return due
+        return self._pass_time(now_ns, self.alive)
 
     def _report_deadlock(self, task: Task) -> None:
         """Report a deadlock, unless the body has returned and no task waits for an owned lock."""
@@ -449,6 +532,7 @@ class Scheduler:
             message = f"no end after {self.step_budget} steps, half of them fair"
             self.fail(Ending("livelock", message, self.current.name, stacks=self.stacks()))
         self._fair_after = self.step_budget + 1
+        self._timers_left = 0
         self._ask = _in_turn
 
     # -- start and end of tasks -----------------------------------------------------------------
@@ -556,6 +640,14 @@ class Footprint(Protocol):
         """Record that the current transition may depend on any other."""
         ...
 
+    def spawned(self, task: Task) -> None:
+        """Record that the current task starts another one."""
+        ...
+
+    def joined(self, tasks: list[Task]) -> None:
+        """Record that the current task has waited for the end of these tasks."""
+        ...
+
     def touch(self, target: Any, *, write: bool) -> None:
         """Record that the current transition touches `target`."""
         ...
@@ -563,6 +655,13 @@ class Footprint(Protocol):
     def step(self, task: Task, enabled: list[Task]) -> None:
         """End the current transition, and begin another one."""
         ...
+
+
+def _interrupt(task: Task) -> None:
+    """Raise Unwound in the thread of a lost task when it next runs Python code."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(task.ident), ctypes.py_object(Unwound)
+    )
 
 
 def format_stack(frame: FrameType | None) -> str:
@@ -575,6 +674,10 @@ def format_stack(frame: FrameType | None) -> str:
             lines.append(f"{code.co_filename}:{frame.f_lineno} {code.co_qualname}")
         frame = frame.f_back
     return "\n".join(reversed(lines))
+
+
+def _number(task: Task) -> int:
+    return task.number
 
 
 def _in_turn(enabled: list[Task], current: Task) -> Task:

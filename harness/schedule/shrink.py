@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from harness.schedule.executor import Execution
-from harness.schedule.scheduler import Task
+from harness.schedule.scheduler import TIME, Task
 from harness.schedule.strategies import stay
-from harness.schedule.trace import Place
 
 _UNLIMITED = 1 << 30
 Turn = tuple[int, int]
@@ -31,16 +30,19 @@ class Turns:
         self._impossible = 0
         self._preemptions = 0
         self._switches = 0
+        self._is_free = False
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
         """Choose the task of the current turn if it can act; else that of the next turn."""
         chosen = self._next_task(enabled, current)
-        if chosen is not current:
+        was_free, self._is_free = self._is_free, chosen.number == TIME
+        if self._is_free:
+            self._preemptions += 1
+        elif chosen is not current:
             self._switches += 1
-            if current in enabled:
+            if current in enabled and not was_free:
                 self._preemptions += 1
-                place = current.target
-                self._impossible += isinstance(place, Place) and not place.feasible
+                self._impossible += not getattr(current.target, "feasible", True)
         return chosen
 
     def _next_task(self, enabled: list[Task], current: Task) -> Task:

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from types import FrameType
 from typing import Any
 
+from harness.schedule.accesses import STDLIB
 from harness.schedule.scheduler import LIBRARY, Scheduler, Task
-from harness.schedule.trace import Place
 
 _WIDTH = 110
 _NARROWEST = 18
@@ -58,7 +58,7 @@ class Recorder:
         preempted = preempted and last is not None and last.kind != "end"
         if preempted and last is not None:
             self._suspended.add(last)
-        feasible = not isinstance(target, Place) or target.feasible
+        feasible = getattr(target, "feasible", True)
         if task in self._suspended and task is not last:
             self._suspended.discard(task)
             self.feasible = self.feasible and feasible
@@ -89,14 +89,21 @@ def label(target: Any) -> str:
 
 
 def _under_test() -> FrameType | None:
-    """Return the innermost frame of code under test."""
+    """Return the innermost frame of code under test, or else of CPython's other modules."""
     frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the only way to read a stack
+    other = None
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name not in LIBRARY and not name.startswith("harness.schedule"):
-            return frame
+            if not frame.f_code.co_filename.startswith(STDLIB) or _is_installed(frame):
+                return frame
+            other = other or frame
         frame = frame.f_back
-    return None
+    return other
+
+
+def _is_installed(frame: FrameType) -> bool:
+    return "site-packages" in frame.f_code.co_filename
 
 
 def format_steps(steps: Sequence[Step]) -> str:

@@ -2,6 +2,9 @@
 
 A strategy chooses only where more than one task can act. `begin` starts a schedule; `ended` reports
 its number of choices afterwards. The same seed gives the same schedules.
+
+In every second schedule of a sampling strategy the choice that time passes, although a task could
+act, is offered with the tasks: its `early` says so to the scheduler.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Protocol
 
-from harness.schedule.scheduler import Task
+from harness.schedule.scheduler import TIME, Task
 
 
 class Strategy(Protocol):
@@ -32,17 +35,24 @@ class Strategy(Protocol):
         ...
 
 
-class Uniform:
+class _Sampling:
+    """A strategy without an end, which lets deadlines pass early in every second schedule."""
+
+    early = True
+
+    def begin(self) -> bool:
+        """Return True: there is always another schedule."""
+        self.early = not self.early
+        return True
+
+
+class Uniform(_Sampling):
     """A random walk: every task that can act has the same probability."""
 
     name = "random"
 
     def __init__(self, rng: Random) -> None:
         self._random = rng.random
-
-    def begin(self) -> bool:
-        """Return True: there is always another schedule."""
-        return True
 
     def choose(self, enabled: list[Task], current: Task) -> Task:  # noqa: ARG002 - a strategy's signature
         """Pick any task."""
@@ -52,7 +62,7 @@ class Uniform:
         """Do nothing."""
 
 
-class Sticky:
+class Sticky(_Sampling):
     """A random walk that mostly stays: it leaves an enabled task once in `leaves` choices."""
 
     name = "sticky"
@@ -60,10 +70,6 @@ class Sticky:
     def __init__(self, rng: Random, leaves: float = 6.0) -> None:
         self._random = rng.random
         self._leaving = 1 / leaves
-
-    def begin(self) -> bool:
-        """Return True: there is always another schedule."""
-        return True
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
         """Pick the current task, or any."""
@@ -75,14 +81,15 @@ class Sticky:
         """Do nothing."""
 
 
-class PCT:
+class PCT(_Sampling):
     """Probabilistic concurrency testing: random priorities, which change at depth - 1 points.
 
     Burckhardt, Kothari, Musuvathi, Nagarakatte, "A Randomized Scheduler with Probabilistic
     Guarantees of Finding Bugs", ASPLOS 2010: with n tasks and k steps one schedule finds a bug of
     depth d with probability at least 1/(n k^(d-1)). Only steps with a choice count here, because no
     bug needs the suspension of a task where no other task can act. k is the largest number so far;
-    a schedule that turns out longer does not count in the bound.
+    a schedule that turns out longer does not count in the bound, nor does one in which time could
+    pass early: the bound is one for bugs that need no early deadline.
     """
 
     def __init__(self, rng: Random, depth: int) -> None:
@@ -99,7 +106,8 @@ class PCT:
         count = self.depth - 1
         points = [self._rng.randrange(self._longest) for _ in range(count)]
         self._changes = {point: -1.0 - index for index, point in enumerate(points)}
-        return True
+        self._has_met_time = False
+        return super().begin()
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
         """Pick the task with the highest priority."""
@@ -107,6 +115,8 @@ class PCT:
         if (lowered := self._changes.get(self._step)) is not None:
             priority[current.number] = lowered
         self._step += 1
+        if enabled[-1].number == TIME:
+            self._has_met_time = True
         best, highest = enabled[0], -math.inf
         for task in enabled:
             own = priority.get(task.number)
@@ -118,7 +128,7 @@ class PCT:
 
     def ended(self, choices: int, tasks: int) -> None:
         """Update the largest length, and the bound by this schedule."""
-        if choices <= self._longest:
+        if choices <= self._longest and not self._has_met_time:
             found = 1 / (max(tasks, 1) * max(self._longest, 1) ** (self.depth - 1))
             self._log_missed += math.log1p(-found) if found < 1 else -math.inf
         self._longest = max(self._longest, choices)
@@ -129,7 +139,7 @@ class PCT:
         return math.exp(self._log_missed)
 
 
-class POS:
+class POS(_Sampling):
     """Partial order sampling: priorities belong to pending operations, and racing ones redraw.
 
     Yuan, Yang, Gu, "Partial Order Aware Concurrency Sampling", CAV 2018.
@@ -143,7 +153,7 @@ class POS:
     def begin(self) -> bool:
         """Priorities are drawn as operations become pending."""
         self._priority: dict[int, float] = {}
-        return True
+        return super().begin()
 
     def choose(self, enabled: list[Task], current: Task) -> Task:
         """Pick the pending operation of highest priority; others on its target redraw theirs."""

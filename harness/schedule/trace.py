@@ -83,11 +83,20 @@ class Tracer(Protocol):
         """Clean up after the last schedule."""
         ...
 
+    @property
+    def lines(self) -> int:
+        """The number of lines that are points, in functions that ran."""
+        ...
+
 
 class Settrace:
     """Makes lines or opcodes points by `sys.settrace`, for 3.11."""
 
-    def __init__(self, scheduler: Scheduler, level: Level, modules: Iterable[str]) -> None:
+    def __init__(
+        self, scheduler: Scheduler, level: Level, modules: Iterable[str], *, stock: bool = False
+    ) -> None:
+        """Prepare; `stock` leaves out the places where a stock CPython cannot switch."""
+        self._stock = stock
         self._scheduler = scheduler
         self._modules = frozenset(modules)
         self._places: dict[CodeType, dict[int, Place]] = {}
@@ -108,12 +117,17 @@ class Settrace:
     def end(self) -> None:
         """Do nothing."""
 
+    @property
+    def lines(self) -> int:
+        """The number of lines that are points, in functions that ran."""
+        return count_lines(self._places.values())
+
     def _on_call(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:  # noqa: ARG002 - the signature of a trace function
         if frame.f_globals.get("__name__") not in self._modules:
             return None
         code = frame.f_code
         if code not in self._places:
-            self._places[code] = places(code, self._level)
+            self._places[code] = places(code, self._level, stock=self._stock)
         if self._level is Level.OPCODE:
             frame.f_trace_opcodes = True
             frame.f_trace_lines = False
@@ -121,7 +135,9 @@ class Settrace:
 
     def _on_line(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any]:  # noqa: ARG002
         if event == "line":
-            make_point(self._scheduler, self._level, self._places[frame.f_code][-frame.f_lineno])
+            place = self._places[frame.f_code].get(-frame.f_lineno)
+            if place is not None:
+                make_point(self._scheduler, self._level, place)
         return self._on_line
 
     def _on_opcode(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any]:  # noqa: ARG002
@@ -138,9 +154,18 @@ def make_point(run: Scheduler, level: Level, place: Place) -> None:
         run.point(level.value, place)
 
 
-def places(code: CodeType, level: Level) -> dict[int, Place]:
-    """Return a code object's points: by offset for opcodes, by negative line number for lines."""
-    return _lines(code) if level is Level.LINE else _opcodes(code)
+def places(code: CodeType, level: Level, *, stock: bool = False) -> dict[int, Place]:
+    """Return a code object's points: by offset for opcodes, by negative line number for lines.
+
+    With `stock` only those at which a CPython with its global lock can switch.
+    """
+    every = _lines(code) if level is Level.LINE else _opcodes(code)
+    return {key: place for key, place in every.items() if place.feasible or not stock}
+
+
+def count_lines(tables: Iterable[dict[int, Place]]) -> int:
+    """Return the number of lines that have a point in these tables."""
+    return len({(place.file, place.line) for table in tables for place in table.values()})
 
 
 def _lines(code: CodeType) -> dict[int, Place]:
@@ -160,6 +185,30 @@ def _opcodes(code: CodeType) -> dict[int, Place]:
         if act and line is not None:
             places[instruction.offset] = Place(code.co_filename, line, act, feasible)
     return places
+
+
+def feasibility(code: CodeType) -> dict[tuple[int, int, bool], bool]:
+    """Return whether CPython may switch just before an access.
+
+    The key is the end of its expression, and whether it writes. A line as a whole has the keys
+    (line, -1, ...). Comprehensions count as part of their function.
+    """
+    table: dict[tuple[int, int, bool], bool] = {}
+    for instruction, feasible in _walk(code):
+        positions = instruction.positions
+        if positions is None or positions.lineno is None:
+            continue
+        for writes in (False, True):
+            table.setdefault((positions.lineno, -1, writes), feasible)
+        act = _act(instruction)
+        if act:
+            is_write = act.startswith(("write", "delete"))
+            end = (positions.end_lineno or 0, positions.end_col_offset or 0, is_write)
+            table[end] = table.get(end, False) or feasible
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType) and inner.co_name.endswith(("comp>", "<genexpr>")):
+            table = {**feasibility(inner), **table}
+    return table
 
 
 def _act(instruction: dis.Instruction) -> str:

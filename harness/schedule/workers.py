@@ -20,7 +20,7 @@ _spawn = _thread.start_new_thread
 class Worker:
     """One real thread. It runs only while it holds its baton."""
 
-    __slots__ = ("_ended", "baton", "ident", "job", "native_id", "thread")
+    __slots__ = ("_ended", "_ready", "baton", "ident", "job", "native_id", "thread")
 
     def __init__(self) -> None:
         """Start the thread, and wait until it waits for its baton."""
@@ -29,18 +29,18 @@ class Worker:
         self._ended = allocate_baton()
         self.baton.acquire()
         self._ended.acquire()
-        ready = allocate_baton()
-        ready.acquire()
-        _spawn(self._run, (ready,))
-        ready.acquire()
+        self._ready = allocate_baton()
+        self._ready.acquire()
+        _spawn(self._run, ())
+        self._ready.acquire()
 
-    def _run(self, ready: _thread.LockType) -> None:
+    def _run(self) -> None:
         self.ident = _thread.get_ident()
         self.native_id = _thread.get_native_id()
         # Code under test may ask for the current thread, which then has the task's name.
         self.thread = threading.current_thread()
         self.unregister()
-        ready.release()
+        self._ready.release()
         while True:
             self.baton.acquire()
             job, self.job = self.job, None

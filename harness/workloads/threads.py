@@ -5,17 +5,19 @@ runs on a fresh instance; the calls, and the events that the instance reports in
 history. A pure checker judges it, as it judges a stored one.
 
 A run stores one episode for each program: the extent of the exploration and, after a finding, the
-history of the failing schedule with the choices that reproduce it.
+history of the failing schedule with the choices that reproduce it. It also stores the histories of
+some schedules without a finding, which are judged again like any other.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,14 @@ from harness.core.checker import Checker
 from harness.core.contract import Promise
 from harness.core.errors import UsageError
 from harness.core.history import History
-from harness.core.verdict import Anomaly, Verdict
+from harness.core.verdict import Anomaly, Validity, Verdict
 from harness.engine.context import Context
 from harness.engine.scenario import Expectation
 from harness.schedule import (
     Budget,
     Call,
     Finding,
+    Level,
     LockRules,
     Operations,
     PromiseBrokenError,
@@ -37,12 +40,15 @@ from harness.schedule import (
     Run,
     causality,
     explore,
-    replay,
 )
 from harness.schedule.explorer import PORTFOLIO
+from harness.schedule.patches import Patches
+from harness.schedule.program import Body
+from harness.schedule.replay import replay_finding
 
 SAMPLES = 16  # random continuations at each step of a failure, to find the decisive step
 SECONDS_MAX = 60.0  # the time limit of a program, which a gate does not reach
+LINES_SHARE = 4  # one of these schedules has points at the lines of the modules on trial
 UNJUDGED_MAX = 10  # the recorded reasons why the checker could not judge a history
 
 
@@ -73,7 +79,12 @@ class Interleaving:
     A meeting is a predicate over a history: a turn completed during a commit. The episode records
     in how many different histories it held. `strategies` are the explorer's; an exhaustive one
     omits no schedule within its bound. Each program gets `schedules` schedules, or its share of
-    `context.examples`.
+    `context.examples`. `modules` are those on trial: in one of `LINES_SHARE` schedules each of
+    their lines is a point too, if the target has loaded them. Lines and unsynchronised accesses are
+    points only where a CPython with its global lock can switch. `timers` is the number of deadlines
+    in one schedule that pass early: none by default, because a checker of what a call may wait
+    counts on a timeout that passes only when no other thread can act. Of each program at most
+    `samples` histories without an anomaly are stored, first those with a meeting.
     """
 
     programs: Sequence[Program]
@@ -82,35 +93,69 @@ class Interleaving:
     rules: LockRules = field(default_factory=LockRules)
     strategies: Sequence[str] = PORTFOLIO
     schedules: int | None = None
+    modules: Sequence[str] = ()
+    timers: int = 0
+    samples: int = 3
 
     def explore(self, context: Context) -> None:
         """Explore the programs, one after the other."""
         share = max(1, context.examples // len(self.programs))
-        budget = Budget(self.schedules or share, SECONDS_MAX)
+        with Patches():  # once for all programs
+            self._explore(context, share)
+
+    def _explore(self, context: Context, share: int) -> None:
+        points: dict[str, None] = {}  # accesses that raced in an earlier program
         for program in self.programs:
             seed = context.rng(program.name).randrange(1 << 31)
             with self._played(context, program) as played:
-                result = explore(
-                    played.body,
-                    budget=budget,
-                    seed=seed,
-                    rules=self.rules,
-                    strategies=self.strategies,
-                )
-                finding, failed, story = result.finding, played.failed, ""
+                results = self._results(played.body, self.schedules or share, seed, points)
+                points |= dict.fromkeys(results[0].points)
+                finding, failed, story = results[-1].finding, played.failed, ""
                 if finding is not None:
                     why = causality(
                         played.body, finding, samples=SAMPLES, seed=seed, rules=self.rules
                     )
                     finding, story = why.finding, f"{why.finding.story}\n\n{why}\n"
-            played.write(finding, failed, {**_extent(result), "story": story})
+            played.write(finding, failed, {**_extent(results), "story": story})
+
+    def _results(
+        self, body: Body, schedules: int, seed: int, points: Collection[str]
+    ) -> list[Result]:
+        """Explore a program, and then at the lines of the modules on trial, until a finding."""
+        by_line = max(1, schedules // LINES_SHARE) if self.modules else 0
+        budget = Budget(max(1, schedules - by_line), SECONDS_MAX, timers=self.timers)
+        result = explore(
+            body,
+            budget=budget,
+            seed=seed,
+            rules=self.rules,
+            strategies=self.strategies,
+            points=tuple(points),
+            stock=True,
+        )
+        loaded = [name for name in self.modules if name in sys.modules]
+        if result.finding is not None or not loaded:
+            return [result]
+        lines = explore(
+            body,
+            budget=replace(budget, schedules=by_line),
+            seed=seed,
+            rules=self.rules,
+            level=Level.LINE,
+            modules=loaded,
+            stock=True,
+        )
+        return [result, lines]
 
     def replay(self, context: Context, failed: History) -> None:
         """Run the failing schedule again, and record the finding if it fails again."""
         finding = Finding.from_json(failed.notes["finding"])
         with self._played(context, self._program(failed)) as played:
-            (play,) = replay(played.body, finding.choices, rules=self.rules)
-        fails = play.ending is not None and play.ending.kind == finding.kind
+            (play,) = replay_finding(played.body, finding, rules=self.rules)
+        ending = play.ending
+        fails = ending is not None and ending.kind == finding.kind
+        if finding.error and ending is not None:
+            fails = fails and type(ending.error).__name__ == finding.error
         notes = {"schedules": 1, "story": finding.story}
         played.write(finding if fails else None, played.failed, notes)
 
@@ -120,7 +165,7 @@ class Interleaving:
         reasons = (*notes.get("escapes", ()), *notes.get("unjudged", ()))
         unknowns = tuple(f"{notes['program']}: {reason}" for reason in reasons)
         finding = notes["finding"]
-        if finding is None:
+        if finding is None and not history.operations:
             return Verdict(unknowns=unknowns)
         if history.operations:  # the schedule came to its end, so only the checker judges it
             return self.check(history)
@@ -144,22 +189,22 @@ class Interleaving:
     @contextmanager
     def _played(self, context: Context, program: Program) -> Iterator[_Played]:
         """A program to explore. Raises UsageError where the target cannot be scheduled at all."""
-        folder = Path(tempfile.mkdtemp(prefix="harness-"))
+        parent = Path(tempfile.mkdtemp(prefix="harness-"))
+        folder = parent / "target"  # a name that every story can have
+        folder.mkdir()
         try:
-            played = _Played(context, program, self, folder)
-            yield played
-            if played.usage_error is not None:  # the explorer took it for a finding
-                raise played.usage_error
+            yield _Played(context, program, self, folder)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(parent, ignore_errors=True)
 
 
-def _extent(result: Result) -> dict[str, Any]:
+def _extent(results: Sequence[Result]) -> dict[str, Any]:
+    escapes = dict.fromkeys(escape for result in results for escape in result.escapes)
     return {
-        "schedules": result.schedules,
-        "bound": result.bound,
-        "bought": str(result),
-        "escapes": list(result.escapes),
+        "schedules": sum(result.schedules for result in results),
+        "bound": results[0].bound,
+        "bought": "; then ".join(map(str, results)),
+        "escapes": list(escapes),
     }
 
 
@@ -173,9 +218,10 @@ class _Played:
         self._program = program
         self._interleaving = interleaving
         self._folder = folder
-        self._meetings: Counter[str] = Counter()
+        self._meetings: Counter[str] = Counter(dict.fromkeys(interleaving.meetings, 0))
+        self._met: dict[str, History] = {}  # by a meeting that no earlier one had
+        self._others: list[History] = []
         self.failed = History()
-        self.usage_error: UsageError | None = None
         self._unjudged: dict[str, None] = {}
         self._operations = 0
         self._calls = Operations(
@@ -211,24 +257,48 @@ class _Played:
         )
         for operation in failed if finding else ():
             self._context.journal.record(operation)
+        if finding is None:
+            self._write_samples(notes)
+
+    def _write_samples(self, notes: Mapping[str, Any]) -> None:
+        """Write some histories without an anomaly; the program's episode has counted them."""
+        samples = [*self._met.values(), *self._others]
+        for sample in samples[: self._interleaving.samples]:
+            self._context.journal.episode(
+                program=self._program.name,
+                finding=None,
+                bound=notes.get("bound"),
+                schedules=0,
+                operations=0,
+            )
+            for operation in sample:
+                self._context.journal.record(operation)
 
     def _make(self) -> Any:
         instance = self._context.target.open(self._context.ability, self._folder)
-        adapter = getattr(instance, "adapter", None)
-        if adapter is None:
-            self.usage_error = UsageError(
+        self._adapter: Any = getattr(instance, "adapter", None)
+        if self._adapter is None:
+            raise UsageError(
                 f"target {self._context.target.name}, ability {self._context.ability}: a schedule"
                 " needs an instance in this process, with an attribute `adapter`"
             )
-            raise self.usage_error
-        self._adapter: Any = adapter
-        return adapter
+        return self._adapter
 
     def _judge(self, history: History) -> Verdict:
         self._operations += len(history)
-        for meeting, happened in self._interleaving.meetings.items():
-            self._meetings[meeting] += happened(history)
+        met = [name for name, happened in self._interleaving.meetings.items() if happened(history)]
+        self._meetings.update(met)
         verdict = self._interleaving.check(history)
+        if isinstance(verdict, Verdict) and verdict.validity is Validity.VALID:
+            self._keep_sample(history, met)
         if len(self._unjudged) < UNJUDGED_MAX:
             self._unjudged |= dict.fromkeys(verdict.unknowns)
         return verdict
+
+    def _keep_sample(self, history: History, met: Sequence[str]) -> None:
+        """Keep the first history of each meeting, and some of the others."""
+        new = [name for name in met if name not in self._met]
+        if new:
+            self._met |= dict.fromkeys(new[:1], history)
+        elif len(self._others) < self._interleaving.samples:
+            self._others.append(history)

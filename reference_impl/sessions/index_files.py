@@ -74,7 +74,8 @@ class IndexFiles:
         return [_change(line) for line in lines]
 
     def replace(self, lines: Iterable[bytes]) -> None:
-        """Replace the whole list. Raises OSError; then nothing has changed."""
+        """Replace the whole list. Raises OSError; then nothing has changed, and it is due."""
+        self.is_due = True
         files.put_unsynced(self._list, b"[\n" + b",\n".join(lines) + b"\n]\n")
         self._signature = files.signature(self._list)
         self._read_to, self.is_due = 0, False

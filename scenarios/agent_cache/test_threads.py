@@ -67,7 +67,7 @@ AGENT_CACHE_THREADS = Scenario(
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
-    examples=6_000,
+    examples=4_500,
     replay=MEETINGS.replay,
 )
 

@@ -135,7 +135,7 @@ CHANNELS_THREADS = Scenario(
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
-    examples=3_000,
+    examples=2_400,
     replay=MEETINGS.replay,
 )
 

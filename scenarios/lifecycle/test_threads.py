@@ -79,7 +79,7 @@ LIFECYCLE_THREADS = Scenario(
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
-    examples=8_000,
+    examples=6_000,
     replay=MEETINGS.replay,
 )
 

@@ -7,7 +7,6 @@ machine decides which call comes first; so a replay is another attempt.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,7 +16,7 @@ from pathlib import Path
 from harness.contract.agent_script import Process
 from harness.contract.clients.session_client import Moment
 from harness.contract.workloads.chaos import Chaos, PlannedFault, ServerGoneError
-from harness.core.history import History, Operation, Outcome
+from harness.core.history import History, Outcome
 from harness.engine.context import Context, Replay, Workload
 from harness.faults.file_faults import AddedBytes, CorruptFile, TornFile
 from harness.faults.nemesis import Fault
@@ -48,9 +47,6 @@ CAPS = {
     "HERMES_WEBUI_SESSIONS_MAX": str(SESSIONS_MAX),
 }
 DEFERRED = 2
-DEFERRED_POLLS_MAX = 200
-DEFERRED_POLL_S = 0.02
-WAITING = "wakeup_events"
 HALF_A_LINE = b'{"key": "proc_'
 REFUSED_BEYOND_BYTES = 48 << 10
 
@@ -169,18 +165,8 @@ def end_while_deferred(
     sent = user.insist(session, f"{script}{HELD}")
     if is_accepted(sent):
         user.relay(sent.result["run"], leave=1)
-        for _ in range(DEFERRED_POLLS_MAX):
-            health = user.ask("health")
-            if _deferred_at(health) >= DEFERRED:
-                break
-            time.sleep(DEFERRED_POLL_S)
+        user.ask("deferred", least=DEFERRED)
     end(chaos)
-
-
-def _deferred_at(health: Operation) -> int:
-    """The number of wakeups that wait, as the server reports it."""
-    found: int = health.result["containers"].get(WAITING, 0) if health.result else 0
-    return found
 
 
 def evict(chaos: Chaos, rng: random.Random, _rounds: int) -> None:
@@ -294,10 +280,10 @@ def ends_while_deferred(how: str) -> Callable[[History], int]:
     """Count the ends of the server of this kind right after it reported deferred wakeups."""
 
     def count(history: History) -> int:
-        calls = [op for op in history if op.function in ("health", "terminate", "kill")]
+        calls = [op for op in history if op.function in ("deferred", "terminate", "kill")]
         return sum(
-            end.function == how and health.function == "health" and _deferred_at(health) > 0
-            for health, end in pairwise(calls)
+            end.function == how and waiting.function == "deferred" and (waiting.result or 0) > 0
+            for waiting, end in pairwise(calls)
         )
 
     return count

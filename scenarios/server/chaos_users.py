@@ -150,7 +150,7 @@ class User:
             case 1:
                 self.ask("sessions")
             case 2:
-                self.ask("health")
+                self.ask("runs")
             case _:
                 self.ask("status", session=session)
 

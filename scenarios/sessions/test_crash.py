@@ -113,7 +113,7 @@ DAMAGE = Scenario(
         Expectation("a save shrank a session", _calls("shrink")),
         Expectation("recovery ran", _calls("restart")),
     ),
-    examples=150,
+    examples=60,
 )
 
 

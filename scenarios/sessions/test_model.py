@@ -158,7 +158,7 @@ SESSIONS_MODEL = Scenario(
         _called("a cleanup ran", "cleanup"),
         _called("another process took over", "swap"),
     ),
-    examples=120,
+    examples=80,
 )
 
 

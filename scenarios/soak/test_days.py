@@ -9,10 +9,8 @@ verdict is unknown.
 from __future__ import annotations
 
 import random
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 from harness.checkers.growth import SAMPLE, Controls, GrowsWithin
@@ -35,14 +33,13 @@ from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
 
-from .test_growth import ENTRY, LIMITS
+from .test_growth import ENTRY, LIMITS, in_memory
 
 HOURS = 24  # a day
 DAYS_MIN = 5  # a warm-up, and as many samples as a trend needs; 4 were too few in one run of ten
 LARGE_FROM = 14  # days; more days show no more in a small install
 CONTROL = range(8, 16)  # the hours of the control
 CONTROL_PACE_S = 0.25
-IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the speed of a disk is no part of this
 
 OPERATIONS_A_TURN = 1.8
 WARM_UP = round(1.5 * CACHE_TURNS * OPERATIONS_A_TURN)
@@ -104,18 +101,6 @@ def run_hours(hours: range, days: Days, client: RecordingClient) -> None:
 def _counts(days: Days) -> dict[str, int]:
     cached = min(days.turns, CACHE_TURNS)
     return {"operations": days.operations, "sessions": days.made, "cached": cached}
-
-
-@contextmanager
-def in_memory(folder: Path) -> Iterator[None]:
-    """Keep the folder's `state` in memory, where the system has a memory file system."""
-    memory = IN_MEMORY if IN_MEMORY.is_dir() else None
-    state = Path(tempfile.mkdtemp(prefix="harness-", dir=memory))
-    (folder / "state").symlink_to(state)
-    try:
-        yield
-    finally:
-        shutil.rmtree(state, ignore_errors=True)
 
 
 def _observed(field: str) -> Expectation:

@@ -121,7 +121,7 @@ WAKEUPS_THREADS = Scenario(
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
-    examples=4_000,
+    examples=3_200,
     replay=MEETINGS.replay,
 )
 

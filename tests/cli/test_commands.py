@@ -480,7 +480,7 @@ def test_judge_finds_a_broken_promise_again(printed: Printed, tmp_path: Path) ->
     failure = write_failure(tmp_path / LIFECYCLE)
 
     assert run("judge", tmp_path) == 1
-    assert f"reproduce: harness replay {failure}" in printed()[1]
+    assert f"reproduce: harness replay {failure}" in printed()[0]
 
 
 def test_a_killed_run_is_unknown(valid_run: Path, printed: Printed, tmp_path: Path) -> None:
@@ -491,7 +491,7 @@ def test_a_killed_run_is_unknown(valid_run: Path, printed: Printed, tmp_path: Pa
     (scenario_folder / runner.HISTORY).write_bytes(whole[:-5])
 
     assert run("judge", tmp_path) == 2
-    assert "unknown: the run ended before this scenario did" in printed()[1]
+    assert "unknown: the run ended before this scenario did" in printed()[0]
 
 
 def test_an_anomaly_of_a_killed_run_counts(tmp_path: Path) -> None:
@@ -513,7 +513,7 @@ def test_a_scenario_that_never_began_is_unknown(printed: Printed, tmp_path: Path
     folder.write_json(tmp_path / folder.PLAN, {"scenarios": [LIFECYCLE]})
 
     assert run("judge", tmp_path) == 2
-    assert f"{LIFECYCLE}: unknown" in printed()[1]
+    assert f"{LIFECYCLE}: unknown" in printed()[0]
     assert run("judge", tmp_path, "--json") == 2
     assert json.loads(printed()[0])["conclusion"] == "unknown"
 
@@ -547,7 +547,7 @@ def test_replay_exits_by_the_verdict(
     failure = write_failure(tmp_path / LIFECYCLE)
 
     assert run("replay", failure) == 0
-    assert "valid" in printed()[1]
+    assert "valid" in printed()[0]
     monkeypatch.setattr("harness.runs.replay.find_target", lambda _: WrongTarget())
     assert run("replay", failure.parent, "--json") == 1
     out, error = printed()

@@ -52,7 +52,7 @@ def test_simple_queue_wakes_reader() -> None:
     def body(run: Run) -> None:
         channel: queue.SimpleQueue[int] = queue.SimpleQueue()
         run.thread(channel.put, 7)
-        assert channel.get(timeout=1.0) == 7
+        assert channel.get() == 7
 
     explore_valid(body)
 
@@ -153,7 +153,7 @@ def test_thread_of_code_under_test_is_scheduled() -> None:
         first.start()
         second.start()
         first.join()
-        second.join(timeout=5.0)
+        second.join()
         assert not first.is_alive()
         assert not second.is_alive()
         assert first.ident is not None
@@ -169,7 +169,7 @@ def test_raw_thread_is_scheduled() -> None:
     def body(run: Run) -> None:  # noqa: ARG001 - the body starts threads itself
         done = threading.Event()
         _thread.start_new_thread(done.set, ())
-        assert done.wait(timeout=1.0)
+        assert done.wait()
 
     explore_valid(body)
 
@@ -219,10 +219,14 @@ def test_minute_is_exact_at_any_uptime(uptime_s: float, monkeypatch: pytest.Monk
 
 
 def test_spin_on_clock_reaches_its_deadline() -> None:
-    def body(run: Run) -> None:  # noqa: ARG001 - the body needs the clock only
-        deadline_s = time.monotonic() + 2.0
-        while time.monotonic() < deadline_s:
-            pass
+    def body(run: Run) -> None:
+        def spin() -> None:
+            deadline_s = time.monotonic() + 2.0
+            while time.monotonic() < deadline_s:
+                pass
+
+        run.thread(spin)
+        run.join()
 
     explore_valid(body)
 

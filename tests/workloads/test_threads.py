@@ -170,6 +170,18 @@ def failed(folder: Path) -> History:
     return found
 
 
+def explorations(folder: Path) -> list[History]:
+    """The episodes of whole programs."""
+    episodes = history.read(folder / runner.HISTORY)
+    return [episode for episode in episodes if "bought" in episode.notes]
+
+
+def samples(folder: Path) -> list[History]:
+    """The stored histories without a finding."""
+    episodes = history.read(folder / runner.HISTORY)
+    return [episode for episode in episodes if "bought" not in episode.notes]
+
+
 def replayed(make: type[Store], stored: History, folder: Path) -> Judgement:
     """Replay a stored finding on this toy."""
     replaying = replace(scenario(), workload=lambda context: MEETINGS.replay(context, stored))
@@ -180,7 +192,7 @@ def test_correct_store_is_valid_with_counted_meetings(tmp_path: Path) -> None:
     """The episode records in how many different histories a meeting happened."""
     judgement = explored(Store, tmp_path)
     (met,) = judgement.verdict.expectations
-    alone, together = history.read(tmp_path / runner.HISTORY)
+    alone, together = explorations(tmp_path)
 
     assert judgement.verdict.is_valid
     assert met.observed >= 1
@@ -303,3 +315,48 @@ def test_instance_without_an_adapter_is_a_usage_error(tmp_path: Path) -> None:
     """The error names the target, the ability and the missing attribute."""
     with pytest.raises(UsageError, match=r"target toy, ability toy: .*attribute `adapter`"):
         runner.run(scenario(), ElsewhereToy(Store), seed=1, effort=1.0, folder=tmp_path)
+
+
+def test_clean_histories_are_stored_and_judged(tmp_path: Path) -> None:
+    """A few schedules of each program, one with the meeting; a changed answer is noticed."""
+    explored(Store, tmp_path)
+    stored = samples(tmp_path)
+    programs = [sample.notes["program"] for sample in stored]
+
+    assert set(programs) == {"one after another", "two at once"}
+    assert programs.count("two at once") <= MEETINGS.samples
+    assert any(map(appends_met, stored))
+    for sample in stored:
+        assert MEETINGS.judge(sample).is_valid
+        *calls, read = sample
+        lost = replace(read, result=read.result[1:])
+        assert not MEETINGS.judge(replace(sample, operations=(*calls, lost))).is_valid
+
+
+class ReadsTwice(Store):
+    """Adds without a lock, with a call between the read and the write."""
+
+    def append(self, text: str) -> None:
+        texts = self._texts
+        _nothing()
+        self._texts = (*texts, text)
+
+
+def test_unlocked_update_is_found_without_modules(tmp_path: Path) -> None:
+    """Accesses that race are points, where a stock CPython can switch."""
+    (anomaly,) = explored(ReadsTwice, tmp_path).verdict.anomalies
+
+    assert anomaly.promise == promises.S2
+    assert failed(tmp_path).notes["finding"]["points"]
+
+
+def test_modules_on_trial_are_explored_by_line(tmp_path: Path) -> None:
+    """A share of the schedules has points at the lines of the named modules."""
+    named = replace(MEETINGS, modules=(__name__, "not.loaded"))
+    judgement = explored(Store, tmp_path, named)
+    bought = [episode.notes["bought"] for episode in explorations(tmp_path)]
+
+    assert judgement.verdict.is_valid
+    assert all(
+        "line level, " in text and f"lines of {__name__} are points" in text for text in bought
+    )

@@ -28,6 +28,12 @@ EMPTY_AT_REST = (  # containers in a server's health, where it reports them
     *("streams", "runs_abandoned", "run_writers", "channel_runs"),
     *("processes_running", "process_events_pending", "wakeup_events"),
 )
+WAITING = "wakeup_events"
+PASSING = (  # containers that empty by themselves soon after all clients have left
+    *("channel_subscribers", "sse_streams", "sse_stalled", "sse_ready", "streams_taken"),
+    *("connections_idle", "connections_leaving", "calls", "wakeup_ready"),
+)
+PASSING_S = 15.0
 SETTLED = ("processes_running", "process_completion_queue", "wakeup_ready")
 MARKS = ("interrupted", "cancelled", "error")
 _UNKNOWN_COUNT = 10**9  # a count of messages that no session has
@@ -177,9 +183,9 @@ class SessionClient:
         self._observe(Moment.CUT)
 
     def sessions(self) -> list[str]:
-        """The names of all sessions."""
+        """The names of all sessions, in the order of the list."""
         rows = self._get("/api/sessions")["sessions"]
-        return sorted(self._names.name(row["session_id"]) for row in rows)
+        return [self._names.name(row["session_id"]) for row in rows]
 
     def status(self, session: str) -> dict[str, Any]:
         """Whether the session is busy, and the run that a client could attach to."""
@@ -317,14 +323,28 @@ class SessionClient:
 
     # The server
 
-    def health(self) -> dict[str, Any]:
-        """The registered runs, and the sizes of the server's containers."""
-        status, report = self._request("GET", "/health")
-        runs = [
-            [self._names.name(run["session_id"]), run["stream_id"], run.get("phase", "")]
-            for run in report["runs"]
-        ]
-        return {"status": status, "runs": runs, "containers": report.get("containers", {})}
+    def runs(self) -> list[list[str]]:
+        """The registered runs in the order of their sessions: session, run and phase of each."""
+        return self._runs(self._health())
+
+    def deferred(self, least: int) -> int:
+        """Wait until at least `least` wakeups wait for a run to end; returns their number."""
+        ends_at = time.monotonic() + READ_S
+        while (count := self._containers(self._health()).get(WAITING, 0)) < least:
+            if time.monotonic() > ends_at:
+                break
+            time.sleep(POLL_S)
+        return int(count)
+
+    def gauges(self) -> dict[str, int]:
+        """The size of every container, once those that empty by themselves are empty.
+
+        A reader that left is released within a second; the wait is longer, for a slow machine.
+        """
+        ends_at = time.monotonic() + PASSING_S
+        while self._above(dict.fromkeys(PASSING, 0)) and time.monotonic() < ends_at:
+            time.sleep(POLL_S)
+        return self._containers(self._health())
 
     def rest(self, at_most: Mapping[str, int]) -> dict[str, Any]:
         """Wait until no run is under way, and every container is within its bound at rest.
@@ -333,7 +353,7 @@ class SessionClient:
         """
         ends_at = time.monotonic() + REST_PATIENCE_S
         bounds = {**dict.fromkeys(EMPTY_AT_REST, 0), **at_most}
-        while left := _above(bounds, self.health()):
+        while left := self._above(bounds):
             if time.monotonic() > ends_at:
                 break
             time.sleep(POLL_S)
@@ -342,11 +362,31 @@ class SessionClient:
     def settled(self) -> bool:
         """Wait until each process has ended and its wakeup was tried; returns whether it is so."""
         ends_at = time.monotonic() + READ_S
-        while _above(dict.fromkeys(SETTLED, 0), self.health()):
+        while self._above(dict.fromkeys(SETTLED, 0)):
             if time.monotonic() > ends_at:
                 return False
             time.sleep(POLL_S)
         return True
+
+    def _health(self) -> Any:
+        return self._get("/health")
+
+    def _runs(self, report: Any) -> list[list[str]]:
+        return sorted(
+            [self._names.name(run["session_id"]), run["stream_id"], run.get("phase", "")]
+            for run in report["runs"]
+        )
+
+    def _containers(self, report: Any) -> dict[str, int]:
+        found: dict[str, int] = report.get("containers", {})
+        return found
+
+    def _above(self, bounds: Mapping[str, int]) -> dict[str, Any]:
+        """The containers above their bounds, of those that the server reports; and its runs."""
+        report = self._health()
+        sizes, runs = self._containers(report), self._runs(report)
+        above = {name: sizes[name] for name, most in bounds.items() if sizes.get(name, 0) > most}
+        return {**above, "runs": runs} if runs else above
 
     # Requests
 
@@ -369,10 +409,3 @@ class SessionClient:
         if status != http.client.OK:
             raise StatusError(f"{method} {path}", status, answer)
         return answer
-
-
-def _above(bounds: Mapping[str, int], health: Mapping[str, Any]) -> dict[str, Any]:
-    """The containers above their bounds, of those that the server reports; and its runs."""
-    sizes = health["containers"]
-    above = {name: sizes[name] for name, most in bounds.items() if sizes.get(name, 0) > most}
-    return {**above, "runs": health["runs"]} if health["runs"] else above

@@ -30,6 +30,8 @@ BOOT_PATIENCE_S = 40.0
 MOMENT_PATIENCE_S = 15.0  # a fault is injected after this time even without its moment
 CALLS_MAX = 60  # ... and after this number of answered calls
 BACK_OFF_S = 0.01
+TIMEOUTS_MAX = 4  # calls without an answer, each of which took its whole patience
+UNANSWERED_MAX_S = 60.0  # without any answer, besides the time of a boot
 NEMESIS = 1_000_000  # the process number of the host, apart from those of clients
 
 
@@ -98,6 +100,8 @@ class Chaos:
     moments: Moments = field(default_factory=Moments)
     pid: int = 0
     faults_are_over: bool = False
+    _timeouts: int = 0
+    _answered_s: float = field(default_factory=time.monotonic)
     _clients: Iterator[int] = field(default_factory=itertools.count)
     _processes: Iterator[int] = field(default_factory=itertools.count)
 
@@ -146,6 +150,23 @@ class Chaos:
         yield
         self.boot()
         self.context.journal.heal(name)
+
+    def note_answer(self, operation: Operation) -> None:
+        """Give the server up when no client gets an answer any more: it hangs, or it has died.
+
+        Raises ServerGoneError. The unanswered calls are in the history.
+        """
+        is_lost = operation.outcome is Outcome.INFO and "timed out" in operation.error
+        is_refused = operation.error.startswith(NotReachedError.__name__)
+        now_s = time.monotonic()
+        if not is_lost and not is_refused:
+            self._answered_s = now_s
+            return
+        self._timeouts = self._timeouts + 1 if is_lost else self._timeouts
+        has_hung = self._timeouts >= TIMEOUTS_MAX
+        if has_hung or now_s - self._answered_s > BOOT_PATIENCE_S + UNANSWERED_MAX_S:
+            self.address.give_up()
+            raise ServerGoneError("the server answers no client any more")
 
     # Faults that a server survives
 
@@ -230,17 +251,26 @@ class Chaos:
         with self.down("kill"):
             for session in self.names.all():
                 self._host.ask("kept", {"session": session})
-        self._read_all(client, at_most)
+        if self._read_all(client, at_most):
+            for session in self.names.all():
+                self._host.ask("copies", {"session": session})
 
     def _read_all(self, client: ChaosClient, at_most: Mapping[str, int]) -> bool:
-        health = client.ask("health")
-        for _, run, _ in health.result["runs"] if health.result else ():
+        runs = client.ask("runs")
+        for _, run, _ in runs.result or ():
             client.ask("cancel", run=run)
+            client.ask("relay", run=run, after=None, leave=None, stall=False)
         rest = client.ask("rest", at_most=at_most)
+        is_at_rest = rest.outcome is Outcome.OK and not rest.result["left"]
         for session in self.names.all():
-            client.ask("read", session=session)
+            read = client.ask("read", session=session)
+            if is_at_rest and read.outcome is Outcome.OK:
+                client.ask("status", session=session)
+                client.ask("offered", session=session)
         client.ask("sessions")
-        return rest.outcome is Outcome.OK and not rest.result["left"]
+        if is_at_rest:
+            client.ask("gauges")
+        return is_at_rest
 
 
 class Host:
@@ -269,6 +299,20 @@ class Host:
             None if stored is None else self._names.content(stored["messages"], stored["pending"])
         )
 
+    def copies(self, session: str) -> dict[str, Any]:
+        """A session's texts and counts in each copy on disk; empty where there is none to compare.
+
+        Texts are rows of role and text, with names for the ids of sessions.
+        """
+        copies: Mapping[str, Any] = self._instance.call(
+            "copies", {"session_id": self._names.id(session)}
+        )
+        named = self._names.named
+        return {
+            name: [[role, named(text)] for role, text in copy] if isinstance(copy, list) else copy
+            for name, copy in copies.items()
+        }
+
     def close(self) -> None:
         """Leave the server to its episode."""
 
@@ -294,6 +338,7 @@ class ChaosClient:
         operation = self._recorder.ask(function, argument)
         if operation.outcome is Outcome.INFO:
             self._renew()
+        self._chaos.note_answer(operation)
         if operation.error.startswith(NotReachedError.__name__):
             time.sleep(BACK_OFF_S)  # the server is dying; its host closes the address soon
         return operation

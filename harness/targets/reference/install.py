@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 COLLECTION_S = 50.0
@@ -88,6 +89,8 @@ class InstallAdapter:
         registry = self._app.processes
         registry._start = self._start_scripted  # noqa: SLF001 - in place of a child
         registry._listen_to = lambda _running: None  # noqa: SLF001 - no child reports
+        nothing = SimpleNamespace(unregister=lambda _fd: None, close=lambda: None)
+        registry._selector = nothing  # noqa: SLF001 - no child has a descriptor to wait for
         self._watch()
         catalog = module("model_catalog.catalog")
         models = catalog.catalog_of("scripted", "scripted-agent")

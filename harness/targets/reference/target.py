@@ -31,6 +31,7 @@ from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.components.model_catalog import CatalogAdapter
 from harness.targets.components.processes import ProcessesAdapter
 from harness.targets.components.run_journal import JournalAdapter
+from harness.targets.components.session_folder import SessionFolderAdapter
 from harness.targets.components.session_store import SessionsAdapter
 from harness.targets.components.wakeup_restarts import WakeupsRestartsAdapter
 from harness.targets.components.wakeups import WakeupsAdapter
@@ -96,6 +97,11 @@ def _make_agent_cache(live_sessions: Any, cap: int) -> tuple[Any, Any]:
 def open_sessions(folder: Path) -> Any:
     """Open a session store with its files in `folder`."""
     return SessionsAdapter(folder, _module)
+
+
+def open_session_folder(folder: Path) -> Any:
+    """Open two session stores on one folder, with all that they write and hold."""
+    return SessionFolderAdapter(folder, _module)
 
 
 def open_sessions_threads(folder: Path) -> Any:
@@ -258,6 +264,7 @@ _ADAPTERS = {
     "agent_cache_threads": open_agent_cache_threads,
     "sessions": open_sessions,
     "sessions_threads": open_sessions_threads,
+    "session_folder": open_session_folder,
     "watcher": open_watcher,
     "catalog": open_catalog,
     "wakeups": open_wakeups,

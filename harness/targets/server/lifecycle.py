@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,33 @@ class ServerAdapter:
             "search": {"title": title or UNTITLED, "count": count, "texts": words},
         }
 
+    def copies(self, session_id: str) -> dict[str, Any]:
+        """Each copy of a session: texts with their roles, and counts. Empty for no session.
+
+        A wakeup has a role of its own, as clients see it.
+        """
+        try:
+            messages = self.sidecar(session_id)["messages"]
+        except FileNotFoundError:
+            return {}
+        row = self.index_row(session_id)
+        texts = [[_role(message), message["content"]] for message in messages]
+        found = self.database(session_id)
+        copies: dict[str, Any] = {
+            "sidecar": texts,
+            "index": None if row is None else row["message_count"],
+            "database_count": found["database"]["count"],
+        }
+        for name, copy in found.items():
+            # These copies know no wakeups: their roles are those of the sidecar.
+            roles = [role for role, _ in texts] if len(texts) == len(copy["texts"]) else []
+            plain = [
+                [role if role == "removed" or not roles else roles[at], text]
+                for at, (role, text) in enumerate(copy["texts"])
+            ]
+            copies[name] = plain
+        return copies
+
     def journal(self, session_id: str) -> dict[str, str]:
         """The tokens of the session's runs in the run journal, by stream."""
         folder = self.state / "sessions" / "_run_journal" / session_id
@@ -124,3 +152,8 @@ class ServerAdapter:
     def close(self) -> None:
         """Kill the server."""
         self.kill()
+
+
+def _role(message: Mapping[str, Any]) -> str:
+    is_wakeup = message["role"] == "user" and message.get("source") == "process_wakeup"
+    return "wakeup" if is_wakeup else str(message["role"])

@@ -57,7 +57,8 @@ class Builder:
     ) -> None:
         rows = [["" if seq is None else f"{run}:{seq}", name, text] for seq, name, text in events]
         result = {"end": end, "rows": rows}
-        self.add("relay", result, run=run, after=after, leave=None, stall=False)
+        leave = len(rows) if end == "left" else None
+        self.add("relay", result, run=run, after=after, leave=leave, stall=False)
 
     def watch(self, session: str, notices: Notices, after: str | None = None) -> None:
         rows = [["", "initial", session, None, None], *map(list, notices)]
@@ -168,7 +169,7 @@ def sound(*, a: Rows = A, b: Rows = B, c: Rows = C, **more: Rows) -> Builder:
     built.relay("r1", [], after="r1:5")
     built.send("a", HELD, "r2")
     built.refuse("a", REFUSED, "r2")
-    built.add("health", {"status": 200, "runs": [["a", "r2", ""]], "containers": {}})
+    built.add("runs", [["a", "r2", "running"]])
     built.add("status", {"busy": True, "run": "r2"}, session="a")
     built.add("cancel", result=True, run="r2")
     built.add("offered", None, session="a")
@@ -193,10 +194,10 @@ def sound(*, a: Rows = A, b: Rows = B, c: Rows = C, **more: Rows) -> Builder:
     built.add("boot", {"pid": 2, "port": 2})
     built.add("terminate", 0)
     built.add("boot", {"pid": 3, "port": 3})
-    built.watch("a", [("m:1", "session_snapshot", "a", None, None)], after="n:2")
+    built.watch("a", [("m:1", "session_snapshot", "a", "m", None)], after="n:2")
     built.send("a", LAST, "r9")
-    built.send("a", QUICK, "r10")
-    built.send("b", CALM, "r11")
+    built.send("a", QUICK, "ra")
+    built.send("b", CALM, "rb")
     built.watch("a", [("m:2", "bg_task_complete", "a", "p-w3", 6.0)], after="m:1")
     built.read_back({"a": a, "b": b, "c": c, **more})
     return built
@@ -390,9 +391,9 @@ WRONG_ON_THE_WAY: list[tuple[str, str, dict[str, Any], Callable[[Any], Any], Pro
     ("no snapshot of notices", "watch", {"after": "n:2"}, _first_row(name="x"), promises.C4),
     (
         "two runs",
-        "health",
+        "runs",
         {},
-        lambda result: {**result, "runs": [["a", "r2", ""], ["a", "r3", ""]]},
+        lambda _: [["a", "r2", "running"], ["a", "r3", "running"]],
         promises.T1,
     ),
     (
@@ -485,11 +486,15 @@ def test_user_waits_for_bounded_wakeups(more: int) -> None:
     """W10: each refusal names another run, begun by a wakeup."""
     built = Builder()
     built.add("new", session="a", previous=None)
+    script = "b9 [process=0:w8]"
+    built.send("a", script, "r0")
     for number in range(WAKEUPS_MAX + more):
         built.refuse("a", LAST, f"w{number}")
         built.refuse("a", LAST, f"w{number}")
     built.send("a", LAST, "r1")
-    built.read_back({"a": turn(LAST, "0 That was turn 1 of a.")})
+    asked = turn(script, "That was turn 1 of a.")
+    last = turn(LAST, "0 That was turn 3 of a.")
+    built.read_back({"a": [*asked, *wakeup("w8", 2, "a"), *last]})
 
     assert broken(built) == ({promises.W10} if more else set())
 

@@ -262,10 +262,11 @@ def test_unfinished_turn_owes_no_wakeup() -> None:
     assert judged(send(outputs=["p"]), messages()) == []
 
 
-def test_refused_call_with_free_streams_is_valid() -> None:
+def test_refused_call_breaks_c10_with_free_streams_too() -> None:
+    """Nothing was wrong with the server, so it has to answer."""
     hold = op("hold", {}, {"held": 9, "is_full": False, "full_ns": [0, 900 * MS]}, 0, 1000)
 
-    assert judged(hold, op("poll", {"path": "/health"}, {"status": 503}, 100)) == []
+    assert judged(hold, op("poll", {"path": "/health"}, {"status": 503}, 100)) == [promises.C10]
 
 
 def test_silence_is_measured_against_own_lag() -> None:
@@ -303,3 +304,25 @@ def test_bottleneck_generator_makes_verdict_unknown(generator: Operation) -> Non
 
 def test_load_without_generator_report_is_unknown() -> None:
     assert check_load(History((reading(WHOLE),))).validity is Validity.UNKNOWN
+
+
+def test_answers_that_contradict_each_other_are_reported() -> None:
+    """Each is one answer that a server under load cannot give."""
+    lost = Operation(1, "poll", {"path": "/health"}, Outcome.INFO, 0, None, error="timed out")
+    full = {"held": 9, "is_full": True, "full_ns": [0, 900 * MS]}
+    made = op("new", {}, {"session": "s"})
+
+    assert judged(lost) == [promises.C10]
+    assert judged(op("hold", {"streams": 8}, full, 0, 1000)) == [promises.C10]
+    assert judged(made, op("new", {}, {"session": "s"}, 50)) == [promises.S11]
+    assert judged(made, op("list", {}, [], 100)) == [promises.S11]
+    assert judged(made, op("list", {}, ["s", "s"])) == [promises.S11]
+    assert judged(op("press", {"wakeups_max": 6}, {"refusals": 1, "wakeups": 0})) == [promises.W10]
+    assert judged(reading({**read(event(1)), "end": "never"})) == [promises.C6]
+    assert judged(reading({**read(event(1)), "last": 9})) == [promises.C3]
+    stalled = {"end": "gone", "fellow": True, "stalled_s": 1.0}
+    assert judged(op("stall", {}, stalled)) == [promises.C8]
+    named = {"status": 200, "stream": "r", "active": "q"}
+    assert judged(send(), messages(("hi", "never sent"))) == [promises.S2]
+    assert judged(op("new", {}, {"session": "z"}), send()) == [promises.S11]
+    assert judged(op("send", send().argument, named)) == [promises.T1]

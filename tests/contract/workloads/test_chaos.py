@@ -17,12 +17,13 @@ from harness.contract.checkers.server.end_to_end import check_end_to_end
 from harness.contract.clients.session_client import Moment, Names, ServerAddress
 from harness.contract.workloads.chaos import (
     CALLS_MAX,
+    TIMEOUTS_MAX,
     Chaos,
     Moments,
     PlannedFault,
     ServerGoneError,
 )
-from harness.core.history import History, Journal, Outcome, read
+from harness.core.history import History, Journal, Operation, Outcome, read
 from harness.engine.context import Context
 from harness.engine.http import NotReachedError
 from harness.engine.target import Instance
@@ -84,7 +85,7 @@ def test_client_functions_cover_a_session(recorded: Recorded) -> None:
         assert client.ask("offered", session="s1").result == held
         assert client.ask("status", session="s1").result == {"busy": True, "run": held}
         assert client.ask("send", session="s1", text="m3").result == {"status": 409, "run": held}
-        assert client.ask("health").result["runs"] == [["s1", held, "running"]]
+        assert client.ask("runs").result == [["s1", held, "running"]]
         assert client.ask("cancel", run=held).result is True
         client.ask("rest", at_most={})
         rows = client.ask("read", session="s1").result["rows"]
@@ -138,7 +139,7 @@ def test_client_after_lost_reply_has_new_process(recorded: Recorded) -> None:
         leaving = threading.Thread(target=leave)
         leaving.start()
         client = chaos.client()
-        lost = [client.ask("health") for _ in range(2)]
+        lost = [client.ask("runs") for _ in range(2)]
         leaving.join()
 
     assert [op.outcome for op in lost] == [Outcome.INFO, Outcome.INFO]
@@ -207,7 +208,7 @@ def test_server_that_does_not_reboot_ends_the_run(recorded: Recorded) -> None:
 def _call_until_over(chaos: Chaos) -> None:
     while not chaos.faults_are_over:
         chaos.moments.observe(Moment.ANSWERED)
-        chaos.client().ask("health")
+        chaos.client().ask("runs")
 
 
 def test_failing_user_raises(recorded: Recorded) -> None:
@@ -269,3 +270,15 @@ def test_names_replace_session_ids_in_texts() -> None:
         "turn 1 of s1, not of ba9876543210"
     )
     assert names.all() == ["s1"]
+
+
+def test_server_that_answers_no_call_is_given_up(recorded: Recorded) -> None:
+    """After some calls that took their whole patience; the history has them."""
+    lost = Operation(1, "runs", {}, Outcome.INFO, 0, None, error="TargetLostError: timed out")
+    answered = Operation(1, "runs", {}, Outcome.OK, 0, 1, [])
+    with recorded.over(FragileTarget()) as chaos:
+        chaos.note_answer(answered)
+        for _ in range(TIMEOUTS_MAX - 1):
+            chaos.note_answer(lost)
+        with pytest.raises(ServerGoneError):
+            chaos.note_answer(lost)

@@ -29,6 +29,7 @@ from harness.mutation.known_bugs import copy_source, find_bugs, plant
 from harness.runs import simulated_days
 from harness.targets.reference.target import ReferenceTarget
 from scenarios.soak import test_days as scenario
+from scenarios.soak.test_growth import in_memory
 
 SIZES = st.sampled_from([SMALL, LARGE])
 REAPER_OFF = (
@@ -43,7 +44,7 @@ def _history(target: Target, folder: Path, hours: int) -> History:
     journal_path = folder / "history.jsonl"
     state = folder / "days"
     state.mkdir()
-    with Journal(journal_path, time.monotonic_ns) as journal, scenario.in_memory(state):
+    with Journal(journal_path, time.monotonic_ns) as journal, in_memory(state):
         instance = target.open("days", state)
         with closing(instance):
             client = RecordingClient(instance, journal)

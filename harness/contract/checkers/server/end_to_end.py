@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.contract import promises
+from harness.contract.checkers.server.call_answers import call_anomalies
 from harness.contract.checkers.server.client_history import ClientHistory
 from harness.contract.checkers.server.stream_events import stream_anomalies
 from harness.contract.checkers.server.transcript import transcript_anomalies
@@ -33,6 +34,7 @@ def _anomalies(view: ClientHistory) -> Iterator[Anomaly]:
     if view.final:
         yield from wakeup_anomalies(view)
     yield from _unrest(view)
+    yield from call_anomalies(view)
 
 
 def _process_failures(view: ClientHistory) -> Iterator[Anomaly]:

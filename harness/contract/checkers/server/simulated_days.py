@@ -20,6 +20,7 @@ from typing import Any
 
 from harness.checkers.growth import SAMPLE, GrowsWithin
 from harness.contract import promises
+from harness.contract.checkers.server.install_sizes import hour_anomalies
 from harness.core.history import History, Operation, Outcome
 from harness.core.verdict import Anomaly, Verdict, merge
 
@@ -263,7 +264,11 @@ class InstallDaysChecker:
         if doubts:
             return Verdict(unknowns=doubts)
         life = of_process(history, LIFE)
-        return merge([check_install_days(life), self.grown(life)])
+        verdict = check_install_days(life)
+        if verdict.is_valid:
+            wrong = next(hour_anomalies(life.operations), None)
+            verdict = Verdict(anomalies=(wrong,) if wrong else ())
+        return verdict if not verdict.is_valid else merge([verdict, self.grown(life)])
 
     def judgeable(self, history: History) -> int:
         """1 if growth can be judged, else 0."""

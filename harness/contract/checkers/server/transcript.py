@@ -138,15 +138,15 @@ def _same_number(view: ClientHistory) -> Iterator[Anomaly]:
 
 def _registered_twice(view: ClientHistory) -> Iterator[Anomaly]:
     """A session with two runs in the server's health report (T1)."""
-    for health in view.done("health"):
-        counts = Counter(session for session, _, _ in health.result["runs"])
+    for report in view.done("runs"):
+        counts = Counter(session for session, _, _ in report.result)
         for session, times in counts.items():
             if times > 1:
-                runs = [run for owner, run, _ in health.result["runs"] if owner == session]
+                runs = [run for owner, run, _ in report.result if owner == session]
                 yield Anomaly(
                     promises.T1,
-                    f"health() lists {times} runs of {session}",
-                    (health,),
+                    f"runs() lists {times} runs of {session}",
+                    (report,),
                     "two-at-once",
                     expected=f"at most one run of {session}",
                     observed=f"runs {runs}",

@@ -1,0 +1,149 @@
+"""Tests that the exact model of a folder accepts the reference, and names broken promises."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.checkers.conformance import Fold
+from harness.contract.models.session_folder import SessionFolderModel, digest
+from harness.core.history import Operation, Outcome
+from harness.targets.components.session_folder import SessionFolderAdapter
+
+CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("new", {"session": "s1"}),
+    *(("append", {"session": "s1", "messages": [{"role": "user", "content": t}]}) for t in "abc"),
+    ("new", {"session": "s2"}),
+    ("maintain", {"session": "s1", "fields": {"active_stream_id": "r"}}),
+    ("cleanup", {"session": "s1", "live": []}),
+    ("copy", {"session": "s1", "slot": "old"}),
+    ("rename", {"session": "s1", "title": "plans"}),
+    ("save_copy", {"slot": "old", "add": []}),
+    ("undo", {"session": "s1"}),
+    ("shrink", {"session": "s1", "keep": 1}),
+    ("recover", {}),
+    ("load", {"session": "s1"}),
+    ("delete", {"session": "s1"}),
+    ("head", {"session": "s1"}),
+    ("new", {"session": "../s1"}),
+)
+
+Change = Callable[[str, Any], Any]
+
+
+def judged(folder: Path, change: Change = lambda _, result: result) -> set[str]:
+    """The promises that the reference breaks where `change` falsifies answers."""
+    adapter = SessionFolderAdapter(
+        folder, lambda name: importlib.import_module(f"reference_impl.{name}")
+    )
+    fold = Fold(SessionFolderModel())
+    broken: set[str] = set()
+    for at, (function, argument) in enumerate(CALLS):
+        for name, given in ((function, {"at": 1_000.0 + at, **argument}), ("look", {})):
+            result = change(name, getattr(adapter, name)(**given))
+            anomaly = fold.step(Operation(0, name, given, Outcome.OK, 1, 2, result))
+            if anomaly is not None:
+                broken |= {promise.id for promise in (anomaly.promise, *anomaly.also)}
+    return broken
+
+
+def in_looks(act: Callable[[dict[str, Any]], None]) -> Change:
+    """Falsify what every look shows, where `act` finds what it changes."""
+
+    def change(function: str, result: Any) -> Any:
+        if function == "look":
+            act(result)
+        return result
+
+    return change
+
+
+def reversed_rows(seen: dict[str, Any]) -> None:
+    if len(seen["rows"]) > 1:
+        seen["rows"].reverse()
+        seen["index"].reverse()
+
+
+def without_last_message(seen: dict[str, Any]) -> None:
+    session = seen["disk"].get("s1")
+    if session and session["version"] == 4:
+        session["messages"].pop()
+
+
+def with_removed_message(seen: dict[str, Any]) -> None:
+    session = seen["disk"].get("s1")
+    if session and session["version"] == 8:
+        session["messages"].append({"role": "user", "content": "c"})
+
+
+def with_old_backup(seen: dict[str, Any]) -> None:
+    if "s1" in seen["bak"]:
+        seen["bak"]["s1"]["messages"] = []
+
+
+def with_temporary_file(seen: dict[str, Any]) -> None:
+    seen["files"] = sorted([*seen["files"], "s1.tmp"])
+
+
+def with_crowded_memory(seen: dict[str, Any]) -> None:
+    seen["held"][1] = ["s1", "s2", "s3"]
+
+
+def with_older_row(seen: dict[str, Any]) -> None:
+    for row in (*seen["rows"], *seen["index"]):
+        row["title"] = "Untitled"
+
+
+def with_ghost(seen: dict[str, Any]) -> None:
+    if not seen["disk"].get("s1") and len(seen["rows"]) == 1:
+        seen["rows"].append({**seen["rows"][0], "session_id": "s1", "updated_at": 1.0})
+
+
+def test_reference_conforms_to_the_folder_model(tmp_path: Path) -> None:
+    assert judged(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("act", "promise"),
+    [
+        (reversed_rows, "S8"),
+        (without_last_message, "S2"),
+        (with_removed_message, "S6"),
+        (with_old_backup, "S4"),
+        (with_temporary_file, "S1"),
+        (with_crowded_memory, "A6"),
+        (with_older_row, "S11"),
+        (with_ghost, "S11"),
+    ],
+)
+def test_wrong_folder_is_named_by_its_promise(
+    tmp_path: Path, act: Callable[[dict[str, Any]], None], promise: str
+) -> None:
+    assert promise in judged(tmp_path, in_looks(act))
+
+
+@pytest.mark.parametrize(
+    ("function", "wrong", "promise"),
+    [
+        ("save_copy", {"session_id": "s1"}, "S9"),
+        ("recover", {"scanned": 2, "restored": [], "findings": []}, "S16"),
+        ("delete", False, "S6"),
+        ("cleanup", False, "S7"),
+        ("head", {"session_id": "s1"}, "S6"),
+        ("undo", {"refused": "ValueError"}, "S2"),
+    ],
+)
+def test_wrong_answer_breaks_only_its_promise(
+    tmp_path: Path, function: str, wrong: Any, promise: str
+) -> None:
+    assert judged(tmp_path, lambda name, result: wrong if name == function else result) == {promise}
+
+
+def test_digest_replaces_long_texts_only() -> None:
+    assert digest({"a": ["x" * 200]}) == {"a": ["x" * 200]}
+    assert digest("x" * 201) != digest("x" * 202)
+    assert len(digest("\ud800" * 5_000)) < 40
