@@ -38,7 +38,7 @@ def accepted_file(folder: Path, *anomalies: Anomaly, more: str = "") -> Path:
     return path
 
 
-def test_known_new_and_mended_findings_are_told_apart(tmp_path: Path) -> None:
+def test_known_new_and_mended_findings_are_distinguished(tmp_path: Path) -> None:
     """One is accepted and seen, one is accepted and gone, one is seen only."""
     accepted = read_accepted(accepted_file(tmp_path, LOST, Anomaly(promises.S6, "gone")))
 
@@ -49,7 +49,7 @@ def test_known_new_and_mended_findings_are_told_apart(tmp_path: Path) -> None:
     assert [mended.promise for mended in findings.mended] == ["S6"]
 
 
-def test_finding_whose_promise_was_not_asked_is_not_mended(tmp_path: Path) -> None:
+def test_finding_of_an_unasked_promise_is_not_mended(tmp_path: Path) -> None:
     """Nothing is known about it."""
     accepted = read_accepted(accepted_file(tmp_path, LOST))
 
