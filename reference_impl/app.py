@@ -167,6 +167,11 @@ class App:
         """The session of a remembered run."""
         return self.journal.session_of(stream_id)
 
+    def has_rows(self, stream_id: str) -> bool:
+        """Whether the events of a run can still be read: its session may be deleted by now."""
+        session_id = self.owner(stream_id)
+        return session_id is not None and self.runs.has(session_id, stream_id)
+
     def read(self, session_id: str, cursor: str) -> Replay:
         """The events of a run after a cursor."""
         return self.runs.read(session_id, cursor)

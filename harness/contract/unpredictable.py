@@ -39,4 +39,7 @@ UNPREDICTABLE = (
     Unpredictable("idle", "fds", "read handles open as reads meet; it is bounded"),
     Unpredictable("idle", "threads", "a worker ends when it was idle for a while"),
     Unpredictable("keep_silent", "silences_s[*]", "a time; it is bounded"),
+    Unpredictable("ask_badly", "error", "free words; they are not empty", "server-hostile-input"),
+    Unpredictable("send_*", "error", "free words; they are not empty", "server-hostile-input"),
+    Unpredictable("*", "*body.error", "free words; they are not empty", "server-every-state"),
 )

@@ -19,6 +19,8 @@ from harness.core.history import History, Journal
 from harness.engine.client import RecordingClient
 from harness.engine.target import Instance, Target
 
+EPILOGUE = "epilogue"  # a function of some adapters: the last call of an instance
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -61,7 +63,9 @@ class Context:
         self.journal.episode(**notes)
 
     def close(self, episode: Episode) -> None:
-        """End an episode: close its instance and delete its folder."""
+        """End an episode: ask its instance's epilogue, if it has one, and delete its folder."""
+        if getattr(episode.instance, "has_epilogue", False):
+            episode.client.ask(EPILOGUE, {})
         episode.instance.close()
         shutil.rmtree(episode.folder, ignore_errors=True)
 

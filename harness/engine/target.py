@@ -65,6 +65,7 @@ class AdapterInstance:
 
     def __init__(self, adapter: Any) -> None:
         self.adapter = adapter
+        self.has_epilogue = getattr(adapter, "has_epilogue", False)
 
     def call(self, function: str, argument: Mapping[str, Any]) -> Any:
         """Call the adapter's method. Raises UsageError where it has none of that name."""

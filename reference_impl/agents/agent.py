@@ -95,7 +95,7 @@ class ScriptedAgent:
             raise ScriptedError(f"run_turn() of {self._session_id} was called after close()")
         shown: list[str] = []
         for directive in _DIRECTIVE.finditer(message):
-            if output.cancelled.is_set():
+            if output.cancelled.is_set() and directive[1] != "hang":
                 return "".join(shown)
             self._obey(directive[1], directive[2] or "", output, shown)
         self._show(output, shown, f"That was turn {_turns(history) + 1} of {self._session_id}.")

@@ -15,6 +15,7 @@ provider failed is put *aside*, and a later eviction closes it once its session 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ from typing import Protocol
 
 from reference_impl.config import env_int
 from reference_impl.memory.lifecycle import Lifecycle, MemoryAgent
+
+log = logging.getLogger(__name__)
 
 CAP_DEFAULT = 25
 COMMIT_PATIENCE_S = 30.0
@@ -144,7 +147,10 @@ class AgentCache:
             if sid in live or self._lifecycle.has_uncommitted_work(sid):
                 self._defer(self._aside, [victim])
             elif self._release(victim):
-                agent.close()
+                try:
+                    agent.close()
+                except Exception:
+                    log.exception("session %s: its agent could not be closed", sid)
 
     def _defer(self, where: list[Victim], victims: Sequence[Victim]) -> None:
         """Close these agents later, except those that came back or were claimed anew."""

@@ -142,7 +142,8 @@ class Lifecycle:
         A segment without an owner gets `agent`, else the session's current agent, for good. While
         another commit of the session is in flight this returns False at once or, with `wait`, waits
         for it, at most `timeout` seconds. If the provider raises anything, its segment stays for a
-        later try; only a KeyboardInterrupt, which is not the provider's own, propagates.
+        later try; only a KeyboardInterrupt on the main thread propagates, since it may be the
+        user's.
         """
         if not sid:
             return False
@@ -163,9 +164,9 @@ class Lifecycle:
         try:
             owner.commit_memory_session()
             committed = True
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # a provider that exits must not wedge the session
+        except BaseException as error:  # a provider that exits must not wedge the session
+            if isinstance(error, KeyboardInterrupt) and _is_main_thread():
+                raise
             log.exception("session %s: the provider failed; its turns stay uncommitted", sid)
         finally:
             with self._changed:
@@ -202,6 +203,10 @@ class Lifecycle:
     def _dirty_sessions(self) -> list[str]:
         with self._changed:
             return [sid for sid, entry in self._entries.items() if entry.is_dirty]
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 class _Flush:

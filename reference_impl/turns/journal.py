@@ -238,6 +238,13 @@ class RunJournal:
                 if row is not None:
                     yield row
 
+    def has(self, session_id: str, stream_id: str) -> bool:
+        """Whether the run's rows are on disk."""
+        try:
+            return os.path.exists(self._path(session_id, stream_id))
+        except FileNotFoundError:
+            return False
+
     def text(self, session_id: str, stream_id: str) -> str:
         """All tokens of a run."""
         rows = self.rows(session_id, stream_id)

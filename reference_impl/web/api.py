@@ -350,7 +350,7 @@ class Api:
             {
                 "active": run is not None and run.is_attachable,
                 "stream_id": stream_id,
-                "replay_available": run is not None or self._app.owner(stream_id) is not None,
+                "replay_available": run is not None or self._app.has_rows(stream_id),
             }
         )
 

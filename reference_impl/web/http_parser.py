@@ -102,6 +102,15 @@ class Reader:
         del self._data[: self._length]
         return Request(head.method, head.path, head.query, head.headers, body, head.keeps_alive)
 
+    def refused_at_end(self) -> RefusedError | None:
+        """Why the bytes so far are no request, if no more come; empty lines are fine."""
+        try:
+            if self.next() is None and (self._head is not None or self._data.strip(b"\r\n")):
+                return RefusedError(400, "the request ends before it is complete")
+        except RefusedError as error:
+            return error
+        return None
+
 
 def _parsed(head: bytes) -> Request:
     first, *rest = head.split(b"\r\n")

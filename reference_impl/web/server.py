@@ -122,6 +122,14 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()  # further requests wait in the socket
         self._read()
 
+    def eof_received(self) -> bool:
+        """The client sends no more: refuse a request that lacks its end, and close."""
+        if self._reader is not None and not self._is_busy:
+            refused = self._reader.refused_at_end()
+            if refused is not None:
+                self._transport.write(refusal(refused).encoded(keeps_alive=False))
+        return False
+
     def pause_writing(self) -> None:
         """The client does not read what we write."""
         self._is_paused = True

@@ -7,15 +7,20 @@ from hypothesis.stateful import rule
 
 from harness.checkers.conformance import conforms
 from harness.contract import promises
-from harness.contract.models.agent_cache import AgentCacheModel
+from harness.contract.models.agent_cache import CAP_DEFAULT, AgentCacheModel
 from harness.core.history import History
+from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.workloads.stateful import Machine, explore
 
 CAP = 2
-SESSIONS = st.sampled_from(["s1", "s2", "s3", "s4"])
-PROVIDERS = st.sampled_from(["ok", "ok", "fail"])
+SESSIONS = st.sampled_from(["s1", "S1", "s10", "s4"])  # some differ in case, or share a prefix
+FAILURES = ("fail", "exit", "abort", "close", "stuck")
+PROVIDERS = st.sampled_from(["ok"] * 6 + [*FAILURES])
+# The caps that the environment may set, and texts in it that set none.
+CAPS = (None, "1", "2", "3", "24", "25", "26")
+GARBAGE = ("", " ", "0", "-1", "-25", "two", "2.5", "1e1", "nan", "inf", "None", "3 4", "0x3", "3;")
 
 
 class AgentCacheMachine(Machine):
@@ -49,10 +54,94 @@ class AgentCacheMachine(Machine):
 
     def finish(self) -> None:
         """End every run with healthy providers, drain, and read the size."""
-        for session in ("s1", "s2", "s3", "s4"):
+        self.ask("size")
+        for session in ("s1", "S1", "s10", "s4"):
             self.ask("end_run", session=session, provider="ok")
         self.ask("drain")
         self.ask("size")
+
+
+# Lists that are walked completely -----------------------------------------------------------------
+
+
+def walk(context: Context) -> None:
+    """Fill a cache of every size; keep live agents beyond the cap; fail in each way."""
+    for value in (*CAPS, *GARBAGE):
+        fill(context, value)
+    for value in ("1", "3"):
+        exceed(context, value)
+    for provider in FAILURES:
+        fail_and_retry(context, provider)
+
+
+def fill(context: Context, value: str | None) -> None:
+    """Fill the cache up to its cap and beyond, with each kind of touch between."""
+    cap = int(value) if value in CAPS and value is not None else CAP_DEFAULT
+    sessions = [f"s{number}" for number in range(cap + 5)]
+    with context.episode() as episode:
+        ask = episode.client.ask
+        ask("configure", {"value": value})
+        for session in sessions[:cap]:
+            ask("put", {"session": session, "agent": "a", "provider": "ok"})
+            ask("complete_turn", {"session": session})
+        ask("size", {})
+        # A hit, the same agent again, and a replacement; a miss and a turn are no touch.
+        ask("get", {"session": sessions[0]})
+        ask("get", {"session": sessions[-1]})
+        for session, agent in zip(sessions[1:cap], "ab", strict=False):
+            ask("put", {"session": session, "agent": agent, "provider": "ok"})
+        ask("complete_turn", {"session": sessions[min(3, cap - 1)]})
+        for session in sessions[cap:]:
+            ask("put", {"session": session, "agent": "a", "provider": "ok"})
+            ask("size", {})
+        for session in sessions[: cap + 1]:
+            ask("get", {"session": session})
+
+
+def exceed(context: Context, value: str) -> None:
+    """Keep twice as many live agents as the cap; they go as their runs end."""
+    sessions = [f"s{number}" for number in range(2 * int(value) + 1)]
+    with context.episode() as episode:
+        ask = episode.client.ask
+        ask("configure", {"value": value})
+        for session in sessions:
+            ask("start_run", {"session": session})
+            ask("put", {"session": session, "agent": "a", "provider": "ok"})
+            ask("complete_turn", {"session": session})
+            ask("size", {})
+        ask("evict", {"session": sessions[1], "provider": "ok"})
+        for session in sessions:
+            ask("end_run", {"session": session, "provider": "ok"})
+            ask("size", {})
+            ask("get", {"session": session})
+
+
+def fail_and_retry(context: Context, provider: str) -> None:
+    """Fail as an agent is evicted in each way; every turn is committed later, by its owner."""
+    with context.episode() as episode:
+        ask = episode.client.ask
+        for session in ("s1", "s2", "s3", "s4"):
+            ask("put", {"session": session, "agent": "a", "provider": provider})
+            ask("complete_turn", {"session": session})
+        ask("put", {"session": "s3", "agent": "b", "provider": provider})
+        ask("complete_turn", {"session": "s3"})
+        ask("start_run", {"session": "s4"})
+        ask("evict", {"session": "s4", "provider": provider})
+        ask("size", {})
+        ask("end_run", {"session": "s4", "provider": provider})
+        ask("put", {"session": "s4", "agent": "a", "provider": provider})
+        ask("evict", {"session": "s3", "provider": provider})
+        ask("put", {"session": "s1", "agent": "b", "provider": "ok"})
+        ask("evict", {"session": "s1", "provider": "ok"})
+        ask("evict", {"session": "s3", "provider": "ok"})
+        ask("drain", {})
+        ask("size", {})
+
+
+def walk_and_explore(context: Context) -> None:
+    """Walk through the lists, then call in any order."""
+    walk(context)
+    explore(AgentCacheMachine)(context)
 
 
 def _evictions_with_live_runs(history: History) -> int:
@@ -71,7 +160,7 @@ def _evictions_with_live_runs(history: History) -> int:
 
 def _failed_evictions(history: History) -> int:
     return sum(
-        bool(op.result and op.result.get("events")) and op.argument.get("provider") == "fail"
+        bool(op.result and op.result.get("events")) and op.argument.get("provider") in FAILURES
         for op in history
     )
 
@@ -81,13 +170,13 @@ BOUNDED_AND_COMMITTED = Scenario(
     mode=Mode.MODEL,
     ability="agent_cache",
     promises=(promises.A1, promises.A2, promises.A3, promises.A4, promises.A5, promises.L14),
-    workload=explore(AgentCacheMachine),
+    workload=walk_and_explore,
     checker=conforms(AgentCacheMachine.model),
     expectations=(
         Expectation("an eviction met a live run", _evictions_with_live_runs),
         Expectation("a provider failed during an eviction", _failed_evictions),
     ),
-    examples=200,
+    examples=150,
 )
 
 

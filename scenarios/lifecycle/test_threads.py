@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 
@@ -15,19 +16,25 @@ from harness.pytest_plugin import Judge
 from harness.schedule import Call, LockRules, small_scope
 from harness.workloads.threads import Interleaving, Program
 
-S = {"session": "s"}
+S, T = {"session": "s"}, {"session": "t"}
 TURN_A = Call("complete_turn", {**S, "agent": "a"})
 TURN_B = Call("complete_turn", {**S, "agent": "b"})
 TURN_FLAKY = Call("complete_turn", {**S, "agent": "flaky"})
 TURN_EXITS = Call("complete_turn", {**S, "agent": "exits"})
+TURN_SLOW = Call("complete_turn", {**S, "agent": "slow"})
+TURN_HANGS = Call("complete_turn", {**S, "agent": "hangs"})
+TURN_T = Call("complete_turn", {**T, "agent": "a"})
 REPLACE = Call("register", {**S, "agent": "b"})
 UNREGISTER = Call("unregister", S)
 COMMIT = Call("commit", S)
 COMMIT_WAITING = Call("commit", {**S, "wait": True})
+COMMIT_AT_LENGTH = Call("commit", {**S, "wait": True, "timeout": None})
+COMMIT_T = Call("commit", {**T, "wait": True})
 DISCARD = Call("discard", S)
 DRAIN = Call("drain")
 
-# Two shutdowns, because the first may be the retry of an agent that fails once.
+# Two shutdowns, because the first may be the retry of an agent that fails once, and because one may
+# reach its deadline while a provider hangs.
 QUIET = (DRAIN, DRAIN)
 
 
@@ -41,6 +48,15 @@ def turn_during_commit(history: History) -> bool:
     calls = history.of("provide")
     turns = history.of("complete_turn")
     return any(call.meets(turn) for call in calls for turn in turns)
+
+
+def waited_long(function: str) -> Callable[[History], bool]:
+    """Whether a call of this function waited for a provider that is slow or hangs."""
+
+    def met(history: History) -> bool:
+        return any(op.result["took_s"] > 1 for op in history.happened.of(function))
+
+    return met
 
 
 def commits_met(history: History) -> bool:
@@ -59,12 +75,22 @@ MEETINGS = Interleaving(
         program("a shutdown", (TURN_A,), (DRAIN,), (TURN_A,), (COMMIT_WAITING,)),
         program("a failure", (TURN_FLAKY,), (COMMIT,), (TURN_FLAKY,), (COMMIT_WAITING,)),
         program("an exit", (TURN_EXITS,), (COMMIT,), (COMMIT_WAITING,), (UNREGISTER,)),
+        program("a shutdown beside a slow commit", (TURN_SLOW,), (COMMIT,), (TURN_A, DRAIN)),
+        program("a shutdown that meets a hang", (TURN_HANGS, TURN_T), (COMMIT,), (DRAIN,)),
+        program("a failure beside a shutdown", (TURN_FLAKY, TURN_T), (COMMIT,), (TURN_B, DRAIN)),
+        program("a wait for a slow commit", (TURN_SLOW,), (COMMIT,), (TURN_A, COMMIT_WAITING)),
+        program("a wait for one that hangs", (TURN_HANGS,), (COMMIT,), (TURN_A, COMMIT_WAITING)),
+        program("a wait without a limit", (TURN_SLOW,), (COMMIT,), (TURN_A, COMMIT_AT_LENGTH)),
+        program("two waits", (TURN_SLOW,), (COMMIT,), (COMMIT_WAITING,), (COMMIT_WAITING,)),
+        program("another session", (TURN_SLOW, TURN_T), (COMMIT,), (COMMIT_T,), (COMMIT,)),
     ),
     check=check_memory_commits,
     rules=LockRules(free_during=(("provider", "*"),)),
     meetings={
         "a turn was completed during a commit": turn_during_commit,
         "two commits of a session met": commits_met,
+        "a shutdown waited for a provider": waited_long("drain"),
+        "a commit waited for a provider": waited_long("commit"),
     },
 )
 

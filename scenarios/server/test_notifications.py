@@ -14,6 +14,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from harness.checkers.conformance import conforms
 from harness.contract import promises
 from harness.contract.agent_script import Process, Tokens
+from harness.contract.checkers.server.back_to_zero import resting
 from harness.contract.models.notifications import ENDED, STARTED, NotificationsModel
 from harness.core.history import History
 from harness.engine.scenario import Expectation, Mode, Scenario
@@ -134,7 +135,7 @@ TWO_CLIENTS = Scenario(
         *(promises.T3, promises.W1, promises.W2, promises.W6, promises.W7, promises.W11),
     ),
     workload=explore(ReadersMachine, steps=STEPS),
-    checker=conforms(ReadersMachine.model),
+    checker=resting(conforms(ReadersMachine.model)),
     expectations=(
         _heard(STARTED),
         _heard(ENDED),

@@ -32,9 +32,13 @@ from harness.workloads.stateful import Machine, explore
 Call = tuple[str, dict[str, Any]]
 NAMES = ("s1", "S1", "s11", "s2")  # that differ in case only, or begin alike
 SESSIONS = st.sampled_from(NAMES)
-FAILURES = ("disk full", "disk error", "shutdown", "timeout", "bug", "memory")
+FAILURES = (
+    *("disk full", "disk error", "no file", "no permission", "shutdown", "timeout", "connection"),
+    *("bug", "wrong type", "wrong value", "memory"),
+)
 SIZES = (1, OUTPUT_CHARS_MAX - 1, OUTPUT_CHARS_MAX, OUTPUT_CHARS_MAX + 1, 20 * OUTPUT_CHARS_MAX)
 EXIT_CODES = (0, 1, 255, -9, None)
+FAILURES_MANY = 20
 PACES_S = (0.01, 1.5, 20.0)
 
 
@@ -205,6 +209,9 @@ def after_each_failure() -> Iterator[list[Call]]:
         yield [ended("p1"), ended("p2"), fail, *[DRAIN, late] * times, DRAIN, END, END]
         yield [ended("p1"), ended("p2"), fail, DRAIN, RESTART, DRAIN, *[late] * times, END, END]
         yield [ended("p1"), ended("p2"), fail, DRAIN, DELETE, *[late] * times, END]
+    # However often a start has failed, the next one follows within the patience.
+    fail = ("fail_starts", {"kind": FAILURES[0], "times": FAILURES_MANY})
+    yield [ended("p1"), fail, *[late] * (FAILURES_MANY + 1), END]
     for times in (1, 2):
         fail = ("fail_marks", {"times": times})
         yield [ended("p1"), ended("p2"), fail, DRAIN, END, *[late] * times, END, late, END]

@@ -73,6 +73,17 @@ def programs() -> Iterator[list[Call]]:
     yield from watches()
     for host_ends in HOST_ENDS:
         yield from outlived(host_ends)
+        yield from reported_later(host_ends)
+
+
+def reported_later(host_ends: Call) -> Iterator[list[Call]]:
+    """Ends that one host sees and the next reports, and what a killed host left behind."""
+    names = ("d", "b", "e", "a", "c")
+    started = [spawn(name, f"s{name}") for name in sorted(names)]
+    each = [call for name in names for call in (finish(name), ("ended", {"process": name}))]
+    yield [*started, *each, host_ends, take(len(names)), host_ends, take(0)]
+    yield [("refused", {"process": "p"}), ("proof", {}), host_ends, take(0), ("proof", {})]
+    yield [spawn("p"), ("leave_files", {}), host_ends, ("left", {"running": 1}), finish(), take()]
 
 
 def outlived(host_ends: Call) -> Iterator[list[Call]]:
@@ -109,6 +120,11 @@ def watches() -> Iterator[list[Call]]:
     before = [say("hit 1\nhit 2\nother"), take(), advance(early), say("hit 3"), take(0)]
     after = [advance(late - early), say("hit 4"), take(), say("hit 5"), finish(), take()]
     yield [watched, *before, *after]
+    for text in ("漢字 hit", "hit \N{SLIGHTLY SMILING FACE} äß", "\x00 hit"):
+        pattern = text.split()[0]
+        yield [spawn("p", watches=[pattern]), say(text), take(), finish(), take()]
+    for size in (OUTPUT_CHARS_MAX - 4, OUTPUT_CHARS_MAX - 3, 2 * OUTPUT_CHARS_MAX - 3):
+        yield [watched, say("hit", size=size), take(), finish(), take()]
     many = [call for _ in range(WATCH_EVENTS_MAX) for call in (say("hit"), take(), advance(late))]
     yield [watched, *many, say("hit"), take(0), finish(), take()]
 

@@ -55,7 +55,7 @@ def test_page_groups_one_finding_of_two_scenarios(tmp_path: Path) -> None:
         assert name in text
 
 
-def test_page_is_whole_and_escapes_what_a_target_returned(tmp_path: Path) -> None:
+def test_page_is_whole_and_escapes_answers(tmp_path: Path) -> None:
     """It opens without a network, and no answer becomes markup."""
     run = folder.create(tmp_path, "gate", 7, {"target": "reference"})
 

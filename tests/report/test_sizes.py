@@ -55,7 +55,7 @@ def test_shortened_text_keeps_both_ends(text: str, limit: int) -> None:
 
 
 @given(st.lists(st.text(max_size=50), max_size=60), st.integers(200, 1000))
-def test_lines_within_a_limit_say_where_the_rest_is(lines: list[str], limit: int) -> None:
+def test_cut_lines_say_where_the_rest_is(lines: list[str], limit: int) -> None:
     kept = within(lines, limit, "verdict.json")
 
     assert sum(len(line) + 1 for line in kept) <= limit

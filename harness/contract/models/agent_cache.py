@@ -17,6 +17,8 @@ from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
+CAP_DEFAULT = 25  # where the setting is absent or invalid
+HEALTHY = frozenset({"ok", "stuck"})  # a handle that fails as it closes is closed all the same
 Victim = tuple[str, str]  # a session, and the agent that it loses
 CALM = {"blocked": False, "nested": False}
 
@@ -35,6 +37,7 @@ class State:
     current: tuple[Victim, ...] = ()
     leaving: tuple[Victim, ...] = ()
     aside: frozenset[Victim] = frozenset()
+    cap: int | None = None  # as configured; None for the model's
 
     def owners(self, session: str) -> tuple[str, ...]:
         """Owners of the session's uncommitted segments, oldest first."""
@@ -54,6 +57,7 @@ class Eviction:
     after: State
     commits: tuple[Victim, ...]
     closes: frozenset[Victim]
+    surplus: frozenset[Victim] = frozenset()  # agents beyond the cap, which this call evicts
 
 
 class AgentCacheModel:
@@ -97,8 +101,15 @@ class AgentCacheModel:
                 return self._get(state, argument["session"], operation)
         return _judge(self._evictions(state, operation.function, **argument), operation)
 
-    def _evictions(
-        self, state: State, function: str, session: str = "", provider: str = "ok", agent: str = ""
+    def _evictions(  # noqa: PLR0913  (the arguments of all calls)
+        self,
+        state: State,
+        function: str,
+        *,
+        session: str = "",
+        provider: str = "ok",
+        agent: str = "",
+        value: str | None = None,
     ) -> Eviction:
         match function:
             case "put":
@@ -109,10 +120,8 @@ class AgentCacheModel:
                 return self._shrink(replace(state, live=state.live - {session}), provider)
             case "drain":
                 return self._drain(state)
-            case "start_run":
-                return Eviction(replace(state, live=state.live | {session}), (), frozenset())
-            case "complete_turn":
-                return Eviction(_completed(state, session), (), frozenset())
+            case "start_run" | "complete_turn" | "configure":
+                return Eviction(_quiet(state, function, session, value), (), frozenset())
         raise ValueError(f"{self.name} has no function {function!r}")
 
     def _size(self, state: State, operation: Operation) -> tuple[State] | Refusal:
@@ -134,6 +143,14 @@ class AgentCacheModel:
                 promises.L9,
                 f"{operation.call}: the lifecycle keeps entries of sessions that are clean",
                 expected=f"at most {bound} entries",
+                observed=f"{result['entries']} entries",
+            )
+        needed = len(dict(state.agents).keys() | dict(state.waiting).keys())
+        if result["entries"] < needed:
+            return Refusal(
+                promises.L9,
+                f"{operation.call}: the lifecycle lacks sessions that are cached, or wait",
+                expected=f"at least {needed} entries",
                 observed=f"{result['entries']} entries",
             )
         return (state,)
@@ -170,7 +187,11 @@ class AgentCacheModel:
             return self._shrink(state, provider)
         first = _retired(state, ((session, str(replaced)),), provider)
         second = self._shrink(first.after, provider)
-        return Eviction(second.after, first.commits + second.commits, first.closes | second.closes)
+        return replace(
+            second,
+            commits=first.commits + second.commits,
+            closes=first.closes | second.closes,
+        )
 
     def _evict(self, state: State, session: str, provider: str) -> Eviction:
         victims = tuple(pair for pair in state.agents if pair[0] == session)
@@ -186,16 +207,33 @@ class AgentCacheModel:
         shrunk = self._shrink(state, "ok")
         busy = shrunk.after.live | dict(shrunk.after.waiting).keys()
         closes = frozenset(pair for pair in shrunk.after.aside if pair[0] not in busy)
-        return Eviction(shrunk.after, (*commits, *shrunk.commits), shrunk.closes | closes)
+        return replace(shrunk, commits=(*commits, *shrunk.commits), closes=shrunk.closes | closes)
 
     def _shrink(self, state: State, provider: str) -> Eviction:
-        excess = max(0, len(state.agents) - self._cap)
+        cap = self._cap if state.cap is None else state.cap
+        excess = max(0, len(state.agents) - cap)
         idle = [pair for pair in state.agents if pair[0] not in state.live]
         victims = tuple(idle[:excess])
         left = tuple(pair for pair in state.agents if pair not in victims)
         leaving = state.leaving
         state = replace(state, agents=left, leaving=())
-        return _retired(state, (*leaving, *victims), provider)
+        eviction = _retired(state, (*leaving, *victims), provider)
+        return replace(eviction, surplus=frozenset(victims))
+
+
+def _quiet(state: State, function: str, session: str, value: str | None) -> State:
+    """The state after a call that evicts no agent."""
+    if function == "configure":
+        return State(cap=_configured(value))
+    if function == "start_run":
+        return replace(state, live=state.live | {session})
+    return _completed(state, session)
+
+
+def _configured(value: str | None) -> int:
+    """The cap that a setting gives: a whole positive number, else the default."""
+    is_number = value is not None and value.isascii() and value.isdigit() and int(value) > 0
+    return int(value or 0) if is_number else CAP_DEFAULT
 
 
 def _completed(state: State, session: str) -> State:
@@ -228,7 +266,7 @@ def _flushed(state: State, session: str, provider: str) -> tuple[State, tuple[st
     owners = [owner or current for owner in state.owners(session)]
     while owners and owners[0]:
         called.append(owners[0])
-        if provider != "ok":
+        if provider not in HEALTHY:
             break
         owners.pop(0)
     # Only the segment whose commit was tried keeps the owner that it adopted.
@@ -244,11 +282,14 @@ def _judge(eviction: Eviction, operation: Operation) -> tuple[State] | Refusal:
     closes = [victim for kind, victim in events if kind == "close"]
     after = eviction.after
     allowed = eviction.closes | after.aside
+    # Without a commit and a close it may be that the agent was not evicted at all.
+    seen = {victim for _, victim in events}
+    also = (promises.A1,) if eviction.surplus - seen else ()
 
     def refuse(promise: Promise, problem: str, expected: str) -> Refusal:
         observed = ", ".join(f"{kind} {_name(victim)}" for kind, victim in events) or "no event"
         message = f"{operation.call} {problem}"
-        return Refusal(promise, message, expected=expected, observed=observed)
+        return Refusal(promise, message, also=also, expected=expected, observed=observed)
 
     for victim in closes:
         session = victim[0]

@@ -13,8 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.contract import promises
+from harness.contract.models.answers import difference
+from harness.contract.models.endpoints import description
 from harness.contract.promises import SESSION_SERVER
 from harness.core.contract import Promise
+from harness.core.errors import UsageError
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
@@ -56,17 +59,21 @@ class BadInputModel:
                 promises.H2, f"{operation.call} got no HTTP answer", expected="an HTTP answer"
             )
         match operation.function:
-            case "begin" if operation.result is not None:
+            case "begin":
+                if operation.result is None:
+                    return (state,)
                 return Refusal(
                     promises.H2, f"{operation.call} answers something", (None,), expected="null"
                 )
-            case "ask_badly" | "send_bytes":
+            case "describe":
+                return _described(state, operation)
+            case "ask_badly" | "send_bytes" | "send_size":
                 return _answered(state, operation)
             case "files":
                 return _unchanged(state, operation)
             case "dawdle":
                 return _attended(state, operation)
-        return (State(),)
+        raise UsageError(f"{self.name} has no function {operation.function!r}")
 
     def adopt(self, state: State, operation: Operation) -> tuple[State, ...]:
         """Go on after an answer that was refused; what it did to the files is unknown."""
@@ -83,8 +90,12 @@ def _answered(state: State, operation: Operation) -> tuple[State] | Refusal:
         return refusal
     if refusal := _missing(operation, statuses):
         return refusal
-    if not operation.argument["bad"]:
-        return (replace(state, files=None) if _succeeded(statuses) else state,)
+    if not operation.argument["bad"] and operation.function == "ask_badly":
+        changes = _changes_files(operation.argument) and _succeeded(statuses)
+        if len(statuses) == 1:
+            return (replace(state, files=None) if changes else state,)
+    elif not operation.argument["bad"]:
+        return (state,)
     if len(statuses) > 1:
         return Refusal(
             promises.H2,
@@ -122,13 +133,12 @@ def _forbidden(operation: Operation, statuses: list[int]) -> Refusal | None:
 def _missing(operation: Operation, statuses: list[int]) -> Refusal | None:
     """A request without an answer, or with a status that is not one for it."""
     argument = operation.argument
-    is_partial = operation.function == "send_bytes" and is_cut_short(argument["data"])
-    needed = 0 if is_partial else argument.get("times", 1)
+    needed = argument.get("times", 1)
     if len(statuses) < needed:
         return Refusal(
             promises.H2,
             f"{operation.call} got no answer",
-            expected="a status",
+            expected=f"{needed} statuses",
         )
     allowed = argument.get("statuses") or (MALFORMED if argument["bad"] else ACCEPTED)
     if wrong := [status for status in statuses if status not in allowed]:
@@ -152,6 +162,24 @@ def _missing(operation: Operation, statuses: list[int]) -> Refusal | None:
             expected="no error",
         )
     return None
+
+
+def _changes_files(argument: dict[str, Any]) -> bool:
+    """Whether such a request may change files: it is no read, or it renews the models' cache."""
+    return bool(argument["method"] != "GET" or argument["path"] == "/api/models")
+
+
+def _described(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """The server's description of itself is that of the contract."""
+    found = difference(description(), operation.result)
+    if found is None:
+        return (state,)
+    return Refusal(
+        promises.H2,
+        f"{operation.call}: the description differs from the contract, at {found.path}",
+        expected=f"{found.expected}",
+        observed=f"{found.observed!r}",
+    )
 
 
 def is_cut_short(data: str) -> bool:

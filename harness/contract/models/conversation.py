@@ -72,7 +72,8 @@ class Session:
     run: Turn | None = None
     is_cancelled: bool = False
     owed: tuple[str, ...] = ()
-    delivered: tuple[str, ...] = ()
+    delivered: tuple[str, ...] = ()  # in the order in which they came
+    begun: tuple[Turn, ...] = ()  # all turns, also those that were removed
     was_deferred: bool = False
     was_struck: bool = False
     is_unknown: bool = False  # an answer about it was wrong, so that its content is not known
@@ -182,9 +183,24 @@ def undone(session: Session, operation: Operation, _turn: Turn | None) -> Sessio
     return session.shortened(count - 1) if count else session
 
 
-def sent(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
+def sent(  # noqa: PLR0911 - one for each answer
+    session: Session, operation: Operation, _turn: Turn | None
+) -> Session | Refusal:
     """A turn begins, or a run under way refuses it."""
     status, active = operation.result["status"], operation.result["active"]
+    if status not in (OK, CONFLICT) or (status == OK and active is not None):
+        return Refusal(
+            promises.H2,
+            f"{operation.call} got an answer that no start has",
+            expected=f"status {OK} without an active run, or {CONFLICT}",
+        )
+    if operation.function == "send_watched" and status == OK and operation.result["heard"] is False:
+        return Refusal(
+            promises.C3,
+            f"{operation.call}: a watching client did not hear of the end of the process",
+            also=(promises.W7,),
+            expected="bg_task_complete on the stream of the session",
+        )
     if status == CONFLICT:
         if session.is_surely_idle:
             return Refusal(
@@ -210,6 +226,7 @@ def sent(session: Session, operation: Operation, _turn: Turn | None) -> Session 
     return replace(
         session,
         turns=(*session.turns, turn),
+        begun=(*session.begun, turn),
         phase=Phase.PENDING,
         run=turn,
         is_cancelled=False,
@@ -402,7 +419,8 @@ def wakeups_read(session: Session, operation: Operation, _turn: Turn | None) -> 
         )
     after = session
     if session.owed:  # the last wakeup turn may still be under way
-        delivered = (*session.delivered, *session.owed)
+        known = (*session.delivered, *session.owed)
+        delivered = tuple(dict.fromkeys(output for output in outputs if output in known))
         after = replace(
             session, phase=Phase.SAVED, run=Turn(ANOTHER, ""), owed=(), delivered=delivered
         )
@@ -425,10 +443,10 @@ def _wakeups_once(session: Session, outputs: list[str], operation: Operation) ->
                 expected=f"only wakeups of {[*session.delivered, *session.owed]}",
                 observed=f"wakeups of {outputs}",
             )
-    if not set(session.delivered) <= set(outputs):
+    if [output for output in outputs if output in session.delivered] != [*session.delivered]:
         return Refusal(
             promises.S2,
-            f"{operation.call} lacks wakeup messages that were there before",
+            f"{operation.call} lacks wakeup messages that were there before, or has another order",
             expected=f"wakeups of {list(session.delivered)}",
             observed=f"wakeups of {outputs}",
         )

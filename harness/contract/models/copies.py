@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.contract import promises
+from harness.contract.agent_script import Script
 from harness.contract.models.conversation import Session, Turn
+from harness.contract.models.transcripts import is_predictable, is_reply
 from harness.core.history import Operation
 from harness.core.model import Refusal
 
 UNTITLED = "Untitled"
+ROUTES = 4  # the session, its last message, its status, the list
 UNIQUE_TITLES = ("database", "search")
 
 
@@ -27,6 +30,8 @@ def viewed(session: Session, operation: Operation, _turn: Turn | None) -> Sessio
     least = len(session.saved)
     for name, right, wanted in (
         ("listed", views["listed"] == 1, "one row in the list"),
+        ("titles", len(views["titles"]) == ROUTES, f"a title of each of {ROUTES} routes"),
+        ("counts", len(views["counts"]) == ROUTES, f"a count of each of {ROUTES} routes"),
         ("titles", set(views["titles"]) == {session.title}, f"the title {session.title!r}"),
         ("messages", views["messages"] >= least or not is_quiet, f"at least {least} messages"),
         (
@@ -51,9 +56,9 @@ def viewed(session: Session, operation: Operation, _turn: Turn | None) -> Sessio
 def compared(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
     """Judge the copies: at rest each has what the session has over HTTP, and nothing else."""
     result = operation.result
-    if not result or not session.is_surely_idle:
+    if not result or not (session.is_surely_idle or session.is_surely_busy):
         return session
-    for problem, expected, observed in _differences(session, result):
+    for problem, expected, observed in _differences(session, operation, result):
         return Refusal(
             promises.S14,
             f"{operation.call}: {problem}",
@@ -63,7 +68,9 @@ def compared(session: Session, operation: Operation, _turn: Turn | None) -> Sess
     return session
 
 
-def _differences(session: Session, result: Any) -> Iterator[tuple[str, Any, Any]]:
+def _differences(
+    session: Session, operation: Operation, result: Any
+) -> Iterator[tuple[str, Any, Any]]:
     """The differences between the copies, the plainest first."""
     http = result["copies"]["http"]
     texts = [text for role, text in http["texts"] if role == "user"]
@@ -72,8 +79,9 @@ def _differences(session: Session, result: Any) -> Iterator[tuple[str, Any, Any]
         yield "the server lacks acknowledged messages", sent, texts
     if session.title != http["title"]:
         yield "the server has another title", session.title, http["title"]
-    if result["pending"] is not None:
-        yield "an idle session has a pending message", None, result["pending"]
+    pending = session.turns[-1].text if session.is_pending else None
+    if result["pending"] != pending:
+        yield "the session has another pending message", pending, result["pending"]
     if len(http["texts"]) != http["count"]:
         yield "the count differs from the messages", len(http["texts"]), http["count"]
     for name, copy in result["copies"].items():
@@ -81,7 +89,7 @@ def _differences(session: Session, result: Any) -> Iterator[tuple[str, Any, Any]
     row = [http["title"], http["count"]]
     if result["index"] != row:
         yield "the index has another title or count", row, result["index"]
-    yield from _journal_differences(session, result)
+    yield from _journal_differences(session, operation, result)
 
 
 def _copy_differences(name: str, copy: Any, http: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -94,8 +102,22 @@ def _copy_differences(name: str, copy: Any, http: Any) -> Iterator[tuple[str, An
         yield f"the copy `{name}` has another title", http["title"], copy["title"]
 
 
-def _journal_differences(session: Session, result: Any) -> Iterator[tuple[str, Any, Any]]:
+def _is_shown(turn: Turn, session: str, text: str) -> bool:
+    """Whether the agent may have shown this text, all of it or its beginning."""
+    script = Script.parse(turn.text)
+    if not is_predictable(script):
+        return True
+    return any(is_reply(script, session, text, mark) for mark in ("", "error", "cancelled"))
+
+
+def _journal_differences(
+    session: Session, operation: Operation, result: Any
+) -> Iterator[tuple[str, Any, Any]]:
     rows = result["copies"]["http"]["texts"]
+    for run, text in result["runs"].items():
+        begun = next((turn for turn in session.begun if turn.run == run), None)
+        if begun is None or not _is_shown(begun, operation.argument["session"], text):
+            yield f"the run journal has another text of {run}", "that of its script", text
     for turn in session.saved:
         at = next(at for at, (_, text) in enumerate(rows) if text == turn.text)
         reply = "".join(text for role, text in rows[at + 1 : at + 2] if role != "user")

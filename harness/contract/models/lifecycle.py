@@ -9,6 +9,7 @@ exit (L13) or was adopted (L8).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from harness.contract import promises
 from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
+
+EXITS = frozenset({"exit", "abort", "close", "interrupt"})  # exceptions that are no Exception
 
 Agent = str
 Call = list[str]  # a provider's call, as [session, agent]
@@ -132,6 +135,7 @@ class LifecycleModel:
             "commit": self._commit,
             "begin_commit": self._commit,
             "finish_commit": self._finish_commit,
+            "drain_and_finish": self._drain_and_finish,
         }[operation.function]
         return judge(state, session, entry, operation)
 
@@ -203,8 +207,12 @@ class LifecycleModel:
         argument, result = operation.argument, operation.result
         hangs = operation.function == "begin_commit"
         idle = {"committed": False, "called": [], "blocked": False}
+        if argument.get("wait"):
+            idle["early"] = False
         if entry.captured:
             problem = "started a second commit beside the one in flight"
+            if result == {**idle, "early": True}:
+                problem = "was refused before its timeout, while a commit was in flight"
             return _expect(state, operation, idle, promises.L5, problem)
         if not entry.segments:
             broken = promises.L6 if entry.generation else promises.L1
@@ -224,6 +232,8 @@ class LifecycleModel:
             "called": [[session, owner]],
             "blocked": False,
         }
+        if argument.get("wait"):
+            expected["early"] = False
         if result != expected:
             return _wrong_commit(segment, operation, expected)
         if hangs:
@@ -254,6 +264,8 @@ class LifecycleModel:
                 expected += calls
                 after = after.put(session, drained)
         if any(entry.captured for _, entry in state.entries):
+            if extra := _difference(result["called"], expected):
+                return self._extra_calls(state, operation, extra)
             accepted = {"returned": True, "called": result["called"]}
             over = replace(state, is_over=True)
             problem = "did not return by its deadline while a provider hangs"
@@ -261,6 +273,50 @@ class LifecycleModel:
         if result == {"returned": True, "called": sorted(expected)}:
             return (after,)
         return _wrong_drain(state, operation, expected)
+
+    def _extra_calls(
+        self, state: State, operation: Operation, extra: list[tuple[str, Agent]]
+    ) -> Refusal:
+        """The refusal of a shutdown that called more providers than wait, while one hangs."""
+        captured = {session for session, entry in state.entries if entry.captured}
+        broken = promises.L5 if captured & dict(extra).keys() else promises.L4
+        return Refusal(
+            broken,
+            f"{operation.call}: the shutdown called providers that have nothing to commit now",
+            ({"returned": True, "called": []},),
+            _involved(state, extra),
+            expected=f"no call of {extra}, since a commit hangs or another agent owns the turns",
+        )
+
+    def _drain_and_finish(
+        self, state: State, session: str, entry: Entry, operation: Operation
+    ) -> tuple[State] | Refusal:
+        """Judge a shutdown during which the only commit that hangs comes back."""
+        provider, result = operation.argument["provider"], operation.result
+        settle = _settled if provider == "ok" else _failed
+        finished = settle(replace(entry, captured=0), entry.captured, provider)
+        after = state.put(session, finished)
+        calls: list[Call] = []
+        for name, other in after.entries:
+            more, drained = _drained(name, other, provider)
+            calls += more
+            after = after.put(name, drained)
+        committed = provider == "ok"
+        expected = {
+            "committed": committed,
+            "waited": True,
+            "returned": True,
+            "called": sorted(calls),
+        }
+        if result["committed"] != committed:
+            return self._finish_commit(state, session, entry, operation)
+        if not result["waited"]:
+            problem = "returned while a commit was in flight, before its deadline"
+            return _expect(after, operation, expected, promises.L11, problem)
+        if result == expected:
+            return (after,)
+        refusal = _wrong_drain(state.put(session, finished), operation, calls)
+        return replace(refusal, accepted=(expected,), expected=f"{expected}")
 
 
 def _drained(session: str, entry: Entry, provider: str) -> tuple[list[Call], Entry]:
@@ -287,7 +343,7 @@ def _settled(entry: Entry, end: int, provider: str) -> Entry:  # noqa: ARG001  (
 
 def _failed(entry: Entry, end: int, provider: str) -> Entry:
     tried = tuple(
-        replace(segment, failed=True, exited=segment.exited or provider == "exit")
+        replace(segment, failed=True, exited=segment.exited or provider in EXITS)
         if segment.end == end
         else segment
         for segment in entry.segments
@@ -363,11 +419,7 @@ def _wrong_drain(state: State, operation: Operation, calls: list[Call]) -> Refus
         )
     missing = _difference(calls, result["called"])
     extra = _difference(result["called"], calls)
-    reasons: dict[Promise, str] = {}
-    for session, _ in (*missing, *extra):
-        entry = state.get(session)
-        for segment in (*entry.segments, entry.settled) if entry else ():
-            reasons |= _reasons(segment)
+    reasons = dict.fromkeys(_involved(state, (*missing, *extra)), "")
     broken, problem = promises.L11, "skipped sessions with uncommitted turns"
     if any(session in dict(missing) for session, _ in extra):
         broken, problem = promises.L4, "let an agent commit the turns of another one"
@@ -381,6 +433,16 @@ def _wrong_drain(state: State, operation: Operation, calls: list[Call]) -> Refus
     return Refusal(broken, message, (expected,), tuple(reasons), expected=f"{expected}")
 
 
+def _involved(state: State, calls: Iterable[tuple[str, Agent]]) -> tuple[Promise, ...]:
+    """The promises that the segments of these calls' sessions involve."""
+    reasons: dict[Promise, str] = {}
+    for session, _ in calls:
+        entry = state.get(session)
+        for segment in (*entry.segments, entry.settled) if entry else ():
+            reasons |= _reasons(segment)
+    return tuple(reasons)
+
+
 def _difference(some: list[Call], others: list[Call]) -> list[tuple[str, Agent]]:
     """Calls of `some` beyond those of `others`, each as often as it is surplus."""
     pairs = Counter((session, agent) for session, agent in some)
@@ -392,12 +454,15 @@ def _promise_to_return(operation: Operation) -> Promise:
     session = operation.argument.get("session", "-")
     if not session:
         return promises.L10
-    if operation.argument.get("provider") == "exit":
+    if operation.argument.get("provider") in EXITS:
         return promises.L13
+    if operation.argument.get("wait"):
+        return promises.L5
     return {
         "commit": promises.L13,
         "begin_commit": promises.L13,
         "finish_commit": promises.L13,
+        "drain_and_finish": promises.L11,
         "discard": promises.L9,
         "drain": promises.L11,
     }.get(operation.function, promises.L1)

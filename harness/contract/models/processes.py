@@ -21,6 +21,7 @@ WATCH_EVENTS_MAX = 20
 SLACK_S = 5.0  # an advance is never that close to the interval
 MARKS = "\n[one]\n\n[two]\n"  # what the adapter prints behind each text
 KILLED = -9
+UNCHANGED = ("proof", "left", "refused", "leave_files", "ended")  # calls that start and end nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,29 +74,34 @@ class ProcessesModel:
         """The state after the operation, or the promise it broke."""
         if operation.outcome is not Outcome.OK:
             return _wrong(promises.W12, operation, "the call succeeds")
-        function, argument, result = operation.function, operation.argument, operation.result
+        if operation.function == "take":
+            return _taken(state, operation)
+        answer, promise = _answer(state, operation)
+        accepted = _equal(state, operation, answer, promise)
+        if isinstance(accepted, Refusal) or operation.function in UNCHANGED:
+            return accepted
+        argument = operation.argument
         process = next((p for p in state.running if p.process == argument.get("process")), None)
-        match function:
-            case "take":
-                return _taken(state, operation)
-            case "proof":
-                events = [line.split()[:2] for line in state.proof]
-                is_lived = [line.split()[:2] for line in result] == events
-                promise = promises.W14 if is_lived else promises.W12
-                return _equal(state, operation, list(state.proof), promise)
-            case "left":
-                kept = sum(process.is_kept for process in state.running)
-                expected = {
-                    "running": len(state.running),
-                    "pending": len(state.due),
-                    "queued": len(state.due),
-                    "ledger": len(state.due) + kept,
-                    "files": kept,
-                }
-                return _equal(state, operation, expected, promises.W9)
-        if result != (True if function == "kill" else None):
-            return _wrong(promises.W12, operation, "an empty answer, or true of a kill")
-        return (_after(state, function, argument, process),)
+        return (_after(state, operation.function, argument, process),)
+
+
+def _answer(state: State, operation: Operation) -> tuple[object, Promise]:
+    """The one right answer, and the promise that another one breaks."""
+    match operation.function:
+        case "proof":
+            events = [line.split()[:2] for line in state.proof]
+            is_lived = [line.split()[:2] for line in operation.result] == events
+            return list(state.proof), promises.W14 if is_lived else promises.W12
+        case "left":
+            kept = sum(process.is_kept for process in state.running)
+            owed = len(state.due)
+            gauges = {"running": len(state.running), "pending": owed, "queued": owed}
+            return {**gauges, "ledger": owed + kept, "files": kept}, promises.W9
+        case "refused":
+            return "OSError", promises.W12
+        case "kill":
+            return True, promises.W12
+    return None, promises.W12
 
 
 def _equal(
@@ -162,7 +168,10 @@ def _said(state: State, process: Running, text: str) -> State:
             process = replace(process, suppressed=process.suppressed + 1)
             continue
         event = process.event(
-            "watch_match", output=line, pattern=pattern, suppressed=process.suppressed
+            "watch_match",
+            output=line[-OUTPUT_CHARS_MAX:],
+            pattern=pattern,
+            suppressed=process.suppressed,
         )
         due.append(tuple(event.items()))
         process = replace(

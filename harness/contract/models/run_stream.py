@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from harness.contract import promises
 from harness.contract.models.conversation import Phase, Session, Turn
+from harness.contract.models.transcripts import wrong_events
 from harness.core.history import Operation
 from harness.core.model import Refusal
 
@@ -67,6 +68,9 @@ def _read(
         )
     if not part.names:
         return session
+    is_whole = operation.function == "events" and not operation.argument["after"]
+    if is_whole and (wrong := wrong_events(turn, operation)):
+        return wrong
     return _closed(session, operation, replace(turn, rows=rows))
 
 

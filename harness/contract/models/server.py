@@ -1,7 +1,7 @@
 """Model of a server: what it may answer to one client about its sessions, through kills.
 
 Operations are those of the *http* ability (`harness.targets`). The message of a turn says what the
-scripted agent does with it. After a lost reply the model accepts everything.
+scripted agent does with it. Every call is answered: a server that hangs is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.contract import promises
-from harness.contract.models import conversation, copies, run_stream
+from harness.contract.models import conversation, copies, run_stream, transcripts
 from harness.contract.models.conversation import Session
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
@@ -22,10 +22,9 @@ NEVER = "KeyError"  # the error of a session that was never made
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Every session by its name; whether a reply was lost."""
+    """Every session by its name."""
 
     sessions: tuple[tuple[str, Session], ...] = ()
-    is_lost: bool = False
 
     def put(self, name: str, session: Session | None) -> State:
         """This state with another session of that name, or without one (None)."""
@@ -62,11 +61,15 @@ class ServerModel:
         """No session."""
         return State()
 
-    def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:  # noqa: PLR0911
+    def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:  # noqa: C901, PLR0911
         """The states that may hold after the operation, or the promise it broke."""
-        if state.is_lost or operation.outcome is Outcome.INFO:
-            return (replace(state, is_lost=True),)
+        if operation.outcome is Outcome.INFO:
+            return _unanswered(operation)
         is_ok = operation.outcome is Outcome.OK
+        if is_ok and operation.function in _SILENT and operation.result is not None:
+            return Refusal(
+                promises.H2, f"{operation.call} answers something", (None,), expected="null"
+            )
         match operation.function:
             case "kill" | "terminate" if not is_ok:
                 return Refusal(
@@ -74,8 +77,10 @@ class ServerModel:
                     f"after {operation.call} the server did not end and start again",
                     expected="a server that ends, starts again and answers",
                 )
-            case "begin":
+            case "begin" if is_ok:
                 return (State(),)
+            case "begin":
+                return Refusal(promises.S11, f"{operation.call} failed", expected="a list")
             case "new" if is_ok:
                 return (state.put(operation.argument["session"], Session()),)
             case "sessions" if is_ok:
@@ -104,6 +109,8 @@ class ServerModel:
         deleted, calls about it are not judged. What only a view showed changes nothing.
         """
         argument = operation.argument or {}
+        if operation.outcome is Outcome.INFO and operation.function in ("new", "begin"):
+            return ()
         if operation.function in ("kill", "terminate"):
             return state.after_death("interrupted", "cancelled")
         if operation.function == "titles" and operation.outcome is Outcome.OK:
@@ -114,14 +121,23 @@ class ServerModel:
                 adopted = adopted.put(name, known)
             return (adopted,)
         found = state.named(argument.get("session"), argument.get("run"))
-        if found is None:
+        if found is None or operation.outcome is Outcome.FAIL:
             return (state,)
         name, session = found
-        if operation.outcome is Outcome.FAIL:
-            return (state,)
         if operation.function in _ONLY_VIEWS:
             return (state,)
         return (state.put(name, replace(session, is_unknown=True)),)
+
+
+def _unanswered(operation: Operation) -> Refusal:
+    """A call without an answer: only the client ends the server, and it waits for that."""
+    is_stream = operation.function in ("events", "events_from", "shown", "watch", "send_watched")
+    return Refusal(
+        promises.C6 if is_stream else promises.H6,
+        f"{operation.call} got no answer within the patience of its client",
+        also=(promises.C10,),
+        expected="an answer, or an error",
+    )
 
 
 def _listed(state: State, rows: list[Any], operation: Operation) -> tuple[State] | Refusal:
@@ -158,6 +174,8 @@ def _of_session(state: State, operation: Operation) -> tuple[State, ...] | Refus
     after: list[State] = []
     for outlook in session.outlooks():
         step = _STEPS[operation.function](outlook, operation, outlook.find(run))
+        if not isinstance(step, Refusal) and operation.function == "messages":
+            step = transcripts.wrong_rows(outlook, operation) or step
         if isinstance(step, Refusal):
             refusals.append(step)
         else:
@@ -185,6 +203,7 @@ def _of_no_session(state: State, operation: Operation) -> tuple[State] | Refusal
     )
 
 
+_SILENT = ("begin", "new", "clear", "rename", "truncate", "delete", "kill")  # without a result
 _ONLY_VIEWS = ("views", "copies", "title", "status", "watch", "events", "events_from")
 
 _STEPS = {

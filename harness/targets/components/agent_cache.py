@@ -3,18 +3,23 @@
 Every answer lists what happened to agents during the call, in order: `["commit", session, agent]`
 and `["close", session, agent]`; and whether the cache's lock was held while a provider ran, an
 agent was closed (`blocked`), or live sessions were looked up (`nested`).
+
+A provider may `fail` or raise any other exception of `RAISED`. It is `stuck` if its agent's close
+raises, too late for the handle to be closed again.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from harness.targets.components.lifecycle import LOCK_WAIT_S, ProviderError, returns_within
+from harness.targets.components.lifecycle import LOCK_WAIT_S, RAISED, contained, returns_within
 
 CAP = 2
+SETTING = "HERMES_WEBUI_AGENT_CACHE_MAX"
 DRAIN_S = 20.0
 
 
@@ -29,20 +34,26 @@ class CachedAgent:
     def commit_memory_session(self) -> None:
         """Commit, or fail, as the adapter's `provider` says."""
         self._adapter.note("commit", self._session, self.name)
-        if self._adapter.provider != "ok":
-            raise ProviderError(f"the provider of {self.name} is scripted to fail")
+        if error := RAISED.get(self._adapter.provider):
+            raise error(f"the provider of {self.name} is scripted to {self._adapter.provider}")
 
     def close(self) -> None:
         """Close the handle."""
         self._adapter.note("close", self._session, self.name)
+        if self._adapter.provider == "stuck":
+            raise OSError(f"the handle of {self.name} is scripted to fail as it closes")
 
 
 class AgentCacheAdapter:
     """A cache of two agents, runs that start and end, and providers that follow the script."""
 
-    def __init__(self, make: Callable[[Callable[[], AbstractSet[str]], int], Any]) -> None:
-        """`make(live_sessions, cap)` returns the cache and its lifecycle."""
+    def __init__(self, make: Callable[[Callable[[], AbstractSet[str]], int | None], Any]) -> None:
+        """`make(live_sessions, cap)` returns the cache and its lifecycle.
+
+        Where `cap` is None, the environment sets it.
+        """
         self.provider = "ok"
+        self._make = make
         self._cache, self._lifecycle = make(self._live_sessions, CAP)
         self._live: set[str] = set()
         self._live_lock = threading.Lock()
@@ -51,10 +62,24 @@ class AgentCacheAdapter:
         self._blocked = False
         self._nested = False
 
+    def configure(self, value: str | None) -> dict[str, Any]:
+        """Make the cache anew, with this text in the environment; None for no text."""
+        before = os.environ.pop(SETTING, None)
+        try:
+            if value is not None:
+                os.environ[SETTING] = value
+            self._cache, self._lifecycle = self._make(self._live_sessions, None)
+        finally:
+            os.environ.pop(SETTING, None)
+            if before is not None:
+                os.environ[SETTING] = before
+        return self._take_events()
+
     def put(self, session: str, agent: str, provider: str) -> dict[str, Any]:
         """Give the session an agent."""
         self.provider = provider
-        self._cache.put(session, self._agent(session, agent))
+        with contained():
+            self._cache.put(session, self._agent(session, agent))
         return self._take_events()
 
     def get(self, session: str) -> dict[str, Any]:
@@ -65,7 +90,8 @@ class AgentCacheAdapter:
     def evict(self, session: str, provider: str) -> dict[str, Any]:
         """Let the session's agent go."""
         self.provider = provider
-        self._cache.evict(session)
+        with contained():
+            self._cache.evict(session)
         return self._take_events()
 
     def start_run(self, session: str) -> dict[str, Any]:
@@ -79,7 +105,8 @@ class AgentCacheAdapter:
         self.provider = provider
         with self._live_lock:
             self._live.discard(session)
-        self._cache.shrink()
+        with contained():
+            self._cache.shrink()
         return self._take_events()
 
     def complete_turn(self, session: str) -> dict[str, Any]:
@@ -91,7 +118,8 @@ class AgentCacheAdapter:
         """Commit all pending turns with working providers, and let the cache shrink."""
         self.provider = "ok"
         self._lifecycle.drain_all_on_shutdown(DRAIN_S)
-        self._cache.shrink()
+        with contained():
+            self._cache.shrink()
         return self._take_events()
 
     def size(self) -> dict[str, Any]:

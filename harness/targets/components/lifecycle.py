@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 try:
@@ -26,6 +28,23 @@ MOMENT_S = 0.02  # the timeout of a caller that expects a refusal
 
 class ProviderError(Exception):
     """Raised by a provider that is scripted to fail."""
+
+
+class ProviderAbort(BaseException):
+    """Raised by a provider that is scripted to raise a BaseException of its own."""
+
+
+class ProviderInterrupt(KeyboardInterrupt):
+    """Raised by a provider that is scripted to interrupt; a caller may see it or a refusal."""
+
+
+RAISED: dict[str, type[BaseException]] = {
+    "fail": ProviderError,
+    "exit": SystemExit,
+    "abort": ProviderAbort,
+    "close": GeneratorExit,
+    "interrupt": ProviderInterrupt,
+}
 
 
 class HungError(Exception):
@@ -54,13 +73,12 @@ class Script:
             self.entered.put(("hangs", None))
             self.release.wait(PATIENCE_S)
             behaviour = self.behaviour
-        if behaviour == "fail":
-            raise ProviderError(f"the provider of {agent} is scripted to fail")
-        if behaviour == "exit":
-            raise SystemExit(f"the provider of {agent} is scripted to exit")
+        if error := RAISED.get(behaviour):
+            raise error(f"the provider of {agent} is scripted to {behaviour}")
 
     def take(self) -> dict[str, Any]:
-        """Return what happened since the last `take`."""
+        """Return what happened since the last `take`; later calls of providers succeed."""
+        self.behaviour = "ok"
         taken = {"called": self.called, "blocked": self.blocked}
         self.called, self.blocked = [], False
         return taken
@@ -121,12 +139,29 @@ class LifecycleAdapter:
     def commit(
         self, session: str, agent: str | None, provider: str, *, wait: bool = False
     ) -> dict[str, Any]:
-        """Commit now, with providers that behave as `provider` says."""
+        """Commit now, with providers that behave as `provider` says.
+
+        A caller that waits answers whether it was refused `early`: while a commit of the session
+        hangs, and before its timeout.
+        """
         self._script.behaviour = provider
         handle = self._agent(session, agent)
         patience = {"wait": True, "timeout": MOMENT_S} if wait else {}
-        committed = self._lifecycle.commit_session_memory(session, handle, **patience)
-        return {"committed": committed, **self._script.take()}
+        begun = time.monotonic()
+
+        def commit() -> Any:
+            with contained():
+                return self._lifecycle.commit_session_memory(session, handle, **patience)
+
+        try:
+            committed = _in_time(commit) if wait else commit()
+        except ProviderInterrupt:
+            committed = False
+        answer = {"committed": committed, **self._script.take()}
+        if wait:
+            waited_s = time.monotonic() - begun
+            answer["early"] = session in self._background and waited_s < MOMENT_S
+        return answer
 
     def begin_commit(self, session: str, agent: str | None) -> dict[str, Any]:
         """Start a commit whose provider, if it is called, hangs until `finish_commit`."""
@@ -157,6 +192,11 @@ class LifecycleAdapter:
 
     def finish_commit(self, session: str, provider: str) -> dict[str, Any]:
         """Release the hanging provider, and return the result of its commit."""
+        finished = self._finish(session, provider)
+        self._script.behaviour = "ok"
+        return finished
+
+    def _finish(self, session: str, provider: str) -> dict[str, Any]:
         if session not in self._background:
             raise InvalidCallError(f"no commit of {session} hangs")
         self._script.behaviour = provider
@@ -178,9 +218,28 @@ class LifecycleAdapter:
             )
         self._script.behaviour = provider
         returned = returns_within(
-            lambda: self._lifecycle.drain_all_on_shutdown(deadline_s), PATIENCE_S
+            lambda: self._lifecycle.drain_all_on_shutdown(deadline_s), deadline_s + PATIENCE_S / 2
         )
         return {"returned": returned, "called": sorted(self._script.take()["called"])}
+
+    def drain_and_finish(self, session: str, provider: str) -> dict[str, Any]:
+        """Shut down while a commit hangs, and release it then; every provider behaves as said."""
+        if session not in self._background:
+            raise InvalidCallError(f"no commit of {session} hangs")
+        self._script.behaviour = provider
+        drain = threading.Thread(
+            target=self._lifecycle.drain_all_on_shutdown, args=(3 * PATIENCE_S,), daemon=True
+        )
+        drain.start()
+        drain.join(MOMENT_S)
+        waited = drain.is_alive()
+        finished = self._finish(session, provider)
+        drain.join(_Patience.seconds)
+        returned = not drain.is_alive()
+        if not returned:
+            _Patience.seconds = _Patience.SHORT_S
+        called = sorted(self._script.take()["called"])
+        return {**finished, "waited": waited, "returned": returned, "called": called}
 
     def entries(self) -> dict[str, Any]:
         """The number of sessions with an entry."""
@@ -201,6 +260,38 @@ class LifecycleAdapter:
         return self._agents[key]
 
 
+@contextmanager
+def contained() -> Iterator[None]:
+    """Turn a scripted exception that is no Exception into one, as a caller cannot handle it."""
+    try:
+        yield
+    except (ProviderAbort, GeneratorExit, SystemExit) as error:
+        raise ProviderError(f"{type(error).__name__} of a provider reached the caller") from error
+
+
+class _Patience:
+    """The longest wait for a call of a thread; short once a target has proven to hang."""
+
+    seconds = LOCK_WAIT_S
+    SHORT_S = 0.5  # while a failure is minimized
+
+
+def _in_time(call: Callable[[], Any]) -> Any:
+    """The result of a call on a thread of its own. Raises HungError where it does not return."""
+    answers: list[Any] = []
+
+    def work() -> None:
+        try:
+            answers.append(call())
+        except BaseException as error:  # noqa: BLE001  any exception is the call's answer
+            answers.append(error)
+
+    if not returns_within(work, _Patience.seconds):
+        waited_s, _Patience.seconds = _Patience.seconds, _Patience.SHORT_S
+        raise HungError(f"the commit, which may wait {MOMENT_S} s, took more than {waited_s} s")
+    return _result(answers[0])
+
+
 def returns_within(call: Callable[[], object], timeout_s: float) -> bool:
     """Whether `call`, on a thread of its own, returns in time."""
     caller = threading.Thread(target=call, daemon=True)
@@ -219,6 +310,9 @@ def _next(events: queue.SimpleQueue[tuple[str, Any]]) -> tuple[str, Any]:
 
 
 def _result(answer: Any) -> Any:
+    if isinstance(answer, ProviderInterrupt):
+        return False
     if isinstance(answer, BaseException):
-        raise answer
+        with contained():
+            raise answer
     return answer

@@ -57,6 +57,18 @@ class ProcessesAdapter:
         self._printed[process] = 0
         self._pipes[process] = os.open(pipe, os.O_WRONLY)  # waits for its reader
 
+    def refused(self, process: str) -> str:
+        """Try to start a process while the disk refuses every sync; returns the error's type."""
+        proof = shlex.quote(str(self._folder / "proof"))
+        command = f"echo {shlex.quote(process)} start >> {proof}"
+        return str(self._host.call("refused", {"command": command}))
+
+    def leave_files(self) -> None:
+        """Leave the files of a process whose end was reported by a host that was then killed."""
+        folder = self._folder / "processes"
+        for kind in ("exit", "exit.new", "out"):
+            (folder / f"proc_0123456789ab.{kind}").write_text("0\n", encoding="ascii")
+
     def say(self, process: str, text: str, size: int = 0, heard: bool = True) -> None:  # noqa: FBT001, FBT002
         """Let the process print `size` more characters and a text; if `heard`, until it was read.
 
@@ -77,6 +89,10 @@ class ProcessesAdapter:
     def finish(self, process: str) -> None:
         """Let the process end."""
         os.close(self._pipes.pop(process))
+
+    def ended(self, process: str) -> None:
+        """Wait until the host has recorded the end of the process."""
+        self._host.call("wait_until_ended", {"process_id": self._ids[process]})
 
     def kill(self, process: str) -> bool:
         """Kill the process; returns whether it was running."""

@@ -266,6 +266,11 @@ class WakeupsAdapter:
             "disk error": OSError(errno.EIO, "input/output error"),
             "shutdown": self._modules("turns.turns").ShuttingDownError("shutting down"),
             "timeout": TimeoutError("the lock is busy"),
+            "no file": FileNotFoundError(errno.ENOENT, "no such file"),
+            "no permission": PermissionError(errno.EACCES, "permission denied"),
+            "connection": ConnectionResetError(errno.ECONNRESET, "connection reset"),
+            "wrong type": TypeError("a mistake of the turn's code"),
+            "wrong value": ValueError("a mistake of the turn's code"),
             "bug": KeyError("a mistake of the turn's code"),
             "memory": MemoryError(),
         }

@@ -33,6 +33,8 @@ NOTHING_KNOWN = -1  # a count of messages below that of every session
 class WebuiHttpAdapter(HttpAdapter):
     """One server and its folder, through all its restarts."""
 
+    has_epilogue = False  # its health has no gauges
+
     def __init__(self, folder: Path, launch: Launch) -> None:
         """Boot nothing yet; the first call boots the server."""
         super().__init__(folder, launch)
@@ -107,6 +109,7 @@ class WebuiHttpAdapter(HttpAdapter):
     def messages(self, session: str) -> dict[str, Any]:
         """The messages as rows of role, text and mark; the outputs of wakeups; the pending text."""
         messages = super().messages(session)
+        messages.pop("rows")  # this server adds messages of its own
         return {**messages, "pending": _unless_wakeup(messages["pending"])}
 
     def disk(self, session: str) -> list[str]:
@@ -143,11 +146,13 @@ class WebuiHttpAdapter(HttpAdapter):
 
     def _relay(self, run: str, last_event_id: str = "", query: str = "") -> dict[str, Any]:
         try:
-            return super()._relay(run, last_event_id, query)
+            relay = super()._relay(run, last_event_id, query)
         except StatusError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return {"ids": [], "names": [], "closed": True}  # the server has no events of the run
+        relay.pop("texts")  # this server has events of its own
+        return relay
 
     def shown(self, run: str, tokens: int) -> str:
         """The text of the run's first `tokens` tokens."""

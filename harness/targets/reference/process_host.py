@@ -6,7 +6,9 @@ library and the package `reference_impl`, found on the path. The registry's cloc
 """
 
 import contextlib
+import errno
 import importlib
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,18 @@ class ProcessHost:
         with turn:
             return str(self._registry.spawn(command, **options))
 
+    def refused(self, command: str) -> str:
+        """Try to start a process while the disk refuses every sync; returns the error's type."""
+        sync = os.fsync
+        setattr(os, "fsync", _refuse)  # noqa: B010  the reference calls it by this name
+        try:
+            self._registry.spawn(command)
+        except OSError as error:
+            return type(error).__name__
+        finally:
+            setattr(os, "fsync", sync)  # noqa: B010
+        return "none"
+
     def kill(self, process_id: str) -> bool:
         """Kill the process; returns whether it was running."""
         return bool(self._registry.kill(process_id))
@@ -58,6 +72,10 @@ class ProcessHost:
             return bool(output.size() >= size and is_searched)
 
         self._wait(is_read)
+
+    def wait_until_ended(self, process_id: str) -> None:
+        """Wait until the end of the process is an event."""
+        self._wait(lambda: not self._registry.is_consumed(process_id))
 
     def take(self, count: int) -> list[dict[str, Any]]:
         """Wait for that many events, and one more that must not come; mark them as consumed."""
@@ -110,6 +128,10 @@ class ProcessHost:
     def close(self) -> None:
         """Close the registry."""
         self._registry.close()
+
+
+def _refuse(_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def open_adapter(folder: Path) -> ProcessHost:

@@ -31,6 +31,7 @@ from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.components.model_catalog import CatalogAdapter
 from harness.targets.components.processes import ProcessesAdapter
 from harness.targets.components.run_journal import JournalAdapter
+from harness.targets.components.run_journals import RunJournalsAdapter
 from harness.targets.components.session_folder import SessionFolderAdapter
 from harness.targets.components.session_store import SessionsAdapter
 from harness.targets.components.wakeup_restarts import WakeupsRestartsAdapter
@@ -44,6 +45,7 @@ from harness.targets.reference.soak_http import SoakHttpAdapter
 from harness.targets.server.access_control import AccessControlAdapter
 from harness.targets.server.backpressure import BackpressureAdapter
 from harness.targets.server.bad_input import BadInputAdapter
+from harness.targets.server.endpoints import EndpointsAdapter
 from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
 from harness.targets.server.leaving_readers import LeavingReadersAdapter
@@ -89,7 +91,7 @@ def open_agent_cache_threads(folder: Path) -> Any:  # noqa: ARG001  (the cache k
     return AgentCacheThreadsAdapter(_make_agent_cache)
 
 
-def _make_agent_cache(live_sessions: Any, cap: int) -> tuple[Any, Any]:
+def _make_agent_cache(live_sessions: Any, cap: int | None) -> tuple[Any, Any]:
     lifecycle = _module("memory.lifecycle").Lifecycle()
     return _module("memory.agent_cache").AgentCache(lifecycle, live_sessions, cap=cap), lifecycle
 
@@ -127,6 +129,11 @@ def open_wakeups(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no f
 def open_run_journal(folder: Path) -> Any:
     """Open the journal of one run, with its file in `folder`."""
     return JournalAdapter(folder, _module)
+
+
+def open_run_journals(folder: Path) -> Any:
+    """Open the run journals of all sessions, with their files in `folder`."""
+    return RunJournalsAdapter(folder, _module)
 
 
 def open_wakeups_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
@@ -194,6 +201,11 @@ def open_state_db(folder: Path) -> Any:
 def open_http(folder: Path) -> Any:
     """Open a server in a process of its own, with its files in `folder`, and one client."""
     return HttpAdapter(folder, _launch())
+
+
+def open_endpoints(folder: Path) -> Any:
+    """Open a server in a process of its own, and ask its endpoints for whole answers."""
+    return EndpointsAdapter(folder, _launch())
 
 
 def open_bad_input(folder: Path) -> Any:
@@ -269,6 +281,7 @@ _ADAPTERS = {
     "catalog": open_catalog,
     "wakeups": open_wakeups,
     "journal": open_run_journal,
+    "run_journals": open_run_journals,
     "wakeups_threads": open_wakeups_threads,
     "turns_threads": open_turns_threads,
     "run_calls": open_run_calls,
@@ -280,6 +293,7 @@ _ADAPTERS = {
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,
     "http": open_http,
+    "endpoints": open_endpoints,
     "hostile": open_bad_input,
     "doors": open_access_control,
     "tabs": open_notifications,

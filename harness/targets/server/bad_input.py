@@ -33,9 +33,11 @@ _TRACES = ("Traceback (most", 'File "')
 class BadInputAdapter:
     """One server with two sessions; callers get the id of one of them only."""
 
+    has_epilogue = True
+
     def __init__(self, folder: Path, launch: Launch) -> None:
         """Boot, and create both sessions with a message each."""
-        self._server = ServerAdapter(folder, launch)
+        self._server = ServerAdapter(folder, launch, notes_gauges=True)
         self._folder = folder
         self._web = Web(self._server.boot()["port"])
         self._names = dict.fromkeys(("<session>", "<run>"), "")
@@ -43,7 +45,16 @@ class BadInputAdapter:
             bait.write_text(json.dumps({"session_id": bait.stem, "messages": []}))
         self._bystander, _ = self._create_session()
         session, run = self._create_session()
-        self._names = {"<session>": session, "<run>": run}
+        while session.upper() == session:  # no letter, so its case does not differ
+            session, run = self._create_session()
+        self._names = {
+            "<session>": session,
+            "<run>": run,
+            "<SESSION>": session.upper(),
+            "<prefix>": session[:-1],
+            "<longer>": f"{session}0",
+            "<RUN>": f"{run[:-1]}{'0' if run[-1] != '0' else '1'}",
+        }
 
     def _create_session(self) -> tuple[str, str]:
         """Create a session with one turn; its id, and the run's."""
@@ -57,8 +68,8 @@ class BadInputAdapter:
         """Continue: bad input leaves no state behind."""
 
     def describe(self) -> Any:
-        """The server's OpenAPI description."""
-        return self._web.get("/openapi.json")
+        """The server's OpenAPI description; a free text in it counts as such, whatever it says."""
+        return _without_texts(self._web.get("/openapi.json"))
 
     def ask_badly(  # noqa: PLR0913 - the parts of a request
         self,
@@ -94,6 +105,22 @@ class BadInputAdapter:
         for name, id_ in self._names.items():
             text = text.replace(name, id_)
         return text
+
+    def send_size(  # noqa: PLR0913 - the parts of a request
+        self,
+        *,
+        start: str,
+        middle: str,
+        count: int,
+        end: str,
+        times: int,
+        bad: bool,
+        promise: str,
+        statuses: list[int],  # noqa: ARG002 - only the model reads them
+    ) -> dict[str, Any]:
+        """Send a long request, of which the middle is repeated; the response."""
+        data = f"{start}{middle * count}{end}"
+        return self.send_bytes(data=data, times=times, bad=bad, promise=promise)
 
     def send_bytes(
         self,
@@ -149,9 +176,22 @@ class BadInputAdapter:
             digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         return {"files": files, "bystanders": bystanders}
 
+    def epilogue(self) -> dict[str, Any]:
+        """Let all clients leave; what is above its first value after that."""
+        return self._server.epilogue()
+
     def close(self) -> None:
         """Kill the server."""
         self._server.close()
+
+
+def _without_texts(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _without_texts(below, name) for name, below in value.items()}
+    if isinstance(value, list):
+        return [_without_texts(below) for below in value]
+    is_free = key in ("description", "summary", "operationId") and isinstance(value, str)
+    return "a text" if is_free else value
 
 
 def _quoted(text: str, safe: str = "") -> str:

@@ -43,9 +43,11 @@ class UnknownError(StatusError):
 class HttpAdapter:
     """One server and its folder, through all its restarts."""
 
+    has_epilogue = True
+
     def __init__(self, folder: Path, launch: Launch) -> None:
         """Boot nothing yet; the first call boots the server."""
-        self._server = ServerAdapter(folder, launch)
+        self._server = ServerAdapter(folder, launch, notes_gauges=self.has_epilogue)
         self._sessions: dict[str, str] = {}
         self._streams: dict[str, str] = {}
         self._others: set[str] = set()
@@ -113,14 +115,21 @@ class HttpAdapter:
         return sorted(named(self._sessions, row["session_id"]) or "" for row in rows)
 
     def messages(self, session: str) -> dict[str, Any]:
-        """The messages as rows of role, text and mark; the outputs of wakeups; the pending text."""
+        """The messages as rows of role, text and mark; the outputs of wakeups; the pending text.
+
+        `rows` are all messages in their order, with their source too.
+        """
         found = self._get(f"/api/session?session_id={self._sessions[session]}")["session"]
         messages = translated(found["messages"])
         wakeups = [_output(message) for message in messages if _is_wakeup(message)]
         rows = [_row(message) for message in messages if not _is_wakeup(message)]
         for row in rows:
             row[1] = row[1].replace(self._sessions[session], session)  # in the agent's replies
-        return {"said": rows, "woken": wakeups, "pending": found["pending_user_message"]}
+        whole = [[*_row(message), str(message.get("source", ""))] for message in messages]
+        for row in whole:
+            row[1] = row[1].replace(self._sessions[session], session)
+        pending = found["pending_user_message"]
+        return {"said": rows, "woken": wakeups, "rows": whole, "pending": pending}
 
     def disk(self, session: str) -> list[str]:
         """The users' texts in the session's sidecar: those of messages, then the pending one."""
@@ -241,7 +250,9 @@ class HttpAdapter:
             except TimeoutError:
                 is_closed = False
         ids = [_seq(event.id, stream_id) for event in received]
-        return {"ids": ids, "names": [event.name for event in received], "closed": is_closed}
+        texts = [event.data.get("text", "") if event.name == "token" else "" for event in received]
+        names = [event.name for event in received]
+        return {"ids": ids, "names": names, "texts": texts, "closed": is_closed}
 
     def shown(self, run: str, tokens: int) -> str:
         """The text of the run's first `tokens` tokens."""
@@ -278,6 +289,10 @@ class HttpAdapter:
         code = self._server.terminate()
         self._server.boot()
         return code
+
+    def epilogue(self) -> dict[str, Any]:
+        """Let all clients leave; what is above its first value after that."""
+        return self._server.epilogue()
 
     def close(self) -> None:
         """Kill the server."""

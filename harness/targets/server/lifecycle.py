@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.processes.server import Launch, ServerProcess
+from harness.targets.server.epilogue import Gauges, left_by
 
 UNTITLED = "Untitled"
 
@@ -21,19 +22,29 @@ UNTITLED = "Untitled"
 class ServerAdapter:
     """Boots, kills, terminates and pauses a server, and reads its sidecars."""
 
-    def __init__(self, folder: Path, launch: Launch) -> None:
-        """Boot nothing yet."""
+    def __init__(self, folder: Path, launch: Launch, *, notes_gauges: bool = False) -> None:
+        """Boot nothing yet; an epilogue needs the first values of the gauges."""
         self.state = folder / "state"
         self._launch = launch
         self._server: ServerProcess | None = None
         self._settings: dict[str, str] = {}
+        self._notes_gauges = notes_gauges
+        self._gauges: Gauges | None = None
 
     def boot(self, **settings: str) -> dict[str, int]:
         """Boot with these settings, or the last ones if none; a running server keeps running."""
         if self._server is None:
             self._settings = settings or self._settings
             self._server = ServerProcess(self._launch, self.state, self._settings)
+            if self._notes_gauges:
+                self._gauges = Gauges(self._server.port, self._server.pid, self.state)
         return {"port": self._server.port, "pid": self._server.pid}
+
+    def epilogue(self) -> dict[str, Any]:
+        """Let all clients leave; what is above its first value after that."""
+        if self._server is None or self._gauges is None:
+            return {"left": {}}
+        return {"left": left_by(self._gauges)}
 
     def kill(self) -> None:
         """Kill the server with kill -9."""

@@ -113,6 +113,12 @@ class NotificationsAdapter(HttpAdapter):
             tab.stream.__exit__(None, None, None)
             tab.stream = None
 
+    def epilogue(self) -> dict[str, Any]:
+        """Close every tab, and let all clients leave; what is above its first value after that."""
+        for tab in [*self._tabs]:
+            self._shut(tab)
+        return super().epilogue()
+
     def close(self) -> None:
         """Close every tab, and kill the server."""
         for tab in [*self._tabs]:

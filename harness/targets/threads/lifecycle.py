@@ -2,7 +2,8 @@
 
 The threads run under a controlled schedule. No call waits for another thread by itself, and an
 event inside a call (a provider call, a use or close of an agent) is reported when it ends. An agent
-named `flaky` fails its first commit, one named `exits` raises SystemExit there.
+named `flaky` fails its first commit, one named `exits` raises SystemExit there; one named `slow`
+takes longer than its commits wait for one another, `hangs` longer than a shutdown may last.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from harness.targets.components.lifecycle import ProviderError
 
 CAP = 1
 MOMENT_S = 0.01  # of virtual time
+PATIENCE_S = 60.0  # of a commit that waits, and of a shutdown
+FIRST_S = {"slow": PATIENCE_S / 2, "hangs": PATIENCE_S * 1.5}  # the first commit of these agents
 See = Callable[[str, Mapping[str, Any], int], None]
 
 
@@ -43,13 +46,15 @@ class ScriptedAgent:
     def commit_memory_session(self) -> None:
         """Take some time, then succeed or fail as the name says."""
         _ask_provider()
-        begun = self._adapter.tick()
+        begun, begun_s = self._adapter.tick(), time.monotonic()
         self._commits += 1
-        time.sleep(MOMENT_S)
+        time.sleep(FIRST_S.get(self.name, MOMENT_S) if self._commits == 1 else MOMENT_S)
         ended = "ok"
         if self._commits == 1:
             ended = {"flaky": "failed", "exits": "exited"}.get(self.name, "ok")
-        self._adapter.see("provide", {**self._argument, "ended": ended}, begun)
+        took_s = round(time.monotonic() - begun_s)
+        argument = {**self._argument, "ended": ended, "took_s": took_s}
+        self._adapter.see("provide", argument, begun)
         if ended == "exited":
             raise SystemExit(self.name)
         if ended == "failed":
@@ -100,14 +105,17 @@ class LifecycleThreadsAdapter(_Threaded):
         done: int = self.lifecycle.mark_turn_completed(session, agent=self.agent(session, agent))
         return done
 
-    def commit(self, session: str, *, wait: bool = False) -> bool:
-        """Commit the oldest segment."""
-        patience = {"wait": True, "timeout": 60.0} if wait else {}
+    def commit(
+        self, session: str, *, wait: bool = False, timeout: float | None = PATIENCE_S
+    ) -> dict[str, Any]:
+        """Commit the oldest segment; the result, and the whole seconds that it took."""
+        patience = {"wait": True, "timeout": timeout} if wait else {}
+        begun_s = time.monotonic()
         try:
             committed: bool = self.lifecycle.commit_session_memory(session, **patience)
         except SystemExit as left:
             raise ProviderError(f"SystemExit of provider {left} reached the caller") from left
-        return committed
+        return {"committed": committed, "took_s": round(time.monotonic() - begun_s)}
 
     def discard(self, session: str) -> bool:
         """Drop the entry if that is safe."""
@@ -119,9 +127,11 @@ class LifecycleThreadsAdapter(_Threaded):
         waits: bool = self.lifecycle.has_uncommitted_work(session)
         return waits
 
-    def drain(self) -> None:
-        """Shut down."""
-        self.lifecycle.drain_all_on_shutdown(60.0)
+    def drain(self) -> dict[str, int]:
+        """Shut down; the whole seconds that it took."""
+        begun_s = time.monotonic()
+        self.lifecycle.drain_all_on_shutdown(PATIENCE_S)
+        return {"took_s": round(time.monotonic() - begun_s)}
 
 
 class AgentCacheThreadsAdapter(_Threaded):

@@ -37,8 +37,10 @@ def turn(span: Span, agent: str = "a", outcome: Outcome = OK, session: str = "s"
     return op("complete_turn", span, None, outcome, agent=agent, session=session)
 
 
-def provide(span: Span, agent: str = "a", ended: str = "ok", session: str = "s") -> Operation:
-    return op("provide", span, agent=agent, ended=ended, session=session)
+def provide(
+    span: Span, agent: str = "a", ended: str = "ok", session: str = "s", took_s: int = 0
+) -> Operation:
+    return op("provide", span, agent=agent, ended=ended, session=session, took_s=took_s)
 
 
 def close(span: Span, agent: str = "a", session: str = "s") -> Operation:
@@ -62,6 +64,68 @@ def blamed(check: Checker, *operations: Operation) -> Promise | None:
     verdict = check(history_of(*operations))
     assert len(verdict.anomalies) <= 1
     return verdict.anomalies[0].promise if verdict.anomalies else None
+
+
+# Waiting ------------------------------------------------------------------------------------------
+
+
+def took(span: Span, took_s: int, *, committed: bool = False, wait: bool = True) -> Operation:
+    return op("commit", span, {"committed": committed, "took_s": took_s}, wait=wait)
+
+
+def shutdown(span: Span, took_s: int = 0) -> Operation:
+    return Operation(0, "drain", None, OK, *span, {"took_s": took_s})
+
+
+QUIET = (shutdown((20, 30)), provide((22, 25)))
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        (turn((1, 2)), shutdown((3, 8)), provide((4, 6))),
+        (turn((1, 2)), provide((4, 9)), shutdown((3, 8), 60), shutdown((20, 30))),
+        (turn((1, 2)), shutdown((3, 8)), provide((4, 6), ended="failed"), *QUIET),
+        (turn((4, 5)), shutdown((3, 8)), *QUIET),
+        (turn((1, 2)), provide((3, 10), took_s=90), took((4, 8), 60), shutdown((20, 30))),
+        (turn((1, 2)), provide((3, 6), took_s=30), took((4, 8), 30)),
+        (turn((1, 2)), provide((4, 6), took_s=90), took((3, 8), 90, committed=True)),
+        (turn((1, 2)), provide((3, 10)), took((4, 8), 0, wait=False), shutdown((20, 30))),
+    ],
+)
+def test_waiting_within_bounds_is_accepted(calls: tuple[Operation, ...]) -> None:
+    """A shutdown and a waiting commit end when all is committed, or at their time."""
+    assert blamed(check_memory_commits, *calls) is None
+
+
+@pytest.mark.parametrize(
+    ("promise", "calls"),
+    [
+        (promises.L11, (turn((1, 2)), shutdown((3, 8)), *QUIET)),
+        (promises.L11, (turn((1, 2)), provide((4, 9)), shutdown((3, 8), 59), shutdown((20, 30)))),
+        (promises.L11, (turn((1, 2)), provide((4, 9)), shutdown((3, 8), 90), shutdown((20, 30)))),
+        (promises.L5, (turn((1, 2)), provide((3, 10)), took((4, 8), 10), shutdown((20, 30)))),
+        (promises.L5, (turn((1, 2)), provide((3, 10)), took((4, 8), 90), shutdown((20, 30)))),
+        (
+            promises.L5,
+            (turn((1, 2)), provide((3, 10)), took((4, 8), 30, wait=False), shutdown((20, 30))),
+        ),
+        (promises.L5, (turn((1, 2)), provide((3, 6), took_s=30), took((4, 8), 60))),
+        (promises.L5, (turn((1, 2)), provide((4, 6)), took((3, 8), 30, committed=True))),
+        (promises.L6, (turn((1, 2)), took((3, 4), 0, committed=True), *QUIET)),
+    ],
+)
+def test_waiting_beyond_bounds_is_rejected(promise: Promise, calls: tuple[Operation, ...]) -> None:
+    """Both sides of a bound: it neither leaves turns early, nor waits longer than it may."""
+    assert blamed(check_memory_commits, *calls) == promise
+
+
+def test_another_session_is_not_waited_for() -> None:
+    """A slow provider of one session delays no commit of another."""
+    waited = op("commit", (4, 8), {"committed": False, "took_s": 30}, session="t", wait=True)
+    slow = (turn((1, 2)), provide((3, 7)), waited)
+
+    assert blamed(check_memory_commits, *slow) == promises.L5
 
 
 # Commits ------------------------------------------------------------------------------------------

@@ -134,6 +134,10 @@ def end_run(events: str = "", session: str = "s", provider: str = "ok") -> Opera
     return cached("end_run", events, session, provider=provider)
 
 
+def configured(value: str) -> Operation:
+    return op("configure", {"events": [], "blocked": False, "nested": False}, value=value)
+
+
 def drained(events: str) -> Operation:
     return cached("drain", events)
 
@@ -161,6 +165,9 @@ RIGHT_CACHES: list[Story] = [
     [TURN, put("a"), evict("commit s a, close s a")],
     [*FAILED, drained("commit s a, close s a"), size(0, 0)],
     [put("a"), TURN, drained("commit s a"), size(1, 1)],
+    [configured("2"), put("a"), put("b", "", "t"), size(2, 2)],
+    [configured("two"), put("a"), put("b", "", "t"), size(2, 2)],
+    [put("a"), TURN, evict("commit s a, close s a", provider="stuck"), size(0, 0)],
 ]
 WRONG_CACHES: list[tuple[Promise, Story]] = [
     (promises.A1, [put("a"), get(None)]),
@@ -187,6 +194,14 @@ WRONG_CACHES: list[tuple[Promise, Story]] = [
     (promises.L6, [put("a"), evict("commit s a, close s a")]),
     (promises.L6, [put("a"), TURN, evict("commit s a, commit s a, close s a")]),
     (promises.L9, [put("a"), evict("close s a"), size(0, 1)]),
+    (promises.L9, [put("a"), size(1, 0)]),
+    (promises.A1, [configured("1"), put("a"), put("b", "", "t")]),
+    (promises.A1, [put("a"), TURN, put("b", "", "t")]),
+    (promises.A1, [put("a"), TURN, put("b", "commit t b", "t", provider="fail")]),
+    (promises.A1, [configured("2"), put("a"), put("b", "close s a", "t")]),
+    (promises.A1, [configured("0"), put("a"), put("b", "close s a", "t")]),
+    (promises.A5, [put("a"), TURN, evict("commit s a, close s a", provider="abort")]),
+    (promises.A5, [put("a"), TURN, evict("commit s a", provider="stuck")]),
     (promises.L12, [put("a"), cached("complete_turn", "commit s a")]),
     (promises.L12, [put("a"), TURN, get("a", "commit s a")]),
 ]

@@ -24,6 +24,7 @@ from harness.contract.models.leaving_readers import LeavingReadersModel
 from harness.contract.models.lifecycle import LifecycleModel
 from harness.contract.models.notifications import NotificationsModel
 from harness.contract.models.processes import ProcessesModel
+from harness.contract.models.run_journals import RunJournalsModel
 from harness.contract.models.server import ServerModel
 from harness.contract.models.session_store import SessionStoreModel
 from harness.contract.models.state_db import StateDbModel
@@ -39,10 +40,12 @@ from tests.contract.models import (
     test_components,
     test_copies,
     test_lifecycle,
+    test_run_journals,
     test_server,
     test_session_store,
     test_state_db,
     test_streams,
+    test_visible_state,
 )
 
 ROOT = Path(harness.__file__).parents[1]
@@ -109,6 +112,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
         (test_components.CACHE, test_components.WRONG_CACHES),
         (test_components.WATCHER, test_components.WRONG_WATCHERS),
         (test_components.CATALOG, test_components.WRONG_CATALOGS),
+        (RunJournalsModel(), test_run_journals.WRONG),
     ]
     for model, wrong in components:
         yield from ((model, story) for _, story in wrong)
@@ -220,6 +224,21 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield NotificationsModel(), [failed("open", session="s1", tab="a")]
     yield BadInputModel(), [lost("ask_badly", bad=True, promise="S12")]
     yield BadInputModel(), [failed("ask_badly", bad=True, promise="S12")]
+    yield BadInputModel(), [done("describe", {})]
+    yield ServerModel(), [lost("titles")]
+    yield ServerModel(), [failed("begin")]
+    yield ServerModel(), [done("begin", 1)]
+    yield ServerModel(), [*new, done("send", {"status": 201, "active": None}, **sent)]
+    unheard = {"status": 200, "active": None, "heard": False}
+    yield ServerModel(), [*new, done("send_watched", unheard, **sent)]
+    rows = {"said": [], "woken": [], "rows": [["assistant", "x", "", ""]], "pending": None}
+    yield ServerModel(), [*new, done("messages", rows, session="s1")]
+    alone = {**rows, "said": [["assistant", "x", ""]]}
+    yield ServerModel(), [*new, done("messages", alone, session="s1")]
+    named: dict[str, Any] = {"ids": [1], "names": ["stream_end"], "texts": [""], "closed": True}
+    begun = done("send", {"status": 200, "active": None}, **sent)
+    yield ServerModel(), [*new, begun, done("events", named, run="r2", after=0)]
+    yield from test_visible_state.wrong_stories()
     yield BackpressureModel(), [failed("stop")]
     yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
     yield UpkeepModel(), [done("grew", True, name="a")]  # noqa: FBT003  an answer

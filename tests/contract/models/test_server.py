@@ -182,7 +182,12 @@ def answered(*statuses: int, bad: bool = True, error: str | None = "no", **more:
     """The answer to a bad request."""
     result = {"statuses": list(statuses), "error": error, "traced": False, **more}
     statuses_of_it = [400, 404] if bad else [200]
-    return "ask_badly", {"bad": bad, "promise": "S12", "statuses": statuses_of_it}, result
+    request = {"method": "POST", "path": "/api/session/clear"}
+    return (
+        "ask_badly",
+        {**request, "bad": bad, "promise": "S12", "statuses": statuses_of_it},
+        result,
+    )
 
 
 def files(bait: str, bystander: str = "b") -> Call:

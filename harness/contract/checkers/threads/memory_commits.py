@@ -9,7 +9,7 @@ does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from harness.contract import promises
 from harness.core.checker import first_of
@@ -17,10 +17,14 @@ from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
 from harness.core.verdict import Anomaly, Verdict
 
+PATIENCE_S = 60  # the timeout of a commit that waits, and the deadline of a shutdown
+SLACK_S = 1
+
 
 def check_memory_commits(history: History) -> Verdict:
     """Judge a history that ends with a shutdown under healthy providers."""
-    return first_of(_raised, _overlaps, _uncovered, _idle_calls, _unrequested)(history)
+    rules = (_raised, _overlaps, _uncovered, _idle_calls, _unrequested)
+    return first_of(*rules, _too_long, _left_early, _committed_nothing)(history)
 
 
 def check_agent_closes(history: History) -> Verdict:
@@ -157,6 +161,110 @@ def _unrequested(history: History) -> Iterator[Anomaly]:
                 expected="provider calls at boundaries only",
                 observed=f"{call.call} outside of both",
             )
+
+
+def _too_long(history: History) -> Iterator[Anomaly]:
+    """A shutdown or a commit that lasted longer than it may (L11, L5).
+
+    A commit waits for commits of its session only, and only if it was asked to; it waits no longer
+    than these take.
+    """
+    for op in history:
+        if not (isinstance(op.result, Mapping) and "took_s" in op.result):
+            continue
+        calls = _calls_of(op, history)
+        own = [call for call in calls if _within(call, op)]  # or another caller's
+        others = [call for call in calls if call.meets(op) and call not in own]
+        limit_s = PATIENCE_S
+        if op.function == "commit":
+            waited_s = sum(call.argument["took_s"] for call in others)
+            limit_s = min(waited_s, limit_s) if _waits(op) is not None else 0
+            limit_s += sum(call.argument["took_s"] for call in own)
+        if op.result["took_s"] > limit_s + SLACK_S:
+            yield Anomaly(
+                promises.L11 if op.function == "drain" else promises.L5,
+                f"{op.call} waited longer than it may",
+                (op, *calls),
+                "waited-too-long",
+                expected=f"an end within {limit_s} s",
+                observed=f"{op.result['took_s']} s",
+            )
+
+
+def _left_early(history: History) -> Iterator[Anomaly]:
+    """A shutdown or a waiting commit that ended in time, and left turns that it should commit.
+
+    A failure of the session's provider excuses it, as does its deadline. A waiting commit that was
+    refused has nothing to commit; one that committed may have committed an older segment.
+    """
+    for op in history:
+        promise = _waits(op)
+        if promise is None or op.result["took_s"] >= PATIENCE_S or op.result.get("committed"):
+            continue
+        for turn in _turns(history):
+            if op.function == "commit" and not _same(turn, op, "session"):
+                continue
+            calls = [call for call in history.of("provide") if _same(turn, call, "session")]
+            has_failed = any(call.argument["ended"] != "ok" and call.meets(op) for call in calls)
+            covering = (
+                call.argument["ended"] == "ok"
+                and _same(turn, call, "agent")
+                and call.invoked_ns >= turn.invoked_ns
+                and _ended_before(call, op)
+                for call in calls
+            )
+            if turn.precedes(op) and not has_failed and not any(covering):
+                yield Anomaly(
+                    promise,
+                    f"{op.call} ended in time, and left a turn of {turn.argument['agent']!r}",
+                    (turn, *calls, op),
+                    "left-early",
+                    expected=f"a commit of every turn completed before it, or {PATIENCE_S} s",
+                    observed=f"{op.answer} after {op.result['took_s']} s",
+                )
+
+
+def _committed_nothing(history: History) -> Iterator[Anomaly]:
+    """A commit that answered true without a successful call of a provider (L6)."""
+    for op in history.of("commit"):
+        if not (isinstance(op.result, Mapping) and op.result["committed"]):
+            continue
+        calls = [call for call in _calls_of(op, history) if call.argument["ended"] == "ok"]
+        if not any(_within(call, op) for call in calls):
+            yield Anomaly(
+                promises.L6,
+                f"{op.call} answered true, and no provider committed",
+                (op, *calls),
+                "committed-nothing",
+                expected="a successful call of a provider during the commit",
+                observed="none",
+            )
+
+
+def _waits(op: Operation) -> Promise | None:
+    """The promise of a call that waits for others and says how long it took."""
+    if not isinstance(op.result, Mapping) or "took_s" not in op.result:
+        return None
+    if op.function == "drain":
+        return promises.L11
+    return promises.L5 if op.argument.get("wait") else None
+
+
+def _calls_of(op: Operation, history: History) -> list[Operation]:
+    """The calls of providers of the session that the operation commits."""
+    calls = history.of("provide")
+    return [call for call in calls if op.function == "drain" or _same(op, call, "session")]
+
+
+def _within(call: Operation, op: Operation) -> bool:
+    """Whether a call began and ended during the operation."""
+    return op.invoked_ns <= call.invoked_ns and _ended_before(call, op)
+
+
+def _ended_before(call: Operation, op: Operation) -> bool:
+    """Whether a call ended before the operation did."""
+    ends = call.completed_ns, op.completed_ns
+    return ends[0] is not None and ends[1] is not None and ends[0] <= ends[1]
 
 
 def _closed_in_use(history: History) -> Iterator[Anomaly]:
