@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
+=======
+from datetime import date
+>>>>>>> s20-webui20
 from pathlib import Path
 
 import click
@@ -17,6 +21,7 @@ from harness.cli.options import (
     target_option,
 )
 from harness.cli.output import print_conclusion, print_text, progress
+from harness.runs.accepted import proposed, read_accepted
 from harness.runs.gate import Gate
 
 
@@ -40,12 +45,23 @@ from harness.runs.gate import Gate
     help="Do not check that the checkers work; the verdict says so.",
 )
 @click.option(
+<<<<<<< HEAD
     "--reach", is_flag=True, help="Measure which blocks of the code on trial the gate runs."
 )
 @click.option(
     "--source",
     type=click.Path(exists=True, path_type=Path),
     help="Top folder of the code that --reach measures; the target's own by default.",
+=======
+    "--accept",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A TOML file of accepted findings: they are listed, and do not make the gate red.",
+)
+@click.option(
+    "--write-accepted",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a file that accepts every finding of this gate, for --accept.",
+>>>>>>> s20-webui20
 )
 @run_options()
 def gate_command(  # noqa: PLR0913  one parameter an option
@@ -57,8 +73,13 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     mode: tuple[str, ...],
     fails_fast: bool,
     asks_canaries: bool,
+<<<<<<< HEAD
     reach: bool,
     source: Path | None,
+=======
+    accept: Path | None,
+    write_accepted: Path | None,
+>>>>>>> s20-webui20
     options: RunOptions,
 ) -> int:
     """Judge a target by all scenarios, within a budget of time.
@@ -77,6 +98,7 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     summary.md, verdict.json and junit.xml, and a folder for each scenario with its history and
     failures. REPORTS/index.html lists all runs.
     """  # noqa: D301  click needs the backslash
+    accepted = None if accept is None else tuple(read_accepted(accept))
     print_text(f"gate · target {target} · seed {options.seed} · budget {budget:g} s")
     gate = Gate(
         target,
@@ -90,10 +112,19 @@ def gate_command(  # noqa: PLR0913  one parameter an option
         mode,
         fails_fast,
         asks_canaries,
+<<<<<<< HEAD
         reach,
         source,
+=======
+        accepted,
+>>>>>>> s20-webui20
     )
     with progress() as step:
         conclusion = gate.run(step)
     print_conclusion(conclusion, wants_json=options.wants_json)
+    if write_accepted is not None:
+        today = date.today()  # noqa: DTZ011  a day of this machine's calendar
+        text = proposed(conclusion.records, accepted or (), conclusion.target, today)
+        write_accepted.write_text(text, encoding="utf-8")
+        print_text(f"accepted findings are proposed in {write_accepted}")
     return conclusion.exit_code

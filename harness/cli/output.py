@@ -19,6 +19,7 @@ from rich.table import Table
 from harness.core.text import shortened
 from harness.report import summary
 from harness.report.page import PAGE
+from harness.runs.accepted import Sorted
 from harness.runs.gate import Conclusion
 from harness.runs.pytest_run import Progress
 from harness.runs.reached import Reached
@@ -73,6 +74,8 @@ def print_conclusion(conclusion: Conclusion, *, wants_json: bool) -> None:
         print_result(f"not finished within the budget: {name}")
     for name, status in conclusion.canary_words.items():
         print_result(f"canary {name}: {status}")
+    if conclusion.findings is not None:
+        _print_findings(conclusion.findings)
     print_table(table(summary.HEAD, summary.rows(conclusion.records, conclusion.untried)))
     print_result(summary.bought_line(conclusion.bought))
     if conclusion.reached is not None:
@@ -113,6 +116,16 @@ def shown_path(path: Path) -> str:
     """The path, relative to the current folder where it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _print_findings(findings: Sorted) -> None:
+    """Print the known, the mended and the new findings of a target."""
+    for known in findings.known:
+        print_result(f"known: {known.signature} ({known.reason})")
+    for mended in findings.mended:
+        print_result(f"mended: {mended.signature}")
+    for anomaly in findings.new:
+        print_result(f"NEW: {anomaly.signature}")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:

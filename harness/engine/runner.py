@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.core import history
+<<<<<<< HEAD
 from harness.core.contract import Promise
 from harness.core.extent import Extent, extent_of
+=======
+>>>>>>> s20-webui20
 from harness.core.history import History, Journal
 from harness.core.verdict import Anomaly, ExpectationCount, Verdict, merge
 from harness.engine.context import Context
@@ -104,14 +107,15 @@ def judge(scenario: Scenario, folder: Path) -> Judgement:
 
 
 def _shortest(found: Iterable[tuple[Anomaly, History]]) -> list[tuple[Anomaly, History]]:
-    """For each broken promise the anomaly with the least evidence, the shortest of all first.
+    """For each signature the anomaly with the least evidence, the shortest of all first.
 
-    One that was found behind another anomaly comes after those that were not: its evidence
+    One promise may be broken in several ways, of which a known one hides no other. One that was
+    found behind another anomaly comes after those that were not: its evidence
     contains that of the other.
     """
-    shortest: dict[Promise, tuple[Anomaly, History]] = {}
+    shortest: dict[str, tuple[Anomaly, History]] = {}
     for anomaly, episode in sorted(found, key=_directness):
-        shortest.setdefault(anomaly.promise, (anomaly, episode))
+        shortest.setdefault(anomaly.signature, (anomaly, episode))
     return list(shortest.values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -139,10 +140,13 @@ def store(
 
 
 def failures(verdict: Verdict, scenario_folder: Path) -> list[Path]:
-    """The failure file of each anomaly."""
-    further = [f"failure-{anomaly.promise.id}.json" for anomaly in verdict.anomalies[1:]]
-    names = [folder.FAILURE, *further][: len(verdict.anomalies)]
-    return [scenario_folder / name for name in names]
+    """The failure file of each anomaly; further ones of a promise have a number."""
+    names, counts = [folder.FAILURE], Counter[str]()
+    for anomaly in verdict.anomalies[1:]:
+        counts[anomaly.promise.id] += 1
+        number = f"-{count}" if (count := counts[anomaly.promise.id]) > 1 else ""
+        names.append(f"failure-{anomaly.promise.id}{number}.json")
+    return [scenario_folder / name for name in names[: len(verdict.anomalies)]]
 
 
 def record(judgement: Judgement, seconds: float, scenario_folder: Path) -> Record:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from harness.engine.target import Target
 from harness.mutation.known_bugs import KnownBug, canaries, find_bugs, plant
 from harness.report import folder, judgement, junit, page, summary
 from harness.report.judgement import Record
+from harness.runs.accepted import Accepted, Sorted, sort
 from harness.runs.canary_memory import CanaryMemory
 from harness.runs.pytest_run import Progress, Results, Session, run_session
 from harness.runs.reached import Reached, blocks_in, excuses_for, hit, source_of, top_of
@@ -45,8 +47,13 @@ class Conclusion:
     `skipped` gives the reason by scenario, `broken` the error of the harness, and `canaries` says
     of each known bug whether it was detected. `untried` has the promises, and the titles of their
     families, of each scenario without a verdict. `remembered` says when a canary was detected that
+<<<<<<< HEAD
     was not judged now, in seconds of the epoch. `reached` are the blocks that ran, where a gate
     measures them.
+=======
+    was not judged now, in seconds of the epoch. `findings` are sorted where
+    known ones are accepted.
+>>>>>>> s20-webui20
     """
 
     target: str
@@ -60,6 +67,7 @@ class Conclusion:
     canaries: dict[str, bool] = field(default_factory=dict)
     untried: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remembered: Mapping[str, float] = field(default_factory=dict)
+<<<<<<< HEAD
     reached: Reached | None = None
 
     @property
@@ -74,14 +82,24 @@ class Conclusion:
             asked["blocks_reached"] = len(self.reached.reached)
             asked["blocks"] = len(self.reached.blocks)
         return asked
+=======
+    findings: Sorted | None = None
+>>>>>>> s20-webui20
 
     @property
     def verdict(self) -> Verdict:
-        """All verdicts in one; a scenario that did not finish makes it unknown."""
+        """All verdicts in one; a scenario that did not finish makes it unknown.
+
+        Where a file of accepted findings was given, only new ones count.
+        """
         unknowns = tuple(f"{name}: not finished within the budget" for name in self.unfinished)
         if not self.records:
             unknowns += ("no scenario came to a verdict",)
-        return merge([*(record.verdict for record in self.records), Verdict(unknowns=unknowns)])
+        verdicts = [record.verdict for record in self.records]
+        if self.findings is not None:
+            verdicts = [replace(verdict, anomalies=()) for verdict in verdicts]
+            verdicts.append(Verdict(tuple(self.findings.new)))
+        return merge([*verdicts, Verdict(unknowns=unknowns)])
 
     @property
     def is_trustworthy(self) -> bool:
@@ -133,7 +151,11 @@ class Conclusion:
             "broken": self.broken,
             "untried": dict(self.untried),
             "canaries": self.canary_words,
+<<<<<<< HEAD
             **({} if self.reached is None else {"reach": self.reached.to_json()}),
+=======
+            **({} if self.findings is None else {"findings": self.findings.to_json()}),
+>>>>>>> s20-webui20
         }
 
 
@@ -155,8 +177,12 @@ class Gate:
     modes: tuple[str, ...] = ()
     fails_fast: bool = False
     asks_canaries: bool = True
+<<<<<<< HEAD
     measures_reach: bool = False
     source: Path | None = None
+=======
+    accepted: tuple[Accepted, ...] | None = None
+>>>>>>> s20-webui20
 
     def run(self, progress: Progress) -> Conclusion:
         """Run the scenarios and the canaries, and write the run folder.
@@ -200,10 +226,16 @@ class Gate:
         canaries, remembered = self._judge_canaries(able.values(), results, progress)
         conclusion = conclude(run, results, canaries, time.monotonic() - began)
         conclusion = replace(conclusion, remembered=remembered)
+<<<<<<< HEAD
         if self.measures_reach:
             ran = frozenset(hit(blocks, recorder.lines_in(run / REACH)))
             reached = Reached(blocks, {"gate": ran}, {}, excuses_for(source, blocks))
             conclusion = replace(conclusion, reached=reached)
+=======
+        if self.accepted is not None:
+            findings = sort(conclusion.records, self.accepted, target.name, date.today())  # noqa: DTZ011
+            conclusion = replace(conclusion, findings=findings)
+>>>>>>> s20-webui20
         store(conclusion)
         folder.retain(self.reports, self.keep)
         return conclusion
