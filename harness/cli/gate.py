@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-=======
 from datetime import date
->>>>>>> s20-webui20
 from pathlib import Path
 
 import click
@@ -45,14 +42,14 @@ from harness.runs.gate import Gate
     help="Do not check that the checkers work; the verdict says so.",
 )
 @click.option(
-<<<<<<< HEAD
     "--reach", is_flag=True, help="Measure which blocks of the code on trial the gate runs."
 )
 @click.option(
     "--source",
     type=click.Path(exists=True, path_type=Path),
     help="Top folder of the code that --reach measures; the target's own by default.",
-=======
+)
+@click.option(
     "--accept",
     type=click.Path(dir_okay=False, path_type=Path),
     help="A TOML file of accepted findings: they are listed, and do not make the gate red.",
@@ -61,7 +58,6 @@ from harness.runs.gate import Gate
     "--write-accepted",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a file that accepts every finding of this gate, for --accept.",
->>>>>>> s20-webui20
 )
 @run_options()
 def gate_command(  # noqa: PLR0913  one parameter an option
@@ -73,13 +69,10 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     mode: tuple[str, ...],
     fails_fast: bool,
     asks_canaries: bool,
-<<<<<<< HEAD
     reach: bool,
     source: Path | None,
-=======
     accept: Path | None,
     write_accepted: Path | None,
->>>>>>> s20-webui20
     options: RunOptions,
 ) -> int:
     """Judge a target by all scenarios, within a budget of time.
@@ -112,12 +105,9 @@ def gate_command(  # noqa: PLR0913  one parameter an option
         mode,
         fails_fast,
         asks_canaries,
-<<<<<<< HEAD
         reach,
         source,
-=======
         accepted,
->>>>>>> s20-webui20
     )
     with progress() as step:
         conclusion = gate.run(step)

@@ -74,8 +74,7 @@ def print_conclusion(conclusion: Conclusion, *, wants_json: bool) -> None:
         print_result(f"not finished within the budget: {name}")
     for name, status in conclusion.canary_words.items():
         print_result(f"canary {name}: {status}")
-    if conclusion.findings is not None:
-        _print_findings(conclusion.findings)
+    _print_findings(conclusion.findings)
     print_table(table(summary.HEAD, summary.rows(conclusion.records, conclusion.untried)))
     print_result(summary.bought_line(conclusion.bought))
     if conclusion.reached is not None:
@@ -118,8 +117,10 @@ def shown_path(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def _print_findings(findings: Sorted) -> None:
-    """Print the known, the mended and the new findings of a target."""
+def _print_findings(findings: Sorted | None) -> None:
+    """Print the known, the mended and the new findings of a target, where they were sorted."""
+    if findings is None:
+        return
     for known in findings.known:
         print_result(f"known: {known.signature} ({known.reason})")
     for mended in findings.mended:

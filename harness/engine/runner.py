@@ -12,11 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.core import history
-<<<<<<< HEAD
-from harness.core.contract import Promise
 from harness.core.extent import Extent, extent_of
-=======
->>>>>>> s20-webui20
 from harness.core.history import History, Journal
 from harness.core.verdict import Anomaly, ExpectationCount, Verdict, merge
 from harness.engine.context import Context

@@ -47,13 +47,8 @@ class Conclusion:
     `skipped` gives the reason by scenario, `broken` the error of the harness, and `canaries` says
     of each known bug whether it was detected. `untried` has the promises, and the titles of their
     families, of each scenario without a verdict. `remembered` says when a canary was detected that
-<<<<<<< HEAD
     was not judged now, in seconds of the epoch. `reached` are the blocks that ran, where a gate
-    measures them.
-=======
-    was not judged now, in seconds of the epoch. `findings` are sorted where
-    known ones are accepted.
->>>>>>> s20-webui20
+    measures them; `findings` are sorted where known ones are accepted.
     """
 
     target: str
@@ -67,8 +62,8 @@ class Conclusion:
     canaries: dict[str, bool] = field(default_factory=dict)
     untried: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remembered: Mapping[str, float] = field(default_factory=dict)
-<<<<<<< HEAD
     reached: Reached | None = None
+    findings: Sorted | None = None
 
     @property
     def bought(self) -> dict[str, int]:
@@ -82,9 +77,6 @@ class Conclusion:
             asked["blocks_reached"] = len(self.reached.reached)
             asked["blocks"] = len(self.reached.blocks)
         return asked
-=======
-    findings: Sorted | None = None
->>>>>>> s20-webui20
 
     @property
     def verdict(self) -> Verdict:
@@ -151,11 +143,8 @@ class Conclusion:
             "broken": self.broken,
             "untried": dict(self.untried),
             "canaries": self.canary_words,
-<<<<<<< HEAD
             **({} if self.reached is None else {"reach": self.reached.to_json()}),
-=======
             **({} if self.findings is None else {"findings": self.findings.to_json()}),
->>>>>>> s20-webui20
         }
 
 
@@ -177,12 +166,9 @@ class Gate:
     modes: tuple[str, ...] = ()
     fails_fast: bool = False
     asks_canaries: bool = True
-<<<<<<< HEAD
     measures_reach: bool = False
     source: Path | None = None
-=======
     accepted: tuple[Accepted, ...] | None = None
->>>>>>> s20-webui20
 
     def run(self, progress: Progress) -> Conclusion:
         """Run the scenarios and the canaries, and write the run folder.
@@ -226,16 +212,13 @@ class Gate:
         canaries, remembered = self._judge_canaries(able.values(), results, progress)
         conclusion = conclude(run, results, canaries, time.monotonic() - began)
         conclusion = replace(conclusion, remembered=remembered)
-<<<<<<< HEAD
         if self.measures_reach:
             ran = frozenset(hit(blocks, recorder.lines_in(run / REACH)))
             reached = Reached(blocks, {"gate": ran}, {}, excuses_for(source, blocks))
             conclusion = replace(conclusion, reached=reached)
-=======
         if self.accepted is not None:
             findings = sort(conclusion.records, self.accepted, target.name, date.today())  # noqa: DTZ011
             conclusion = replace(conclusion, findings=findings)
->>>>>>> s20-webui20
         store(conclusion)
         folder.retain(self.reports, self.keep)
         return conclusion

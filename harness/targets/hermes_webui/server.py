@@ -24,11 +24,7 @@ from harness.core.errors import TargetLostError
 from harness.engine.http import NotReachedError, Web
 from harness.processes.server import Process
 from harness.targets.hermes_webui.scripted_agent import SPOOL
-<<<<<<< HEAD
-from harness.worker import reach
-=======
 from harness.worker import reach, server_probe
->>>>>>> s20-webui20
 
 POLL_S = 0.02
 PROBE_PATIENCE_S = 60.0
@@ -49,8 +45,6 @@ def follow():
 
 answers = os.dup(1)
 os.dup2(2, 1)
-if "HARNESS_REACH" in os.environ:
-    runpy.run_path(os.environ["HARNESS_REACH_CODE"])["start"]()
 probe = runpy.run_path(os.environ["HARNESS_PROBE_CODE"])
 probe["change_constants"](json.loads(os.environ["HARNESS_PROBE_CONSTANTS"]))
 probe["start"](os.environ["HARNESS_PROBE"])
@@ -115,12 +109,9 @@ class WebuiLaunch:
             "HERMES_WEBUI_STATE_DIR": str(state),
             "HERMES_WEBUI_TEST_NETWORK_BLOCK": "1",
             SPOOL: str(home / "spool"),
-<<<<<<< HEAD
-=======
             "HARNESS_PROBE": str(probe_path(state)),
             "HARNESS_PROBE_CODE": server_probe.__file__,
             "HARNESS_PROBE_CONSTANTS": json.dumps(dict(self.constants)),
->>>>>>> s20-webui20
             **{name: os.environ[name] for name in reach.VARIABLES if name in os.environ},
         }
 
