@@ -7,8 +7,15 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import RunOptions, run_options, scenario_option, scenarios_option
+from harness.cli.options import (
+    RunOptions,
+    record_option,
+    run_options,
+    scenario_option,
+    scenarios_option,
+)
 from harness.cli.output import print_result, print_table, progress, table
+from harness.runs import baselines
 from harness.runs.audit import Audit, Row, Score
 
 MISSED_MAX = 40  # rows of missed changes that are printed
@@ -38,6 +45,12 @@ MISSED_MAX = 40  # rows of missed changes that are printed
     default=0.0,
     help="Exit 1 if a scenario notices a smaller share than this.",
 )
+@click.option(
+    "--against",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Exit 1 if a scenario is behind its share in this file, by more than chance explains.",
+)
+@record_option
 @click.option("--fields", is_flag=True, help="List every field with missed changes.")
 @run_options("workers", "seed", "json")
 def audit_command(  # noqa: PLR0913  one parameter an option
@@ -47,6 +60,8 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     per_field: int,
     seconds: float,
     at_least: float,
+    against: Path | None,
+    record: Path | None,
     fields: bool,
     options: RunOptions,
 ) -> int:
@@ -59,7 +74,7 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     harness audit reports/runs/latest
     harness audit reports/runs/latest --scenario 'wakeups-*' --fields
 
-    Results go to the terminal; nothing is written.
+    Results go to the terminal; nothing is written but what --record asks for.
     """  # noqa: D301  click needs the backslash
     audit = Audit(run, options.seed, per_field, options.workers, seconds, scenario)
     with progress() as step:
@@ -78,7 +93,15 @@ def audit_command(  # noqa: PLR0913  one parameter an option
         print_result(_missed(row))
     total, noticed = sum(s.changed for s in scores), sum(s.noticed for s in scores)
     print_result(f"{noticed} of {total} changes noticed · seed {options.seed}")
-    return 1 if any(score.changed and score.share < at_least for score in scores) else 0
+    if record is not None:
+        rows_of = [score.to_json() for score in sorted(scores, key=lambda s: s.scenario)]
+        figures = {"per_field": per_field, "changed": total, "noticed": noticed}
+        baselines.record(record, options.seed, {**figures, "scenarios": rows_of})
+    fallen = [] if against is None else baselines.behind(scores, against)
+    for sentence in fallen:
+        print_result(f"behind: {sentence}")
+    is_low = any(score.changed and score.share < at_least for score in scores)
+    return 1 if is_low or fallen else 0
 
 
 def _cells(score: Score) -> tuple[str, ...]:

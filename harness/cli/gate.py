@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import date
+from pathlib import Path
+
 import click
 
 from harness.cli.options import (
@@ -15,6 +18,7 @@ from harness.cli.options import (
     target_option,
 )
 from harness.cli.output import print_conclusion, print_text, progress
+from harness.runs.accepted import proposed, read_accepted
 from harness.runs.gate import Gate
 
 
@@ -37,6 +41,24 @@ from harness.runs.gate import Gate
     default=True,
     help="Do not check that the checkers work; the verdict says so.",
 )
+@click.option(
+    "--reach", is_flag=True, help="Measure which blocks of the code on trial the gate runs."
+)
+@click.option(
+    "--source",
+    type=click.Path(exists=True, path_type=Path),
+    help="Top folder of the code that --reach measures; the target's own by default.",
+)
+@click.option(
+    "--accept",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A TOML file of accepted findings: they are listed, and do not make the gate red.",
+)
+@click.option(
+    "--write-accepted",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a file that accepts every finding of this gate, for --accept.",
+)
 @run_options()
 def gate_command(  # noqa: PLR0913  one parameter an option
     *,
@@ -47,22 +69,29 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     mode: tuple[str, ...],
     fails_fast: bool,
     asks_canaries: bool,
+    reach: bool,
+    source: Path | None,
+    accept: Path | None,
+    write_accepted: Path | None,
     options: RunOptions,
 ) -> int:
     """Judge a target by all scenarios, within a budget of time.
 
-    A larger budget asks more; the same seed and budget ask the same. What is not finished when the
+    A larger budget asks more, by the same code; the same seed and budget ask the same. The last
+    lines say what was bought: operations, examples, schedules, pairs of consecutive calls, and with
+    --reach the blocks of the code on trial that ran. What is not finished when the
     budget ends is unknown, never valid. In each mode a known bug, the canary, must be detected,
     else the run is untrustworthy; REPORTS/canaries.json remembers that for a week.
 
     \b
-    harness gate --budget 5m
+    harness gate --budget 15m --reach
     harness gate --target hermes-agent==0.19.0 --scenario 'state-db-*' --seed 7
 
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: report.html,
     summary.md, verdict.json and junit.xml, and a folder for each scenario with its history and
     failures. REPORTS/index.html lists all runs.
     """  # noqa: D301  click needs the backslash
+    accepted = None if accept is None else tuple(read_accepted(accept))
     print_text(f"gate · target {target} · seed {options.seed} · budget {budget:g} s")
     gate = Gate(
         target,
@@ -76,8 +105,16 @@ def gate_command(  # noqa: PLR0913  one parameter an option
         mode,
         fails_fast,
         asks_canaries,
+        reach,
+        source,
+        accepted,
     )
     with progress() as step:
         conclusion = gate.run(step)
     print_conclusion(conclusion, wants_json=options.wants_json)
+    if write_accepted is not None:
+        today = date.today()  # noqa: DTZ011  a day of this machine's calendar
+        text = proposed(conclusion.records, accepted or (), conclusion.target, today)
+        write_accepted.write_text(text, encoding="utf-8")
+        print_text(f"accepted findings are proposed in {write_accepted}")
     return conclusion.exit_code

@@ -26,6 +26,7 @@ from harness.cli.prove import prove_command
 from harness.cli.reach import reach_command
 from harness.cli.replay import replay_command
 from harness.cli.soak import soak_command
+from harness.cli.track import track_command
 from harness.core.errors import HarnessError, UsageError
 from harness.engine import supervision
 from harness.report import folder
@@ -50,6 +51,7 @@ def cli() -> None:
     harness soak --for 30m                      check that nothing grows
     harness soak --days 30                      the same over simulated days
     harness judge reports/runs/latest           judge stored histories again
+    harness track TABLE REPO                    compare revisions before and after a mend
     harness list                                scenarios, promises, targets, bugs
 
     Results go to reports/runs/, where `latest` points to the newest run; --reports names another
@@ -63,6 +65,7 @@ def cli() -> None:
 for _command in (
     *(gate_command, prove_command, mutate_command, load_command, profile_command, soak_command),
     *(audit_command, reach_command, judge_command, replay_command, list_command),
+    track_command,
 ):
     cli.add_command(_command)
 

@@ -3,18 +3,53 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+import time
 from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import click
 
-from harness.cli.options import RunOptions, checked, effort_option, run_options
+from harness.cli.options import (
+    Duration,
+    RunOptions,
+    checked,
+    effort_option,
+    record_option,
+    run_options,
+)
 from harness.cli.output import print_result, print_table, print_text, progress, table
 from harness.core.extras import require_extras
 from harness.mutation.mutants import find_mutants
-from harness.runs.mutation_score import MutantResult, MutationRun, Status, score
+from harness.report import folder
+from harness.runs import baselines
+from harness.runs.mutation_score import MutationRun, MutationScore, diff, score, source_digest
+from harness.runs.mutation_session import RESULTS, MutationSession, Status, Stored
 
-AT_LEAST = 0.95
+AT_LEAST = 0.9
+SESSION = "session.sqlite"
+
+
+class Share(click.ParamType[tuple[int, int]]):
+    """A share of all work, written as 2/4: the second of four."""
+
+    name = "k/n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """The number of the share, from 1, and how many there are."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        number, shares = (int(match[1]), int(match[2])) if match else (0, 0)
+        if not 1 <= number <= shares:
+            self.fail(f"expected a share such as 2/4; got {value!r}", param, ctx)
+        return number, shares
 
 
 @click.command("mutate")
@@ -24,66 +59,146 @@ AT_LEAST = 0.95
     type=click.IntRange(1),
     default=50,
     show_default=True,
-    help="Number of mutants, drawn from all.",
+    help="Number of mutants, drawn from all (of a share: from the share).",
 )
 @effort_option(0.25)
+@click.option(
+    "--deep-effort",
+    type=click.FloatRange(0.01, 100),
+    default=1.0,
+    show_default=True,
+    help="How much each scenario asks of mutants in groups.",
+)
+@click.option(
+    "--group",
+    type=click.IntRange(1, 64),
+    default=8,
+    show_default=True,
+    help="Mutants that are asked in one copy, once each passed the most telling scenarios alone.",
+)
+@click.option(
+    "--session",
+    "session_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of the session, to go on with or to share; in the run folder by default.",
+)
+@click.option("--shard", type=Share(), default=(1, 1), help="Judge only the k-th of n shares.")
+@click.option("--for", "duration", type=Duration(), help="End after this time; go on by --session.")
+@click.option("--survivors", is_flag=True, help="Ask nothing; list the session's survivors.")
 @click.option(
     "--at-least",
     type=click.FloatRange(0, 1),
     default=AT_LEAST,
     show_default=True,
-    help="Exit 1 if a smaller share of the mutants does not survive.",
+    help="Exit 1 if a smaller share of the mutants is detected.",
 )
+@record_option
 @run_options()
-def mutate_command(
+def mutate_command(  # noqa: PLR0913  one parameter an option
     *,
     files: tuple[str, ...],
     sample: int,
     effort: float,
+    deep_effort: float,
+    group: int,
+    session_file: Path | None,
+    shard: tuple[int, int],
+    duration: float | None,
+    survivors: bool,
     at_least: float,
+    record: Path | None,
     options: RunOptions,
 ) -> int:
     """Judge copies of the reference that have one small mistake each.
 
     In each mutant a relation, a connector or a constant is another one, or a statement or a lock is
     left out. FILES are paths below the source, such as storage/durable_map.py; all by default. A
-    mutant is detected if a broken promise is proven, inconclusive if there is no verdict, and
-    survives if all scenarios are valid.
+    mutant is detected if a broken promise is proven twice, inconclusive if there is no verdict, and
+    survives if all scenarios that reach it are valid.
 
     \b
-    harness mutate --sample 50
     harness mutate storage/durable_map.py turns/turns.py --sample 200 --seed 7
+    harness mutate --session mutants.sqlite --sample 3000 --seed 1 --for 1h
+
+    A run that was killed goes on with the same command, if it names a --session. Several commands
+    may work on one file; on several machines each has a --shard and a file of its own.
 
     Results go to verdict.json in a new folder REPORTS/runs/..., which REPORTS/runs/latest points
     to; the terminal lists each mutant that was not detected.
     """  # noqa: D301  click needs the backslash
     require_extras("`harness mutate`", "load", "soak")
-    every = find_mutants(files)
-    drawn = sorted(Random(options.seed).sample(every, min(sample, len(every))))
-    print_text(f"mutate · {len(drawn)} of {len(every)} mutants · seed {options.seed}")
     reports = options.reports.resolve()
-    mutation = MutationRun(drawn, options.seed, effort, reports, options.workers, options.keep)
-    with progress() as step:
-        run, results = mutation.run(step)
+    plan = {"target": "mutants", "effort": effort, "sample": sample, "scenarios": []}
+    run = folder.create(reports, "mutate", options.seed, plan)
+    session = MutationSession(session_file or run / SESSION, share=shard)
+    mutants = find_mutants(files)
+    Random(options.seed).shuffle(mutants)
+    stored_plan = {
+        "seed": options.seed,
+        "effort": effort,
+        "deep_effort": deep_effort,
+        "source": source_digest(),
+        "files": " ".join(files) or "all",
+    }
+    session.begin(stored_plan, mutants)
+    if not survivors:
+        print_text(f"mutate · {sample} of {len(mutants)} mutants · seed {options.seed}")
+        ends_at = math.inf if duration is None else time.monotonic() + duration
+        mutation = MutationRun(
+            session,
+            sample,
+            options.seed,
+            effort,
+            deep_effort,
+            options.workers,
+            group,
+            ends_at,
+        )
+        with progress() as step:
+            mutation.run(step)
+    results = session.results(sample)
     shares = score(results)
+    document = {
+        "run": str(run),
+        **stored_plan,
+        "all": len(mutants),
+        "score": shares.to_json(),
+        "mutants": [stored.to_json() for stored in results if stored.status is not Status.OPEN],
+    }
+    session.close()
+    if record is not None:
+        figures = {name: document[name] for name in (*stored_plan, "all", "score")}
+        figures["survivors"] = [
+            diff(stored.mutant, 0) for stored in results if stored.status is Status.SURVIVED
+        ]
+        baselines.record(record, options.seed, figures)
+    folder.write_json(run / folder.VERDICT, document)
+    folder.retain(reports, options.keep)
     if options.wants_json:
-        rows = [result.to_json() for result in results]
-        click.echo(json.dumps({"run": str(run), "score": shares, "mutants": rows}, indent=2))
-    _show(results)
-    words = " · ".join(f"{share:.0%} {status}" for status, share in shares.items())
-    print_result(f" · {run}", words)
-    return 0 if 1 - shares[Status.SURVIVED] >= at_least else 1
+        click.echo(json.dumps(document, indent=2))
+    _show(results, shares, with_diff=survivors)
+    print_result(f" · {run}", _words(shares))
+    return 0 if shares.share >= at_least else 1
 
 
-def _show(results: list[MutantResult]) -> None:
-    by_file: defaultdict[str, list[MutantResult]] = defaultdict(list)
-    for result in results:
-        by_file[result.mutant.file].append(result)
+def _words(shares: MutationScore) -> str:
+    counts = " · ".join(f"{shares.counts[status]} {status}" for status in Status)
+    bounds = f"{shares.low:.0%} to {shares.high:.0%}"
+    return f"{shares.share:.0%} detected ({bounds}) · {counts} · {shares.seconds_median:.1f} s each"
+
+
+def _show(results: Sequence[Stored], shares: MutationScore, *, with_diff: bool) -> None:
+    by_file: defaultdict[str, list[Stored]] = defaultdict(list)
+    for stored in results:
+        by_file[stored.mutant.file].append(stored)
     rows = [
-        (file, *(str(sum(result.status is status for result in group)) for status in Status))
-        for file, group in by_file.items()
+        (file, *(str(sum(stored.status is status for stored in group)) for status in RESULTS))
+        for file, group in sorted(by_file.items())
     ]
-    print_table(table(("file", *map(str, Status)), rows))
-    for result in results:
-        if result.status is not Status.DETECTED:
-            print_result(str(result))
+    if shares.asked:
+        print_table(table(("file", *map(str, RESULTS)), rows))
+    for stored in results:
+        if stored.status in (Status.INCONCLUSIVE, Status.SURVIVED):
+            print_result(str(stored))
+            if with_diff and stored.status is Status.SURVIVED:
+                print_result(diff(stored.mutant) + "\n")

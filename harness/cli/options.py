@@ -226,3 +226,10 @@ def effort_option(default: float) -> Decorator:
         show_default=True,
         help="How much each scenario asks; 1 is as much as a gate of two minutes.",
     )
+
+
+record_option = click.option(
+    "--record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the figures into this file too, with commit, seed and machine.",
+)

@@ -19,8 +19,10 @@ from rich.table import Table
 from harness.core.text import shortened
 from harness.report import summary
 from harness.report.page import PAGE
+from harness.runs.accepted import Sorted
 from harness.runs.gate import Conclusion
 from harness.runs.pytest_run import Progress
+from harness.runs.reached import Reached
 
 LOG_WIDTH = 200  # columns: what goes to a file is not folded as for a terminal
 RESULT_WIDTH_MAX = 160
@@ -72,10 +74,26 @@ def print_conclusion(conclusion: Conclusion, *, wants_json: bool) -> None:
         print_result(f"not finished within the budget: {name}")
     for name, status in conclusion.canary_words.items():
         print_result(f"canary {name}: {status}")
+    _print_findings(conclusion.findings)
     print_table(table(summary.HEAD, summary.rows(conclusion.records, conclusion.untried)))
+    print_result(summary.bought_line(conclusion.bought))
+    if conclusion.reached is not None:
+        print_reached(conclusion.reached)
     for line in pointers(conclusion):
         print_result(line)
     print_result(f" · {conclusion.seconds:.0f} s · seed {conclusion.seed}", conclusion.word)
+
+
+def print_reached(reached: Reached, *, lists_missed: bool = False) -> None:
+    """Print the share of blocks that were reached in each room, and those that were missed."""
+    rows = [
+        (name, f"{hit:,}", f"{blocks:,}", f"{hit / blocks:.1%}")
+        for name, hit, blocks in reached.rooms()
+    ]
+    print_table(table(("room", "reached", "blocks", "share"), rows))
+    for block in reached.missed if lists_missed else ():
+        reason = reached.excuses.get(block, "")
+        print_result(f"missed: {block}" + (f" ({reason})" if reason else ""))
 
 
 def pointers(conclusion: Conclusion) -> list[str]:
@@ -97,6 +115,18 @@ def shown_path(path: Path) -> str:
     """The path, relative to the current folder where it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _print_findings(findings: Sorted | None) -> None:
+    """Print the known, the mended and the new findings of a target, where they were sorted."""
+    if findings is None:
+        return
+    for known in findings.known:
+        print_result(f"known: {known.signature} ({known.reason})")
+    for mended in findings.mended:
+        print_result(f"mended: {mended.signature}")
+    for anomaly in findings.new:
+        print_result(f"NEW: {anomaly.signature}")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:

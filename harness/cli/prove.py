@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
@@ -11,6 +12,7 @@ from harness.cli.options import (
     RunOptions,
     checked,
     effort_option,
+    record_option,
     run_options,
     scenarios_option,
 )
@@ -19,6 +21,7 @@ from harness.core.errors import UsageError
 from harness.core.extras import require_extras
 from harness.engine.scenario import Mode
 from harness.mutation.known_bugs import find_bugs
+from harness.runs import baselines
 from harness.runs.bug_detection import Detection, DetectionRun
 from harness.runs.gate import extras_of
 
@@ -42,13 +45,15 @@ HEAD = ("bug", "promise", "mode", "detected", "by another", "clean", "s to detec
     show_default=True,
     help="Seeds on which each bug is judged.",
 )
+@record_option
 @effort_option(1.0)
 @run_options()
-def prove_command(
+def prove_command(  # noqa: PLR0913  one parameter an option
     *,
     bugs: tuple[str, ...],
     modes: tuple[str, ...],
     tries: int,
+    record: Path | None,
     effort: float,
     options: RunOptions,
 ) -> int:
@@ -80,6 +85,10 @@ def prove_command(
         click.echo(json.dumps({"run": str(run), "bugs": rows}, indent=2))
     print_table(table(HEAD, map(_cells, detections)))
     detected = sum(detection.is_detected for detection in detections)
+    if record is not None:
+        figures = {"effort": effort, "tries": tries, "bugs": len(detections), "detected": detected}
+        rows = [detection.to_json() for detection in detections]
+        baselines.record(record, options.seed, {**figures, "results": rows})
     print_result(f"{detected} of {len(detections)} detected by their own promise")
     return 0 if detected == len(detections) else 1
 

@@ -10,12 +10,14 @@ import click
 from harness.cli.options import (
     RunOptions,
     effort_option,
+    record_option,
     run_options,
     scenario_option,
     scenarios_option,
     target_option,
 )
-from harness.cli.output import print_result, print_table, progress, table
+from harness.cli.output import print_reached, print_result, progress
+from harness.runs import baselines
 from harness.runs.reach import Reach
 
 
@@ -35,6 +37,7 @@ from harness.runs.reach import Reach
     default=0.0,
     help="Exit 1 if a smaller share of the blocks is reached.",
 )
+@record_option
 @effort_option(1.0)
 @run_options()
 def reach_command(  # noqa: PLR0913  one parameter an option
@@ -44,12 +47,15 @@ def reach_command(  # noqa: PLR0913  one parameter an option
     source: Path | None,
     missed: bool,
     at_least: float,
+    record: Path | None,
     effort: float,
     options: RunOptions,
 ) -> int:
-    """Measure which blocks of the code on trial each scenario reaches.
+    """Measure which blocks of the code on trial each scenario reaches, one scenario at a time.
 
-    Python 3.12 and later measure at next to no cost; 3.11 traces, and is slower.
+    `harness gate --reach` measures a whole gate at once. A block may be excused with a reason in
+    the suite's file unreached.json. Python 3.12 and later measure at next to no cost; 3.11
+    traces, and is slower.
 
     \b
     harness reach --missed
@@ -66,16 +72,12 @@ def reach_command(  # noqa: PLR0913  one parameter an option
         run, reached = reach.run(step)
     if options.wants_json:
         click.echo(json.dumps({"run": str(run), **reached.to_json()}, indent=2))
-    cells = [
-        (name, f"{hit:,}", f"{blocks:,}", f"{hit / blocks:.1%}")
-        for name, hit, blocks in reached.rooms()
-    ]
-    print_table(table(("room", "reached", "blocks", "share"), cells))
-    for block in reached.missed if missed else ():
-        print_result(f"missed: {block}")
-    share = len(reached.reached) / len(reached.blocks)
+    if record is not None:
+        baselines.record(record, options.seed, {"effort": effort, **reached.to_json()})
+    print_reached(reached, lists_missed=missed)
     print_result(
-        f"{len(reached.reached):,} of {len(reached.blocks):,} blocks reached ({share:.1%})"
+        f"{len(reached.reached):,} of {len(reached.blocks):,} blocks reached ({reached.share:.1%})"
+        f", {len(reached.unexplained)} of the others without a reason"
         f" · seed {options.seed} · {run}"
     )
-    return 1 if share < at_least else 0
+    return 1 if reached.share < at_least else 0

@@ -37,7 +37,8 @@ class Context:
 
     `examples` is how many episodes the workload should explore; a workload that explores by other
     means scales what it does by it. With `goes_on` the workload asks on after an anomaly; without,
-    it ends with the first.
+    it ends with the first. With `minimizes` it makes failures small; without, the first proof will
+    do.
     """
 
     target: Target
@@ -46,6 +47,7 @@ class Context:
     examples: int
     journal: Journal
     goes_on: bool = True
+    minimizes: bool = True
 
     def rng(self, name: str) -> random.Random:
         """A random stream for each name, so that another name changes no other stream."""

@@ -78,9 +78,9 @@ class Web:
 
     @contextmanager
     def stream(
-        self, path: str, headers: Mapping[str, str] | None = None
+        self, path: str, headers: Mapping[str, str] | None = None, *, comments: bool = False
     ) -> Iterator[Iterator[Event]]:
-        """Read a stream's events until the server closes it.
+        """Read a stream's events, and its comments if asked for, until the server closes it.
 
         Reading raises StillOpenError when the stream lasts longer than `timeout_s`, and
         TimeoutError when no byte comes for as long. The block raises TargetLostError when the
@@ -90,7 +90,8 @@ class Web:
             if response.status != http.client.OK:
                 body = response.read().decode(errors="replace")
                 raise StatusError(f"GET {path}", response.status, body)
-            yield (event for event in _events(response, self.timeout_s) if event.name)
+            events = _events(response, self.timeout_s)
+            yield events if comments else (event for event in events if event.name)
 
     @contextmanager
     def _exchange(

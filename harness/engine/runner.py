@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.core import history
-from harness.core.contract import Promise
+from harness.core.extent import Extent, extent_of
 from harness.core.history import History, Journal
 from harness.core.verdict import Anomaly, ExpectationCount, Verdict, merge
 from harness.engine.context import Context
@@ -28,7 +28,8 @@ class Judgement:
 
     `found_in` are the episodes in which the anomalies were found, one for each. `signatures`
     counts the episodes in which each kind of anomaly was seen, and `operations_behind` the
-    operations that were asked after the first anomaly of their episode.
+    operations that were asked after the first anomaly of their episode. `extent` says how
+    different they were.
     """
 
     scenario: Scenario
@@ -39,6 +40,7 @@ class Judgement:
     found_in: tuple[History, ...] = ()
     signatures: Mapping[str, int] = field(default_factory=dict)
     operations_behind: int = 0
+    extent: Extent = field(default_factory=Extent)
 
 
 def run(  # noqa: PLR0913  a run is scenario x target x seed, its cost, and a folder
@@ -50,19 +52,23 @@ def run(  # noqa: PLR0913  a run is scenario x target x seed, its cost, and a fo
     *,
     rounds: int = 1,
     goes_on: bool = True,
+    minimizes: bool = True,
 ) -> Judgement:
     """Put the target on trial, and judge the journal in `folder`.
 
     A run without an anomaly that misses an expectation goes on in the same journal with other
     questions, for at most `rounds` rounds in all. With `goes_on` the workload asks on after an
-    anomaly, so that one broken promise hides no other; without, it ends with the first.
+    anomaly, so that one broken promise hides no other; without, it ends with the first. With
+    `minimizes` it makes failures small.
     """
     folder.mkdir(parents=True, exist_ok=True)
     examples = max(1, round(scenario.examples * effort))
     with Journal(folder / HISTORY, time.monotonic_ns) as journal:
         for number in range(rounds):
             name = f"{seed}/{scenario.name}" + (f"/{number}" if number else "")
-            scenario.workload(Context(target, scenario.ability, name, examples, journal, goes_on))
+            scenario.workload(
+                Context(target, scenario.ability, name, examples, journal, goes_on, minimizes)
+            )
             judged = judge(scenario, folder)
             if judged.verdict.anomalies or not judged.verdict.unmet:
                 break
@@ -92,18 +98,20 @@ def judge(scenario: Scenario, folder: Path) -> Judgement:
         tuple(episode for _, episode in found),
         dict(Counter(a.signature for verdict in verdicts for a in verdict.anomalies)),
         sum(map(_operations_behind, verdicts, histories)),
+        extent_of(histories),
     )
 
 
 def _shortest(found: Iterable[tuple[Anomaly, History]]) -> list[tuple[Anomaly, History]]:
-    """For each broken promise the anomaly with the least evidence, the shortest of all first.
+    """For each signature the anomaly with the least evidence, the shortest of all first.
 
-    One that was found behind another anomaly comes after those that were not: its evidence
+    One promise may be broken in several ways, of which a known one hides no other. One that was
+    found behind another anomaly comes after those that were not: its evidence
     contains that of the other.
     """
-    shortest: dict[Promise, tuple[Anomaly, History]] = {}
+    shortest: dict[str, tuple[Anomaly, History]] = {}
     for anomaly, episode in sorted(found, key=_directness):
-        shortest.setdefault(anomaly.promise, (anomaly, episode))
+        shortest.setdefault(anomaly.signature, (anomaly, episode))
     return list(shortest.values())
 
 

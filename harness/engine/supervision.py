@@ -18,11 +18,20 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 VARIABLE = "HARNESS_LIFELINE"
 
-_living: set[Child] = set()
+
+class Endable(Protocol):
+    """What `leave` ends."""
+
+    def kill(self) -> None:
+        """End it at once; may be called from a signal handler."""
+        ...
+
+
+_living: set[Endable] = set()
 _leaving = threading.Event()
 
 
@@ -44,10 +53,7 @@ class Child:
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
-        _living.add(self)
-        if _leaving.is_set():
-            self.end()
-            raise InterruptedError("no child may start while the parent process ends")
+        supervise(self)
 
     def events(self, ends_at: float) -> Iterator[dict[str, Any]]:
         """The child's events, until it ends. Raises TimeoutError at `ends_at` (monotonic)."""
@@ -73,7 +79,20 @@ class Child:
         self.kill()
         self._process.wait()
         self._ours.close()
-        _living.discard(self)
+        release(self)
+
+
+def supervise(child: Endable) -> None:
+    """Let `leave` end this child. Raises InterruptedError, and ends it, where it is too late."""
+    _living.add(child)
+    if _leaving.is_set():
+        child.kill()
+        raise InterruptedError("no child may start while the parent process ends")
+
+
+def release(child: Endable) -> None:
+    """The child has ended."""
+    _living.discard(child)
 
 
 def leave() -> None:

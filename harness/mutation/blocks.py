@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 _COMPOUND = (
     ast.If,
@@ -43,6 +44,35 @@ def blocks_of(file: str, source: str) -> list[Block]:
     found: list[Block] = []
     _walk(ast.parse(source).body, "", file, found)
     return sorted(found)
+
+
+def place_of(source: str, line: int) -> range:
+    """The lines that run together with this one: its block, or its statement outside functions."""
+    return _places(source)[line - 1]
+
+
+@cache
+def _places(source: str) -> tuple[range, ...]:
+    """For each line the lines that run together with it."""
+    places = [range(n, n + 1) for n in range(1, source.count("\n") + 2)]
+    owners = list(range(1, len(places) + 1))  # the first line of the innermost statement
+    for node in ast.walk(ast.parse(source)):  # from the outside to the inside
+        if not isinstance(node, ast.stmt):
+            continue
+        last = node.end_lineno or node.lineno
+        if isinstance(node, (*_COMPOUND, *_DEFINITIONS)):
+            bodies = [body[0].lineno for body in _bodies(node)]
+            last = max(node.lineno, min(bodies, default=last) - 1)
+        first = _first_line(node)
+        for number in range(first, last + 1):
+            owners[number - 1] = node.lineno
+            places[number - 1] = range(first, last + 1)
+    blocks = {
+        number: range(block.first, block.last + 1)
+        for block in blocks_of("", source)
+        for number in range(block.first, block.last + 1)
+    }
+    return tuple(blocks.get(owners[n], place) for n, place in enumerate(places))
 
 
 def _walk(body: list[ast.stmt], owner: str, file: str, found: list[Block]) -> None:

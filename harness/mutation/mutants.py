@@ -13,7 +13,9 @@ send signals are not mutated either, because a mutant could signal a foreign pro
 from __future__ import annotations
 
 import ast
+import compileall
 import itertools
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -89,12 +91,24 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
     return sorted(set(finder.found))
 
 
-def breed(mutant: Mutant, folder: Path) -> Path:
-    """Put a copy of the source with the edit into `folder`, and return the folder."""
-    suite = suite_with_source()
-    copy_source(suite, folder)
-    path = folder / source_folder().name / mutant.file
-    path.write_text(mutated(path.read_text("utf-8"), mutant), "utf-8")
+def prepared_copy(folder: Path) -> Path:
+    """Put a compiled copy of the source into `folder`, from which `breed` makes its copies."""
+    copy_source(suite_with_source(), folder)
+    compileall.compile_dir(folder, quiet=2, workers=1)
+    return folder
+
+
+def breed(mutants: Iterable[Mutant], folder: Path, prepared: Path) -> Path:
+    """Copy a prepared copy to `folder`, make the edits in it, and return the folder.
+
+    The edits must not overlap. Files without an edit stay compiled.
+    """
+    shutil.copytree(prepared, folder)
+    for mutant in sorted(mutants, reverse=True, key=lambda mutant: mutant.start):
+        path = folder / source_folder().name / mutant.file
+        path.write_text(mutated(path.read_text("utf-8"), mutant), "utf-8")
+        for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+            compiled.unlink()
     return folder
 
 

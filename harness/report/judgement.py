@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from harness.core.extent import Extent
 from harness.core.extras import DISTRIBUTION
 from harness.core.text import shortened
 from harness.core.verdict import Anomaly, Verdict
@@ -25,8 +27,8 @@ STEPS_FIRST, STEPS_LAST = 5, 35
 class Record:
     """The stored result of one scenario.
 
-    `reproduce` is a command line for each anomaly, and `families` the title of each prefix of the
-    promises' IDs.
+    `reproduce` is a command line for each anomaly, `families` the title of each prefix of the
+    promises' IDs, and `extent` what the run bought.
     """
 
     scenario: str
@@ -39,6 +41,7 @@ class Record:
     seconds: float
     reproduce: tuple[str, ...] = ()
     families: Mapping[str, str] = field(default_factory=dict)
+    extent: Extent = field(default_factory=Extent)
 
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object; `from_json` reads it back."""
@@ -53,6 +56,7 @@ class Record:
             "seconds": self.seconds,
             "reproduce": list(self.reproduce),
             "families": dict(self.families),
+            "extent": self.extent.to_json(),
         }
 
     def summary(self) -> str:
@@ -84,6 +88,7 @@ class Record:
             data["seconds"],
             tuple(data["reproduce"]),
             dict(data.get("families", {})),
+            Extent.from_json(data.get("extent", {})),
         )
 
 
@@ -135,10 +140,13 @@ def store(
 
 
 def failures(verdict: Verdict, scenario_folder: Path) -> list[Path]:
-    """The failure file of each anomaly."""
-    further = [f"failure-{anomaly.promise.id}.json" for anomaly in verdict.anomalies[1:]]
-    names = [folder.FAILURE, *further][: len(verdict.anomalies)]
-    return [scenario_folder / name for name in names]
+    """The failure file of each anomaly; further ones of a promise have a number."""
+    names, counts = [folder.FAILURE], Counter[str]()
+    for anomaly in verdict.anomalies[1:]:
+        counts[anomaly.promise.id] += 1
+        number = f"-{count}" if (count := counts[anomaly.promise.id]) > 1 else ""
+        names.append(f"failure-{anomaly.promise.id}{number}.json")
+    return [scenario_folder / name for name in names[: len(verdict.anomalies)]]
 
 
 def record(judgement: Judgement, seconds: float, scenario_folder: Path) -> Record:
@@ -156,6 +164,7 @@ def record(judgement: Judgement, seconds: float, scenario_folder: Path) -> Recor
         round(seconds, 3),
         tuple(f"harness replay {path}" for path in stored),
         {promise.prefix: promise.family for promise in scenario.promises},
+        judgement.extent,
     )
 
 

@@ -72,6 +72,19 @@ def family_verdict(
     return merge(verdicts)
 
 
+def bought_line(bought: Mapping[str, int]) -> str:
+    """What a gate bought, in one line."""
+    text = (
+        f"asked: {bought['operations']:,} operations in {bought['examples']:,} examples"
+        f" ({bought['schedules']:,} of them schedules)"
+        f" · {bought['pairs']:,} of {bought['pairs_possible']:,} pairs of consecutive calls"
+    )
+    if "blocks" in bought:
+        share = bought["blocks_reached"] / bought["blocks"]
+        text += f" · {bought['blocks_reached']:,} of {bought['blocks']:,} blocks ({share:.1%})"
+    return text
+
+
 def _declared(record: Record) -> Mapping[str, Any]:
     families = dict(record.families)
     for anomaly in record.verdict.anomalies:
@@ -107,6 +120,7 @@ def markdown(conclusion: Mapping[str, Any]) -> str:
         _line("---" for _ in HEAD),
         *(_line(row) for row in rows(records, conclusion.get("untried"))),
         "",
+        *([bought_line(conclusion["bought"]), ""] if "bought" in conclusion else []),
     ]
     for record in records:
         if record.verdict.is_valid:

@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from harness.core.errors import HarnessError, UsageError
+from harness.core.extent import total
 from harness.core.extras import missing_extra
 from harness.core.verdict import Validity, Verdict, merge
 from harness.engine import runner
@@ -24,13 +26,17 @@ from harness.engine.target import Target
 from harness.mutation.known_bugs import KnownBug, canaries, find_bugs, plant
 from harness.report import folder, judgement, junit, page, summary
 from harness.report.judgement import Record
+from harness.runs.accepted import Accepted, Sorted, sort
 from harness.runs.canary_memory import CanaryMemory
 from harness.runs.pytest_run import Progress, Results, Session, run_session
+from harness.runs.reached import Reached, blocks_in, excuses_for, hit, source_of, top_of
 from harness.targets.registry import find_target
+from harness.worker import reach as recorder
 
 EFFORT_SECONDS = 120.0  # a budget of this many seconds is effort 1
 CANARY_EFFORT = 0.25
 CANARY_TIMEOUT_S = 60.0  # for any budget: a canary that had too little time shows nothing
+REACH = "reach"  # the folder of a run in which its processes record the lines that they run
 UNABLE = "the target cannot do it"
 
 
@@ -41,7 +47,8 @@ class Conclusion:
     `skipped` gives the reason by scenario, `broken` the error of the harness, and `canaries` says
     of each known bug whether it was detected. `untried` has the promises, and the titles of their
     families, of each scenario without a verdict. `remembered` says when a canary was detected that
-    was not judged now, in seconds of the epoch.
+    was not judged now, in seconds of the epoch. `reached` are the blocks that ran, where a gate
+    measures them; `findings` are sorted where known ones are accepted.
     """
 
     target: str
@@ -55,14 +62,36 @@ class Conclusion:
     canaries: dict[str, bool] = field(default_factory=dict)
     untried: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remembered: Mapping[str, float] = field(default_factory=dict)
+    reached: Reached | None = None
+    findings: Sorted | None = None
+
+    @property
+    def bought(self) -> dict[str, int]:
+        """How much was asked, and how different it was; with reach, where that was measured."""
+        asked = {
+            "operations": sum(record.operations for record in self.records),
+            "examples": sum(record.episodes for record in self.records),
+            **total(record.extent for record in self.records),
+        }
+        if self.reached is not None:
+            asked["blocks_reached"] = len(self.reached.reached)
+            asked["blocks"] = len(self.reached.blocks)
+        return asked
 
     @property
     def verdict(self) -> Verdict:
-        """All verdicts in one; a scenario that did not finish makes it unknown."""
+        """All verdicts in one; a scenario that did not finish makes it unknown.
+
+        Where a file of accepted findings was given, only new ones count.
+        """
         unknowns = tuple(f"{name}: not finished within the budget" for name in self.unfinished)
         if not self.records:
             unknowns += ("no scenario came to a verdict",)
-        return merge([*(record.verdict for record in self.records), Verdict(unknowns=unknowns)])
+        verdicts = [record.verdict for record in self.records]
+        if self.findings is not None:
+            verdicts = [replace(verdict, anomalies=()) for verdict in verdicts]
+            verdicts.append(Verdict(tuple(self.findings.new)))
+        return merge([*verdicts, Verdict(unknowns=unknowns)])
 
     @property
     def is_trustworthy(self) -> bool:
@@ -107,12 +136,15 @@ class Conclusion:
             "seed": self.seed,
             "run": str(self.run),
             "seconds": round(self.seconds, 1),
+            "bought": self.bought,
             "scenarios": [record.to_json() for record in self.records],
             "skipped": dict(self.skipped),
             "unfinished": list(self.unfinished),
             "broken": self.broken,
             "untried": dict(self.untried),
             "canaries": self.canary_words,
+            **({} if self.reached is None else {"reach": self.reached.to_json()}),
+            **({} if self.findings is None else {"findings": self.findings.to_json()}),
         }
 
 
@@ -134,6 +166,9 @@ class Gate:
     modes: tuple[str, ...] = ()
     fails_fast: bool = False
     asks_canaries: bool = True
+    measures_reach: bool = False
+    source: Path | None = None
+    accepted: tuple[Accepted, ...] | None = None
 
     def run(self, progress: Progress) -> Conclusion:
         """Run the scenarios and the canaries, and write the run folder.
@@ -165,11 +200,25 @@ class Gate:
         session = Session(
             *(list(able), target.name, self.seed, effort, self.workers, self.fails_fast)
         )
-        results = run_session(session, run, self.budget_s, progress) if able else Results()
+        source, settings = source_of(target, self.source), {}
+        if self.measures_reach:
+            blocks = blocks_in(source)
+            (run / REACH).mkdir()
+            settings = recorder.settings(run / REACH, top_of(source))
+        results = Results()
+        if able:
+            results = run_session(session, run, self.budget_s, progress, settings)
         self._judge_unfinished(results, able, target, run)
         canaries, remembered = self._judge_canaries(able.values(), results, progress)
         conclusion = conclude(run, results, canaries, time.monotonic() - began)
         conclusion = replace(conclusion, remembered=remembered)
+        if self.measures_reach:
+            ran = frozenset(hit(blocks, recorder.lines_in(run / REACH)))
+            reached = Reached(blocks, {"gate": ran}, {}, excuses_for(source, blocks))
+            conclusion = replace(conclusion, reached=reached)
+        if self.accepted is not None:
+            findings = sort(conclusion.records, self.accepted, target.name, date.today())  # noqa: DTZ011
+            conclusion = replace(conclusion, findings=findings)
         store(conclusion)
         folder.retain(self.reports, self.keep)
         return conclusion

@@ -1,17 +1,23 @@
 """Records which lines of the code on trial run, in every process of a target, cheaply.
 
-`HARNESS_REACH` names a folder, `HARNESS_REACH_SOURCE` the top of the source; `HARNESS_REACH_CODE`
-is this file, for child processes that load it by its path. The first time that a line runs, one
-line `file:number` is appended to a file of this process, by a single write, so that a kill loses
-nothing. Python 3.12 and later use `sys.monitoring`, which costs nothing after the first hit;
-3.11 uses `sys.settrace`, which slows down what runs.
+`settings` prepares a folder with two files: a map from source files to positions, and a file with
+one byte for each line of the source. Every process that finds the settings in its environment maps
+that file into memory and sets the byte of a line when it runs for the first time. So a process
+needs no file descriptor and makes no system call while it records; a kill, a fork, a full disk and
+a target that closes every descriptor lose nothing.
 
-This file imports the standard library only.
+Python 3.12 and later use `sys.monitoring`, which costs nothing after the first hit. 3.11 uses
+`sys.settrace`, and stops tracing a function once all of its lines ran.
+
+This file imports the standard library only, since child processes load it by its path.
 """
 
+import json
+import mmap
 import os
 import sys
 import threading
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
@@ -19,9 +25,34 @@ FOLDER = "HARNESS_REACH"
 SOURCE = "HARNESS_REACH_SOURCE"
 CODE = "HARNESS_REACH_CODE"
 VARIABLES = (FOLDER, SOURCE, CODE)
+LAYOUT, BYTES = "layout.json", "lines.bytes"
 TOOL = 4  # of `sys.monitoring`; free by convention
 
 _started = False
+
+
+def settings(folder: Path, source: Path) -> dict[str, str]:
+    """Prepare a folder, and return the environment that makes processes record into it."""
+    layout, size = {}, 0
+    for path in sorted(source.rglob("*.py")):
+        layout[path.relative_to(source).as_posix()] = size
+        size += path.read_bytes().count(b"\n") + 2
+    (folder / LAYOUT).write_text(json.dumps(layout), encoding="utf-8")
+    (folder / BYTES).write_bytes(bytes(size + 1))  # written, so that no page is missing later
+    return {FOLDER: str(folder), SOURCE: str(source), CODE: __file__}
+
+
+def lines_in(folder: Path) -> set[tuple[str, int]]:
+    """Every file and line that the processes recorded into a folder."""
+    layout = json.loads((folder / LAYOUT).read_text(encoding="utf-8"))
+    ran = (folder / BYTES).read_bytes()
+    starts = [*layout.values(), len(ran)]
+    return {
+        (name, position - starts[number])
+        for number, name in enumerate(layout)
+        for position in range(starts[number], starts[number + 1])
+        if ran[position]
+    }
 
 
 def start() -> None:
@@ -30,7 +61,7 @@ def start() -> None:
     if _started or FOLDER not in os.environ:
         return
     _started = True
-    recorder = _Recorder(os.environ[FOLDER], os.environ[SOURCE])
+    recorder = _Recorder(Path(os.environ[FOLDER]), os.environ[SOURCE])
     if sys.version_info >= (3, 12):
         recorder.monitor()
     else:
@@ -40,40 +71,34 @@ def start() -> None:
 class _Recorder:
     """The lines that ran in this process."""
 
-    def __init__(self, folder: str, source: str) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, source: str) -> None:
+        layout = json.loads((folder / LAYOUT).read_text(encoding="utf-8"))
+        with (folder / BYTES).open("r+b") as file:
+            self._ran = mmap.mmap(file.fileno(), 0)
+        starts = [*layout.values(), len(self._ran)]
+        self._spans = {name: (starts[n], starts[n + 1]) for n, name in enumerate(layout)}
         self._source = source.rstrip("/") + "/"
         self._marker = "/" + os.path.basename(source.rstrip("/")) + "/"  # noqa: PTH119  standard
-        self._pid = -1
-        self._fd = -1
-        self._seen: set[tuple[str, int]] = set()
-        self._names: dict[str, str | None] = {}
+        self._files: dict[str, tuple[int, int] | None] = {}
+        # By file and code: code objects of two files can be equal.
+        self._left: dict[tuple[str, CodeType], set[int]] = {}  # lines that did not run yet
 
     def note(self, file: str, line: int) -> None:
-        """Append a line that runs for the first time in this process."""
-        key = (file, line)
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        name = self.name_of(file)
-        if name is None:
-            return
-        if self._pid != os.getpid():  # also after a fork
-            self._pid = os.getpid()
-            path = os.path.join(self._folder, f"{self._pid}.lines")  # noqa: PTH118  standard
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.write(self._fd, f"{name}:{line}\n".encode())
+        """Record a line."""
+        span = self.span_of(file)
+        if span is not None and span[0] + line < span[1]:
+            self._ran[span[0] + line] = 1
 
-    def name_of(self, file: str) -> str | None:
-        """A file's path below the source, or below a copy of it; None for any other file."""
-        if file not in self._names:
-            name = None
+    def span_of(self, file: str) -> tuple[int, int] | None:
+        """The positions of a file of the source, or of a copy of it; None for any other file."""
+        if file not in self._files:
+            name = ""
             if file.startswith(self._source):
                 name = file[len(self._source) :]
             elif self._marker in file:
                 name = file.rpartition(self._marker)[2]
-            self._names[file] = name
-        return self._names[file]
+            self._files[file] = self._spans.get(name)
+        return self._files[file]
 
     def monitor(self) -> None:
         """Use `sys.monitoring`."""
@@ -92,11 +117,23 @@ class _Recorder:
 
         def on_line(frame: FrameType, event: str, _: object) -> Any:
             if event == "line":
-                self.note(frame.f_code.co_filename, frame.f_lineno)
+                code, line = frame.f_code, frame.f_lineno
+                left = self._left[code.co_filename, code]
+                if line in left:
+                    self.note(code.co_filename, line)
+                    left.discard(line)
             return on_line
 
         def on_call(frame: FrameType, _event: str, _: object) -> Any:
-            return on_line if self.name_of(frame.f_code.co_filename) is not None else None
+            code = frame.f_code
+            left = self._left.get((code.co_filename, code))
+            if left is None:
+                is_source = self.span_of(code.co_filename) is not None
+                left = {line for _, _, line in code.co_lines() if line} if is_source else set()
+                if len(left) > 1:
+                    left.discard(code.co_firstlineno)  # a header is no line event
+                self._left[code.co_filename, code] = left
+            return on_line if left else None
 
         threading.settrace(on_call)
         sys.settrace(on_call)

@@ -33,6 +33,7 @@ SIGNATURES_MAX = 12  # a search that found this many kinds of anomalies ends
 # examples share a server, since each example after a failure boots one.
 SHRINKS_MAX = 100
 SHARED_SHRINKS_MAX = 10
+_PHASES = (hypothesis.Phase.generate, hypothesis.Phase.shrink)
 
 
 class PromiseBrokenError(AssertionError):
@@ -174,6 +175,8 @@ def explore(machine: type[Machine], *, steps: int = STEPS_MAX) -> Workload:
                 break
             _search(prepared, f"{context.seed}/{prepared.examples_begun}", left, steps)
             prepared.search_again()
+        if not context.minimizes:
+            return
         for anomaly in sorted(prepared.proofs.values(), key=_length):
             minimize(context, prepared.model, anomaly, time.monotonic() + MINIMIZING_S_MAX)
 
@@ -195,7 +198,7 @@ def _search(prepared: type[Machine], seed: str, examples: int, steps: int) -> No
         deadline=None,
         print_blob=False,
         report_multiple_bugs=False,
-        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+        phases=_PHASES if prepared.context.minimizes else _PHASES[:1],
         suppress_health_check=list(hypothesis.HealthCheck),
         verbosity=hypothesis.Verbosity.quiet,
     )

@@ -86,6 +86,7 @@ MEETINGS = Interleaving(
     ),
     check=check_memory_commits,
     rules=LockRules(free_during=(("provider", "*"),)),
+    timers=0,  # the checker judges how long a call waited, so no deadline may pass early
     meetings={
         "a turn was completed during a commit": turn_during_commit,
         "two commits of a session met": commits_met,
@@ -135,6 +136,7 @@ SMALL = Interleaving(
     programs=small_programs(),
     check=check_memory_commits,
     rules=MEETINGS.rules,
+    timers=MEETINGS.timers,
     strategies=(f"bounded-{BOUND}",),
     schedules=20_000,
 )

@@ -30,7 +30,7 @@ FAILS, HANGS = f"{TOKENS}{FAIL}", f"{TOKENS}{HANG}"
 TEXTS = ("ship it", "Grüße, שלום, 你好", "🎈 \\ \"'% ⟨x⟩", "a\tb\nc", "é ≠ é")
 TITLES = ("plans", "Ünï 计划 🎈", "'; DROP TABLE sessions; --", "Plans")
 STATES = ("empty", "rest", "held", "hanging", "cancelled", "failed", "ended", "interrupted")
-ANOMALIES_MAX = 3
+POLLED = 4  # turns that end while the list is read
 Body = Mapping[str, Any]
 
 
@@ -340,6 +340,7 @@ def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
         if state != "interrupted":
             walker.act(action, state, *walker.prepared(state))
     meet(walker)
+    poll(walker)
     struck = [(action, walker.prepared(state)) for state, action in order if state == "interrupted"]
     walker.ask("kill")
     walker.others()
@@ -371,13 +372,32 @@ def meet(walker: Walker) -> None:
         run = f"<r{number}>"
         start = {"session_id": session, "message": f"next {number} {DONE}"}
         query = {"stream_id": last}
-        walker.ask("read", path="/api/chat/stream", query=query, until=until, start=start, name=run)
+        walker.ask(
+            "read",
+            path="/api/chat/stream",
+            query=query,
+            until=until,
+            start=start,
+            name=run,
+            polls=2,
+        )
         walker.runs[session].append(run)
-        walker.ask("read", path="/api/chat/stream", query={"stream_id": run})
+        walker.ask("read", path="/api/chat/stream", query={"stream_id": run}, polls=2)
         last = run
     walker.ask("conclude", session=session)
     walker.see_all(session, last)
     watch(walker, session)
+    walker.finish(session)
+
+
+def poll(walker: Walker) -> None:
+    """Let turns end while the list is read: a list that is made meanwhile must not be kept."""
+    session = walker.new()
+    for _ in range(POLLED):
+        run = walker.start(session, DONE)
+        walker.ask("read", path="/api/chat/stream", query={"stream_id": run}, polls=2)
+        walker.ask("conclude", session=session)
+        walker.get("/api/sessions")
     walker.finish(session)
 
 

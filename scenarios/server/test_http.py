@@ -28,6 +28,7 @@ from harness.workloads.stateful import PromiseBrokenError
 
 NAMES = ("s1", "s2", "s3")
 TOKENS = 3
+OUTLIVES_S = 1.5  # longer than a kill and a boot
 SHOWN = f"{Tokens(TOKENS).directive}"
 TALKS = (SHOWN, f"{SHOWN}{TOOL}", f"{Tokens(TOKENS, threads=4).directive}")
 HELD = f"{SHOWN}{sleep(900)}"  # until it is cancelled
@@ -47,18 +48,35 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
 class User:
     """One client of a server. Every act leaves all sessions idle."""
 
-    def __init__(self, client: RecordingClient, rng: random.Random) -> None:
+    def __init__(self, client: RecordingClient, rng: random.Random, *, goes_on: bool) -> None:
         self._client = client
         self._rng = rng
+        self._goes_on = goes_on
         self._fold = Fold(ServerModel())
         self._numbers = itertools.count(1)
 
     def ask(self, function: str, /, **argument: Any) -> Any:
-        """Call a function; raises PromiseBrokenError if the model rejects the result."""
+        """Call a function; the result.
+
+        Raises PromiseBrokenError if the model rejects the result, and the user cannot go on.
+        """
         operation = self._client.ask(function, argument)
-        if anomaly := self._fold.step(operation):
+        anomaly = self._fold.step(operation)
+        if anomaly and (self._fold.is_lost or not self._goes_on):
             raise PromiseBrokenError(anomaly)
         return operation.result
+
+    def renew(self) -> None:
+        """Make each session anew whose content is not known since an anomaly."""
+        unknown = {
+            name
+            for state in self._fold.states
+            for name, session in state.sessions
+            if session.is_unknown
+        }
+        for session in sorted(unknown):
+            self.ask("delete", session=session)
+            self.ask("new", session=session)
 
     def begin(self, session: str, script: str, function: str = "send") -> str:
         """Begin a turn, and read its message from disk; returns the run's name."""
@@ -166,6 +184,16 @@ class User:
         self.ask(self._rng.choice(["kill", "terminate"]))
         self.wait_for_wakeup(session, output)
 
+    def outlive(self) -> None:
+        """Kill the server while a process runs; the next server wakes its session."""
+        session = self.any()
+        output = f"p{next(self._numbers)}"
+        run = self.begin(session, f"{Process(OUTLIVES_S, output).directive}")
+        self.ask("events", run=run, after=0)
+        self.ask("wait_idle", session=session)
+        self.ask("kill")
+        self.wait_for_wakeup(session, output)
+
     def wait_for_wakeup(self, session: str, output: str) -> None:
         """Wait for a wakeup, and for the end of its turn."""
         self.ask("wakeups", session=session, outputs=[output])
@@ -192,8 +220,23 @@ class User:
             self.ask(function, session=session, **argument)
             self.ask("views", session=session)
             self.ask("copies", session=session)
+
+    def cut(self) -> None:
+        """Remove messages of each session in another way, kill the server, and read the rest."""
+        for session in NAMES:
+            self.ask("delete", session=session)
+            self.ask("new", session=session)
+            for _ in range(2):
+                self.conclude(session, self.begin(session, SHOWN))
+        ways: list[tuple[str, dict[str, Any]]] = [
+            ("truncate", {"keep": 1}),
+            ("undo", {}),
+            ("clear", {}),
+        ]
+        for session, (function, argument) in zip(NAMES, ways, strict=True):
+            self.ask(function, session=session, **argument)
         self.ask("kill")
-        self.look(session)
+        self.look()
 
 
 Act = Callable[[User], None]
@@ -206,10 +249,11 @@ def random_order(*acts: Act) -> Workload:
         rng = context.rng("orders")
         for _ in range(context.examples):
             with context.episode() as episode:
-                user = User(episode.client, rng)
+                user = User(episode.client, rng, goes_on=context.goes_on)
                 try:
                     for act in (User.make_sessions, *rng.sample(acts, len(acts))):
                         act(user)
+                        user.renew()
                 except PromiseBrokenError:
                     if not context.goes_on:
                         return
@@ -257,7 +301,7 @@ ONE_CLIENT = Scenario(
     ),
     workload=random_order(
         *(User.talk, User.fail, User.cancel, User.hang, User.kill, User.wake, User.remove),
-        *(User.talk, User.cancel, User.wake, User.change),
+        *(User.talk, User.cancel, User.wake, User.change, User.cut),
     ),
     checker=resting(conforms(ServerModel())),
     expectations=(
@@ -277,8 +321,10 @@ TERMINATED = Scenario(
     name="server-terminated",
     mode=Mode.CRASH,
     ability="http",
-    promises=(promises.H3, promises.W4),
-    workload=random_order(User.talk, User.terminate, User.kill, User.defer, User.defer),
+    promises=(promises.H3, promises.W4, promises.W12),
+    workload=random_order(
+        *(User.talk, User.terminate, User.kill, User.defer, User.defer, User.outlive)
+    ),
     checker=resting(conforms(ServerModel())),
     expectations=(
         _count("the server was terminated", "terminate"),

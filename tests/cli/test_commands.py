@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import functools
-import itertools
 import json
 import operator
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,8 @@ from harness.engine import runner
 from harness.engine.runner import Judgement
 from harness.engine.suite import use_folders
 from harness.engine.target import AdapterInstance, Instance
-from harness.mutation.mutants import Mutant
 from harness.report import folder, judgement
-from harness.runs.mutation_score import ALL_VALID, Finding, MutantResult, Status
+from harness.runs.mutation_session import MutationSession, Status, Stored
 from harness.runs.pytest_run import Progress, Results
 from harness.targets.reference.target import ReferenceTarget
 from scenarios.lifecycle.test_model import OWNERS_AND_FAILURES
@@ -131,6 +130,7 @@ def write_failure(scenario_folder: Path) -> Path:
         (["prove", "--tries", "0"], "0 is not in the range"),
         (["mutate", "turns/turn.py"], "unknown source file 'turns/turn.py'; did you mean 'turns/"),
         (["mutate", "--at-least", "2"], "2.0 is not in the range"),
+        (["mutate", "--shard", "3/2"], "expected a share such as 2/4; got '3/2'"),
         (["load", "--shape", "rampe"], "unknown shape 'rampe'; did you mean 'ramp'?"),
         (["load", "--master", "h:1", "--kill-every", "9s"], "--kill-every cannot be combined with"),
         (["soak"], "expected a length: --for 30m, --ops 100000 or --days 30"),
@@ -298,33 +298,57 @@ def test_a_signal_during_the_imports_ends_quietly(number: int) -> None:
 class EveryOtherSurvives:
     """Stands in for a mutation run."""
 
-    def __init__(self, mutants: Sequence[Mutant], *_: object) -> None:
-        self._mutants = mutants
+    def __init__(self, session: MutationSession, sample: int, *_: object) -> None:
+        self._session, self._sample = session, sample
 
-    def run(self, progress: Progress) -> tuple[Path, list[MutantResult]]:
+    def run(self, progress: Progress) -> list[Stored]:
         """Let every other mutant survive."""
         progress("judged")
-        findings = itertools.cycle((Finding(Status.DETECTED, "days", "T6"), ALL_VALID))
-        return Path("run"), [MutantResult(mutant, next(findings), 1.0) for mutant in self._mutants]
+        for number, stored in enumerate(self._session.claim(Status.OPEN, self._sample, 100)):
+            status = Status.SURVIVED if number % 2 else Status.DETECTED
+            self._session.decide(replace(stored, status=status, scenario="days", reason="T6"))
+        return self._session.results(self._sample)
 
 
 @pytest.mark.parametrize(("at_least", "exit_code"), [(0.5, 0), (0.51, 1)])
 def test_mutate_lists_survivors_and_exits_by_share(
-    at_least: float, exit_code: int, printed: Printed, monkeypatch: pytest.MonkeyPatch
+    at_least: float,
+    exit_code: int,
+    tmp_path: Path,
+    printed: Printed,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The document has all mutants; the terminal lists those that were not detected."""
     monkeypatch.setattr(mutate, "MutationRun", EveryOtherSurvives)
     file = "storage/durable_map.py"
-    sample = ("--sample", 4, "--seed", 1, "--at-least", at_least)
+    sample = ("--sample", 4, "--seed", 1, "--at-least", at_least, "--reports", tmp_path)
 
     assert run("mutate", file, *sample, "--json") == exit_code
     out, error = printed()
     document = json.loads(out)
-    assert document["score"] == {"detected": 0.5, "inconclusive": 0.0, "survived": 0.5}
+    counts = {status: document["score"][status] for status in ("detected", "survived", "open")}
+    assert counts == {"detected": 2, "survived": 2, "open": 0}
     survivors = [row["line"] for row in document["mutants"] if row["status"] == "survived"]
     assert len(survivors) == 2
     assert all(f"survived: {file}:{line} " in error for line in survivors)
-    assert "50% detected · 0% inconclusive · 50% survived" in error
+    assert "50% detected (15% to 85%)" in error
+
+
+def test_mutate_goes_on_with_a_session(
+    tmp_path: Path, printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--survivors` asks nothing, and shows each survivor as a diff."""
+    monkeypatch.setattr(mutate, "MutationRun", EveryOtherSurvives)
+    reports = ("--reports", tmp_path, "--session", tmp_path / "session.sqlite", "--seed", 1)
+    file = "storage/durable_map.py"
+    run("mutate", file, *reports, "--sample", 2)
+    printed()
+    assert run("mutate", file, *reports, "--sample", 4, "--survivors") == 1
+    out = printed()[0]
+    assert "2 open" in out
+    assert f"--- a/reference_impl/{file}" in out
+    assert run("mutate", *reports, "--sample", 4) == 254
+    assert "was made with files storage/durable_map.py" in printed()[1]
 
 
 # Help

@@ -14,6 +14,7 @@ from harness.mutation.mutants import (
     find_mutants,
     mutants_of,
     mutated,
+    prepared_copy,
     source_folder,
 )
 
@@ -83,12 +84,26 @@ def test_breed_changes_a_copy_only(tmp_path: Path) -> None:
     """The source itself stays as it is."""
     mutant = find_mutants(["storage/durable_map.py"])[0]
     before = (source_folder() / "storage/durable_map.py").read_text("utf-8")
-    breed(mutant, tmp_path)
+    breed([mutant], tmp_path / "copy", prepared_copy(tmp_path / "prepared"))
 
-    assert (tmp_path / "reference_impl" / "storage/durable_map.py").read_text("utf-8") == mutated(
-        before, mutant
-    )
+    assert (tmp_path / "copy" / "reference_impl" / "storage/durable_map.py").read_text(
+        "utf-8"
+    ) == mutated(before, mutant)
     assert (source_folder() / "storage/durable_map.py").read_text("utf-8") == before
+
+
+def test_breed_compiles_only_what_it_changes(tmp_path: Path) -> None:
+    """Several edits of one file are made in one copy; the other files stay compiled."""
+    every = find_mutants(["storage/durable_map.py"])
+    first, last = every[0], every[-1]
+    prepared = prepared_copy(tmp_path / "prepared")
+    copy = breed([first, last], tmp_path / "copy", prepared) / "reference_impl" / "storage"
+
+    before = (source_folder() / "storage/durable_map.py").read_text("utf-8")
+    assert (copy / "durable_map.py").read_text("utf-8") == mutated(mutated(before, last), first)
+    compiled = {path.name.partition(".")[0] for path in (copy / "__pycache__").iterdir()}
+    assert "files" in compiled
+    assert "durable_map" not in compiled
 
 
 def test_an_unknown_file_is_a_usage_error() -> None:

@@ -302,7 +302,7 @@ PROVE = ("prove", "--effort", "100", "commit-every-turn", "drain-skips-unregiste
 
 @pytest.mark.parametrize(
     ("arguments", "number", "code"),
-    [(GATE, signal.SIGTERM, 255), (GATE, signal.SIGKILL, -9), (PROVE, signal.SIGINT, 255)],
+    [(GATE, signal.SIGTERM, 143), (GATE, signal.SIGKILL, -9), (PROVE, signal.SIGINT, 130)],
     ids=["gate-terminated", "gate-killed", "prove-interrupted"],
 )
 def test_no_process_outlives_the_harness(
@@ -350,7 +350,7 @@ def test_a_full_disk_is_no_anomaly(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 255
-    (message,) = [line for line in done.stderr.splitlines() if "the harness failed" in line]
+    (message,) = [line for line in done.stdout.splitlines() if "the harness failed" in line]
     assert f"failed in {LIFECYCLE}: OSError: " in message
     assert runner.HISTORY in message
     assert "Traceback" not in done.stderr

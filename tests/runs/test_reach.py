@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ import pytest
 from harness.cli import main as command
 from harness.core.errors import UsageError
 from harness.mutation.blocks import Block
+from harness.mutation.mutants import source_folder
 from harness.report import folder
 from harness.runs.pytest_run import no_progress
-from harness.runs.reach import Reach, Reached, blocks_in, read_lines
+from harness.runs.reach import Reach
+from harness.runs.reached import EXCUSES, Reached, blocks_in, excuses_for, read_excuses
 from harness.worker import reach as recorder
 from tests.support.toy_suites import judging_by, write_suite, write_target
 
@@ -59,18 +62,14 @@ def recorded(tmp_path: Path, source: Path, program: str = PROGRAM) -> set[tuple[
     """Run a program under the recorder; the lines that it noted."""
     lines = tmp_path / "lines"
     lines.mkdir()
-    settings = {
-        recorder.FOLDER: str(lines),
-        recorder.SOURCE: str(source),
-        recorder.CODE: str(recorder.__file__),
-    }
+    settings = recorder.settings(lines, source)
     ended = subprocess.run(  # noqa: S603  a fixed command
         [sys.executable, "-c", program, str(tmp_path)],
         env={**os.environ, **settings},
         check=False,
     )
     assert ended.returncode == -9
-    return read_lines(lines)
+    return recorder.lines_in(lines)
 
 
 def write_package(top: Path) -> Path:
@@ -101,8 +100,9 @@ def test_a_killed_process_keeps_its_lines(tmp_path: Path) -> None:
 def test_a_copy_of_the_source_counts(tmp_path: Path) -> None:
     """A planted copy has its package in another folder, under the same name."""
     write_package(tmp_path)
+    source = write_package(tmp_path / "else")
 
-    assert ("work.py", line_of('"before"')) in recorded(tmp_path, tmp_path / "else" / "package")
+    assert ("work.py", line_of('"before"')) in recorded(tmp_path, source)
 
 
 def test_other_code_is_not_recorded(tmp_path: Path) -> None:
@@ -112,12 +112,12 @@ def test_other_code_is_not_recorded(tmp_path: Path) -> None:
     assert recorded(tmp_path, tmp_path / "other_package") == set()
 
 
-def test_a_torn_line_is_ignored(tmp_path: Path) -> None:
-    """Each process has a file, of which a full disk may have cut the last line."""
-    (tmp_path / "1.lines").write_text("a.py:3\nb.py:4\nb.p", encoding="utf-8")
-    (tmp_path / "2.lines").write_text("a.py:3\na.py:", encoding="utf-8")
+def test_closed_descriptors_lose_no_line(tmp_path: Path) -> None:
+    """The recorder holds none, and so it writes into no other file that takes its number."""
+    program = PROGRAM.replace("work.before_kill()", "os.closerange(3, 99); work.before_kill()")
 
-    assert read_lines(tmp_path) == {("a.py", 3), ("b.py", 4)}
+    found = recorded(tmp_path, write_package(tmp_path), program)
+    assert ("work.py", line_of('"before"')) in found
 
 
 # Blocks and rooms
@@ -135,7 +135,9 @@ def test_rooms_count_reached_blocks() -> None:
     assert reached.rooms() == [("a", 1, 2), (".", 1, 1)]
     assert reached.missed == [second]
     document = reached.to_json()
-    assert document["missed"] == ["a/y.py:1 in f"]
+    assert document["missed"] == [{"block": "a/y.py:1 in f", "reason": ""}]
+    assert reached.unexplained == [second]
+    assert replace(reached, excuses={second: "cannot run here"}).unexplained == []
     assert document["scenarios"]["two"] == {"reached": 2, "verdict": "unknown"}
 
 
@@ -145,6 +147,28 @@ def test_a_source_without_functions_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="expected Python modules with functions; found none"):
         blocks_in(tmp_path)
+
+
+def test_an_excuse_names_a_block(tmp_path: Path) -> None:
+    """By the function and the text of its first line; one that fits no block is refused."""
+    package = write_package(tmp_path)
+    blocks = blocks_in(package)
+    excuse = {"file": "work.py", "function": "after_kill", "line": 'return "after"', "reason": "x"}
+    file = tmp_path / EXCUSES
+    file.write_text(json.dumps([excuse]), encoding="utf-8")
+
+    ((block, reason),) = read_excuses(file, package, blocks).items()
+    assert (block.function, reason) == ("after_kill", "x")
+    file.write_text(json.dumps([{**excuse, "line": "return 1"}]), encoding="utf-8")
+    with pytest.raises(UsageError, match="is no block of"):
+        read_excuses(file, package, blocks)
+
+
+def test_excuses_of_the_suite_fit_the_reference() -> None:
+    """Each has a reason of more than a few words, and names a block that is there."""
+    source = source_folder().resolve()
+    excuses = excuses_for(source, blocks_in(source))
+    assert all(len(reason.split()) > 3 for reason in excuses.values())
 
 
 # Runs
@@ -196,4 +220,4 @@ def test_reach_exits_by_the_share(
     arguments = ["reach", "--target", name, *options, "--at-least", at_least]
     with judging_by(suite):
         assert command.run_command([*arguments, "--workers", "1"]) == code
-    assert "in CounterTarget.standalone" in capsys.readouterr().err
+    assert "in CounterTarget.standalone" in capsys.readouterr().out

@@ -98,7 +98,7 @@ def test_unlocked_counter_is_found(method: str) -> None:
     assert "test_memory.py:" in finding.story
 
 
-def test_lost_update_across_call_can_happen_on_stock_cpython() -> None:
+def test_lost_update_across_call_happens_on_cpython() -> None:
     assert found(both("add_through_call", "value", 2)).feasible
 
 

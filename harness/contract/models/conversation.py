@@ -406,10 +406,14 @@ def wakeups_read(session: Session, operation: Operation, _turn: Turn | None) -> 
         if session.is_surely_busy:
             return session  # they wait for their turn
         promise = promises.W3 if session.was_deferred else promises.W2
-        promise = promises.W4 if session.was_struck and session.was_deferred else promise
+        which = "ended processes"
+        if session.was_struck:
+            promise = promises.W4
+            which = which if session.was_deferred else "processes that outlived their server"
         return Refusal(
             promise,
-            f"{operation.call}: ended processes started no wakeup turn",
+            f"{operation.call}: {which} started no wakeup turn",
+            also=(promises.W12,) if session.was_struck and not session.was_deferred else (),
             expected=f"one wakeup each of {', '.join(missing)}",
             observed=f"wakeups of {outputs}",
         )

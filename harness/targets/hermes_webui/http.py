@@ -17,12 +17,14 @@ from typing import Any
 from urllib.parse import quote
 
 from harness.contract.clients.message_format import is_wakeup
-from harness.engine.http import Event, StatusError, StillOpenError, Web
+from harness.core.errors import TargetLostError
+from harness.engine.http import Event, StatusError, Web
 from harness.processes.server import Launch
-from harness.targets.server.http import HEADER, HttpAdapter, named
+from harness.targets.server.http import HEADER, HttpAdapter, named, unknown_as_error
 
 REPAIR_S = 90.0  # three times the documented repair time
 REPAIR_POLL_S = 0.1
+READ_S = 8.0  # of a stream that is about to end
 UNTITLED = "Untitled"
 QUIET_S = 6.0  # slightly more than its heartbeat
 NOTHING_KNOWN = -1  # a count of messages below that of every session
@@ -162,13 +164,15 @@ class WebuiHttpAdapter(HttpAdapter):
         query = f"session_id={self._sessions[session]}&known_count={NOTHING_KNOWN}"
         web = Web(self._server.boot()["port"], QUIET_S)
         try:
-            with web.stream(f"/api/session/stream?{query}") as events:
+            with web.stream(f"/api/session/stream?{query}", comments=True) as events:
                 for event in events:
+                    if not event.name:  # a heartbeat, so the greeting is over
+                        return None
                     if event.name == "server_turn_started":
                         return named(self._streams, event.data["stream_id"])
                     if event.name == "session-updated":
                         return None
-        except StillOpenError:  # a heartbeat came, so the greeting is over
+        except TargetLostError:  # nothing came for longer than between two heartbeats
             return None
         except StatusError as error:
             if error.status != HTTPStatus.NOT_FOUND:  # older releases lack this stream
@@ -186,8 +190,12 @@ class WebuiHttpAdapter(HttpAdapter):
         """Pass the cursor in the query as well: older releases read it from there only."""
         cursor = (headers or {}).get(HEADER)
         query = f"&after_event_id={quote(cursor, safe='')}" if cursor else ""
-        with super()._stream(path + query, headers) as events:
+        with unknown_as_error(), self._reader().stream(path + query, headers) as events:
             yield events
+
+    def _reader(self) -> Web:
+        """A client of a run's stream, which is read when the run is over, or about to be."""
+        return Web(self._server.boot()["port"], READ_S)
 
     # Restarts
 

@@ -45,7 +45,18 @@ MODULES = {
     "tools.process_registry": "format_process_notification, process_registry",
     "tools.approval": "get_current_session_key, reset_current_session_key, set_current_session_key",
     "gateway.session_context": "_SESSION_KEY, _SESSION_UI_SESSION_ID",
+    "hermes_constants": ("get_hermes_home, reset_hermes_home_override, set_hermes_home_override"),
+    "tools.skills_tool": "SKILLS_DIR, _SKILLS_DIR_AT_IMPORT, _skills_dir",
+    "tools.skill_manager_tool": "SKILLS_DIR, _SKILLS_DIR_AT_IMPORT, _skills_dir",
 }
+# Absent parts: `HARNESS_AGENT_WITHOUT` names a module, or an attribute of the process registry.
+WITHOUT = "HARNESS_AGENT_WITHOUT"
+REGISTRY = "process_registry."
+PARTS = (
+    *("run_agent", "tools.process_registry", "tools.approval", "gateway.session_context"),
+    *(f"{REGISTRY}completion_queue", f"{REGISTRY}_completion_consumed", f"{REGISTRY}_lock"),
+    *(f"{REGISTRY}get", f"{REGISTRY}list_sessions", f"{REGISTRY}recover_from_checkpoint"),
+)
 
 
 def sources() -> dict[str, str]:
@@ -59,7 +70,12 @@ def sources() -> dict[str, str]:
     )
     files = {f"{name}.py": own, f"{PARSER}.py": parser}
     for module, offered in MODULES.items():
-        files[f"{module.replace('.', '/')}.py"] = f"from {name} import {offered}\n"
+        missing = (
+            f"import os\nif os.environ.get({WITHOUT!r}) == {module!r}:\n    raise ImportError\n"
+        )
+        files[f"{module.replace('.', '/')}.py"] = f"{missing}from {name} import {offered}\n"
+    # The server trusts an agent that has its skills' modules loaded to run turns side by side.
+    files["run_agent.py"] += "import tools.skill_manager_tool\nimport tools.skills_tool\n"
     return files
 
 
@@ -90,6 +106,33 @@ def reset_current_session_key(token: Token[str]) -> None:
 def get_current_session_key(default: str = "") -> str:
     """The session key of the turn, from the context, else from the environment."""
     return _SESSION_KEY.get() or os.environ.get("HERMES_SESSION_KEY", default)
+
+
+# The home of a turn's profile
+
+_HOME: ContextVar[str] = ContextVar("hermes_home", default="")
+
+
+def set_hermes_home_override(home: str | Path | None) -> Token[str]:
+    """Set the home of this context's turn."""
+    return _HOME.set(str(home or ""))
+
+
+def reset_hermes_home_override(token: Token[str]) -> None:
+    """Undo a `set_hermes_home_override`."""
+    _HOME.reset(token)
+
+
+def get_hermes_home() -> Path:
+    """The home of the turn, else that of the process."""
+    return Path(_HOME.get() or os.environ.get("HERMES_HOME", "."))
+
+
+def _skills_dir() -> Path:
+    return get_hermes_home() / "skills"
+
+
+SKILLS_DIR = _SKILLS_DIR_AT_IMPORT = _skills_dir()
 
 
 # Background processes
@@ -197,7 +240,21 @@ class ProcessRegistry:
             return [{"session_id": id_} for id_ in self._processes]
 
 
-process_registry = ProcessRegistry(Path(os.environ.get(SPOOL, "spool")))
+def _registry() -> Any:
+    """The registry, perhaps without one of its parts."""
+    registry = ProcessRegistry(Path(os.environ.get(SPOOL, "spool")))
+    without = os.environ.get(WITHOUT, "")
+    if not without.startswith(REGISTRY):
+        return registry
+    name = without.removeprefix(REGISTRY)
+    if name in vars(registry):
+        delattr(registry, name)
+    else:
+        delattr(ProcessRegistry, name)
+    return registry
+
+
+process_registry = _registry()
 
 
 def format_process_notification(event: dict[str, Any]) -> str:

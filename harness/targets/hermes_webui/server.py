@@ -7,26 +7,37 @@ because it ends when its standard input does.
 
 from __future__ import annotations
 
+import json
 import os
 import select
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from harness.core.errors import TargetLostError
 from harness.engine.http import NotReachedError, Web
 from harness.processes.server import Process
 from harness.targets.hermes_webui.scripted_agent import SPOOL
+from harness.worker import reach, server_probe
 
 POLL_S = 0.02
+PROBE_PATIENCE_S = 60.0
+# The server states these bounds in seconds and has no setting for them. The harness shortens them,
+# so that a scenario can pass them; a release that lacks one keeps its own.
+CONSTANTS = {
+    "api.models._REPAIR_STALE_PENDING_GRACE_SECONDS": 2.0,
+    "api.routes._SSE_HEARTBEAT_INTERVAL_SECONDS": 0.5,
+}
 # A bound socket that never listens reserves the port: the system gives it to no other process, and
 # the server's listening socket may share it (SO_REUSEADDR).
 FOLLOW = """
-import os, runpy, signal, socket, sys, threading
+import json, os, runpy, signal, socket, sys, threading
 
 def follow():
     os.read(0, 1)
@@ -34,6 +45,9 @@ def follow():
 
 answers = os.dup(1)
 os.dup2(2, 1)
+probe = runpy.run_path(os.environ["HARNESS_PROBE_CODE"])
+probe["change_constants"](json.loads(os.environ["HARNESS_PROBE_CONSTANTS"]))
+probe["start"](os.environ["HARNESS_PROBE"])
 reserved = socket.socket()
 reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 reserved.bind((os.environ["HERMES_WEBUI_HOST"], 0))
@@ -43,6 +57,8 @@ os.write(answers, f"{host}:{port}\\n".encode())
 threading.Thread(target=follow, daemon=True).start()
 sys.argv = [sys.argv[1]]
 sys.path.insert(0, os.getcwd())
+if "HARNESS_REACH" in os.environ:
+    runpy.run_path(os.environ["HARNESS_REACH_CODE"])["start"]()
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -55,15 +71,17 @@ class WebuiLaunch:
     packages: Path
     agent: Path
     bytecode: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=lambda: CONSTANTS)
 
     def start(self, state: Path, settings: Mapping[str, str], log: int) -> Process:
-        """Start the server. The settings go to its environment."""
+        """Start the server. Its own settings and the given ones go to its environment."""
         workspace = state.parent / "workspace"
         workspace.mkdir(exist_ok=True)
         return subprocess.Popen(  # noqa: S603  the command is a constant
             [sys.executable, "-S", "-P", "-c", FOLLOW, str(self.checkout / "server.py")],
             cwd=self.checkout,
-            env={**self._environment(state, workspace), **settings},
+            env={**self._environment(state, workspace), **self.settings, **settings},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -91,6 +109,10 @@ class WebuiLaunch:
             "HERMES_WEBUI_STATE_DIR": str(state),
             "HERMES_WEBUI_TEST_NETWORK_BLOCK": "1",
             SPOOL: str(home / "spool"),
+            "HARNESS_PROBE": str(probe_path(state)),
+            "HARNESS_PROBE_CODE": server_probe.__file__,
+            "HARNESS_PROBE_CONSTANTS": json.dumps(dict(self.constants)),
+            **{name: os.environ[name] for name in reach.VARIABLES if name in os.environ},
         }
 
     def await_port(self, process: Process, within_s: float) -> int | None:
@@ -105,6 +127,32 @@ class WebuiLaunch:
                 return int(port)
             time.sleep(POLL_S)
         return None
+
+
+class ProbeError(Exception):
+    """The probe could not answer; the message is the error inside the server."""
+
+
+def probe_path(state: Path) -> Path:
+    """The socket of the probe in the server of this folder."""
+    return state.parent / "probe.sock"
+
+
+def ask_probe(state: Path, function: str, /, **argument: Any) -> Any:
+    """Ask the probe inside the server. Raises TargetLostError, ProbeError."""
+    question = json.dumps({"function": function, "argument": argument}) + "\n"
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PROBE_PATIENCE_S)
+            client.connect(str(probe_path(state)))
+            client.sendall(question.encode())
+            with client.makefile(encoding="utf-8") as lines:
+                answer = json.loads(lines.readline())
+    except (OSError, ValueError) as error:
+        raise TargetLostError(f"the probe did not answer {function}: {error!r}") from error
+    if "error" in answer:
+        raise ProbeError(f"{function}: {answer['error']}")
+    return answer["result"]
 
 
 def _is_healthy(host: str, port: int) -> bool:

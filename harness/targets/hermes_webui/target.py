@@ -9,6 +9,8 @@ checkout has the abilities whose files it contains, and the command itself loads
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import CodeType
 
@@ -25,13 +27,22 @@ from harness.targets.hermes_webui.http import WebuiHttpAdapter
 from harness.targets.hermes_webui.lifecycle import ModuleLifecycle, execute
 from harness.targets.hermes_webui.module_process import ADAPTERS, ModuleInstance, pool_of
 from harness.targets.hermes_webui.packages import agent_folder, bytecode_folder, packages_folder
-from harness.targets.hermes_webui.server import WebuiLaunch
+from harness.targets.hermes_webui.server import CONSTANTS, WebuiLaunch
+from harness.targets.hermes_webui.upkeep import WebuiUpkeepAdapter
 from harness.targets.threads.lifecycle import LifecycleThreadsAdapter
 
 MODULE = Path("api/session_lifecycle.py")
 SERVER = Path("server.py")
 _LIFECYCLES = {"lifecycle": LifecycleAdapter, "lifecycle_threads": LifecycleThreadsAdapter}
-_OVER_HTTP = {"http": WebuiHttpAdapter, "doors": WebuiAccessControlAdapter}
+_OVER_HTTP = {
+    "http": WebuiHttpAdapter,
+    "doors": WebuiAccessControlAdapter,
+    "upkeep": WebuiUpkeepAdapter,
+}
+_SMALL = {"HERMES_WEBUI_SESSIONS_MAX": "2", "HERMES_WEBUI_AGENT_CACHE_MAX": "2"}
+_SETTINGS = {"upkeep": _SMALL}  # of the server, by ability
+_CONSTANTS = {"upkeep": {"api.*": 4}}  # every cache of the server holds as few entries
+_SMALL_EVERY = {"http": 2}  # each second server has small caches
 _FILES = {  # the file that an ability needs
     **dict.fromkeys(_LIFECYCLES, MODULE),
     **dict.fromkeys(_OVER_HTTP, SERVER),
@@ -83,8 +94,14 @@ class HermesWebuiTarget:
         self._code: CodeType | None = None
         self._launch: WebuiLaunch | None = None
         self._pools: dict[str, ProcessPool] = {}
+        self._opened: Counter[str] = Counter()
         has = {ability for ability, file in _FILES.items() if (folder / file).is_file()}
         self.abilities = frozenset(has)
+
+    @property
+    def source(self) -> Path:
+        """The folder whose reach is measured."""
+        return self._folder / "api"
 
     def prepare(self) -> None:
         """Compile the lifecycle, and install what the other abilities need.
@@ -111,9 +128,19 @@ class HermesWebuiTarget:
             return ModuleInstance(self._pools[ability], folder)
         if ability in _OVER_HTTP:
             assert self._launch is not None, "it was prepared"
-            return AdapterInstance(_OVER_HTTP[ability](folder, self._launch))
+            return AdapterInstance(_OVER_HTTP[ability](folder, self._launch_for(ability)))
         assert self._code is not None, "it was prepared"
         return AdapterInstance(_LIFECYCLES[ability](ModuleLifecycle(execute(self._code))))
+
+    def _launch_for(self, ability: str) -> WebuiLaunch:
+        """How the next server of this ability is started."""
+        assert self._launch is not None, "it was prepared"
+        self._opened[ability] += 1
+        settings = dict(_SETTINGS.get(ability, {}))
+        if self._opened[ability] % _SMALL_EVERY.get(ability, 1) == 0 and ability in _SMALL_EVERY:
+            settings = _SMALL
+        constants = {**CONSTANTS, **_CONSTANTS.get(ability, {})}
+        return replace(self._launch, settings=settings, constants=constants)
 
     def standalone(self, ability: str) -> str:
         """The source of the lifecycle over the module; for other abilities, of this target."""

@@ -54,6 +54,7 @@ from harness.targets.server.leaving_readers import LeavingReadersAdapter
 from harness.targets.server.lifecycle import ServerAdapter
 from harness.targets.server.notifications import NotificationsAdapter
 from harness.targets.server.stream_cursors import StreamCursorsAdapter
+from harness.targets.server.upkeep import UpkeepAdapter
 from harness.targets.threads.channels import ChannelsThreadsAdapter
 from harness.targets.threads.gateway_watcher import WatcherThreadsAdapter
 from harness.targets.threads.lifecycle import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
@@ -249,6 +250,11 @@ def open_leaving_readers(folder: Path) -> Any:
     return LeavingReadersAdapter(folder, _launch())
 
 
+def open_upkeep(folder: Path) -> Any:
+    """Open servers in processes of their own, which sessions come to and leave."""
+    return UpkeepAdapter(folder, _launch())
+
+
 def open_external_writer(folder: Path) -> Any:
     """Open a server, another process that writes its database, and a provider of models."""
     launch = _launch()
@@ -309,6 +315,7 @@ _ADAPTERS = {
     "leaving": open_leaving_readers,
     "cursors": open_stream_cursors,
     "outside": open_external_writer,
+    "upkeep": open_upkeep,
     "server": open_server,
     "soak_served": open_soak_http,
 }

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from harness.engine.http import LOOPBACK, Event, Web
+from harness.engine.http import LOOPBACK, Event, StillOpenError, Web
 from harness.processes.server import Launch
 from harness.targets.server.lifecycle import ServerAdapter
 
 PATIENCE_S = 20.0
 POLL_S = 0.005
 REST_S = 10.0
+SILENCE_S = 8.0  # of events, while comments come: two periods of them
 NEVER = {"<never>": "0" * 12, "<no run>": "0" * 32}
 HEADERS = (
     *("content-type", "cache-control", "x-content-type-options", "allow", "retry-after"),
@@ -129,21 +130,29 @@ class EndpointsAdapter:
         until: str = "",
         start: Mapping[str, Any] | None = None,
         name: str = "",
+        polls: int = 0,
     ) -> dict[str, Any]:
         """Read a stream up to that many events, that event, or its end; then `start` a turn.
 
         The turn starts in the moment in which the last event came, before the stream is left.
+        Meanwhile `polls` other clients ask for the list of sessions again and again.
         """
         self._begin()
         found: list[Event] = []
         started = None
         is_closed = False
-        with self._stream(path, query or {}, cursor) as (response, reader):
+        with (
+            self._polled(polls),
+            self._stream(path, query or {}, cursor) as (response, reader),
+        ):
             if response.status != http.client.OK:
                 body = self._named(json.loads(response.read()))
                 return {"status": response.status, "body": body}
             while len(found) < events:
-                event = next(reader, None)
+                try:
+                    event = next(reader, None)
+                except TimeoutError:  # the stream stays open, and lacks events
+                    break
                 if event is None:
                     is_closed = True
                     break
@@ -235,6 +244,26 @@ class EndpointsAdapter:
         return named
 
     # HTTP
+
+    @contextmanager
+    def _polled(self, clients: int) -> Iterator[None]:
+        """Let other clients ask for the list until the block ends."""
+        is_over = threading.Event()
+
+        def poll() -> int:
+            web, count = Web(self._port, PATIENCE_S), 0
+            while not is_over.is_set():
+                web.ask("GET", "/api/sessions")
+                count += 1
+            return count
+
+        with ThreadPoolExecutor(max(1, clients)) as pool:
+            polling = [pool.submit(poll) for _ in range(clients)]
+            try:
+                yield
+            finally:
+                is_over.set()
+                self._sent += sum(client.result() for client in polling)
 
     @property
     def _port(self) -> int:
@@ -337,8 +366,12 @@ class EndpointsAdapter:
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[Event]:
+    """The events of a stream. Raises StillOpenError when none comes for SILENCE_S."""
     fields: dict[str, str] = {}
-    for line in response:
+    ends_at = time.monotonic() + SILENCE_S
+    for line in response:  # heartbeats bring a line now and then
+        if time.monotonic() > ends_at:
+            raise StillOpenError(f"expected an event within {SILENCE_S:g} s")
         name, _, value = line.decode().rstrip("\n").partition(": ")
         if line.startswith(b":"):
             continue
@@ -346,4 +379,4 @@ def _events(response: http.client.HTTPResponse) -> Iterator[Event]:
             fields[name] = value
         elif "event" in fields:
             yield Event(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
-            fields = {}
+            fields, ends_at = {}, time.monotonic() + SILENCE_S

@@ -304,23 +304,24 @@ class HttpAdapter:
         return Web(self._server.boot()["port"])
 
     def _get(self, path: str) -> Any:
-        with _unknown_as_error():
+        with unknown_as_error():
             return self._web().get(path)
 
     def _post(self, path: str, **body: Any) -> Any:
-        with _unknown_as_error():
+        with unknown_as_error():
             return self._web().post(path, **body)
 
     @contextmanager
     def _stream(
         self, path: str, headers: Mapping[str, str] | None = None
     ) -> Iterator[Iterator[Event]]:
-        with _unknown_as_error(), self._web().stream(path, headers) as events:
+        with unknown_as_error(), self._web().stream(path, headers) as events:
             yield events
 
 
 @contextmanager
-def _unknown_as_error() -> Iterator[None]:
+def unknown_as_error() -> Iterator[None]:
+    """Turn a 404 into an error of its own."""
     try:
         yield
     except StatusError as refused:

@@ -30,6 +30,7 @@ from harness.contract.models.run_journals import RunJournalsModel
 from harness.contract.models.server import ServerModel
 from harness.contract.models.session_store import SessionStoreModel
 from harness.contract.models.state_db import StateDbModel
+from harness.contract.models.upkeep import UpkeepModel
 from harness.contract.models.wakeups import WakeupsModel
 from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
@@ -246,6 +247,11 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield from test_visible_state.wrong_stories()
     yield BackpressureModel(), [failed("stop")]
     yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
+    yield UpkeepModel(), [done("grew", True, name="a")]  # noqa: FBT003  an answer
+    yield UpkeepModel(), [done("answered", False, call="a")]  # noqa: FBT003
+    yield UpkeepModel(), [done("idle_without", True, part="a", seconds=1)]  # noqa: FBT003
+    yield UpkeepModel(), [done("started_at_once", 2, starter="a")]
+    yield UpkeepModel(), [failed("churn")]
     cursors = test_streams.CursorsModel()
     yield cursors, [failed("read")]
     yield cursors, [done("prepare", {**test_streams.PREPARED, "killed": []}, tokens=3)]

@@ -4,7 +4,8 @@ For histories of concurrent threads. Besides the calls these hold what was obser
 `provide` (a call of a provider, which `ended` ok, failed or exited), `use` (a turn that works with
 an agent) and `close`. A provider learns of the turns that were completed before it was called. So a
 successful call that began after the completion *covers* the turn, and one that began before surely
-does not.
+does not. How long a call waited is judged in virtual time, and is meaningful only where time passes
+while no thread can act: a program whose deadlines may pass early must not be judged by it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,182 @@
+"""Runs pairs of revisions, before and after a mend, and tells which the judge distinguishes.
+
+A pair is distinguished if a gate of the earlier revision shows an anomaly of its promise that no
+gate of the later one shows. The table is a TOML file with a table `[[pair]]` for each: `name`,
+`before`, `after`, `promise`, and optionally `scenarios` (names or globs; else those that put the
+promise on trial). Revisions are read from a Git repository, and never written to.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from harness.core.errors import HarnessError, UsageError
+from harness.runs.gate import Conclusion, Gate
+from harness.runs.pytest_run import Progress
+
+HEAD = ("pair", "promise", "seen before by", "gone after", "seeds", "seconds")
+FIELDS = ("name", "before", "after", "promise")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two revisions, and the promise that only the first one breaks."""
+
+    name: str
+    before: str
+    after: str
+    promise: str
+    scenarios: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """What the gates of a pair showed: for each seed, the signatures before and after."""
+
+    pair: Pair
+    before: Mapping[int, frozenset[str]]
+    after: Mapping[int, frozenset[str]]
+    seconds: float
+    errors: Sequence[str] = ()
+
+    @property
+    def seen(self) -> dict[str, int]:
+        """The signatures that only the earlier revision has, and at how many seeds."""
+        gone = frozenset().union(*self.after.values())
+        found = frozenset().union(*self.before.values()) - gone
+        return {name: sum(name in each for each in self.before.values()) for name in sorted(found)}
+
+    @property
+    def is_distinguished(self) -> bool:
+        """Whether an anomaly of the promise is gone after the mend."""
+        return bool(self.seen) and not self.errors
+
+    def row(self) -> tuple[str, ...]:
+        """One row of the table."""
+        names = "; ".join(self.seen) or ("; ".join(self.errors) or "-")
+        is_gone = "yes" if self.is_distinguished else "no"
+        seeds = f"{max(self.seen.values(), default=0)} of {len(self.before)}"
+        return (
+            f"{self.pair.name} ({self.pair.before[:9]}, {self.pair.after[:9]})",
+            self.pair.promise,
+            names,
+            is_gone,
+            seeds,
+            f"{self.seconds:.0f}",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Render as a JSON object."""
+        return {
+            "name": self.pair.name,
+            "before": self.pair.before,
+            "after": self.pair.after,
+            "promise": self.pair.promise,
+            "distinguished": self.is_distinguished,
+            "seen": self.seen,
+            "also_after": sorted(frozenset().union(*self.after.values())),
+            "seeds": list(self.before),
+            "seconds": round(self.seconds, 1),
+            "errors": list(self.errors),
+        }
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Read a table of pairs. Raises UsageError with the pair and what it lacks."""
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("pair", [])
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    pairs = []
+    for number, entry in enumerate(entries, start=1):
+        for name in FIELDS:
+            if not isinstance(entry.get(name), str):
+                raise UsageError(f"{path}: pair {number}: {name} = {entry.get(name)!r}; not a text")
+        texts = {name: entry[name] for name in FIELDS}
+        pairs.append(Pair(**texts, scenarios=tuple(entry.get("scenarios", ()))))
+    return pairs
+
+
+@dataclass(frozen=True)
+class Track:
+    """The repository, the kind of target that its folders are, and how each gate runs."""
+
+    repository: Path
+    kind: str
+    seeds: Sequence[int]
+    budget_s: float
+    reports: Path
+    workers: int
+    scenarios: tuple[str, ...] = ()
+
+    def run(self, pairs: Sequence[Pair], progress: Progress) -> Iterator[Tracked]:
+        """Run each pair, one after another."""
+        for pair in pairs:
+            yield self._run(pair, progress)
+
+    def _run(self, pair: Pair, progress: Progress) -> Tracked:
+        began = time.monotonic()
+        found: dict[str, dict[int, frozenset[str]]] = {pair.before: {}, pair.after: {}}
+        errors = []
+        for revision, by_seed in found.items():
+            try:
+                with self._checkout(revision) as folder:
+                    for seed in self.seeds:
+                        progress(f"{pair.name}: {revision} at seed {seed}")
+                        conclusion = self._gate(pair, folder, seed)
+                        by_seed[seed] = signatures_of(conclusion, pair.promise)
+                        errors += [f"{revision}: {text}" for text in conclusion.broken.values()]
+            except HarnessError as error:
+                errors.append(f"{revision}: {error}")
+        seconds = time.monotonic() - began
+        return Tracked(pair, found[pair.before], found[pair.after], seconds, errors)
+
+    def _gate(self, pair: Pair, folder: Path, seed: int) -> Conclusion:
+        chosen = self.scenarios or pair.scenarios
+        return Gate(
+            f"{self.kind}@{folder}",
+            seed,
+            self.budget_s,
+            self.reports,
+            self.workers,
+            chosen,
+            promises=() if chosen else (pair.promise,),
+            asks_canaries=False,
+        ).run(_say_nothing)
+
+    @contextmanager
+    def _checkout(self, revision: str) -> Iterator[Path]:
+        """A folder with the files of a revision."""
+        command = ["git", "-C", str(self.repository), "archive", "--format=tar", revision]
+        archived = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+        if archived.returncode != 0:
+            message = archived.stderr.decode(errors="replace").strip()
+            raise UsageError(f"{self.repository}: revision {revision!r}: {message}")
+        with tempfile.TemporaryDirectory(prefix="harness-track-") as folder:
+            with tarfile.open(fileobj=BytesIO(archived.stdout)) as archive:
+                archive.extractall(folder, filter="data")
+            yield Path(folder)
+
+
+def _say_nothing(step: str, *, finding: str = "") -> None:
+    """Drop the progress of one gate: a pair is one step."""
+
+
+def signatures_of(conclusion: Conclusion, promise: str) -> frozenset[str]:
+    """The signatures of all anomalies of a promise."""
+    return frozenset(
+        anomaly.signature
+        for record in conclusion.records
+        for anomaly in record.verdict.anomalies
+        if promise in {broken.id for broken in anomaly.promises}
+    )

@@ -1,0 +1,234 @@
+"""The *upkeep* ability: what a server keeps, holds up and costs while sessions come and go.
+
+Each call reports facts: whether a container grew with the number of sessions, whether a request was
+answered while the lock of its session was held, whether an idle server was busy, and how many
+threads a start too many has added. Each boots a server of its own, or uses the last one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from harness.contract.agent_script import FAIL, TOOL, Tokens, sleep
+from harness.core.errors import TargetLostError
+from harness.engine.http import PATIENCE_S, Event, NotReachedError, StatusError, Web
+from harness.processes.probe import cost_of
+from harness.processes.server import Launch
+from harness.targets.server.lifecycle import ServerAdapter
+
+POLL_S = 0.005
+LOCKED_S = 14.0  # longer than any bounded wait of a request
+SETTLED_S = 0.4  # before a reading, for what ends by itself
+BOOTED_S = 0.5  # for work after the boot
+SHARE_MAX = 0.2  # of a core, of an idle server; a busy loop takes one
+GROWS = 0.5  # of an entry a session
+WARM_ROUNDS = 2
+TERMINAL = ("stream_end", "cancel", "apperror", "error")  # the last event of a run
+BOUNDED = ("turn_journal",)  # by more turns than these rounds have
+CALLERS, TIMES = 8, 6  # of a start too many
+READS = ("/api/sessions", "/api/session?session_id={id}", "/api/session/status?session_id={id}")
+CHANGES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "rename": ("/api/session/rename", {"title": "renamed"}),
+    "draft": ("/api/session/draft", {"text": "a draft"}),
+    "pin": ("/api/session/pin", {"pinned": True}),
+    "archive": ("/api/session/archive", {"archived": True}),
+    "move": ("/api/session/move", {"project_id": None}),
+    "truncate": ("/api/session/truncate", {"keep_count": 0}),
+    "undo": ("/api/session/undo", {}),
+    "retry": ("/api/session/retry", {}),
+    "clear": ("/api/session/clear", {}),
+    "branch": ("/api/session/branch", {}),
+    "duplicate": ("/api/session/duplicate", {}),
+    "send": ("/api/chat/start", {"message": f"{Tokens(1).directive}"}),
+    "delete": ("/api/session/delete", {}),
+    "read": ("GET /api/session?session_id={id}", {}),
+    "status": ("GET /api/session/status?session_id={id}", {}),
+    "list": ("GET /api/sessions", {}),
+    "health": ("GET /health", {}),
+}
+
+
+class UpkeepAdapter:
+    """One server and its folder, through all its boots."""
+
+    scripts = (f"{Tokens(3).directive}{TOOL}", f"{Tokens(2).directive}{FAIL}")
+    reads: tuple[str, ...] = READS
+    calls: tuple[str, ...] = tuple(name for name in CHANGES if name != "send")  # it waits twice
+
+    def __init__(self, folder: Path, launch: Launch) -> None:
+        """Boot nothing yet."""
+        self._server = ServerAdapter(folder, launch)
+        self._series: dict[str, list[float]] = {}
+        self._answered: dict[str, bool] = {}
+        self._sessions = 1
+
+    # Growth
+
+    def churn(self, rounds: int, sessions: int) -> list[str]:
+        """Use and delete this number of sessions in each round; names of what has a size."""
+        web = self._booted()
+        self._sessions = sessions
+        readings = [self._round(web, number, sessions) for number in range(rounds)]
+        warm = readings[WARM_ROUNDS:]
+        names = sorted({name for reading in warm for name in reading})
+        self._series = {name: [reading.get(name, 0) for reading in warm] for name in names}
+        return [name for name in names if any(self._series[name])]
+
+    def grew(self, name: str) -> bool:
+        """Whether each round added entries to it, in proportion to the sessions that had gone."""
+        sizes = self._series[name]
+        least = GROWS * self._sessions
+        added = [after - before for before, after in pairwise(sizes)]
+        return bool(added) and min(added) >= least
+
+    def _round(self, web: Web, number: int, sessions: int) -> Mapping[str, float]:
+        for index in range(sessions):
+            session = self._new(web)
+            self._use(web, session, index)
+            web.post("/api/session/delete", session_id=session)
+        self.beside(number, sessions)
+        for path in self.reads:
+            if "{id}" not in path:
+                with suppress(NotReachedError, TargetLostError):
+                    web.status(path)
+        time.sleep(SETTLED_S)
+        return self.sizes(web)
+
+    def _use(self, web: Web, session: str, index: int) -> None:
+        """Run a turn that ends in one of several ways, read it, and read the session."""
+        if index % 3 == 2:  # noqa: PLR2004  each third turn is cancelled
+            run = self._start(web, session, f"{Tokens(2).directive}{sleep(900)}")
+            with suppress(StatusError, TargetLostError):
+                web.get(f"/api/chat/cancel?stream_id={run}")
+        else:
+            run = self._start(web, session, self.scripts[index % 3])
+            with (
+                suppress(StatusError, TargetLostError, TimeoutError),
+                web.stream(f"/api/chat/stream?stream_id={run}") as events,
+            ):
+                _read_to_the_end(events)
+        self._wait_idle(web, session)
+        for path in self.reads:
+            with suppress(NotReachedError, TargetLostError):
+                web.status(path.format(id=session))
+
+    def sizes(self, web: Web) -> Mapping[str, float]:
+        """The size of everything that may grow with the number of sessions."""
+        health = web.get("/health")
+        containers = {k: v for k, v in health["containers"].items() if k not in BOUNDED}
+        own = {name: health["process"][name] for name in ("threads", "fds")}
+        return {**containers, **own}
+
+    def beside(self, number: int, sessions: int) -> None:
+        """Let another writer use the database of the server; a server may have none."""
+
+    # Locks
+
+    def lock(self) -> list[str]:
+        """Send several requests while the lock of their session is held; their names."""
+        web = self._booted()
+        session = self._new(web)
+        run = self._start(web, session, f"{Tokens(1).directive}")
+        with suppress(StatusError), web.stream(f"/api/chat/stream?stream_id={run}") as events:
+            _read_to_the_end(events)
+        self._wait_idle(web, session)
+        patient = Web(web.port, LOCKED_S)
+        with self.holding(session), ThreadPoolExecutor(len(self.calls)) as pool:
+            answers = pool.map(lambda name: _is_answered(patient, name, session), self.calls)
+            self._answered = dict(zip(self.calls, answers, strict=True))
+        return list(self.calls)
+
+    def answered(self, call: str) -> bool:
+        """Whether this request was answered while the lock was held."""
+        return self._answered[call]
+
+    @contextmanager
+    def holding(self, session: str) -> Iterator[None]:  # noqa: ARG002  all sessions
+        """Hold the lock of the session, as a slow call would do."""
+        with ExitStack() as stack:
+            for path in sorted((self._server.state / "sessions" / "_locks").iterdir()):
+                file = stack.enter_context(path.open("rb"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    # Idle cost, and starts
+
+    def parts(self) -> list[str]:
+        """Names of the parts that a server may lack."""
+        return [""]
+
+    def idle_without(self, part: str, seconds: float) -> bool:
+        """Boot a server without this part, and make no call; whether it is busy all the same."""
+        self._server.kill()
+        pid = self._server.boot(**self.lacking(part))["pid"]
+        time.sleep(BOOTED_S)
+        before, began_s = cost_of(pid), time.monotonic()
+        time.sleep(seconds)
+        used_s = cost_of(pid).cpu_s - before.cpu_s
+        return used_s > SHARE_MAX * (time.monotonic() - began_s)
+
+    def lacking(self, part: str) -> Mapping[str, str]:  # noqa: ARG002  it has every part
+        """The settings of a server without this part."""
+        return {}
+
+    def starters(self) -> list[str]:
+        """Names of the functions that start background threads, as far as they can be called."""
+        return []
+
+    def started_at_once(self, starter: str) -> int:  # noqa: ARG002  there is none
+        """Call it by several threads at once; how many threads were started too many."""
+        return 0
+
+    # Helpers
+
+    def _booted(self) -> Web:
+        self._server.kill()
+        return Web(self._server.boot(**self.lacking(""))["port"], PATIENCE_S)
+
+    @staticmethod
+    def _new(web: Web) -> str:
+        return str(web.post("/api/session/new")["session"]["session_id"])
+
+    @staticmethod
+    def _start(web: Web, session: str, message: str) -> str:
+        started = web.post("/api/chat/start", session_id=session, message=message)
+        return str(started["stream_id"])
+
+    @staticmethod
+    def _wait_idle(web: Web, session: str) -> None:
+        ends_at = time.monotonic() + PATIENCE_S
+        path = f"/api/session/status?session_id={session}"
+        while web.get(path)["agent_running"] and time.monotonic() < ends_at:
+            time.sleep(POLL_S)
+
+    def close(self) -> None:
+        """Kill the server."""
+        self._server.close()
+
+
+def _read_to_the_end(events: Iterator[Event]) -> None:
+    """Read up to the terminal event; whether the server closes the stream is not asked here."""
+    for event in events:
+        if event.name in TERMINAL:
+            return
+
+
+def _is_answered(web: Web, name: str, session: str) -> bool:
+    """Whether the request gets an answer of any status in time."""
+    path, body = CHANGES[name]
+    method, _, path = path.rpartition(" ")
+    try:
+        if method:
+            web.ask(method, path.format(id=session))
+        else:
+            web.ask("POST", path, {"session_id": session, **body})
+    except TargetLostError:
+        return False
+    return True

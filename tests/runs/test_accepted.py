@@ -1,0 +1,98 @@
+"""Tests of accepted findings: known, new and mended ones, and the proposed file."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from harness.contract import promises
+from harness.core.contract import Promise
+from harness.core.errors import UsageError
+from harness.core.verdict import Anomaly, Verdict
+from harness.report.judgement import Record
+from harness.runs.accepted import proposed, read_accepted, sort
+
+TODAY = date(2026, 11, 28)
+TARGET = "toy@/some/folder"
+
+
+def record(*anomalies: Anomaly, tried: tuple[Promise, ...] = (promises.S2, promises.S6)) -> Record:
+    ids = tuple(promise.id for promise in tried)
+    return Record("toy", "model", ids, Verdict(anomalies), 1, 1, "", 0.0, ())
+
+
+LOST = Anomaly(promises.S2, "a message is lost")
+BACK = Anomaly(promises.S6, "a removed message is back")
+
+
+def accepted_file(folder: Path, *anomalies: Anomaly, more: str = "") -> Path:
+    path = folder / "accepted.toml"
+    entries = [
+        f"[[finding]]\ntarget = 'toy@*'\npromise = '{anomaly.promise.id}'\n"
+        f"signature = '{anomaly.signature}'\nreason = 'its design'\n{more}"
+        for anomaly in anomalies
+    ]
+    path.write_text("\n".join(entries), encoding="utf-8")
+    return path
+
+
+def test_known_new_and_mended_findings_are_distinguished(tmp_path: Path) -> None:
+    """One is accepted and seen, one is accepted and gone, one is seen only."""
+    accepted = read_accepted(accepted_file(tmp_path, LOST, Anomaly(promises.S6, "gone")))
+
+    findings = sort([record(LOST, BACK)], accepted, TARGET, TODAY)
+
+    assert [known.signature for known in findings.known] == [LOST.signature]
+    assert [anomaly.signature for anomaly in findings.new] == [BACK.signature]
+    assert [mended.promise for mended in findings.mended] == ["S6"]
+
+
+def test_finding_of_an_unasked_promise_is_not_mended(tmp_path: Path) -> None:
+    """Nothing is known about it."""
+    accepted = read_accepted(accepted_file(tmp_path, LOST))
+
+    assert not sort([record(tried=(promises.S6,))], accepted, TARGET, TODAY).mended
+
+
+@pytest.mark.parametrize("more", ["until = 2026-11-27\n", "since = 2026-11-29\n"])
+def test_finding_outside_its_dates_is_new(tmp_path: Path, more: str) -> None:
+    """Behind `until`, and before `since`."""
+    accepted = read_accepted(accepted_file(tmp_path, LOST, more=more))
+
+    findings = sort([record(LOST)], accepted, TARGET, TODAY)
+
+    assert [anomaly.signature for anomaly in findings.new] == [LOST.signature]
+
+
+def test_proposed_file_accepts_all_and_keeps_reasons(tmp_path: Path) -> None:
+    """It is read again, and then nothing is new."""
+    accepted = read_accepted(accepted_file(tmp_path, LOST))
+    path = tmp_path / "proposed.toml"
+    path.write_text(proposed([record(LOST, BACK)], accepted, TARGET, TODAY), encoding="utf-8")
+
+    again = read_accepted(path)
+
+    assert not sort([record(LOST, BACK)], again, "toy@/another", TODAY).new
+    assert {"its design"} < {finding.reason for finding in again}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[[finding]]\ntarget = 'toy'\n", "promise"),
+        ("[[finding]\n", "cannot be read"),
+        (
+            "[[finding]]\ntarget='t'\npromise='S2'\nsignature='s'\nreason='r'\nuntil='soon'\n",
+            "until",
+        ),
+    ],
+)
+def test_malformed_file_names_what_is_wrong(tmp_path: Path, text: str, named: str) -> None:
+    """The entry and its key."""
+    path = tmp_path / "accepted.toml"
+    path.write_text(text, encoding="utf-8")
+
+    with pytest.raises(UsageError, match=named):
+        read_accepted(path)

@@ -1,0 +1,88 @@
+"""Tests of the track record: which pairs of revisions are distinguished."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.core.errors import UsageError
+from harness.runs.gate import Conclusion, Gate
+from harness.runs.track_record import Pair, Track, Tracked, read_pairs
+
+PAIR = Pair("pair", "one", "two", "S2")
+
+
+def say_nothing(step: str, *, finding: str = "") -> None:
+    """Drop the progress."""
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True)  # noqa: S603, S607
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with the tags `one` and `two`."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    git(folder, "init", "-q")
+    for tag in ("one", "two"):
+        (folder / "version").write_text(tag, encoding="utf-8")
+        git(folder, "add", ".")
+        git(folder, "commit", "-q", "-m", tag)
+        git(folder, "tag", tag)
+    return folder
+
+
+def test_pair_is_distinguished_by_what_is_gone_after() -> None:
+    """A finding of both revisions shows nothing; the seeds that saw it are counted."""
+    before = {1: frozenset({"S2 a", "S2 b"}), 2: frozenset({"S2 a"})}
+
+    tracked = Tracked(PAIR, before, {1: frozenset({"S2 a"}), 2: frozenset()}, 1.0)
+
+    assert tracked.seen == {"S2 b": 1}
+    assert tracked.is_distinguished
+    assert not Tracked(PAIR, before, before, 1.0).is_distinguished
+
+
+def test_gates_run_on_the_files_of_each_revision(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each revision has a folder of its own, which is gone afterwards."""
+    seen: list[str] = []
+
+    def run(gate: Gate, _progress: object) -> Conclusion:
+        folder = Path(gate.target.partition("@")[2])
+        seen.append((folder / "version").read_text(encoding="utf-8"))
+        assert not gate.asks_canaries
+        return Conclusion(gate.target, gate.seed, tmp_path, 0.0, [])
+
+    monkeypatch.setattr(Gate, "run", run)
+    track = Track(repository, "toy", [1, 2], 1.0, tmp_path, 1)
+
+    (tracked,) = track.run([PAIR], say_nothing)
+
+    assert seen == ["one", "one", "two", "two"]
+    assert tracked.row()[3] == "no"
+
+
+def test_unknown_revision_is_an_error_of_its_pair(repository: Path, tmp_path: Path) -> None:
+    """It does not count as distinguished, and the revision is named."""
+    track = Track(repository, "toy", [1], 1.0, tmp_path, 1)
+
+    (tracked,) = track.run([Pair("p", "never", "there", "S2")], say_nothing)
+
+    assert not tracked.is_distinguished
+    assert "never" in tracked.errors[0]
+
+
+def test_pair_without_a_field_is_refused(tmp_path: Path) -> None:
+    """The field is named."""
+    path = tmp_path / "pairs.toml"
+    path.write_text("[[pair]]\nname = 'a'\nbefore = 'b'\n", encoding="utf-8")
+
+    with pytest.raises(UsageError, match="after"):
+        read_pairs(path)
