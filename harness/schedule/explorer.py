@@ -49,7 +49,7 @@ _FOLLOWED_SOON = 48  # schedules, of which those after the first are one of 16
 _FOLLOWED_SOON_EVERY = 16
 _FOLLOWED_EVERY = 128
 _REPEATED_EVERY = 64  # schedules of which one is executed again, to see whether it repeats itself
-_REPEATED_EVERY_BY_CHANCE = 4  # in the first schedules, if the program draws without a seed
+_REPEATED_EVERY_UNSEEDED = 4  # in the first schedules, if the program draws without a seed
 _REPEATED_UNSEEDED = 32  # the first schedules
 _SETTLES = 8  # attempts to begin, each with new points
 _OUTCOMES = 4_096  # the largest number of distinct outcomes that are counted
@@ -348,7 +348,7 @@ class _Search:
         elif self._ends(lane, execution, execution.ending):
             return True, False
         draws = self._chance and self._schedules < _REPEATED_UNSEEDED
-        every = _REPEATED_EVERY_BY_CHANCE if draws else _REPEATED_EVERY
+        every = _REPEATED_EVERY_UNSEEDED if draws else _REPEATED_EVERY
         is_repeated = self._schedules % every == every - 1 and not self._is_disturbed
         if is_repeated and not self._repeats(execution):
             return True, False

@@ -28,6 +28,7 @@ from harness.contract.models.notifications import NotificationsModel
 from harness.contract.models.processes import ProcessesModel
 from harness.contract.models.run_journals import RunJournalsModel
 from harness.contract.models.server import ServerModel
+from harness.contract.models.session_folder import SessionFolderModel
 from harness.contract.models.session_store import SessionStoreModel
 from harness.contract.models.state_db import StateDbModel
 from harness.contract.models.upkeep import UpkeepModel
@@ -46,6 +47,7 @@ from tests.contract.models import (
     test_lifecycle,
     test_run_journals,
     test_server,
+    test_session_folder,
     test_session_store,
     test_state_db,
     test_streams,
@@ -122,6 +124,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
         yield from ((model, story) for _, story in wrong)
     yield from ((CatalogSourcesModel(), story) for _, story in test_catalog_sources.WRONG)
     yield from ((ChannelsModel(), story) for _, story in test_channels.WRONG)
+    yield from ((SessionFolderModel(), story) for story in test_session_folder.wrong_stories())
     yield WakeupsModel(), [test_components.raised("drain")]
     yield ProcessesModel(), [test_components.raised("take")]
     yield from ((test_components.STRUCK, story) for story in test_components.WRONG_STRUCK)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -141,6 +142,19 @@ def test_wrong_answer_breaks_only_its_promise(
     tmp_path: Path, function: str, wrong: Any, promise: str
 ) -> None:
     assert judged(tmp_path, lambda name, result: wrong if name == function else result) == {promise}
+
+
+def wrong_stories() -> Iterator[list[Operation]]:
+    """Histories that the model refuses: a wrong answer, a look that fails, a wrong look."""
+    head = {"at": 1_000.0, "session": "s1"}
+    yield [Operation(0, "head", head, Outcome.OK, 1, 2, {"session_id": "s1"})]
+    yield [Operation(0, "look", {}, Outcome.FAIL, 1, 2, error="OSError: Input/output error")]
+    with TemporaryDirectory() as folder:
+        adapter = SessionFolderAdapter(
+            Path(folder), lambda name: importlib.import_module(f"reference_impl.{name}")
+        )
+        seen = adapter.look()
+    yield [Operation(0, "look", {}, Outcome.OK, 1, 2, {**seen, "files": ["s1.tmp"]})]
 
 
 def test_digest_replaces_long_texts_only() -> None:
