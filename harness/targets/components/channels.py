@@ -298,10 +298,10 @@ class Journal:
         """The rows of a session's run after the row that the cursor names."""
         statuses = self._module.ReplayStatus
         stream, _, after = cursor.rpartition(":")
-        if self.mode != "ok":
-            return self._module.Replay(statuses[STATUSES[self.mode]])
         if stream not in self._rows or self._owners[stream] != session:
             return self._module.Replay(statuses.CURSOR_RUN_MISSING)
+        if self.mode != "ok":
+            return self._module.Replay(statuses[STATUSES[self.mode]])
         if int(after) > len(self._rows[stream]):
             return self._module.Replay(statuses.CURSOR_EVENT_MISSING)
         rows = tuple(
