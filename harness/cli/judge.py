@@ -77,8 +77,9 @@ def _rejudged(scenario: Scenario, scenario_folder: Path) -> Record:
         never = Verdict(unknowns=("the run ended before this scenario began",))
         judged = runner.Judgement(scenario, never, 0, 0, "")
     else:
-        judged = runner.judge(scenario, scenario_folder)
-        if not (scenario_folder / folder.VERDICT).exists():
+        is_whole = (scenario_folder / folder.VERDICT).exists()
+        judged = runner.judge(scenario, scenario_folder, is_whole=is_whole)
+        if not is_whole:
             cut_short = Verdict(unknowns=("the run ended before this scenario did",))
             judged = replace(judged, verdict=merge([judged.verdict, cut_short]))
     return judgement.record(judged, 0.0, scenario_folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.core import history
@@ -75,10 +75,16 @@ def run(  # noqa: PLR0913  a run is scenario x target x seed, its cost, and a fo
     return judged
 
 
-def judge(scenario: Scenario, folder: Path) -> Judgement:
-    """Judge a stored run. Raises HistoryDamagedError where it cannot be read."""
+def judge(scenario: Scenario, folder: Path, *, is_whole: bool = True) -> Judgement:
+    """Judge a stored run. Raises HistoryDamagedError where it cannot be read.
+
+    If it is not whole, because the run was cut short, a call without a reply proves nothing: the
+    harness itself may have ended before the reply.
+    """
     histories = history.read(folder / HISTORY)
     verdicts = [scenario.checker(episode) for episode in histories]
+    if not is_whole:
+        verdicts = [_without_pending(verdict) for verdict in verdicts]
     found = _shortest(
         (anomaly, episode)
         for verdict, episode in zip(verdicts, histories, strict=True)
@@ -100,6 +106,12 @@ def judge(scenario: Scenario, folder: Path) -> Judgement:
         sum(map(_operations_behind, verdicts, histories)),
         extent_of(histories),
     )
+
+
+def _without_pending(verdict: Verdict) -> Verdict:
+    """A verdict without the anomalies whose evidence has a call that was never answered."""
+    proven = [a for a in verdict.anomalies if not any(op.is_unanswered for op in a.evidence)]
+    return replace(verdict, anomalies=tuple(proven))
 
 
 def _shortest(found: Iterable[tuple[Anomaly, History]]) -> list[tuple[Anomaly, History]]:

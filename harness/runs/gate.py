@@ -33,7 +33,7 @@ from harness.runs.reached import Reached, blocks_in, excuses_for, hit, source_of
 from harness.targets.registry import find_target
 from harness.worker import reach as recorder
 
-EFFORT_SECONDS = 120.0  # a budget of this many seconds is effort 1
+EFFORT_SECONDS = 150.0  # a budget of this many seconds is effort 1
 CANARY_EFFORT = 0.25
 CANARY_TIMEOUT_S = 60.0  # for any budget: a canary that had too little time shows nothing
 REACH = "reach"  # the folder of a run in which its processes record the lines that they run
@@ -233,7 +233,7 @@ class Gate:
     ) -> None:
         """Judge what was journalled before the budget ended: an anomaly in it counts."""
         for name in [name for name in results.unfinished if (run / name / runner.HISTORY).exists()]:
-            judged = runner.judge(scenarios[name], run / name)
+            judged = runner.judge(scenarios[name], run / name, is_whole=False)
             if judged.verdict.anomalies:
                 record = judgement.store(judged, target, self.seed, self.budget_s, run / name)
                 results.records[name] = record
