@@ -59,6 +59,25 @@ def test_each_anomaly_has_a_failure_file(scenario: Scenario, tmp_path: Path) -> 
     assert [record.summary().count(line) for line in record.reproduce] == [1, 1]
 
 
+def test_pending_call_of_a_cut_run_proves_nothing(scenario: Scenario, tmp_path: Path) -> None:
+    """The same history is a proof if the run ended by itself, and none if it was cut short."""
+
+    def hung(history: History) -> Verdict:
+        pending = tuple(operation for operation in history if operation.is_unanswered)
+        found = Anomaly(promises.H6, "a call hung", pending, expected="a reply", observed="none")
+        return Verdict((found,) if pending else ())
+
+    hanging = replace(scenario, checker=hung, expectations=())
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    with Journal(cut / runner.HISTORY, iter(range(100)).__next__) as journal:
+        journal.episode()
+        journal.invoke(0, "write", {})
+
+    assert runner.judge(hanging, cut).verdict.anomalies
+    assert not runner.judge(hanging, cut, is_whole=False).verdict.anomalies
+
+
 class OneEpisode:
     """A workload that writes one episode, and notes whether it meets the expectation."""
 
@@ -81,25 +100,6 @@ class OneEpisode:
         ([False], 1, 1, Validity.UNKNOWN),
     ],
 )
-def test_pending_call_of_a_cut_run_proves_nothing(scenario: Scenario, tmp_path: Path) -> None:
-    """The same history is a proof if the run ended by itself, and none if it was cut short."""
-
-    def hung(history: History) -> Verdict:
-        pending = tuple(operation for operation in history if operation.is_unanswered)
-        found = Anomaly(promises.H6, "a call hung", pending, expected="a reply", observed="none")
-        return Verdict((found,) if pending else ())
-
-    hanging = replace(scenario, checker=hung, expectations=())
-    cut = tmp_path / "cut"
-    cut.mkdir()
-    with Journal(cut / runner.HISTORY, iter(range(100)).__next__) as journal:
-        journal.episode()
-        journal.invoke(0, "write", {})
-
-    assert runner.judge(hanging, cut).verdict.anomalies
-    assert not runner.judge(hanging, cut, is_whole=False).verdict.anomalies
-
-
 def test_an_unmet_expectation_adds_another_round(
     met: list[bool], rounds: int, episodes: int, validity: Validity, tmp_path: Path
 ) -> None:

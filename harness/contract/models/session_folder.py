@@ -988,9 +988,16 @@ def _wrong_rows(worlds: list[World], seen: Value, *, is_partial: bool) -> Iterat
 
 
 def _wrong_memory(worlds: list[World], seen: Value) -> Iterator[Difference]:
-    right = [[held["session"]["session_id"] for held in mine] for mine in worlds[0]["held"]]
-    if len(worlds) == 1 and seen["held"] != right:
-        yield promises.A6, "other sessions are in memory", right, seen["held"]
+    # One whose sidecar was damaged may stay in memory, whose copy may be the only good one.
+    doubtful = {sid for sid, session in seen["disk"].items() if session == DAMAGED}
+    doubtful |= {name.partition(".")[0] for name in seen["files"] if name.endswith(".damaged")}
+    right = [
+        [sid for held in mine if (sid := held["session"]["session_id"]) not in doubtful]
+        for mine in worlds[0]["held"]
+    ]
+    observed = [[sid for sid in mine if sid not in doubtful] for mine in seen["held"]]
+    if len(worlds) == 1 and observed != right:
+        yield promises.A6, "other sessions are in memory", right, observed
     if len(worlds) > 1:
         for mine, world in zip(
             seen["held"], zip(*(one["held"] for one in worlds), strict=True), strict=True
