@@ -160,7 +160,7 @@ def test_settled_install_has_no_running_process() -> None:
     """A process may end while the install comes to rest: no hour reports that."""
     rest = {"processes_running": 0, "process_ledger": 0, "processes_finished": 2, "turn_journal": 4}
     *hours, _ = _install()
-    *_, settled = _install(**rest)
+    *_, settled = _install({}, **rest)
     *_, unsettled = _install()
     settle = _operation("settle", {})
 
