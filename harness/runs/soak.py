@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.checkers.growth import SAMPLE, GrowsWithin, Growth
+from harness.contract.checkers.server.container_sizes import AllOf
 from harness.contract.workloads.session_churn import Churn
 from harness.core import history
 from harness.core.errors import TargetLostError, UsageError
@@ -275,8 +276,9 @@ def _costs(first: Operation, last: Operation) -> dict[str, float]:
 
 
 def _checker(scenario: Scenario) -> GrowsWithin:
-    assert isinstance(scenario.checker, GrowsWithin)
-    return scenario.checker
+    checker = scenario.checker
+    parts = checker.checkers if isinstance(checker, AllOf) else (checker,)
+    return next(part for part in parts if isinstance(part, GrowsWithin))
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -96,7 +96,8 @@ class Accesses:
         for _, function, code in self._functions:
             function.__code__ = code
         self._functions.clear()
-        vars(builtins).pop(HOOK, None)
+        # A thread that was left behind in a real wait may still run code with the hook.
+        vars(builtins)[HOOK] = _ignore
 
     def follow(self, names: Iterable[str]) -> None:
         """Follow the accesses of these modules too."""
@@ -278,6 +279,11 @@ def _functions_by_globals() -> dict[int, list[FunctionType]]:
             found.setdefault(id(function.__globals__), []).append(function)
     gc.freeze()
     return found
+
+
+def _ignore(subject: Any, _number: int) -> Any:
+    """The hook outside of explorations."""
+    return subject
 
 
 def _owners(subject: Any, name: str) -> list[type]:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -27,6 +28,7 @@ from harness.report import soaking, trends
 from harness.runs import soak
 from harness.runs.pytest_run import no_progress
 from harness.runs.soak import SoakEpisode, SoakPlan, SoakResult, run_soak
+from scenarios.soak.test_growth import CHURN, CHURN_GROWTH
 
 OPERATIONS = 20_000
 
@@ -96,7 +98,12 @@ class Hosts:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes samples often, and replaces stacks and flame graphs."""
+    """Takes samples often, judges growth alone, and replaces stacks and flame graphs.
+
+    The toy has one container, so exact sizes of all would not fit it.
+    """
+    growth_only = replace(CHURN, checker=CHURN_GROWTH)
+    monkeypatch.setattr(soak, "choose", lambda _names: {soak.SCENARIO: growth_only})
     monkeypatch.setattr(soak, "PERIOD_MIN_S", 0.0002)
     monkeypatch.setattr(probe, "stacks", lambda _pid: "stacks")
 

@@ -284,15 +284,22 @@ def _idle_problem(idle: Operation, tabs: int, watched: Operation | None) -> Anom
     return None
 
 
-def all_of(*checkers: Callable[[History], Verdict]) -> Callable[[History], Verdict]:
-    """The checker that reports the first of these that is not valid."""
+@dataclass(frozen=True)
+class AllOf:
+    """The checker that reports the first verdict of its checkers that is not valid."""
 
-    def check(history: History) -> Verdict:
+    checkers: tuple[Callable[[History], Verdict], ...]
+
+    def __call__(self, history: History) -> Verdict:
+        """Judge by one checker after another, up to the first that is not valid."""
         verdict = Verdict()
-        for checker in checkers:
+        for checker in self.checkers:
             verdict = checker(history)
             if not verdict.is_valid:
                 break
         return verdict
 
-    return check
+
+def all_of(*checkers: Callable[[History], Verdict]) -> AllOf:
+    """The checker that reports the first of these that is not valid."""
+    return AllOf(checkers)
