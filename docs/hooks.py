@@ -12,7 +12,7 @@ import pytest
 from click.formatting import HelpFormatter
 
 from harness import pytest_plugin
-from harness.__main__ import cli
+from harness.cli.main import cli
 
 COLUMNS = 80
 ROOT = Path(__file__).parents[1]
