@@ -289,6 +289,8 @@ def _grown(operation: Operation) -> Refusal | None:
         is_long = tokens + has_ended - after > REPLAYED_MAX
         if is_long and _is_declared(observed, tokens, end):
             continue
+        if not has_ended and cursor is None and _is_followed(observed, tokens):
+            continue
         if observed != wanted + end:
             return Refusal(
                 promises.C4 if cursor else promises.C3,
@@ -298,6 +300,19 @@ def _grown(operation: Operation) -> Refusal | None:
                 observed=f"{observed}",
             )
     return None
+
+
+def _is_followed(observed: Sequence[Sequence[Any]], tokens: int) -> bool:
+    """Whether a reader that fell behind was told of each gap by a snapshot before it."""
+    following: int | None = 1
+    for name, first, last, is_right in observed:
+        if name == SNAPSHOT:
+            following = None
+        elif name == TOKEN and is_right and following in (None, first):
+            following = last + 1
+        else:
+            return False
+    return following == tokens + 1
 
 
 def _is_declared(observed: Sequence[Sequence[Any]], tokens: int, end: Sequence[Any]) -> bool:
