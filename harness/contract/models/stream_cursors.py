@@ -303,7 +303,7 @@ def _grown(operation: Operation) -> Refusal | None:
 
 
 def _is_followed(observed: Sequence[Sequence[Any]], tokens: int) -> bool:
-    """Whether a reader that fell behind was told of each gap by a snapshot before it."""
+    """Whether a snapshot stands before each gap of a reader that fell behind."""
     following: int | None = 1
     for name, first, last, is_right in observed:
         if name == SNAPSHOT:
