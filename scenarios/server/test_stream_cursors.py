@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from harness.contract import promises
 from harness.contract.models.stream_cursors import (
+    BUFFERED,
     HEADER,
+    REPLAYED_MAX,
     SESSION_OF,
     SESSIONS,
     State,
@@ -22,10 +24,8 @@ from harness.pytest_plugin import Judge
 TOKENS = 3
 ANOMALIES_MAX = 4  # of one walk; a read that lacks an event waits for a comment
 FAR = 10**15 - 1
-BUFFERED = 1024  # events that the reference buffers for late readers
-REPLAYED = 4096  # rows that it reads from disk for one
 SIZES = (1, 255, 257, BUFFERED, BUFFERED + 1, BUFFERED + 276)
-LARGE = REPLAYED + 2
+LARGE = REPLAYED_MAX + 2
 NO_CURSORS = (
     *("garbage", ":3", "-1", "current", "current:", "current:x", "current:-1", "unknown:1"),
     *("current:1:1", f"current:{10 * (FAR + 1)}", "ä:1"),

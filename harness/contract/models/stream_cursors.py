@@ -33,6 +33,7 @@ CURRENT = {"own": "current", "other": "others"}
 SESSIONS = ("own", "other", "idle", "deleted")
 DELETED = "deleted"
 REPLAYED_MAX = 4096  # rows that a server reads from disk for one reader
+BUFFERED = 1024  # events of a run that a server keeps in memory for its readers
 HEADER = "header"
 
 
@@ -270,9 +271,9 @@ def _grown(operation: Operation) -> Refusal | None:
             expected=f"{len(cursors)} reads of the live run, and as many of the ended one",
             observed=f"{len(result['live'])} and {len(result['ended'])}",
         )
-    reads: list[tuple[str, int | None, Any, bool]] = [
-        ("its first reader", None, result["first"], False)
-    ]
+    reads: list[tuple[str, int | None, Any, bool]] = []
+    if not _is_followed(result["first"], tokens):
+        reads.append(("its first reader", None, result["first"], False))
     for has_ended, which in ((False, "live"), (True, "ended")):
         for cursor, observed in zip(cursors, result[which], strict=True):
             reads.append(
@@ -289,8 +290,6 @@ def _grown(operation: Operation) -> Refusal | None:
         is_long = tokens + has_ended - after > REPLAYED_MAX
         if is_long and _is_declared(observed, tokens, end):
             continue
-        if not has_ended and cursor is None and _is_followed(observed, tokens):
-            continue
         if observed != wanted + end:
             return Refusal(
                 promises.C4 if cursor else promises.C3,
@@ -303,15 +302,18 @@ def _grown(operation: Operation) -> Refusal | None:
 
 
 def _is_followed(observed: Sequence[Sequence[Any]], tokens: int) -> bool:
-    """Whether a snapshot stands before each gap of a reader that fell behind."""
-    following: int | None = 1
+    """Whether the reader of a growing run got each token, or a snapshot in place of a gap.
+
+    A reader that falls behind by more than the server keeps in memory gets a snapshot with the
+    number of the last token that it missed, and the next one follows.
+    """
+    following = 1
     for name, first, last, is_right in observed:
-        if name == SNAPSHOT:
-            following = None
-        elif name == TOKEN and is_right and following in (None, first):
-            following = last + 1
-        else:
+        is_gap = name == SNAPSHOT and first >= following and tokens > BUFFERED
+        is_next = name == TOKEN and first == following and is_right
+        if not (is_gap or is_next):
             return False
+        following = last + 1
     return following == tokens + 1
 
 

@@ -26,6 +26,7 @@ from harness.targets.server.lifecycle import ServerAdapter
 LINGER_S = 0.03  # for an event too many
 READERS = 8
 SHORT_S = 0.5
+GROWN_S = 60.0  # a read of a large run that lacks its last event
 GROWING_S = 120.0  # for all tokens of a run, on a busy machine
 POLL_S = 0.02
 HEADER = "header"
@@ -91,19 +92,21 @@ class StreamCursorsAdapter:
         """
         self._new("grown")
         path = self._start("grown-run", "grown", f"{Tokens(tokens).directive}{sleep(900)}")
-        first = self._ranged(path, None, tokens)
+        first = self._ranged(path, None, tokens, GROWING_S)
         live = [self._ranged(path, cursor, tokens) for cursor in cursors]
         self._web.get(f"/api/chat/cancel?stream_id={self._ids['grown-run']}")
         _wait_idle(self._web, self._ids["grown"])
         ended = [self._ranged(path, cursor, None) for cursor in cursors]
         return {"first": first, "live": live, "ended": ended}
 
-    def _ranged(self, path: str, cursor: int | None, last: int | None) -> list[list[Any]]:
+    def _ranged(
+        self, path: str, cursor: int | None, last: int | None, patience_s: float = GROWN_S
+    ) -> list[list[Any]]:
         """Read after a cursor, up to the event of that number or to the end."""
         path = path if cursor is None else f"{path}&after_seq={cursor}"
         events: list[Event] = []
         with (
-            Web(self._web.port, GROWING_S).stream(path) as shown,
+            Web(self._web.port, patience_s).stream(path) as shown,
             suppress(TimeoutError, StopIteration),
         ):
             while last is None or max(cursor or 0, *map(_number, events[-1:]), 0) < last:

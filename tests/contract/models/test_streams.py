@@ -9,12 +9,20 @@ import pytest
 from harness.checkers.conformance import conforms
 from harness.contract import promises
 from harness.contract.models.leaving_readers import LeavingReadersModel
-from harness.contract.models.stream_cursors import State, check_cursors, judged, run_events
+from harness.contract.models.stream_cursors import (
+    BUFFERED,
+    SNAPSHOT,
+    State,
+    check_cursors,
+    judged,
+    run_events,
+)
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
 from harness.core.model import Refusal
 
 TOKENS = 3
+LARGE = 2000  # tokens, more than a server keeps in memory
 PREPARED = {
     run: [shown.split()[0] for shown in run_events(run, TOKENS)][: TOKENS if run == "killed" else 9]
     for run in ("earlier", "killed", "rested", "previous", "gone", "current", "others")
@@ -93,6 +101,44 @@ def grown(live: list[Any], ended: list[Any]) -> History:
     argument = {"tokens": TOKENS, "cursors": [None]}
     result = {"first": [["token", 1, 3, True]], "live": [live], "ended": [ended]}
     return History((operation("grow", argument, result),))
+
+
+def followed(tokens: int, *first: list[Any]) -> History:
+    """A growing run, as its first reader saw it; the later readers saw all of it."""
+    every = ["token", 1, tokens, True]
+    ended = [every, ["cancel", tokens + 1, tokens + 1, True]]
+    result = {"first": list(first), "live": [[every]], "ended": [ended]}
+    return History((operation("grow", {"tokens": tokens, "cursors": [None]}, result),))
+
+
+BEFORE, GAP, AFTER = (
+    ["token", 1, 900, True],
+    [SNAPSHOT, 1000, 1000, True],
+    ["token", 1001, LARGE, True],
+)
+
+
+@pytest.mark.parametrize("first", [[["token", 1, LARGE, True]], [BEFORE, GAP, AFTER], [GAP, AFTER]])
+def test_reader_that_falls_behind_gets_a_snapshot(first: list[list[Any]]) -> None:
+    assert not check_cursors(followed(LARGE, *first)).anomalies
+
+
+@pytest.mark.parametrize(
+    ("tokens", "first"),
+    [
+        (LARGE, [BEFORE, AFTER]),  # a gap that nothing declares
+        (LARGE, [BEFORE, GAP]),  # the rest is missing
+        (LARGE, [BEFORE, GAP, ["token", 1002, LARGE, True]]),  # one more is missing
+        (LARGE, [BEFORE, GAP, ["token", 1000, LARGE, True]]),  # one that it declared missing
+        (LARGE, [BEFORE, [SNAPSHOT, 899, 899, True], ["token", 900, LARGE, True]]),  # again
+        (LARGE, [BEFORE, GAP, ["token", 1001, LARGE, False]]),  # with another text
+        (BUFFERED, [["token", 1, 9, True], [SNAPSHOT, 10, 10, True], ["token", 11, 1024, True]]),
+    ],
+)
+def test_undeclared_gap_of_a_growing_run_is_rejected(tokens: int, first: list[list[Any]]) -> None:
+    """Also where the server still has every token in memory: then nothing can be missed."""
+    (anomaly,) = check_cursors(followed(tokens, *first)).anomalies
+    assert anomaly.promise == promises.C3
 
 
 def test_run_read_whole_is_accepted() -> None:
