@@ -20,7 +20,7 @@ from harness.core.errors import HarnessError
 from harness.core.verdict import Anomaly, Validity
 from harness.mutation.known_bugs import KnownBug, plant
 from harness.report import folder
-from harness.runs.gate import trials_of
+from harness.runs.gate import proven, trials_of
 from harness.runs.pytest_run import Progress, Results, Session, run_session
 
 
@@ -128,12 +128,11 @@ class DetectionRun:
     ) -> list[Anomaly]:
         with tempfile.TemporaryDirectory(prefix="harness-planted-") as copy:
             target = bug.target_in(plant(bug, Path(copy)))
-            results = self._session(list(names), target, seed, run / f"{bug.name}-{seed}")
+            session_folder = run / f"{bug.name}-{seed}"
+            results = self._session(list(names), target, seed, session_folder)
         if results.broken:
             raise HarnessError(f"{bug.name}: {next(iter(results.broken.values()))}")
-        return [
-            anomaly for record in results.records.values() for anomaly in record.verdict.anomalies
-        ]
+        return proven(results, session_folder)
 
     def _session(self, names: list[str], target: str, seed: int, session_folder: Path) -> Results:
         session_folder.mkdir(parents=True)

@@ -18,7 +18,7 @@ from typing import Any
 from harness.core.errors import HarnessError, UsageError
 from harness.core.extent import total
 from harness.core.extras import missing_extra
-from harness.core.verdict import Validity, Verdict, merge
+from harness.core.verdict import Anomaly, Validity, Verdict, merge
 from harness.engine import runner
 from harness.engine.scenario import Mode, Scenario
 from harness.engine.suite import choose, chosen_folders
@@ -304,13 +304,19 @@ def is_detected(bug: KnownBug, seed: int, budget_s: float) -> bool:
         run.mkdir()
         session = Session(names, bug.target_in(planted), seed, CANARY_EFFORT, goes_on=False)
         results = run_session(session, run, budget_s)
-    if results.broken:
-        raise HarnessError("; ".join(results.broken.values()))
-    return any(
-        bug.promise in anomaly.promises
-        for record in results.records.values()
-        for anomaly in record.verdict.anomalies
-    )
+        if results.broken:
+            raise HarnessError("; ".join(results.broken.values()))
+        return any(bug.promise in anomaly.promises for anomaly in proven(results, run))
+
+
+def proven(results: Results, run: Path) -> list[Anomaly]:
+    """Every anomaly of a session, also of scenarios that time cut short: it is a proof as well."""
+    anomalies = [a for record in results.records.values() for a in record.verdict.anomalies]
+    for name in results.unfinished:
+        if (run / name / runner.HISTORY).exists():
+            judged = runner.judge(choose([name])[name], run / name, is_whole=False)
+            anomalies += judged.verdict.anomalies
+    return anomalies
 
 
 def trials_of(bug: KnownBug) -> list[str]:

@@ -505,7 +505,8 @@ def _strike_once(
         ask.look()
         faulty = {"function": function, "argument": {**argument, "at": ask.now + 1}, **fault}
         operation = episode.client.ask("striking", faulty)
-        was_hit = operation.outcome is Outcome.INFO or operation.result["struck"]
+        is_answered = operation.outcome is Outcome.OK
+        was_hit = operation.result["struck"] if is_answered else operation.outcome is Outcome.INFO
         strike = fault["strike"]
         if strike.startswith("power"):
             ask("recover")
