@@ -798,7 +798,7 @@ def _wrong_answer(
 
 def _wrong_value(function: str, result: Any, expected: Any, world: World) -> tuple[Promise, str]:
     if function == "recover":
-        return promises.S16, "does not report what it did"
+        return _wrong_recovery(result, expected)
     simple = {
         "audit": promises.S16,
         "backup_count": promises.S4,
@@ -809,6 +809,21 @@ def _wrong_value(function: str, result: Any, expected: Any, world: World) -> tup
         return simple.get(function, promises.S10), "answered something else"
     promise, problem = next(iter(_wrong_session(result, expected, world, function)))
     return promise, f"answered a session that {problem}"
+
+
+def _wrong_recovery(result: Any, expected: Any) -> tuple[Promise, str]:
+    """A recovery that found or did something else, or that reports it wrongly."""
+    try:
+        kinds = {(row["session_id"], row["kind"]) for row in result["findings"]}
+        restored = {*result["restored"]}
+    except (TypeError, KeyError):
+        return promises.S16, "does not report what it did"
+    extra = kinds - {(row["session_id"], row["kind"]) for row in expected["findings"]}
+    if any(kind == "unreadable_live" for _, kind in extra):
+        return promises.S1, "found a session unreadable that nothing had damaged"
+    if extra and restored - {*expected["restored"]}:
+        return promises.S6, "restored what the user had removed"
+    return promises.S16, "does not report what it did"
 
 
 def _wrong_session(

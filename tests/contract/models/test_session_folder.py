@@ -161,3 +161,18 @@ def test_digest_replaces_long_texts_only() -> None:
     assert digest({"a": ["x" * 200]}) == {"a": ["x" * 200]}
     assert digest("x" * 201) != digest("x" * 202)
     assert len(digest("\ud800" * 5_000)) < 40
+
+
+@pytest.mark.parametrize(
+    ("finding", "promise"), [("unreadable_live", "S1"), ("shrunken_live", "S6")]
+)
+def test_recovery_of_a_sound_session_is_named(tmp_path: Path, finding: str, promise: str) -> None:
+    """It is no wrong report: the session was unreadable, or the user had shrunk it."""
+
+    def change(function: str, result: Any) -> Any:
+        if function != "recover":
+            return result
+        row = {"session_id": "s2", "kind": finding}
+        return {**result, "restored": ["s2"], "findings": [row]}
+
+    assert judged(tmp_path, change) == {promise}
