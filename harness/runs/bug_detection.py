@@ -2,7 +2,8 @@
 
 A bug is *detected* only if the planted copy is judged invalid by the promise that the bug names,
 and the clean source is valid on the same seeds. An anomaly of another promise is listed, and does
-not count.
+not count. One that came behind another anomaly of its episode may be a consequence of that one, and
+is not listed.
 """
 
 from __future__ import annotations
@@ -118,7 +119,11 @@ class DetectionRun:
             anomalies = self._judge_planted(bug, names, seed, run)
             seconds.append(time.monotonic() - began)
             own += any(bug.promise in anomaly.promises for anomaly in anomalies)
-            others.update(a.promise.id for a in anomalies if not bug.explains(a.promises))
+            others.update(
+                anomaly.promise.id
+                for anomaly in anomalies
+                if not anomaly.behind and not bug.explains(anomaly.promises)
+            )
         progress(f"{bug.name}: {own} of {len(self.seeds)}")
         worst = max(clean[name] for name in names)
         return Detection(bug, len(self.seeds), own, others, worst, sum(seconds) / len(seconds))

@@ -96,7 +96,9 @@ def _answer(state: State, operation: Operation) -> tuple[object, Promise]:
             kept = sum(process.is_kept for process in state.running)
             owed = len(state.due)
             gauges = {"running": len(state.running), "pending": owed, "queued": owed}
-            return {**gauges, "ledger": owed + kept, "files": kept}, promises.W9
+            has_ended = operation.result["running"] < len(state.running)
+            promise = promises.W12 if has_ended else promises.W9
+            return {**gauges, "ledger": owed + kept, "files": kept}, promise
         case "refused":
             return "OSError", promises.W12
         case "kill":

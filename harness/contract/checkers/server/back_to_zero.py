@@ -26,7 +26,12 @@ def resting(checker: Checker) -> Checker:
         epilogues = [operation for operation in history if operation.function == EPILOGUE]
         others = tuple(op for op in history.operations if op.function != EPILOGUE)
         verdict = checker(replace(history, operations=others))
-        found = [anomaly for operation in epilogues if (anomaly := _left(operation))]
+        before = len(verdict.anomalies)  # which may be why something is left
+        found = [
+            replace(anomaly, behind=before)
+            for operation in epilogues
+            if (anomaly := _left(operation))
+        ]
         return replace(verdict, anomalies=(*verdict.anomalies, *found))
 
     return check
