@@ -21,7 +21,7 @@ from harness.core.errors import HarnessError
 from harness.core.verdict import Anomaly, Validity
 from harness.mutation.known_bugs import KnownBug, plant
 from harness.report import folder
-from harness.runs.gate import proven, trials_of
+from harness.runs.gate import proven_unfinished, trials_of
 from harness.runs.pytest_run import Progress, Results, Session, run_session
 
 
@@ -116,9 +116,9 @@ class DetectionRun:
         own, others, seconds = 0, Counter[str](), list[float]()
         for seed in self.seeds:
             began = time.monotonic()
-            anomalies = self._judge_planted(bug, names, seed, run)
+            anomalies, cut_short = self._judge_planted(bug, names, seed, run)
             seconds.append(time.monotonic() - began)
-            own += any(bug.promise in anomaly.promises for anomaly in anomalies)
+            own += any(bug.promise in a.promises for a in (*anomalies, *cut_short))
             others.update(
                 anomaly.promise.id
                 for anomaly in anomalies
@@ -130,14 +130,20 @@ class DetectionRun:
 
     def _judge_planted(
         self, bug: KnownBug, names: Iterable[str], seed: int, run: Path
-    ) -> list[Anomaly]:
+    ) -> tuple[list[Anomaly], list[Anomaly]]:
+        """The anomalies of the scenarios that finished, and of those that time cut short.
+
+        What is missing at the end of the latter may be on its way: they are no reason to list
+        another promise.
+        """
         with tempfile.TemporaryDirectory(prefix="harness-planted-") as copy:
             target = bug.target_in(plant(bug, Path(copy)))
             session_folder = run / f"{bug.name}-{seed}"
             results = self._session(list(names), target, seed, session_folder)
         if results.broken:
             raise HarnessError(f"{bug.name}: {next(iter(results.broken.values()))}")
-        return proven(results, session_folder)
+        finished = [a for record in results.records.values() for a in record.verdict.anomalies]
+        return finished, proven_unfinished(results, session_folder)
 
     def _session(self, names: list[str], target: str, seed: int, session_folder: Path) -> Results:
         session_folder.mkdir(parents=True)

@@ -306,12 +306,14 @@ def is_detected(bug: KnownBug, seed: int, budget_s: float) -> bool:
         results = run_session(session, run, budget_s)
         if results.broken:
             raise HarnessError("; ".join(results.broken.values()))
-        return any(bug.promise in anomaly.promises for anomaly in proven(results, run))
+        finished = [a for record in results.records.values() for a in record.verdict.anomalies]
+        cut_short = proven_unfinished(results, run)
+    return any(bug.promise in anomaly.promises for anomaly in (*finished, *cut_short))
 
 
-def proven(results: Results, run: Path) -> list[Anomaly]:
-    """Every anomaly of a session, also of scenarios that time cut short: it is a proof as well."""
-    anomalies = [a for record in results.records.values() for a in record.verdict.anomalies]
+def proven_unfinished(results: Results, run: Path) -> list[Anomaly]:
+    """The anomalies in the histories of scenarios that time cut short."""
+    anomalies: list[Anomaly] = []
     for name in results.unfinished:
         if (run / name / runner.HISTORY).exists():
             judged = runner.judge(choose([name])[name], run / name, is_whole=False)
