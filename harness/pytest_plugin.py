@@ -54,7 +54,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--harness-first-only",
         action="store_true",
-        help="end each scenario with its first anomaly, instead of asking on behind it",
+        help="end each scenario with its first anomaly as it was found: do not ask on, nor make it "
+        "small",
     )
     group.addoption(
         "--harness-scenario",
@@ -140,6 +141,7 @@ def judge(request: pytest.FixtureRequest, harness_target: Target, tmp_path: Path
                 folder,
                 rounds=ROUNDS,
                 goes_on=not option("--harness-first-only"),
+                minimizes=not option("--harness-first-only"),
             )
             seconds = time.monotonic() - began
             record = judgement.store(judged, harness_target, seed, seconds, folder)

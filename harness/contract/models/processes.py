@@ -188,15 +188,20 @@ def _taken(state: State, operation: Operation) -> tuple[State] | Refusal:
     result = operation.result
     if result == expected:
         return (replace(state, due=()),)
-    return _wrong(_broken(state, expected, result), operation, f"{expected}")
+    promise = _broken(state, expected, result)
+    adopted = {process.process for process in state.running if process.is_adopted}
+    is_cut_off = any(due["process"] in adopted and due not in result for due in expected)
+    also = (promises.W12,) if is_cut_off and promise != promises.W12 else ()
+    return replace(_wrong(promise, operation, f"{expected}"), also=also)
 
 
 def _broken(state: State, expected: list[dict[str, Any]], result: list[dict[str, Any]]) -> Promise:
     """The promise that other events break."""
     if len(result) != len(expected):
         return _broken_by_number(state, expected, result)
-    if [event["process"] for event in result] != [event["process"] for event in expected]:
-        return promises.W3
+    came, due = ([event["process"] for event in events] for events in (result, expected))
+    if came != due:
+        return promises.W3 if sorted(came) == sorted(due) else promises.W12
     for wanted, event in zip(expected, result, strict=True):
         if wanted["owner"] != event["owner"]:
             return promises.W6

@@ -84,6 +84,7 @@ def test_right_registry_is_accepted(calls: tuple[tuple[str, dict[str, Any], Any]
         ((SPAWNED, SAID, taken(MATCH), KILLED_HOST, FINISHED, taken(event())), promises.W12),
         ((SPAWNED, SAID, taken(MATCH), KILLED_HOST, SAID, taken(MATCH)), promises.W13),
         ((SPAWNED, ("kill", {"process": "p"}, False)), promises.W12),
+        ((SPAWNED, OTHER, OTHER_FINISHED, taken(event())), promises.W12),
         (
             (
                 SPAWNED,
@@ -103,3 +104,15 @@ def test_wrong_registry_is_accused(
     calls: tuple[tuple[str, dict[str, Any], Any], ...], promise: Promise
 ) -> None:
     assert accused(*calls) == promise
+
+
+def test_line_lost_over_a_restart_breaks_both_promises() -> None:
+    """Whether the line was not searched or its process did not live on, the events do not tell."""
+    fold = Fold(ProcessesModel())
+    anomalies = [
+        fold.step(Operation(0, function, argument, Outcome.OK, 0, 1, result))
+        for function, argument, result in (SPAWNED, KILLED_HOST, SAID, taken())
+    ]
+    last = anomalies[-1]
+    assert last is not None
+    assert last.promises == {promises.W12, promises.W13}
