@@ -360,12 +360,14 @@ class Turns:
             run = self._by_stream.get(stream_id)
             if run is None or not run.is_submitted:
                 return False
-            if run.state is not None or run.cancelled.is_set():
+            if run.state is not None:
                 return run.cancelled.is_set()
+            is_first = not run.cancelled.is_set()
             run.cancelled.set()
-        threading.Thread(target=self._await_unwinding, args=(run,), daemon=True).start()
+        if is_first:
+            threading.Thread(target=self._await_unwinding, args=(run,), daemon=True).start()
         self._conclude(run, "", "")
-        # The worker may be concluding it; after a cancel its output must be in the session.
+        # Another thread may be concluding it; after a cancel its output must be in the session.
         run.concluded.wait(TEARDOWN_PATIENCE_S)
         return True
 

@@ -16,6 +16,7 @@ from harness.workloads.threads import Interleaving, Program
 S = {"session": "s"}
 MAKE = Call("make", S)
 CLEAR, DELETE, STATUS = Call("clear", S), Call("delete", S), Call("status", S)
+REPAIR = Call("repair", S)
 SHUT_DOWN, SETTLE = Call("shut_down"), Call("settle")
 
 
@@ -29,6 +30,11 @@ def follow(after: str, run: str) -> Call:
     return Call("follow", {**S, "after": after, "run": run, "script": "talk"})
 
 
+def press(after: str, run: str) -> Call:
+    """Begin a turn as soon as the agent of another one sees its cancel."""
+    return Call("press", {**S, "after": after, "run": run, "script": "talk"})
+
+
 def cancel(run: str = "r1") -> Call:
     """Cancel a run."""
     return Call("cancel", {"run": run})
@@ -39,8 +45,9 @@ def program(name: str, *threads: tuple[Call, ...], first: tuple[Call, ...] = ())
     return Program(name, threads, promises.T3, first=(MAKE, *first), last=(SETTLE,))
 
 
-TALK, WAIT, SLOW, HANG = (start("r1", script) for script in ("talk", "wait", "slow", "hang"))
-FAIL, EXIT = start("r1", "fail"), start("r1", "exit")
+TALK, WAIT, SLOW, LATE, HANG, FAIL, EXIT = (
+    start("r1", script) for script in ("talk", "wait", "slow", "late", "hang", "fail", "exit")
+)
 
 PROGRAMS = (
     program("start, start", (TALK,), (start("r2"),)),
@@ -50,8 +57,13 @@ PROGRAMS = (
     program("a cancel as the agent exits", (EXIT, cancel())),
     program("two cancels", (cancel(), STATUS), (cancel(), STATUS), first=(WAIT,)),
     program("cancel, start", (cancel(),), (start("r2"),), first=(WAIT,)),
+    program("a start as a run unwinds", (cancel(),), (press("r1", "r2"), STATUS), first=(WAIT,)),
     program("cancel, start beside a slow agent", (cancel(), start("r2")), first=(SLOW,)),
     program("a run that hangs", (cancel(), STATUS, start("r2")), first=(HANG,)),
+    program("a run that unwinds at its bound", (cancel(), STATUS), first=(LATE,)),
+    program("repair, run", (REPAIR,), (TALK,)),
+    program("repair, failing run", (REPAIR, REPAIR), (FAIL,)),
+    program("repair, cancel", (REPAIR,), (cancel(), start("r2")), first=(WAIT,)),
     program("a late cancel", (follow("r1", "r2"),), (TALK, cancel())),
     program("a late cancel of a run before", (cancel(),), (start("r2", "talk"),), first=(TALK,)),
     program("the next start after an end", (follow("r1", "r2"),), (TALK,)),
@@ -71,7 +83,7 @@ PROGRAMS = (
 
 def _status_of(*statuses: int) -> Callable[[History], bool]:
     def met(history: History) -> bool:
-        starts = [op for op in history.happened if op.function in ("start", "follow")]
+        starts = [op for op in history.happened if op.function in ("start", "follow", "press")]
         return any(op.result["status"] in statuses for op in starts)
 
     return met
@@ -83,10 +95,16 @@ def cancel_met_end(history: History) -> bool:
     return any(one.meets(end) for one, end in product(cancels, ends))
 
 
+def repair_met_run(history: History) -> bool:
+    """A repair met the start or the end of a run."""
+    others = history.of("start", "cancel", "terminal", "ended")
+    return any(one.meets(other) for one, other in product(history.of("repair"), others))
+
+
 def cancel_came_late(history: History) -> bool:
     """A run had ended when it was cancelled, and its answer was false."""
     cancels, ends = history.happened.of("cancel"), history.of("ended")
-    return any(end.precedes(op) and op.result is False for op, end in product(cancels, ends))
+    return any(end.precedes(op) and op.result["cancelled"] is False for op, end in product(cancels, ends))
 
 
 MEETINGS = Interleaving(
@@ -97,6 +115,7 @@ MEETINGS = Interleaving(
         "a start was refused by the shutdown": _status_of(503),
         "a cancel met the end of its run": cancel_met_end,
         "a cancel came late": cancel_came_late,
+        "a repair met a run": repair_met_run,
     },
 )
 
@@ -106,7 +125,7 @@ RUN_CALLS = Scenario(
     ability="run_calls",
     promises=(
         *(promises.T1, promises.T2, promises.T3, promises.T4, promises.T8),
-        *(promises.S2, promises.S6, promises.H3),
+        *(promises.S2, promises.S6, promises.S13, promises.H3),
     ),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,

@@ -1,8 +1,9 @@
 """The *run_calls* ability: real turns whose calls meet in concurrent threads.
 
-Starts, cancels, removals and the shutdown meet runs that reply, wait, fail, exit or hang. Fakes in
-memory replace the files, so that a schedule costs a few milliseconds. A run is named by the first
-word of its message; the second word says what its agent does.
+Starts, cancels, repairs, removals and the shutdown meet runs that reply, wait, fail, exit or hang.
+Fakes in memory replace the files, also below the real journal of turns, so that a schedule costs a
+few milliseconds. A run is named by the first word of its message; the second word says what its
+agent does.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.targets.threads.turns import Runs, TurnJournal
+from harness.targets.threads.turns import Runs
 from harness.targets.threads.wakeups import See
 
 UNWIND_BOUND_S = 60.0  # of virtual time, as all times here
@@ -20,7 +21,7 @@ SETTLING_S = 10.0
 SETTLINGS_MAX = 20
 PATIENCE_S = 5.0
 GRACE_S = 1.0
-SLOW_S = 3.0  # how long a slow agent goes on after a cancel
+UNWINDS = {"wait": 0.0, "slow": 3.0, "late": UNWIND_BOUND_S}  # after a cancel, by the script
 MARKS = ("interrupted", "cancelled", "error")
 
 
@@ -35,16 +36,19 @@ class RunCallsAdapter:
         }
         self._conflict = modules("turns.turns").TurnConflictError
         self._store = Store(modules)
+        self._journal = _turn_journal(modules("turns.journal"))
         self._turns = modules("turns.turns").Turns(
             self._store,
             Runs(modules("turns.journal").RunWriter),
-            TurnJournal(),
+            self._journal,
             modules("memory.lifecycle").Lifecycle(),
             lambda session: _Agent(self, session),
             unwind_bound_s=UNWIND_BOUND_S,
         )
         self._names: dict[str, str] = {}  # of runs, by stream
+        self._turn_ids: dict[str, str] = {}  # of runs
         self._over: dict[str, threading.Event] = {}
+        self._cancelling: dict[str, threading.Event] = {}
         self._turns.listen(_listener(modules("turns.turns").TurnListener, self))
 
     def watch(self, tick: Callable[[], int], see: See) -> None:
@@ -73,13 +77,24 @@ class RunCallsAdapter:
         self._event_of(after).wait()
         return self.start(session, run, script)
 
-    def cancel(self, run: str) -> bool | None:
-        """Cancel the run; None if it never started."""
+    def press(self, session: str, after: str, run: str, script: str) -> dict[str, Any]:
+        """Wait until the agent of `after` sees its cancel, or is over; begin a turn at once."""
+        self._cancelling_of(after).wait()
+        return self.start(session, run, script)
+
+    def cancel(self, run: str) -> dict[str, Any]:
+        """Cancel the run, and look at its turn at once.
+
+        Whether it is cancelled (None if it never started), and whether its turn is saved.
+        """
         stream = next((stream for stream, name in self._names.items() if name == run), None)
-        if stream is None:
-            return None
-        cancelled: bool = self._turns.cancel(stream)
-        return cancelled
+        cancelled = None if stream is None else self._turns.cancel(stream)
+        return {"cancelled": cancelled, "saved": self._store.has_saved(run)}
+
+    def repair(self, session: str) -> bool:
+        """Settle a turn of the session whose run no longer exists; whether there was one."""
+        repaired: bool = self._turns.repair(session)
+        return repaired
 
     def status(self, session: str) -> dict[str, Any]:
         """Whether the session is busy, and the run that a client can attach to."""
@@ -109,8 +124,13 @@ class RunCallsAdapter:
             time.sleep(SETTLING_S)
             if not self._turns.runs():
                 break
-        left = {name: size for name, size in self._turns.gauges().items() if size}
-        return {"left": left, "sessions": self._store.content()}
+        sizes = {**self._turns.gauges(), "in_flight": len(self._journal.in_flight())}
+        left = {name: size for name, size in sizes.items() if size}
+        turns = {
+            run: None if (turn := self._journal.get(turn_id)) is None else str(turn.event)
+            for run, turn_id in sorted(self._turn_ids.items())
+        }
+        return {"left": left, "sessions": self._store.content(), "turns": turns}
 
     def close(self) -> None:
         """Do nothing: the host holds no resource."""
@@ -124,6 +144,7 @@ class RunCallsAdapter:
     def started(self, run: Any) -> None:
         """Remember the run's name."""
         self._names[run.stream_id] = self.name_of(run)
+        self._turn_ids[self.name_of(run)] = run.turn_id
 
     def shown(self, run: Any, row: Mapping[str, Any]) -> None:
         """Report a token or a terminal event."""
@@ -136,11 +157,20 @@ class RunCallsAdapter:
             self.see("token", {**subject, "text": row["payload"]["text"]}, self.tick())
 
     def ended(self, run: Any) -> None:
-        """Report that the run has left the registry."""
+        """Report that the run has left the registry; its agent may never have begun."""
+        self._cancelling_of(self.name_of(run)).set()
         self.see("ended", {"run": self.name_of(run), "session": run.session_id}, self.tick())
+
+    def seen_cancelled(self, run: str, session: str) -> None:
+        """Report that the agent of a run sees its cancel."""
+        self.see("cancelling", {"run": run, "session": session}, self.tick())
+        self._cancelling_of(run).set()
 
     def _event_of(self, run: str) -> threading.Event:
         return self._over.setdefault(run, threading.Event())
+
+    def _cancelling_of(self, run: str) -> threading.Event:
+        return self._cancelling.setdefault(run, threading.Event())
 
 
 def _listener(base: Any, adapter: RunCallsAdapter) -> Any:
@@ -150,6 +180,36 @@ def _listener(base: Any, adapter: RunCallsAdapter) -> Any:
         ended = staticmethod(adapter.ended)
 
     return Listener()
+
+
+def _turn_journal(module: Any) -> Any:
+    """A real journal of turns, on a map in memory."""
+    on_disk, module.DurableMap = module.DurableMap, _Map
+    try:
+        return module.TurnJournal("turns")
+    finally:
+        module.DurableMap = on_disk
+
+
+class _Map:
+    """A durable map without a file: each change is one step."""
+
+    def __init__(self, _: str) -> None:
+        self._values: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def change(self, values: Mapping[str, Any]) -> None:
+        with self._lock:
+            for key, value in values.items():
+                self._values.pop(key, None)
+                if value is not None:
+                    self._values[key] = value
+
+    def get(self, key: str) -> Any:
+        return self._values.get(key)
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self._values)
 
 
 class ScriptError(Exception):
@@ -168,18 +228,17 @@ class _Agent:
         run, _, script = message.partition(" ")
         begun = self._adapter.tick()
         try:
-            return self._obey(script, output)
+            return self._obey(run, script, output)
         finally:
             self._adapter.see("work", {"run": run, "session": self._session}, begun)
 
-    def _obey(self, script: str, output: Any) -> str:
+    def _obey(self, run: str, script: str, output: Any) -> str:
         output.token("word")
+        if script in UNWINDS:
+            output.cancelled.wait()
+            self._adapter.seen_cancelled(run, self._session)
+            time.sleep(UNWINDS[script])
         match script:
-            case "wait":
-                output.cancelled.wait()
-            case "slow":
-                output.cancelled.wait()
-                time.sleep(SLOW_S)
             case "hang":
                 self._closed.wait()
             case "fail":
@@ -238,6 +297,14 @@ class Store:
             return False
         texts = [found.pending_user_message, *(message["content"] for message in found.messages)]
         return any(text is not None and text.partition(" ")[0] == run for text in texts)
+
+    def has_saved(self, run: str) -> bool:
+        """Whether a session has the run's message among its messages."""
+        return any(
+            message["content"].partition(" ")[0] == run
+            for found in list(self._sessions.values())
+            for message in found.messages
+        )
 
     def content(self) -> dict[str, Any]:
         """Each session's messages as rows of role, text and mark; and what marks it as busy."""

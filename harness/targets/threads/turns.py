@@ -141,6 +141,13 @@ class Runs:
     def remove(self, session_id: str, stream_id: str) -> None:
         """Do nothing: there is no file to remove."""
 
+    def text(self, session_id: str, stream_id: str) -> str:  # noqa: ARG002  no file has any
+        """No tokens: there is no file to read."""
+        return ""
+
+    def write_missing_end(self, *_: object) -> None:
+        """Do nothing: there is no file to end."""
+
 
 class _RunFile:
     """A run's file, which only counts its rows."""

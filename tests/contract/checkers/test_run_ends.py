@@ -51,12 +51,12 @@ CANCELLED = [
     begin((1, 2), "r1", "wait"),
     op("work", (3, 9), session="s", run="r1"),
     seen("token", 4, text="word"),
-    op("cancel", (6, 12), result=True, run="r1"),
+    op("cancel", (6, 12), {"cancelled": True, "saved": True}, run="r1"),
     seen("terminal", 10, event="cancel"),
     seen("ended", 14),
 ]
 KEPT = (["user", "r1 wait", "cancelled"], ["assistant", "word", "cancelled"])
-CANCEL_LATE = op("cancel", (20, 21), result=True, run="r1")
+CANCEL_LATE = op("cancel", (20, 21), {"cancelled": True, "saved": True}, run="r1")
 NEXT = begin((13, 16), "r2", status=409, after="r1")
 
 

@@ -17,9 +17,11 @@ from harness.core.verdict import Anomaly, Verdict
 
 OK, CONFLICT, GONE, CLOSING = 200, 409, 404, 503
 ENDS = {"done": ["done", "stream_end"], "cancelled": ["cancel"], "error": ["apperror"]}
-UNTIL_CANCELLED = ("wait", "slow", "hang")
-UNWINDS_LATE = ("slow", "hang")
+UNTIL_CANCELLED = ("wait", "slow", "late", "hang")
+UNWINDS_LATE = ("slow", "late", "hang")
+LEFT_BEHIND = ("late", "hang")  # by a run that is reclaimed
 FAILING = ("fail", "exit")
+STARTS = ("start", "follow", "press")
 ENDERS = ("cancel", "delete", "shut_down")  # calls that may cancel a run
 UNNAMED = "unknown"  # a run that was registered just now, so that no listener knows it yet
 REMOVALS = ("clear", "delete")
@@ -29,18 +31,23 @@ Rule = Callable[[History], Iterable[Anomaly]]
 
 def check_run_ends(history: History) -> Verdict:
     """Judge a history of calls that meet."""
-    for rule in (_failed, _overlapping, _refused, _ended, _cancelled, _shut_down, _left, _stored):
+    for rule in RULES:
         for anomaly in rule(history):
             return Verdict(anomalies=(anomaly,))
     return Verdict()
 
 
 def _starts(history: History) -> list[Operation]:
-    return [op for op in history.happened if op.function in ("start", "follow")]
+    return [op for op in history.happened if op.function in STARTS]
 
 
 def _accepted(history: History) -> list[Operation]:
     return [op for op in _starts(history) if op.result["status"] == OK]
+
+
+def _is_true(cancel: Operation) -> bool:
+    """Whether a cancel says that its run is cancelled."""
+    return cancel.result["cancelled"] is True
 
 
 def _run(operation: Operation) -> str:
@@ -87,11 +94,12 @@ def _failed(history: History) -> Iterator[Anomaly]:
 
 
 def _overlapping(history: History) -> Iterator[Anomaly]:
-    """Two agents that work for one session at once; one that hangs may be left behind."""
+    """Two agents that work for one session at once; one may be left behind."""
     scripts = {_run(start): start.argument["script"] for start in _starts(history)}
     for one, other in combinations(history.of("work"), 2):
-        hangs = "hang" in (scripts.get(_run(one)), scripts.get(_run(other)))
-        if one.argument["session"] == other.argument["session"] and one.meets(other) and not hangs:
+        is_left = any(scripts.get(_run(work)) in LEFT_BEHIND for work in (one, other))
+        is_same = one.argument["session"] == other.argument["session"]
+        if is_same and one.meets(other) and not is_left:
             yield _wrong(
                 promises.T1,
                 "two-runs",
@@ -126,7 +134,7 @@ def _refused(history: History) -> Iterator[Anomaly]:
                 f"one of {[_run(op) for op in possible]}",
                 active,
             )
-        cancels = [op for op in history.happened.of("cancel") if op.result and op.precedes(start)]
+        cancels = _cancels_before(history, start)
         if active is not None and active in [_run(op) for op in cancels]:
             yield _wrong(
                 promises.T4,
@@ -138,7 +146,7 @@ def _refused(history: History) -> Iterator[Anomaly]:
                 promises.T1,
             )
         late = [op for op in possible if op.argument["script"] in UNWINDS_LATE]
-        awaited = start.argument.get("after")
+        awaited = start.argument.get("after") if start.function == "follow" else None
         if [_run(op) for op in possible] == [awaited] and not late:
             yield _wrong(
                 promises.T8,
@@ -159,6 +167,12 @@ def _refused(history: History) -> Iterator[Anomaly]:
                 status,
                 promises.T1,
             )
+
+
+def _cancels_before(history: History, other: Operation) -> list[Operation]:
+    """The cancels that were answered, or seen by an agent, before another call."""
+    answered = [op for op in history.happened.of("cancel") if _is_true(op)]
+    return [op for op in (*answered, *history.of("cancelling")) if op.precedes(other)]
 
 
 def _may_run(history: History, start: Operation, other: Operation) -> bool:
@@ -214,7 +228,7 @@ def _cancelled(history: History) -> Iterator[Anomaly]:
         start = scripts[run]
         events = _of_run(history, "terminal", run)
         is_cancelled = [op.argument["event"] for op in events] == ENDS["cancelled"]
-        if cancel.result and not is_cancelled and not history.of("delete"):
+        if _is_true(cancel) and not is_cancelled and not history.of("delete"):
             yield _wrong(
                 promises.T4,
                 "uncancelled",
@@ -224,8 +238,20 @@ def _cancelled(history: History) -> Iterator[Anomaly]:
                 [op.argument["event"] for op in events],
                 promises.T3,
             )
+        is_kept = not any(op.function in REMOVALS for op in history)
+        if _is_true(cancel) and is_kept and not cancel.result["saved"]:
+            yield _wrong(
+                promises.T4,
+                "unkept",
+                f"{cancel.call} returned before the turn was saved",
+                (start, cancel),
+                "a saved turn",
+                cancel.answer,
+                promises.S15,
+                promises.S2,
+            )
         was_over = events and all(op.precedes(cancel) for op in events)
-        if cancel.result and was_over and not is_cancelled:
+        if _is_true(cancel) and was_over and not is_cancelled:
             yield _wrong(
                 promises.T3,
                 "late",
@@ -238,7 +264,7 @@ def _cancelled(history: History) -> Iterator[Anomaly]:
         is_alone = all(cancel.precedes(op) for op in others)
         is_held = start.argument["script"] in UNTIL_CANCELLED
         is_sure = is_held and is_alone and start.precedes(cancel)
-        if cancel.result is False and is_sure:
+        if cancel.result["cancelled"] is False and is_sure:
             yield _wrong(
                 promises.T4,
                 "not-cancelled",
@@ -247,17 +273,53 @@ def _cancelled(history: History) -> Iterator[Anomaly]:
                 "True",
                 cancel.answer,
             )
-        for status in history.happened.of("status"):
-            if cancel.result and cancel.precedes(status) and status.result["active"] == run:
-                yield _wrong(
-                    promises.T4,
-                    "attachable",
-                    f"{status.call} offers a cancelled run",
-                    (cancel, status),
-                    "no such run",
-                    run,
-                    promises.C7,
-                )
+
+
+def _offered(history: History) -> Iterator[Anomaly]:
+    """A status that offers a run that was cancelled, or that is not under way."""
+    for status in history.happened.of("status"):
+        active = status.result["active"]
+        cancels = _cancels_before(history, status)
+        possible = [op for op in _accepted(history) if _may_run(history, op, status)]
+        names = [None, *map(_run, possible), *([UNNAMED] if possible else ())]
+        if active in map(_run, cancels):
+            yield _wrong(
+                promises.T4,
+                "attachable",
+                f"{status.call} offers a cancelled run",
+                (*cancels, status),
+                "no such run",
+                active,
+                promises.C7,
+            )
+        if active not in names or (status.result["busy"] and not possible):
+            yield _wrong(
+                promises.T3,
+                "busy",
+                f"{status.call} shows a run that is not under way",
+                (*_starts(history), status),
+                f"one of {names}",
+                status.result,
+                promises.T1,
+            )
+        alive = [op for op in possible if _is_alive(history, op, status)]
+        if alive and not status.result["busy"]:
+            yield _wrong(
+                promises.T1,
+                "idle",
+                f"{status.call} says that the session is idle while a run is under way",
+                (*alive, status),
+                "busy",
+                status.result,
+                promises.T3,
+                promises.T4,
+            )
+
+
+def _is_alive(history: History, start: Operation, other: Operation) -> bool:
+    """Whether the run of a start is registered during the whole of another call."""
+    over = _of_run(history, "terminal", _run(start))
+    return start.precedes(other) and bool(over) and other.precedes(over[0])
 
 
 def _shut_down(history: History) -> Iterator[Anomaly]:
@@ -275,6 +337,44 @@ def _shut_down(history: History) -> Iterator[Anomaly]:
                     "no run after a shutdown",
                     closing.result,
                     promises.T3,
+                )
+
+
+def _repaired(history: History) -> Iterator[Anomaly]:
+    """A repair of a run that is alive; none is dead, because no host dies."""
+    for repair in history.happened.of("repair"):
+        if repair.result is not False:
+            yield _wrong(
+                promises.S13,
+                "repaired-alive",
+                f"{repair.call} settled a turn whose run is alive",
+                (*_accepted(history), repair),
+                "False",
+                repair.answer,
+                promises.S7,
+                promises.S2,
+                promises.T3,
+            )
+
+
+def _journalled(history: History) -> Iterator[Anomaly]:
+    """A turn whose state in the journal does not fit the end of its run."""
+    for settle in history.happened.of("settle"):
+        for start in _accepted(history):
+            run, script = _run(start), start.argument["script"]
+            events = [op.argument["event"] for op in _of_run(history, "terminal", run)]
+            allowed = {"completed" if events == ENDS["done"] else "interrupted"}
+            if events == ENDS["cancelled"] and script not in (*UNTIL_CANCELLED, *FAILING):
+                allowed.add("completed")  # it may have been saved just before it was cancelled
+            observed = settle.result["turns"].get(run)
+            if observed not in allowed:
+                yield _wrong(
+                    promises.T3,
+                    "journal",
+                    f"run {run} ended by {events}, and the journal of turns has {observed!r}",
+                    (start, *_of_run(history, "terminal", run), settle),
+                    " or ".join(sorted(allowed)),
+                    observed,
                 )
 
 
@@ -364,3 +464,9 @@ def _replied(
             promises.T3,
             promises.S2,
         )
+
+
+RULES: tuple[Rule, ...] = (
+    *(_failed, _repaired, _overlapping, _refused, _ended),
+    *(_cancelled, _offered, _shut_down, _journalled, _left, _stored),
+)
