@@ -36,6 +36,7 @@ from harness.targets.components.run_journal import JournalAdapter
 from harness.targets.components.run_journals import RunJournalsAdapter
 from harness.targets.components.session_folder import SessionFolderAdapter
 from harness.targets.components.session_store import SessionsAdapter
+from harness.targets.components.turns_struck import TurnsStruckAdapter
 from harness.targets.components.wakeup_restarts import WakeupsRestartsAdapter
 from harness.targets.components.wakeups import WakeupsAdapter
 from harness.targets.paths import import_root
@@ -183,6 +184,11 @@ def open_wakeups_restarts(folder: Path) -> Any:
     return WakeupsRestartsAdapter(folder, _module)
 
 
+def open_turns_struck(folder: Path) -> Any:
+    """Open turns with their session and journals in `folder`, on a disk that fails."""
+    return TurnsStruckAdapter(folder, _module)
+
+
 def open_processes(folder: Path) -> Any:
     """Open a process registry with its files in `folder`, in a process of its own."""
     hosts = _process_hosts(_launch().package_folder)
@@ -303,6 +309,7 @@ _ADAPTERS = {
     "catalog_threads": open_catalog_threads,
     "watcher_threads": open_watcher_threads,
     "wakeups_restarts": open_wakeups_restarts,
+    "turns_struck": open_turns_struck,
     "processes": open_processes,
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,
