@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from typing import Any
 
 from harness.contract import promises
 from harness.contract.checkers.threads.struck_turns import check_struck_turns
-from harness.core.history import History, Outcome
+from harness.core.history import History, Operation, Outcome
 from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.targets.components.turns_struck import STRIKES
 
-CHANGES_MAX = 120
+NEVER = 10_000  # more changes than a turn makes
 BEFORE: dict[str, Any] = {"run": "r0", "script": "talk"}
 NEXT: dict[str, Any] = {"run": "r2", "script": "talk"}
 TURNS: tuple[dict[str, Any], ...] = (
@@ -26,25 +24,19 @@ TURNS: tuple[dict[str, Any], ...] = (
 
 
 def strike_turns(context: Context) -> None:
-    """Strike turns of every kind; each with a share of the changes, which differs by the seed."""
-    kinds = list(itertools.product(TURNS, STRIKES))
-    share = max(1, context.examples // len(kinds))
-    for turn, strike in kinds:
-        rng = context.rng(f"{turn} {strike}")
-        count = _count(context, turn)
-        step = max(1.0, count / share)
-        at = 1 + rng.random() * step
-        while at < count + 1:
-            _strike(context, turn, strike, int(at))
-            at += step
+    """Strike turns of every kind; each at a share of its changes, which differs by the seed."""
+    share = max(1, context.examples // (len(TURNS) * len(STRIKES)))
+    for number, turn in enumerate(TURNS):
+        whole = _strike(context, turn, "kill", NEVER)
+        changes = whole.result["changes"] if whole.outcome is Outcome.OK else share
+        for strike in STRIKES:
+            offset = context.rng(f"{number} {strike}").random()
+            for part in range(share):
+                _strike(context, turn, strike, 1 + int((part + offset) * changes / share))
 
 
-def _count(context: Context, turn: dict[str, Any]) -> int:
-    return 60
-
-
-def _strike(context: Context, turn: dict[str, Any], strike: str, at: int) -> bool:
-    """Run one episode; returns whether the turn makes that many changes."""
+def _strike(context: Context, turn: dict[str, Any], strike: str, at: int) -> Operation:
+    """Run one episode; returns the struck turn."""
     with context.episode() as episode:
         ask = episode.client.ask
         ask("turn", BEFORE)
@@ -57,7 +49,7 @@ def _strike(context: Context, turn: dict[str, Any], strike: str, at: int) -> boo
         ask("look", {})
         ask("restart", {})
         ask("look", {})
-    return operation.outcome is not Outcome.OK or operation.result["struck"]
+    return operation
 
 
 def _outcomes(outcome: Outcome) -> Any:
@@ -69,9 +61,7 @@ def _outcomes(outcome: Outcome) -> Any:
 
 def _ended_on_faults(history: History) -> int:
     """Count the runs that the disk refused something after their start."""
-    return sum(
-        op.outcome is Outcome.OK and op.result["struck"] for op in history.of("struck")
-    )
+    return sum(op.outcome is Outcome.OK and op.result["struck"] for op in history.of("struck"))
 
 
 TURNS_STRUCK = Scenario(
@@ -89,7 +79,7 @@ TURNS_STRUCK = Scenario(
         Expectation("a start was refused", _outcomes(Outcome.FAIL), 5),
         Expectation("a run met a failing disk", _ended_on_faults, 10),
     ),
-    examples=160,
+    examples=100,
 )
 
 

@@ -118,8 +118,9 @@ class TurnsStruckAdapter:
     def struck(
         self, run: str, script: str, strike: str, at: int, wakeup: bool = False  # noqa: FBT001, FBT002
     ) -> dict[str, Any]:
-        """Take a turn while a fault hits the disk's change number `at`; whether it happened.
+        """Take a turn while a fault hits the disk's change number `at`.
 
+        Answers as `turn`, with whether the fault happened, and how many changes the turn made.
         Raises what the start raises, or TargetLostError where the fault killed the host; then
         another host starts.
         """
@@ -140,7 +141,8 @@ class TurnsStruckAdapter:
             raise TargetLostError(f"{strike} at {disk.faulted_call}")
         if failure is not None:
             raise failure
-        return {**answer, "struck": disk.faulted_call is not None}
+        is_struck = disk.faulted_call is not None
+        return {**answer, "struck": is_struck, "changes": len(disk.calls)}
 
     def restart(self) -> None:
         """Stop the host, and start another one."""

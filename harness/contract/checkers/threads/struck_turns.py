@@ -178,10 +178,21 @@ def _struck(op: Operation) -> Iterator[Anomaly]:
                 promises.T3, "wrong-error", f"{op.call} failed otherwise", (op,), wanted, op.answer
             )
     elif op.outcome is Outcome.OK:
-        is_cancelled = op.result["cancelled"] in ((None,) if op.argument["script"] != "cancel" else (True, False))
-        if op.result["start"] != "begun" or not op.result["ended"] or not is_cancelled:
+        is_cancelled = (True, False) if op.argument["script"] == "cancel" else (None,)
+        has_ended = op.result["start"] == "begun" and op.result["ended"] is True
+        if not has_ended or op.result["cancelled"] not in is_cancelled:
             yield _wrong(
-                promises.T3, "never-ended", f"{op.call} did not end its run", (op,), "an end", op.answer
+                promises.T3,
+                "never-ended",
+                f"{op.call} did not end its run",
+                (op,),
+                f"a run that begins and ends, cancelled in {is_cancelled}",
+                op.answer,
+            )
+        may_be_hit = op.result["changes"] >= op.argument["at"]
+        if op.result["struck"] and not may_be_hit:
+            yield _wrong(
+                promises.T3, "struck", f"{op.call} was hit", (op,), "no such change", op.answer
             )
 
 
