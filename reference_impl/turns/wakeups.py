@@ -373,6 +373,8 @@ class Wakeups(TurnListener):
             queue = self._queues.get(session_id)
             if queue is None or queue.is_claimed or self._is_stopped:
                 return None
+            if session_id in self._wakeup_runs:  # its end comes by here, and may hold the queue
+                return None
             if not queue.events or time.monotonic() < queue.not_before_s:
                 self._forget_if_done(session_id, queue)
                 return None

@@ -104,7 +104,9 @@ def repair_met_run(history: History) -> bool:
 def cancel_came_late(history: History) -> bool:
     """A run had ended when it was cancelled, and its answer was false."""
     cancels, ends = history.happened.of("cancel"), history.of("ended")
-    return any(end.precedes(op) and op.result["cancelled"] is False for op, end in product(cancels, ends))
+    return any(
+        end.precedes(op) and op.result["cancelled"] is False for op, end in product(cancels, ends)
+    )
 
 
 MEETINGS = Interleaving(

@@ -47,6 +47,11 @@ def take(count: int = 1) -> Call:
     return "take", {"count": count}
 
 
+def take_some(count: int, *, marks: bool = True) -> Call:
+    """Take the first events; without `marks` the disk refuses to mark them."""
+    return "take_some", {"count": count, "marks": marks}
+
+
 def advance(seconds: float) -> Call:
     """Let time pass."""
     return "advance", {"seconds": seconds}
@@ -61,6 +66,8 @@ def programs() -> Iterator[list[Call]]:
     yield [spawn("p"), say("first"), say("漢字 🙂 äß"), finish(), take()]
     yield [spawn("p"), ("kill", {"process": "p"}), take(), take(0)]
     yield [spawn("p", None), finish(), take()]
+    keyed = (spawn("p", owner, key="a key", watches=["hit"]) for owner in ("s", None))
+    yield from ([start, say("hit"), take(), finish(), take()] for start in keyed)
     yield [spawn("p", notify=False), finish()]
     names = ("a", "b", "c")
     started = [spawn(name, session) for name, session in zip(names, ("s", "S", "s1"), strict=True)]
@@ -82,6 +89,10 @@ def reported_later(host_ends: Call) -> Iterator[list[Call]]:
     started = [spawn(name, f"s{name}") for name in sorted(names)]
     each = [call for name in names for call in (finish(name), ("ended", {"process": name}))]
     yield [*started, *each, host_ends, take(len(names)), host_ends, take(0)]
+    # A part is marked, another host's events come behind the rest; then the disk refuses marks.
+    later = [spawn("f"), finish("f"), ("ended", {"process": "f"})]
+    part = [*started, *each, take_some(3), host_ends, *later, host_ends, take_some(1)]
+    yield [*part, take_some(2, marks=False), host_ends, take(2), host_ends, take(0)]
     yield [("refused", {"process": "p"}), ("proof", {}), host_ends, take(0), ("proof", {})]
     yield [spawn("p"), ("leave_files", {}), host_ends, ("left", {"running": 1}), finish(), take()]
 
@@ -159,6 +170,8 @@ PROCESSES = Scenario(
     promises=(
         promises.W1,
         promises.W3,
+        promises.W4,
+        promises.W5,
         promises.W6,
         promises.W9,
         promises.W12,

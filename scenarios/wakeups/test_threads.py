@@ -19,6 +19,7 @@ END = Call("end_run", S)
 P1 = Call("complete", {**S, "process": "p1"})
 P1_TWICE = Call("complete", {**S, "process": "p1", "times": 2})
 P2 = Call("complete", {**S, "process": "p2"})
+P3 = Call("complete", {**S, "process": "p3"})
 DRAIN = Call("drain")
 SETTLE = Call("settle")
 
@@ -53,12 +54,15 @@ MEETINGS = Interleaving(
         program("both paths for one completion", (BEGIN, P1), (END,), (DRAIN, END)),
         program("delivered twice", (BEGIN,), (P1_TWICE, DRAIN), (END, END), (P2, DRAIN)),
         program("two drains", (), (P1, DRAIN), (P2, DRAIN, END)),
+        program("a user meets a wakeup that starts", (P1, P2), (DRAIN, END), (BEGIN, END)),
+        program("an end behind a refusal", (P1, P2, DRAIN), (P3, DRAIN), (BEGIN, END)),
         program("a user meanwhile", (P1,), (DRAIN, END), (P2, DRAIN), (BEGIN, END)),
     ),
     check=with_plain_answers(check_wakeup_routing, promises.W1, accepted=ACCEPTED, silent=SILENT),
     meetings={
         "a completion met the end of a run": completion_met_end,
         "a drain met the end of a run": drain_met_end,
+        "a wakeup refused a user": lambda history: bool(history.of("refused")),
     },
 )
 
@@ -110,7 +114,10 @@ WAKEUPS_PAIRS = Scenario(
     name="wakeups-every-pair",
     mode=Mode.SCHEDULE,
     ability="wakeups_threads",
-    promises=(promises.W1, promises.W2, promises.W3, promises.W5, promises.W6, promises.W9),
+    promises=(
+        *(promises.W1, promises.W2, promises.W3, promises.W5),
+        *(promises.W6, promises.W9, promises.W10),
+    ),
     workload=PAIRS.explore,
     checker=PAIRS.judge,
     expectations=tuple(PAIRS.met(meeting) for meeting in PAIRS.meetings),
@@ -122,7 +129,7 @@ WAKEUPS_THREADS = Scenario(
     name="wakeups-threads",
     mode=Mode.SCHEDULE,
     ability="wakeups_threads",
-    promises=(promises.W1, promises.W2, promises.W3),
+    promises=(promises.W1, promises.W2, promises.W3, promises.W10),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),

@@ -38,6 +38,7 @@ class Running:
     suppressed: int = 0
     reported_at_s: float | None = None
     is_adopted: bool = False
+    key: str = ""
 
     @property
     def is_kept(self) -> bool:
@@ -46,7 +47,13 @@ class Running:
 
     def event(self, kind: str, **differing: Any) -> dict[str, Any]:
         """The event about this process."""
-        known = {"kind": kind, "process": self.process, "owner": self.owner, "exit_code": None}
+        known = {
+            "kind": kind,
+            "process": self.process,
+            "owner": self.owner,
+            "exit_code": None,
+            "key": self.key,
+        }
         rest = {"output": "", "pattern": "", "suppressed": 0, "command": "its own"}
         return {**known, **rest, **differing}
 
@@ -76,6 +83,8 @@ class ProcessesModel:
             return _wrong(promises.W12, operation, "the call succeeds")
         if operation.function == "take":
             return _taken(state, operation)
+        if operation.function == "take_some":
+            return _taken_some(state, operation)
         answer, promise = _answer(state, operation)
         accepted = _equal(state, operation, answer, promise)
         if isinstance(accepted, Refusal) or operation.function in UNCHANGED:
@@ -121,8 +130,10 @@ def _after(state: State, function: str, argument: Any, process: Running | None) 
             argument.get("exit_code", 0),
             tuple(argument.get("watches") or ()),
             argument.get("notify", True),
+            key=argument.get("key", ""),
         )
-        proof = (*state.proof, f"{started.process} start {_environment(started.owner)}")
+        environment = _environment(started.owner, started.key)
+        proof = (*state.proof, f"{started.process} start {environment}")
         return replace(state, running=(*state.running, started), proof=proof)
     if function == "advance":
         return replace(state, now_s=state.now_s + argument["seconds"])
@@ -150,11 +161,10 @@ def _after(state: State, function: str, argument: Any, process: Running | None) 
     return replace(state, due=(*state.due, tuple(ended.items())))
 
 
-def _environment(owner: str | None) -> str:
+def _environment(owner: str | None, key: str) -> str:
     """What a process finds of its session; `echo` leaves one space between two."""
-    names = ("CHAT_ID", "ID", "KEY") if owner is not None else ()
-    own = [f"HERMES_SESSION_{name}={owner}" for name in names]
-    return " ".join([*own, "HERMES_SESSION_PLATFORM=webui"])
+    names = {"CHAT_ID": owner, "ID": owner, "KEY": key or owner, "PLATFORM": "webui"}
+    return " ".join(f"HERMES_SESSION_{name}={value}" for name, value in names.items() if value)
 
 
 def _said(state: State, process: Running, text: str) -> State:
@@ -193,6 +203,26 @@ def _taken(state: State, operation: Operation) -> tuple[State] | Refusal:
     is_cut_off = any(due["process"] in adopted and due not in result for due in expected)
     also = (promises.W12,) if is_cut_off and promise != promises.W12 else ()
     return replace(_wrong(promise, operation, f"{expected}"), also=also)
+
+
+def _taken_some(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """The first events; what the disk refused to mark is owed, and comes again after a restart."""
+    count, marks = operation.argument["count"], operation.argument.get("marks", True)
+    events = [dict(event) for event in state.due[:count]]
+    expected = {
+        "events": events,
+        "errors": [] if marks else ["OSError"] * count,
+        "owed": 0 if marks else count,
+    }
+    if operation.result == expected:
+        return (replace(state, due=state.due[count:] if marks else state.due),)
+    came = operation.result["events"]
+    if came != events:
+        due = [dict(event) for event in state.due]
+        is_overtaken = len(came) == len(events) and all(event in due for event in came)
+        broken = promises.W3 if is_overtaken else _broken(state, events, came)
+        return _wrong(broken, operation, f"{expected}")
+    return replace(_wrong(promises.W5, operation, f"{expected}"), also=(promises.W1, promises.W4))
 
 
 def _broken(state: State, expected: list[dict[str, Any]], result: list[dict[str, Any]]) -> Promise:

@@ -167,7 +167,9 @@ class RunJournalsModel:
             if number + 1 not in run.spoilt
         ]
         text = "".join(row["payload"]["text"] for row in rows if row["event"] == "token")
-        return _expect(state, operation, {"rows": rows, "text": text}, promises.T5)
+        ends = [_ends(found) for found in (rows, operation.result["rows"])]
+        also = (promises.T3,) if ends[0] != ends[1] else ()
+        return _expect(state, operation, {"rows": rows, "text": text}, promises.T5, *also)
 
 
 def _changed(  # noqa: PLR0913  (the arguments of all calls)
@@ -266,6 +268,11 @@ def _row(key: Key, number: int, run: Run) -> dict[str, Any]:
         "terminal_state": row.state,
         "payload": payloads[row.payload],
     }
+
+
+def _ends(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """What rows say of how their run ended."""
+    return [(row["event"], row["terminal_state"]) for row in rows if row.get("terminal")]
 
 
 def _replay(state: State, session: str, cursor: str) -> dict[str, Any]:

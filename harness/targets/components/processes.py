@@ -33,15 +33,16 @@ class ProcessesAdapter:
         self._printed: dict[str, int] = {}
         self.advance(0.0)
 
-    def spawn(
+    def spawn(  # noqa: PLR0913, PLR0917  the options of a process
         self,
         process: str,
         session: str | None,
         exit_code: int = 0,
         watches: list[str] | None = None,
         notify: bool = True,  # noqa: FBT001, FBT002  journalled by name
+        key: str = "",
     ) -> None:
-        """Start a process in a turn of the session, or outside of turns."""
+        """Start a process in a turn of the session, or outside of turns; with a key of its own."""
         pipe, proof = self._folder / f"{process}.pipe", self._folder / "proof"
         os.mkfifo(pipe)
         word = shlex.quote(process)
@@ -50,7 +51,11 @@ class ProcessesAdapter:
             f"cat {shlex.quote(str(pipe))}; "
             f"echo {word} end >> {shlex.quote(str(proof))}; exit {exit_code}"
         )
-        options = {"notify_on_complete": notify, "watches": list(watches or ())}
+        options = {
+            "notify_on_complete": notify,
+            "watches": list(watches or ()),
+            "session_key": key,
+        }
         given = {"command": command, "session": session, "options": options}
         self._ids[process] = str(self._host.call("spawn", given))
         self._commands[process] = command
@@ -107,6 +112,11 @@ class ProcessesAdapter:
     def take(self, count: int = 1) -> list[dict[str, Any]]:
         """Wait for that many events, and one more that must not come; mark them as consumed."""
         return [self._shown(event) for event in self._host.call("take", {"count": count})]
+
+    def take_some(self, count: int, marks: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002
+        """Take the first `count` events and mark them; without `marks` the disk refuses that."""
+        taken = self._host.call("take_some", {"count": count, "marks": marks})
+        return {**taken, "events": [self._shown(event) for event in taken["events"]]}
 
     def restart(self) -> None:
         """Close the registry, and open another one; processes go on."""

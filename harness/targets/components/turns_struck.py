@@ -116,7 +116,12 @@ class TurnsStruckAdapter:
         return {"start": "begun", "cancelled": cancelled, "ended": ended}
 
     def struck(
-        self, run: str, script: str, strike: str, at: int, wakeup: bool = False  # noqa: FBT001, FBT002
+        self,
+        run: str,
+        script: str,
+        strike: str,
+        at: int,
+        wakeup: bool = False,  # noqa: FBT001, FBT002
     ) -> dict[str, Any]:
         """Take a turn while a fault hits the disk's change number `at`.
 

@@ -10,6 +10,7 @@ import errno
 import importlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,11 @@ class ProcessHost:
 
     def refused(self, command: str) -> str:
         """Try to start a process while the disk refuses every sync; returns the error's type."""
-        sync = os.fsync
-        setattr(os, "fsync", _refuse)  # noqa: B010  the reference calls it by this name
-        try:
-            self._registry.spawn(command)
-        except OSError as error:
-            return type(error).__name__
-        finally:
-            setattr(os, "fsync", sync)  # noqa: B010
+        with _refusing_disk():
+            try:
+                self._registry.spawn(command)
+            except OSError as error:
+                return type(error).__name__
         return "none"
 
     def kill(self, process_id: str) -> bool:
@@ -93,11 +91,20 @@ class ProcessHost:
         self._wait(have_come)
         for event in events:
             self._registry.mark_consumed(event.event_id)
-        names = ("process_id", "owner", "command", "exit_code", "output", "pattern", "suppressed")
-        return [
-            {"kind": str(event.kind), **{name: getattr(event, name) for name in names}}
-            for event in events
-        ]
+        return [_shown(event) for event in events]
+
+    def take_some(self, count: int, *, marks: bool) -> dict[str, Any]:
+        """Take the first `count` events and mark them, or fail to; how many are owed after that."""
+        events = [self._registry.take() for _ in range(count)]
+        errors: list[str] = []
+        with contextlib.nullcontext() if marks else _refusing_disk():
+            for event in events:
+                try:
+                    self._registry.mark_consumed(event.event_id)
+                except OSError as error:
+                    errors.append(type(error).__name__)
+        owed = sum(not self._registry.is_consumed(event.event_id) for event in events)
+        return {"events": [_shown(event) for event in events], "errors": errors, "owed": owed}
 
     def left(self, running: int) -> dict[str, int]:
         """What the registry holds once no more than `running` processes run, and its files."""
@@ -128,6 +135,23 @@ class ProcessHost:
     def close(self) -> None:
         """Close the registry."""
         self._registry.close()
+
+
+def _shown(event: Any) -> dict[str, Any]:
+    names = ("process_id", "owner", "command", "exit_code", "output", "pattern", "suppressed")
+    shown = {name: getattr(event, name) for name in names}
+    return {"kind": str(event.kind), "key": event.session_key, **shown}
+
+
+@contextlib.contextmanager
+def _refusing_disk() -> Iterator[None]:
+    """A disk that refuses every sync."""
+    sync = os.fsync
+    setattr(os, "fsync", _refuse)  # noqa: B010  the reference calls it by this name
+    try:
+        yield
+    finally:
+        setattr(os, "fsync", sync)  # noqa: B010
 
 
 def _refuse(_: Any) -> None:

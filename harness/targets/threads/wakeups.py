@@ -47,11 +47,13 @@ class WakeupsThreadsAdapter:
 
     def begin_run(self, session: str) -> None:
         """Begin a turn of the user; raises if the session is busy."""
+        begun = self._tick()
         try:
             self._run(session, self._modules("turns.turns").Source.USER)
-        except self._conflict:
-            self._wakeups.user_refused(self._runs[session])
-            raise
+        except _BusyError as busy:
+            self._wakeups.user_refused(busy.run)
+            self._see("refused", {"session": session, "run": busy.run.stream_id}, begun)
+            raise self._conflict(busy.run) from None
 
     def end_run(self, session: str) -> None:
         """End the session's run, and report that to the wakeups."""
@@ -60,6 +62,8 @@ class WakeupsThreadsAdapter:
             if run is None or not run.is_reported:  # no run ends before its start is reported
                 return
             del self._runs[session]
+        over = {"session": session, "run": run.stream_id, "at_s": time.monotonic()}
+        self._see("over", over, self._tick())
         self._wakeups.ended(run)
 
     def delete(self, session: str) -> None:
@@ -117,10 +121,15 @@ class WakeupsThreadsAdapter:
             if self._failing:
                 self._failing -= 1
                 raise OSError(errno.ENOSPC, "no space left")
-        self._run(session_id, source)
-        self._see("wake", {"session": session_id, "process": wakeup_id}, begun)
+        at_s = time.monotonic()
+        try:
+            run = self._run(session_id, source)
+        except _BusyError as busy:
+            raise self._conflict(busy.run) from None
+        wake = {"session": session_id, "process": wakeup_id, "run": run.stream_id, "at_s": at_s}
+        self._see("wake", wake, begun)
 
-    def _run(self, session: str, source: Any) -> None:
+    def _run(self, session: str, source: Any) -> Any:
         run = SimpleNamespace(
             session_id=session,
             stream_id=f"stream-{next(self._numbers)}",
@@ -130,10 +139,19 @@ class WakeupsThreadsAdapter:
         )
         with self._lock:
             if session in self._runs:
-                raise self._conflict(self._runs[session])
+                raise _BusyError(self._runs[session])
             self._runs[session] = run
         self._wakeups.started(run)
         run.is_reported = True
+        return run
+
+
+class _BusyError(Exception):
+    """The session has this run."""
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(run.stream_id)
+        self.run = run
 
 
 def completion(modules: Callable[[str], Any], number: int, owner: str | None, process: str) -> Any:

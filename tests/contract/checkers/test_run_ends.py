@@ -32,10 +32,21 @@ def seen(function: str, at: int, run: str = "r1", **more: Any) -> Operation:
     return op(function, (at, at + 1), session="s", run=run, **more)
 
 
-def settle(*rows: list[str], left: dict[str, int] | None = None, busy: bool = False) -> Operation:
+def settle(
+    *rows: list[str],
+    left: dict[str, int] | None = None,
+    busy: bool = False,
+    turn: str = "completed",
+) -> Operation:
     """The content in the end."""
     content = {"s": {"rows": list(rows), "busy": busy}}
-    return op("settle", (100, 101), {"left": left or {}, "sessions": content})
+    found = {"left": left or {}, "sessions": content, "turns": {"r1": turn}}
+    return op("settle", (100, 101), found)
+
+
+def status(span: Span, active: str | None, *, busy: bool = True) -> Operation:
+    """A look at the session."""
+    return op("status", span, {"busy": busy, "active": active}, session="s")
 
 
 DONE = [
@@ -55,8 +66,10 @@ CANCELLED = [
     seen("terminal", 10, event="cancel"),
     seen("ended", 14),
 ]
+KEPT_TURN = "interrupted"
 KEPT = (["user", "r1 wait", "cancelled"], ["assistant", "word", "cancelled"])
 CANCEL_LATE = op("cancel", (20, 21), {"cancelled": True, "saved": True}, run="r1")
+UNSAVED = op("cancel", (6, 12), {"cancelled": True, "saved": False}, run="r1")
 NEXT = begin((13, 16), "r2", status=409, after="r1")
 
 
@@ -71,7 +84,12 @@ def blamed(*operations: Operation) -> Promise | None:
     "operations",
     [
         (*DONE, settle(*SAVED)),
-        (*CANCELLED, settle(*KEPT)),
+        (*CANCELLED, settle(*KEPT, turn=KEPT_TURN)),
+        (*CANCELLED, seen("cancelling", 7), status((7, 8), "r1"), settle(*KEPT, turn=KEPT_TURN)),
+        (*CANCELLED, seen("cancelling", 7), status((9, 10), None), settle(*KEPT, turn=KEPT_TURN)),
+        (*DONE, status((5, 6), "r1"), settle(*SAVED)),
+        (*DONE, status((20, 21), None, busy=False), settle(*SAVED)),
+        (*DONE, op("repair", (5, 6), result=False, session="s"), settle(*SAVED)),
         (*DONE, op("clear", (20, 21), session="s"), settle()),
         (*DONE, begin((5, 7), "r2", status=409, active="r1"), settle(*SAVED)),
     ],
@@ -96,11 +114,17 @@ def test_right_history_is_valid(operations: tuple[Operation, ...]) -> None:
         ((*DONE, settle()), promises.S2),
         ((*DONE, settle(*SAVED, SAVED[1])), promises.T3),
         ((*DONE, op("clear", (20, 21), session="s"), settle(*SAVED)), promises.S6),
-        ((*CANCELLED, settle(KEPT[0])), promises.T4),
-        (
-            (*CANCELLED, op("status", (13, 14), {"active": "r1"}, session="s"), settle(*KEPT)),
-            promises.T4,
-        ),
+        ((*CANCELLED, settle(KEPT[0], turn=KEPT_TURN)), promises.T4),
+        ((*CANCELLED, status((13, 14), "r1"), settle(*KEPT, turn=KEPT_TURN)), promises.T4),
+        ((*CANCELLED, seen("cancelling", 7), status((9, 10), "r1"), settle(*KEPT)), promises.T4),
+        ((*CANCELLED, begin((13, 14), "r2", status=409, active="r1"), settle(*KEPT)), promises.T4),
+        ((*CANCELLED[:3], UNSAVED, *CANCELLED[4:], settle(*KEPT, turn=KEPT_TURN)), promises.T4),
+        ((*CANCELLED, settle(*KEPT)), promises.T3),
+        ((*DONE, settle(*SAVED, turn="started")), promises.T3),
+        ((*DONE, status((20, 21), "r1", busy=False), settle(*SAVED)), promises.T3),
+        ((*DONE, status((20, 21), None), settle(*SAVED)), promises.T3),
+        ((*DONE, status((5, 6), None, busy=False), settle(*SAVED)), promises.T1),
+        ((*DONE, op("repair", (5, 6), result=True, session="s"), settle(*SAVED)), promises.S13),
         ((*DONE, op("shut_down", (4, 5), result=True), settle(*SAVED)), promises.H3),
     ],
 )

@@ -93,6 +93,36 @@ def wake(process: str, session: str = "s") -> tuple[str, dict[str, Any], None]:
     return ("wake", {"session": session, "process": process}, None)
 
 
+def run_of(process: str, at_s: float) -> tuple[str, dict[str, Any], None]:
+    """The wakeup of a process starts a run of its name."""
+    return ("wake", {**S, "process": process, "run": process, "at_s": at_s}, None)
+
+
+REFUSED = ("refused", {**S, "run": "p1"}, None)
+OVER = ("over", {**S, "run": "p1", "at_s": 2.0}, None)
+ADMITTED = ("begin_run", S, None)
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        ((P1, P2, run_of("p1", 1.0), OVER, run_of("p2", 2.0), SETTLE), []),
+        ((P1, P2, run_of("p1", 1.0), REFUSED, OVER, run_of("p2", 3.0), SETTLE), []),
+        ((P1, P2, run_of("p1", 1.0), REFUSED, OVER, ADMITTED, run_of("p2", 2.0), SETTLE), []),
+        ((P1, P2, run_of("p1", 1.0), OVER, REFUSED, run_of("p2", 2.0), SETTLE), []),
+        (
+            (P1, P2, run_of("p1", 1.0), REFUSED, OVER, run_of("p2", 2.0), SETTLE),
+            [promises.W10],
+        ),
+    ],
+)
+def test_wakeup_behind_a_refusal_waits_for_the_user(
+    calls: tuple[tuple[str, dict[str, Any], Any], ...], expected: list[Promise]
+) -> None:
+    """W10: the session is left free for a user whom a wakeup refused before it ended."""
+    assert broken(check_wakeup_routing(one_by_one(*calls))) == expected
+
+
 @pytest.mark.parametrize(
     ("calls", "expected"),
     [

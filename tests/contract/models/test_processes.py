@@ -23,7 +23,7 @@ FINISHED, OTHER_FINISHED = (("finish", {"process": name}, None) for name in "pq"
 
 def event(kind: str = "completion", **differing: Any) -> dict[str, Any]:
     """An event about `p`, which printed nothing."""
-    known = {"kind": kind, "process": "p", "owner": "s", "exit_code": 0, "output": ""}
+    known = {"kind": kind, "process": "p", "owner": "s", "exit_code": 0, "output": "", "key": ""}
     return {**known, "pattern": "", "suppressed": 0, "command": "its own", **differing}
 
 
@@ -33,6 +33,19 @@ ENDED = event(output=f"hit 1{MARKS}")
 
 def taken(*events: dict[str, Any]) -> tuple[str, dict[str, Any], Any]:
     return ("take", {"count": len(events)}, list(events))
+
+
+def taken_some(
+    *events: dict[str, Any], errors: int = 0, owed: int = 0, marks: bool = True
+) -> tuple[str, dict[str, Any], Any]:
+    """The first events are taken, and their marks may be refused."""
+    result = {"events": list(events), "errors": ["OSError"] * errors, "owed": owed}
+    return ("take_some", {"count": 1, "marks": marks}, result)
+
+
+UNMARKED = taken_some(event(), errors=1, owed=1, marks=False)
+KEYED = ("spawn", {"process": "p", "session": "s", "key": "k"}, None)
+KEYED_START = START.replace("KEY=s", "KEY=k")
 
 
 def accused(*calls: tuple[str, dict[str, Any], Any]) -> Promise | None:
@@ -52,6 +65,9 @@ def accused(*calls: tuple[str, dict[str, Any], Any]) -> Promise | None:
         (SPAWNED, FINISHED, taken(event())),
         (SPAWNED, SAID, taken(MATCH), FINISHED, taken(ENDED)),
         (SPAWNED, SAID, SAID, taken(MATCH)),
+        (SPAWNED, OTHER, FINISHED, OTHER_FINISHED, taken_some(event()), taken(event(process="q"))),
+        (SPAWNED, FINISHED, UNMARKED, KILLED_HOST, taken(event())),
+        (KEYED, ("proof", {}, [KEYED_START]), FINISHED, taken(event(key="k"))),
         (SPAWNED, FINISHED, taken(event()), ("proof", {}, [START, "p end"])),
         (SPAWNED, SAID, taken(MATCH), KILLED_HOST, FINISHED, taken(ENDED)),
         (
@@ -78,6 +94,14 @@ def test_right_registry_is_accepted(calls: tuple[tuple[str, dict[str, Any], Any]
             (SPAWNED, OTHER, OTHER_FINISHED, FINISHED, taken(event(), event(process="q"))),
             promises.W3,
         ),
+        (
+            (SPAWNED, OTHER, FINISHED, OTHER_FINISHED, taken_some(event(process="q"))),
+            promises.W3,
+        ),
+        ((SPAWNED, FINISHED, taken_some(event(), errors=1, marks=False)), promises.W5),
+        ((SPAWNED, FINISHED, UNMARKED, KILLED_HOST, taken()), promises.W12),
+        ((KEYED, ("proof", {}, [START])), promises.W14),
+        ((KEYED, FINISHED, taken(event())), promises.W12),
         ((SPAWNED, ("proof", {}, [START, START])), promises.W12),
         ((SPAWNED, ("proof", {}, [START.replace("ID=s", "ID=t")])), promises.W14),
         ((SPAWNED, ("proof", {}, ["p start"])), promises.W14),

@@ -146,7 +146,7 @@ def _refused(history: History) -> Iterator[Anomaly]:
                 promises.T1,
             )
         late = [op for op in possible if op.argument["script"] in UNWINDS_LATE]
-        awaited = start.argument.get("after") if start.function == "follow" else None
+        awaited = start.argument["after"] if start.function == "follow" else ""
         if [_run(op) for op in possible] == [awaited] and not late:
             yield _wrong(
                 promises.T8,

@@ -135,7 +135,7 @@ def _is_restart(operation: Operation) -> bool:
     return is_dead or operation.function == "restart"
 
 
-def _wrong(
+def _wrong(  # noqa: PLR0913, PLR0917 - the parts of an anomaly
     promise: Promise,
     name: str,
     message: str,
@@ -145,7 +145,13 @@ def _wrong(
     *also: Promise,
 ) -> Anomaly:
     return Anomaly(
-        promise, message, tuple(evidence), name, also=also, expected=expected, observed=f"{observed}"
+        promise,
+        message,
+        tuple(evidence),
+        name,
+        also=also,
+        expected=expected,
+        observed=f"{observed}",
     )
 
 
@@ -161,18 +167,27 @@ def _calls(history: History) -> Iterator[Anomaly]:
         elif op.function == "turn":
             is_again = op.result["start"] == "again" and op.argument.get("wakeup", False)
             is_cancelled = True if op.argument["script"] == "cancel" and not is_again else None
-            expected = {"cancelled": is_cancelled, "ended": True}
-            expected["start"] = "again" if is_again else "begun"
+            start = "again" if is_again else "begun"
+            expected = {"start": start, "cancelled": is_cancelled, "ended": True}
             if op.result != expected:
                 yield _wrong(
-                    promises.T3, "wrong-turn", f"{op.call} did not end", (op,), f"{expected}", op.answer
+                    promises.T3,
+                    "wrong-turn",
+                    f"{op.call} did not end",
+                    (op,),
+                    f"{expected}",
+                    op.answer,
                 )
 
 
 def _struck(op: Operation) -> Iterator[Anomaly]:
     """A struck turn that failed by another error than its fault, or that never ended."""
     if op.outcome is Outcome.FAIL:
-        wanted = "OSError: [Errno 5]" if op.argument["strike"] == "broken once" else "OSError: [Errno 28]"
+        wanted = (
+            "OSError: [Errno 5]"
+            if op.argument["strike"] == "broken once"
+            else "OSError: [Errno 28]"
+        )
         if op.argument["strike"] in KILLS or not op.error.startswith(wanted):
             yield _wrong(
                 promises.T3, "wrong-error", f"{op.call} failed otherwise", (op,), wanted, op.answer
@@ -235,7 +250,12 @@ def _stored(copies: Copies) -> Iterator[Anomaly]:
         return
     if requests[0][1] != f"{copies.run} {script}":
         yield _wrong(
-            promises.S2, "wrong-text", "another message", evidence, f"{copies.run} {script}", requests
+            promises.S2,
+            "wrong-text",
+            "another message",
+            evidence,
+            f"{copies.run} {script}",
+            requests,
         )
     if is_refused and copies.mark != "interrupted":
         yield _wrong(
@@ -287,7 +307,8 @@ def _streamed(copies: Copies) -> Iterator[Anomaly]:
             )
     ends = [row[1] for rows in copies.streams for row in rows if row[1] in ENDS]
     shown = [event for event in copies.shown if event in ENDS]
-    if len(shown) > 1 or any(event not in ends for event in shown) and not copies.has_failed_write:
+    is_unwritten = any(event not in ends for event in shown) and not copies.has_failed_write
+    if len(shown) > 1 or is_unwritten:
         yield _wrong(
             promises.T3,
             "shown-end",
@@ -320,13 +341,17 @@ def _agreed(copies: Copies) -> Iterator[Anomaly]:
             promises.S13,
         )
     wanted = {STATES[end] for end in fitting}
-    states = [state for state in copies.states if state not in (wanted if not earlier else {*wanted, "interrupted"})]
+    states = [
+        state
+        for state in copies.states
+        if state not in (wanted if not earlier else {*wanted, "interrupted"})
+    ]
     is_open = set(states) <= {"submitted", "started"} and copies.has_failed_write
     if (states and not is_open) or not (copies.states or may_lack):
         yield _wrong(
             promises.T3,
             "journal",
-            f"run {copies.run} is stored as {copies.mark!r}, and the turn journal has {copies.states}",
+            f"run {copies.run} is stored as {copies.mark!r}, and journalled as {copies.states}",
             evidence,
             " or ".join(sorted(wanted)),
             copies.states,

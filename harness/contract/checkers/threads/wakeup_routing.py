@@ -2,8 +2,9 @@
 
 For histories of threads that end with a `settle`, after which no wakeup is pending. `complete` is
 the end of a process. Besides the calls these histories hold what was observed inside them: `wake`
-(a wakeup turn that started) and `spawn` (a turn of a session that started a process, and the
-`owner` that was recorded for it).
+(a wakeup turn that started), `refused` (a user, because of a run), `over` (a run that ended, before
+the wakeups know), and `spawn` (a turn of a session that started a process, and the `owner` that was
+recorded for it). Their `at_s` is in virtual time.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from harness.contract.agent_script import WakeupPrompt
 from harness.core.history import History, Operation, Outcome
 from harness.core.verdict import Anomaly, Verdict
 
+HOLD_MIN_S = 0.5  # for which a session is left free for a user that a wakeup refused
+
 Rule = Callable[[History], Iterable[Anomaly]]
 
 
 def check_wakeup_routing(history: History) -> Verdict:
     """Judge a history of threads that ends quiet."""
-    for rule in (_unsettled, _misattributed, _doubled, _misrouted, _reordered, _lost, _left_over):
+    for rule in RULES:
         for anomaly in rule(history):
             return Verdict(anomalies=(anomaly,))
     return Verdict()
@@ -279,6 +282,38 @@ def _reordered(history: History) -> Iterator[Anomaly]:
                         )
 
 
+def _starving(history: History) -> Iterator[Anomaly]:
+    """A wakeup that starts at once behind one that refused a user, and none was admitted (W10)."""
+    wakes = history.happened.of("wake")
+    admitted = history.happened.of("begin_run")
+    for refused in history.of("refused"):
+        for over in history.of("over"):
+            run = over.argument["run"]
+            if refused.argument["run"] != run or not refused.precedes(over):
+                continue
+            if all(wake.argument["run"] != run for wake in wakes):
+                continue  # that was not a wakeup
+            if _is_deleted(history, over) or any(not op.precedes(refused) for op in admitted):
+                continue
+            for wake in wakes:
+                is_next = _session(wake) == _session(over) and over.precedes(wake)
+                held_s = wake.argument["at_s"] - over.argument["at_s"]
+                if is_next and held_s < HOLD_MIN_S:
+                    yield Anomaly(
+                        promises.W10,
+                        f"a wakeup of {_session(wake)!r} started at once behind one that refused a"
+                        " user",
+                        (refused, over, wake),
+                        "starving",
+                        expected=f"the session is free for {HOLD_MIN_S} s",
+                        observed=f"a wakeup after {held_s:.3f} s",
+                    )
+
+
+def _is_deleted(history: History, over: Operation) -> bool:
+    return any(_session(op) == _session(over) for op in history.of("delete"))
+
+
 def _lost(history: History) -> Iterator[Anomaly]:
     """A completion that woke no session: W3 if a run of the session delayed it, else W2."""
     settled = history.happened.of("settle")
@@ -313,3 +348,9 @@ def _wakes_of(history: History, complete: Operation) -> list[Operation]:
 def _session(operation: Operation) -> str:
     session: str = operation.argument["session"]
     return session
+
+
+RULES: tuple[Rule, ...] = (
+    *(_unsettled, _misattributed, _doubled, _misrouted, _reordered),
+    *(_starving, _lost, _left_over),
+)
