@@ -373,7 +373,27 @@ def messages_read(session: Session, operation: Operation, _turn: Turn | None) ->
             expected=f"user messages {[turn.text for turn in turns]}",
             observed=f"user messages {texts}",
         )
-    return _wakeups_once(session, result["woken"], operation)
+    return _shown_removed(session, operation) or _wakeups_once(
+        session, result["woken"], operation
+    )
+
+
+def _shown_removed(session: Session, operation: Operation) -> Refusal | None:
+    """The refusal of a reply whose agent was shown more messages than precede the reply.
+
+    Messages of wakeups may be missing among those that precede it, but not those of users.
+    """
+    wakeups = len(session.owed) + len(session.delivered)
+    for shown, precede in operation.result.get("heard", ()):
+        if shown > precede + wakeups:
+            return Refusal(
+                promises.S6,
+                f"{operation.call}: the agent of a reply was shown removed messages, or one twice",
+                also=(promises.S14,),
+                expected=f"at most {precede + wakeups} messages of users up to the reply",
+                observed=f"{shown} messages of users",
+            )
+    return None
 
 
 def _wrong_end(turn: Turn, rows: list[Any], operation: Operation) -> Refusal | None:

@@ -9,13 +9,14 @@ kill the server takes a run for alive for half a minute, and the adapter waits f
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from harness.contract.agent_script import ReplyEnd
 from harness.contract.clients.message_format import is_wakeup
 from harness.core.errors import TargetLostError
 from harness.engine.http import Event, StatusError, Web
@@ -109,8 +110,9 @@ class WebuiHttpAdapter(HttpAdapter):
     def messages(self, session: str) -> dict[str, Any]:
         """The messages as rows of role, text and mark; the outputs of wakeups; the pending text."""
         messages = super().messages(session)
-        messages.pop("rows")  # this server adds messages of its own
-        return {**messages, "pending": _unless_wakeup(messages["pending"])}
+        rows = messages.pop("rows")  # this server adds messages of its own
+        pending = _unless_wakeup(messages["pending"])
+        return {**messages, "pending": pending, "heard": _heard(rows)}
 
     def disk(self, session: str) -> list[str]:
         """The users' texts in the session's sidecar: those of messages, then the pending one."""
@@ -224,6 +226,17 @@ class WebuiHttpAdapter(HttpAdapter):
         paths = (f"/api/session/status?session_id={id_}" for id_ in self._sessions.values())
         responses = [self._web().ask("GET", path) for path in paths]
         return any(body["agent_running"] for status, body in responses if status == HTTPStatus.OK)
+
+
+def _heard(rows: Sequence[Sequence[str]]) -> list[list[int]]:
+    """For each reply: the users' messages that its agent was shown, and those that precede it."""
+    heard, users = [], 0
+    for role, text, *_ in rows:
+        users += role == "user"
+        end = ReplyEnd.parse(text) if role == "assistant" else None
+        if end is not None:
+            heard.append([end.turn, users])
+    return heard
 
 
 def _unless_wakeup(text: str | None) -> str | None:
