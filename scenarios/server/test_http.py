@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.checkers.conformance import Fold, conforms
 from harness.contract import promises
-from harness.contract.agent_script import EXIT, FAIL, HANG, TOOL, Process, Tokens, linger, sleep
+from harness.contract.agent_script import FAIL, HANG, TOOL, Process, Tokens, linger, sleep
 from harness.contract.checkers.server.back_to_zero import resting
 from harness.contract.models.conversation import CONFLICT
 from harness.contract.models.server import ServerModel
@@ -36,7 +36,7 @@ HUNG = f"{SHOWN}{HANG}"  # until its agent is closed
 FAILS = f"{SHOWN}{FAIL}"
 LINGERS = f"{SHOWN}{linger(0.3)}"  # for a while after it was cancelled
 OUTLASTS = f"{SHOWN}{sleep(0.6)}"  # what lingers
-FAILURES = (FAILS, f"{FAIL}", f"{EXIT}")
+FAILURES = (FAILS, f"{FAIL}")  # after some tokens, or before the first
 FAILS_LATE = f"{SHOWN}{sleep(0.3)}{FAIL}"  # usually while it is read
 
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (

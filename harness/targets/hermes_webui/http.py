@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from harness.contract.agent_script import ReplyEnd
 from harness.contract.clients.message_format import is_wakeup
+from harness.contract.models.run_stream import TERMINAL
 from harness.core.errors import TargetLostError
 from harness.engine.http import Event, StatusError, Web
 from harness.processes.server import Launch
@@ -26,6 +27,7 @@ from harness.targets.server.http import HEADER, HttpAdapter, named, unknown_as_e
 REPAIR_S = 90.0  # three times the documented repair time
 REPAIR_POLL_S = 0.1
 READ_S = 8.0  # of a stream that is about to end
+CLOSING_S = 2.5  # of a stream that has ended; some releases leave it open
 UNTITLED = "Untitled"
 QUIET_S = 6.0  # slightly more than its heartbeat
 NOTHING_KNOWN = -1  # a count of messages below that of every session
@@ -112,7 +114,10 @@ class WebuiHttpAdapter(HttpAdapter):
         messages = super().messages(session)
         rows = messages.pop("rows")  # this server adds messages of its own
         pending = _unless_wakeup(messages["pending"])
-        return {**messages, "pending": pending, "heard": _heard(rows)}
+        said = messages["said"]
+        if pending is not None and said and said[-1][:2] == ["user", pending]:
+            said = said[:-1]  # the row of the agent's database, beside the pending message
+        return {**messages, "said": said, "pending": pending, "heard": _heard(rows)}
 
     def disk(self, session: str) -> list[str]:
         """The users' texts in the session's sidecar: those of messages, then the pending one."""
@@ -154,6 +159,8 @@ class WebuiHttpAdapter(HttpAdapter):
                 raise
             return {"ids": [], "names": [], "closed": True}  # the server has no events of the run
         relay.pop("texts")  # this server has events of its own
+        if relay["names"] and not any(relay["ids"]):  # older releases do not number events
+            relay["ids"] = list(range(1, 1 + len(relay["names"])))
         return relay
 
     def shown(self, run: str, tokens: int) -> str:
@@ -197,7 +204,7 @@ class WebuiHttpAdapter(HttpAdapter):
 
     def _reader(self) -> Web:
         """A client of a run's stream, which is read when the run is over, or about to be."""
-        return Web(self._server.boot()["port"], READ_S)
+        return Web(self._server.boot()["port"], READ_S, last=TERMINAL, closing_s=CLOSING_S)
 
     # Restarts
 

@@ -18,6 +18,8 @@ OF_READERS = re.compile(r"Queue|Thread|Event|socket|Channel|Stream|Subscri|Watch
 class WebuiLeavingReadersAdapter(LeavingReadersAdapter):
     """One server with a run that lasts, and a reader that stays."""
 
+    back_polls, settle_s = 15, 4.0  # each question walks through all objects of the server
+
     def begin(self) -> None:
         """Boot, use every endpoint once, and note the gauges; older releases lack some streams."""
         with suppress(StatusError):

@@ -47,7 +47,13 @@ _SMALL = {"HERMES_WEBUI_SESSIONS_MAX": "2", "HERMES_WEBUI_AGENT_CACHE_MAX": "2"}
 _DATABASE = {DATABASE: "1"}
 # Settings and constants of the server, by ability.
 _SETTINGS = {"upkeep": {**_SMALL, **_DATABASE}, "http": _DATABASE}
-_CONSTANTS: dict[str, dict[str, Any]] = {"upkeep": {"api.*": 4}}  # of every cache
+_CONSTANTS: dict[str, dict[str, Any]] = {
+    "upkeep": {  # every cache is small; older releases have no setting for these two
+        "api.*": 4,
+        "api.config.SESSIONS_MAX": 2,
+        "api.config.SESSION_AGENT_CACHE_MAX": 2,
+    }
+}
 _SMALL_EVERY = {"http": 2}  # each second server has small caches
 _FILES = {  # the file that an ability needs
     **dict.fromkeys(_LIFECYCLES, MODULE),

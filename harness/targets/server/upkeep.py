@@ -25,6 +25,7 @@ from harness.processes.server import Launch
 from harness.targets.server.lifecycle import ServerAdapter
 
 POLL_S = 0.005
+SILENT_S = 0.2  # of a turn; a cancel before its agent has begun may not reach it
 LOOKED_S = 1.0  # of a stream that shows nothing
 LOCKED_S = 14.0  # longer than any bounded wait of a request
 SETTLED_S = 0.4  # before a reading, for what ends by itself
@@ -79,6 +80,7 @@ class UpkeepAdapter:
         self._server = ServerAdapter(folder, launch)
         self._series: dict[str, list[list[float]]] = {}
         self._changed = ""
+        self._rounds = 0
         self._answered: dict[str, bool] = {}
         self._sessions = 1
 
@@ -110,9 +112,9 @@ class UpkeepAdapter:
 
     def _block(self, web: Web, kind: str, rounds: int, warm: int) -> list[Mapping[str, float]]:
         """The sizes after each round of one kind of use, without the first rounds."""
-        return [self._round(web, kind, number) for number in range(rounds)][warm:]
+        return [self._round(web, kind) for _ in range(rounds)][warm:]
 
-    def _round(self, web: Web, kind: str, number: int) -> Mapping[str, float]:
+    def _round(self, web: Web, kind: str) -> Mapping[str, float]:
         for index in range(self._sessions):
             session = self._new(web)
             with suppress(StatusError, TargetLostError, TimeoutError):
@@ -122,7 +124,8 @@ class UpkeepAdapter:
                     self._use(web, session, index)
             self._wait_idle(web, session)
             web.post("/api/session/delete", session_id=session)
-        self.beside(number, self._sessions)
+        self._rounds += 1
+        self.beside(self._rounds, self._sessions)
         for path in self.reads:
             if "{id}" not in path:
                 with suppress(NotReachedError, TargetLostError):
@@ -165,7 +168,7 @@ class UpkeepAdapter:
 
     def _use_silence(self, web: Web, session: str) -> None:
         """Cancel a turn before it has shown anything."""
-        run = self._start(web, session, f"{sleep(900)}")
+        run = self._start(web, session, f"{sleep(SILENT_S)}")
         web.get(f"/api/chat/cancel?stream_id={run}")
 
     def _use_failure(self, web: Web, session: str) -> None:
