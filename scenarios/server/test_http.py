@@ -24,6 +24,7 @@ from harness.engine.context import Context, Workload
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.targets.server.http import CURSORS
+from harness.targets.server.lifecycle import INDEX_DAMAGES
 from harness.workloads.stateful import PromiseBrokenError
 
 NAMES = ("s1", "s2", "s3")
@@ -240,6 +241,8 @@ class User:
     def cut(self) -> None:
         """Remove messages of each session in another way, kill the server, and read the rest.
 
+        The index of the sessions is damaged while no server runs.
+
         Some sessions go on in between, so that what they say then is not taken for what was
         removed, nor the other way round.
         """
@@ -257,7 +260,8 @@ class User:
             self.ask(function, session=session, **argument)
         for session in self._rng.sample(NAMES, 2):
             self.conclude(session, self.begin(session, SHOWN))
-        self.ask("kill")
+        self.ask("kill", index=self._rng.choice([*INDEX_DAMAGES]))
+        self.ask("sessions")
         self.look()
 
 

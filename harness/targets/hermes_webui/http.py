@@ -208,9 +208,9 @@ class WebuiHttpAdapter(HttpAdapter):
 
     # Restarts
 
-    def kill(self) -> None:
+    def kill(self, index: str = "") -> None:
         """Kill the server with kill -9, and boot another one on its folder."""
-        super().kill()
+        super().kill(index)
         self._recover()
 
     def terminate(self) -> int | None:

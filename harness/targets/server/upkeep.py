@@ -26,6 +26,7 @@ from harness.targets.server.lifecycle import ServerAdapter
 
 POLL_S = 0.005
 SILENT_S = 0.2  # of a turn; a cancel before its agent has begun may not reach it
+SHOWN_S = 5.0  # for the first token
 LOOKED_S = 1.0  # of a stream that shows nothing
 LOCKED_S = 14.0  # longer than any bounded wait of a request
 SETTLED_S = 0.4  # before a reading, for what ends by itself
@@ -136,7 +137,7 @@ class UpkeepAdapter:
     def _use(self, web: Web, session: str, index: int) -> None:
         """Run a turn that ends in one of several ways, read it, and read the session."""
         if index % 3 == 2:  # noqa: PLR2004  each third turn is cancelled
-            run = self._start(web, session, f"{Tokens(2).directive}{sleep(900)}")
+            run = self._held(web, session)
             with suppress(StatusError, TargetLostError):
                 web.get(f"/api/chat/cancel?stream_id={run}")
         else:
@@ -145,6 +146,16 @@ class UpkeepAdapter:
         for path in self.reads:
             with suppress(NotReachedError, TargetLostError):
                 web.status(path.format(id=session))
+
+    def _held(self, web: Web, session: str) -> str:
+        """Start a turn that goes on, and read its first token, so that a cancel reaches it."""
+        run = self._start(web, session, f"{Tokens(2).directive}{sleep(900)}")
+        with (
+            suppress(StatusError, TargetLostError, TimeoutError),
+            Web(web.port, SHOWN_S).stream(f"/api/chat/stream?stream_id={run}") as events,
+        ):
+            next((event for event in events if event.name == "token"), None)
+        return run
 
     def _run(self, web: Web, session: str, script: str) -> str:
         """Run a turn, and read it to its end; the run."""
@@ -177,7 +188,7 @@ class UpkeepAdapter:
 
     def _use_streams(self, web: Web, session: str) -> None:
         """Open each stream while a turn runs, and leave it; again when the turn is over."""
-        run = self._start(web, session, f"{Tokens(2).directive}{sleep(900)}")
+        run = self._held(web, session)
         self._look_in(web, session, run)
         web.get(f"/api/chat/cancel?stream_id={run}")
         self._wait_idle(web, session)
