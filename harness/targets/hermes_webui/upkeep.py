@@ -35,7 +35,6 @@ class WebuiUpkeepAdapter(UpkeepAdapter):
         "/api/sessions/search?q=hello",
         "/api/session?session_id={id}&messages=0",
         "/health?deep=1",
-        "/api/system/health",
         "/api/session/recovery/audit",
         "/api/sessions/gateway/stream?probe=1",
     )
