@@ -52,7 +52,16 @@ class WebuiUpkeepAdapter(UpkeepAdapter):
         "/api/clarify/stream?session_id={id}",
     )
     kinds = ("process", "silence", "failure", "streams", "changes")
-    changing = (*UpkeepAdapter.changing, "pin", "archive", "move", "branch", "duplicate", *OWN)
+    changing = (
+        *UpkeepAdapter.changing,
+        "draft",
+        "pin",
+        "archive",
+        "move",
+        "branch",
+        "duplicate",
+        *OWN,
+    )
 
     def __init__(self, folder: Path, launch: Launch) -> None:
         """Boot nothing yet."""

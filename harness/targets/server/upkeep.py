@@ -72,7 +72,7 @@ class UpkeepAdapter:
     reads: tuple[str, ...] = READS
     streams: tuple[str, ...] = ()  # that a reader opens and leaves
     kinds: tuple[str, ...] = ()  # of use, besides the mixed one
-    changing: tuple[str, ...] = ("rename", "draft")  # changes that keep the messages
+    changing: tuple[str, ...] = ("rename",)  # changes that keep the messages
     settings: Mapping[str, str] = {}
     calls: tuple[str, ...] = tuple(name for name in CHANGES if name != "send")  # it waits twice
 
