@@ -244,10 +244,7 @@ class User:
     def cut(self) -> None:
         """Remove messages of each session in another way, kill the server, and read the rest.
 
-        The index of the sessions is damaged while no server runs.
-
-        Some sessions go on in between, so that what they say then is not taken for what was
-        removed, nor the other way round.
+        Then the sessions go on, and the index is damaged while no server runs.
         """
         for session in NAMES:
             self.ask("delete", session=session)
@@ -261,7 +258,9 @@ class User:
         ]
         for session, (function, argument) in zip(NAMES, ways, strict=True):
             self.ask(function, session=session, **argument)
-        for session in self._rng.sample(NAMES, 2):
+        self.ask("kill")
+        self.look()
+        for session in NAMES:
             self.conclude(session, self.begin(session, SHOWN))
         self.ask("kill", index=self._rng.choice([*INDEX_DAMAGES]))
         self.ask("sessions")
