@@ -409,7 +409,7 @@ def test_the_file_fails_on_the_planted_copy_only(tmp_path: Path) -> None:
     assert run_pytest(clean) == 0
 
 
-def test_the_file_of_a_known_bug_plants_it_again(tmp_path: Path) -> None:
+def test_file_of_known_bug_plants_it_again(tmp_path: Path) -> None:
     """The copy that was judged is gone by then."""
     (bug,) = find_bugs(["commit-every-turn"]).values()
     run, copies = tmp_path / "run", tmp_path / "copies"
