@@ -24,7 +24,7 @@ SHRINK = Call("shrink")
 DRAIN = Call("drain")
 
 # A shutdown retries what a provider failed, so that every agent of no cached session can be closed.
-QUIET = (DRAIN, SHRINK, SHRINK)
+QUIET = (DRAIN, SHRINK)
 
 SILENT = ("close", "complete_turn", "evict", "provide", "turn", "use")
 explain_commits = memory_orders(PATIENCE_S, evicting=("evict", "shrink", "turn"))
@@ -34,7 +34,6 @@ def check_agents_and_commits(history: History) -> Verdict:
     """Judge the closes of agents, and then which turns each commit passed on."""
     verdict = check_agent_closes(history)
     return explain_commits(history) if verdict.is_valid else verdict
-
 
 
 def program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> Program:
@@ -94,7 +93,7 @@ AGENT_CACHE_THREADS = Scenario(
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
-    examples=4_500,
+    examples=3_800,
     replay=MEETINGS.replay,
 )
 

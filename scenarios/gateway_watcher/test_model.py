@@ -142,7 +142,7 @@ WATCHER = Scenario(
         Expectation("a hidden session was written", _hidden),
         Expectation("messages were rewritten", _rewritten),
     ),
-    examples=90,
+    examples=64,
 )
 
 

@@ -135,7 +135,7 @@ LIFECYCLE_THREADS = Scenario(
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
-    examples=6_000,
+    examples=5_200,
     replay=MEETINGS.replay,
 )
 

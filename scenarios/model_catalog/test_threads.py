@@ -24,9 +24,7 @@ LATER = Call("wait", {"seconds": BUDGET_S / 2})
 OVER = Call("wait", {"seconds": 4 * HANG_S})  # by then every query of the providers has ended
 
 
-def program(
-    name: str, takes_s: float, *threads: tuple[Call, ...], ending: str = "ok"
-) -> Program:
+def program(name: str, takes_s: float, *threads: tuple[Call, ...], ending: str = "ok") -> Program:
     """Concurrent rebuilds while the providers take `takes_s`, until those have ended so."""
     first = (Call("hang", {"seconds": takes_s, "ending": ending}),)
     return Program(name, threads, promises.M2, first, (OVER, SHOWN), held=(promises.M2,))
@@ -68,9 +66,7 @@ MEETINGS = Interleaving(
         program("a failure", 1.0, (REBUILT, REBUILT), (REBUILT,), ending="failed"),
         program("an empty answer", 1.0, (REBUILT, SHOWN), (REBUILT, REBUILT), ending="empty"),
     ),
-    check=with_plain_answers(
-        budgets_and_answers, promises.M1, accepted=ACCEPTED, silent=SILENT
-    ),
+    check=with_plain_answers(budgets_and_answers, promises.M1, accepted=ACCEPTED, silent=SILENT),
     rules=LockRules(free_during=(("providers", "*"),)),
     meetings={
         "two rebuilds overlapped": rebuilds_met,

@@ -72,7 +72,9 @@ class AgentCacheModel:
         """No agent is cached, and no session is live."""
         return State()
 
-    def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
+    def step(  # noqa: PLR0911  one answer a case
+        self, state: State, operation: Operation
+    ) -> tuple[State] | Refusal:
         """The state after the operation, or the promise it broke."""
         if operation.outcome is not Outcome.OK:
             return Refusal(

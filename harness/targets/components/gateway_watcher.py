@@ -9,7 +9,6 @@ the calls of its start, end and latest activity.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -88,15 +87,14 @@ class WatcherAdapter:
         """Put a copy without the session in the place of the file."""
         self._calls += 1
         self._writer.close()
-        copy = f"{self._path}.copy"
+        copy = self._path.with_suffix(".copy")
         source, target = sqlite3.connect(self._path), sqlite3.connect(copy)
         source.backup(target)
         source.close()
         target.close()
         for suffix in ("-wal", "-shm"):
-            if os.path.exists(f"{self._path}{suffix}"):
-                os.remove(f"{self._path}{suffix}")
-        os.replace(copy, self._path)
+            self._path.with_name(f"{self._path.name}{suffix}").unlink(missing_ok=True)
+        copy.replace(self._path)
         self._writer = self._opened()
         self._writer.delete_session(session)
 

@@ -180,7 +180,7 @@ class AgentCacheThreadsAdapter(_Threaded):
     def shrink(self) -> dict[str, int]:
         """Evict agents above the cap; the numbers of remaining agents and lifecycle entries."""
         self._cache.shrink()
-        return {"agents": len(self._cache), "cap": CAP, "entries": len(self.lifecycle)}
+        return {"agents": len(self._cache), "entries": len(self.lifecycle)}
 
     def _new(self, session: str, kind: str) -> ScriptedAgent:
         self._made += 1

@@ -93,41 +93,65 @@ def _asked_again(history: History) -> Iterator[Anomaly]:
     fetches = history.of("fetch")
     for one in filter(_is_ok, fetches):
         for other in fetches:
-            if one.precedes(other) and _is_config_the_same(
-                history, _asked_ns(one, history), other
-            ):
+            if one.precedes(other) and _is_config_the_same(history, _asked_ns(one, history), other):
                 yield Anomaly(
                     promises.M2,
                     "the providers were queried again, though a query had succeeded",
                     (one, other),
                     "asked-again",
                     expected="one successful query for one config, shared by all callers",
-                    observed=f"queries at {one.argument['at_s']:g} and {other.argument['at_s']:g} s",
+                    observed=f"queries at {one.argument['at_s']:g} s, {other.argument['at_s']:g} s",
                 )
 
 
 def _odd_times(budget_s: float) -> Rule:
-    """An answer that waited for nothing, or whose times contradict each other (M2)."""
+    """An answer that waited for nothing, or whose times contradict the other calls (M2)."""
 
     def rule(history: History) -> Iterator[Anomaly]:
-        fetches, now_s = history.of("fetch"), 0.0
+        fetches = history.of("fetch")
+        ends = {_fetch_end_s(fetch) for fetch in fetches}
+        ends |= {fetch.argument["at_s"] + budget_s for fetch in fetches}
         for answer in _answers(history):
-            ends = [_fetch_end_s(fetch) for fetch in fetches]
-            ends += [fetch.argument["at_s"] + budget_s for fetch in fetches]
             at_s, waited_s = answer.result["at_s"], answer.result["waited_s"]
-            is_due = any(abs(_end_s(answer) - end_s) < _MOMENT_S for end_s in ends)
-            if waited_s < 0 or at_s < now_s - _MOMENT_S or not (waited_s < _MOMENT_S or is_due):
+            begins = _begins(answer, history, ends)
+            is_due = waited_s < _MOMENT_S or _is_one_of(_end_s(answer), ends)
+            if waited_s < 0 or not is_due or not _is_one_of(at_s, begins):
                 yield Anomaly(
                     promises.M2,
                     f"{answer.call} ended when neither a query nor a budget did",
                     (*fetches, answer),
                     "odd-wait",
-                    expected=f"no wait, or an end at one of {ends} s",
+                    expected=f"no wait, or an end at one of {sorted(ends)} s",
                     observed=f"a call at {at_s:g} s that waited {waited_s:g} s",
                 )
-            now_s = max(now_s, at_s)
 
     return rule
+
+
+def _begins(answer: Operation, history: History, ends: set[float]) -> set[float]:
+    """The moments at which a call may begin: 0, or when a query, a budget or a wait ended.
+
+    It begins no earlier than all that happened before it, and no later than all that came after.
+    """
+    waits = [op.argument["seconds"] for op in history.of("wait") if op.precedes(answer)]
+    moments = {0.0, *ends}
+    for seconds in waits:
+        moments |= {moment + seconds for moment in moments}
+    others = [other for other in _answers(history) if other is not answer]
+    before = [*waits, *(_end_s(other) for other in others if other.precedes(answer))]
+    after = [other.result["at_s"] for other in others if answer.precedes(other)]
+    for fetch in history.of("fetch"):
+        if fetch.precedes(answer):
+            before.append(_fetch_end_s(fetch))
+        elif answer.precedes(fetch):
+            after.append(fetch.argument["at_s"])
+    least_s = max(before, default=0.0)
+    most_s = min(after, default=float("inf"))
+    return {moment for moment in moments if least_s - _MOMENT_S < moment < most_s + _MOMENT_S}
+
+
+def _is_one_of(moment_s: float, moments: set[float]) -> bool:
+    return any(abs(moment_s - other) < _MOMENT_S for other in moments)
 
 
 def _invented(history: History) -> Iterator[Anomaly]:
@@ -238,7 +262,5 @@ def _explains(fetch: Operation, answer: Operation, history: History, budget_s: f
     is_late = over_s < end_s + _MOMENT_S and _fetch_end_s(fetch) > end_s - _MOMENT_S
     is_failed = not _is_ok(fetch) and abs(_fetch_end_s(fetch) - end_s) < _MOMENT_S
     return (
-        is_late
-        or is_failed
-        or not _is_config_the_same(history, _asked_ns(fetch, history), answer)
+        is_late or is_failed or not _is_config_the_same(history, _asked_ns(fetch, history), answer)
     )

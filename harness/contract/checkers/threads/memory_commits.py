@@ -20,6 +20,7 @@ from harness.core.verdict import Anomaly, Verdict
 
 PATIENCE_S = 60  # the timeout of a commit that waits, and the deadline of a shutdown
 SLACK_S = 0.5
+CAP = 1  # the agents that a cache on trial keeps
 
 
 def check_memory_commits(history: History) -> Verdict:
@@ -31,7 +32,7 @@ def check_memory_commits(history: History) -> Verdict:
 def check_agent_closes(history: History) -> Verdict:
     """Judge a history of turns and evictions that ends quiet, with the cache shrunk."""
     rules = (_closed_in_use, _closed_early, _overlaps, _over_cap, _under_cap, _failed_calls)
-    return first_of(*rules, _kept_open)(history)
+    return first_of(*rules, _too_long, _kept_open)(history)
 
 
 def _raised(history: History) -> Iterator[Anomaly]:
@@ -237,7 +238,7 @@ def _left_early(history: History) -> Iterator[Anomaly]:
 
 
 def _before_last_pass(turn: Operation, drain: Operation, history: History) -> bool:
-    """Whether a turn was completed before the end of a commit that only this shutdown can have made.
+    """Whether a turn was completed before the end of a commit that only this shutdown made.
 
     A pass that made progress is followed by another one, which finds the turn.
     """
@@ -353,13 +354,13 @@ def _closed_early(history: History) -> Iterator[Anomaly]:
 def _over_cap(history: History) -> Iterator[Anomaly]:
     """More agents than the cap, when all is quiet (A1)."""
     for op in history:
-        if op.function == "shrink" and op.result and op.result["agents"] > op.result["cap"]:
+        if op.function == "shrink" and op.result and op.result["agents"] > CAP:
             yield Anomaly(
                 promises.A1,
                 "shrink() left more idle agents than the cap",
                 (op,),
                 "over-cap",
-                expected=f"at most {op.result['cap']} agents",
+                expected=f"at most {CAP} agents",
                 observed=f"{op.result['agents']} agents",
             )
 
@@ -379,7 +380,7 @@ def _under_cap(history: History) -> Iterator[Anomaly]:
     sessions = {turn.argument["session"] for turn in turns}
     for op in history:
         if op.function == "shrink" and op.result and all(turn.precedes(op) for turn in turns):
-            least = min(len(sessions), op.result["cap"])
+            least = min(len(sessions), CAP)
             if op.result["agents"] < least:
                 yield Anomaly(
                     promises.A1,
@@ -394,35 +395,36 @@ def _under_cap(history: History) -> Iterator[Anomaly]:
 def _kept_open(history: History) -> Iterator[Anomaly]:
     """Agents that are neither cached nor closed at the end, or entries of no cached agent (A5, L9).
 
-    Only the last shrink is asked: before it all is quiet, and every provider has succeeded.
+    Only a shrink after all other calls is asked: then every provider has succeeded.
     """
-    shrinks = [op for op in history if op.function == "shrink" and op.result]
     calls = [op for op in history if op.function in ("turn", "evict")]
-    if not shrinks or not all(op.precedes(shrinks[-1]) for op in calls):
-        return
     used = {(op.argument["session"], op.argument["agent"]) for op in history.of("use")}
-    closed = {(op.argument["session"], op.argument["agent"]) for op in history.of("close")}
-    last, opened = shrinks[-1], len(used - closed)
-    agents, entries = last.result["agents"], last.result.get("entries", last.result["agents"])
-    if agents != opened:
-        yield Anomaly(
-            promises.A5,
-            "the agents in the cache are not those that are open",
-            (*history.of("close"), last),
-            "kept-open",
-            expected=f"{opened} cached agents, as {len(used)} were used and {len(closed)} closed",
-            observed=f"{agents} cached agents",
-        )
-    elif entries != agents:
-        yield Anomaly(
-            promises.A5,
-            "the lifecycle remembers other sessions than those with a cached agent",
-            (last,),
-            "kept-entry",
-            also=(promises.L9,),
-            expected=f"{agents} entries",
-            observed=f"{entries} entries",
-        )
+    for last in history.of("shrink"):
+        if not last.result or not all(op.precedes(last) for op in calls):
+            continue
+        closes = [close for close in history.of("close") if _ended_before(close, last)]
+        closed = {(op.argument["session"], op.argument["agent"]) for op in closes}
+        agents, opened = last.result["agents"], len(used - closed)
+        entries = last.result.get("entries", agents)
+        if agents != opened:
+            yield Anomaly(
+                promises.A5,
+                "the agents in the cache are not those that are open",
+                (*closes, last),
+                "kept-open",
+                expected=f"{opened} cached agents: {len(used)} were used, {len(closed)} closed",
+                observed=f"{agents} cached agents",
+            )
+        elif entries != agents:
+            yield Anomaly(
+                promises.A5,
+                "the lifecycle remembers other sessions than those with a cached agent",
+                (last,),
+                "kept-entry",
+                also=(promises.L9,),
+                expected=f"{agents} entries",
+                observed=f"{entries} entries",
+            )
 
 
 def _turns(history: History) -> list[Operation]:

@@ -47,7 +47,9 @@ class _Model:
         """A session without an entry."""
         return _Entry()
 
-    def step(self, state: _Entry, operation: Operation) -> tuple[_Entry, ...] | Refusal:
+    def step(  # noqa: PLR0911  one answer a function
+        self, state: _Entry, operation: Operation
+    ) -> tuple[_Entry, ...] | Refusal:
         """The entry after the operation, or a refusal that lists the expected answer."""
         argument, result = operation.argument, operation.result
         match operation.function:
@@ -263,7 +265,9 @@ def _told(
     )
 
 
-def _broken_by(stuck: Operation, own: Sequence[Operation]) -> tuple[tuple[Promise, ...], str]:
+def _broken_by(  # noqa: PLR0911  one answer a case
+    stuck: Operation, own: Sequence[Operation]
+) -> tuple[tuple[Promise, ...], str]:
     """The promises that an operation breaks which fits no order, and how."""
     earlier = [op for op in own if op.invoked_ns < _end_ns(stuck)]
     ends = {op.argument["ended"] for op in earlier if op.function == "provide"}
@@ -277,7 +281,9 @@ def _broken_by(stuck: Operation, own: Sequence[Operation]) -> tuple[tuple[Promis
         case "register" | "unregister":
             return (promises.L4,), "returned a value"
     if stuck.function == "capture":
-        agents = {op.argument["agent"] for op in earlier if op.function in ("complete_turn", "turn_event")}
+        agents = {
+            op.argument["agent"] for op in earlier if op.function in ("complete_turn", "turn_event")
+        }
         if None in agents:
             return (promises.L8, promises.L4), "committed turns that another agent adopts"
         if len(agents) > 1:
