@@ -41,7 +41,7 @@ DRAIN = Call("drain")
 
 # Two shutdowns, because the first may be the retry of an agent that fails once, and because one may
 # reach its deadline while a provider hangs.
-QUIET = (DRAIN, DRAIN, DIRTY, DISCARD)
+QUIET = (DRAIN, DRAIN, DIRTY)
 
 SILENT = ("provide", "register", "unregister")
 explain_answers = memory_orders(PATIENCE_S)
