@@ -282,6 +282,8 @@ def _flushed(state: State, session: str, provider: str) -> tuple[State, tuple[st
 def _held(state: State, operation: Operation) -> tuple[State] | Refusal:
     """Compare the gauges, and what the cache holds in all, with the agents that it has to know."""
     result = operation.result
+    if "gauges" not in result:
+        return (state,)
     sizes = {
         "agents_kept": len(state.agents),
         "agents_leaving": len(state.leaving),

@@ -64,6 +64,11 @@ class State:
         return tuple(item for item in self.sessions if item[1].source not in HIDDEN)
 
     @property
+    def untimed(self) -> tuple[tuple[str, Session], ...]:
+        """The shown sessions without their times: a list that differs in these may be omitted."""
+        return tuple((name, replace(session, times=(0, 0, 0))) for name, session in self.shown)
+
+    @property
     def rows(self) -> tuple[Row, ...]:
         """The list that a poll must announce."""
         return tuple(
@@ -173,10 +178,10 @@ def _poll(  # noqa: PLR0911  one answer a case
                 f"{operation.call} announced a list although its projection failed",
                 expected="announced = None",
             )
-        least = int(state.shown != state.seen)
+        least = int(state.untimed != state.seen)
         return (state,) if _is_counted(operation, least, POLLS) else _miscounted(operation)
     rows = [list(row) for row in state.rows]
-    if announced != rows and not (announced is None and state.shown == state.seen):
+    if announced != rows and not (announced is None and state.untimed == state.seen):
         return Refusal(
             promises.G1,
             f"{operation.call} did not announce the sessions as other processes changed them",
@@ -193,7 +198,7 @@ def _poll(  # noqa: PLR0911  one answer a case
         )
     if not _is_counted(operation, int(announced is not None), 1):
         return _miscounted(operation)
-    return (replace(state, touched=False, seen=state.shown, announced=state.rows),)
+    return (replace(state, touched=False, seen=state.untimed, announced=state.rows),)
 
 
 def _facts(state: State) -> list[list[Any]]:
