@@ -135,7 +135,7 @@ def test_shutdown_passes_once_more_after_progress() -> None:
 
 
 @pytest.mark.parametrize("took_s", [-1, 20, 31])
-def test_wait_follows_the_clock(took_s: float) -> None:
+def test_wait_follows_the_clock(took_s: int) -> None:
     """A commit takes as long as its own provider, whatever it answers."""
     calls = (turn((1, 2)), provide((4, 6), took_s=30))
 
