@@ -193,7 +193,7 @@ class TurnsStruckAdapter:
         return SimulatedDisk(self._folder, no_fault)
 
     def _end_threads(self, *, is_dead: bool) -> None:
-        """Wait for the workers; those of a dead host wait for nobody."""
+        """Wait for the workers; those of a dead host do not wait."""
         for run in self._runs_here:
             if is_dead:
                 run.concluded.set()
