@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import click
 
 from harness.cli.audit import audit_command
+from harness.cli.diff import diff_command
 from harness.cli.gate import gate_command
 from harness.cli.judge import judge_command
 from harness.cli.listing import list_command
@@ -51,6 +52,7 @@ def cli() -> None:
     harness soak --for 30m                      check that nothing grows
     harness soak --days 30                      the same over simulated days
     harness judge reports/runs/latest           judge stored histories again
+    harness diff RUN reports/runs/latest        tell what changed between two runs
     harness track TABLE REPO                    compare revisions before and after a mend
     harness list                                scenarios, promises, targets, bugs
 
@@ -65,7 +67,7 @@ def cli() -> None:
 for _command in (
     *(gate_command, prove_command, mutate_command, load_command, profile_command, soak_command),
     *(audit_command, reach_command, judge_command, replay_command, list_command),
-    track_command,
+    *(track_command, diff_command),
 ):
     cli.add_command(_command)
 
