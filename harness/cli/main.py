@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import click
 
 from harness.cli.audit import audit_command
+from harness.cli.ci import ci_command
 from harness.cli.diff import diff_command
 from harness.cli.gate import gate_command
 from harness.cli.judge import judge_command
@@ -53,6 +54,7 @@ def cli() -> None:
     harness soak --days 30                      the same over simulated days
     harness judge reports/runs/latest           judge stored histories again
     harness diff RUN reports/runs/latest        tell what changed between two runs
+    harness ci reports/runs/latest              report a gate to continuous integration
     harness track TABLE REPO                    compare revisions before and after a mend
     harness list                                scenarios, promises, targets, bugs
 
@@ -67,7 +69,7 @@ def cli() -> None:
 for _command in (
     *(gate_command, prove_command, mutate_command, load_command, profile_command, soak_command),
     *(audit_command, reach_command, judge_command, replay_command, list_command),
-    *(track_command, diff_command),
+    *(track_command, diff_command, ci_command),
 ):
     cli.add_command(_command)
 
