@@ -15,6 +15,7 @@ from harness.cli.options import (
     run_options,
     scenario_option,
     scenarios_option,
+    shard_option,
     target_option,
 )
 from harness.cli.output import print_conclusion, print_text, progress
@@ -65,6 +66,7 @@ from harness.runs.gate import Gate
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a file that accepts every finding of this gate, for --accept.",
 )
+@shard_option
 @run_options()
 def gate_command(  # noqa: PLR0913  one parameter an option
     *,
@@ -80,6 +82,7 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     accept: Path | None,
     since: Path | None,
     write_accepted: Path | None,
+    shard: tuple[int, int],
     options: RunOptions,
 ) -> int:
     """Judge a target by all scenarios, within a budget of time.
@@ -93,6 +96,7 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     \b
     harness gate --budget 15m --reach
     harness gate --target hermes-agent==0.19.0 --scenario 'state-db-*' --seed 7
+    harness gate --budget 1h --seed 7 --shard 1/4
 
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: report.html,
     summary.md, verdict.json and junit.xml, and a folder for each scenario with its history and
@@ -117,6 +121,7 @@ def gate_command(  # noqa: PLR0913  one parameter an option
         source,
         accepted,
         earlier,
+        shard,
     )
     with progress() as step:
         conclusion = gate.run(step)

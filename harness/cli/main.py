@@ -21,6 +21,7 @@ from harness.cli.gate import gate_command
 from harness.cli.judge import judge_command
 from harness.cli.listing import list_command
 from harness.cli.load import load_command
+from harness.cli.merge import merge_command
 from harness.cli.mutate import mutate_command
 from harness.cli.output import print_text
 from harness.cli.profile import profile_command
@@ -54,6 +55,7 @@ def cli() -> None:
     harness soak --days 30                      the same over simulated days
     harness judge reports/runs/latest           judge stored histories again
     harness diff RUN reports/runs/latest        tell what changed between two runs
+    harness merge RUN...                        put the shards of a run together
     harness ci reports/runs/latest              report a gate to continuous integration
     harness track TABLE REPO                    compare revisions before and after a mend
     harness list                                scenarios, promises, targets, bugs
@@ -69,7 +71,7 @@ def cli() -> None:
 for _command in (
     *(gate_command, prove_command, mutate_command, load_command, profile_command, soak_command),
     *(audit_command, reach_command, judge_command, replay_command, list_command),
-    *(track_command, diff_command, ci_command),
+    *(track_command, diff_command, merge_command, ci_command),
 ):
     cli.add_command(_command)
 

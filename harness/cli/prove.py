@@ -15,6 +15,7 @@ from harness.cli.options import (
     record_option,
     run_options,
     scenarios_option,
+    shard_option,
 )
 from harness.cli.output import print_result, print_table, print_text, progress, table
 from harness.core.errors import UsageError
@@ -23,7 +24,7 @@ from harness.engine.scenario import Mode
 from harness.mutation.known_bugs import find_bugs
 from harness.runs import baselines
 from harness.runs.bug_detection import Detection, DetectionRun
-from harness.runs.gate import extras_of
+from harness.runs.gate import extras_of, shared
 
 HEAD = ("bug", "promise", "mode", "detected", "by another", "clean", "s to detect")
 
@@ -45,6 +46,7 @@ HEAD = ("bug", "promise", "mode", "detected", "by another", "clean", "s to detec
     show_default=True,
     help="Seeds on which each bug is judged.",
 )
+@shard_option
 @record_option
 @effort_option(1.0)
 @run_options()
@@ -53,6 +55,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     bugs: tuple[str, ...],
     modes: tuple[str, ...],
     tries: int,
+    shard: tuple[int, int],
     record: Path | None,
     effort: float,
     options: RunOptions,
@@ -73,11 +76,14 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     if not chosen:
         named = f"of {', '.join(bugs)} none" if bugs else "no known bug"
         raise UsageError(f"--by {' '.join(modes)}: {named} is to be detected by this mode")
+    names = shared([bug.name for bug in chosen], shard, "known bugs")
+    every = sorted(bug.name for bug in chosen)
+    chosen = [bug for bug in chosen if bug.name in names]
     require_extras("`harness prove`", *{extra for bug in chosen for extra in extras_of(bug)})
     seeds = range(options.seed, options.seed + tries)
     print_text(f"prove · {len(chosen)} known bugs · seed {options.seed} · tries {tries}")
     reports = options.reports.resolve()
-    proof = DetectionRun(chosen, seeds, effort, reports, options.workers, options.keep)
+    proof = DetectionRun(chosen, seeds, effort, reports, options.workers, options.keep, every=every)
     with progress() as step:
         run, detections = proof.run(step)
     if options.wants_json:

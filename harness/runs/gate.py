@@ -18,6 +18,7 @@ from typing import Any
 from harness.core.errors import HarnessError, UsageError
 from harness.core.extent import total
 from harness.core.extras import missing_extra
+from harness.core.partition import WHOLE, part_of
 from harness.core.verdict import Anomaly, Validity, Verdict, merge
 from harness.engine import runner
 from harness.engine.scenario import Mode, Scenario
@@ -161,7 +162,8 @@ class Gate:
     """The target, the budget, and the scenarios by name or glob, promise ID and mode.
 
     With `fails_fast` the first scenario that is not valid ends the run. Findings that `accepted` or
-    the `earlier` run has do not make it invalid.
+    the `earlier` run has do not make it invalid. `share` (k, n) is the k-th of n shares of the
+    scenarios.
     """
 
     target: str
@@ -179,6 +181,7 @@ class Gate:
     source: Path | None = None
     accepted: tuple[Accepted, ...] | None = None
     earlier: StoredRun | None = None
+    share: tuple[int, int] = WHOLE
 
     def run(self, progress: Progress) -> Conclusion:
         """Run the scenarios and the canaries, and write the run folder.
@@ -191,6 +194,8 @@ class Gate:
         chosen = choose(self.scenarios, self.promises, self.modes)
         if not chosen:
             raise UsageError(f"no scenario fits all of {self._selection()}")
+        every = sorted(chosen)
+        chosen = {name: chosen[name] for name in shared(every, self.share, "scenarios")}
         skipped = {
             name: reason
             for name, scenario in chosen.items()
@@ -202,6 +207,8 @@ class Gate:
             "target": target.name,
             "effort": effort,
             "scenarios": list(able),
+            "chosen": every,
+            "share": list(self.share),
             "suites": list(map(str, chosen_folders())),
             "skipped": skipped,
             "declared": {name: declared(scenario) for name, scenario in able.items()},
@@ -288,6 +295,14 @@ class Gate:
         for name in [name for name, detected in detections.items() if detected]:
             memory.remember(bugs[name])
         return {**dict.fromkeys(remembered, True), **detections}, remembered
+
+
+def shared(names: Sequence[str], share: tuple[int, int], what: str) -> list[str]:
+    """The names of a share. Raises UsageError for more shares than names."""
+    part = part_of(names, share)
+    if not part:
+        raise UsageError(f"--shard {share[0]}/{share[1]}: there are {len(names)} {what} only")
+    return part
 
 
 def reason_to_skip(scenario: Scenario, target: Target) -> str | None:
