@@ -103,7 +103,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure speed beside peers: `nox -s bench -- judging|schedules|state_db|sse`."""
+    """Measure speed beside peers: `nox -s bench -- judging|schedules|compare|...`."""
     install(session, "dev,bench")
     chosen = session.posargs[:1] or ["judging", "schedules", "state_db", "sse"]
     for name in chosen:

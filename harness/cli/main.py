@@ -16,6 +16,7 @@ import click
 
 from harness.cli.audit import audit_command
 from harness.cli.ci import ci_command
+from harness.cli.compare import compare_command
 from harness.cli.diff import diff_command
 from harness.cli.gate import gate_command
 from harness.cli.judge import judge_command
@@ -46,6 +47,7 @@ def cli() -> None:
     harness gate --target hermes-agent==0.19.0  judge a released package
     harness load --users 200 --for 60s          load it with clients, judge every stream
     harness profile                             measure where the time goes under load
+    harness compare reference@../before reference   tell whether B is slower than A
     harness prove                               check that known bugs are detected
     harness mutate --sample 50                  count the code mutants that are detected
     harness audit reports/runs/latest           count the changed answers that are noticed
@@ -71,7 +73,7 @@ def cli() -> None:
 for _command in (
     *(gate_command, prove_command, mutate_command, load_command, profile_command, soak_command),
     *(audit_command, reach_command, judge_command, replay_command, list_command),
-    *(track_command, diff_command, merge_command, ci_command),
+    *(track_command, diff_command, merge_command, ci_command, compare_command),
 ):
     cli.add_command(_command)
 
