@@ -18,6 +18,7 @@ from harness.cli.audit import audit_command
 from harness.cli.ci import ci_command
 from harness.cli.compare import compare_command
 from harness.cli.diff import diff_command
+from harness.cli.digest import digest_command
 from harness.cli.gate import gate_command
 from harness.cli.judge import judge_command
 from harness.cli.listing import list_command
@@ -57,6 +58,7 @@ def cli() -> None:
     harness soak --days 30                      the same over simulated days
     harness judge reports/runs/latest           judge stored histories again
     harness diff RUN reports/runs/latest        tell what changed between two runs
+    harness digest                              sum up the runs of a night
     harness merge RUN...                        put the shards of a run together
     harness ci reports/runs/latest              report a gate to continuous integration
     harness track TABLE REPO                    compare revisions before and after a mend
@@ -73,7 +75,7 @@ def cli() -> None:
 for _command in (
     *(gate_command, prove_command, mutate_command, load_command, profile_command, soak_command),
     *(audit_command, reach_command, judge_command, replay_command, list_command),
-    *(track_command, diff_command, merge_command, ci_command, compare_command),
+    *(track_command, diff_command, digest_command, merge_command, ci_command, compare_command),
 ):
     cli.add_command(_command)
 

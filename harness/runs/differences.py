@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import UsageError
-from harness.core.verdict import Anomaly
+from harness.core.verdict import Anomaly, Verdict
 from harness.report import folder
 from harness.report.judgement import Record
 from harness.runs.pytest_run import collect
@@ -143,15 +143,12 @@ def read_run(run: Path) -> StoredRun:
     name = run.resolve().name
     try:
         if "bugs" in conclusion:
-            return _proof(name, conclusion["bugs"])
-        if "scenarios" in conclusion:
-            records = [Record.from_json(row) for row in conclusion["scenarios"]]
-        else:
-            records = list(collect(plan.get("scenarios", []), run, None).records.values())
-        figures = {**figures_of(conclusion, records), **_profile(run)}
+            return _proof(name, conclusion)
+        records = _records(run, plan, conclusion)
+        figures = {**figures_of(conclusion, records), **_more_figures(run, conclusion)}
+        word = _word(run, conclusion)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise UsageError(f"{run}: damaged: {type(error).__name__}: {error}") from error
-    word = conclusion.get("conclusion", "")
     return stored(name, str(plan.get("target", "")), word, records, figures)
 
 
@@ -196,8 +193,30 @@ def compare(earlier: StoredRun, later: StoredRun) -> Difference:
     )
 
 
-def _proof(name: str, rows: Sequence[Mapping[str, Any]]) -> StoredRun:
+def _records(run: Path, plan: Mapping[str, Any], conclusion: Mapping[str, Any]) -> list[Record]:
+    """The records of any kind of run; of one that was killed, those that finished."""
+    if "scenarios" in conclusion:
+        return [Record.from_json(row) for row in conclusion["scenarios"]]
+    if "validity" in conclusion:  # simulated days
+        return [Record.from_json(dict(conclusion))]
+    if "verdict" in conclusion:  # a soak
+        verdict, (name,) = Verdict.from_json(conclusion["verdict"]), plan["scenarios"]
+        operations = conclusion["totals"]["operations"]
+        return [Record(name, "soak", (), verdict, 1, operations, "", 0.0)]
+    return list(collect(plan.get("scenarios", []), run, None).records.values())
+
+
+def _word(run: Path, conclusion: Mapping[str, Any]) -> str:
+    """The conclusion; of a run that only measures, that it came to its end."""
+    if "conclusion" in conclusion or "validity" in conclusion:
+        return str(conclusion.get("conclusion", conclusion.get("validity")))
+    return "measured" if "score" in conclusion or (run / PROFILE).exists() else ""
+
+
+def _proof(name: str, document: Mapping[str, Any]) -> StoredRun:
     """A proof, in which each bug that is not detected is a finding."""
+    rows: Sequence[Mapping[str, Any]] = document["bugs"]
+    conclusion = "unknown" if document.get("missing") else "proof"
     survivors = [row for row in rows if not row["detected"]]
     found = [Finding(r["promise"], f"{r['bug']} is not detected", (r["bug"],)) for r in survivors]
     figures = {
@@ -207,7 +226,7 @@ def _proof(name: str, rows: Sequence[Mapping[str, Any]]) -> StoredRun:
     }
     judged = {row["bug"]: "detected" if row["detected"] else "survived" for row in rows}
     by_key = {finding.key: finding for finding in found}
-    return StoredRun(name, "known bugs", "proof", by_key, judged, frozenset(judged), figures)
+    return StoredRun(name, "known bugs", conclusion, by_key, judged, frozenset(judged), figures)
 
 
 def figures_of(conclusion: Mapping[str, Any], records: Iterable[Record]) -> dict[str, float]:
@@ -226,18 +245,18 @@ def figures_of(conclusion: Mapping[str, Any], records: Iterable[Record]) -> dict
     return dict(_numbers(figures))
 
 
-def _profile(run: Path) -> dict[str, float]:
-    """The figures of a profile, by the names of its tables; none for another run."""
-    if not (run / PROFILE).exists():
-        return {}
-    result = folder.read_json(run / PROFILE)
-    latencies = {
-        f"{row['name']} {key}": row[key]
-        for row in result.get("latency", [])
-        for key in ("p50", "p99", "worst")
-    }
-    tables = {name: result.get(name, {}) for name in ("memory", "per turn", "processor")}
-    return dict(_numbers({**tables, "latency": latencies}))
+def _more_figures(run: Path, conclusion: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a soak, of a mutation score, and of a profile, by the names of its tables."""
+    tables = {name: conclusion[name] for name in ("totals", "costs", "score") if name in conclusion}
+    if (run / PROFILE).exists():
+        result = folder.read_json(run / PROFILE)
+        tables |= {name: result.get(name, {}) for name in ("memory", "per turn", "processor")}
+        tables["latency"] = {
+            f"{row['name']} {key}": row[key]
+            for row in result.get("latency", [])
+            for key in ("p50", "p99", "worst")
+        }
+    return dict(_numbers(tables))
 
 
 def _numbers(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

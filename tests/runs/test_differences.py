@@ -170,3 +170,57 @@ def test_scenario_skipped_since_a_run_is_unknown(tmp_path: Path) -> None:
     now = conclusion(tmp_path / "2", {"a": VALID}, skipped={"b": "the target cannot do it"})
 
     assert since(now, earlier).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("plan", "document", "word", "figure"),
+    [
+        (
+            {"scenarios": ["soak-churn"]},
+            {
+                "conclusion": "invalid",
+                "verdict": Verdict((LOST,)).to_json(),
+                "totals": {"operations": 7},
+                "costs": {"rss_bytes": 9.0},
+            },
+            "invalid",
+            ("costs: rss_bytes", 9.0),
+        ),
+        (
+            {},
+            Record("install-days", "soak", (), Verdict((LOST,)), 1, 7, "", 0.0).to_json(),
+            "invalid",
+            ("operations", 7.0),
+        ),
+        ({}, {"score": {"share": 0.5}, "mutants": []}, "measured", ("score: share", 0.5)),
+        ({}, {"bugs": [], "missing": ["b"]}, "unknown", ("bugs", 0.0)),
+    ],
+    ids=["soak", "days", "mutants", "merged proof"],
+)
+def test_every_kind_of_run_is_read(
+    plan: dict[str, Any],
+    document: dict[str, Any],
+    word: str,
+    figure: tuple[str, float],
+    tmp_path: Path,
+) -> None:
+    """Its conclusion, its findings and its figures."""
+    folder.write_json(tmp_path / folder.PLAN, plan)
+    folder.write_json(tmp_path / folder.VERDICT, document)
+
+    run = read_run(tmp_path)
+    assert run.conclusion == word
+    assert run.figures[figure[0]] == figure[1]
+    assert len(run.findings) == (word == "invalid")
+
+
+def test_profiles_are_compared_by_figures(tmp_path: Path) -> None:
+    """A profile has no verdict, and is a conclusion all the same."""
+    folder.write_json(tmp_path / folder.PLAN, {"target": "toy"})
+    latency = [{"name": "event", "p50": 1.0, "p99": 2.0, "worst": 3.0}]
+    folder.write_json(tmp_path / "profile.json", {"latency": latency, "memory": {"MiB": 4}})
+
+    run = read_run(tmp_path)
+    assert run.figures["latency: event p99"] == 2.0
+    assert run.figures["memory: MiB"] == 4.0
+    assert compare(run, run).exit_code == 0
