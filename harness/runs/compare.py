@@ -14,11 +14,13 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import psutil
 
 from harness.core.errors import TargetUnavailableError, UsageError
 from harness.engine.supervision import Child
@@ -30,6 +32,7 @@ from harness.runs.ratios import MARGIN, RESAMPLES, Row, blocks_needed, exit_code
 from harness.targets.registry import find_target
 
 BOOT_S = 60.0
+END_S = 15.0
 GROUPS = 4  # of four rounds, in each block
 BLOCKS = 14
 RESULT = "compare.json"
@@ -133,9 +136,9 @@ def measure_block(
     return measured
 
 
-def drawn_order(rng: random.Random) -> str:
+def drawn_order(rng: random.Random) -> Sides:
     """Which side comes first."""
-    return rng.choice(("ab", "ba"))
+    return rng.choice((("a", "b"), ("b", "a")))
 
 
 @contextmanager
@@ -144,13 +147,26 @@ def hosted(target: str, place: Path, core: Sequence[int]) -> Iterator[Subject]:
     command = [sys.executable, "-m", server_host.__name__, target, str(place), str(list(core))]
     with (place / "host.log").open("wb") as log:
         child = Child(command, os.environ, log, place)
+        told: Mapping[str, Any] = {}
         try:
-            told: Mapping[str, Any] = next(child.events(time.monotonic() + BOOT_S), {})
+            told = next(child.events(time.monotonic() + BOOT_S), {})
             if "port" not in told:
                 raise TargetUnavailableError(f"{target}: the server does not boot: {told}")
             yield Subject(told["port"], told["pid"], told["start_up_ms"])
         finally:
             child.end()
+            await_end(told.get("pid"))
+
+
+def await_end(pid: int | None) -> None:
+    """Wait for the end of a server whose host is gone, so that it costs the next one nothing."""
+    with suppress(psutil.NoSuchProcess):
+        if pid is not None:
+            server = psutil.Process(pid)
+            try:
+                server.wait(END_S)
+            except psutil.TimeoutExpired:
+                server.kill()
 
 
 # From rounds to rows

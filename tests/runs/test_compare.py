@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from harness.cli import main as command
+from harness.core.errors import TargetUnavailableError
 from harness.runs import compare
 from harness.runs.compare import Comparison, drawn_order, judged, log_ratio, markdown
 from harness.runs.figures import BOOT, CPU, FIGURES, LIST, SEARCH, TURN
@@ -62,7 +63,7 @@ def test_slow_down_within_the_margin_is_none() -> None:
 def test_order_of_sides_is_drawn_evenly() -> None:
     """A fixed order would let what the first round pays count against one side."""
     rng = Random(1)
-    first = sum(drawn_order(rng) == "ab" for _ in range(400))
+    first = sum(drawn_order(rng) == ("a", "b") for _ in range(400))
     assert 150 < first < 250
 
 
@@ -177,6 +178,16 @@ def test_comparison_that_cannot_be_made_is_refused(
     """Before anything is measured."""
     assert command.run_command(["compare", *arguments]) == 254
     assert sentence in capsys.readouterr().err
+
+
+def test_side_that_does_not_boot_is_named(tmp_path: Path) -> None:
+    """The message has the target and its reason; no process is left."""
+    target = f"reference@{tmp_path}"
+    with (
+        pytest.raises(TargetUnavailableError, match="contains no package reference_impl"),
+        compare.hosted(target, tmp_path, []),
+    ):
+        pytest.fail("it booted")
 
 
 def test_same_rounds_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
