@@ -1,6 +1,6 @@
 """Measures how often `harness compare` is wrong: false rows without a difference, and its power.
 
-    python benches/bench_compare.py [--runs 1000] [--record FILE]
+    python benches/bench_compare.py [--runs 400] [--record FILE]
 
 Rounds are simulated (`tests/support/simulated_rounds.py`): machines that are quiet, shared, that
 drift, that have bursts, and heavy tails. The decisions are those of the command.
@@ -30,7 +30,6 @@ from harness.runs.ratios import MARGIN, Word  # noqa: E402
 from tests.support.simulated_rounds import MACHINES, simulated  # noqa: E402
 
 EFFECTS = (1.05, 1.10, 1.20)
-FEW = 20  # resamples: the interval decides nothing here
 
 
 def false_rows(machine: str, runs: int) -> int:
@@ -39,7 +38,7 @@ def false_rows(machine: str, runs: int) -> int:
     for number in range(runs):
         rng = Random(f"{machine}/{number}")
         blocks = simulated(MACHINES[machine], rng, BLOCKS)
-        rows = judged(blocks, FIGURES, MARGIN, number, resamples=FEW)
+        rows = judged(blocks, FIGURES, MARGIN, number, resamples=0)
         wrong += any(row.word in (Word.SLOWER, Word.FASTER) for row in rows)
     return wrong
 
@@ -50,7 +49,7 @@ def detections(machine: str, runs: int, effect: float) -> int:
     for number in range(runs):
         rng = Random(f"{machine}/{effect}/{number}")
         blocks = simulated(MACHINES[machine], rng, BLOCKS, {TURN: effect})
-        rows = judged(blocks, FIGURES, MARGIN, number, resamples=FEW)
+        rows = judged(blocks, FIGURES, MARGIN, number, resamples=0)
         seen += any(row.figure == TURN and row.word is Word.SLOWER for row in rows)
     return seen
 
@@ -58,7 +57,7 @@ def detections(machine: str, runs: int, effect: float) -> int:
 def main() -> None:
     """Print one row for each machine, and record the figures where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     few = max(1, options.runs // 5)
@@ -70,6 +69,7 @@ def main() -> None:
         power = {f"{effect:g}": detections(machine, few, effect) / few for effect in EFFECTS}
         rows.append({"machine": machine, "runs": options.runs, "false_runs": wrong, "power": power})
         shares = [f"{share:.0%}" for share in power.values()]
+        Console(stderr=True).print(rows[-1])
         table.add_row(machine, f"{wrong} of {options.runs}", f"{low:.2%} to {high:.2%}", *shares)
     Console(width=120).print(table)
     if options.record is not None:

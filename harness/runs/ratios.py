@@ -105,10 +105,12 @@ def chance(values: Sequence[float]) -> float:
     moved = [value for value in values if value]
     if not moved:
         return 1.0
-    is_small = len(moved) <= EXACT_BLOCKS_MAX
-    has_ties = len({abs(value) for value in moved}) < len(moved)
-    exact = PermutationMethod(n_resamples=2 ** len(moved)) if is_small and has_ties else "exact"
-    return float(wilcoxon(moved, method=exact if is_small else "auto").pvalue)
+    if len(moved) > EXACT_BLOCKS_MAX:
+        return float(wilcoxon(moved, method="auto").pvalue)
+    if len({abs(value) for value in moved}) == len(moved):
+        return float(wilcoxon(moved, method="exact").pvalue)
+    every = PermutationMethod(n_resamples=2 ** len(moved))
+    return float(wilcoxon(moved, method=every).pvalue)
 
 
 def corrected(chances: Sequence[float]) -> list[float]:
@@ -122,12 +124,12 @@ def corrected(chances: Sequence[float]) -> list[float]:
 
 
 def interval(values: Sequence[float], seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """A percentile bootstrap interval of the centre."""
+    """A percentile bootstrap interval of the centre; without resamples the centre alone."""
+    if len(set(values)) == 1 or not resamples:
+        return centre(values), centre(values)
     import numpy as np  # noqa: PLC0415  slow to import
     from scipy.stats import bootstrap  # noqa: PLC0415  slow to import
 
-    if len(set(values)) == 1:
-        return values[0], values[0]
     first, second = np.triu_indices(len(values))
 
     def centres(sample: Any, axis: int) -> Any:
