@@ -36,13 +36,15 @@ COMMENT = "comment.md"
 def ci_command(*, run: Path, comment: Path | None, link: str, root: Path) -> int:
     """Report the gate in the folder RUN to continuous integration.
 
-    Annotations go to standard output, as workflow commands of GitHub Actions: an error for each new
-    finding and each failure of the harness, at a line where the finding names one; a warning for
-    what was not judged; a notice for a known finding. The summary is appended to the file that
-    GITHUB_STEP_SUMMARY names, and `conclusion`, `exit-code`, `run`, `page` and `comment` to the one
-    that GITHUB_OUTPUT names. A gate that was killed is reported by what it finished.
+    Results go to standard output as annotations, which are workflow commands of GitHub Actions: an
+    error for each new finding and each failure of the harness, at a line where the finding names
+    one; a warning for what was not judged; a notice for a known finding. The summary is appended to
+    the file that GITHUB_STEP_SUMMARY names, and `conclusion`, `exit-code`, `run`, `page` and
+    `comment` to the one that GITHUB_OUTPUT names. A gate that was killed is reported by what it
+    finished.
 
     \b
+    harness ci reports/runs/latest
     harness ci reports/runs/latest --comment comment.md
 
     Exit codes: 0 when it is reported, whatever the conclusion.

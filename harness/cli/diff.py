@@ -24,6 +24,7 @@ def diff_command(*, earlier: Path, later: Path, wants_json: bool) -> int:
 
     \b
     harness diff reports/runs/20261128T052437-gate-2 reports/runs/latest
+    harness diff baseline reports/runs/latest --json
 
     Results go to the terminal; nothing is written.
 

@@ -29,7 +29,8 @@ def digest_command(*, since_s: float, options: RunOptions) -> int:
     the same kind on the same target. Figures that changed by a quarter are listed.
 
     \b
-    harness digest --since 12h
+    harness digest
+    harness digest --since 12h --reports reports/nightly
 
     Results go to REPORTS/digest.html and REPORTS/digest.md.
 

@@ -96,7 +96,6 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     \b
     harness gate --budget 15m --reach
     harness gate --target hermes-agent==0.19.0 --scenario 'state-db-*' --seed 7
-    harness gate --budget 1h --seed 7 --shard 1/4
 
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: report.html,
     summary.md, verdict.json and junit.xml, and a folder for each scenario with its history and

@@ -25,9 +25,8 @@ def merge_command(*, runs: tuple[Path, ...], options: RunOptions) -> int:
     that ran are put together. What no run judged is unknown: a share that is missing is noticed.
 
     \b
-    harness gate --seed 1 --shard 1/2 --reports one
-    harness gate --seed 1 --shard 2/2 --reports two
     harness merge one/runs/latest two/runs/latest
+    harness merge harness-*-run --reports merged
 
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to, with the files
     of one run; the folders of scenarios are copied into it.

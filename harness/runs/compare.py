@@ -147,15 +147,15 @@ def hosted(target: str, place: Path, core: Sequence[int]) -> Iterator[Subject]:
     command = [sys.executable, "-m", server_host.__name__, target, str(place), str(list(core))]
     with (place / "host.log").open("wb") as log:
         child = Child(command, os.environ, log, place)
-        told: Mapping[str, Any] = {}
+        reported: Mapping[str, Any] = {}
         try:
-            told = next(child.events(time.monotonic() + BOOT_S), {})
-            if "port" not in told:
-                raise TargetUnavailableError(f"{target}: the server does not boot: {told}")
-            yield Subject(told["port"], told["pid"], told["start_up_ms"])
+            reported = next(child.events(time.monotonic() + BOOT_S), {})
+            if "port" not in reported:
+                raise TargetUnavailableError(f"{target}: the server does not boot: {reported}")
+            yield Subject(reported["port"], reported["pid"], reported["start_up_ms"])
         finally:
             child.end()
-            await_end(told.get("pid"))
+            await_end(reported.get("pid"))
 
 
 def await_end(pid: int | None) -> None:

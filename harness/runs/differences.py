@@ -188,7 +188,8 @@ def compare(earlier: StoredRun, later: StoredRun) -> Difference:
         {
             name: pair
             for name, pair in words.items()
-            if pair[1] == "not tried" or (name in earlier.whole and name not in later.whole)
+            if pair[1] == "not tried"
+            or (pair[1] == "unknown" and name in earlier.whole and name not in later.whole)
         },
     )
 

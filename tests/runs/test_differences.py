@@ -63,6 +63,7 @@ def anomalies(*found: Anomaly) -> Verdict:
             2,
         ),
         ({"a": VALID, "b": VALID}, {"a": VALID}, {"no_longer_judged": 1}, 2),
+        ({"a": VALID}, {"a": Verdict((LOST,), unknowns=("cut short",))}, {"new": 1}, 1),
         ({}, {"b": anomalies(LOST)}, {"new": 1}, 1),
     ],
 )
