@@ -74,8 +74,8 @@ def walk(context: Context) -> None:
                     break
                 state, wanted = State(TOKENS), []
                 for cursor, by in cases(endpoint, subject):
-                    expected = len(state.answer(endpoint, subject, cursor, by).events)
-                    wanted.append([cursor, by, expected])
+                    expected = state.answer(endpoint, subject, cursor, by)
+                    wanted.append([cursor, by, len(expected.events), expected.closed])
                 argument = {"endpoint": endpoint, "subject": subject, "cases": wanted}
                 anomalies += judged(state, episode.client.ask("read", argument)) is not None
             for tokens in (*SIZES, LARGE):
