@@ -256,7 +256,8 @@ class Server:
         self.last_request_at: float | None = None
         self.is_open = True
         self._collect_s = env_seconds("HERMES_WEBUI_COLLECT_PERIOD", COLLECT_S)
-        self._idle: Due[Connection] = Due(REQUEST_PATIENCE_S)
+        patience_s = env_seconds("HERMES_WEBUI_REQUEST_PATIENCE", REQUEST_PATIENCE_S)
+        self._idle: Due[Connection] = Due(patience_s)
         self._closing: Due[Connection] = Due(_CLOSE_TIMEOUT_S)
 
     def gauges(self) -> dict[str, int]:

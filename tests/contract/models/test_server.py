@@ -249,14 +249,28 @@ STALLED = {
     "kept_bytes": 9,
     "let_go": True,
 }
-FILLED = {
+FILLED: dict[str, Any] = {
     "refused": [503] * 3,
     "answered": [200] * 4,
     "started": True,
     "taken": 4,
     "again": True,
+    "crowd": {"answered": [200, 200], "kept": 513, "oldest": "closed", "newest": True},
 }
-SILENT = {"silences_s": [4.0] * 4, "locked": [503], "freed": [200]}
+
+
+def crowd(**changes: Any) -> dict[str, Any]:
+    """What became of idle connections above the limit, with some facts changed."""
+    return {"crowd": {**FILLED["crowd"], **changes}}
+
+
+SILENT = {
+    "silences_s": [4.0] * 4,
+    "locked": [503],
+    "freed": [200],
+    "dropped_early": [],
+    "still_open": [],
+}
 
 
 @pytest.mark.parametrize(
@@ -271,6 +285,11 @@ SILENT = {"silences_s": [4.0] * 4, "locked": [503], "freed": [200]}
         (("fill", {"streams": 4}, {**FILLED, "answered": [200, 503, 200, 200]}), promises.C10),
         (("fill", {"streams": 4}, {**FILLED, "refused": [503, 503]}), promises.C10),
         (("fill", {"streams": 4}, {**FILLED, "taken": 3}), promises.H4),
+        (("fill", {"streams": 4}, {**FILLED, **crowd(kept=540)}), promises.C10),
+        (("fill", {"streams": 4}, {**FILLED, **crowd(oldest="open")}), promises.C10),
+        (("fill", {"streams": 4}, {**FILLED, **crowd(newest=False)}), promises.C10),
+        (("keep_silent", {}, {**SILENT, "dropped_early": ["silent"]}), promises.C10),
+        (("keep_silent", {}, {**SILENT, "still_open": ["trickling"]}), promises.C10),
         (("leave", {}, {"collected": True, "channels": 0, "heard": False}), promises.C9),
         (("stop", {}, {"ended": [True] * 3, "code": 0}), None),
         (("stop", {}, {"ended": [True] * 3, "code": None}), promises.H3),
