@@ -97,6 +97,8 @@ def _booted(state: State, operation: Operation) -> tuple[State] | Refusal:
     }
     if result == wanted and set(limits) == set(LIMITS):
         return (state,)
+    unknown = {name: "a positive number" for name in LIMITS if name not in limits}
+    wanted = {**wanted, "limits": {**limits, **unknown}}
     return Refusal(
         promises.H7,
         f"boot() with {_shown(settings)}: {_problem(wanted, result)}",
