@@ -173,8 +173,12 @@ CHANGES = (
 
 
 def run_program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> Program:
-    """Concurrent threads that emit, read and end one run; a reader waits for its end."""
-    return Program(name, threads, promises.C6, (BEGIN_RUN, *first), (SIZES,))
+    """Concurrent threads that emit, read and end one run; a reader waits for its end.
+
+    One that waits for ever was not closed, or was not woken for the events that it lacks.
+    """
+    also = (promises.C3,)
+    return Program(name, threads, promises.C6, (BEGIN_RUN, *first), (SIZES,), also=also)
 
 
 RUNS = (

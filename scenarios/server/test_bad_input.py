@@ -61,6 +61,7 @@ BAD_CURSORS = (
         *(
             "<run>:-1",
             "<run>:99999999999999999999",
+            "<run>:²",
             "<run>:1e3",
             "<run>:",
             ":1",
@@ -237,6 +238,12 @@ def conversations(rng: Random) -> Iterator[tuple[str, list[str], list[int], bool
     yield "asked with the body", [head + UNDO + got("/health")], [404, 200], False
     big = f"POST /api/session/undo HTTP/1.1\r\n{HOST}Content-Length: {BODY_MAX + 1}\r\n{WAITS}\r\n"
     yield "asked, and too large", [big], [413], True
+    yield (
+        "a head without an end",
+        [f"GET /health HTTP/1.1\r\n{HOST}X: " + "y" * 40_000],
+        [431],
+        True,
+    )
 
 
 TORN = f"GET /api/sessions HTTP/1.1\r\n{HOST}X-Never: en"

@@ -28,7 +28,7 @@ SIZES = (1, 255, 257, BUFFERED, BUFFERED + 1, BUFFERED + 276)
 LARGE = REPLAYED_MAX + 2
 NO_CURSORS = (
     *("garbage", ":3", "-1", "current", "current:", "current:x", "current:-1", "unknown:1"),
-    *("current:1:1", f"current:{10 * (FAR + 1)}", "ä:1"),
+    *("current:1:1", f"current:{10 * (FAR + 1)}", "ä:1", "current:²"),
 )
 SUBJECTS = (
     *(("run", run) for run in (*SESSION_OF, "never")),
