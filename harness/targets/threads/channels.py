@@ -17,22 +17,26 @@ class ChannelsThreadsAdapter:
         self._journal = _Journal(modules("turns.journal"))
         self._channels = modules("live.channels").Channels(self._journal)
         self._readers: dict[str, Any] = {}
+        self._woken: set[str] = set()
 
     def subscribe(self, session: str, reader: str) -> None:
         """Subscribe a reader to the session."""
-        self._readers[reader] = self._channels.subscribe(session, _ignore)
+        self._readers[reader] = self._channels.subscribe(session, self._waker(reader))
 
     def read_events(self, session: str, reader: str) -> None:
         """Subscribe a reader to the session's run or, without one, to its notices."""
-        self._readers[reader] = self._channels.subscribe_events(session, _ignore)
+        self._readers[reader] = self._channels.subscribe_events(session, self._waker(reader))
 
     def watch_list(self, reader: str) -> None:
         """Subscribe a reader to the list of sessions."""
-        self._readers[reader] = self._channels.subscribe_sessions(_ignore)
+        self._readers[reader] = self._channels.subscribe_sessions(self._waker(reader))
 
     def change_list(self, reason: str) -> None:
         """Announce a change of the list to its readers."""
         self._channels.sessions_changed(reason)
+
+    def _waker(self, reader: str) -> Callable[[], None]:
+        return lambda: self._woken.add(reader)
 
     def leave(self, reader: str) -> None:
         """Close the reader's subscription."""
@@ -95,17 +99,19 @@ class ChannelsThreadsAdapter:
         time.sleep(seconds)
 
     def heard(self, reader: str) -> dict[str, Any]:
-        """What the reader received, in order, and whether no more can come.
+        """What the reader received, in order, whether it was woken, and whether no more can come.
 
         Notices by number, runs that were announced, events of runs by id, versions of the list.
         """
-        subscription = self._readers[reader]
+        subscription, is_woken = self._readers[reader], reader in self._woken
+        self._woken.discard(reader)
         frames = list(itertools.chain.from_iterable(iter(subscription.take, [])))
         return {
             "notices": [frame.data["number"] for frame in frames if frame.event == "notice"],
             "runs": [frame.data["stream_id"] for frame in frames if frame.event == _STARTED],
             "events": [frame.id for frame in frames if frame.event in _OF_RUNS],
             "versions": [frame.data["version"] for frame in frames if frame.event == _CHANGED],
+            "woken": is_woken,
             "ended": subscription.is_over,
         }
 
@@ -120,10 +126,6 @@ class ChannelsThreadsAdapter:
 
 _STARTED, _CHANGED = "server_turn_started", "sessions_changed"
 _OF_RUNS = ("token", "stream_end")
-
-
-def _ignore() -> None:
-    """Ignore the signal of new frames, since readers poll here."""
 
 
 class _Journal:

@@ -193,7 +193,7 @@ NOTICE = ("notify", {**S, "number": 1}, None)
 RUN = ("begin_run", {**S, "stream": "x"}, None)
 
 
-SILENT = {"notices": [], "runs": [], "events": [], "versions": [], "ended": False}
+SILENT = {"notices": [], "runs": [], "events": [], "versions": [], "woken": True, "ended": False}
 
 
 def heard(notices: list[int], runs: list[str], **more: Any) -> tuple[str, dict[str, Any], Any]:
@@ -260,6 +260,8 @@ EVENT = {**S, "stream": "x", "number": 1, "event": "token"}
         ((RUN, ("emit", EVENT, True), ("emit", EVENT, True)), [promises.C2]),
         ((RUN, ("emit", EVENT, False)), [promises.C3]),
         ((RUN, ENDS, ("emit", EVENT, False)), []),
+        ((COMES, heard([], []), NOTICE, heard([1], [])), []),
+        ((COMES, heard([], []), NOTICE, heard([1], [], woken=False)), [promises.C3]),
     ],
 )
 def test_meetings_of_readers_are_judged(

@@ -8,6 +8,8 @@ for what each reader received, and `sizes` after the last reader left.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 
 from harness.contract import promises
 from harness.core.history import History, Operation
@@ -299,11 +301,35 @@ def _is_reading(history: History, subscribe: Operation, moment: Operation) -> bo
 
 
 def _readers(history: History, *functions: str) -> Iterator[tuple[Operation, Operation]]:
-    """Each subscription by these functions, and what its reader heard."""
-    for heard in history.happened.of("heard"):
-        for subscribe in history.happened.of(*functions):
-            if subscribe.argument["reader"] == heard.argument["reader"]:
-                yield subscribe, heard
+    """Each subscription by these functions, and all that its reader heard, as the last call."""
+    for subscribe in history.happened.of(*functions):
+        calls = _heard_by(history, subscribe)
+        if calls:
+            lists = (name for name, value in calls[-1].result.items() if isinstance(value, list))
+            parts = {name: [item for op in calls for item in op.result[name]] for name in lists}
+            yield subscribe, replace(calls[-1], result={**calls[-1].result, **parts})
+
+
+def _heard_by(history: History, subscribe: Operation) -> list[Operation]:
+    reader = subscribe.argument["reader"]
+    return [op for op in history.happened.of("heard") if op.argument["reader"] == reader]
+
+
+def _never_woken(history: History) -> Iterator[Anomaly]:
+    """A reader that had taken all, and was not woken for what came after that (C3)."""
+    for subscribe in history.happened.of(*_OF_SESSIONS, "watch_list"):
+        for before, after in pairwise(_heard_by(history, subscribe)):
+            news = [value for value in after.result.values() if isinstance(value, list)]
+            if before.precedes(after) and any(news) and not after.result["woken"]:
+                yield Anomaly(
+                    promises.C3,
+                    f"reader {after.argument['reader']!r} was not woken for what it had to take",
+                    (subscribe, before, after),
+                    "never-woken",
+                    also=(promises.C6,),
+                    expected="a signal after it had taken everything",
+                    observed=after.answer,
+                )
 
 
 def _events(heard: Operation, stream: str) -> list[int]:
@@ -323,4 +349,5 @@ _RULES: tuple[Rule, ...] = (
     _misread_run,
     _misread_list,
     _never_ended,
+    _never_woken,
 )
