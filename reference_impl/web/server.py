@@ -238,7 +238,7 @@ class Server:
     """A listening socket, its connections, and the threads that execute their calls."""
 
     def __init__(self, application: Application) -> None:
-        """Limits are read from the environment; see the README."""
+        """Limits are read from the environment; see `docs/reference/settings.md`."""
         self._loop = asyncio.get_running_loop()
         self._application = application
         # Two pools, so that a burst of reconnecting streams delays no ordinary call.
