@@ -229,7 +229,7 @@ LISTS = ("watch_list", {"reader": "r"}, None)
 READS = ("read_events", {**S, "reader": "r"}, None)
 CHANGE = ("change_list", {"reason": "a change"}, None)
 ENDS = ("end_run", {"stream": "x"}, None)
-SHUT = ("close_all", {}, None)
+SHUT: tuple[str, dict[str, Any], None] = ("close_all", {}, None)
 DELETED = ("forget", S, None)
 EVENT = {**S, "stream": "x", "number": 1, "event": "token"}
 

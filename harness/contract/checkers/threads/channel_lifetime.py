@@ -316,11 +316,16 @@ def _heard_by(history: History, subscribe: Operation) -> list[Operation]:
 
 
 def _never_woken(history: History) -> Iterator[Anomaly]:
-    """A reader that had taken all, and was not woken for what came after that (C3)."""
+    """A reader that had taken all, and was not woken for what came after that (C3).
+
+    What is published while the reader takes may be taken before its signal comes.
+    """
+    published = history.of("notify", "emit", "begin_run", "change_list")
     for subscribe in history.happened.of(*_OF_SESSIONS, "watch_list"):
         for before, after in pairwise(_heard_by(history, subscribe)):
             news = [value for value in after.result.values() if isinstance(value, list)]
-            if before.precedes(after) and any(news) and not after.result["woken"]:
+            is_over = all(op.precedes(after) or after.precedes(op) for op in published)
+            if is_over and before.precedes(after) and any(news) and not after.result["woken"]:
                 yield Anomaly(
                     promises.C3,
                     f"reader {after.argument['reader']!r} was not woken for what it had to take",
