@@ -258,6 +258,7 @@ MEETINGS = Interleaving(
         *RUNS,
         *CHANGES,
     ),
+    modules=("reference_impl.live.event_buffer",),
     check=with_plain_answers(check_channel_lifetime, promises.C9, accepted=ACCEPTED, silent=SILENT),
     meetings={
         "a reader met a collection": reader_met_collection,

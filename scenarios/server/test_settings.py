@@ -31,7 +31,12 @@ def boot_with_everything(context: Context) -> None:
         with context.episode() as episode:
             fold = Fold(SettingsModel())
             for texts in ((), HUGE, BAD, GOOD):
-                settings = {name: rng.choice(texts) for name in NAMES if texts}
+                first = rng.randrange(len(NAMES))  # so each text is asked of some setting
+                settings = {
+                    name: texts[(first + number) % len(texts)]
+                    for number, name in enumerate(NAMES)
+                    if texts
+                }
                 password = rng.choice(PASSWORDS) if texts else ""
                 argument = {"settings": settings, "password": password}
                 if fold.step(episode.client.ask("boot", argument)):
