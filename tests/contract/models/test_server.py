@@ -67,6 +67,7 @@ DONE = stream(1, 2, 3, names=("token", "done", "stream_end"))
 READ = of_run("events", DONE, after=0)
 IDLE = of_session("wait_idle", result=True)
 CANCEL = of_run("cancel", result=True)
+PENDING = {"said": [], "woken": [], "pending": HELD}
 GONE = Exception("UnknownError: 404")
 
 
@@ -89,6 +90,8 @@ GONE = Exception("UnknownError: 404")
             promises.S2,
         ),
         ((NEW, TALK, of_session("messages", {"said": [], "woken": [], "pending": SHORT})), None),
+        ((NEW, HOLD, of_session("messages", {**PENDING, "heard": [[2, 1]]})), promises.S6),
+        ((NEW, HOLD, of_session("messages", {**PENDING, "heard": [[1, 1]]})), None),
         ((NEW, TALK, of_session("wait_idle", result=False)), promises.T3),
         ((NEW, TALK, IDLE, of_session("clear", None), of_session("disk", [SHORT])), promises.S6),
         ((NEW, TALK, of_session("clear", None), of_session("disk", [SHORT])), None),
@@ -177,6 +180,32 @@ def test_server_model_goes_on_after_a_wrong_answer() -> None:
 
     assert [anomaly.promise for anomaly in verdict.anomalies] == [promises.S2, promises.S2]
     assert [anomaly.evidence[-1].function for anomaly in verdict.anomalies] == ["messages", "title"]
+
+
+@pytest.mark.parametrize(("said", "lacks"), [([], True), ([["assistant", "0 1", ""]], False)])
+def test_lost_reply_breaks_its_promise_beside_a_lost_message(
+    said: list[list[str]], *, lacks: bool
+) -> None:
+    """A cancelled turn is lost with the text that a client has seen, or without it."""
+    shown = of_run("shown", "0 1", tokens=2)
+    lost: dict[str, Any] = {"said": said, "woken": [], "pending": None}
+    calls = (NEW, HOLD, shown, CANCEL, of_session("messages", lost))
+
+    (anomaly,) = conforms(ServerModel())(History(tuple(operations_of(calls)))).anomalies
+
+    assert (anomaly.promise, promises.T4 in anomaly.also) == (promises.S2, lacks)
+
+
+@pytest.mark.parametrize("call", ["clear", "undo"])
+def test_returned_message_names_what_had_removed_it(call: str) -> None:
+    """So that a known finding does not hide another one."""
+    back: dict[str, Any] = {"said": [["user", SHORT, ""]], "woken": [], "pending": None}
+    removal = of_session(call, True if call == "undo" else None)
+    calls = (NEW, TALK, IDLE, removal, of_session("messages", back))
+
+    (anomaly,) = conforms(ServerModel())(History(tuple(operations_of(calls)))).anomalies
+
+    assert anomaly.signature == f"S6 messages: messages has messages that {call} removed"
 
 
 def answered(*statuses: int, bad: bool = True, error: str | None = "no", **more: Any) -> Call:
