@@ -124,6 +124,7 @@ class RunCallsAdapter:
             time.sleep(SETTLING_S)
             if not self._turns.runs():
                 break
+        time.sleep(SETTLING_S)  # a reclaimed run leaves the registry before its agent unwinds
         sizes = {**self._turns.gauges(), "in_flight": len(self._journal.in_flight())}
         left = {name: size for name, size in sizes.items() if size}
         turns = {
