@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, cast
@@ -402,6 +403,9 @@ class Turns:
             log.exception("session %s: the turn could not be saved", run.session_id)
             run.error = f"the turn could not be saved: {failure}"
             self._decide(run, State.ERROR)
+            if isinstance(failure, UnknownSessionError):  # no later turn settles this one
+                with suppress(OSError):
+                    self._journal.interrupt(run.turn_id)
         finally:
             self._finish(run, session)
             run.concluded.set()
