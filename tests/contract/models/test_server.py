@@ -16,6 +16,7 @@ from harness.contract.models.bad_input import BadInputModel
 from harness.contract.models.catalog_over_http import CatalogOverHttpModel
 from harness.contract.models.notifications import NotificationsModel
 from harness.contract.models.server import ServerModel
+from harness.contract.models.settings import SettingsModel
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
 from harness.core.model import Model
@@ -219,6 +220,15 @@ def answered(*statuses: int, bad: bool = True, error: str | None = "no", **more:
     )
 
 
+TALKED = {"statuses": [200, 404], "whole": True, "continued": True, "closed": False}
+
+
+def talked(**changes: Any) -> Call:
+    """The answers on one connection, with some facts changed."""
+    argument = {"name": "x", "parts": ["a"], "wanted": [200, 404], "closes": False}
+    return "converse", argument, {**TALKED, **changes}
+
+
 def files(bait: str, bystander: str = "b") -> Call:
     """The files on disk."""
     return "files", {}, {"files": {"bait": bait}, "bystanders": {"b.json": bystander}}
@@ -241,6 +251,12 @@ def files(bait: str, bystander: str = "b") -> Call:
         ((files("x"), answered(200, bad=False, error=None), files("y")), None),
         ((files("x"), answered(200, bad=False, error=None), files("y", "c")), promises.H2),
         ((("dawdle", {}, {"health": 200, "sessions": 503}),), promises.C10),
+        ((talked(),), None),
+        ((talked(statuses=[404, 200]),), promises.H2),
+        ((talked(statuses=[200]),), promises.H2),
+        ((talked(whole=False),), promises.H2),
+        ((talked(continued=False),), promises.H2),
+        ((talked(closed=True),), promises.H2),
     ],
 )
 def test_bad_input_model_names_the_broken_promise(
@@ -248,6 +264,46 @@ def test_bad_input_model_names_the_broken_promise(
 ) -> None:
     """Bad input is refused with an error message, and no file changes."""
     assert judged(BadInputModel(), *calls) is promise
+
+
+STREAMS = "HERMES_WEBUI_STREAMS_MAX"
+BOOTED = {"serves": True, "warnings": {}, "limits": {"streams": 99, "sessions": 100}}
+BARE = ("boot", {"settings": {}, "password": ""}, BOOTED)
+
+
+def booted(settings: dict[str, str], password: str = "", **changes: Any) -> Call:
+    """A server with settings, and what it says, with some facts changed."""
+    return "boot", {"settings": settings, "password": password}, {**BOOTED, **changes}
+
+
+def knocked(word: str, status: int) -> Call:
+    """A request with a password, and its status."""
+    return "knock", {"scheme": "Bearer", "word": word}, status
+
+
+@pytest.mark.parametrize(
+    ("calls", "promise"),
+    [
+        ((BARE,), None),
+        ((booted({}, limits={}),), promises.H7),
+        ((booted({}, warnings={STREAMS: 1}),), promises.H7),
+        ((BARE, booted({STREAMS: "0"}, warnings={STREAMS: 1})), None),
+        ((BARE, booted({STREAMS: "0"})), promises.H7),
+        ((BARE, booted({STREAMS: "0"}, warnings={STREAMS: 2})), promises.H7),
+        ((BARE, booted({STREAMS: "9" * 30}, warnings={STREAMS: 1})), None),
+        ((BARE, booted({STREAMS: "x"}, serves=False, warnings={}, limits={})), promises.H7),
+        ((BARE, booted({STREAMS: "7"}, limits={"streams": 7, "sessions": 100})), None),
+        ((BARE, booted({STREAMS: "7"})), promises.H7),
+        ((BARE, booted({}, "ü"), knocked("ü", 200)), None),
+        ((BARE, booted({}, "ü"), knocked("ü", 401)), promises.H7),
+        ((BARE, booted({}, "ü"), knocked("u", 200)), promises.H1),
+    ],
+)
+def test_settings_model_names_the_broken_promise(
+    calls: Sequence[Call], promise: Promise | None
+) -> None:
+    """A bad setting gives its default and one warning; a password of any script lets in."""
+    assert judged(SettingsModel(), *calls) is promise
 
 
 @pytest.mark.parametrize(
@@ -278,14 +334,28 @@ STALLED = {
     "kept_bytes": 9,
     "let_go": True,
 }
-FILLED = {
+FILLED: dict[str, Any] = {
     "refused": [503] * 3,
     "answered": [200] * 4,
     "started": True,
     "taken": 4,
     "again": True,
+    "crowd": {"answered": [200, 200], "kept": 513, "oldest": "closed", "newest": True},
 }
-SILENT = {"silences_s": [4.0] * 4, "locked": [503], "freed": [200]}
+
+
+def crowd(**changes: Any) -> dict[str, Any]:
+    """What became of idle connections above the limit, with some facts changed."""
+    return {"crowd": {**FILLED["crowd"], **changes}}
+
+
+SILENT = {
+    "silences_s": [4.0] * 4,
+    "locked": [503],
+    "freed": [200],
+    "dropped_early": [],
+    "still_open": [],
+}
 
 
 @pytest.mark.parametrize(
@@ -300,6 +370,11 @@ SILENT = {"silences_s": [4.0] * 4, "locked": [503], "freed": [200]}
         (("fill", {"streams": 4}, {**FILLED, "answered": [200, 503, 200, 200]}), promises.C10),
         (("fill", {"streams": 4}, {**FILLED, "refused": [503, 503]}), promises.C10),
         (("fill", {"streams": 4}, {**FILLED, "taken": 3}), promises.H4),
+        (("fill", {"streams": 4}, {**FILLED, **crowd(kept=540)}), promises.C10),
+        (("fill", {"streams": 4}, {**FILLED, **crowd(oldest="open")}), promises.C10),
+        (("fill", {"streams": 4}, {**FILLED, **crowd(newest=False)}), promises.C10),
+        (("keep_silent", {}, {**SILENT, "dropped_early": ["silent"]}), promises.C10),
+        (("keep_silent", {}, {**SILENT, "still_open": ["trickling"]}), promises.C10),
         (("leave", {}, {"collected": True, "channels": 0, "heard": False}), promises.C9),
         (("stop", {}, {"ended": [True] * 3, "code": 0}), None),
         (("stop", {}, {"ended": [True] * 3, "code": None}), promises.H3),
