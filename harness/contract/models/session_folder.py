@@ -225,6 +225,7 @@ def predicted(world: World, function: str, argument: Mapping[str, Any]) -> tuple
         answer = getattr(call, function)(**asked)
     except RefusedError as error:
         unchanged: World = json.loads(before)
+        unchanged["held"] = world["held"]  # what was loaded for the refused save stays in memory
         if call.is_aside:
             unchanged["copies"] = world["copies"]
         return unchanged, {"refused": str(error)}
