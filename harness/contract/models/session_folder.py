@@ -5,6 +5,7 @@ carry the time `at` which the clock shows. Each answers what the store returns, 
 `{"refused": the error's type}`:
 
 - `open(cap)`, `restart`: both, or the called one, begin anew; `swap`;
+- `found`: as the first call of all, both begin in a folder that does not exist yet, with a `new`;
 - `new`, `append`, `change(fields)`, `maintain(fields)`, `rename`, `clear`, `truncate`, `undo`,
   `shrink` (a plain save of fewer messages), `save_head`, `copy(slot)`, `save_copy(slot, add)`;
 - `delete`, `cleanup(live)`, `load`, `head`, `backup_count`, `recover`, `audit`;
@@ -321,6 +322,9 @@ class _Call:
 
     def open(self, cap: int) -> None:
         self.world.update(cap=cap, held=[[], []], newest=[0.0, 0.0], slots={})
+
+    def found(self, session: str) -> Value:
+        return self.new(session)
 
     def restart(self) -> None:
         self.world["held"][0], self.world["newest"][0] = [], 0.0
@@ -980,8 +984,8 @@ def _wrong_rows(worlds: list[World], seen: Value, *, is_partial: bool) -> Iterat
             names = [name for name in {*right, *observed} if right.get(name) != observed.get(name)]
             if row_differs := [name for name in names if name != "updated_at"]:
                 message = f"the row of {sid} has a wrong {', '.join(sorted(row_differs))}"
-                yield promises.S11, message, right, observed
-                yield promises.S14, message, right, observed
+                for promise in (promises.S11, promises.S14, promises.S15):
+                    yield promise, message, right, observed
             else:
                 yield promises.S8, f"the row of {sid} has a wrong updated_at", right, observed
         elif (
