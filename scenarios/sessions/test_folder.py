@@ -498,7 +498,7 @@ def strike_everything(context: Context) -> None:
     for _ in range(context.examples):  # each call, and each kind of fault
         drawn += zip(others, itertools.cycle(rng.sample(STRIKES, len(STRIKES))), strict=False)
     for (function, argument), strike in (*always, *drawn):
-        step = 6 if function == "recover" else 2
+        step = 6 if function == "recover" else 1 if strike.startswith("unreadable") else 2
         is_wide = rng.random() < 0.3
         for at in range(rng.randint(1, step), CALLS_MAX, step):
             fault = {"strike": strike, "at": at, "image": rng.randrange(LOSSES)}

@@ -110,6 +110,12 @@ def with_older_row(seen: dict[str, Any]) -> None:
         row["title"] = "Untitled"
 
 
+def with_doubled_message(seen: dict[str, Any]) -> None:
+    session = seen["disk"].get("s1")
+    if session and session["version"] == 10:  # as recovery restored it
+        session["messages"] += session["messages"][-1:]
+
+
 def with_ghost(seen: dict[str, Any]) -> None:
     if not seen["disk"].get("s1") and len(seen["rows"]) == 1:
         seen["rows"].append({**seen["rows"][0], "session_id": "s1", "updated_at": 1.0})
@@ -137,6 +143,8 @@ def test_refused_save_leaves_what_it_loaded_in_memory(tmp_path: Path) -> None:
         (with_temporary_file, "S1"),
         (with_crowded_memory, "A6"),
         (with_older_row, "S11"),
+        (with_older_row, "S15"),
+        (with_doubled_message, "S5"),
         (with_ghost, "S11"),
     ],
 )
