@@ -263,6 +263,11 @@ T8 = Promise(
     "A client that has received the end of a run is admitted by its very next start.",
     TURNS,
 )
+T9 = Promise(
+    "T9",
+    "What a request asks for is honoured or refused: model, workspace, attachments, toolsets.",
+    TURNS,
+)
 
 W1 = Promise("W1", "Every completion starts exactly one wakeup turn.", WAKEUPS)
 W2 = Promise(

@@ -7,11 +7,12 @@ turn that was cancelled before it began is cancelled all the same.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from reference_impl.agents import identity
@@ -25,6 +26,11 @@ class TurnOutput(Protocol):
     @property
     def cancelled(self) -> threading.Event:
         """Set when the agent must return soon; what it has written remains part of the run."""
+        ...
+
+    @property
+    def asked(self) -> Mapping[str, Any]:
+        """What the turn is asked to work with, by name: model, workspace, attachments, toolsets."""
         ...
 
     def token(self, text: str) -> None:
@@ -64,7 +70,9 @@ class ScriptedError(Exception):
     """The message asked for a failure, or the agent was used after `close`."""
 
 
-_DIRECTIVE = re.compile(r"\[(sleep|tokens|beat|tool|process|fail|hang|exit)(?:=([^\[\]]*))?\]")
+_DIRECTIVE = re.compile(
+    r"\[(sleep|tokens|beat|tool|asked|process|fail|hang|exit)(?:=([^\[\]]*))?\]"
+)
 
 
 class ScriptedAgent:
@@ -74,6 +82,7 @@ class ScriptedAgent:
         [tokens=10]                     writes 10 tokens; `[tokens=10x4]`: on each of 4 threads
         [beat=25:0.04]                  writes 25 tokens, one per 0.04 s, each with its due time
         [tool]                          calls a tool that reports the turn's session
+        [asked]                         calls a tool that reports what the turn works with
         [process=0.5:exit=3:hello]      starts a background process that prints after that time;
                                         `watch=TEXT` before the output watches for a text
         [fail]  [exit]                  raises an error; tries to end the program
@@ -111,6 +120,9 @@ class ScriptedAgent:
                 self._beat(output, shown, value)
             case "tool":
                 self._call_tool(output)
+            case "asked":
+                output.tool("what_was_asked", {})
+                output.tool_complete("what_was_asked", json.dumps(output.asked, sort_keys=True))
             case "process":
                 self._start_process(value)
             case "hang":

@@ -40,7 +40,12 @@ UNWIND_PATIENCE_S = 0.5  # of a start, for the agent of a cancelled run
 TOKEN_CHARS_MAX = 16_384
 TOOL_CHARS_MAX = 16_384
 _UNMARKED: Mapping[str, Any] = {}
-_PENDING = ("pending_turn_id", "pending_user_source", "pending_wakeup_id")
+_PENDING = (
+    *("pending_turn_id", "pending_user_source", "pending_wakeup_id"),
+    "pending_attachments",
+)
+KEPT = ("model", "model_provider", "workspace", "profile", "enabled_toolsets")
+_NOTHING: Mapping[str, Any] = {}
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +84,17 @@ class State(StrEnum):
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """A turn while it executes. `started_at` is in seconds of the epoch."""
+    """A turn while it executes. `started_at` is in seconds of the epoch.
+
+    `asked` is what its start asked for, and then what it works with, as its session says.
+    """
 
     session_id: str
     message: str
     source: Source
     wakeup_id: str | None
     started_at: float
+    asked: Mapping[str, Any] = _NOTHING
     stream_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     turn_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -203,13 +212,15 @@ class Turns:
         source: Source = Source.USER,
         *,
         wakeup_id: str | None = None,
+        asked: Mapping[str, Any] = _NOTHING,
     ) -> Run:
         """Begin a turn; the message is on disk when this returns.
 
-        Raises TurnConflictError, ShuttingDownError, AlreadyDeliveredError for a wakeup that the
+        `asked` may name attachments of this message, and what the session keeps from now on: model,
+        provider, workspace, profile and toolsets. Raises TurnConflictError, ShuttingDownError, AlreadyDeliveredError for a wakeup that the
         session has already, UnknownSessionError, and whatever else the session store raises.
         """
-        run = Run(checked_id(session_id), message, source, wakeup_id, self._clock())
+        run = Run(checked_id(session_id), message, source, wakeup_id, self._clock(), asked)
         self._register(run)
         try:
             self._submit(run)
@@ -269,7 +280,7 @@ class Turns:
                 raise AlreadyDeliveredError(f"{session.session_id} has had {run.wakeup_id}")
             return _with_pending(session, run)
 
-        self._store.change(run.session_id, submit)
+        run.asked = _asked(self._store.change(run.session_id, submit))
         self._end_dead_runs(dead)
 
     def _is_undelivered(self, session: Session, wakeup_id: str | None) -> bool:
@@ -596,6 +607,7 @@ class _RunOutput:
     def __init__(self, run: Run) -> None:
         assert run.writer is not None
         self.cancelled = run.cancelled
+        self.asked = run.asked
         self._emit = run.writer.emit
 
     def token(self, text: str) -> None:
@@ -622,14 +634,26 @@ class _RunOutput:
 
 
 def _with_pending(session: Session, run: Run) -> Session:
-    pending = zip(_PENDING, (run.turn_id, str(run.source), run.wakeup_id), strict=True)
+    attachments = run.asked.get("attachments") or None
+    values = (run.turn_id, str(run.source), run.wakeup_id, attachments)
+    pending = zip(_PENDING, values, strict=True)
     return replace(
         session,
         active_stream_id=run.stream_id,
         pending_user_message=run.message,
         pending_started_at=run.started_at,
-        extra={**session.extra, **{name: value for name, value in pending if value is not None}},
+        extra={
+            **session.extra,
+            **{name: run.asked[name] for name in KEPT if name in run.asked},
+            **{name: value for name, value in pending if value is not None},
+        },
     )
+
+
+def _asked(session: Session) -> Mapping[str, Any]:
+    """What the session's pending turn works with."""
+    kept = {name: session.extra[name] for name in KEPT if name in session.extra}
+    return {**kept, "attachments": session.extra.get("pending_attachments", [])}
 
 
 def _without_pending(session: Session) -> Session:
@@ -657,6 +681,8 @@ def _concluded(session: Session, text: str, mark: Message, at: float | None) -> 
         }
         if "pending_wakeup_id" in extra:
             request["wakeup_id"] = extra["pending_wakeup_id"]
+        if "pending_attachments" in extra:
+            request["attachments"] = extra["pending_attachments"]
         messages.append(request if "error" in mark else {**request, **mark})
     if text or "error" in mark or not mark:
         messages.append(

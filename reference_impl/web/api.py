@@ -32,7 +32,7 @@ from reference_impl.sessions.session_files import InvalidSessionIdError, Unknown
 from reference_impl.sessions.sidecar import Metadata, Session, SessionError, SidecarDamagedError
 from reference_impl.state_db.errors import StateDbError
 from reference_impl.storage.files import LockBusyError
-from reference_impl.turns.turns import Run, ShuttingDownError, TurnConflictError
+from reference_impl.turns.turns import KEPT, Run, ShuttingDownError, TurnConflictError
 from reference_impl.web.http_parser import Answer, RefusedError, Request, answer
 from reference_impl.web.openapi import described
 from reference_impl.web.process_stats import ProcessStats
@@ -52,6 +52,10 @@ _KEEPALIVE = b": keepalive\n\n"
 _ID = "[0-9A-Za-z-][0-9A-Za-z_-]{0,127}"
 SESSION_ID = Field("session_id", is_required=True, max_length=128, pattern=_ID)
 STREAM_ID = Field("stream_id", is_required=True, max_length=64, pattern="[0-9A-Za-z-]+")
+KEPT_FIELDS = (
+    *(Field("workspace"), Field("model"), Field("model_provider"), Field("profile")),
+    Field("enabled_toolsets", "array"),
+)
 AFTER_EVENT_ID = Field("after_event_id", about="like header Last-Event-ID: `<stream_id>:<seq>`")
 
 
@@ -231,8 +235,7 @@ class Api:
             # The provider may be slow, and the client does not wait for it.
             commit = partial(self._app.commit_memory, previous)
             threading.Thread(target=commit, name="boundary", daemon=True).start()
-        names = ("workspace", "model", "model_provider", "profile", "project_id")
-        extra = {name: args[name] for name in names if name in args}
+        extra = {name: args[name] for name in (*KEPT, "project_id") if name in args}
         session = self._app.store.new(extra=extra)
         self._app.channels.sessions_changed("created", session.session_id)
         return answer({"session": {**self._row(session), "messages": []}})
@@ -325,7 +328,8 @@ class Api:
         """Begin a turn; the message is on disk when this returns."""
         sid = args["session_id"]
         title = self._app.store.load_metadata_only(sid).title
-        run = self._app.turns.start(sid, args["message"])
+        asked = {name: args[name] for name in (*KEPT, "attachments") if name in args}
+        run = self._app.turns.start(sid, args["message"], asked=asked)
         return answer(
             {
                 "stream_id": run.stream_id,
@@ -529,13 +533,9 @@ ROUTES = (
         Api.new_session,
         "make a session",
         body=(
-            Field("workspace"),
-            Field("model"),
-            Field("model_provider"),
-            Field("profile"),
+            *KEPT_FIELDS,
             Field("project_id"),
             Field("prev_session_id", max_length=128, pattern=_ID),
-            Field("enabled_toolsets", "array"),
         ),
         refusals=_DISK,
         gives=("session",),
@@ -619,10 +619,7 @@ ROUTES = (
         body=(
             SESSION_ID,
             Field("message", is_required=True, max_length=MESSAGE_CHARS_MAX),
-            Field("model"),
-            Field("model_provider"),
-            Field("workspace"),
-            Field("profile"),
+            *KEPT_FIELDS,
             Field("attachments", "array"),
         ),
         refusals=(404, 409, *_DISK),

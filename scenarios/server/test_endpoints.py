@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.checkers.conformance import Fold, conforms
 from harness.contract import promises
-from harness.contract.agent_script import FAIL, HANG, TOOL, Tokens, sleep
+from harness.contract.agent_script import ASKED, FAIL, HANG, TOOL, Tokens, sleep
 from harness.contract.checkers.server.back_to_zero import resting
 from harness.contract.models.visible_state import VisibleStateModel
 from harness.core.history import History, Operation
@@ -24,7 +24,7 @@ from harness.pytest_plugin import Judge
 
 SHOWN = 3
 TOKENS = f"{Tokens(SHOWN).directive}"
-DONE, TOOLS = TOKENS, f"{TOKENS}{TOOL}"
+DONE, TOOLS = f"{TOKENS}{ASKED}", f"{TOKENS}{TOOL}"
 HELD = f"{TOKENS}{sleep(900)}{sleep(0)}"  # an agent sees a cancel between two directives
 FAILS, HANGS = f"{TOKENS}{FAIL}", f"{TOKENS}{HANG}"
 TEXTS = ("ship it", "Grüße, שלום, 你好", "🎈 \\ \"'% ⟨x⟩", "a\tb\nc", "é ≠ é")
@@ -32,6 +32,13 @@ TITLES = ("plans", "Ünï 计划 🎈", "'; DROP TABLE sessions; --", "Plans")
 STATES = ("empty", "rest", "held", "hanging", "cancelled", "failed", "ended", "interrupted")
 POLLED = 4  # turns that end while the list is read
 Body = Mapping[str, Any]
+# What a turn asks for; the session keeps all but the attachments.
+ASKS: tuple[Body, ...] = (
+    {},
+    {"model": "m2", "model_provider": "p2", "workspace": "/ü", "attachments": ["a.txt", "ä/b 计"]},
+    {"profile": "q2", "enabled_toolsets": ["web", "files"], "attachments": []},
+    {"model": "", "enabled_toolsets": [], "attachments": ["c"]},
+)
 
 
 class BrokenError(Exception):
@@ -77,7 +84,8 @@ class Walker:
         number = next(self.numbers)
         run = f"<r{number}>"
         text = f"{TEXTS[number % len(TEXTS)]} {number} {script}"
-        self.post("/api/chat/start", run, session_id=session, message=text)
+        asked = ASKS[number % len(ASKS)]
+        self.post("/api/chat/start", run, session_id=session, message=text, **asked)
         self.runs[session].append(run)
         return run
 
@@ -356,7 +364,8 @@ def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
 
 def meet(walker: Walker) -> None:
     """Starts that meet: at the same moment, and in the moment of a run's end."""
-    session = walker.new(workspace="/w", model="m1", model_provider="p", profile="q")
+    kept = {"workspace": "/w", "model": "m1", "model_provider": "p", "profile": "q"}
+    session = walker.new(**kept, enabled_toolsets=["web"], project_id="j")
     body = {"session_id": session, "message": HELD}
     names = [f"<r{next(walker.numbers)}>" for _ in range(4)]
     begun = walker.ask("together", body=body, names=names).result[0]["name"]
@@ -443,7 +452,15 @@ ENDPOINTS = Scenario(
     promises=(
         *(promises.S2, promises.S6, promises.S8, promises.S10, promises.S11, promises.S13),
         *(promises.S14, promises.S15, promises.T1, promises.T2, promises.T3, promises.T4),
-        *(promises.T8, promises.C1, promises.C2, promises.C3, promises.C4, promises.C5),
+        *(
+            promises.T8,
+            promises.T9,
+            promises.C1,
+            promises.C2,
+            promises.C3,
+            promises.C4,
+            promises.C5,
+        ),
         *(promises.C6, promises.C7, promises.W11, promises.H2, promises.H4, promises.H6),
     ),
     workload=walk,

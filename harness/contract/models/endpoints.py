@@ -13,6 +13,7 @@ ID = "[0-9A-Za-z-][0-9A-Za-z_-]{0,127}"
 RUN_ID = "[0-9A-Za-z-]+"
 COUNT_MAX = 10**15 - 1
 TEXT_MAX, FLAG_MAX, TITLE_MAX, MESSAGE_MAX, TASK_MAX = 1000, 5, 500, 1_000_000, 128
+ITEMS_MAX = 100
 DISK = (503, 507)
 FREE = "a text"  # a free text
 STREAM, PAGE, JSON = "text/event-stream", "text/html", "application/json"
@@ -52,8 +53,15 @@ class Endpoint:
 _FLAG, _SESSION = _text(FLAG_MAX), {"session_id": SESSION}
 _AFTER = {"after_event_id": _text()}
 _CHANGED = ("ok", "session")
-_MODEL = {name: _text() for name in ("model", "model_provider")}
-_NEW = {"workspace": _text(), **_MODEL, "profile": _text(), "project_id": _text()}
+_TEXTS: Schema = {
+    "type": "array",
+    "maxItems": ITEMS_MAX,
+    "items": {"type": "string", "maxLength": TEXT_MAX},
+}
+_KEPT = {
+    **{name: _text() for name in ("workspace", "model", "model_provider", "profile")},
+    "enabled_toolsets": _TEXTS,
+}
 
 ENDPOINTS = (
     Endpoint("GET", "/", kind=PAGE),
@@ -73,7 +81,7 @@ ENDPOINTS = (
     Endpoint(
         "POST",
         "/api/session/new",
-        body={**_NEW, "prev_session_id": SESSION, "enabled_toolsets": {"type": "array"}},
+        body={**_KEPT, "project_id": _text(), "prev_session_id": SESSION},
         refusals=DISK,
         gives=("session",),
     ),
@@ -140,10 +148,8 @@ ENDPOINTS = (
         body={
             **_SESSION,
             "message": _needed(MESSAGE_MAX),
-            **_MODEL,
-            "workspace": _text(),
-            "profile": _text(),
-            "attachments": {"type": "array"},
+            **_KEPT,
+            "attachments": _TEXTS,
         },
         needs=("session_id", "message"),
         refusals=(404, 409, *DISK),

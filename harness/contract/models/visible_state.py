@@ -9,6 +9,7 @@ whether its run still counts is open. Times are numbers of calls.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,7 @@ JSON_HEADERS = {
 }
 STREAM_TYPE = "text/event-stream; charset=utf-8"
 SESSION_FIELDS = ("model", "profile", "workspace")
+KEPT = ("model", "model_provider", "workspace", "profile", "enabled_toolsets")  # of a request
 FAILURE = "ScriptedError: the message asked for a failure"  # what the scripted agent raises
 NOTICES = "notices-[0-9a-f]{12}"  # the id of a session's stream of notices
 
@@ -42,6 +44,7 @@ class Message:
     at: Span
     turn: str
     mark: tuple[tuple[str, Any], ...] = ()
+    attachments: tuple[str, ...] = ()
 
     def json(self) -> dict[str, Any]:
         """The message as every endpoint shows it."""
@@ -52,6 +55,7 @@ class Message:
             "timestamp": self.at,
             "turn_id": self.turn,
             **source,
+            **({"attachments": [*self.attachments]} if self.attachments else {}),
             **dict(self.mark),
         }
 
@@ -65,6 +69,7 @@ class Run:
     text: str
     started: int
     number: int
+    asked: tuple[tuple[str, Any], ...] = ()  # what it works with, by name
     end: str = ""  # done, cancelled, error or interrupted
     count: int = 0  # messages of the session after the end
 
@@ -87,6 +92,11 @@ class Run:
         return parts
 
     @property
+    def attachments(self) -> tuple[str, ...]:
+        """The attachments of its message."""
+        return tuple(dict(self.asked).get("attachments", ()))
+
+    @property
     def is_held(self) -> bool:
         """Whether it goes on until it is ended by a call."""
         return self.script.is_held
@@ -102,6 +112,11 @@ class Run:
                 body.append(("tool", {"name": "whose_turn", "arguments": {}}))
                 output = {"output": self.session, "output_chars": AtLeast(1)}
                 body.append(("tool_complete", {"name": "whose_turn", **output}))
+            elif directive.verb == "asked":
+                body.append(("tool", {"name": "what_was_asked", "arguments": {}}))
+                text = json.dumps(dict(self.asked), sort_keys=True)
+                output = {"output": text, "output_chars": AtLeast(1)}
+                body.append(("tool_complete", {"name": "what_was_asked", **output}))
         count = {"message_count": self.count}
         match self.end:
             case "done":
@@ -210,7 +225,8 @@ class State:
         elif end == "error":
             mark = (("error", FAILURE),)
         at = Span(run.started, run.started)
-        user = Message("user", run.text, at, run.turn, () if end == "error" else mark)
+        sent = () if end == "error" else mark
+        user = Message("user", run.text, at, run.turn, sent, run.attachments)
         messages = [user]
         if text or not mark or end == "error":
             replied = at if end == "interrupted" else span
@@ -257,6 +273,8 @@ class State:
         pending: dict[str, Any] = {}
         if session.is_pending and run is not None:
             pending = {"pending_turn_id": run.turn, "pending_user_source": "user"}
+            if run.attachments:
+                pending["pending_attachments"] = [*run.attachments]
         attachable = self.attachable(session)
         return {
             **dict.fromkeys((*SESSION_FIELDS, "personality")),
@@ -401,6 +419,8 @@ def _promises(  # noqa: PLR0911 - one for each kind of difference
         return (promises.T3, promises.T4, promises.S13, promises.S15)
     if "active_stream_id" in found.path and expected.status == OK:
         return (promises.C7, promises.T4, promises.T3, promises.S15)
+    if any(name in found.path for name in (*KEPT, "attachments", "project_id")):
+        return (promises.T9, promises.S15, promises.S14)
     if "updated_at" in found.path:
         return (promises.S8, promises.S15, promises.S14)
     if "messages" in found.path:
@@ -508,13 +528,20 @@ def _sessions(state: State, _values: Mapping[str, Any], _name: str) -> Expected:
 
 
 def _new(state: State, values: Mapping[str, Any], name: str) -> Expected:
-    fields = ("workspace", "model", "model_provider", "profile", "project_id")
-    extra = tuple((field, values[field]) for field in fields if field in values)
+    extra = tuple(_kept(values, "project_id").items())
     now = Span(state.clock, state.clock)
     session = Session(name, state.clock, now, extra=extra)
     after = state.put(session).announced()
     body = {"session": {**after.row(session), "messages": []}}
     return Expected(OK, body, after, (promises.S15, promises.S11))
+
+
+def _kept(values: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    """What the values say of the session's fields, and of these further ones; hashable."""
+    found = {field: values[field] for field in (*KEPT, *more) if field in values}
+    return {
+        field: tuple(value) if isinstance(value, list) else value for field, value in found.items()
+    }
 
 
 def _changed(state: State, session: Session, tested: Promise) -> Expected:
@@ -582,8 +609,13 @@ def _start(state: State, values: Mapping[str, Any], name: str) -> Expected:
         state = state.idle(session)
         session = state.find(session.name) or session
     number = sum(message.role == "user" for message in session.messages) + 1
-    run = Run(name, session.name, values["message"], state.clock, number)
-    after = state.put_run(run).put(session.changed(state.clock, run=name, is_pending=True))
+    extra = {**dict(session.extra), **_kept(values)}
+    asked = {**_kept(extra), **_kept({"attachments": (), **values}, "attachments")}
+    run = Run(name, session.name, values["message"], state.clock, number, tuple(asked.items()))
+    begun_session = session.changed(
+        state.clock, run=name, is_pending=True, extra=tuple(extra.items())
+    )
+    after = state.put_run(run).put(begun_session)
     begun = {
         "stream_id": name,
         "session_id": session.name,
@@ -947,7 +979,20 @@ def _of_stream(operation: Operation, run: Run) -> tuple[Promise, ...]:  # noqa: 
     ends = {row[1] for row in result["events"]} & {"done", "stream_end", "cancel", "apperror"}
     if run.end and not ends:
         return (promises.T3, promises.C3)
+    if _tools_differ(run, result["events"]):
+        return (promises.T9, *also)
     return (promises.T3, *also, promises.T4)
+
+
+def _tools_differ(run: Run, events: list[Any]) -> bool:
+    """Whether the run works with something else than its start asked for."""
+
+    def shown(rows: list[Any]) -> list[Any]:
+        outputs = (data for _, name, data in rows if name == "tool_complete")
+        return [data["output"] for data in outputs if data["name"] == "what_was_asked"]
+
+    wanted, found = shown(run.events), shown(events)
+    return len(wanted) == len(found) and wanted != found
 
 
 def _judged(
