@@ -57,6 +57,10 @@ class Agent(Protocol):
         """Work for one message and return the whole reply; may be slow, and may raise anything."""
         ...
 
+    def summarize(self, messages: Sequence[Message]) -> str:
+        """Say in short what these messages say; may be slow, and may raise anything."""
+        ...
+
     def commit_memory_session(self) -> None:
         """Extract the session's memory; may be slow, and may raise anything."""
         ...
@@ -176,6 +180,11 @@ class ScriptedAgent:
             f"sleep {float(seconds)}; {print_command}; exit {int(options.get('exit', 0))}",
             watches=(options["watch"],) if "watch" in options else (),
         )
+
+    def summarize(self, messages: Sequence[Message]) -> str:
+        """Count them, and repeat the beginning of each request."""
+        asked = [message["content"][:40] for message in messages if message.get("role") == "user"]
+        return f"Summary of {len(messages)} messages: {'; '.join(asked)}"
 
     def commit_memory_session(self) -> None:
         """Count the commit."""

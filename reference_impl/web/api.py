@@ -299,6 +299,18 @@ class Api:
         """Remove the user's last message, and what followed."""
         return self._changed(self._app.store.undo(args["session_id"]), "undone")
 
+    def compress(self, args: Args, _wake: Wake) -> Answer:
+        """Replace all turns but the last by a summary."""
+        return self._changed(self._app.turns.compress(args["session_id"]), "compressed")
+
+    def retry(self, args: Args, _wake: Wake) -> Answer:
+        """Remove the reply to the user's last message, and begin its turn again."""
+        sid = args["session_id"]
+        run = self._app.turns.retry(sid)
+        session = self._app.store.load(sid)
+        self._app.changed(session, "retried")
+        return self._begun(run, session.title)
+
     def _changed(self, session: Session, reason: str) -> Answer:
         self._app.changed(session, reason)
         return answer({"ok": True, "session": self._row(session)})
@@ -330,10 +342,13 @@ class Api:
         title = self._app.store.load_metadata_only(sid).title
         asked = {name: args[name] for name in (*KEPT, "attachments") if name in args}
         run = self._app.turns.start(sid, args["message"], asked=asked)
+        return self._begun(run, title)
+
+    def _begun(self, run: Run, title: str) -> Answer:
         return answer(
             {
                 "stream_id": run.stream_id,
-                "session_id": sid,
+                "session_id": run.session_id,
                 "pending_started_at": run.started_at,
                 "turn_id": run.turn_id,
                 "title": title,
@@ -598,6 +613,24 @@ ROUTES = (
         "/api/session/undo",
         Api.undo,
         "remove the user's last message, and what followed",
+        body=(SESSION_ID,),
+        refusals=(404, 409, *_DISK),
+        gives=("ok", "session"),
+    ),
+    Route(
+        "POST",
+        "/api/session/retry",
+        Api.retry,
+        "remove the reply to the user's last message, and begin its turn again",
+        body=(SESSION_ID,),
+        refusals=(404, 409, *_DISK),
+        gives=("stream_id", "session_id", "pending_started_at", "turn_id", "title"),
+    ),
+    Route(
+        "POST",
+        "/api/session/compress",
+        Api.compress,
+        "replace all turns but the last by a summary",
         body=(SESSION_ID,),
         refusals=(404, 409, *_DISK),
         gives=("ok", "session"),

@@ -89,6 +89,19 @@ class Walker:
         self.runs[session].append(run)
         return run
 
+    def again(self, session: str) -> str:
+        """Retry the last turn, and read it as far as it goes by itself; the name of its run."""
+        run = f"<r{next(self.numbers)}>"
+        self.post("/api/session/retry", run, session_id=session)
+        self.runs[session].append(run)
+        (state,) = self._fold.states
+        if state.run(run).is_held:
+            self.show(run)
+            return run
+        self.ask("read", path="/api/chat/stream", query={"stream_id": run})
+        self.ask("conclude", session=session)
+        return run
+
     def show(self, run: str) -> None:
         """Read the tokens of a run that lasts."""
         self.ask("read", path="/api/chat/stream", query={"stream_id": run}, events=SHOWN)
@@ -274,6 +287,24 @@ def _undo(walker: Walker, session: str, _run: str) -> None:
         walker.post("/api/session/undo", session_id=session)
 
 
+def _retry(walker: Walker, session: str, _run: str) -> str | None:
+    found = walker.find(session)
+    is_idle = found is not None and (found.run is None or found.is_leaving)
+    sent = [message for message in found.messages if message.role == "user"] if is_idle else ()
+    if not sent:
+        walker.post("/api/session/retry", "<refused>", session_id=session)
+        return None
+    return walker.again(session)
+
+
+def _compress(walker: Walker, session: str, _run: str) -> None:
+    found = walker.find(session)
+    if found is not None and found.run is None and found.messages:
+        walker.talk(session)
+    for _ in range(2):  # the last one finds nothing
+        walker.post("/api/session/compress", session_id=session)
+
+
 def _delete(walker: Walker, session: str, _run: str) -> None:
     found = walker.find(session)
     if found is not None and found.run is not None and not walker.attachable(session):
@@ -312,6 +343,8 @@ ACTIONS: Mapping[str, Action] = {
     "clear": _clear,
     "truncate": _truncate,
     "undo": _undo,
+    "retry": _retry,
+    "compress": _compress,
     "delete": _delete,
     "start": _start,
     "cancel": _cancel,
@@ -350,8 +383,13 @@ def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
     meet(walker)
     poll(walker)
     struck = [(action, walker.prepared(state)) for state, action in order if state == "interrupted"]
+    short = walker.new()
+    for _ in range(2):
+        run = walker.talk(short)
+    walker.post("/api/session/compress", session_id=short)
     walker.ask("kill")
     walker.others()
+    walker.see_all(short, run)  # what it was before is not recovered
     for action, (session, run) in struck:
         walker.see_all(session, run)
         walker.act(action, "interrupted", session, run)
@@ -415,6 +453,7 @@ def watch(walker: Walker, session: str) -> None:
     other = walker.new()
     for path, until, body in (
         ("/api/session/rename", "renamed", {"title": "seen"}),
+        ("/api/session/compress", "compressed", {}),
         ("/api/session/undo", "undone", {}),
         ("/api/session/truncate", "truncated", {"keep_count": 1}),
         ("/api/session/clear", "cleared", {}),

@@ -53,6 +53,7 @@ class Endpoint:
 _FLAG, _SESSION = _text(FLAG_MAX), {"session_id": SESSION}
 _AFTER = {"after_event_id": _text()}
 _CHANGED = ("ok", "session")
+_BEGUN = ("stream_id", "session_id", "pending_started_at", "turn_id", "title")
 _TEXTS: Schema = {
     "type": "array",
     "maxItems": ITEMS_MAX,
@@ -136,6 +137,22 @@ ENDPOINTS = (
     ),
     Endpoint(
         "POST",
+        "/api/session/retry",
+        body=_SESSION,
+        needs=("session_id",),
+        refusals=(404, 409, *DISK),
+        gives=_BEGUN,
+    ),
+    Endpoint(
+        "POST",
+        "/api/session/compress",
+        body=_SESSION,
+        needs=("session_id",),
+        refusals=(404, 409, *DISK),
+        gives=_CHANGED,
+    ),
+    Endpoint(
+        "POST",
         "/api/session/delete",
         body=_SESSION,
         needs=("session_id",),
@@ -153,7 +170,7 @@ ENDPOINTS = (
         },
         needs=("session_id", "message"),
         refusals=(404, 409, *DISK),
-        gives=("stream_id", "session_id", "pending_started_at", "turn_id", "title"),
+        gives=_BEGUN,
     ),
     Endpoint(
         "GET",

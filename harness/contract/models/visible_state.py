@@ -48,6 +48,9 @@ class Message:
 
     def json(self) -> dict[str, Any]:
         """The message as every endpoint shows it."""
+        if self.role == "system":
+            about = {"timestamp": self.at, "source": "compress"}
+            return {"role": self.role, "content": self.content, **about}
         source = {"source": "user"} if self.role == "user" else {}
         return {
             "role": self.role,
@@ -584,6 +587,50 @@ def _undo(state: State, values: Mapping[str, Any], _name: str) -> Expected:
     return _changed(state, session.cut(users[-1], state.clock), promises.S6)
 
 
+def _compress(state: State, values: Mapping[str, Any], _name: str) -> Expected:
+    session = state.find(values["session_id"])
+    if session is None:
+        return _absent(state)
+    if session.run is not None and not session.is_leaving:
+        return _busy(state, session)
+    state = state.idle(session)
+    session = state.find(session.name) or session
+    users = [at for at, message in enumerate(session.messages) if message.role == "user"]
+    if len(users) < 2:  # noqa: PLR2004
+        return Expected(CONFLICT, {"error": TEXT}, state, (promises.S10, promises.S6))
+    old, kept = session.messages[: users[-1]], session.messages[users[-1] :]
+    asked = "; ".join(message.content[:40] for message in old if message.role == "user")
+    text = f"Summary of {len(old)} messages: {asked}"
+    summary = Message("system", text, Span(state.clock, state.clock), "")
+    shrunk = session.changed(state.clock, messages=(summary, *kept), shrinks=session.shrinks + 1)
+    return _changed(state, shrunk, promises.S6)
+
+
+def _retry(state: State, values: Mapping[str, Any], name: str) -> Expected:
+    session = state.find(values["session_id"])
+    if session is None:
+        return _absent(state)
+    if session.run is not None and not session.is_leaving:
+        return _busy(state, session)
+    users = [at for at, message in enumerate(session.messages) if message.role == "user"]
+    if not users:
+        return Expected(CONFLICT, {"error": TEXT}, state, (promises.S10, promises.S6))
+    state = state.idle(session)
+    session = state.find(session.name) or session
+    sent = session.messages[users[-1]]
+    cut = replace(session, messages=session.messages[: users[-1]], shrinks=session.shrinks + 1)
+    begun = _began(state, cut, sent.content, {"attachments": sent.attachments}, name)
+    return replace(begun, state=begun.state.announced(), promises=(promises.S6, *begun.promises))
+
+
+def _busy(state: State, session: Session) -> Expected:
+    """A session whose run refuses what is asked."""
+    run = state.attachable(session)
+    body = {"error": TEXT, "active_stream_id": None if run is None else run.name}
+    tested = (promises.T1, promises.T4) if run is None else (promises.T1,)
+    return Expected(CONFLICT, body, state, tested)
+
+
 def _delete(state: State, values: Mapping[str, Any], _name: str) -> Expected:
     session = state.find(values["session_id"])
     after = state
@@ -601,17 +648,21 @@ def _start(state: State, values: Mapping[str, Any], name: str) -> Expected:
     if session is None:
         return _absent(state)
     if session.run is not None and not session.is_leaving:
-        run = state.attachable(session)
-        body = {"error": TEXT, "active_stream_id": None if run is None else run.name}
-        tested = (promises.T1, promises.T4) if run is None else (promises.T1,)
-        return Expected(CONFLICT, body, state, tested)
+        return _busy(state, session)
     if session.is_leaving:
         state = state.idle(session)
         session = state.find(session.name) or session
+    return _began(state, session, values["message"], values, name)
+
+
+def _began(
+    state: State, session: Session, text: str, values: Mapping[str, Any], name: str
+) -> Expected:
+    """A turn that starts in an idle session, and what it works with."""
     number = sum(message.role == "user" for message in session.messages) + 1
     extra = {**dict(session.extra), **_kept(values)}
     asked = {**_kept(extra), **_kept({"attachments": (), **values}, "attachments")}
-    run = Run(name, session.name, values["message"], state.clock, number, tuple(asked.items()))
+    run = Run(name, session.name, text, state.clock, number, tuple(asked.items()))
     begun_session = session.changed(
         state.clock, run=name, is_pending=True, extra=tuple(extra.items())
     )
@@ -809,6 +860,8 @@ _ROUTES = {
     ("POST", "/api/session/clear"): _clear,
     ("POST", "/api/session/truncate"): _truncate,
     ("POST", "/api/session/undo"): _undo,
+    ("POST", "/api/session/retry"): _retry,
+    ("POST", "/api/session/compress"): _compress,
     ("POST", "/api/session/delete"): _delete,
     ("POST", "/api/chat/start"): _start,
     ("GET", "/api/chat/cancel"): _cancel,
