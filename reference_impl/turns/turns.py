@@ -94,7 +94,7 @@ class Run:
     source: Source
     wakeup_id: str | None
     started_at: float
-    asked: Mapping[str, Any] = _NOTHING
+    asked: Mapping[str, Any] = field(default_factory=dict)
     is_retry: bool = False
     stream_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     turn_id: str = field(default_factory=lambda: uuid.uuid4().hex)
