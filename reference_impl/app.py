@@ -215,6 +215,7 @@ class App:
         payload = {
             "session_id": session_id,
             "task_id": event.process_id,
+            "process_id": event.process_id,  # its former name
             "completed_at": event.at,
             "event_id": event.event_id,
             "summary": f"exit_code={event.exit_code}: {event.command[:120]}",

@@ -444,7 +444,8 @@ class Api:
         sid = args["session_id"]
         task_id = args["task_id"] if "task_id" in args else args["process_id"]
         self._app.store.load_metadata_only(sid)
-        body = {"ok": True, "session_id": sid, "task_id": task_id, "noop": True}
+        both = {"task_id": task_id, "process_id": task_id}
+        body = {"ok": True, "session_id": sid, **both, "noop": True}
         return answer(body) if "task_id" in args else answer(body, 200, ("Deprecation", "true"))
 
     def acknowledge_as_before(self, _args: Args, _wake: Wake) -> Answer:
@@ -736,7 +737,7 @@ ROUTES = (
         body=(SESSION_ID, Field("task_id", max_length=128), Field("process_id", max_length=128)),
         either=("task_id", "process_id"),
         refusals=(404, 503),
-        gives=("ok", "session_id", "task_id", "noop"),
+        gives=("ok", "session_id", "task_id", "process_id", "noop"),
     ),
     Route(
         "POST",

@@ -218,7 +218,7 @@ ENDPOINTS = (
         needs=("session_id",),
         either=("task_id", "process_id"),
         refusals=(404, 503),
-        gives=("ok", "session_id", "task_id", "noop"),
+        gives=("ok", "session_id", "task_id", "process_id", "noop"),
     ),
     Endpoint("POST", "/api/process-complete-ack", refusals=(410,)),
     Endpoint(

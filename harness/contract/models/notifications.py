@@ -16,6 +16,7 @@ from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
 STARTED, ENDED = "server_turn_started", "bg_task_complete"
+HALF_NAMED = "a notice without both names of its process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,13 @@ def _announced(state: State, operation: Operation) -> tuple[State] | Refusal:
             also=(promises.W7,),
             expected=f"only events of {tab.session}",
             observed=f"{foreign}",
+        )
+    if halves := [event for event in operation.result if event[1] == HALF_NAMED]:
+        return Refusal(
+            promises.W11,
+            f"{operation.call}: tab {name} cannot acknowledge a notice under either name",
+            expected=f"{ENDED} with the same `task_id` and `process_id`",
+            observed=f"{halves}",
         )
     starts = [
         run for _, kind, run in operation.result if kind == STARTED and run in tab.unannounced

@@ -708,7 +708,8 @@ def _acknowledge(state: State, values: Mapping[str, Any], _name: str) -> Expecte
         return _absent(state, promises.W11)
     is_former = "task_id" not in values
     task = values["process_id" if is_former else "task_id"]
-    body = {"ok": True, "session_id": session.name, "task_id": task, "noop": True}
+    both = {"task_id": task, "process_id": task}
+    body = {"ok": True, "session_id": session.name, **both, "noop": True}
     headers = {**JSON_HEADERS, **({"deprecation": "true"} if is_former else {})}
     return Expected(OK, body, state, (promises.W11,), headers)
 

@@ -140,6 +140,15 @@ def test_wrong_answer_breaks_its_promise(last: Any, promise: Promise) -> None:
     assert promise_of(BOOT, NEW, START, last) is promise
 
 
+def test_wish_that_is_dropped_breaks_t9() -> None:
+    """A session that was asked for with a model, and does not have it."""
+    new = call("POST", "/api/session/new", "<s1>", model="m")
+    kept = answered({"session": {**ROW, "model": "m", "messages": []}})
+
+    assert promise_of(BOOT, ("call", new, kept)) is None
+    assert promise_of(BOOT, ("call", new, NEW[2])) is promises.T9
+
+
 def test_lost_answer_breaks_a_promise() -> None:
     """A server that hangs is not excused."""
     (anomaly,) = conforms(VisibleStateModel())(History((LOST,))).anomalies
