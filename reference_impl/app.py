@@ -19,7 +19,9 @@ from reference_impl.agents.processes import Event, Kind, ProcessRegistry
 from reference_impl.config import env_seconds
 from reference_impl.live.channels import GRACE_S, Channels
 from reference_impl.live.gateway_watcher import POLL_S, GatewayWatcher
+from reference_impl.memory.agent_cache import COMMIT_PATIENCE_S
 from reference_impl.memory.lifecycle import Lifecycle
+from reference_impl.memory.provider import commit_session
 from reference_impl.model_catalog.catalog import ModelCatalog
 from reference_impl.model_catalog.providers import SCRIPTED, offered_models
 from reference_impl.sessions import recovery
@@ -56,7 +58,7 @@ class App:
             self.runs,
             self.journal,
             self.lifecycle,
-            lambda session_id: ScriptedAgent(session_id, self.processes),
+            lambda session_id: ScriptedAgent(session_id, self.processes, commit_session),
             sync=self.sync,
         )
         self.sessions = SessionList(self.store.rows, self.turns.attachable_stream)
@@ -199,10 +201,28 @@ class App:
             self._opened_db().delete_session(session_id)
         return existed
 
-    def commit_memory(self, session_id: str) -> None:
-        """Commit all completed turns of the session to its agents: a session boundary."""
-        while self.lifecycle.commit_session_memory(session_id):
+    def leave_session(self, session_id: str) -> None:
+        """A boundary: commit all completed turns of the session to its agents."""
+        self._at_boundary(lambda: self._commit_memory(session_id))
+
+    def clear(self, session_id: str) -> Session:
+        """Remove a session's messages, and evict its agent, which knows them: a boundary.
+
+        Raises as the session store does.
+        """
+        session = self.store.clear(session_id)
+        self._at_boundary(lambda: self.turns.agents.evict(session_id))
+        return session
+
+    def _commit_memory(self, session_id: str) -> None:
+        while self.lifecycle.commit_session_memory(
+            session_id, wait=True, timeout=COMMIT_PATIENCE_S
+        ):
             pass
+
+    def _at_boundary(self, act: Callable[[], None]) -> None:
+        """Reach a boundary: the provider may be slow, and the client does not wait for it."""
+        threading.Thread(target=act, name="boundary", daemon=True).start()
 
     def cancel(self, stream_id: str) -> bool:
         """Cancel a run; from now on no client can attach to it."""

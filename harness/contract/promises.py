@@ -74,6 +74,11 @@ L13 = Promise(
     LIFECYCLE,
 )
 L14 = Promise("L14", "No lock of the server is held while a provider runs.", LIFECYCLE)
+L15 = Promise(
+    "L15",
+    "Every boundary of a running server reaches the provider; a drain says what it leaves.",
+    LIFECYCLE,
+)
 
 A1 = Promise(
     "A1",

@@ -12,7 +12,7 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from reference_impl.agents import identity
@@ -96,8 +96,15 @@ class ScriptedAgent:
     wakeup.
     """
 
-    def __init__(self, session_id: str, processes: ProcessRegistry) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        processes: ProcessRegistry,
+        commit: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        """`commit` lets a memory provider extract a session; it may raise OSError."""
         self.commits = 0
+        self._commit = commit
         self._session_id = session_id
         self._processes = processes
         self._closed = threading.Event()
@@ -187,7 +194,8 @@ class ScriptedAgent:
         return f"Summary of {len(messages)} messages: {'; '.join(asked)}"
 
     def commit_memory_session(self) -> None:
-        """Count the commit."""
+        """Let the memory provider extract the session. Raises OSError."""
+        self._commit(self._session_id)
         self.commits += 1
 
     def close(self) -> None:

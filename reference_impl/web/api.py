@@ -14,7 +14,6 @@ import hmac
 import json
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -232,9 +231,7 @@ class Api:
         """Make a session; the previous one comes to a boundary."""
         previous = args.get("prev_session_id")
         if previous is not None:
-            # The provider may be slow, and the client does not wait for it.
-            commit = partial(self._app.commit_memory, previous)
-            threading.Thread(target=commit, name="boundary", daemon=True).start()
+            self._app.leave_session(previous)
         extra = {name: args[name] for name in (*KEPT, "project_id") if name in args}
         session = self._app.store.new(extra=extra)
         self._app.channels.sessions_changed("created", session.session_id)
@@ -288,7 +285,7 @@ class Api:
 
     def clear(self, args: Args, _wake: Wake) -> Answer:
         """Remove a session's messages."""
-        return self._changed(self._app.store.clear(args["session_id"]), "cleared")
+        return self._changed(self._app.clear(args["session_id"]), "cleared")
 
     def truncate(self, args: Args, _wake: Wake) -> Answer:
         """Keep a session's first messages."""

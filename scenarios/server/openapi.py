@@ -77,7 +77,8 @@ def fits(value: Any, schema: Schema) -> bool:
         return is_short and is_long and re.search(schema.get("pattern", ""), value) is not None
     if isinstance(value, list):
         is_short = len(value) <= schema.get("maxItems", len(value))
-        return is_short and all(fits(item, schema["items"]) for item in value)
+        items = schema.get("items")
+        return is_short and (items is None or all(fits(item, items) for item in value))
     if isinstance(value, int):
         return bool(schema.get("minimum", value) <= value <= schema.get("maximum", value))
     return True

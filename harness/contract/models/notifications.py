@@ -106,7 +106,7 @@ def _of_a_tab(state: State, operation: Operation) -> tuple[State] | Refusal:
         case "open_again":
             return (_reopened(state, argument["tab"]),)
         case "hear":
-            return _announced(state, operation)
+            return _half_named(operation) or _announced(state, operation)
     return _acknowledged(state, operation)
 
 
@@ -115,6 +115,19 @@ def _reopened(state: State, name: str) -> State:
     if tab is None or tab.has_cursor:
         return state
     return state.put(name, replace(tab, unannounced=()))
+
+
+def _half_named(operation: Operation) -> Refusal | None:
+    """A notice of which a client knows only one name of the process."""
+    halves = [event for event in operation.result if event[1] == HALF_NAMED]
+    if not halves:
+        return None
+    return Refusal(
+        promises.W11,
+        f"{operation.call}: a notice cannot be acknowledged under either name of its process",
+        expected=f"{ENDED} with the same `task_id` and `process_id`",
+        observed=f"{halves}",
+    )
 
 
 def _announced(state: State, operation: Operation) -> tuple[State] | Refusal:
@@ -131,13 +144,6 @@ def _announced(state: State, operation: Operation) -> tuple[State] | Refusal:
             also=(promises.W7,),
             expected=f"only events of {tab.session}",
             observed=f"{foreign}",
-        )
-    if halves := [event for event in operation.result if event[1] == HALF_NAMED]:
-        return Refusal(
-            promises.W11,
-            f"{operation.call}: tab {name} cannot acknowledge a notice under either name",
-            expected=f"{ENDED} with the same `task_id` and `process_id`",
-            observed=f"{halves}",
         )
     starts = [
         run for _, kind, run in operation.result if kind == STARTED and run in tab.unannounced
