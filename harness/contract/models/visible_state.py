@@ -424,6 +424,8 @@ def _promises(  # noqa: PLR0911 - one for each kind of difference
         return (promises.C7, promises.T4, promises.T3, promises.S15)
     if any(name in found.path for name in (*KEPT, "attachments", "project_id")):
         return (promises.T9, promises.S15, promises.S14)
+    if any(name in found.path for name in ("shrink", "shrunk", "watermark")):
+        return (promises.S6, promises.S15, promises.S5)
     if "updated_at" in found.path:
         return (promises.S8, promises.S15, promises.S14)
     if "messages" in found.path:
