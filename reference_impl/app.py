@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from reference_impl.agents.agent import ScriptedAgent
@@ -52,6 +52,7 @@ class App:
         self.runs = RunJournal(self._at("sessions", "_run_journal"))
         self.journal = TurnJournal(self._at("sessions", "_turn_journal.jsonl"))
         self.lifecycle = Lifecycle()
+        self.catalog = ModelCatalog(self.folder, offered_models, SCRIPTED)
         self.processes = ProcessRegistry(self._at("processes"))
         self.turns = Turns(
             self.store,
@@ -60,6 +61,7 @@ class App:
             self.lifecycle,
             lambda session_id: ScriptedAgent(session_id, self.processes, commit_session),
             sync=self.sync,
+            resolve=self.resolve,
         )
         self.sessions = SessionList(self.store.rows, self.turns.attachable_stream)
         self.channels = Channels(self, grace_s=env_seconds("HERMES_WEBUI_CHANNEL_GRACE", GRACE_S))
@@ -69,7 +71,6 @@ class App:
         self.turns.listen(self.wakeups)
         poll_s = env_seconds("HERMES_WEBUI_GATEWAY_POLL", POLL_S)
         self.watcher = GatewayWatcher(self._at("state.db"), poll_s=poll_s)
-        self.catalog = ModelCatalog(self.folder, offered_models, SCRIPTED)
         self._db: StateDb | None = None
         self._sync_locks = [threading.Lock() for _ in range(_SYNC_LOCKS)]
 
@@ -179,6 +180,11 @@ class App:
         return self.runs.read(session_id, cursor)
 
     # Sessions
+
+    def resolve(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """The model and provider of a session or turn, by the cached catalog."""
+        model, provider = self.catalog.resolve(asked.get("model"), asked.get("model_provider"))
+        return {"effective_model": model, "effective_model_provider": provider}
 
     def delete(self, session_id: str) -> bool:
         """Delete a session and everything that belongs to it; returns whether it existed.

@@ -409,6 +409,11 @@ M3 = Promise(
     "The catalog's cache follows the meaning of config and auth, not their volatile keys.",
     MODEL_CATALOG,
 )
+M4 = Promise(
+    "M4",
+    "Turns, wakeups and sessions resolve their model from the cache, with no live rebuild.",
+    MODEL_CATALOG,
+)
 
 H1 = Promise(
     "H1",

@@ -151,10 +151,14 @@ class Turns:
         make_agent: Callable[[str], Agent],
         *,
         sync: Callable[[Session], object] = lambda _: None,
+        resolve: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: _NOTHING,
         clock: Callable[[], float] = time.time,
         unwind_bound_s: float = UNWIND_BOUND_S,
     ) -> None:
-        """`sync` brings other copies up to a session's state; it may raise anything."""
+        """`sync` brings other copies up to a session's state; it may raise anything.
+
+        `resolve` completes what a turn works with; it is quick, and uses no network.
+        """
         self._store = store
         self._runs = runs
         self._journal = journal
@@ -162,6 +166,7 @@ class Turns:
         self._make_agent = make_agent
         self.agents = AgentCache(lifecycle, self.live_sessions)
         self._sync = sync
+        self._resolve = resolve
         self._clock = clock
         self._unwind_bound_s = unwind_bound_s
         self._listeners: list[TurnListener] = []
@@ -334,7 +339,8 @@ class Turns:
                 session = _taken_back(session, run)
             return _with_pending(session, run)
 
-        run.asked = _asked(self._store.change(run.session_id, submit))
+        asked = _asked(self._store.change(run.session_id, submit))
+        run.asked = {**asked, **self._resolve(asked)}
         self._end_dead_runs(dead)
 
     def _is_undelivered(self, session: Session, wakeup_id: str | None) -> bool:

@@ -58,6 +58,12 @@ KEPT_FIELDS = (
 AFTER_EVENT_ID = Field("after_event_id", about="like header Last-Event-ID: `<stream_id>:<seq>`")
 
 
+_BEGUN = (
+    *("stream_id", "session_id", "pending_started_at", "turn_id", "title"),
+    *("effective_model", "effective_model_provider"),
+)
+
+
 class Api:
     """The application behind the server: the app, over HTTP."""
 
@@ -243,10 +249,12 @@ class Api:
         self._settle(sid)
         session = self._app.store.load(sid)
         first = max(0, session.message_count - args.get("msg_limit", session.message_count))
+        resolved = self._app.resolve(session.extra) if args.get("resolve_model") else {}
         return answer(
             {
                 "session": {
                     **self._row(session),
+                    **resolved,
                     "messages": session.messages[first:],
                     "tool_calls": [],
                     "pending_user_message": session.pending_user_message,
@@ -349,6 +357,8 @@ class Api:
                 "pending_started_at": run.started_at,
                 "turn_id": run.turn_id,
                 "title": title,
+                "effective_model": run.asked["effective_model"],
+                "effective_model_provider": run.asked["effective_model_provider"],
             }
         )
 
@@ -558,7 +568,7 @@ ROUTES = (
         "/api/session",
         Api.session,
         "a session with its messages",
-        query=(SESSION_ID, Field("msg_limit", "integer")),
+        query=(SESSION_ID, Field("msg_limit", "integer"), Field("resolve_model", max_length=5)),
         refusals=(404, *_DISK),
         gives=("session",),
     ),
@@ -622,7 +632,7 @@ ROUTES = (
         "remove the reply to the user's last message, and begin its turn again",
         body=(SESSION_ID,),
         refusals=(404, 409, *_DISK),
-        gives=("stream_id", "session_id", "pending_started_at", "turn_id", "title"),
+        gives=_BEGUN,
     ),
     Route(
         "POST",
@@ -654,7 +664,7 @@ ROUTES = (
             Field("attachments", "array"),
         ),
         refusals=(404, 409, *_DISK),
-        gives=("stream_id", "session_id", "pending_started_at", "turn_id", "title"),
+        gives=_BEGUN,
     ),
     Route(
         "GET",

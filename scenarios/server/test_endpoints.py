@@ -146,7 +146,7 @@ class Walker:
     def see(self, session: str, run: str) -> None:
         """Ask every endpoint that shows the session or the run."""
         self.get("/api/session", session_id=session)
-        self.get("/api/session", session_id=session, msg_limit=1)
+        self.get("/api/session", session_id=session, msg_limit=1, resolve_model=1)
         self.get("/api/session/status", session_id=session)
         self.get("/api/sessions")
         self.get("/api/chat/stream/status", stream_id=run)
@@ -500,7 +500,15 @@ ENDPOINTS = Scenario(
             promises.C4,
             promises.C5,
         ),
-        *(promises.C6, promises.C7, promises.W11, promises.H2, promises.H4, promises.H6),
+        *(
+            promises.C6,
+            promises.C7,
+            promises.W11,
+            promises.M4,
+            promises.H2,
+            promises.H4,
+            promises.H6,
+        ),
     ),
     workload=walk,
     checker=resting(conforms(VisibleStateModel())),

@@ -53,7 +53,10 @@ class Endpoint:
 _FLAG, _SESSION = _text(FLAG_MAX), {"session_id": SESSION}
 _AFTER = {"after_event_id": _text()}
 _CHANGED = ("ok", "session")
-_BEGUN = ("stream_id", "session_id", "pending_started_at", "turn_id", "title")
+_BEGUN = (
+    *("stream_id", "session_id", "pending_started_at", "turn_id", "title"),
+    *("effective_model", "effective_model_provider"),
+)
 _TEXTS: Schema = {
     "type": "array",
     "maxItems": ITEMS_MAX,
@@ -89,7 +92,7 @@ ENDPOINTS = (
     Endpoint(
         "GET",
         "/api/session",
-        {**_SESSION, "msg_limit": COUNT},
+        {**_SESSION, "msg_limit": COUNT, "resolve_model": _FLAG},
         needs=("session_id",),
         refusals=(404, *DISK),
         gives=("session",),

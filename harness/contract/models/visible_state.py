@@ -422,15 +422,20 @@ def _promises(  # noqa: PLR0911 - one for each kind of difference
         return (promises.T3, promises.T4, promises.S13, promises.S15)
     if "active_stream_id" in found.path and expected.status == OK:
         return (promises.C7, promises.T4, promises.T3, promises.S15)
-    if any(name in found.path for name in (*KEPT, "attachments", "project_id")):
-        return (promises.T9, promises.S15, promises.S14)
-    if any(name in found.path for name in ("shrink", "shrunk", "watermark")):
-        return (promises.S6, promises.S15, promises.S5)
-    if "updated_at" in found.path:
-        return (promises.S8, promises.S15, promises.S14)
+    for names, tested in _FIELDS.items():
+        if any(name in found.path for name in names):
+            return tested
     if "messages" in found.path:
         return (*_of_messages(state, argument), promises.S15, *also)
     return also
+
+
+_FIELDS: Mapping[tuple[str, ...], tuple[Promise, ...]] = {
+    ("effective_model",): (promises.M4, promises.T9),
+    (*KEPT, "attachments", "project_id"): (promises.T9, promises.S15, promises.S14),
+    ("shrink", "shrunk", "watermark"): (promises.S6, promises.S15, promises.S5),
+    ("updated_at",): (promises.S8, promises.S15, promises.S14),
+}
 
 
 def _of_messages(state: State, argument: Mapping[str, Any]) -> tuple[Promise, ...]:
@@ -505,7 +510,8 @@ def _session(state: State, values: Mapping[str, Any], _name: str) -> Expected:
     session = state.find(values["session_id"])
     if session is None:
         return _absent(state)
-    body = {"session": state.whole(session, values.get("msg_limit"))}
+    resolved = _resolved(dict(session.extra)) if values.get("resolve_model") else {}
+    body = {"session": {**state.whole(session, values.get("msg_limit")), **resolved}}
     return Expected(OK, body, state, (promises.S15, promises.S14, promises.S2))
 
 
@@ -547,6 +553,13 @@ def _kept(values: Mapping[str, Any], *more: str) -> dict[str, Any]:
     return {
         field: tuple(value) if isinstance(value, list) else value for field, value in found.items()
     }
+
+
+def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The model and provider of a session, by a catalog that was never rebuilt."""
+    provider = values.get("model_provider") or "scripted"
+    model = values.get("model") or "scripted-agent"
+    return {"effective_model": model, "effective_model_provider": provider}
 
 
 def _changed(state: State, session: Session, tested: Promise) -> Expected:
@@ -663,7 +676,9 @@ def _began(
     """A turn that starts in an idle session, and what it works with."""
     number = sum(message.role == "user" for message in session.messages) + 1
     extra = {**dict(session.extra), **_kept(values)}
-    asked = {**_kept(extra), **_kept({"attachments": (), **values}, "attachments")}
+    resolved = _resolved(extra)
+    attachments = _kept({"attachments": (), **values}, "attachments")
+    asked = {**_kept(extra), **attachments, **resolved}
     run = Run(name, session.name, text, state.clock, number, tuple(asked.items()))
     begun_session = session.changed(
         state.clock, run=name, is_pending=True, extra=tuple(extra.items())
@@ -675,6 +690,7 @@ def _began(
         "pending_started_at": state.clock,
         "turn_id": run.turn,
         "title": session.title,
+        **resolved,
     }
     return Expected(OK, begun, after.announced(), (promises.T8, promises.T3, promises.T2))
 

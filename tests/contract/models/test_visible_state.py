@@ -34,6 +34,8 @@ STARTED = {
     "pending_started_at": 2,
     "turn_id": TURN,
     "title": "Untitled",
+    "effective_model": "scripted-agent",
+    "effective_model_provider": "scripted",
 }
 HELD = "hold [tokens=1][sleep=900]"
 Call = tuple[str, dict[str, Any], Any]
@@ -147,6 +149,13 @@ def test_wish_that_is_dropped_breaks_t9() -> None:
 
     assert promise_of(BOOT, ("call", new, kept)) is None
     assert promise_of(BOOT, ("call", new, NEW[2])) is promises.T9
+
+
+def test_wrong_model_of_a_turn_breaks_m4() -> None:
+    """A session without a wish works with the default of the catalog."""
+    wrong = (*START[:2], answered(STARTED | {"effective_model": "m"}))
+
+    assert promise_of(BOOT, NEW, wrong) is promises.M4
 
 
 def test_lost_answer_breaks_a_promise() -> None:
