@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from reference_impl.agents.agent import ScriptedAgent
 from reference_impl.agents.processes import Event, Kind, ProcessRegistry
@@ -41,6 +41,17 @@ _SYNC_LOCKS = 64
 log = logging.getLogger(__name__)
 
 
+class Recovered(NamedTuple):
+    """What recovery did at the start: numbers of sessions.
+
+    *Restored* ones had lost messages, *settled* ones a turn in flight when their host died.
+    """
+
+    scanned: int
+    restored: int
+    settled: int = 0
+
+
 class App:
     """All components of one folder."""
 
@@ -48,7 +59,8 @@ class App:
         """Open or create the folder. Raises OSError, LockBusyError."""
         self.folder = absolute(folder)
         self.store = SessionStore(self._at("sessions"))
-        self.recovery = recovery.recover_all(self.store)
+        found = recovery.recover_all(self.store)
+        self.recovered = Recovered(found.scanned, len(found.restored))
         self.runs = RunJournal(self._at("sessions", "_run_journal"))
         self.journal = TurnJournal(self._at("sessions", "_turn_journal.jsonl"))
         self.lifecycle = Lifecycle()
@@ -79,7 +91,8 @@ class App:
 
     def begin(self) -> None:
         """Settle what was in flight when the last host died, then start the background threads."""
-        self.turns.recover()
+        self.recovered = self.recovered._replace(settled=len(self.turns.recover()))
+        log.info("recovery: %d sessions scanned, %d restored, %d settled", *self.recovered)
         self._reconcile()
         self.wakeups.begin()
         self.watcher.start()

@@ -580,6 +580,7 @@ class Turns:
             try:
                 if self._recover(sid, [turn for turn in in_flight if turn.session_id == sid]):
                     settled.append(sid)
+                    log.warning("session %s: its turn was interrupted when its host died", sid)
             except (OSError, SessionError, LockBusyError) as error:
                 log.error("session %s: not settled: %s", sid, error)  # noqa: TRY400 - known
         self._write_missing_ends()

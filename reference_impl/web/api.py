@@ -174,6 +174,7 @@ class Api:
             "accept_loop": self._counters(),
             "containers": self._containers(),
             "process": self._process_stats.now(),
+            "recovery": self._app.recovered._asdict(),
         }
         if runs:
             body["oldest_run_age_seconds"] = now - min(run.started_at for run in runs)
@@ -462,7 +463,8 @@ class Api:
 
     def audit(self, _args: Args, _wake: Wake) -> Answer:
         """Defects of the sessions' files; changes nothing."""
-        return answer(_audit(recovery.audit(self._app.store)))
+        recovered = {"recovery": self._app.recovered._asdict()}
+        return answer({**_audit(recovery.audit(self._app.store)), **recovered})
 
     def models(self, args: Args, _wake: Wake) -> Answer:
         """The models to choose from: the cached ones, or with `refresh` those of the providers."""
@@ -540,7 +542,7 @@ ROUTES = (
         Kind.INSTANT,
         query=(Field("deep", max_length=5),),
         refusals=(503,),
-        gives=("status", "active_runs", "active_streams", "runs", "containers"),
+        gives=("status", "active_runs", "active_streams", "runs", "containers", "recovery"),
     ),
     Route(
         "GET",
@@ -759,7 +761,7 @@ ROUTES = (
         Api.audit,
         "defects of the sessions' files",
         refusals=_DISK,
-        gives=("status", "summary", "items"),
+        gives=("status", "summary", "items", "recovery"),
     ),
     Route(
         "GET",

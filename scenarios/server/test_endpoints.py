@@ -95,7 +95,9 @@ class Walker:
         self.post("/api/session/retry", run, session_id=session)
         self.runs[session].append(run)
         (state,) = self._fold.states
-        if state.run(run).is_held:
+        begun = state.run(run)
+        assert begun is not None, run
+        if begun.is_held:
             self.show(run)
             return run
         self.ask("read", path="/api/chat/stream", query={"stream_id": run})
@@ -388,6 +390,7 @@ def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
         run = walker.talk(short)
     walker.post("/api/session/compress", session_id=short)
     walker.ask("kill")
+    walker.ask("logged")
     walker.others()
     walker.see_all(short, run)  # what it was before is not recovered
     for action, (session, run) in struck:
@@ -490,7 +493,15 @@ ENDPOINTS = Scenario(
     ability="endpoints",
     promises=(
         *(promises.S2, promises.S6, promises.S8, promises.S10, promises.S11, promises.S13),
-        *(promises.S14, promises.S15, promises.T1, promises.T2, promises.T3, promises.T4),
+        *(
+            promises.S14,
+            promises.S15,
+            promises.S16,
+            promises.T1,
+            promises.T2,
+            promises.T3,
+            promises.T4,
+        ),
         *(
             promises.T8,
             promises.T9,

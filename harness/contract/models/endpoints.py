@@ -75,7 +75,7 @@ ENDPOINTS = (
         "/health",
         {"deep": _FLAG},
         refusals=(503,),
-        gives=("status", "active_runs", "active_streams", "runs", "containers"),
+        gives=("status", "active_runs", "active_streams", "runs", "containers", "recovery"),
     ),
     Endpoint(
         "GET",
@@ -225,7 +225,10 @@ ENDPOINTS = (
     ),
     Endpoint("POST", "/api/process-complete-ack", refusals=(410,)),
     Endpoint(
-        "GET", "/api/session/recovery/audit", refusals=DISK, gives=("status", "summary", "items")
+        "GET",
+        "/api/session/recovery/audit",
+        refusals=DISK,
+        gives=("status", "summary", "items", "recovery"),
     ),
     Endpoint("GET", "/api/models", {"refresh": _FLAG}, gives=("groups", "default_model")),
 )

@@ -10,7 +10,7 @@ whether its run still counts is open. Times are numbers of calls.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -170,6 +170,7 @@ class State:
     booted: int = 0
     ended: Span | None = None  # when the last run of this boot ended
     version: int = 0  # changes of the list that this boot has announced
+    recovered: tuple[int, int] = (0, 0)  # sessions that this boot scanned, and settled
 
     def find(self, name: Any) -> Session | None:
         """The session of that name, if it exists."""
@@ -259,14 +260,15 @@ class State:
 
     def struck(self) -> State:
         """This state after a kill and another boot."""
-        after = self
+        after, settled = self, 0
         for session in self.sessions:
             run = self.run(session.run)
             if run is not None and session.is_pending:
-                after = after.with_end(run, "interrupted")
+                after, settled = after.with_end(run, "interrupted"), settled + 1
             else:
                 after = after.put(replace(session, run=None, is_leaving=False))
-        return replace(after, booted=self.clock, ended=None, version=0)
+        done = (len(self.sessions), settled)
+        return replace(after, booted=self.clock, ended=None, version=0, recovered=done)
 
     # Views
 
@@ -311,6 +313,11 @@ class State:
             "_messages_offset": first,
         }
 
+    def recovery(self) -> dict[str, int]:
+        """What the start of this boot did."""
+        scanned, settled = self.recovered
+        return {"scanned": scanned, "restored": 0, "settled": settled}
+
     def registered(self) -> list[Run]:
         """The runs that surely count as active."""
         found = (self.run(session.run) for session in self.sessions if not session.is_leaving)
@@ -337,7 +344,7 @@ class VisibleStateModel:
         """No session, and no server."""
         return State()
 
-    def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:  # noqa: PLR0911
+    def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:
         """The state after the operation, or the promise that its answer breaks."""
         state = replace(state, clock=state.clock + 1)
         if operation.outcome is not Outcome.OK:
@@ -348,23 +355,12 @@ class VisibleStateModel:
                 expected="an answer within the patience of a client",
             )
         argument = operation.argument or {}
-        match operation.function:
-            case "boot":
-                return _nothing(replace(state, booted=state.clock), operation)
-            case "kill":
-                return _nothing(state.struck(), operation)
-            case "call":
-                return _called(state, operation)
-            case "together":
-                return _together(state, operation)
-            case "read":
-                return _read(state, operation)
-            case "watch":
-                return _watched(state, operation)
-            case "conclude":
-                return _concluded(state, operation)
-            case "stored":
-                return _stored(state, operation)
+        if operation.function == "boot":
+            return _nothing(replace(state, booted=state.clock), operation)
+        if operation.function == "kill":
+            return _nothing(state.struck(), operation)
+        if step := _STEPS.get(operation.function):
+            return step(state, operation)
         raise ValueError(f"{self.name} has no function {operation.function!r}: {argument}")
 
     def adopt(self, state: State, operation: Operation) -> tuple[State, ...]:  # noqa: ARG002
@@ -431,6 +427,7 @@ def _promises(  # noqa: PLR0911 - one for each kind of difference
 
 
 _FIELDS: Mapping[tuple[str, ...], tuple[Promise, ...]] = {
+    ("recovery",): (promises.S16,),
     ("effective_model",): (promises.M4, promises.T9),
     (*KEPT, "attachments", "project_id"): (promises.T9, promises.S15, promises.S14),
     ("shrink", "shrunk", "watermark"): (promises.S6, promises.S15, promises.S5),
@@ -742,6 +739,7 @@ def _audit(state: State, _values: Mapping[str, Any], _name: str) -> Expected:
         "status": "ok",
         "summary": {"repairable": 0, "unsafe_to_repair": 0},
         "items": [],
+        "recovery": state.recovery(),
     }
     return Expected(OK, body, state, (promises.S5, promises.S11))
 
@@ -836,6 +834,7 @@ def _health(state: State, _values: Mapping[str, Any], _name: str) -> Expected:
         },
         "containers": _containers(state),
         "process": {"threads": AtLeast(1), "fds": AtLeast(1), "rss_bytes": AtLeast(1 << 20)},
+        "recovery": state.recovery(),
     }
     if runs:
         body["oldest_run_age_seconds"] = True
@@ -1140,6 +1139,12 @@ def _concluded(state: State, operation: Operation) -> tuple[State, ...] | Refusa
     return (state.idle(session) if session is not None and wanted else state,)
 
 
+def _logged(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """The log of the start says what recovery did."""
+    found = difference(state.recovery(), operation.result)
+    return (state,) if found is None else _refusal(operation, found, (promises.S16,))
+
+
 def _stored(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
     """Every copy on disk of a session that is at rest; nothing of one that was deleted."""
     name = operation.argument["session"]
@@ -1172,3 +1177,14 @@ def _copies(state: State, name: str, session: Session | None, observed: Any) -> 
         "copies": {"database": database, "search": database, "sidecar": copy},
         "runs": {run.name: "".join(run.tokens) for run in runs},
     }
+
+
+_STEPS: Mapping[str, Callable[[State, Operation], tuple[State, ...] | Refusal]] = {
+    "call": _called,
+    "together": _together,
+    "read": _read,
+    "watch": _watched,
+    "conclude": _concluded,
+    "stored": _stored,
+    "logged": _logged,
+}
