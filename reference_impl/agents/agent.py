@@ -75,7 +75,7 @@ class ScriptedError(Exception):
 
 
 _DIRECTIVE = re.compile(
-    r"\[(sleep|tokens|beat|tool|asked|process|fail|hang|exit)(?:=([^\[\]]*))?\]"
+    r"\[(sleep|tokens|beat|tool|asked|process|fail|linger|hang|exit)(?:=([^\[\]]*))?\]"
 )
 
 
@@ -90,6 +90,7 @@ class ScriptedAgent:
         [process=0.5:exit=3:hello]      starts a background process that prints after that time;
                                         `watch=TEXT` before the output watches for a text
         [fail]  [exit]                  raises an error; tries to end the program
+        [linger=0.3]                    waits until it is cancelled, and that many seconds more
         [hang]                          ignores a cancel until the agent is closed
 
     In a process's output `{` and `}` become `[` and `]`, so the output can hold directives for its
@@ -136,6 +137,9 @@ class ScriptedAgent:
                 output.tool_complete("what_was_asked", json.dumps(output.asked, sort_keys=True))
             case "process":
                 self._start_process(value)
+            case "linger":
+                output.cancelled.wait()
+                self._closed.wait(float(value))
             case "hang":
                 self._closed.wait()
             case "fail":

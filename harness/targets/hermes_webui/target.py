@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
 from harness.core.errors import TargetUnavailableError
 from harness.engine.target import AdapterInstance, Instance
@@ -24,9 +25,11 @@ from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.hermes_webui import lifecycle as hermes_webui_module
 from harness.targets.hermes_webui.access_control import WebuiAccessControlAdapter
 from harness.targets.hermes_webui.http import WebuiHttpAdapter
+from harness.targets.hermes_webui.leaving_readers import WebuiLeavingReadersAdapter
 from harness.targets.hermes_webui.lifecycle import ModuleLifecycle, execute
 from harness.targets.hermes_webui.module_process import ADAPTERS, ModuleInstance, pool_of
 from harness.targets.hermes_webui.packages import agent_folder, bytecode_folder, packages_folder
+from harness.targets.hermes_webui.scripted_agent import DATABASE
 from harness.targets.hermes_webui.server import CONSTANTS, WebuiLaunch
 from harness.targets.hermes_webui.upkeep import WebuiUpkeepAdapter
 from harness.targets.threads.lifecycle import LifecycleThreadsAdapter
@@ -37,11 +40,20 @@ _LIFECYCLES = {"lifecycle": LifecycleAdapter, "lifecycle_threads": LifecycleThre
 _OVER_HTTP = {
     "http": WebuiHttpAdapter,
     "doors": WebuiAccessControlAdapter,
+    "leaving": WebuiLeavingReadersAdapter,
     "upkeep": WebuiUpkeepAdapter,
 }
 _SMALL = {"HERMES_WEBUI_SESSIONS_MAX": "2", "HERMES_WEBUI_AGENT_CACHE_MAX": "2"}
-_SETTINGS = {"upkeep": _SMALL}  # of the server, by ability
-_CONSTANTS = {"upkeep": {"api.*": 4}}  # every cache of the server holds as few entries
+_DATABASE = {DATABASE: "1"}
+# Settings and constants of the server, by ability.
+_SETTINGS = {"upkeep": {**_SMALL, **_DATABASE}, "http": _DATABASE}
+_CONSTANTS: dict[str, dict[str, Any]] = {
+    "upkeep": {  # every cache is small; older releases have no setting for these two
+        "api.*": 4,
+        "api.config.SESSIONS_MAX": 2,
+        "api.config.SESSION_AGENT_CACHE_MAX": 2,
+    }
+}
 _SMALL_EVERY = {"http": 2}  # each second server has small caches
 _FILES = {  # the file that an ability needs
     **dict.fromkeys(_LIFECYCLES, MODULE),
@@ -138,7 +150,7 @@ class HermesWebuiTarget:
         self._opened[ability] += 1
         settings = dict(_SETTINGS.get(ability, {}))
         if self._opened[ability] % _SMALL_EVERY.get(ability, 1) == 0 and ability in _SMALL_EVERY:
-            settings = _SMALL
+            settings |= _SMALL
         constants = {**CONSTANTS, **_CONSTANTS.get(ability, {})}
         return replace(self._launch, settings=settings, constants=constants)
 

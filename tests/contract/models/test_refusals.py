@@ -243,6 +243,8 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield ServerModel(), [*new, done("send_watched", unheard, **sent)]
     rows = {"said": [], "woken": [], "rows": [["assistant", "x", "", ""]], "pending": None}
     yield ServerModel(), [*new, done("messages", rows, session="s1")]
+    heard = {**rows, "rows": [], "heard": [[3, 1]]}
+    yield ServerModel(), [*new, done("messages", heard, session="s1")]
     alone = {**rows, "said": [["assistant", "x", ""]]}
     yield ServerModel(), [*new, done("messages", alone, session="s1")]
     named: dict[str, Any] = {"ids": [1], "names": ["stream_end"], "texts": [""], "closed": True}
@@ -257,6 +259,9 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield BackpressureModel(), [failed("stop")]
     yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
     yield UpkeepModel(), [done("grew", True, name="a")]  # noqa: FBT003  an answer
+    kept = {"status": 200, "same": True, "copied": True}
+    yield UpkeepModel(), [done("kept", {**kept, "status": 500}, change="a")]
+    yield UpkeepModel(), [done("kept", {**kept, "same": False}, change="a")]
     yield UpkeepModel(), [done("answered", False, call="a")]  # noqa: FBT003
     yield UpkeepModel(), [done("idle_without", True, part="a", seconds=1)]  # noqa: FBT003
     yield UpkeepModel(), [done("started_at_once", 2, starter="a")]

@@ -66,6 +66,7 @@ DONE = stream(1, 2, 3, names=("token", "done", "stream_end"))
 READ = of_run("events", DONE, after=0)
 IDLE = of_session("wait_idle", result=True)
 CANCEL = of_run("cancel", result=True)
+PENDING = {"said": [], "woken": [], "pending": HELD}
 GONE = Exception("UnknownError: 404")
 
 
@@ -88,6 +89,8 @@ GONE = Exception("UnknownError: 404")
             promises.S2,
         ),
         ((NEW, TALK, of_session("messages", {"said": [], "woken": [], "pending": SHORT})), None),
+        ((NEW, HOLD, of_session("messages", {**PENDING, "heard": [[2, 1]]})), promises.S6),
+        ((NEW, HOLD, of_session("messages", {**PENDING, "heard": [[1, 1]]})), None),
         ((NEW, TALK, of_session("wait_idle", result=False)), promises.T3),
         ((NEW, TALK, IDLE, of_session("clear", None), of_session("disk", [SHORT])), promises.S6),
         ((NEW, TALK, of_session("clear", None), of_session("disk", [SHORT])), None),
