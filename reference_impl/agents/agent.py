@@ -130,11 +130,8 @@ class ScriptedAgent:
                 self._show_many(output, shown, value)
             case "beat":
                 self._beat(output, shown, value)
-            case "tool":
-                self._call_tool(output)
-            case "asked":
-                output.tool("what_was_asked", {})
-                output.tool_complete("what_was_asked", json.dumps(output.asked, sort_keys=True))
+            case "tool" | "asked":
+                self._call_tool(verb, output)
             case "process":
                 self._start_process(value)
             case "linger":
@@ -175,7 +172,11 @@ class ScriptedAgent:
         output.token(text)
         shown.append(text)
 
-    def _call_tool(self, output: TurnOutput) -> None:
+    def _call_tool(self, verb: str, output: TurnOutput) -> None:
+        if verb == "asked":
+            output.tool("what_was_asked", {})
+            output.tool_complete("what_was_asked", json.dumps(output.asked, sort_keys=True))
+            return
         turn = identity.current()
         output.tool("whose_turn", {})
         output.tool_complete("whose_turn", turn.session_id if turn is not None else "none")
