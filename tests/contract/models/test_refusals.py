@@ -254,8 +254,8 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield from test_memory_boundaries.wrong_stories()
     half = ["s1", "a notice without both names of its process", "p"]
     opened = done("open", tab="a", session="s1")
-    heard = {"tab": "a", "name": "bg_task_complete", "subject": "p"}
-    yield NotificationsModel(), [*new, opened, done("hear", [half], **heard)]
+    awaited = {"tab": "a", "name": "bg_task_complete", "subject": "p"}
+    yield NotificationsModel(), [*new, opened, done("hear", [half], **awaited)]
     yield BackpressureModel(), [failed("stop")]
     yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
     yield UpkeepModel(), [done("grew", True, name="a")]  # noqa: FBT003  an answer
