@@ -20,7 +20,7 @@ from harness.processes.server import Launch
 from harness.targets.server.http import named
 from harness.targets.server.lifecycle import ServerAdapter
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 POLL_S = 0.005
 DRAIN_S = "20"
 _COMMIT = re.compile(r"/api/v1/sessions/([^/]+)/commit")
