@@ -289,7 +289,12 @@ def _undo(walker: Walker, session: str, _run: str) -> None:
         walker.post("/api/session/undo", session_id=session)
 
 
-def _retry(walker: Walker, session: str, _run: str) -> str | None:
+def _rework(walker: Walker, session: str, run: str) -> str | None:
+    _compress(walker, session, run)
+    return _retry(walker, session)
+
+
+def _retry(walker: Walker, session: str) -> str | None:
     found = walker.find(session)
     is_idle = found is not None and (found.run is None or found.is_leaving)
     sent = [message for message in found.messages if message.role == "user"] if is_idle else ()
@@ -345,8 +350,7 @@ ACTIONS: Mapping[str, Action] = {
     "clear": _clear,
     "truncate": _truncate,
     "undo": _undo,
-    "retry": _retry,
-    "compress": _compress,
+    "rework": _rework,
     "delete": _delete,
     "start": _start,
     "cancel": _cancel,
@@ -358,7 +362,7 @@ WHOLE = {(state, "rename") for state in STATES} | {(state, "cancel") for state i
 def cases() -> Iterator[tuple[str, str]]:
     """Every action in every state, except those that wait for a hanging agent."""
     for state, action in itertools.product(STATES, ACTIONS):
-        if (state, action) != ("hanging", "delete"):
+        if state != "hanging" or action not in ("delete", "rework"):
             yield state, action
 
 
