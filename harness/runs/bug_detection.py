@@ -11,10 +11,11 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness.core.errors import HarnessError, UsageError
@@ -26,6 +27,7 @@ from harness.runs.gate import proven_unfinished, trials_of
 from harness.runs.pytest_run import Progress, Results, Session, run_session
 from harness.runs.reached import source_of
 from harness.runs.sources import digest_of
+from harness.targets import planted
 from harness.targets.registry import find_target
 
 
@@ -139,7 +141,7 @@ class DetectionRun:
         return Detection(bug, len(self.seeds), own, others, worst, sum(seconds) / len(seconds))
 
     def _judge_planted(
-        self, bug: KnownBug, names: Iterable[str], seed: int, run: Path
+        self, bug: KnownBug, names: list[str], seed: int, run: Path
     ) -> tuple[list[Anomaly], list[Anomaly]]:
         """The anomalies of the scenarios that finished, and of those that time cut short.
 
@@ -147,18 +149,26 @@ class DetectionRun:
         another promise.
         """
         with tempfile.TemporaryDirectory(prefix="harness-planted-") as copy:
-            target = bug.target_in(plant(bug, Path(copy)))
+            plant(bug, Path(copy) / bug.name)
             session_folder = run / f"{bug.name}-{seed}"
-            results = self._session(list(names), target, seed, session_folder)
+            settings = {planted.FOLDER: copy}
+            results = self._session(names, planted.named(bug), seed, session_folder, settings)
         if results.broken:
             raise HarnessError(f"{bug.name}: {next(iter(results.broken.values()))}")
         finished = [a for record in results.records.values() for a in record.verdict.anomalies]
         return finished, proven_unfinished(results, session_folder)
 
-    def _session(self, names: list[str], target: str, seed: int, session_folder: Path) -> Results:
+    def _session(
+        self,
+        names: list[str],
+        target: str,
+        seed: int,
+        session_folder: Path,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> Results:
         session_folder.mkdir(parents=True)
         session = Session(names, target, seed, self.effort, goes_on=False)
-        return run_session(session, session_folder, self.timeout_s)
+        return run_session(session, session_folder, self.timeout_s, settings=settings)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 from harness.core.errors import TargetUnavailableError
 from harness.engine.target import AdapterInstance, Instance
 from harness.processes.pool import ProcessPool
-from harness.processes.repro_source import in_a_process
+from harness.processes.repro_source import in_a_process, skip_without_folder, through_the_harness
 from harness.processes.server import NotServingError, ServerProcess
 from harness.targets.components import lifecycle as lifecycle_adapter
 from harness.targets.components.lifecycle import LifecycleAdapter
@@ -70,24 +70,14 @@ def open_adapter(folder):
         code = compile(file.read(), {path!r}, "exec")
     return LifecycleAdapter(ModuleLifecycle(execute(code)))
 """
-_OPEN_INSTANCE = """from pathlib import Path
+CHECKOUT = "HERMES_WEBUI"  # an environment variable that a stand-alone test reads
+_CHECKOUT = """import os
+import pathlib
 
-from harness.targets.hermes_webui.target import HermesWebuiTarget
+CHECKOUT = os.environ.get({variable!r}, {path!r})
+if not pathlib.Path(CHECKOUT, {server!r}).is_file():
+    pytest.skip("needs a checkout of hermes-webui in {variable}", allow_module_level=True)
 
-TARGET = HermesWebuiTarget(Path({path!r}))
-TARGET.prepare()
-
-
-class Adapter:
-    def __init__(self, folder):
-        self._instance = TARGET.open({ability!r}, folder)
-        self.close = self._instance.close
-
-    def __getattr__(self, function):
-        return lambda **argument: self._instance.call(function, argument)
-
-
-open_adapter = Adapter
 """
 
 
@@ -157,14 +147,16 @@ class HermesWebuiTarget:
     def standalone(self, ability: str) -> str:
         """The source of the lifecycle over the module; for other abilities, of this target."""
         if ability not in _LIFECYCLES:
-            return _OPEN_INSTANCE.format(path=str(self._folder), ability=ability)
+            place = _CHECKOUT.format(variable=CHECKOUT, path=str(self._folder), server=str(SERVER))
+            return place + through_the_harness("f'hermes-webui@{CHECKOUT}'", ability)
         sources = [
             Path(str(part.__file__)).read_text(encoding="utf-8")
             for part in (lifecycle_adapter, hermes_webui_module)
         ]
         future = "from __future__ import annotations\n"
         whole = future + "".join(text.replace(future, "") for text in sources)
-        return in_a_process(whole + _OPEN.format(path=str(self._folder / MODULE)), [])
+        whole += _OPEN.format(path=str(self._folder / MODULE))
+        return skip_without_folder(self._folder) + in_a_process(whole, [])
 
 
 def _check_boots(launch: WebuiLaunch) -> None:

@@ -17,7 +17,7 @@ from harness.processes.server import Launch, ServerProcess
 from harness.targets.server.epilogue import Gauges, left_by
 
 UNTITLED = "Untitled"
-NOBODY = "0" * 12  # the id of no session
+ABSENT_ID = "0" * 12  # the id of no session
 
 
 def _with_row(data: bytes, **fields: Any) -> bytes:
@@ -30,7 +30,7 @@ INDEX_DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
     "missing": bytes,
     "cut": lambda data: data[: len(data) // 2],
     "twice": _with_row,
-    "ghost": lambda data: _with_row(data, session_id=NOBODY),
+    "ghost": lambda data: _with_row(data, session_id=ABSENT_ID),
 }
 
 

@@ -192,7 +192,7 @@ def test_owned_report_has_one_turn_without_its_mark(*, is_owned: bool, is_forget
     assert set().union(*found) == ({"W1"} if is_owned and is_forgetful else set())
 
 
-def test_report_of_a_session_that_is_deleted_is_its_own() -> None:
+def test_report_by_key_during_deletion_is_owned() -> None:
     """What came by key during its last run is announced to it, and then dropped as gone."""
     adapter, fold = WakeupsAdapter(modules), Fold(WakeupsModel())
     report = {"session": "S1", "process": "p1", "is_owned": False, "key": "KEY"}
