@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from reference_impl.agents.agent import ScriptedAgent
 from reference_impl.agents.processes import Event, Kind, ProcessRegistry
 from reference_impl.config import env_seconds
-from reference_impl.live.channels import GRACE_S, Channels
+from reference_impl.live.channels import GRACE_S, IDLE_TTL_S, Channels
 from reference_impl.live.gateway_watcher import POLL_S, GatewayWatcher
 from reference_impl.memory.agent_cache import COMMIT_PATIENCE_S
 from reference_impl.memory.lifecycle import Lifecycle
@@ -76,7 +76,11 @@ class App:
             resolve=self.resolve,
         )
         self.sessions = SessionList(self.store.rows, self.turns.attachable_stream)
-        self.channels = Channels(self, grace_s=env_seconds("HERMES_WEBUI_CHANNEL_GRACE", GRACE_S))
+        self.channels = Channels(
+            self,
+            grace_s=env_seconds("HERMES_WEBUI_CHANNEL_GRACE", GRACE_S),
+            ttl_s=env_seconds("HERMES_WEBUI_CHANNEL_TTL", IDLE_TTL_S),
+        )
         self.wakeups = Wakeups(self.processes, self.turns.start, announce=self._announce)
         self.announcer = TurnAnnouncer(self.channels)
         self.turns.listen(self.announcer)  # before the listener that starts the next run
