@@ -59,6 +59,7 @@ from harness.targets.server.leaving_readers import LeavingReadersAdapter
 from harness.targets.server.lifecycle import ServerAdapter
 from harness.targets.server.memory_boundaries import MemoryBoundariesAdapter
 from harness.targets.server.notifications import NotificationsAdapter
+from harness.targets.server.settings import SettingsAdapter
 from harness.targets.server.stream_cursors import StreamCursorsAdapter
 from harness.targets.server.upkeep import UpkeepAdapter
 from harness.targets.threads.channels import ChannelsThreadsAdapter
@@ -236,6 +237,11 @@ def open_access_control(folder: Path) -> Any:
     return AccessControlAdapter(folder, _launch())
 
 
+def open_settings(folder: Path) -> Any:
+    """Open servers in processes of their own, with settings and texts of every kind."""
+    return SettingsAdapter(folder, _launch())
+
+
 def open_notifications(folder: Path) -> Any:
     """Open a server in a process of its own, one client, and tabs that subscribe to sessions."""
     return NotificationsAdapter(folder, _launch())
@@ -321,6 +327,7 @@ _ADAPTERS = {
     "endpoints": open_endpoints,
     "hostile": open_bad_input,
     "doors": open_access_control,
+    "settings": open_settings,
     "tabs": open_notifications,
     "streams": open_backpressure,
     "leaving": open_leaving_readers,

@@ -30,6 +30,7 @@ from harness.contract.models.run_journals import RunJournalsModel
 from harness.contract.models.server import ServerModel
 from harness.contract.models.session_folder import SessionFolderModel
 from harness.contract.models.session_store import SessionStoreModel
+from harness.contract.models.settings import SettingsModel
 from harness.contract.models.state_db import StateDbModel
 from harness.contract.models.upkeep import UpkeepModel
 from harness.contract.models.wakeups import WakeupsModel
@@ -135,6 +136,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
         (test_server.test_server_model_names_the_broken_promise, ServerModel()),
         (test_server.test_bad_input_model_names_the_broken_promise, BadInputModel()),
         (test_server.test_notifications_model_names_the_broken_promise, NotificationsModel()),
+        (test_server.test_settings_model_names_the_broken_promise, SettingsModel()),
     ]
     for test, model in tests:
         yield from ((model, operations_of(calls)) for calls, _ in parameters(test))
@@ -257,6 +259,7 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     awaited = {"tab": "a", "name": "bg_task_complete", "subject": "p"}
     yield NotificationsModel(), [*new, opened, done("hear", [half], **awaited)]
     yield BackpressureModel(), [failed("stop")]
+    yield SettingsModel(), [failed("knock")]
     yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
     yield UpkeepModel(), [done("grew", True, name="a")]  # noqa: FBT003  an answer
     kept = {"status": 200, "same": True, "copied": True}
