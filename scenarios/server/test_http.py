@@ -35,8 +35,8 @@ TALKS = (SHOWN, f"{SHOWN}{TOOL}", f"{Tokens(TOKENS, threads=4).directive}")
 HELD = f"{SHOWN}{sleep(900)}"  # until it is cancelled
 HUNG = f"{SHOWN}{HANG}"  # until its agent is closed
 FAILS = f"{SHOWN}{FAIL}"
-LINGERS = f"{SHOWN}{linger(0.3)}"  # for a while after it was cancelled
-OUTLASTS = f"{SHOWN}{sleep(0.6)}"  # what lingers
+LINGERS = f"{SHOWN}{linger(0.4)}"  # for a while after it was cancelled
+OUTLASTS = f"{SHOWN}{sleep(0.7)}"  # what lingers
 FAILURES = (FAILS, f"{FAIL}")  # after some tokens, or before the first
 FAILS_LATE = f"{SHOWN}{sleep(0.3)}{FAIL}"  # usually while it is read
 
@@ -143,7 +143,10 @@ class User:
     def replace(self) -> None:
         """Cancel a turn whose agent goes on for a while, and begin another one meanwhile."""
         session = self.any()
-        self.ask("cancel", run=self.hold(session, LINGERS))
+        held = self.hold(session, LINGERS)
+        self.ask("cancel", run=held)
+        self.ask("events", run=held, after=0)
+        self.ask("messages", session=session)
         run = f"r{next(self._numbers)}"
         argument = {"session": session, "run": run, "text": f"{run} {OUTLASTS}"}
         sent = self.ask("send", **argument)
@@ -241,10 +244,8 @@ class User:
     def cut(self) -> None:
         """Remove messages of each session in another way, kill the server, and read the rest.
 
-        The index of the sessions is damaged while no server runs.
-
-        Some sessions go on in between, so that what they say then is not taken for what was
-        removed, nor the other way round.
+        Two of them go on before the kill: what they say then must not be taken for what was
+        removed, nor bring it back. The index is damaged while no server runs.
         """
         for session in NAMES:
             self.ask("delete", session=session)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -97,6 +98,33 @@ def test_retain_deletes_the_oldest_runs_only(tmp_path: Path) -> None:
     left = {path.name for path in (tmp_path / "runs").iterdir()}
     assert left == {runs[2].name, runs[3].name, "latest", "00-no-run"}
     assert (tmp_path / "runs" / "latest" / folder.PLAN).exists()
+
+
+def test_retain_leaves_living_and_failed_runs(tmp_path: Path) -> None:
+    """A run that another process writes, and the newest with anomalies, are older than the rest."""
+    runs = [folder.create(tmp_path, "gate", seed, {}) for seed in range(5)]
+    for age, run in enumerate(reversed(runs)):
+        os.utime(run / folder.PLAN, ns=(0, 10**18 - age))
+    for run in runs[1:3]:
+        folder.write_json(run / folder.VERDICT, {"conclusion": "invalid"})
+    with (runs[0] / folder.LOCK).open() as another:
+        fcntl.flock(another, fcntl.LOCK_EX)
+        folder.retain(tmp_path, 1)
+    left = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert left == {runs[0].name, runs[2].name, runs[4].name, "latest"}
+
+    folder.retain(tmp_path, 1)
+    assert not runs[0].exists()
+
+
+def test_run_is_held_by_one_process(tmp_path: Path) -> None:
+    run = folder.create(tmp_path, "soak", 7, {})
+    folder.create(tmp_path, "gate", 7, {})  # releases the first
+    with (run / folder.LOCK).open() as another:
+        fcntl.flock(another, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another process is writing this run"):
+            folder.hold(run)
+    folder.hold(run)
 
 
 @pytest.mark.parametrize("path", ["file", "file/below"])

@@ -360,10 +360,16 @@ def messages_read(session: Session, operation: Operation, _turn: Turn | None) ->
     texts = [text for role, text, _ in result["said"] if role == "user"]
     for turn in turns:
         if texts.count(turn.text) != 1:
+            has_reply = any(text.startswith(turn.shown) for _, text, _ in result["said"])
+            lacks = "" if has_reply or not turn.shown else ", and not the reply that was seen"
+            count = f"has the message {turn.text!r} {texts.count(turn.text)} times"
             return Refusal(
                 turn.promise,
-                f"{operation.call} has the message {turn.text!r} {texts.count(turn.text)} times",
-                also=(promises.S2,) if turn.was_struck else (),
+                f"{operation.call} {count}{lacks}",
+                also=(
+                    *((promises.S2,) if turn.was_struck else ()),
+                    *((promises.T4,) if lacks else ()),
+                ),
                 expected=f"{turn.text!r} once",
             )
         if refusal := _wrong_end(turn, result["said"], operation):

@@ -27,7 +27,9 @@ from harness.targets.server.http import HEADER, HttpAdapter, named, unknown_as_e
 REPAIR_S = 90.0  # three times the documented repair time
 REPAIR_POLL_S = 0.1
 READ_S = 8.0  # of a stream that is about to end
-CLOSING_S = 2.5  # of a stream that has ended; some releases leave it open
+CLOSING_S = 2.5  # of a stream that has ended
+KNOWN_OPEN_S = 0.3  # the same, once one was left open for the whole of that time
+ENDS = [[name] for name in TERMINAL]
 UNTITLED = "Untitled"
 QUIET_S = 6.0  # slightly more than its heartbeat
 NOTHING_KNOWN = -1  # a count of messages below that of every session
@@ -43,6 +45,7 @@ class WebuiHttpAdapter(HttpAdapter):
         super().__init__(folder, launch)
         self._empty_sessions: set[str] = set()
         self._titles: dict[str, str] = {}
+        self._leaves_open = False
 
     def begin(self) -> None:
         """Forget every name; sessions that exist by now belong to earlier examples."""
@@ -159,6 +162,7 @@ class WebuiHttpAdapter(HttpAdapter):
                 raise
             return {"ids": [], "names": [], "closed": True}  # the server has no events of the run
         relay.pop("texts")  # this server has events of its own
+        self._leaves_open |= not relay["closed"] and relay["names"][-1:] in ENDS
         if relay["names"] and not any(relay["ids"]):  # older releases do not number events
             relay["ids"] = list(range(1, 1 + len(relay["names"])))
         return relay
@@ -204,7 +208,8 @@ class WebuiHttpAdapter(HttpAdapter):
 
     def _reader(self) -> Web:
         """A client of a run's stream, which is read when the run is over, or about to be."""
-        return Web(self._server.boot()["port"], READ_S, last=TERMINAL, closing_s=CLOSING_S)
+        closing_s = KNOWN_OPEN_S if self._leaves_open else CLOSING_S
+        return Web(self._server.boot()["port"], READ_S, last=TERMINAL, closing_s=closing_s)
 
     # Restarts
 

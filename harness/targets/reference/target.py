@@ -57,7 +57,9 @@ from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
 from harness.targets.server.leaving_readers import LeavingReadersAdapter
 from harness.targets.server.lifecycle import ServerAdapter
+from harness.targets.server.memory_boundaries import MemoryBoundariesAdapter
 from harness.targets.server.notifications import NotificationsAdapter
+from harness.targets.server.settings import SettingsAdapter
 from harness.targets.server.stream_cursors import StreamCursorsAdapter
 from harness.targets.server.upkeep import UpkeepAdapter
 from harness.targets.threads.channels import ChannelsThreadsAdapter
@@ -235,6 +237,11 @@ def open_access_control(folder: Path) -> Any:
     return AccessControlAdapter(folder, _launch())
 
 
+def open_settings(folder: Path) -> Any:
+    """Open servers in processes of their own, with settings and texts of every kind."""
+    return SettingsAdapter(folder, _launch())
+
+
 def open_notifications(folder: Path) -> Any:
     """Open a server in a process of its own, one client, and tabs that subscribe to sessions."""
     return NotificationsAdapter(folder, _launch())
@@ -253,6 +260,11 @@ def open_stream_cursors(folder: Path) -> Any:
 def open_leaving_readers(folder: Path) -> Any:
     """Open a server in a process of its own, and readers that leave."""
     return LeavingReadersAdapter(folder, _launch())
+
+
+def open_memory(folder: Path) -> Any:
+    """Open a server in a process of its own, and a memory provider that counts its requests."""
+    return MemoryBoundariesAdapter(folder, _launch())
 
 
 def open_upkeep(folder: Path) -> Any:
@@ -315,11 +327,13 @@ _ADAPTERS = {
     "endpoints": open_endpoints,
     "hostile": open_bad_input,
     "doors": open_access_control,
+    "settings": open_settings,
     "tabs": open_notifications,
     "streams": open_backpressure,
     "leaving": open_leaving_readers,
     "cursors": open_stream_cursors,
     "outside": open_external_writer,
+    "memory": open_memory,
     "upkeep": open_upkeep,
     "server": open_server,
     "soak_served": open_soak_http,

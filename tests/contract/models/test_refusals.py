@@ -30,6 +30,7 @@ from harness.contract.models.run_journals import RunJournalsModel
 from harness.contract.models.server import ServerModel
 from harness.contract.models.session_folder import SessionFolderModel
 from harness.contract.models.session_store import SessionStoreModel
+from harness.contract.models.settings import SettingsModel
 from harness.contract.models.state_db import StateDbModel
 from harness.contract.models.upkeep import UpkeepModel
 from harness.contract.models.wakeups import WakeupsModel
@@ -45,6 +46,7 @@ from tests.contract.models import (
     test_components,
     test_copies,
     test_lifecycle,
+    test_memory_boundaries,
     test_run_journals,
     test_server,
     test_session_folder,
@@ -134,6 +136,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
         (test_server.test_server_model_names_the_broken_promise, ServerModel()),
         (test_server.test_bad_input_model_names_the_broken_promise, BadInputModel()),
         (test_server.test_notifications_model_names_the_broken_promise, NotificationsModel()),
+        (test_server.test_settings_model_names_the_broken_promise, SettingsModel()),
     ]
     for test, model in tests:
         yield from ((model, operations_of(calls)) for calls, _ in parameters(test))
@@ -250,7 +253,13 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     begun = done("send", {"status": 200, "active": None}, **sent)
     yield ServerModel(), [*new, begun, done("events", named, run="r2", after=0)]
     yield from test_visible_state.wrong_stories()
+    yield from test_memory_boundaries.wrong_stories()
+    half = ["s1", "a notice without both names of its process", "p"]
+    opened = done("open", tab="a", session="s1")
+    awaited = {"tab": "a", "name": "bg_task_complete", "subject": "p"}
+    yield NotificationsModel(), [*new, opened, done("hear", [half], **awaited)]
     yield BackpressureModel(), [failed("stop")]
+    yield SettingsModel(), [failed("knock")]
     yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
     yield UpkeepModel(), [done("grew", True, name="a")]  # noqa: FBT003  an answer
     kept = {"status": 200, "same": True, "copied": True}
