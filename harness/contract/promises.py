@@ -74,6 +74,11 @@ L13 = Promise(
     LIFECYCLE,
 )
 L14 = Promise("L14", "No lock of the server is held while a provider runs.", LIFECYCLE)
+L15 = Promise(
+    "L15",
+    "Every boundary of a running server reaches the provider; a drain says what it leaves.",
+    LIFECYCLE,
+)
 
 A1 = Promise(
     "A1",
@@ -263,6 +268,11 @@ T8 = Promise(
     "A client that has received the end of a run is admitted by its very next start.",
     TURNS,
 )
+T9 = Promise(
+    "T9",
+    "What a request asks for is honoured or refused: model, workspace, attachments, toolsets.",
+    TURNS,
+)
 
 W1 = Promise("W1", "Every completion starts exactly one wakeup turn.", WAKEUPS)
 W2 = Promise(
@@ -399,6 +409,11 @@ M3 = Promise(
     "The catalog's cache follows the meaning of config and auth, not their volatile keys.",
     MODEL_CATALOG,
 )
+M4 = Promise(
+    "M4",
+    "Turns, wakeups and sessions resolve their model from the cache, with no live rebuild.",
+    MODEL_CATALOG,
+)
 
 H1 = Promise(
     "H1",
@@ -422,6 +437,11 @@ H4 = Promise(
 )
 H5 = Promise("H5", "Idle costs under one percent of a core.", SERVER)
 H6 = Promise("H6", "Every bounded wait on a lock ends in 503, not in a hang.", SERVER)
+H7 = Promise(
+    "H7",
+    "A bad setting gives its default with one warning; text of any script works everywhere.",
+    SERVER,
+)
 H8 = Promise(
     "H8",
     "After every client has left and every run has ended, each gauge is back at its first value.",
