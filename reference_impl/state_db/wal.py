@@ -37,10 +37,9 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
 from typing import NamedTuple
 
-from reference_impl.state_db.group_commit import GroupCommit
+from reference_impl.state_db.group_commit import UNMARKED, GroupCommit
 
 LIMIT_BYTES = 6 << 20
 """A longer log is checkpointed. SQLite cuts the file to this when it starts the log over."""
@@ -49,11 +48,15 @@ _STEP_BYTES = 1 << 20  # how much it grows before another try, if a reader was i
 
 
 class Commit(NamedTuple):
-    """One commit: its number in this process, its group commit mark, and earlier failed syncs."""
+    """One commit: its number in this process, its group commit mark, and earlier failed syncs.
+
+    `failures` counts those of this process, `failed_round` is the last one of any process.
+    """
 
     number: int
     mark: int
     failures: int = 0
+    failed_round: int = 0
 
 
 class WriteAheadLog:
@@ -69,16 +72,19 @@ class WriteAheadLog:
         self._synced = 0  # how many of them are known to be on disk
         self._failures = 0  # syncs that failed: they should have covered all commits before
         self._failures_before = 0  # the commit in progress
+        self._failed_before = 0  # likewise: the last round that failed
         self._due_bytes = LIMIT_BYTES  # size for the next checkpoint
 
     def note_begin(self) -> None:
         """Note that a commit begins: a sync that fails from now on may have covered it."""
         self._failures_before = self._failures
+        self._failed_before = self._group_commit.failed()
 
     def note_commit(self) -> Commit:
         """Count one more commit, for `make_durable`."""
         self._committed += 1
-        return Commit(self._committed, self._group_commit.mark(), self._failures_before)
+        mark = self._group_commit.mark() if self._failed_before != UNMARKED else UNMARKED
+        return Commit(self._committed, mark, self._failures_before, self._failed_before)
 
     def make_durable(self, commit: Commit) -> None:
         """Return once that commit is on disk. Raises OSError if the disk does not confirm it."""
@@ -87,7 +93,9 @@ class WriteAheadLog:
                 # After a failed sync the system forgets what it failed to write: another sync
                 # would succeed without having written it.
                 raise OSError(errno.EIO, "an earlier sync failed", self._path)
-            if commit.number <= self._synced or self._group_commit.cover(commit.mark):
+            if commit.number <= self._synced:
+                return
+            if self._group_commit.cover(commit.mark, commit.failed_round):
                 return
             covered = self._committed
             try:
@@ -98,7 +106,7 @@ class WriteAheadLog:
             if is_ours:
                 self._synced = covered
             else:
-                self._group_commit.cover(commit.mark)
+                self._group_commit.cover(commit.mark, commit.failed_round)
 
     def _sync(self) -> None:
         try:
@@ -148,6 +156,9 @@ class UnsyncedWriteAheadLog(WriteAheadLog):
     It takes no part in group commit, where others would rely on syncs that it does not make.
     """
 
+    def note_begin(self) -> None:
+        """Note nothing."""
+
     def note_commit(self) -> Commit:
         """Count nothing."""
         return Commit(0, 0)
@@ -156,4 +167,5 @@ class UnsyncedWriteAheadLog(WriteAheadLog):
         """Do nothing: the system decides when to write to the disk."""
 
 
-_sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # some systems lack it
+def _sync_data(fd: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(fd)  # some systems lack it
