@@ -31,6 +31,8 @@ _ATTEMPTS = {  # commands that wait for a lock, and their forms that do not wait
 }
 _LOCKING = (*_ATTEMPTS, *_ATTEMPTS.values())
 _open = builtins.open
+_PROC = "/proc/"
+_native = {"readlink": os.readlink}  # in a mapping, where it is not replaced
 _SYNCS = ("fsync", "fdatasync")
 _WRITES = (
     *("open", "write", "pwrite", "rename", "replace", "unlink", "remove", "truncate", "ftruncate"),
@@ -58,7 +60,7 @@ def _with_point(
     @functools.wraps(original)
     def operation(*args: Any, **kwargs: Any) -> Any:
         run = scheduler()
-        if run is None:
+        if run is None or _is_of_the_system(args[:1]):
             return original(*args, **kwargs)
         target = " -> ".join(_label(arg) for arg in args[:2] if _names_a_file(arg))
         note(run, kind, target, write=write)
@@ -68,6 +70,23 @@ def _with_point(
         if original in capability:
             capability.add(operation)
     return operation
+
+
+def _is_of_the_system(args: tuple[Any, ...]) -> bool:
+    """Whether a file operation concerns /proc, which no task writes.
+
+    How much there is to read depends on other processes, and must not decide how many points a
+    schedule has.
+    """
+    match args:
+        case (str() as path,):
+            return path.startswith(_PROC)
+        case (int() as fd,):
+            try:
+                return _native["readlink"](f"{_PROC}self/fd/{fd}").startswith(_PROC)
+            except OSError:
+                return False
+    return False
 
 
 def _names_a_file(argument: Any) -> bool:

@@ -68,6 +68,7 @@ class WriteAheadLog:
         self._group_commit = GroupCommit(path)
         self._syncing = threading.Lock()
         self._fd = -1
+        self._is_in_use = False  # a connection is open, so that files stay open between syncs
         self._committed = 0  # commits so far; counted by one thread at a time
         self._synced = 0  # how many of them are known to be on disk
         self._failures = 0  # syncs that failed: they should have covered all commits before
@@ -77,6 +78,7 @@ class WriteAheadLog:
 
     def note_begin(self) -> None:
         """Note that a commit begins: a sync that fails from now on may have covered it."""
+        self._is_in_use = True
         self._failures_before = self._failures
         self._failed_before = self._group_commit.failed()
 
@@ -89,24 +91,31 @@ class WriteAheadLog:
     def make_durable(self, commit: Commit) -> None:
         """Return once that commit is on disk. Raises OSError if the disk does not confirm it."""
         with self._syncing:
-            if commit.failures < self._failures:
-                # After a failed sync the system forgets what it failed to write: another sync
-                # would succeed without having written it.
-                raise OSError(errno.EIO, "an earlier sync failed", self._path)
-            if commit.number <= self._synced:
-                return
-            if self._group_commit.cover(commit.mark, commit.failed_round):
-                return
-            covered = self._committed
             try:
-                is_ours = self._group_commit.join(commit.mark, self._sync)
-            except OSError:
-                self._failures += 1
-                raise
-            if is_ours:
-                self._synced = covered
-            else:
-                self._group_commit.cover(commit.mark, commit.failed_round)
+                self._make_durable(commit)
+            finally:
+                if not self._is_in_use:  # the connection closed after the commit
+                    self._close_files()
+
+    def _make_durable(self, commit: Commit) -> None:
+        if commit.failures < self._failures:
+            # After a failed sync the system forgets what it failed to write: another sync
+            # would succeed without having written it.
+            raise OSError(errno.EIO, "an earlier sync failed", self._path)
+        if commit.number <= self._synced:
+            return
+        if self._group_commit.cover(commit.mark, commit.failed_round):
+            return
+        covered = self._committed
+        try:
+            is_ours = self._group_commit.join(commit.mark, self._sync)
+        except OSError:
+            self._failures += 1
+            raise
+        if is_ours:
+            self._synced = covered
+        else:
+            self._group_commit.cover(commit.mark, commit.failed_round)
 
     def _sync(self) -> None:
         try:
@@ -127,11 +136,15 @@ class WriteAheadLog:
         if fd >= 0:
             os.close(fd)
 
+    def _close_files(self) -> None:
+        self._close()
+        self._group_commit.close()
+
     def forget(self) -> None:
         """Close all files: the connection that holds the log file is closing."""
         with self._syncing:
-            self._close()
-            self._group_commit.close()
+            self._is_in_use = False
+            self._close_files()
 
     def is_long(self) -> bool:
         """Whether a checkpoint is due."""

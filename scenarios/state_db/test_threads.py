@@ -103,15 +103,7 @@ HARD = (
         "patience ends as the lock is freed",
         (SHORT, CREATE, TAKE),
         (append("a"),),
-        (append("b"),),
-        (free(SHORT_S),),
-    ),
-    hard(
-        "patience ends as a batch is refused",
-        (SHORT, CREATE, TAKE),
-        (UNKNOWN,),
-        (append("a"),),
-        (append("b"),),
+        (UNKNOWN, append("b")),
         (free(SHORT_S),),
     ),
     hard(
@@ -122,24 +114,10 @@ HARD = (
         last=(free(0.0), *READS, append("c"), *READS),
     ),
     hard(
-        "a write of a batch is refused",
-        (CREATE, TAKE),
+        "writes and commits of a batch fail",
+        (CREATE, TAKE, fail("COMMIT", "COMMIT", "ROLLBACK")),
         (append("a"), append("b")),
         (UNKNOWN, append("c")),
-        (free(0.001),),
-    ),
-    hard(
-        "a commit fails",
-        (CREATE, TAKE, fail("COMMIT")),
-        (append("a"),),
-        (append("b"), append("c")),
-        (free(0.001),),
-    ),
-    hard(
-        "a commit and its rollback fail",
-        (CREATE, TAKE, fail("COMMIT", "ROLLBACK")),
-        (append("a"),),
-        (append("b"),),
         (free(0.001),),
     ),
     hard(
@@ -151,21 +129,8 @@ HARD = (
         last=(append("c"), Call("left_open"), *READS),
     ),
     hard(
-        "slow syncs of one handle",
+        "slow syncs",
         (arrange(sync_s=SLOW_S), CREATE),
-        (append("a"), append("b")),
-        (append("c"), append("d")),
-    ),
-    hard(
-        "slow syncs of two handles",
-        (arrange(handles=2, sync_s=SLOW_S), CREATE),
-        (append("a"), append("b")),
-        (append("c"),),
-        (append("d", 1), append("e", 1)),
-    ),
-    hard(
-        "a sync fails",
-        (arrange(sync_s=SLOW_S, failing_syncs=[2]), CREATE),
         (append("a"), append("b")),
         (append("c"), append("d")),
     ),
@@ -173,7 +138,8 @@ HARD = (
         "a sync of two handles fails",
         (arrange(handles=2, sync_s=SLOW_S, failing_syncs=[2]), CREATE),
         (append("a"), append("b")),
-        (append("c", 1), append("d", 1)),
+        (append("c"),),
+        (append("d", 1), append("e", 1)),
     ),
 )
 
