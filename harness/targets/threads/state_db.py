@@ -100,6 +100,10 @@ class StateDbThreadsAdapter(StateDbAdapter):
         self._holder.execute("ROLLBACK")
         self._holder.close()
 
+    def wait(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        time.sleep(seconds)
+
     def fail(self, statements: Sequence[str]) -> None:
         """Fail, once each, the next statement that begins like this."""
         self._failing = list(statements)
@@ -243,5 +247,5 @@ def _observe(adapter: StateDbThreadsAdapter) -> None:
 
 
 def _unobserve() -> None:
-    sqlite3.connect = _base(sqlite3.connect)  # type: ignore[assignment]
+    sqlite3.connect = _base(sqlite3.connect)
     os.fdatasync = _base(os.fdatasync)

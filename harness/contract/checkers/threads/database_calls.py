@@ -27,7 +27,7 @@ PATIENCE_S = 30.0  # unless a program arranged another one
 INJECTED = "injected"  # in the text of an error that the harness caused
 
 _OTHERS = (  # no calls of the model
-    *("arrange", "take_lock", "free_lock", "fail", "close_handle", "left_open"),
+    *("arrange", "take_lock", "free_lock", "fail", "close_handle", "left_open", "wait"),
     *("took", "committed", "synced"),
 )
 _NO_REFUSAL = ("arrange", "take_lock", "free_lock", "fail", "close_handle", "left_open")
@@ -183,7 +183,7 @@ def _left_open(history: History) -> Iterator[Anomaly]:
 def _power_loss(history: History) -> Verdict:
     """Judge by the syncs of each handle what was acknowledged (D12)."""
     handles = {op.argument["text"]: _handle(op) for op in history.of("append")}
-    acknowledged = [op for op in history.happened.of("append")]
+    acknowledged = history.happened.of("append")
     own = {text for op in history.of("committed") if op.argument["synced"] for text in _texts(op)}
     operations = [op for op in acknowledged if op.argument["text"] not in own]
     commits = [op for op in history.of("committed") if handles.keys() & set(_texts(op))]
