@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -20,9 +21,9 @@ from harness.cli.output import print_result, print_table, print_text, progress, 
 from harness.core.errors import UsageError
 from harness.core.extras import require_extras
 from harness.engine.scenario import Mode
-from harness.mutation.known_bugs import find_bugs
+from harness.mutation.known_bugs import KnownBug, find_bugs
 from harness.runs import baselines
-from harness.runs.bug_detection import Detection, DetectionRun
+from harness.runs.bug_detection import CleanRun, Detection, DetectionRun, read_clean_run
 from harness.runs.gate import extras_of
 
 HEAD = ("bug", "promise", "mode", "detected", "by another", "clean", "s to detect")
@@ -45,6 +46,14 @@ HEAD = ("bug", "promise", "mode", "detected", "by another", "clean", "s to detec
     show_default=True,
     help="Seeds on which each bug is judged.",
 )
+@click.option(
+    "--clean",
+    "clean_folder",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Take the verdicts on the clean source from this gate of the same sources and seed, and "
+    "ask with its effort.",
+)
 @record_option
 @effort_option(1.0)
 @run_options()
@@ -53,6 +62,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     bugs: tuple[str, ...],
     modes: tuple[str, ...],
     tries: int,
+    clean_folder: Path | None,
     record: Path | None,
     effort: float,
     options: RunOptions,
@@ -65,6 +75,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     \b
     harness prove
     harness prove commit-every-turn double-wakeup --tries 10
+    harness gate --seed 1 && harness prove --seed 1 --clean reports/runs/latest
 
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: verdict.json,
     and a folder for each bug with its failures and histories.
@@ -75,9 +86,12 @@ def prove_command(  # noqa: PLR0913  one parameter an option
         raise UsageError(f"--by {' '.join(modes)}: {named} is to be detected by this mode")
     require_extras("`harness prove`", *{extra for bug in chosen for extra in extras_of(bug)})
     seeds = range(options.seed, options.seed + tries)
+    clean = _read_clean(clean_folder, chosen, options.seed)
+    effort = clean.effort if clean else effort
     print_text(f"prove · {len(chosen)} known bugs · seed {options.seed} · tries {tries}")
     reports = options.reports.resolve()
-    proof = DetectionRun(chosen, seeds, effort, reports, options.workers, options.keep)
+    known = {(name, clean.seed): word for name, word in clean.verdicts.items()} if clean else {}
+    proof = DetectionRun(chosen, seeds, effort, reports, options.workers, options.keep, clean=known)
     with progress() as step:
         run, detections = proof.run(step)
     if options.wants_json:
@@ -91,6 +105,15 @@ def prove_command(  # noqa: PLR0913  one parameter an option
         baselines.record(record, options.seed, {**figures, "results": rows})
     print_result(f"{detected} of {len(detections)} detected by their own promise")
     return 0 if detected == len(detections) else 1
+
+
+def _read_clean(run: Path | None, bugs: Sequence[KnownBug], seed: int) -> CleanRun | None:
+    if run is None:
+        return None
+    clean = read_clean_run(run, bugs[0].suite.target)
+    if clean.seed != seed:
+        raise UsageError(f"--clean {run}: that gate has seed {clean.seed}; expected --seed {seed}")
+    return clean
 
 
 def _cells(detection: Detection) -> tuple[str, ...]:

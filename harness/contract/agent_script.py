@@ -9,6 +9,7 @@ A message may hold directives, which the scripted agent of a target obeys in ord
     [process=0.5:exit=3:hello]   starts a background process that prints `hello` after 0.5 s;
                                  `watch=TEXT` before the output watches for a text
     [fail]  [exit]               raises an error; tries to end the program
+    [linger=0.3]                 waits until it is interrupted, and that many seconds more
     [hang]                       ignores an interrupt, until the agent is closed
 
 In a process's output `{` and `}` become `[` and `]`, so that it can hold directives for the turn
@@ -29,7 +30,9 @@ HELD_S = 100.0  # a sleep of at least this many seconds outlasts every scenario
 REPLY_END = "That was turn"  # the last token of each completed turn begins with these words
 PROMPT_START = "[IMPORTANT: Background process"
 
-_DIRECTIVE = re.compile(r"\[(sleep|tokens|beat|tool|process|fail|hang|exit)(?:=([^\[\]]*))?\]")
+_DIRECTIVE = re.compile(
+    r"\[(sleep|tokens|beat|tool|process|fail|linger|hang|exit)(?:=([^\[\]]*))?\]"
+)
 _REPLY_END = re.compile(rf"{REPLY_END} (\d+) of (\S+)\.$")
 _BEAT = re.compile(rb'"@([0-9.]+) ')
 _PROMPT = re.compile(r"\[IMPORTANT: Background process (\S+) (.*)", re.DOTALL)
@@ -55,6 +58,11 @@ TOOL, FAIL, EXIT, HANG = (Directive(verb) for verb in ("tool", "fail", "exit", "
 def sleep(seconds: float) -> Directive:
     """Build a directive that waits; HELD_S or more waits until the turn is cancelled."""
     return Directive("sleep", f"{seconds}")
+
+
+def linger(seconds: float) -> Directive:
+    """Build a directive that goes on for so long after the turn was cancelled."""
+    return Directive("linger", f"{seconds}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +180,8 @@ class Script:
     @property
     def is_held(self) -> bool:
         """Whether the turn goes on until it is ended from elsewhere."""
-        return self.hangs or any(seconds >= HELD_S for seconds in self._seconds())
+        ends_alone = not self.has("hang", "linger")
+        return not ends_alone or any(seconds >= HELD_S for seconds in self._seconds())
 
     def _seconds(self) -> Iterator[float]:
         for directive in self.directives:

@@ -422,6 +422,11 @@ H4 = Promise(
 )
 H5 = Promise("H5", "Idle costs under one percent of a core.", SERVER)
 H6 = Promise("H6", "Every bounded wait on a lock ends in 503, not in a hang.", SERVER)
+H7 = Promise(
+    "H7",
+    "A bad setting gives its default with one warning; text of any script works everywhere.",
+    SERVER,
+)
 H8 = Promise(
     "H8",
     "After every client has left and every run has ended, each gauge is back at its first value.",

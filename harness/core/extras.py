@@ -7,6 +7,7 @@ asks `missing_extra` for each scenario and skips it with that reason.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from harness.core.errors import UsageError
@@ -19,6 +20,14 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "load": ("locust",),
     "soak": ("scipy",),
 }
+
+
+def harness_version() -> str:
+    """The installed version of the harness; "unknown" where it is not installed."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 class MissingExtraError(UsageError):

@@ -54,6 +54,8 @@ class Web:
     port: int
     timeout_s: float = PATIENCE_S
     host: str = LOOPBACK
+    last: tuple[str, ...] = ()  # names of events behind which a stream closes within `closing_s`
+    closing_s: float = PATIENCE_S
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Send a request; the status and the JSON. Raises NotReachedError, TargetLostError."""
@@ -90,8 +92,28 @@ class Web:
             if response.status != http.client.OK:
                 body = response.read().decode(errors="replace")
                 raise StatusError(f"GET {path}", response.status, body)
-            events = _events(response, self.timeout_s)
+            events = self._events(response)
             yield events if comments else (event for event in events if event.name)
+
+    def _events(self, response: http.client.HTTPResponse) -> Iterator[Event]:
+        """Read events; behind a last one, only as long as the stream may take to close."""
+        patience_s, ends_at = self.timeout_s, time.monotonic() + self.timeout_s
+        fields: dict[str, str] = {}
+        for line in response:  # heartbeats bring a line now and then
+            if time.monotonic() > ends_at:
+                raise StillOpenError(f"expected the stream to close within {patience_s:g} s")
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if line.startswith(b":"):
+                yield Event("", "", None)
+            elif name:
+                fields[name] = value
+            elif "event" in fields:
+                event = Event(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
+                if event.name in self.last:
+                    patience_s, ends_at = self.closing_s, time.monotonic() + self.closing_s
+                    response.fp.raw._sock.settimeout(patience_s)  # type: ignore[attr-defined]  # noqa: SLF001
+                yield event
+                fields = {}
 
     @contextmanager
     def _exchange(
@@ -119,19 +141,3 @@ def _accepted(request: str, status: int, response: Any) -> Any:
     if status != http.client.OK:
         raise StatusError(request, status, response)
     return response
-
-
-def _events(response: http.client.HTTPResponse, timeout_s: float) -> Iterator[Event]:
-    ends_at = time.monotonic() + timeout_s
-    fields: dict[str, str] = {}
-    for line in response:  # heartbeats bring a line now and then
-        if time.monotonic() > ends_at:
-            raise StillOpenError(f"expected the stream to close within {timeout_s:g} s")
-        name, _, value = line.decode().rstrip("\n").partition(": ")
-        if line.startswith(b":"):
-            yield Event("", "", None)
-        elif name:
-            fields[name] = value
-        elif "event" in fields:
-            yield Event(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
-            fields = {}

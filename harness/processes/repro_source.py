@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.core.extras import DISTRIBUTION, harness_version
 from harness.processes import remote
 from harness.worker import main as driver
 
@@ -48,6 +49,60 @@ class ChildAdapter:
 
 open_adapter = ChildAdapter
 '''
+
+
+_THROUGH_THE_HARNESS = """{needed}from harness.targets.registry import find_target
+
+TARGET = find_target({spec})
+TARGET.prepare()
+
+
+class Adapter:
+    def __init__(self, folder):
+        self._instance = TARGET.open({ability!r}, folder)
+        self.close = self._instance.close
+
+    def __getattr__(self, function):
+        return lambda **argument: self._instance.call(function, argument)
+
+
+open_adapter = Adapter
+"""
+
+
+def through_the_harness(spec: str, ability: str) -> str:
+    """Generate the text for a target that only the harness can open.
+
+    `spec` is a Python expression for the target's name.
+    """
+    needed = skip_without_module("harness", f"{DISTRIBUTION}=={harness_version()}")
+    return _THROUGH_THE_HARNESS.format(needed=needed, spec=spec, ability=ability)
+
+
+def skip_without_module(module: str, package: str) -> str:
+    """Generate the line that skips the test where a module is missing, and says how to get it."""
+    return f"pytest.importorskip({module!r}, reason={f'needs: pip install {package}'!r})\n\n"
+
+
+def skip_without_version(package: str, wanted: str) -> str:
+    """Generate lines that skip the test unless exactly this version of a package is installed."""
+    return f"""import importlib.metadata
+
+INSTALLED = {{found.name: found.version for found in importlib.metadata.distributions()}}
+if INSTALLED.get({package!r}) != {wanted!r}:
+    pytest.skip("needs: pip install {package}=={wanted}", allow_module_level=True)
+
+"""
+
+
+def skip_without_folder(folder: Path) -> str:
+    """Generate lines that skip the test where a folder is missing."""
+    return f"""import pathlib
+
+if not pathlib.Path({str(folder)!r}).is_dir():
+    pytest.skip("needs the folder that was judged: {folder}", allow_module_level=True)
+
+"""
 
 
 def in_a_process(adapter: str, wrappers: Sequence[str]) -> str:

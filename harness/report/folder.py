@@ -7,13 +7,14 @@ run that was killed still contains its plan, and the verdicts of the scenarios t
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from harness.core.errors import UsageError
 
@@ -22,7 +23,9 @@ VERDICT = "verdict.json"
 FAILURE = "failure.json"  # the shortest; those of further promises: failure-D2.json
 BROKEN = "broken.txt"  # how the harness failed in a scenario, so that it has no verdict
 LATEST = "latest"
+LOCK = ".lock"  # held by the process that writes the run
 
+_held: list[IO[str]] = []  # the lock of the run that this process writes
 _created: list[Path] = []  # by this process, so that an interrupt can name the newest
 
 
@@ -38,10 +41,39 @@ def create(reports: Path, kind: str, seed: int, plan: Mapping[str, Any]) -> Path
         folder = _unused(runs, f"{stamp}-{kind}-{seed}")
         write_json(folder / PLAN, {"what": kind, "seed": seed, **plan})
         _point(runs / LATEST, folder.name)
+        hold(folder)
     except OSError as error:
         raise UsageError(f"{reports}: cannot write reports there: {error.strerror}") from error
     _created.append(folder)
     return folder
+
+
+def hold(folder: Path) -> None:
+    """Mark a run folder as that of this process, until the process ends or holds another one.
+
+    The lock is the kernel's, so that a kill releases it too. Raises UsageError where another
+    process holds it.
+    """
+    for held in _held:
+        held.close()
+    lock = (folder / LOCK).open("w")
+    _held[:] = [lock]
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"{folder}: another process is writing this run") from error
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a process that lives writes into the run folder."""
+    try:
+        with (folder / LOCK).open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def newest_of_process() -> Path | None:
@@ -50,12 +82,26 @@ def newest_of_process() -> Path | None:
 
 
 def retain(reports: Path, keep: int) -> None:
-    """Delete all but the newest `keep` run folders; a folder without a plan is no run folder."""
+    """Delete all but the newest `keep` run folders, and the newest `keep` of those with anomalies.
+
+    A run that another process is writing stays, and so does a folder without a plan.
+    """
     runs = reports / "runs"
     plans = [plan for plan in runs.glob(f"*/{PLAN}") if plan.parent.name != LATEST]
     plans.sort(key=lambda plan: plan.stat().st_mtime_ns)  # written once, as the run begins
-    for plan in plans[: max(0, len(plans) - keep)]:
-        shutil.rmtree(plan.parent, ignore_errors=True)
+    folders = [plan.parent for plan in plans]
+    older = folders[: max(0, len(folders) - keep)]
+    failed = [folder for folder in older if _has_anomaly(folder)]
+    for folder in older:
+        if folder not in failed[-keep:] and not _is_held(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_anomaly(folder: Path) -> bool:
+    try:
+        return read_json(folder / VERDICT).get("conclusion") == "invalid"
+    except UsageError:
+        return False
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from harness.core.extent import Extent
-from harness.core.extras import DISTRIBUTION
+from harness.core.extras import harness_version
 from harness.core.text import shortened
 from harness.core.verdict import Anomaly, Verdict
 from harness.engine.context import ask_again
@@ -118,14 +117,6 @@ def _step_lines(anomaly: Anomaly) -> list[str]:
         return lines
     between = f"       ... {hidden:,} more steps, which the failure file has"
     return [*lines[:STEPS_FIRST], between, *lines[-STEPS_LAST:]]
-
-
-def harness_version() -> str:
-    """The installed version of the harness; "unknown" where it is not installed."""
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def store(

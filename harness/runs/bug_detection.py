@@ -11,18 +11,24 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, UsageError
 from harness.core.verdict import Anomaly, Validity
+from harness.engine.suite import chosen_folders
 from harness.mutation.known_bugs import KnownBug, plant
 from harness.report import folder
 from harness.runs.gate import proven_unfinished, trials_of
 from harness.runs.pytest_run import Progress, Results, Session, run_session
+from harness.runs.reached import source_of
+from harness.runs.sources import digest_of
+from harness.targets import planted
+from harness.targets.registry import find_target
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,10 @@ class Detection:
 
 @dataclass(frozen=True)
 class DetectionRun:
-    """The bugs to plant, the seeds, and how much each scenario asks."""
+    """The bugs to plant, the seeds, and how much each scenario asks.
+
+    `clean` are the verdicts on the clean source that are known, by scenario and seed.
+    """
 
     bugs: Sequence[KnownBug]
     seeds: Sequence[int]
@@ -70,6 +79,7 @@ class DetectionRun:
     workers: int
     keep: int = 20
     timeout_s: float = 120.0
+    clean: Mapping[tuple[str, int], Validity] = field(default_factory=dict)
 
     def run(self, progress: Progress) -> tuple[Path, list[Detection]]:
         """Judge each planted bug, and the clean source, once for every seed."""
@@ -94,6 +104,8 @@ class DetectionRun:
 
         def judge_one(trial: tuple[str, int]) -> tuple[str, Validity]:
             name, seed = trial
+            if trial in self.clean:
+                return name, self.clean[trial]
             results = self._session([name], target, seed, run / f"clean-{name}-{seed}")
             progress(f"clean {name}")
             record = results.records.get(name)
@@ -129,7 +141,7 @@ class DetectionRun:
         return Detection(bug, len(self.seeds), own, others, worst, sum(seconds) / len(seconds))
 
     def _judge_planted(
-        self, bug: KnownBug, names: Iterable[str], seed: int, run: Path
+        self, bug: KnownBug, names: list[str], seed: int, run: Path
     ) -> tuple[list[Anomaly], list[Anomaly]]:
         """The anomalies of the scenarios that finished, and of those that time cut short.
 
@@ -137,15 +149,53 @@ class DetectionRun:
         another promise.
         """
         with tempfile.TemporaryDirectory(prefix="harness-planted-") as copy:
-            target = bug.target_in(plant(bug, Path(copy)))
+            plant(bug, Path(copy) / bug.name)
             session_folder = run / f"{bug.name}-{seed}"
-            results = self._session(list(names), target, seed, session_folder)
+            settings = {planted.FOLDER: copy}
+            results = self._session(names, planted.named(bug), seed, session_folder, settings)
         if results.broken:
             raise HarnessError(f"{bug.name}: {next(iter(results.broken.values()))}")
         finished = [a for record in results.records.values() for a in record.verdict.anomalies]
         return finished, proven_unfinished(results, session_folder)
 
-    def _session(self, names: list[str], target: str, seed: int, session_folder: Path) -> Results:
+    def _session(
+        self,
+        names: list[str],
+        target: str,
+        seed: int,
+        session_folder: Path,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> Results:
         session_folder.mkdir(parents=True)
         session = Session(names, target, seed, self.effort, goes_on=False)
-        return run_session(session, session_folder, self.timeout_s)
+        return run_session(session, session_folder, self.timeout_s, settings=settings)
+
+
+@dataclass(frozen=True)
+class CleanRun:
+    """A finished gate of the clean source: its seed, its effort, and its verdicts by scenario."""
+
+    seed: int
+    effort: float
+    verdicts: Mapping[str, Validity]
+
+
+def read_clean_run(run: Path, target: str) -> CleanRun:
+    """Read a gate that judged this target as it is now.
+
+    Raises UsageError for a folder without a finished gate, for one of another target, and for one
+    of other sources.
+    """
+    for file in (folder.PLAN, folder.VERDICT):
+        if not (run / file).is_file():
+            raise UsageError(f"{run}: expected a finished gate; it has no {file}")
+    plan, verdict = folder.read_json(run / folder.PLAN), folder.read_json(run / folder.VERDICT)
+    if plan.get("what") != "gate" or plan.get("target") != target:
+        raise UsageError(
+            f"{run}: expected a gate of {target}; found {plan.get('what')} of {plan.get('target')}"
+        )
+    if plan.get("sources") != digest_of([source_of(find_target(target)), *chosen_folders()]):
+        raise UsageError(f"{run}: the sources have changed since; run the gate again")
+    rows = verdict["scenarios"]
+    verdicts = {row["scenario"]: Validity[row["validity"].upper()] for row in rows}
+    return CleanRun(plan["seed"], plan["effort"], verdicts)

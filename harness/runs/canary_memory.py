@@ -13,12 +13,11 @@ import platform
 import sys
 import time
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
-from harness.core import errors
 from harness.mutation.known_bugs import KnownBug
 from harness.report import folder
+from harness.runs.sources import digest_of
 
 FILE = "canaries.json"
 DAYS = 7.0
@@ -52,15 +51,5 @@ class CanaryMemory:
 
 def _key(bug: KnownBug) -> str:
     patch = bug.patch.read_text(encoding="utf-8")
-    parts = (_sources(), bug.name, patch, sys.version, platform.machine(), platform.node())
+    parts = (digest_of(()), bug.name, patch, sys.version, platform.machine(), platform.node())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-@cache
-def _sources() -> str:
-    """A digest of the harness's own sources."""
-    digest = hashlib.sha256()
-    root = Path(errors.__file__).parents[1]
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()

@@ -30,6 +30,7 @@ from harness.runs.accepted import Accepted, Sorted, sort
 from harness.runs.canary_memory import CanaryMemory
 from harness.runs.pytest_run import Progress, Results, Session, run_session
 from harness.runs.reached import Reached, blocks_in, excuses_for, hit, source_of, top_of
+from harness.runs.sources import digest_of
 from harness.targets.registry import find_target
 from harness.worker import reach as recorder
 
@@ -188,8 +189,10 @@ class Gate:
         }
         able = {name: scenario for name, scenario in chosen.items() if name not in skipped}
         effort = self.budget_s / EFFORT_SECONDS
+        source, settings = source_of(target, self.source), {}
         plan = {
             "target": target.name,
+            "sources": digest_of([source, *chosen_folders()]),
             "effort": effort,
             "scenarios": list(able),
             "suites": list(map(str, chosen_folders())),
@@ -200,7 +203,6 @@ class Gate:
         session = Session(
             *(list(able), target.name, self.seed, effort, self.workers, self.fails_fast)
         )
-        source, settings = source_of(target, self.source), {}
         if self.measures_reach:
             blocks = blocks_in(source)
             (run / REACH).mkdir()

@@ -51,8 +51,8 @@ class Session:
     """The scenarios to run, on which target, with which seed and effort.
 
     With `stops_early` the session ends once a scenario is not valid; the others are unfinished.
-    With `goes_on` a scenario asks on after its first anomaly, and makes its failures small; without,
-    it ends with the first as it was found.
+    With `goes_on` a scenario asks on after its first anomaly, and makes its failures small;
+    without, it ends with the first as it was found.
     """
 
     scenarios: Sequence[str]

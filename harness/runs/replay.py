@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.core import history
 from harness.core.errors import UsageError
-from harness.core.extras import require_extras
+from harness.core.extras import harness_version, require_extras
 from harness.core.history import History, Journal, Operation, Outcome
 from harness.core.suggestions import unknown
 from harness.core.verdict import Anomaly, Verdict, merge
@@ -19,7 +19,6 @@ from harness.engine.context import Context
 from harness.engine.scenario import Scenario
 from harness.engine.suite import chosen_folders, find_scenarios, use_folders
 from harness.report import folder
-from harness.report.judgement import harness_version
 from harness.targets.registry import find_target
 
 OLD = "0.1.0 or earlier"  # what stored a failure that names no version

@@ -235,6 +235,7 @@ class SoakEpisode:
 def run_soak(run: Path, progress: Progress) -> SoakResult:
     """Run what is left of the soak in a run folder, judge it, and write the result."""
     plan = SoakPlan.of(run)
+    folder.hold(run)
     scenario, samples = plan.scenario, run / SCENARIO / SAMPLES
     _cut_torn_line(samples)
     target = find_target(plan.target)

@@ -2,7 +2,8 @@
 
 A target is named `NAME`, `NAME==VERSION` or `NAME@ARGUMENT`. NAME is an entry point of the group
 `harness.targets`, or `module:Class`; what follows is given to its constructor as text. A class
-says in `usage` how it is named, and in `description` what it is.
+says in `usage` how it is named, and in `description` what it is. `NAME+BUG` is the target with a
+known bug of its suite in it.
 """
 
 from __future__ import annotations
@@ -18,16 +19,23 @@ from typing import Any
 from harness.core.errors import UsageError
 from harness.core.suggestions import unknown
 from harness.engine.target import Target
+from harness.targets.planted import planted_target
 
 GROUP = "harness.targets"
 _SPEC = re.compile(r"(?P<name>[^@=]+)(?:(?:==|@)(?P<argument>.*))?", re.DOTALL)
 
+_WITH_BUG = re.compile(r"(?P<name>[^@=+]+)\+(?P<bug>[a-z0-9-]+)")
+
 
 def find_target(spec: str) -> Target:
     """Make the target that `spec` names. Raises UsageError where there is none of that name."""
+    if with_bug := _WITH_BUG.fullmatch(spec):
+        return planted_target(with_bug["name"], with_bug["bug"], find_target)
     match = _SPEC.fullmatch(spec)
     if match is None:
-        raise UsageError(f"--target {spec!r}: say NAME, NAME==VERSION, NAME@FOLDER or module:Class")
+        raise UsageError(
+            f"--target {spec!r}: say NAME, NAME==VERSION, NAME@FOLDER, NAME+BUG or module:Class"
+        )
     kind, argument = find_kind(match["name"]), match["argument"]
     arguments = () if argument is None else (argument,)
     try:

@@ -13,8 +13,10 @@ import importlib.abc
 import importlib.util
 import inspect
 import json
+import queue
 import re
 import socket
+import sqlite3
 import sys
 import threading
 import types
@@ -25,6 +27,11 @@ from typing import Any
 
 CONTAINERS = (dict, list, set, collections.deque, weakref.WeakValueDictionary)
 NESTED = (dict, list, set, tuple, collections.deque)
+# Whatever hold something of the system, or of another thread.
+COUNTED: tuple[type, ...] = (
+    *(queue.Queue, threading.Event, threading.Thread, threading.Timer),
+    *(sqlite3.Connection, socket.socket),
+)
 SWITCH_S = 1e-6  # between threads that race
 MEMBERS_MAX = 2000  # of a container whose members are counted
 EVERY_CAP = "*"  # the name of all constants that bound a cache
@@ -160,6 +167,17 @@ def _measure(name: str, value: Any, found: dict[str, int], seen: set[int]) -> No
     found[name] = size
 
 
+def census(_held: list[Any], package: str) -> dict[str, int]:
+    """The number of living objects of each class of the package, and of each class in `COUNTED`."""
+    gc.collect()
+    found: collections.Counter[str] = collections.Counter()
+    for instance in gc.get_objects():
+        kind = type(instance)
+        if kind in COUNTED or str(getattr(kind, "__module__", "")).startswith(package + "."):
+            found[f"objects of {kind.__module__}.{kind.__qualname__}"] += 1
+    return dict(found)
+
+
 def process(_held: list[Any]) -> dict[str, int]:
     """Threads, descriptors, and the objects that the collector knows."""
     gc.collect()
@@ -249,5 +267,5 @@ def start_at_once(_held: list[Any], starter: str, callers: int, times: int) -> i
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (sizes, process, hold, release, has, starters, start_at_once)
+    for function in (sizes, census, process, hold, release, has, starters, start_at_once)
 }

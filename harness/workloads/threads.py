@@ -58,8 +58,9 @@ UNJUDGED_MAX = 10  # the recorded reasons why the checker could not judge a hist
 class Program:
     """The calls of each thread, in order, and the calls before and after the threads.
 
-    `stuck` is the promise that a deadlock, a livelock or an escaped exception breaks; `held` are
-    the promises that a lock breaks which is held where none may be.
+    `stuck` is the promise that a deadlock, a livelock or an escaped exception breaks, and `also`
+    are those that it breaks as well; `held` are the promises that a lock breaks which is held where
+    none may be.
     """
 
     name: str
@@ -68,10 +69,12 @@ class Program:
     first: Sequence[Call] = ()
     last: Sequence[Call] = ()
     held: Sequence[Promise] = ()
+    also: Sequence[Promise] = ()
 
     def broken_by(self, kind: str) -> Sequence[Promise]:
         """The promises that a finding of this kind breaks."""
-        return self.held if kind in ("held", "nested") and self.held else (self.stuck,)
+        is_held = kind in ("held", "nested") and self.held
+        return self.held if is_held else (self.stuck, *self.also)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ class ScriptedError(Exception):
     """The message asked for a failure, or the agent was used after `close`."""
 
 
-_DIRECTIVE = re.compile(r"\[(sleep|tokens|beat|tool|process|fail|hang|exit)(?:=([^\[\]]*))?\]")
+_DIRECTIVE = re.compile(
+    r"\[(sleep|tokens|beat|tool|process|fail|linger|hang|exit)(?:=([^\[\]]*))?\]"
+)
 
 
 class ScriptedAgent:
@@ -77,6 +79,7 @@ class ScriptedAgent:
         [process=0.5:exit=3:hello]      starts a background process that prints after that time;
                                         `watch=TEXT` before the output watches for a text
         [fail]  [exit]                  raises an error; tries to end the program
+        [linger=0.3]                    waits until it is cancelled, and that many seconds more
         [hang]                          ignores a cancel until the agent is closed
 
     In a process's output `{` and `}` become `[` and `]`, so the output can hold directives for its
@@ -113,6 +116,9 @@ class ScriptedAgent:
                 self._call_tool(output)
             case "process":
                 self._start_process(value)
+            case "linger":
+                output.cancelled.wait()
+                self._closed.wait(float(value))
             case "hang":
                 self._closed.wait()
             case "fail":

@@ -239,7 +239,12 @@ class Channels:
         reader = run.buffer.subscribe(wake, after)
         reader.prepend(prefix)
         if reader.missed:
-            replay = self._journal.read(run.session_id, str(Cursor(run.buffer.stream_id, after)))
+            try:
+                cursor = Cursor(run.buffer.stream_id, after)
+                replay = self._journal.read(run.session_id, str(cursor))
+            except BaseException:
+                reader.close()  # the caller gets no subscription that it could close
+                raise
             if replay.status is ReplayStatus.OK:
                 reader.prepend(_frames(replay)[: len(reader.missed)])
             else:

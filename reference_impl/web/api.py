@@ -62,7 +62,7 @@ class Api:
         """`host` is the listening address; without a password only loopback has access."""
         self._app = app
         self._is_open = host in LOOPBACK and not password
-        self._password = password
+        self._password = os.fsencode(password)  # its bytes in the environment, whatever they are
         self._gauges: Callable[[], Mapping[str, int]] = dict
         self._counters: Callable[[], Mapping[str, Any]] = dict
         self._started_at = time.time()
@@ -115,13 +115,13 @@ class Api:
 
     def _knows_password(self, request: Request) -> bool:
         kind, _, credentials = request.headers.get("authorization", "").partition(" ")
-        given = credentials.strip()
+        given = credentials.encode("latin-1").strip(b" \t")  # as the client sent it
         if kind.lower() == "basic":
             try:
-                given = base64.b64decode(given, validate=True).decode().partition(":")[2]
+                given = base64.b64decode(given, validate=True).partition(b":")[2]
             except (binascii.Error, ValueError):
                 return False
-        return bool(self._password) and hmac.compare_digest(given.encode(), self._password.encode())
+        return bool(self._password) and hmac.compare_digest(given, self._password)
 
     def _carry_out(
         self, route: Route, request: Request, parts: Mapping[str, str], wake: Wake

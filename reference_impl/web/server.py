@@ -238,7 +238,7 @@ class Server:
     """A listening socket, its connections, and the threads that execute their calls."""
 
     def __init__(self, application: Application) -> None:
-        """Limits are read from the environment; see the README."""
+        """Limits are read from the environment; see `docs/reference/settings.md`."""
         self._loop = asyncio.get_running_loop()
         self._application = application
         # Two pools, so that a burst of reconnecting streams delays no ordinary call.
@@ -256,7 +256,8 @@ class Server:
         self.last_request_at: float | None = None
         self.is_open = True
         self._collect_s = env_seconds("HERMES_WEBUI_COLLECT_PERIOD", COLLECT_S)
-        self._idle: Due[Connection] = Due(REQUEST_PATIENCE_S)
+        patience_s = env_seconds("HERMES_WEBUI_REQUEST_PATIENCE", REQUEST_PATIENCE_S)
+        self._idle: Due[Connection] = Due(patience_s)
         self._closing: Due[Connection] = Due(_CLOSE_TIMEOUT_S)
 
     def gauges(self) -> dict[str, int]:

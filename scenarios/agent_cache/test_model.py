@@ -52,6 +52,14 @@ class AgentCacheMachine(Machine):
     def complete_turn(self, session: str) -> None:
         self.ask("complete_turn", session=session)
 
+    @rule(session=SESSIONS, provider=PROVIDERS)
+    def commit(self, session: str, provider: str) -> None:
+        self.ask("commit", session=session, provider=provider)
+
+    @rule()
+    def look(self) -> None:
+        self.ask("size")
+
     def finish(self) -> None:
         """End every run with healthy providers, drain, and read the size."""
         self.ask("size")
@@ -72,6 +80,7 @@ def walk(context: Context) -> None:
         exceed(context, value)
     for provider in FAILURES:
         fail_and_retry(context, provider)
+        commit_beside_runs(context, provider)
 
 
 def fill(context: Context, value: str | None) -> None:
@@ -138,6 +147,32 @@ def fail_and_retry(context: Context, provider: str) -> None:
         ask("size", {})
 
 
+def commit_beside_runs(context: Context, provider: str) -> None:
+    """Commit what an eviction could not, while its session has a run with another agent."""
+    with context.episode() as episode:
+        ask = episode.client.ask
+        for session in ("s1", "s2"):
+            ask("put", {"session": session, "agent": "a", "provider": "ok"})
+            ask("complete_turn", {"session": session})
+            ask("evict", {"session": session, "provider": provider})
+            ask("size", {})
+            ask("start_run", {"session": session})
+            ask("put", {"session": session, "agent": "b", "provider": "ok"})
+            ask("commit", {"session": session, "provider": "ok"})
+            ask("commit", {"session": session, "provider": "ok"})
+        ask("put", {"session": "s3", "agent": "a", "provider": "ok"})
+        ask("size", {})
+        ask("complete_turn", {"session": "s2"})
+        ask("commit", {"session": "s2", "provider": provider})
+        for session in ("s2", "s1"):
+            ask("end_run", {"session": session, "provider": "ok"})
+            ask("size", {})
+        ask("put", {"session": "s1", "agent": "a", "provider": "ok"})
+        ask("put", {"session": "s2", "agent": "c", "provider": "ok"})
+        ask("drain", {})
+        ask("size", {})
+
+
 def walk_and_explore(context: Context) -> None:
     """Walk through the lists, then call in any order."""
     walk(context)
@@ -169,7 +204,10 @@ BOUNDED_AND_COMMITTED = Scenario(
     name="agent-cache-bounded-and-committed",
     mode=Mode.MODEL,
     ability="agent_cache",
-    promises=(promises.A1, promises.A2, promises.A3, promises.A4, promises.A5, promises.L14),
+    promises=(
+        *(promises.A1, promises.A2, promises.A3, promises.A4, promises.A5),
+        *(promises.L14, promises.H4),
+    ),
     workload=walk_and_explore,
     checker=conforms(AgentCacheMachine.model),
     expectations=(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from harness.contract import promises
-from harness.contract.checkers.threads.memory_commits import check_agent_closes
+from harness.contract.checkers.threads.memory_commits import PATIENCE_S, check_agent_closes
+from harness.contract.checkers.threads.memory_orders import memory_orders
+from harness.contract.checkers.threads.plain_answers import with_plain_answers
 from harness.core.history import History
+from harness.core.verdict import Verdict
 from harness.engine.scenario import Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.schedule import Call, LockRules
@@ -12,14 +15,30 @@ from harness.workloads.threads import Interleaving, Program
 
 TURN_S = Call("turn", {"session": "s"})
 TURN_T = Call("turn", {"session": "t"})
+TURN_NEW = Call("turn", {"session": "s", "new": "another"})
+TURN_FLAKY = Call("turn", {"session": "s", "new": "flaky"})
+TURN_EXITS = Call("turn", {"session": "s", "new": "exits"})
 EVICT_S = Call("evict", {"session": "s"})
 COMMIT_S = Call("commit", {"session": "s"})
 SHRINK = Call("shrink")
+DRAIN = Call("drain")
+
+# A shutdown retries what a provider failed, so that every agent of no cached session can be closed.
+QUIET = (DRAIN, SHRINK)
+
+SILENT = ("close", "complete_turn", "evict", "provide", "turn", "use")
+explain_commits = memory_orders(PATIENCE_S, evicting=("evict", "shrink", "turn"))
+
+
+def check_agents_and_commits(history: History) -> Verdict:
+    """Judge the closes of agents, and then which turns each commit passed on."""
+    verdict = check_agent_closes(history)
+    return explain_commits(history) if verdict.is_valid else verdict
 
 
 def program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> Program:
     """Threads that share a cache of one agent, and a shrink when all is quiet."""
-    return Program(name, threads, promises.A5, first, (SHRINK,), held=(promises.A4, promises.L14))
+    return Program(name, threads, promises.A5, first, QUIET, held=(promises.A4, promises.L14))
 
 
 def eviction_met_live_run(history: History) -> bool:
@@ -47,8 +66,15 @@ MEETINGS = Interleaving(
         program("an eviction during a turn", (TURN_S,), (TURN_S,), (EVICT_S,)),
         program("an eviction during a commit", (TURN_S,), (COMMIT_S,), (EVICT_S,)),
         program("all at once", (TURN_S,), (TURN_S,), (TURN_T,), (EVICT_S,)),
+        program("evictions that meet", (TURN_S,), (EVICT_S, TURN_S), (EVICT_S,), (SHRINK,)),
+        program("a return during its eviction", (TURN_S,), (TURN_S,), (EVICT_S, EVICT_S)),
+        program("a replacement", (TURN_S,), (TURN_NEW,), (EVICT_S,)),
+        program("a failure as it is evicted", (TURN_FLAKY,), (EVICT_S,), (TURN_S,)),
+        program("an exit as it is replaced", (TURN_EXITS,), (TURN_NEW,), (TURN_T,)),
     ),
-    check=check_agent_closes,
+    check=with_plain_answers(
+        check_agents_and_commits, promises.A5, accepted=(*SILENT, "commit"), silent=SILENT
+    ),
     rules=LockRules(
         free_during=(("provider", "*"), ("close", "*")),
         never_nested=(("AgentCache._lock", "*._live_lock"),),
@@ -67,7 +93,7 @@ AGENT_CACHE_THREADS = Scenario(
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
-    examples=4_500,
+    examples=3_800,
     replay=MEETINGS.replay,
 )
 

@@ -248,7 +248,7 @@ class ChannelsMachine(Machine):
         self.ask("forget", session=session)
         self.ask("changed", reason="deleted", session=session)
 
-    @rule(mode=st.sampled_from(["ok", "ok", "missing", "malformed"]))
+    @rule(mode=st.sampled_from(["ok", "ok", "ok", "missing", "malformed", "failing"]))
     def lose_journal(self, mode: str) -> None:
         self.ask("journal", mode=mode)
 

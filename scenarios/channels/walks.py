@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.contract.models.channels import (
     EARLY_MAX,
+    FAILING,
     GRACE_S,
     NOTICE_BYTES_MAX,
     NOTICES_MAX,
@@ -311,7 +312,7 @@ def every_walk() -> Sequence[Walk]:
         *(bounded_run(count, LARGE, "ok") for count in large),
         *(
             bounded_run(2 * RUN_BYTES_MAX // LARGE, LARGE, mode)
-            for mode in ("missing", "malformed")
+            for mode in ("missing", "malformed", FAILING)
         ),
         *(replayed(rows) for rows in (REPLAYED_MAX, REPLAYED_MAX + 1)),
         *(bounded_notices(count, SIZE) for count in notices[0]),

@@ -78,6 +78,11 @@ class WatcherMachine(Machine):
         self.ask("delete", session=session)
         self.lengths.pop(session, None)
 
+    @rule(session=SESSIONS)
+    def restore(self, session: str) -> None:
+        self.ask("restore", session=session)
+        self.lengths.pop(session, None)
+
     @rule(how=st.sampled_from(["", "raises", "none"]))
     def fail(self, how: str) -> None:
         self.ask("fail", how=how)
@@ -137,7 +142,7 @@ WATCHER = Scenario(
         Expectation("a hidden session was written", _hidden),
         Expectation("messages were rewritten", _rewritten),
     ),
-    examples=90,
+    examples=64,
 )
 
 

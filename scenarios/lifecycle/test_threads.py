@@ -7,7 +7,9 @@ from dataclasses import replace
 from itertools import combinations
 
 from harness.contract import promises
-from harness.contract.checkers.threads.memory_commits import check_memory_commits
+from harness.contract.checkers.threads.memory_commits import PATIENCE_S, check_memory_commits
+from harness.contract.checkers.threads.memory_orders import memory_orders
+from harness.contract.checkers.threads.plain_answers import with_plain_answers
 from harness.core.history import History
 from harness.core.verdict import Verdict
 from harness.engine.context import Context
@@ -23,19 +25,35 @@ TURN_FLAKY = Call("complete_turn", {**S, "agent": "flaky"})
 TURN_EXITS = Call("complete_turn", {**S, "agent": "exits"})
 TURN_SLOW = Call("complete_turn", {**S, "agent": "slow"})
 TURN_HANGS = Call("complete_turn", {**S, "agent": "hangs"})
+TURN_NOBODY = Call("complete_turn", {**S, "agent": None})
 TURN_T = Call("complete_turn", {**T, "agent": "a"})
+TURN_SLOW_T = Call("complete_turn", {**T, "agent": "slow"})
 REPLACE = Call("register", {**S, "agent": "b"})
 UNREGISTER = Call("unregister", S)
 COMMIT = Call("commit", S)
 COMMIT_WAITING = Call("commit", {**S, "wait": True})
+COMMIT_BY_B = Call("commit", {**S, "agent": "b"})
 COMMIT_AT_LENGTH = Call("commit", {**S, "wait": True, "timeout": None})
 COMMIT_T = Call("commit", {**T, "wait": True})
 DISCARD = Call("discard", S)
+DIRTY = Call("dirty", S)
 DRAIN = Call("drain")
 
 # Two shutdowns, because the first may be the retry of an agent that fails once, and because one may
 # reach its deadline while a provider hangs.
-QUIET = (DRAIN, DRAIN)
+QUIET = (DRAIN, DRAIN, DIRTY)
+
+SILENT = ("provide", "register", "unregister")
+explain_answers = memory_orders(PATIENCE_S)
+
+
+def check_calls_and_answers(history: History) -> Verdict:
+    """Judge the calls of providers, and then every answer."""
+    verdict = check_memory_commits(history)
+    return explain_answers(history) if verdict.is_valid else verdict
+
+
+check = with_plain_answers(check_calls_and_answers, promises.L13, accepted=(), silent=SILENT)
 
 
 def program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> Program:
@@ -83,8 +101,19 @@ MEETINGS = Interleaving(
         program("a wait without a limit", (TURN_SLOW,), (COMMIT,), (TURN_A, COMMIT_AT_LENGTH)),
         program("two waits", (TURN_SLOW,), (COMMIT,), (COMMIT_WAITING,), (COMMIT_WAITING,)),
         program("another session", (TURN_SLOW, TURN_T), (COMMIT,), (COMMIT_T,), (COMMIT,)),
+        program(
+            "waits of two sessions",
+            (TURN_HANGS, TURN_SLOW_T),
+            (COMMIT,),
+            (COMMIT_T,),
+            (COMMIT_WAITING,),
+            (TURN_T, COMMIT_T),
+        ),
+        program("a turn beside a shutdown", (TURN_SLOW,), (DRAIN,), (TURN_T, DIRTY)),
+        program("turns that nobody owns", (TURN_NOBODY,), (COMMIT_BY_B,), (TURN_FLAKY, COMMIT)),
+        program("an adoption", (TURN_NOBODY,), (COMMIT_BY_B,), (REPLACE, COMMIT), (DIRTY,)),
     ),
-    check=check_memory_commits,
+    check=check,
     rules=LockRules(free_during=(("provider", "*"),)),
     timers=0,  # the checker judges how long a call waited, so no deadline may pass early
     meetings={
@@ -106,7 +135,7 @@ LIFECYCLE_THREADS = Scenario(
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
-    examples=6_000,
+    examples=5_200,
     replay=MEETINGS.replay,
 )
 
@@ -134,7 +163,7 @@ def small_programs() -> tuple[Program, ...]:
 
 SMALL = Interleaving(
     programs=small_programs(),
-    check=check_memory_commits,
+    check=check,
     rules=MEETINGS.rules,
     timers=MEETINGS.timers,
     strategies=(f"bounded-{BOUND}",),

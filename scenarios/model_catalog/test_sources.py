@@ -30,6 +30,8 @@ LASTING = (
     *("token_url", "token_type", "api_key_env", "api_keys", "secrets", "expires", "status"),
     *("count", "updated", "created_at", "last_used_at", "error", "Access_Token", "tokens"),
 )
+# Each kind of value of a field; a field that is absent is none of them.
+KINDS: tuple[Any, ...] = (None, False, 0, "", [], {}, [None], [[]], {"x": None}, 0.5)
 DAMAGE: tuple[tuple[str, Any], ...] = (
     ("_schema_version", 1),
     ("_source_fingerprint", {}),
@@ -75,6 +77,9 @@ def every_field() -> Walk:
         yield from (auth(**{key: "1"}), SHOWN, REBUILT, auth(**{key: 1}), REBUILT, SHOWN)
         yield from (auth(**{key: True}), REBUILT, auth(**{key: [1, 2]}), REBUILT)
         yield from (auth(**{key: [2, 1]}), SHOWN, REBUILT)
+    for key in ("base_url", "enabled", "tokens"):
+        for value in KINDS:
+            yield from (auth(**{key: value}), SHOWN, REBUILT, SHOWN, auth(), SHOWN, REBUILT)
     yield from (write("auth", '{"a": 1, "b": {"c": 2}}'), REBUILT)
     for same in ('{"b": {"c": 2}, "a": 1}', ' {"a" :1,\n"b":{"c":2}}', '{"a":1,"b":{"c":2}}'):
         yield from (write("auth", same), SHOWN, REBUILT)

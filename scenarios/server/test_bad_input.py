@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from random import Random
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
@@ -59,6 +61,7 @@ BAD_CURSORS = (
         *(
             "<run>:-1",
             "<run>:99999999999999999999",
+            "<run>:²",
             "<run>:1e3",
             "<run>:",
             ":1",
@@ -184,6 +187,65 @@ TOO_MUCH = (
     GET + "X: " + "y" * 20_000 + "\r\n\r\n",
 )
 OK = 200
+UNDO = f'{{"session_id": "{NO_SESSION}"}}'
+LAST = "Connection: close\r\n"
+WAITS = "Expect: 100-continue\r\n"
+
+
+def posted(body: str, *headers: str) -> str:
+    """A request with a body."""
+    head = f"POST /api/session/undo HTTP/1.1\r\n{HOST}Content-Length: {len(body)}\r\n"
+    return f"{head}{''.join(headers)}\r\n{body}"
+
+
+def got(path: str, *headers: str, method: str = "GET") -> str:
+    """A request without a body."""
+    return f"{method} {path} HTTP/1.1\r\n{HOST}{''.join(headers)}\r\n"
+
+
+# Requests of one connection; their statuses tell whether they are answered in order.
+MIXED = (
+    *((got("/health"), 200), (posted(UNDO), 404), (got("/nope"), 404), (posted("{"), 400)),
+    *((got("/api/sessions", method="HEAD"), 200), (got("/api/sessions"), 200)),
+    *((posted("", "X: y\r\n"), 400), (got("/health", method="PUT"), 405)),
+    *((posted("[]" + " " * 9000), 400), (got("/openapi.json"), 200), (posted(UNDO), 404)),
+    *((got("/health", "Origin: http://evil.example\r\n"), 403), (got("/health"), 200)),
+)
+
+
+def conversations(rng: Random) -> Iterator[tuple[str, list[str], list[int], bool]]:
+    """A name, the parts that are sent, the statuses, and whether the server ends the connection."""
+    texts, statuses = map(list, zip(*MIXED, strict=True))
+    yield "all at once", ["".join(texts)], statuses, False
+    yield "one by one", texts, statuses, False
+    whole = "".join(texts)
+    cuts = sorted(rng.sample(range(len(whole)), 12))
+    pieces = [whole[a:b] for a, b in pairwise((0, *cuts, len(whole)))]
+    yield "in pieces", pieces, statuses, False
+    first = rng.sample(MIXED, 5)
+    shuffled = [text for text, _ in first] * 4
+    yield "many at once", ["".join(shuffled)], [status for _, status in first] * 4, False
+    yield (
+        "the last is named",
+        [got("/health") + got("/health", LAST) + got("/nope")],
+        [200] * 2,
+        True,
+    )
+    yield "an older client", [got("/health").replace("1.1", "1.0") + got("/nope")], [200], True
+    yield "no request", [got("/health") + "get\r\n\r\n" + got("/nope")], [200, 400], True
+    head = posted(UNDO, WAITS).removesuffix(UNDO)
+    yield "asked before the body", [head, UNDO, got("/health")], [404, 200], False
+    yield "asked with the body", [head + UNDO + got("/health")], [404, 200], False
+    big = f"POST /api/session/undo HTTP/1.1\r\n{HOST}Content-Length: {BODY_MAX + 1}\r\n{WAITS}\r\n"
+    yield "asked, and too large", [big], [413], True
+    yield (
+        "a head without an end",
+        [f"GET /health HTTP/1.1\r\n{HOST}X: " + "y" * 40_000],
+        [431],
+        True,
+    )
+
+
 TORN = f"GET /api/sessions HTTP/1.1\r\n{HOST}X-Never: en"
 EXISTING = ("<session>", "<run>")  # placeholders of an existing session and run
 ID = re.compile("[0-9A-Za-z_-]+", re.ASCII)  # the widest form of an id that the contract allows
@@ -443,6 +505,9 @@ def walk(context: Context) -> None:
             ask("ask_badly", request.argument())
         for data in (*BAD_FRAMINGS, *TOO_MUCH):
             ask("send_bytes", {"data": data, "times": 1, "bad": True, "promise": "H2"})
+        for name, parts, statuses, closes in conversations(context.rng("conversations")):
+            argument = {"name": name, "parts": parts, "wanted": statuses, "closes": closes}
+            ask("converse", argument)
         for data, status in sizes():
             argument = {"times": 1, "bad": status != OK, "promise": "H2", "statuses": [status]}
             ask("send_size", {**_packed(data), **argument})

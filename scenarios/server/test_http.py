@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.checkers.conformance import Fold, conforms
 from harness.contract import promises
-from harness.contract.agent_script import FAIL, HANG, TOOL, Process, Tokens, sleep
+from harness.contract.agent_script import FAIL, HANG, TOOL, Process, Tokens, linger, sleep
 from harness.contract.checkers.server.back_to_zero import resting
 from harness.contract.models.conversation import CONFLICT
 from harness.contract.models.server import ServerModel
@@ -24,6 +24,7 @@ from harness.engine.context import Context, Workload
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.targets.server.http import CURSORS
+from harness.targets.server.lifecycle import INDEX_DAMAGES
 from harness.workloads.stateful import PromiseBrokenError
 
 NAMES = ("s1", "s2", "s3")
@@ -34,6 +35,9 @@ TALKS = (SHOWN, f"{SHOWN}{TOOL}", f"{Tokens(TOKENS, threads=4).directive}")
 HELD = f"{SHOWN}{sleep(900)}"  # until it is cancelled
 HUNG = f"{SHOWN}{HANG}"  # until its agent is closed
 FAILS = f"{SHOWN}{FAIL}"
+LINGERS = f"{SHOWN}{linger(0.4)}"  # for a while after it was cancelled
+OUTLASTS = f"{SHOWN}{sleep(0.7)}"  # what lingers
+FAILURES = (FAILS, f"{FAIL}")  # after some tokens, or before the first
 FAILS_LATE = f"{SHOWN}{sleep(0.3)}{FAIL}"  # usually while it is read
 
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -126,6 +130,7 @@ class User:
     def fail(self) -> None:
         session = self.any()
         self.conclude(session, self.begin(session, FAILS_LATE))
+        self.conclude(session, self.begin(session, self._rng.choice(FAILURES)))
 
     def cancel(self) -> None:
         session = self.any()
@@ -133,6 +138,21 @@ class User:
         self.attach(session)
         self.look(session)
         self.ask("cancel", run=run)
+        self.conclude(session, run)
+
+    def replace(self) -> None:
+        """Cancel a turn whose agent goes on for a while, and begin another one meanwhile."""
+        session = self.any()
+        held = self.hold(session, LINGERS)
+        self.ask("cancel", run=held)
+        self.ask("events", run=held, after=0)
+        self.ask("messages", session=session)
+        run = f"r{next(self._numbers)}"
+        argument = {"session": session, "run": run, "text": f"{run} {OUTLASTS}"}
+        sent = self.ask("send", **argument)
+        if sent["status"] == CONFLICT:
+            self.ask("wait_idle", session=session)
+            self.ask("send", **argument)
         self.conclude(session, run)
 
     def hang(self) -> None:
@@ -222,7 +242,11 @@ class User:
             self.ask("copies", session=session)
 
     def cut(self) -> None:
-        """Remove messages of each session in another way, kill the server, and read the rest."""
+        """Remove messages of each session in another way, kill the server, and read the rest.
+
+        Two of them go on before the kill: what they say then must not be taken for what was
+        removed, nor bring it back. The index is damaged while no server runs.
+        """
         for session in NAMES:
             self.ask("delete", session=session)
             self.ask("new", session=session)
@@ -235,7 +259,10 @@ class User:
         ]
         for session, (function, argument) in zip(NAMES, ways, strict=True):
             self.ask(function, session=session, **argument)
-        self.ask("kill")
+        for session in self._rng.sample(NAMES, 2):
+            self.conclude(session, self.begin(session, SHOWN))
+        self.ask("kill", index=self._rng.choice([*INDEX_DAMAGES]))
+        self.ask("sessions")
         self.look()
 
 
@@ -301,7 +328,7 @@ ONE_CLIENT = Scenario(
     ),
     workload=random_order(
         *(User.talk, User.fail, User.cancel, User.hang, User.kill, User.wake, User.remove),
-        *(User.talk, User.cancel, User.wake, User.change, User.cut),
+        *(User.talk, User.cancel, User.replace, User.wake, User.change, User.cut),
     ),
     checker=resting(conforms(ServerModel())),
     expectations=(

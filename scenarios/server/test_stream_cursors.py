@@ -28,7 +28,7 @@ SIZES = (1, 255, 257, BUFFERED, BUFFERED + 1, BUFFERED + 276)
 LARGE = REPLAYED_MAX + 2
 NO_CURSORS = (
     *("garbage", ":3", "-1", "current", "current:", "current:x", "current:-1", "unknown:1"),
-    *("current:1:1", f"current:{10 * (FAR + 1)}", "ä:1"),
+    *("current:1:1", f"current:{10 * (FAR + 1)}", "ä:1", "current:²"),
 )
 SUBJECTS = (
     *(("run", run) for run in (*SESSION_OF, "never")),
@@ -74,8 +74,8 @@ def walk(context: Context) -> None:
                     break
                 state, wanted = State(TOKENS), []
                 for cursor, by in cases(endpoint, subject):
-                    expected = len(state.answer(endpoint, subject, cursor, by).events)
-                    wanted.append([cursor, by, expected])
+                    expected = state.answer(endpoint, subject, cursor, by)
+                    wanted.append([cursor, by, len(expected.events), expected.closed])
                 argument = {"endpoint": endpoint, "subject": subject, "cases": wanted}
                 anomalies += judged(state, episode.client.ask("read", argument)) is not None
             for tokens in (*SIZES, LARGE):

@@ -23,6 +23,8 @@ def keep_up(context: Context) -> None:
             argument = {"rounds": ROUNDS, "sessions": SESSIONS}
             for name in ask("churn", argument).result or ():
                 ask("grew", {"name": name})
+            for change in ask("changes", {}).result or ():
+                ask("kept", {"change": change})
             for call in ask("lock", {}).result or ():
                 ask("answered", {"call": call})
             for part in ask("parts", {}).result or ():
@@ -43,11 +45,17 @@ UPKEEP = Scenario(
     name="server-upkeep",
     mode=Mode.HTTP,
     ability="upkeep",
-    promises=(promises.H4, promises.H5, promises.H6, promises.H8),
+    promises=(
+        *(promises.H4, promises.H5, promises.H6, promises.H8),
+        *(promises.S2, promises.S3, promises.S14, promises.S15),
+        *(promises.W9, promises.A1, promises.L9, promises.T3, promises.T6),
+        *(promises.C9, promises.C11, promises.D8),
+    ),
     workload=keep_up,
     checker=conforms(UpkeepModel()),
     expectations=(
         _count("a size was compared over time", "grew", 3),
+        _count("a session that was not in memory was changed", "kept", 1),
         _count("a request met a held lock", "answered", 10),
         Expectation("a request was answered beside a held lock", _answers),
         _count("an idle server was measured", "idle_without", 1),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,6 +34,7 @@ from harness.report.judgement import Record
 from harness.runs import replay
 from harness.runs.gate import trials_of
 from harness.runs.pytest_run import Session, run_session
+from harness.targets import planted
 from harness.targets.reference.target import ReferenceTarget
 
 APPEND = Operation(0, "append", {"text": "x"}, Outcome.OK, 1, 2, result=[1])
@@ -95,6 +98,33 @@ def test_retain_deletes_the_oldest_runs_only(tmp_path: Path) -> None:
     left = {path.name for path in (tmp_path / "runs").iterdir()}
     assert left == {runs[2].name, runs[3].name, "latest", "00-no-run"}
     assert (tmp_path / "runs" / "latest" / folder.PLAN).exists()
+
+
+def test_retain_leaves_living_and_failed_runs(tmp_path: Path) -> None:
+    """A run that another process writes, and the newest with anomalies, are older than the rest."""
+    runs = [folder.create(tmp_path, "gate", seed, {}) for seed in range(5)]
+    for age, run in enumerate(reversed(runs)):
+        os.utime(run / folder.PLAN, ns=(0, 10**18 - age))
+    for run in runs[1:3]:
+        folder.write_json(run / folder.VERDICT, {"conclusion": "invalid"})
+    with (runs[0] / folder.LOCK).open() as another:
+        fcntl.flock(another, fcntl.LOCK_EX)
+        folder.retain(tmp_path, 1)
+    left = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert left == {runs[0].name, runs[2].name, runs[4].name, "latest"}
+
+    folder.retain(tmp_path, 1)
+    assert not runs[0].exists()
+
+
+def test_run_is_held_by_one_process(tmp_path: Path) -> None:
+    run = folder.create(tmp_path, "soak", 7, {})
+    folder.create(tmp_path, "gate", 7, {})  # releases the first
+    with (run / folder.LOCK).open() as another:
+        fcntl.flock(another, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another process is writing this run"):
+            folder.hold(run)
+    folder.hold(run)
 
 
 @pytest.mark.parametrize("path", ["file", "file/below"])
@@ -390,19 +420,33 @@ def run_pytest(file: Path) -> int:
     return done.returncode
 
 
-@pytest.mark.parametrize("name", ["commit-every-turn", "counter-outside-transaction"])
-def test_the_file_fails_on_the_planted_copy_only(name: str, tmp_path: Path) -> None:
+def test_the_file_fails_on_the_planted_copy_only(tmp_path: Path) -> None:
     """The file of a planted bug fails on that copy, and passes on the clean source."""
-    (bug,) = find_bugs([name]).values()
-    planted = plant(bug, tmp_path / "planted")
+    (bug,) = find_bugs(["counter-outside-transaction"]).values()
+    copy = plant(bug, tmp_path / "planted")
     run = tmp_path / "run"
     run.mkdir()
     scenario = trials_of(bug)[0]
-    run_session(Session([scenario], f"reference@{planted}", 1, 0.25), run, 120.0)
+    run_session(Session([scenario], f"reference@{copy}", 1, 0.25), run, 120.0)
     (file,) = run.glob("*/test_*.py")
     text = file.read_text(encoding="utf-8")
     clean = tmp_path / f"test_clean_{file.name}"
-    clean.write_text(text.replace(str(planted), str(source_folder().parent)), encoding="utf-8")
+    clean.write_text(text.replace(str(copy), str(source_folder().parent)), encoding="utf-8")
 
     assert run_pytest(file) == 1
     assert run_pytest(clean) == 0
+
+
+def test_file_of_known_bug_plants_it_again(tmp_path: Path) -> None:
+    """The copy that was judged is gone by then."""
+    (bug,) = find_bugs(["commit-every-turn"]).values()
+    run, copies = tmp_path / "run", tmp_path / "copies"
+    run.mkdir()
+    copies.mkdir()
+    session = Session(trials_of(bug)[:1], planted.named(bug), 1, 0.25)
+    run_session(session, run, 120.0, settings={planted.FOLDER: str(copies)})
+    assert [copy.name for copy in copies.iterdir()] == [bug.name]
+    shutil.rmtree(copies)
+
+    (file,) = run.glob("*/test_*.py")
+    assert run_pytest(file) == 1

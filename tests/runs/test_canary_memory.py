@@ -41,7 +41,7 @@ def test_other_sources_remember_nothing(
     changed.write_text(bug.patch.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert CanaryMemory(tmp_path).detected_at(replace(bug, patch=changed)) is None
 
-    monkeypatch.setattr(canary_memory, "_sources", lambda: "another digest")
+    monkeypatch.setattr(canary_memory, "digest_of", lambda _: "another digest")
     assert CanaryMemory(tmp_path).detected_at(bug) is None
 
 

@@ -29,6 +29,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.reply(200, {"agent_running": False})
             case "/api/session" if session:
                 self.reply(200, {"session": session})
+            case "/api/chat/stream" if query["stream_id"] == "open":
+                self.send_response(200)
+                self.end_headers()
+                for name in ("token", "stream_end"):
+                    self.wfile.write(f"event: {name}\\ndata: {{}}\\n\\n".encode())
+                self.connection.recv(1)
             case _:
                 self.reply(404, {"error": "not found"})
 
@@ -45,7 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if session is None:
             return self.reply(404, {"error": "not found"})
         session["messages"].append({"role": "user", "content": body["message"]})
-        self.reply(200, {"stream_id": "0123"})
+        self.reply(200, {"stream_id": "open" if body["message"] == "stay open" else "0123"})
 
     def reply(self, status, content):
         body = json.dumps(content).encode()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.core.errors import UsageError
+from harness.targets import planted
 from harness.targets.registry import find_target, list_targets
+from tests.support.paths import PROJECT
 
 
 @pytest.mark.parametrize("name", ["hermes", "hermes_agent"])
@@ -40,4 +44,30 @@ def test_target_is_found_by_its_name() -> None:
     assert find_target("reference").name == "reference"
     assert "state_db_crowd" in find_target("hermes-agent==0.19.0").abilities
     usages = {row["target"] for row in list_targets()}
-    assert {"reference[@FOLDER]", "hermes-agent==VERSION"} <= usages
+    assert {"reference[@FOLDER|+BUG]", "hermes-agent==VERSION"} <= usages
+
+
+def test_known_bug_is_planted_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`TARGET+BUG` is a copy with the bug; a second use finds the same copy."""
+    monkeypatch.setenv(planted.FOLDER, str(tmp_path))
+    name = "reference+commit-every-turn"
+    target, again = find_target(name), find_target(name)
+
+    assert target.name == again.name == name
+    assert target.abilities == find_target("reference").abilities
+    assert [path.name for path in tmp_path.iterdir()] == ["commit-every-turn"]
+    lifecycle = "reference_impl/memory/lifecycle.py"
+    clean = (PROJECT / lifecycle).read_text("utf-8")
+    assert (tmp_path / "commit-every-turn" / lifecycle).read_text("utf-8") != clean
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("reference+no-such-bug", "unknown bug 'no-such-bug'"),
+        ("sqlite+commit-every-turn", "this bug is one of reference"),
+    ],
+)
+def test_unknown_bug_is_a_usage_error(spec: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        find_target(spec)

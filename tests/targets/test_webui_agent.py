@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from harness.targets.hermes_webui.scripted_agent import (
     ProcessRegistry,
     place_agent,
 )
+from harness.targets.hermes_webui.scripted_database import SessionDB
 
 LONG_S = 30.0
 
@@ -125,6 +127,68 @@ def test_undelivered_completion_is_reported_after_a_restart(tmp_path: Path) -> N
 
     assert second.recover_from_checkpoint() == 1
     assert second.completion_queue.get(timeout=LONG_S)["output"] == "b"
+
+
+def test_agent_lingers_after_an_interrupt() -> None:
+    """It waits for the interrupt, and ends a while later."""
+    agent = AIAgent(session_id="s")
+    agent.interrupt()
+
+    result = agent.run_conversation("[linger=0.01][tokens=1]")
+
+    assert (result["completed"], result["final_response"]) == (False, "")
+
+
+def test_messages_of_a_turn_become_rows(tmp_path: Path) -> None:
+    """As soon as they are known, so that a failed turn has a row as well."""
+    database = SessionDB(tmp_path / "state.db")
+    agent = AIAgent(session_id="s", session_db=database)
+    agent.run_conversation("[tokens=1]")
+    with pytest.raises(scripted.ScriptedError):
+        agent.run_conversation("[tokens=1][fail]")
+
+    rows = [(row["role"], row["content"]) for row in database.get_messages("s")]
+
+    assert rows == [
+        ("user", "[tokens=1]"),
+        ("assistant", "0 That was turn 1 of s."),
+        ("user", "[tokens=1][fail]"),
+        ("assistant", "0 "),
+    ]
+    session = database.get_session("s")
+    assert session is not None
+    assert session["message_count"] == 4
+
+
+def test_every_third_session_has_no_rows(tmp_path: Path) -> None:
+    """In the order of their first turns, and after a restart too."""
+    keeps = [SessionDB(tmp_path / "state.db").keeps(f"s{number}") for number in range(6)]
+
+    assert keeps == [True, True, False, True, True, False]
+    assert not SessionDB(tmp_path / "state.db").keeps("s2")
+
+
+def test_closed_database_takes_no_message(tmp_path: Path) -> None:
+    """A server that closes the handle of a live agent makes its turn fail."""
+    database = SessionDB(tmp_path / "state.db")
+    database.close()
+
+    with pytest.raises(sqlite3.ProgrammingError):
+        AIAgent(session_id="s", session_db=database).run_conversation("[tokens=1]")
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_database_is_importable_if_it_is_wanted(tmp_path: Path, *, is_wanted: bool) -> None:
+    """An agent without one has no module of that name."""
+    place_agent(tmp_path)
+    imported = subprocess.run(
+        [sys.executable, "-S", "-P", "-c", "from hermes_state import SessionDB"],
+        env={"PYTHONPATH": str(tmp_path), **({scripted.DATABASE: "1"} if is_wanted else {})},
+        check=False,
+        capture_output=True,
+    )
+
+    assert (imported.returncode == 0) is is_wanted
 
 
 def test_agent_is_importable_by_the_servers_names(tmp_path: Path) -> None:

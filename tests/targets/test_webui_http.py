@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from harness.contract.clients.message_format import translated
+from harness.targets.hermes_webui import http
 from harness.targets.hermes_webui.http import WebuiHttpAdapter
 from harness.targets.hermes_webui.server import WebuiLaunch
 
@@ -21,7 +24,8 @@ def test_empty_session_is_created_again_after_a_kill(launch: WebuiLaunch, tmp_pa
         adapter.kill()
 
         assert adapter.sessions() == ["s1"]
-        assert adapter.messages("s1") == {"said": [], "woken": [], "pending": None}
+        nothing: dict[str, Any] = {"said": [], "woken": [], "pending": None, "heard": []}
+        assert adapter.messages("s1") == nothing
     finally:
         adapter.close()
 
@@ -40,6 +44,43 @@ def test_missing_endpoints_of_older_releases_are_replaced(
         assert adapter.watch("s1") is None
     finally:
         adapter.close()
+
+
+def test_events_without_numbers_are_counted(
+    launch: WebuiLaunch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older releases do not number them; a stream that stays open is left behind its last event."""
+    monkeypatch.setattr(http, "CLOSING_S", 0.01)
+    adapter = WebuiHttpAdapter(tmp_path, launch)
+    try:
+        adapter.new("s1")
+        adapter.send("s1", "r1", "stay open")
+
+        relay = adapter.events("r1", 0)
+    finally:
+        adapter.close()
+
+    assert relay == {"ids": [1, 2], "names": ["token", "stream_end"], "closed": False}
+
+
+def test_reply_says_what_its_agent_was_shown(
+    launch: WebuiLaunch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number in the reply, beside the users' messages that precede it."""
+    rows = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "That was turn 3 of 0a1b."},
+        {"role": "user", "content": "b"},
+    ]
+    found = {"messages": rows, "pending_user_message": "b"}
+    adapter = WebuiHttpAdapter(tmp_path, launch)
+    monkeypatch.setattr(adapter, "_get", lambda _: {"session": found})
+    adapter._sessions["s1"] = "0a1b"
+
+    messages = adapter.messages("s1")
+
+    assert messages["heard"] == [[3, 1]]
+    assert [text for _, text, _ in messages["said"]] == ["a", "That was turn 3 of s1."]
 
 
 def test_messages_are_translated_to_the_reference_format() -> None:

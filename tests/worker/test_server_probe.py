@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import queue
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ _ROWS_CACHE_MAX = 100
 ROWS = {"a": [1, 2]}
 _stop = threading.Event()
 _thread = None
+
+class Row:
+    pass
 
 def start_once():
     global _thread
@@ -82,6 +86,20 @@ def test_size_counts_members_of_members(package: str) -> None:
     importlib.import_module(f"{package}.rows")
 
     assert server_probe.sizes([], package)["rows.ROWS"] == 3
+
+
+def test_census_counts_what_is_alive(package: str) -> None:
+    """Objects of the package's classes, and threads, queues and the like."""
+    module: Any = importlib.import_module(f"{package}.rows")
+    name = f"objects of {package}.rows.Row"
+    before = server_probe.census([], package)
+    module.KEPT = [module.Row(), module.Row(), queue.Queue()]
+
+    after = server_probe.census([], package)
+
+    assert after[name] - before.get(name, 0) == 2
+    assert after["objects of queue.Queue"] - before.get("objects of queue.Queue", 0) == 1
+    assert "objects of builtins.list" not in after
 
 
 def test_start_at_once_counts_threads_too_many(package: str) -> None:

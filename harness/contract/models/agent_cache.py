@@ -72,7 +72,9 @@ class AgentCacheModel:
         """No agent is cached, and no session is live."""
         return State()
 
-    def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
+    def step(  # noqa: PLR0911  one answer a case
+        self, state: State, operation: Operation
+    ) -> tuple[State] | Refusal:
         """The state after the operation, or the promise it broke."""
         if operation.outcome is not Outcome.OK:
             return Refusal(
@@ -99,6 +101,8 @@ class AgentCacheModel:
                 return self._size(state, operation)
             case "get":
                 return self._get(state, argument["session"], operation)
+            case "commit":
+                return _commit(state, operation, **argument)
         return _judge(self._evictions(state, operation.function, **argument), operation)
 
     def _evictions(  # noqa: PLR0913  (the arguments of all calls)
@@ -153,7 +157,7 @@ class AgentCacheModel:
                 expected=f"at least {needed} entries",
                 observed=f"{result['entries']} entries",
             )
-        return (state,)
+        return _held(state, operation)
 
     def _get(self, state: State, session: str, operation: Operation) -> tuple[State] | Refusal:
         cached = dict(state.agents).get(session)
@@ -273,6 +277,60 @@ def _flushed(state: State, session: str, provider: str) -> tuple[State, tuple[st
     untried = state.owners(session)[len(state.owners(session)) - len(owners) :]
     left = (*owners[:1], *untried[1:]) if called else untried
     return state.wait(session, left), tuple(called)
+
+
+def _held(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """Compare the gauges, and what the cache holds in all, with the agents that it has to know."""
+    result = operation.result
+    if "gauges" not in result:
+        return (state,)
+    sizes = {
+        "agents_kept": len(state.agents),
+        "agents_leaving": len(state.leaving),
+        "agents_aside": len(state.aside),
+    }
+    expected = {name: size for name, size in sizes.items() if name in result["gauges"]}
+    if not expected.items() <= result["gauges"].items():
+        return Refusal(
+            promises.H4,
+            f"{operation.call}: the gauges are not the sizes of the containers",
+            ({**result, "gauges": {**result["gauges"], **expected}},),
+            expected=f"{expected}",
+            observed=f"{result['gauges']}",
+        )
+    is_calm = not state.leaving and not state.aside
+    others = sum(result["gauges"].values()) - result["gauges"].get("agents_kept", 0)
+    if is_calm and (result["held"] != len(state.agents) or others):
+        return Refusal(
+            promises.H4,
+            f"{operation.call}: the cache still holds agents that it has closed",
+            ({**result, "held": len(state.agents)},),
+            also=(promises.H8,),
+            expected=f"{len(state.agents)} entries in all its containers",
+            observed=f"{result['held']} entries",
+        )
+    return (state,)
+
+
+def _commit(
+    state: State, operation: Operation, session: str, provider: str
+) -> tuple[State] | Refusal:
+    """Judge a commit at another boundary: the oldest turns, by their owner, and nothing else."""
+    owners = state.owners(session)
+    owner = owners[0] if owners and owners[0] else dict(state.current).get(session, "")
+    is_tried = bool(owners and owner)
+    is_done = is_tried and provider in HEALTHY
+    left = owners[1:] if is_done else (owner, *owners[1:]) if is_tried else owners
+    calls = ((session, owner),) if is_tried else ()
+    step = _judge(Eviction(state.wait(session, left), calls, frozenset()), operation)
+    if not isinstance(step, Refusal) and operation.result["committed"] is not is_done:
+        return Refusal(
+            promises.L6 if operation.result["committed"] else promises.L3,
+            f"{operation.call} does not say whether a provider committed",
+            ({**operation.result, "committed": is_done},),
+            expected=f"committed = {is_done}",
+        )
+    return step
 
 
 def _judge(eviction: Eviction, operation: Operation) -> tuple[State] | Refusal:

@@ -14,6 +14,8 @@ from harness.core.model import Refusal
 OK, UNAVAILABLE = 200, 503
 STALL_CALLS, FILL_CALLS = 2, 4  # ordinary calls during each situation
 ABOVE = 3  # streams above the limit
+CROWD_CALLS = 2
+CONNECTIONS_MIN, CONNECTIONS_MAX = 256, 512  # connections that a server keeps beside its streams
 QUIET_STREAMS, OPEN_STREAMS = 4, 3
 BUFFERED_BYTES_MAX = 1 << 20  # for one session, whether a reader takes its events or not
 SILENCE_S = 5.0
@@ -99,6 +101,14 @@ def _fill(argument: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[De
     yield from _field(promises.C10, result, "refused", problem, expected=above)
     problem = "after a stream had ended no other one could be opened"
     yield from _field(promises.C10, result, "again", problem, expected=True)
+    problem = "connections above the limit were kept, or those below it were not served"
+    crowd = {**result["crowd"], "kept": "few"}
+    kept = result["crowd"]["kept"]
+    if not CONNECTIONS_MIN <= kept <= CONNECTIONS_MAX + 1:
+        expected = f"{CONNECTIONS_MIN} to {CONNECTIONS_MAX + 1} idle connections"
+        yield Defect(promises.C10, problem, expected, f"{kept} idle connections")
+    wanted = {"answered": [OK] * CROWD_CALLS, "kept": "few", "oldest": "closed", "newest": True}
+    yield from _field(promises.C10, {"crowd": crowd}, "crowd", problem, expected=wanted)
     problem = "health reported another number of open streams"
     yield from _field(promises.H4, result, "taken", problem, expected=argument["streams"])
 
@@ -126,6 +136,10 @@ def _keep_silent(_argument: Mapping[str, Any], result: Mapping[str, Any]) -> Ite
         yield Defect(promises.C6, problem, expected, f"a silence of {longest_s:.1f} s")
     problem = "a call whose lock was held did not end by its bounded wait"
     yield from _field(promises.H6, result, "locked", problem, expected=[UNAVAILABLE])
+    problem = "a client was dropped before its patience was over"
+    yield from _field(promises.C10, result, "dropped_early", problem, expected=[])
+    problem = "a client that never finished its request, or idled, was kept"
+    yield from _field(promises.C10, result, "still_open", problem, expected=[])
     problem = "a call was not answered after its lock was free again"
     yield from _field(promises.H6, result, "freed", problem, expected=[OK])
 

@@ -71,6 +71,8 @@ class BadInputModel:
                 return _answered(state, operation)
             case "files":
                 return _unchanged(state, operation)
+            case "converse":
+                return _conversed(state, operation)
             case "dawdle":
                 return _attended(state, operation)
         raise UsageError(f"{self.name} has no function {operation.function!r}")
@@ -215,6 +217,27 @@ def _unchanged(state: State, operation: Operation) -> tuple[State] | Refusal:
 
 def _pairs(files: dict[str, Any]) -> Files:
     return tuple(sorted(files.items()))
+
+
+def _conversed(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """Each request of a connection is answered in order, up to one that ends the connection."""
+    argument, result = operation.argument, operation.result
+    expected = {
+        "statuses": argument["wanted"],
+        "whole": True,
+        "continued": True,
+        "closed": argument["closes"],
+    }
+    if result == expected:
+        return (state,)
+    is_lacking = len(result["statuses"]) < len(argument["wanted"])
+    return Refusal(
+        promises.H2,
+        f"converse({argument['name']!r}): the requests of one connection were answered otherwise",
+        also=(promises.C10,) if is_lacking else (),
+        expected=f"{expected}",
+        observed=f"{result}",
+    )
 
 
 def _attended(state: State, operation: Operation) -> tuple[State] | Refusal:

@@ -26,6 +26,7 @@ REPLAYED_MAX = 4096  # rows that are read again from the journal for one reader
 TERMINAL = ("stream_end", "cancel", "apperror", "error")
 SNAPSHOT, STARTED, TOKEN = "session_snapshot", "server_turn_started", "token"
 LIST = "sessions"
+FAILING, FAILED = "failing", "failed"  # the journal cannot be read; so the reader is refused
 
 Shown = list[Any]  # [name, id, data], or ["tokens", stream, first, last]
 Cursor = tuple[str, int]
@@ -421,8 +422,8 @@ def _reading_run(
     if run.is_open:
         return _read(state, stream, reader, after, prefix, has_cursor=cursor is not None)
     status, rows = state.replay(stream, after)
-    if status == "missing":
-        return state, "missing"
+    if status in ("missing", FAILING):
+        return state, "missing" if status == "missing" else FAILED
     if status != "ok":
         prefix = [snapshot(session, stream, after)]
     complete = Reader("", 0, (*prefix, *rows), cursor is not None)
@@ -441,6 +442,8 @@ def _reading_events(
     named = state.runs.get(cursor[0]) if cursor is not None else None
     if cursor is not None and named is not None and named.stream.session == session:
         status, rows = state.replay(cursor[0], cursor[1])
+        if status == FAILING:
+            return state, FAILED
         if status == "ok" and rows:
             return _joined(state, reader, Reader("", 0, tuple(rows), has_cursor=True)), "reading"
     if not current:
@@ -456,6 +459,8 @@ def _read(  # noqa: PLR0913  a reader, where it begins, and what it gets before
     first = [snapshot(stream.session, run, position)] if after > position else []
     missed = max(0, stream.first - 1 - after)
     status, rows = state.replay(run, after) if missed else ("ok", [])
+    if status == FAILING:
+        return state, FAILED
     rest = rows[:missed] if status == "ok" else [snapshot(stream.session, run, position)]
     found = Reader(run, position, (*first, *prefix, *rest), has_cursor)
     return _joined(state, reader, found), "reading"

@@ -74,6 +74,7 @@ class Session:
     owed: tuple[str, ...] = ()
     delivered: tuple[str, ...] = ()  # in the order in which they came
     begun: tuple[Turn, ...] = ()  # all turns, also those that were removed
+    removed: tuple[tuple[str, str], ...] = ()  # texts, each with the call that removed it
     was_deferred: bool = False
     was_struck: bool = False
     is_unknown: bool = False  # an answer about it was wrong, so that its content is not known
@@ -125,10 +126,11 @@ class Session:
         is_last = self.run is not None and self.run.run == turn.run
         return replace(self, turns=turns, run=turn if is_last else self.run)
 
-    def shortened(self, count: int) -> Session:
+    def shortened(self, count: int, call: str) -> Session:
         """This session with its first turns only; a pending turn stays, as it is not saved yet."""
         pending = self.turns[-1:] if self.is_pending else ()
-        return replace(self, turns=self.saved[:count] + pending)
+        removed = tuple((turn.text, call) for turn in self.saved[count:])
+        return replace(self, turns=self.saved[:count] + pending, removed=(*self.removed, *removed))
 
     @property
     def saved(self) -> tuple[Turn, ...]:
@@ -160,14 +162,14 @@ def titled(session: Session, operation: Operation, _turn: Turn | None) -> Sessio
     )
 
 
-def cleared(session: Session, _operation: Operation, _turn: Turn | None) -> Session | Refusal:
+def cleared(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
     """All saved turns are removed."""
-    return replace(session.shortened(0), delivered=())
+    return replace(session.shortened(0, operation.function), delivered=())
 
 
 def truncated(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
     """The turns behind the first ones are removed."""
-    return session.shortened(operation.argument["keep"])
+    return session.shortened(operation.argument["keep"], operation.function)
 
 
 def undone(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
@@ -180,7 +182,7 @@ def undone(session: Session, operation: Operation, _turn: Turn | None) -> Sessio
             (bool(count),),
             expected=f"{bool(count)}",
         )
-    return session.shortened(count - 1) if count else session
+    return session.shortened(count - 1, operation.function) if count else session
 
 
 def sent(  # noqa: PLR0911 - one for each answer
@@ -358,10 +360,16 @@ def messages_read(session: Session, operation: Operation, _turn: Turn | None) ->
     texts = [text for role, text, _ in result["said"] if role == "user"]
     for turn in turns:
         if texts.count(turn.text) != 1:
+            has_reply = any(text.startswith(turn.shown) for _, text, _ in result["said"])
+            lacks = "" if has_reply or not turn.shown else ", and not the reply that was seen"
+            count = f"has the message {turn.text!r} {texts.count(turn.text)} times"
             return Refusal(
                 turn.promise,
-                f"{operation.call} has the message {turn.text!r} {texts.count(turn.text)} times",
-                also=(promises.S2,) if turn.was_struck else (),
+                f"{operation.call} {count}{lacks}",
+                also=(
+                    *((promises.S2,) if turn.was_struck else ()),
+                    *((promises.T4,) if lacks else ()),
+                ),
                 expected=f"{turn.text!r} once",
             )
         if refusal := _wrong_end(turn, result["said"], operation):
@@ -369,32 +377,59 @@ def messages_read(session: Session, operation: Operation, _turn: Turn | None) ->
     if texts != [turn.text for turn in turns]:
         return Refusal(
             promises.S6,
-            f"{operation.call} has messages that were removed, or in another order",
+            f"{operation.call} has {_surplus(session, texts)}",
             expected=f"user messages {[turn.text for turn in turns]}",
             observed=f"user messages {texts}",
         )
-    return _wakeups_once(session, result["woken"], operation)
+    return _shown_removed(session, operation) or _wakeups_once(session, result["woken"], operation)
+
+
+def _surplus(session: Session, texts: list[str]) -> str:
+    """What is wrong with these messages: which call had removed some, or their order."""
+    calls = sorted({call for text, call in session.removed if text in texts})
+    return f"messages that {' and '.join(calls)} removed" if calls else "its messages in disorder"
+
+
+def _shown_removed(session: Session, operation: Operation) -> Refusal | None:
+    """The refusal of a reply whose agent was shown more messages than precede the reply.
+
+    Messages of wakeups may be missing among those that precede it, but not those of users.
+    """
+    wakeups = len(session.owed) + len(session.delivered)
+    for shown, precede in operation.result.get("heard", ()):
+        if shown > precede + wakeups:
+            return Refusal(
+                promises.S6,
+                f"{operation.call}: the agent of a reply was shown removed messages, or one twice",
+                also=(promises.S14,),
+                expected=f"at most {precede + wakeups} messages of users up to the reply",
+                observed=f"{shown} messages of users",
+            )
+    return None
 
 
 def _wrong_end(turn: Turn, rows: list[Any], operation: Operation) -> Refusal | None:
     """The refusal of a message whose mark or reply does not fit the end of its turn."""
     at = next(index for index, (_, text, _) in enumerate(rows) if text == turn.text)
     mark = rows[at][2]
-    if mark not in turn.marks:
-        is_repaired = turn.was_struck or mark == "interrupted"
+    is_marked = mark in turn.marks
+    of_mark = promises.S13 if turn.was_struck or mark == "interrupted" else promises.T4
+    reply = "".join(text for role, text, _ in rows[at + 1 : at + 2] if role == "assistant")
+    if not reply.startswith(turn.shown):  # it weighs more than a mark
+        promise = promises.S13 if turn.was_struck else promises.T4
         return Refusal(
-            promises.S13 if is_repaired else promises.T4,
+            promise,
+            f"{operation.call}: the reply to {turn.text!r} lacks text that a client has seen",
+            also=() if is_marked or of_mark == promise else (of_mark,),
+            expected=f"a reply that begins with {turn.shown!r}",
+            observed=f"the reply {reply!r}",
+        )
+    if not is_marked:
+        return Refusal(
+            of_mark,
             f"{operation.call}: the message {turn.text!r} has a wrong mark",
             expected=f"mark {' or '.join(map(repr, turn.marks))}",
             observed=f"mark {mark!r}",
-        )
-    reply = "".join(text for role, text, _ in rows[at + 1 : at + 2] if role == "assistant")
-    if not reply.startswith(turn.shown):
-        return Refusal(
-            promises.S13 if turn.was_struck else promises.T4,
-            f"{operation.call}: the reply to {turn.text!r} lacks text that a client has seen",
-            expected=f"a reply that begins with {turn.shown!r}",
-            observed=f"the reply {reply!r}",
         )
     return None
 

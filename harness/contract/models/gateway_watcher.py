@@ -26,6 +26,7 @@ class Session:
     title: str | None = None
     texts: tuple[str, ...] = ()
     ended: bool = False
+    times: tuple[int, int, int] = (0, 0, 0)  # the calls of its start, latest message, and end
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class State:
     touched: bool = True
     announced: tuple[Row, ...] | None = None
     failing: bool = False
+    calls: int = 0  # of the other process, which are its clock
 
     def get(self, name: str) -> Session | None:
         """The session, if it exists."""
@@ -60,6 +62,11 @@ class State:
     def shown(self) -> tuple[tuple[str, Session], ...]:
         """The sessions that are shown."""
         return tuple(item for item in self.sessions if item[1].source not in HIDDEN)
+
+    @property
+    def untimed(self) -> tuple[tuple[str, Session], ...]:
+        """The shown sessions without their times: a list that differs in these may be omitted."""
+        return tuple((name, replace(session, times=(0, 0, 0))) for name, session in self.shown)
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -90,6 +97,7 @@ class GatewayWatcherModel:
                 return _shown(state, operation)
         if refusal := _badly_written(state, operation):
             return refusal
+        state = replace(state, calls=state.calls + 1)
         if operation.outcome is not Outcome.OK:
             return (state,)
         return (_written(state, operation.function, **argument),)
@@ -117,21 +125,27 @@ def _badly_written(state: State, operation: Operation) -> Refusal | None:
 def _written(  # noqa: PLR0911  one answer a function
     state: State, function: str, session: str, **argument: Any
 ) -> State:
-    found = state.get(session)
+    found, now = state.get(session), state.calls
     if function == "create":
-        return state if found else state.put(session, Session(argument["source"]))
+        fresh = Session(argument["source"], times=(now, now, 0))
+        return state if found else state.put(session, fresh)
     if found is None:
         return state
+    started, active, ended = found.times
     match function:
         case "append":
-            return state.put(session, replace(found, texts=(*found.texts, argument["text"])))
+            texts = (*found.texts, argument["text"])
+            return state.put(session, replace(found, texts=texts, times=(started, now, ended)))
         case "rewrite":
-            return state.put(session, replace(found, texts=tuple(argument["texts"])))
+            texts = tuple(argument["texts"])
+            active = now if texts else started
+            return state.put(session, replace(found, texts=texts, times=(started, active, ended)))
         case "rename":
             return state.put(session, replace(found, title=argument["title"]))
         case "end":
-            return state.put(session, replace(found, ended=True))
-        case "delete":
+            times = found.times if found.ended else (started, active, now)
+            return state.put(session, replace(found, ended=True, times=times))
+        case "delete" | "restore":
             return state.put(session, None)
     raise ValueError(f"the gateway watcher has no function {function!r}")
 
@@ -146,7 +160,8 @@ def _poll(  # noqa: PLR0911  one answer a case
             expected="the poll returns, also when its projection fails",
         )
     announced = operation.result["announced"]
-    quiet = {**dict.fromkeys(operation.result, 0), "announced": None}
+    nothing = dict.fromkeys(operation.result.keys() & {"announced", "facts"})
+    quiet = {**dict.fromkeys(operation.result, 0), **nothing}
     if not state.touched:
         if operation.result != quiet:
             return Refusal(
@@ -163,19 +178,37 @@ def _poll(  # noqa: PLR0911  one answer a case
                 f"{operation.call} announced a list although its projection failed",
                 expected="announced = None",
             )
-        least = int(state.shown != state.seen)
+        least = int(state.untimed != state.seen)
         return (state,) if _is_counted(operation, least, POLLS) else _miscounted(operation)
     rows = [list(row) for row in state.rows]
-    if announced != rows and not (announced is None and state.shown == state.seen):
+    if announced != rows and not (announced is None and state.untimed == state.seen):
         return Refusal(
             promises.G1,
             f"{operation.call} did not announce the sessions as other processes changed them",
             ({**operation.result, "announced": rows},),
             expected=f"announced = {rows}",
         )
+    facts = None if announced is None else _facts(state)
+    if operation.result.get("facts", facts) != facts:
+        return Refusal(
+            promises.G1,
+            f"{operation.call} announced the sessions with other fields, or in another order",
+            ({**operation.result, "facts": facts},),
+            expected=f"facts = {facts}",
+        )
     if not _is_counted(operation, int(announced is not None), 1):
         return _miscounted(operation)
-    return (replace(state, touched=False, seen=state.shown, announced=state.rows),)
+    return (replace(state, touched=False, seen=state.untimed, announced=state.rows),)
+
+
+def _facts(state: State) -> list[list[Any]]:
+    """Every field of the list, the latest activity first."""
+    rows = []
+    for name, session in state.shown:
+        started, active, ended = session.times
+        reason, end = ("done", ended) if session.ended else (None, None)
+        rows.append([name, session.source, session.title, reason, started, end, active])
+    return sorted(rows, key=lambda row: (-row[-1], row[0]))
 
 
 def _is_counted(operation: Operation, least: int, most: int) -> bool:

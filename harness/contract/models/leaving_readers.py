@@ -41,7 +41,7 @@ class LeavingReadersModel:
         first, *also = _broken(operation)
         return Refusal(
             first,
-            f"{operation.function}: {_PROBLEMS[operation.function]}",
+            f"{operation.function}: {_problem(operation)}",
             also=tuple(also),
             expected=f"{wanted}",
             observed=operation.answer,
@@ -50,10 +50,15 @@ class LeavingReadersModel:
 
 _PROBLEMS = {
     "begin": "the server did not serve its readers",
-    "leave": "readers that had left were still served or counted",
+    "leave": "readers that had left were still served or counted: {endpoint}, {way}",
     "rest": "gauges were above their first values after every client had left",
     "idle": "the server without clients was not quiet",
 }
+
+
+def _problem(operation: Operation) -> str:
+    """What is wrong, with the endpoint and the way in which its readers left."""
+    return _PROBLEMS[operation.function].format(**operation.argument)
 
 
 def _broken(operation: Operation) -> tuple[Promise, ...]:

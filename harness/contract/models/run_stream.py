@@ -98,9 +98,10 @@ def _badly_ended(operation: Operation) -> Refusal | None:
     names = operation.result["names"]
     ends = [name for name in names if name in TERMINAL]
     if not operation.result["closed"]:
+        last = names[-1] if names[-1:] and names[-1] in TERMINAL else "no terminal event"
         return Refusal(
             promises.C6,
-            f"{operation.call}: the stream of an ended run stayed open",
+            f"{operation.call}: the stream of an ended run stayed open after {last}",
             expected="a stream that the server closes (closed = True)",
             observed=f"closed = False after {names[-1:] or 'no event'}",
         )

@@ -207,7 +207,7 @@ def _read(state: State, operation: Operation) -> Refusal | None:
     cases = operation.argument["cases"]
     if len(cases) != len(operation.result):
         return Refusal(promises.C4, "read: not every read was answered", expected=f"{len(cases)}")
-    for (cursor, by, _), observed in zip(cases, operation.result, strict=True):
+    for (cursor, by, *_), observed in zip(cases, operation.result, strict=True):
         expected = state.answer(endpoint, subject, cursor, by)
         if observed != expected.to_json():
             first, *also = dict.fromkeys(

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from harness.contract import promises
+from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
-NAMES = ("churn", "lock", "parts", "starters")  # their answers only say what is asked next
+NAMES = ("churn", "changes", "lock", "parts", "starters")  # they say what is asked next
+FAILED = 500  # a status
+_KEPT = {"same": True, "copied": True}
+# What a container holds, by words of its name, and the promise about that; the first one counts.
+_OF_WORDS = (
+    (("bg_task", "process", "wakeup", "completion", "_emit"), promises.W9),
+    (("agent_cache", "agents_cached", "aiagent"), promises.A1),
+    (("session_lifecycle", "lifecycle"), promises.L9),
+    (("journal",), promises.T6),
+    (("subscriber", "queue.queue", "streamchannel"), promises.C11),
+    (("channel",), promises.C9),
+    (("stream", "active_run", "cancel_flag", "meter"), promises.T3),
+    (("sqlite", "state_db"), promises.D8),
+)
 
 
 class UpkeepModel:
@@ -21,7 +35,7 @@ class UpkeepModel:
         """No state either."""
         return (None,)
 
-    def step(self, state: None, operation: Operation) -> tuple[None] | Refusal:
+    def step(self, state: None, operation: Operation) -> tuple[None] | Refusal:  # noqa: PLR0911
         """Judge one answer."""
         argument, result = operation.argument, operation.result
         if operation.outcome is not Outcome.OK:
@@ -36,8 +50,22 @@ class UpkeepModel:
                     promises.H4,
                     f"grew: {argument['name']} grows with each session that was deleted",
                     (False,),
-                    also=(promises.H8,),
+                    also=(promises.H8, *_of(argument["name"])),
                     expected="no growth with the number of sessions ever seen",
+                )
+            case "kept" if result["status"] >= FAILED:
+                return Refusal(
+                    promises.S3,
+                    f"kept: {argument['change']} of a session that was not in memory failed",
+                    also=(promises.H2, promises.S15),
+                    expected="a change of the whole session",
+                )
+            case "kept" if {key: result[key] for key in _KEPT} != _KEPT:
+                return Refusal(
+                    promises.S2,
+                    f"kept: {argument['change']} lost messages of a session, or of its copy",
+                    also=(promises.S3, promises.S14),
+                    expected=f"{_KEPT}",
                 )
             case "answered" if result is not True:
                 return Refusal(
@@ -62,3 +90,11 @@ class UpkeepModel:
                     expected="at most one thread",
                 )
         return (state,)
+
+
+def _of(name: str) -> tuple[Promise, ...]:
+    """The promise about what the container of this name holds, as far as its name says that."""
+    words = name.lower()
+    return next(
+        ((promise,) for parts, promise in _OF_WORDS if any(map(words.__contains__, parts))), ()
+    )

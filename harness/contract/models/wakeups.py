@@ -199,6 +199,8 @@ class _Draft:
             self._collect()
         elif operation.function != "index":
             self._announced([])
+        if operation.function == "delete":
+            self._drop_keys(argument["session"])
         self._attempts(is_allowed=not (self.broken and (is_reported or not collects)))
         marked = any(how == "marked" for _, _, how, _ in operation.result["attempts"])
         self._expect_error(is_due=collects and (is_reported or bool(self.broken and marked)))
@@ -226,8 +228,6 @@ class _Draft:
                 return self._end(session)
             case "delete":
                 self.deleted.add(session)
-                for key in [key for key, sid in self.index.items() if sid == session]:
-                    del self.index[key]
                 self.users.pop(session, None)
                 if session in self.runs:
                     return self._end(session)
@@ -267,6 +267,11 @@ class _Draft:
         for event in moved:
             self.unrouted.remove(event)
         self._announced([self._enqueue(argument["session"], event) for event in moved])
+
+    def _drop_keys(self, session: str) -> None:
+        """A deleted session has no keys; what came while its run ended was still its own."""
+        for key in [key for key, sid in self.index.items() if sid == session]:
+            del self.index[key]
 
     def _begin(self, session: str) -> None:
         source = self.runs.get(session)

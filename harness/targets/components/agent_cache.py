@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -21,6 +22,7 @@ from harness.targets.components.lifecycle import LOCK_WAIT_S, RAISED, contained,
 CAP = 2
 SETTING = "HERMES_WEBUI_AGENT_CACHE_MAX"
 DRAIN_S = 20.0
+CONTAINERS = (dict, list, set, deque)
 
 
 class CachedAgent:
@@ -114,6 +116,14 @@ class AgentCacheAdapter:
         self._lifecycle.mark_turn_completed(session)
         return self._take_events()
 
+    def commit(self, session: str, provider: str) -> dict[str, Any]:
+        """Commit the session's oldest turns, at a boundary other than an eviction."""
+        self.provider = provider
+        committed = None
+        with contained():
+            committed = self._lifecycle.commit_session_memory(session)
+        return {"committed": committed, **self._take_events()}
+
     def drain(self) -> dict[str, Any]:
         """Commit all pending turns with working providers, and let the cache shrink."""
         self.provider = "ok"
@@ -123,8 +133,17 @@ class AgentCacheAdapter:
         return self._take_events()
 
     def size(self) -> dict[str, Any]:
-        """The number of cached agents, and of sessions that the lifecycle has entries for."""
-        return {"agents": len(self._cache), "entries": len(self._lifecycle)}
+        """The numbers of cached agents and lifecycle entries, the gauges, and what the cache holds.
+
+        `held` counts the entries of all containers of the cache, whatever they are called.
+        """
+        containers = [held for held in vars(self._cache).values() if isinstance(held, CONTAINERS)]
+        return {
+            "agents": len(self._cache),
+            "entries": len(self._lifecycle),
+            "gauges": self._cache.gauges(),
+            "held": sum(map(len, containers)),
+        }
 
     def close(self) -> None:
         """Nothing is held."""

@@ -7,6 +7,7 @@ and the number of channels that the session had, since its real name is random.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import re
 import time
@@ -20,6 +21,7 @@ STATUSES = {"missing": "CURSOR_RUN_MISSING", "malformed": "MALFORMED"}
 ROWS_MAX = 4096
 _REAL_ID = re.compile(r"notices-[0-9a-f]+")
 _START_S = 1_000.0
+FAILED = "failed"
 
 
 class Clock:
@@ -123,14 +125,20 @@ class ChannelsAdapter:
         return self._joined(reader, self._channels.subscribe(session, wake, after))
 
     def read_run(self, stream: str, reader: str, cursor: Sequence[Any] | None) -> str:
-        """Subscribe a reader to a run; "missing" if it is not known."""
+        """Subscribe a reader to a run; "missing" if it is not known, "failed" by the journal."""
         wake, after = self._waker(reader), self._cursor(cursor)
-        return self._joined(reader, self._channels.subscribe_run(stream, wake, after))
+        try:
+            return self._joined(reader, self._channels.subscribe_run(stream, wake, after))
+        except OSError:
+            return FAILED
 
     def read_events(self, session: str, reader: str, cursor: Sequence[Any] | None) -> str:
-        """Subscribe a reader to a session's run, or to its notices."""
+        """Subscribe a reader to a session's run, or to its notices; "failed" by the journal."""
         wake, after = self._waker(reader), self._cursor(cursor)
-        return self._joined(reader, self._channels.subscribe_events(session, wake, after))
+        try:
+            return self._joined(reader, self._channels.subscribe_events(session, wake, after))
+        except OSError:
+            return FAILED
 
     def watch_list(self, reader: str) -> str:
         """Subscribe a reader to the list of sessions."""
@@ -230,7 +238,7 @@ class ChannelsAdapter:
         self._channels.forget(session)
 
     def journal(self, mode: str) -> None:
-        """Let the journal answer ("ok"), or lack every run ("missing", "malformed")."""
+        """Let the journal answer ("ok"), lack every run ("missing", "malformed"), or fail."""
         self._journal.mode = mode
 
     def gauges(self) -> dict[str, int]:
@@ -300,6 +308,8 @@ class Journal:
         stream, _, after = cursor.rpartition(":")
         if stream not in self._rows or self._owners[stream] != session:
             return self._module.Replay(statuses.CURSOR_RUN_MISSING)
+        if self.mode == "failing":
+            raise OSError(errno.EIO, "the disk cannot be read")
         if self.mode != "ok":
             return self._module.Replay(statuses[STATUSES[self.mode]])
         if int(after) > len(self._rows[stream]):

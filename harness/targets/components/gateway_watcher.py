@@ -1,11 +1,15 @@
 """The *watcher* ability: a gateway watcher, and another process that writes its database.
 
 `poll` polls twice, as the contract allows, and returns what was announced and how often the list
-was projected; `shown` returns the list that a new subscriber receives.
+was projected; `shown` returns the list that a new subscriber receives. The writer's clock is the
+number of its call, so that each time in a list is known. `facts` are the fields of the announced
+list in its order: id, source, title, why it ended, and
+the calls of its start, end and latest activity.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +26,10 @@ class WatcherAdapter:
 
     def __init__(self, folder: Path, modules: Callable[[str], Any]) -> None:
         """`modules(name)` imports a module of the reference implementation."""
-        path = folder / "state.db"
-        self._writer = modules("state_db.state_db").StateDb(path)
+        self._path = path = folder / "state.db"
+        self._calls = 0
+        self._state_db = modules("state_db.state_db").StateDb
+        self._writer = self._opened()
         self._draft = modules("state_db.state_db").Draft
         self._project = modules("live.gateway_watcher").project
         self._watcher = modules("live.gateway_watcher").GatewayWatcher(
@@ -32,6 +38,9 @@ class WatcherAdapter:
         self._subscription = self._watcher.subscribe(lambda: None)
         self._projections = 0
         self._failure = ""
+
+    def _opened(self) -> Any:
+        return self._state_db(self._path, clock=lambda: float(self._calls))
 
     def _projected(self, connection: Any) -> Any:
         self._projections += 1
@@ -46,26 +55,47 @@ class WatcherAdapter:
 
     def create(self, session: str, source: str) -> None:
         """Create a session."""
+        self._calls += 1
         self._writer.create_session(session, source)
 
     def append(self, session: str, text: str) -> None:
         """Add a message."""
+        self._calls += 1
         self._writer.append_message(session, "user", text)
 
     def rewrite(self, session: str, texts: list[str]) -> None:
         """Replace all messages."""
+        self._calls += 1
         self._writer.replace_messages(session, [self._draft("user", text) for text in texts])
 
     def rename(self, session: str, title: str) -> None:
         """Set the title."""
+        self._calls += 1
         self._writer.set_title(session, title)
 
     def end(self, session: str) -> None:
         """End the session."""
+        self._calls += 1
         self._writer.end_session(session, "done")
 
     def delete(self, session: str) -> None:
         """Delete the session."""
+        self._calls += 1
+        self._writer.delete_session(session)
+
+    def restore(self, session: str) -> None:
+        """Put a copy without the session in the place of the file."""
+        self._calls += 1
+        self._writer.close()
+        copy = self._path.with_suffix(".copy")
+        source, target = sqlite3.connect(self._path), sqlite3.connect(copy)
+        source.backup(target)
+        source.close()
+        target.close()
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(f"{self._path.name}{suffix}").unlink(missing_ok=True)
+        copy.replace(self._path)
+        self._writer = self._opened()
         self._writer.delete_session(session)
 
     # Calls of the watcher
@@ -79,12 +109,14 @@ class WatcherAdapter:
         self._projections = 0
         for _ in range(POLLS):
             self._watcher.look()
-        return {"announced": _rows(self._subscription), "projections": self._projections}
+        frames = self._subscription.take()
+        facts = [_facts(row) for row in frames[-1].data["sessions"]] if frames else None
+        return {"announced": _rows(frames), "projections": self._projections, "facts": facts}
 
     def shown(self) -> list[list[Any]] | None:
         """The list that a new subscriber receives."""
         subscription = self._watcher.subscribe(lambda: None)
-        rows = _rows(subscription)
+        rows = _rows(subscription.take())
         subscription.close()
         return rows
 
@@ -94,9 +126,15 @@ class WatcherAdapter:
         self._writer.close()
 
 
-def _rows(subscription: Any) -> list[list[Any]] | None:
-    """The newest list of a subscription; None where it has none."""
-    frames = subscription.take()
+def _facts(row: Any) -> list[Any]:
+    """The fields of a row: id, source, title, and times by the calls in which they lie."""
+    times = [row["started_at"], row["ended_at"], row["last_active_at"]]
+    calls = [None if time is None else round(time) for time in times]
+    return [row["session_id"], row["source"], row["title"], row["end_reason"], *calls]
+
+
+def _rows(frames: Any) -> list[list[Any]] | None:
+    """The newest list of some frames; None where there is none."""
     if not frames:
         return None
     return sorted(

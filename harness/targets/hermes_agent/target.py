@@ -19,7 +19,7 @@ from pathlib import Path
 from harness.core.errors import TargetUnavailableError, UsageError
 from harness.engine.target import Instance
 from harness.processes.pool import ProcessInstance, ProcessPool
-from harness.processes.repro_source import in_a_process
+from harness.processes.repro_source import in_a_process, skip_without_version
 from harness.worker import sql_faults, writers
 
 PACKAGE = "hermes-agent"
@@ -101,7 +101,8 @@ class HermesAgentTarget:
         """The adapter's source; abilities with faults run it in a process of its own."""
         adapter = ADAPTER.read_text(encoding="utf-8")
         wrappers = [file.read_text(encoding="utf-8") for file in _WRAPPERS[ability]]
-        return in_a_process(adapter, wrappers) if wrappers else adapter
+        own = in_a_process(adapter, wrappers) if wrappers else adapter
+        return skip_without_version(PACKAGE, self._version) + own
 
 
 def cache_folder() -> Path:

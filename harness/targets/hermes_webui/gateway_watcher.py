@@ -137,6 +137,10 @@ class WebuiWatcherAdapter:
         self._write("DELETE FROM messages WHERE session_id = ?", (session,))
         self._write("DELETE FROM sessions WHERE id = ?", (session,))
 
+    def restore(self, session: str) -> None:
+        """Delete the session; the watcher opens the file anew at each poll in any case."""
+        self.delete(session)
+
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
         self._writer.execute(statement, values)
 

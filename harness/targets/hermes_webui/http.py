@@ -9,14 +9,16 @@ kill the server takes a run for alive for half a minute, and the adapter waits f
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from harness.contract.agent_script import ReplyEnd
 from harness.contract.clients.message_format import is_wakeup
+from harness.contract.models.run_stream import TERMINAL
 from harness.core.errors import TargetLostError
 from harness.engine.http import Event, StatusError, Web
 from harness.processes.server import Launch
@@ -25,6 +27,9 @@ from harness.targets.server.http import HEADER, HttpAdapter, named, unknown_as_e
 REPAIR_S = 90.0  # three times the documented repair time
 REPAIR_POLL_S = 0.1
 READ_S = 8.0  # of a stream that is about to end
+CLOSING_S = 2.5  # of a stream that has ended
+KNOWN_OPEN_S = 0.3  # the same, once one was left open for the whole of that time
+ENDS = [[name] for name in TERMINAL]
 UNTITLED = "Untitled"
 QUIET_S = 6.0  # slightly more than its heartbeat
 NOTHING_KNOWN = -1  # a count of messages below that of every session
@@ -40,6 +45,7 @@ class WebuiHttpAdapter(HttpAdapter):
         super().__init__(folder, launch)
         self._empty_sessions: set[str] = set()
         self._titles: dict[str, str] = {}
+        self._leaves_open = False
 
     def begin(self) -> None:
         """Forget every name; sessions that exist by now belong to earlier examples."""
@@ -109,8 +115,12 @@ class WebuiHttpAdapter(HttpAdapter):
     def messages(self, session: str) -> dict[str, Any]:
         """The messages as rows of role, text and mark; the outputs of wakeups; the pending text."""
         messages = super().messages(session)
-        messages.pop("rows")  # this server adds messages of its own
-        return {**messages, "pending": _unless_wakeup(messages["pending"])}
+        rows = messages.pop("rows")  # this server adds messages of its own
+        pending = _unless_wakeup(messages["pending"])
+        said = messages["said"]
+        if pending is not None and said and said[-1][:2] == ["user", pending]:
+            said = said[:-1]  # the row of the agent's database, beside the pending message
+        return {**messages, "said": said, "pending": pending, "heard": _heard(rows)}
 
     def disk(self, session: str) -> list[str]:
         """The users' texts in the session's sidecar: those of messages, then the pending one."""
@@ -152,6 +162,9 @@ class WebuiHttpAdapter(HttpAdapter):
                 raise
             return {"ids": [], "names": [], "closed": True}  # the server has no events of the run
         relay.pop("texts")  # this server has events of its own
+        self._leaves_open |= not relay["closed"] and relay["names"][-1:] in ENDS
+        if relay["names"] and not any(relay["ids"]):  # older releases do not number events
+            relay["ids"] = list(range(1, 1 + len(relay["names"])))
         return relay
 
     def shown(self, run: str, tokens: int) -> str:
@@ -195,13 +208,14 @@ class WebuiHttpAdapter(HttpAdapter):
 
     def _reader(self) -> Web:
         """A client of a run's stream, which is read when the run is over, or about to be."""
-        return Web(self._server.boot()["port"], READ_S)
+        closing_s = KNOWN_OPEN_S if self._leaves_open else CLOSING_S
+        return Web(self._server.boot()["port"], READ_S, last=TERMINAL, closing_s=closing_s)
 
     # Restarts
 
-    def kill(self) -> None:
+    def kill(self, index: str = "") -> None:
         """Kill the server with kill -9, and boot another one on its folder."""
-        super().kill()
+        super().kill(index)
         self._recover()
 
     def terminate(self) -> int | None:
@@ -224,6 +238,17 @@ class WebuiHttpAdapter(HttpAdapter):
         paths = (f"/api/session/status?session_id={id_}" for id_ in self._sessions.values())
         responses = [self._web().ask("GET", path) for path in paths]
         return any(body["agent_running"] for status, body in responses if status == HTTPStatus.OK)
+
+
+def _heard(rows: Sequence[Sequence[str]]) -> list[list[int]]:
+    """For each reply: the users' messages that its agent was shown, and those that precede it."""
+    heard, users = [], 0
+    for role, text, *_ in rows:
+        users += role == "user"
+        end = ReplyEnd.parse(text) if role == "assistant" else None
+        if end is not None:
+            heard.append([end.turn, users])
+    return heard
 
 
 def _unless_wakeup(text: str | None) -> str | None:

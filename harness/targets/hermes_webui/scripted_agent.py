@@ -6,6 +6,7 @@
     [tool]                          calls a tool, which returns the session key of the turn
     [process=0.5:exit=3:hello]      starts a background process that prints after 0.5 s
     [fail]  [exit]                  raises an error; raises SystemExit
+    [linger=0.3]                    waits until it is interrupted, and 0.3 s more
     [hang]                          hangs, and ignores interrupts, until the server ends
 
 In a process's output `{` and `}` become `[` and `]`, so that it can contain directives for the
@@ -13,16 +14,19 @@ wakeup.
 
 The server imports its agent by the names of certain modules. `place_agent` creates a folder with
 these modules: a copy of this file, one of the parser of directives, and one line for each name. It
-imports nothing else but the standard library.
+imports nothing else but the standard library. With a database, which a variable of the environment
+asks for, each message of a turn becomes a row, as soon as it is known.
 """
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import json
 import os
 import queue
 import shlex
+import sqlite3
 import subprocess
 import threading
 import time
@@ -37,6 +41,7 @@ from harness.contract import agent_script
 
 Message = dict[str, Any]
 
+DATABASE = "HARNESS_AGENT_DATABASE"  # the variable that says whether the agent has a database
 SPOOL = "HARNESS_AGENT_SPOOL"  # the variable that names the folder of the processes' output
 POLL_S = 0.05
 PARSER = "harness_agent_script"  # the name of the parser in the agent's folder
@@ -69,6 +74,10 @@ def sources() -> dict[str, str]:
         "from harness.contract import agent_script", f"import {PARSER} as agent_script", 1
     )
     files = {f"{name}.py": own, f"{PARSER}.py": parser}
+    database = Path(__file__).with_name("scripted_database.py").read_text(encoding="utf-8")
+    future = "from __future__ import annotations\n"
+    absent = f"import os\nif os.environ.get({DATABASE!r}) != '1':\n    raise ImportError\n"
+    files["hermes_state.py"] = database.replace(future, future + absent, 1)
     for module, offered in MODULES.items():
         missing = (
             f"import os\nif os.environ.get({WITHOUT!r}) == {module!r}:\n    raise ImportError\n"
@@ -330,6 +339,8 @@ class AIAgent:
         history = list(conversation_history or [])
         text = persist_user_message if persist_user_message is not None else str(user_message)
         shown: list[str] = []
+        note = self._noting()
+        note("user", text)
         try:
             for directive in agent_script.Script.parse(text).directives:
                 if self._stop.is_set():
@@ -341,6 +352,9 @@ class AIAgent:
                 self._show(shown, str(agent_script.ReplyEnd(turn, self.session_id)))
         finally:
             self._stop.clear()
+            if shown:
+                with contextlib.suppress(sqlite3.Error):  # the server may have closed it by now
+                    note("assistant", "".join(shown))
         reply = "".join(shown)
         new = [{"role": "user", "content": text}, {"role": "assistant", "content": reply}]
         return {
@@ -350,6 +364,18 @@ class AIAgent:
             "interrupted": not is_whole,
             "api_calls": 1,
         }
+
+    def _noting(self) -> Callable[[str, str], None]:
+        """The function that writes a message of this session to the database, if it has rows."""
+        database = self._session_db
+        if database is None or not database.keeps(self.session_id):
+            return lambda _role, _text: None
+
+        def note(role: str, text: str) -> None:
+            database.ensure_session(self.session_id)
+            database.append_message(self.session_id, role, text)
+
+        return note
 
     def _obey(self, verb: str, value: str, shown: list[str]) -> None:
         match verb:
@@ -364,6 +390,9 @@ class AIAgent:
             case "process":
                 process = agent_script.Process.parse(value)
                 process_registry.spawn(process.delay_s, process.output, process.exit_code)
+            case "linger":
+                self._stop.wait()
+                time.sleep(float(value))
             case "hang":
                 threading.Event().wait()
             case "fail":

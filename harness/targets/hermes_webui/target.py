@@ -13,20 +13,23 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
 from harness.core.errors import TargetUnavailableError
 from harness.engine.target import AdapterInstance, Instance
 from harness.processes.pool import ProcessPool
-from harness.processes.repro_source import in_a_process
+from harness.processes.repro_source import in_a_process, skip_without_folder, through_the_harness
 from harness.processes.server import NotServingError, ServerProcess
 from harness.targets.components import lifecycle as lifecycle_adapter
 from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.hermes_webui import lifecycle as hermes_webui_module
 from harness.targets.hermes_webui.access_control import WebuiAccessControlAdapter
 from harness.targets.hermes_webui.http import WebuiHttpAdapter
+from harness.targets.hermes_webui.leaving_readers import WebuiLeavingReadersAdapter
 from harness.targets.hermes_webui.lifecycle import ModuleLifecycle, execute
 from harness.targets.hermes_webui.module_process import ADAPTERS, ModuleInstance, pool_of
 from harness.targets.hermes_webui.packages import agent_folder, bytecode_folder, packages_folder
+from harness.targets.hermes_webui.scripted_agent import DATABASE
 from harness.targets.hermes_webui.server import CONSTANTS, WebuiLaunch
 from harness.targets.hermes_webui.upkeep import WebuiUpkeepAdapter
 from harness.targets.threads.lifecycle import LifecycleThreadsAdapter
@@ -37,11 +40,20 @@ _LIFECYCLES = {"lifecycle": LifecycleAdapter, "lifecycle_threads": LifecycleThre
 _OVER_HTTP = {
     "http": WebuiHttpAdapter,
     "doors": WebuiAccessControlAdapter,
+    "leaving": WebuiLeavingReadersAdapter,
     "upkeep": WebuiUpkeepAdapter,
 }
 _SMALL = {"HERMES_WEBUI_SESSIONS_MAX": "2", "HERMES_WEBUI_AGENT_CACHE_MAX": "2"}
-_SETTINGS = {"upkeep": _SMALL}  # of the server, by ability
-_CONSTANTS = {"upkeep": {"api.*": 4}}  # every cache of the server holds as few entries
+_DATABASE = {DATABASE: "1"}
+# Settings and constants of the server, by ability.
+_SETTINGS = {"upkeep": {**_SMALL, **_DATABASE}, "http": _DATABASE}
+_CONSTANTS: dict[str, dict[str, Any]] = {
+    "upkeep": {  # every cache is small; older releases have no setting for these two
+        "api.*": 4,
+        "api.config.SESSIONS_MAX": 2,
+        "api.config.SESSION_AGENT_CACHE_MAX": 2,
+    }
+}
 _SMALL_EVERY = {"http": 2}  # each second server has small caches
 _FILES = {  # the file that an ability needs
     **dict.fromkeys(_LIFECYCLES, MODULE),
@@ -58,24 +70,14 @@ def open_adapter(folder):
         code = compile(file.read(), {path!r}, "exec")
     return LifecycleAdapter(ModuleLifecycle(execute(code)))
 """
-_OPEN_INSTANCE = """from pathlib import Path
+CHECKOUT = "HERMES_WEBUI"  # an environment variable that a stand-alone test reads
+_CHECKOUT = """import os
+import pathlib
 
-from harness.targets.hermes_webui.target import HermesWebuiTarget
+CHECKOUT = os.environ.get({variable!r}, {path!r})
+if not pathlib.Path(CHECKOUT, {server!r}).is_file():
+    pytest.skip("needs a checkout of hermes-webui in {variable}", allow_module_level=True)
 
-TARGET = HermesWebuiTarget(Path({path!r}))
-TARGET.prepare()
-
-
-class Adapter:
-    def __init__(self, folder):
-        self._instance = TARGET.open({ability!r}, folder)
-        self.close = self._instance.close
-
-    def __getattr__(self, function):
-        return lambda **argument: self._instance.call(function, argument)
-
-
-open_adapter = Adapter
 """
 
 
@@ -138,21 +140,23 @@ class HermesWebuiTarget:
         self._opened[ability] += 1
         settings = dict(_SETTINGS.get(ability, {}))
         if self._opened[ability] % _SMALL_EVERY.get(ability, 1) == 0 and ability in _SMALL_EVERY:
-            settings = _SMALL
+            settings |= _SMALL
         constants = {**CONSTANTS, **_CONSTANTS.get(ability, {})}
         return replace(self._launch, settings=settings, constants=constants)
 
     def standalone(self, ability: str) -> str:
         """The source of the lifecycle over the module; for other abilities, of this target."""
         if ability not in _LIFECYCLES:
-            return _OPEN_INSTANCE.format(path=str(self._folder), ability=ability)
+            place = _CHECKOUT.format(variable=CHECKOUT, path=str(self._folder), server=str(SERVER))
+            return place + through_the_harness("f'hermes-webui@{CHECKOUT}'", ability)
         sources = [
             Path(str(part.__file__)).read_text(encoding="utf-8")
             for part in (lifecycle_adapter, hermes_webui_module)
         ]
         future = "from __future__ import annotations\n"
         whole = future + "".join(text.replace(future, "") for text in sources)
-        return in_a_process(whole + _OPEN.format(path=str(self._folder / MODULE)), [])
+        whole += _OPEN.format(path=str(self._folder / MODULE))
+        return skip_without_folder(self._folder) + in_a_process(whole, [])
 
 
 def _check_boots(launch: WebuiLaunch) -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 from harness.engine.http import Web
 from harness.processes.probe import cost_of
 from harness.processes.server import Launch
-from harness.targets.hermes_webui.gateway_watcher import SCHEMA
 from harness.targets.hermes_webui.scripted_agent import PARTS, WITHOUT
+from harness.targets.hermes_webui.scripted_database import SCHEMA
 from harness.targets.hermes_webui.server import ask_probe
 from harness.targets.server.upkeep import CALLERS, CHANGES, READS, TIMES, UpkeepAdapter
 
 PACKAGE = "api"
+OWN = ("personality", "update", "toolsets")  # changes that only this server has
 MESSAGES = 3  # of each session of the other writer
 
 
@@ -34,9 +35,32 @@ class WebuiUpkeepAdapter(UpkeepAdapter):
         "/api/sessions/search?q=hello",
         "/api/session?session_id={id}&messages=0",
         "/health?deep=1",
-        "/api/system/health",
         "/api/session/recovery/audit",
         "/api/sessions/gateway/stream?probe=1",
+    )
+
+    streams = (
+        "/api/chat/stream?stream_id={run}",
+        "/api/chat/stream?stream_id={run}&after_event_id={run}:1",
+        "/api/session/stream?session_id={id}&known_count=0",
+        "/api/sessions/{id}/events",
+        "/api/sessions/{id}/events?after_event_id={run}:1",
+        "/api/sessions/{id}/events?after_event_id=another:1",
+        "/api/sessions/events",
+        "/api/sessions/gateway/stream",
+        "/api/approval/stream?session_id={id}",
+        "/api/clarify/stream?session_id={id}",
+    )
+    kinds = ("process", "silence", "failure", "streams", "changes")
+    changing = (
+        *UpkeepAdapter.changing,
+        "draft",
+        "pin",
+        "archive",
+        "move",
+        "branch",
+        "duplicate",
+        *OWN,
     )
 
     def __init__(self, folder: Path, launch: Launch) -> None:
@@ -55,7 +79,8 @@ class WebuiUpkeepAdapter(UpkeepAdapter):
         state = self._server.state
         cost = cost_of(self._server.boot()["pid"])
         sizes: dict[str, float] = ask_probe(state, "sizes", package=PACKAGE)
-        return {**sizes, "threads": cost.threads, "fds": cost.fds}
+        objects: dict[str, float] = ask_probe(state, "census", package=PACKAGE)
+        return {**sizes, **objects, "threads": cost.threads, "fds": cost.fds}
 
     def beside(self, number: int, sessions: int) -> None:  # noqa: ARG002  one for each round
         """Let another writer add a session with some messages to the database."""

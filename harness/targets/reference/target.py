@@ -20,10 +20,15 @@ from types import ModuleType
 from typing import Any
 
 from harness.core.errors import TargetUnavailableError
+from harness.core.extras import DISTRIBUTION, harness_version
 from harness.engine.target import AdapterInstance, Instance
 from harness.processes.pool import DRIVER, ProcessInstance, ProcessPool
 from harness.processes.remote import Remote
-from harness.processes.repro_source import in_a_process
+from harness.processes.repro_source import (
+    in_a_process,
+    skip_without_folder,
+    skip_without_module,
+)
 from harness.processes.server import ReferenceLaunch
 from harness.targets.components.agent_cache import AgentCacheAdapter
 from harness.targets.components.catalog_sources import CatalogSourcesAdapter
@@ -53,6 +58,7 @@ from harness.targets.server.http import HttpAdapter
 from harness.targets.server.leaving_readers import LeavingReadersAdapter
 from harness.targets.server.lifecycle import ServerAdapter
 from harness.targets.server.notifications import NotificationsAdapter
+from harness.targets.server.settings import SettingsAdapter
 from harness.targets.server.stream_cursors import StreamCursorsAdapter
 from harness.targets.server.upkeep import UpkeepAdapter
 from harness.targets.threads.channels import ChannelsThreadsAdapter
@@ -231,6 +237,11 @@ def open_access_control(folder: Path) -> Any:
     return AccessControlAdapter(folder, _launch())
 
 
+def open_settings(folder: Path) -> Any:
+    """Open servers in processes of their own, with settings and texts of every kind."""
+    return SettingsAdapter(folder, _launch())
+
+
 def open_notifications(folder: Path) -> Any:
     """Open a server in a process of its own, one client, and tabs that subscribe to sessions."""
     return NotificationsAdapter(folder, _launch())
@@ -311,6 +322,7 @@ _ADAPTERS = {
     "endpoints": open_endpoints,
     "hostile": open_bad_input,
     "doors": open_access_control,
+    "settings": open_settings,
     "tabs": open_notifications,
     "streams": open_backpressure,
     "leaving": open_leaving_readers,
@@ -333,8 +345,8 @@ _DRIVEN = {
 class ReferenceTarget:
     """All abilities: in this process, or, where they kill or fill it, in one of their own."""
 
-    usage = "reference[@FOLDER]"
-    description = "the reference implementation; reference@FOLDER is a copy elsewhere"
+    usage = "reference[@FOLDER|+BUG]"
+    description = "the reference implementation, a copy elsewhere, or one with a known bug"
     abilities = frozenset({*_ADAPTERS, *_DRIVEN})
 
     def __init__(self, place: str | Path | None = None) -> None:
@@ -372,9 +384,23 @@ class ReferenceTarget:
     def standalone(self, ability: str) -> str:
         """Source that imports the adapter from here, or contains it if it runs in a process."""
         root = self._folder or import_root()
+        needed = skip_without_folder(root) if self._folder else ""
         path = f"import sys\n\nsys.path.insert(0, {str(root)!r})\n\n"
+        own = f"{DISTRIBUTION}=={harness_version()}"
         if files := _DRIVEN.get(ability):
             adapter, *wrappers = [file.read_text(encoding="utf-8") for file in files]
-            return path + in_a_process(adapter, wrappers)
+            subject = "" if self._folder else skip_without_module(PACKAGE, own)
+            return needed + path + subject + in_a_process(adapter, wrappers)
         here = f"from {__name__} import {_ADAPTERS[ability].__name__} as open_adapter"
-        return here if self._folder is None else path + here
+        harness = skip_without_module("harness", own)
+        if self._folder is None:
+            return harness + here
+        return f"{needed}{path}import {PACKAGE}\n\n{harness}{here}\n\n{_assert_place(root)}"
+
+
+def _assert_place(root: Path) -> str:
+    """Source that fails where another copy was imported before: it would be the one on trial."""
+    return (
+        f"assert {PACKAGE}.__file__.startswith({str(root)!r}), "
+        f'f"this process imported {{{PACKAGE}.__file__}}"'
+    )

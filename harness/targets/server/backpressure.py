@@ -8,13 +8,14 @@ in the end. It measures time for the heartbeats only, which the contract bounds 
 from __future__ import annotations
 
 import fcntl
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from threading import Event, Thread
+from typing import Any, Self
 
 from harness.contract.agent_script import Tokens, sleep
 from harness.engine.http import LOOPBACK, PATIENCE_S, NotReachedError, StatusError, Web
@@ -27,6 +28,18 @@ SNAPSHOT = "session_snapshot"
 HELD = f"{Tokens(3).directive}{sleep(900)}"
 QUICK_S = 0.3
 DEFAULTS = {"HERMES_WEBUI_STREAMS_MAX": "64"}
+CROWD = 540  # connections, more than a server keeps beside its streams
+TALKS = 10  # of a stream that speaks each second
+SHORT_PATIENCE_S = 2.0  # for a request
+TRICKLE_S = 0.1
+HOST = "Host: localhost\r\n"
+LINGERING = {
+    "silent": "",
+    "in the head": f"GET /health HTTP/1.1\r\n{HOST}",
+    "in the body": f"POST /api/session/undo HTTP/1.1\r\n{HOST}Content-Length: 99\r\n\r\n{{",
+    "answered": f"GET /health HTTP/1.1\r\n{HOST}\r\n",
+    "trickling": f"GET /health HTTP/1.1\r\n{HOST}X: ",
+}
 
 
 class BackpressureAdapter:
@@ -82,6 +95,22 @@ class BackpressureAdapter:
                 "started": bool(run),
                 "taken": taken,
                 "again": again,
+                "crowd": self._crowd(web, CROWD),
+            }
+
+    def _crowd(self, web: Web, clients: int) -> dict[str, Any]:
+        """Open more connections than are kept, and send nothing; which of them are served."""
+        with ExitStack() as stack:
+            crowd = [
+                stack.enter_context(socket.create_connection((LOOPBACK, web.port), PATIENCE_S))
+                for _ in range(clients)
+            ]
+            answered = [web.ask("GET", path)[0] for path in ("/health", "/api/sessions")]
+            return {
+                "answered": answered,
+                "kept": _containers(web)["connections_idle"],
+                "oldest": "closed" if _has_closed(crowd[0], PATIENCE_S) else "open",
+                "newest": _is_served(crowd[-1]),
             }
 
     def leave(self) -> dict[str, Any]:
@@ -103,9 +132,10 @@ class BackpressureAdapter:
 
     def keep_silent(self) -> dict[str, Any]:
         """Open four idle streams, hold a session lock, and wait for a heartbeat on each stream."""
-        web = self._booted()
+        web = self._booted(HERMES_WEBUI_REQUEST_PATIENCE=str(SHORT_PATIENCE_S))
         sid = _new(web)
         run = _start(web, _new(web), HELD)
+        talk = _start(web, _new(web), f"{Tokens(1).directive}{sleep(1)}" * TALKS)
         paths = (
             f"/api/session/stream?session_id={sid}",
             f"/api/chat/stream?stream_id={run}",
@@ -119,14 +149,23 @@ class BackpressureAdapter:
             statuses.append(web.ask("POST", "/api/session/rename", body)[0])
 
         with ExitStack() as stack:
+            # A stream that speaks is watched first, and must not hide those that are silent.
+            stack.enter_context(_connected(web.port, f"/api/chat/stream?stream_id={talk}"))
             streams = [stack.enter_context(_connected(web.port, path)) for path in paths]
+            lingering = stack.enter_context(_Lingering(web.port))
             with self._locked():
                 renamer = Thread(target=rename)
                 renamer.start()
                 silences_s = [_silence_s(stream) for stream in streams]
                 renamer.join(PATIENCE_S)
             rename()
-        return {"silences_s": silences_s, "locked": statuses[:1], "freed": statuses[1:]}
+            return {
+                "silences_s": silences_s,
+                "locked": statuses[:1],
+                "freed": statuses[1:],
+                "dropped_early": lingering.early,
+                "still_open": lingering.still_open(),
+            }
 
     def stop(self) -> dict[str, Any]:
         """Terminate the server while three streams are open; whether each ended; the exit code."""
@@ -223,6 +262,71 @@ def _stalled(port: int, path: str) -> Iterator[None]:
     with _connected(port, path, TINY_BYTES) as client:
         client.recv(1)
         yield
+
+
+class _Lingering:
+    """Clients that open a connection and then do not go on; some never finish their request."""
+
+    def __init__(self, port: int) -> None:
+        began_s = time.monotonic()
+        self._clients: dict[str, socket.socket] = {}
+        self._has_left = Event()
+        for kind, data in LINGERING.items():
+            client = socket.create_connection((LOOPBACK, port), PATIENCE_S)
+            self._clients[kind] = client
+            client.sendall(data.encode())
+            if kind == "answered":
+                client.recv(1 << 16)
+        closed = [kind for kind, client in self._clients.items() if _has_closed(client, 0.0)]
+        is_early = time.monotonic() - began_s < SHORT_PATIENCE_S
+        self.early = closed if is_early else []
+        self._slow = Thread(target=self._trickle)
+
+    def __enter__(self) -> Self:
+        self._slow.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._has_left.set()
+        self._slow.join()
+        for client in self._clients.values():
+            client.close()
+
+    def _trickle(self) -> None:
+        """Send one more byte of an endless request now and then, until it is dropped."""
+        with suppress(OSError):
+            while not self._has_left.wait(TRICKLE_S):
+                self._clients["trickling"].sendall(b"y")
+
+    def still_open(self) -> list[str]:
+        """The clients that the server does not drop."""
+        ends_s = time.monotonic() + PATIENCE_S
+        return [
+            kind
+            for kind, client in self._clients.items()
+            if not _has_closed(client, max(0.0, ends_s - time.monotonic()))
+        ]
+
+
+def _has_closed(client: socket.socket, within_s: float) -> bool:
+    """Whether the server closes the connection, by now or in time; what it sends is ignored."""
+    ends_s = time.monotonic() + within_s
+    try:
+        while select.select([client], [], [], max(0.0, ends_s - time.monotonic()))[0]:
+            if not client.recv(1 << 16):
+                return True
+    except OSError:  # it was dropped
+        return True
+    return False
+
+
+def _is_served(client: socket.socket) -> bool:
+    """Whether a connection that sent nothing yet gets an answer."""
+    try:
+        client.sendall(f"GET /health HTTP/1.1\r\n{HOST}\r\n".encode())
+        return client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    except OSError:
+        return False
 
 
 def _silence_s(stream: socket.socket) -> float:

@@ -14,7 +14,7 @@ import socket
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 from harness.contract.agent_script import Tokens
@@ -27,6 +27,9 @@ PATIENCE_S = 20.0
 POLL_S = 0.01
 SHORT = f"{Tokens(3).directive}"
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
+_METHOD = re.compile(r"([A-Z]+) /\S* HTTP/1\.[01]\r\n")
+_EXPECTS = re.compile(r"^Expect: 100-continue\r\n", re.MULTILINE)
+_BODY = re.compile(rb"Content-Length: (\d+)")
 _TRACES = ("Traceback (most", 'File "')
 
 
@@ -150,6 +153,29 @@ class BadInputAdapter:
         statuses = [int(status) for status in _STATUS.findall(received)]
         return _summary(statuses, received.rpartition(b"\r\n\r\n")[2])
 
+    def converse(
+        self,
+        *,
+        name: str,  # noqa: ARG002 - only the model reads these two
+        parts: list[str],
+        wanted: list[int],
+        closes: bool,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Send several requests on one connection, each part when the one before was sent.
+
+        Behind a part that asks for it, the client waits for `100 Continue`. Reports the statuses in
+        order, whether each response was whole, whether `100 Continue` came where it had to, and
+        whether the server closed the connection behind the last response that is `wanted`.
+        """
+        methods = [method for method in _METHOD.findall("".join(parts)) if method]
+        conversation = _Conversation(self._web.port, methods)
+        with conversation:
+            for number, part in enumerate(parts):
+                conversation.send(part)
+                if _EXPECTS.search(part) and number + 1 < len(parts):
+                    conversation.await_continue()
+            return conversation.finish(len(wanted))
+
     def dawdle(self, clients: int, data: str) -> dict[str, int]:
         """Open `clients` connections with incomplete requests; the statuses of other requests."""
         with ExitStack() as stack:
@@ -183,6 +209,89 @@ class BadInputAdapter:
     def close(self) -> None:
         """Kill the server."""
         self._server.close()
+
+
+class _Conversation:
+    """One connection, and the responses that came on it."""
+
+    def __init__(self, port: int, methods: list[str]) -> None:
+        self._client = socket.create_connection((LOOPBACK, port), PATIENCE_S)
+        self._methods = iter(methods)
+        self._received = b""
+        self._statuses: list[int] = []
+        self._is_whole = self._has_continued = True
+        self._is_closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def send(self, part: str) -> None:
+        """Send a part; a server that has closed the connection does not read it."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._client.sendall(part.encode("latin-1"))
+
+    def await_continue(self) -> None:
+        """Wait for the permission to send the body; a response is no permission."""
+        self._fill(b"\r\n\r\n")
+        if self._received.startswith(b"HTTP/1.1 100 "):
+            self._received = self._received.partition(b"\r\n\r\n")[2]
+        else:
+            self._has_continued = False
+
+    def finish(self, count: int) -> dict[str, Any]:
+        """Read that many responses, and then whether the connection is closed."""
+        while len(self._statuses) < count and self._fill(b"\r\n\r\n"):
+            head, _, self._received = self._received.partition(b"\r\n\r\n")
+            status = int(head.split(b" ", 2)[1])
+            if status == http.client.CONTINUE:
+                continue
+            self._statuses.append(status)
+            length = _BODY.search(head)
+            size = int(length[1]) if length else 0
+            if next(self._methods, "") != "HEAD":
+                while len(self._received) < size and self._more():
+                    pass
+                body, self._received = self._received[:size], self._received[size:]
+                self._is_whole &= len(body) == size and _is_json(body)
+            if b"Connection: close" in head:
+                while self._more():
+                    pass
+                break
+        return {
+            "statuses": self._statuses,
+            "whole": self._is_whole and not self._received,
+            "continued": self._has_continued,
+            "closed": self._is_closed,
+        }
+
+    def _fill(self, mark: bytes) -> bool:
+        """Receive up to the mark; whether it came."""
+        while mark not in self._received:
+            if not self._more():
+                return False
+        return True
+
+    def _more(self) -> bool:
+        try:
+            data = self._client.recv(1 << 16)
+        except TimeoutError:
+            return False
+        except OSError:  # it was reset
+            data = b""
+        self._is_closed |= not data
+        self._received += data
+        return bool(data)
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except ValueError:
+        return False
+    return True
 
 
 def _without_texts(value: Any, key: str = "") -> Any:

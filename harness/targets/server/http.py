@@ -277,10 +277,15 @@ class HttpAdapter:
 
     # Restarts
 
-    def kill(self) -> None:
-        """Kill the server with kill -9, and boot another one on its folder."""
+    def kill(self, index: str = "") -> None:
+        """Kill the server with kill -9, and boot another one on its folder.
+
+        `index` names what happens to the index of the sessions in between, if anything.
+        """
         self._server.boot()
         self._server.kill()
+        if index:
+            self._server.damage_index(index)
         self._server.boot()
 
     def terminate(self) -> int | None:

@@ -39,11 +39,15 @@ PATHS = {
     "gateway": "/api/sessions/gateway/stream",
     "list": "/api/sessions/events",
 }
+# Streams that are resumed behind an event at these moments, so that their readers leave a replay.
+RESUMED = {"events": ("prepared", "shown"), "run": ("prepared", "head")}
 QUIET = ("list", "gateway")  # streams that show nothing until something changes
 
 
 class LeavingReadersAdapter:
     """One server with a run that lasts, and a reader that stays."""
+
+    back_polls, settle_s = BACK_POLLS, REST_S
 
     def __init__(self, folder: Path, launch: Launch) -> None:
         """Boot nothing yet."""
@@ -79,7 +83,7 @@ class LeavingReadersAdapter:
         self._first = self._settled()
 
     def leave(self, endpoint: str, way: str, moment: str, readers: int) -> dict[str, Any]:
-        """Open some streams, leave each, and wait for the gauges; what stayed behind.
+        """Open some streams, leave each, and wait for the gauges; what stayed behind since then.
 
         `way` is close, reset or half (the reader sends no more, but stays). `moment`: the request
         is *sent*, or while it is *prepared* (the server is suspended until the readers have left),
@@ -105,6 +109,7 @@ class LeavingReadersAdapter:
             if moment == "prepared":
                 self._server.resume()
         left = self._left(self._first)
+        self._first = {name: size + left.get(name, 0) for name, size in self._first.items()}
         ended = sum(map(_has_ended, clients)) if way == "half" else readers
         for client in clients:
             client.close()
@@ -136,6 +141,8 @@ class LeavingReadersAdapter:
     def _connected(self, endpoint: str, moment: str) -> socket.socket:
         client = socket.create_connection((LOOPBACK, self._web.port), PATIENCE_S)
         path = PATHS[endpoint].format(**self._ids)
+        if endpoint in RESUMED and moment in RESUMED[endpoint]:
+            path += f"{'&' if '?' in path else '?'}after_event_id={self._ids['run']}:1"
         request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         client.sendall(request)
         if moment == "piped":
@@ -153,7 +160,7 @@ class LeavingReadersAdapter:
 
     def _settled(self) -> dict[str, int]:
         """The gauges, once they are the same several times."""
-        ends_at, same, last = time.monotonic() + REST_S, 0, self._gauges()
+        ends_at, same, last = time.monotonic() + self.settle_s, 0, self._gauges()
         while same < SAME and time.monotonic() < ends_at:
             time.sleep(POLL_S)
             now = self._gauges()
@@ -166,7 +173,7 @@ class LeavingReadersAdapter:
         ends_at, polls = time.monotonic() + within_s, 0
         while left := _above(first, self._gauges()):
             polls += 1
-            if time.monotonic() > ends_at and polls >= BACK_POLLS:
+            if time.monotonic() > ends_at and polls >= self.back_polls:
                 break
             time.sleep(POLL_S)
         return left
@@ -198,10 +205,12 @@ def _read_until(client: socket.socket, wanted: bytes) -> None:
 
 def _has_ended(client: socket.socket) -> bool:
     """Whether the server has closed its side, by now or within a moment."""
-    client.settimeout(BACK_S)
+    ends_at = time.monotonic() + BACK_S
     try:
-        while client.recv(1 << 16):
-            pass
+        while True:
+            client.settimeout(max(0.001, ends_at - time.monotonic()))
+            if not client.recv(1 << 16):
+                break
     except TimeoutError:
         return False
     except OSError:  # it was dropped

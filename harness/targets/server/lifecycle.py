@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,21 @@ from harness.processes.server import Launch, ServerProcess
 from harness.targets.server.epilogue import Gauges, left_by
 
 UNTITLED = "Untitled"
+ABSENT_ID = "0" * 12  # the id of no session
+
+
+def _with_row(data: bytes, **fields: Any) -> bytes:
+    """The index with a copy of its first row, in which these fields differ."""
+    rows = json.loads(data)
+    return json.dumps([*rows, *({**row, **fields} for row in rows[:1])]).encode()
+
+
+INDEX_DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
+    "missing": bytes,
+    "cut": lambda data: data[: len(data) // 2],
+    "twice": _with_row,
+    "ghost": lambda data: _with_row(data, session_id=ABSENT_ID),
+}
 
 
 class ServerAdapter:
@@ -77,6 +92,17 @@ class ServerAdapter:
         except FileNotFoundError:
             return None
         return {"messages": sidecar["messages"], "pending": sidecar["pending_user_message"]}
+
+    def damage_index(self, kind: str) -> None:
+        """Damage the index of a server that does not run, if it has one."""
+        path = self.state / "sessions" / "_index.json"
+        if not path.exists():
+            return
+        data = path.read_bytes()
+        if kind == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(INDEX_DAMAGES[kind](data))
 
     # Copies of the sessions, for comparisons at rest
 

@@ -2,8 +2,8 @@
 
 One server has sessions that run, rest and are deleted, and runs of an earlier process. Ids are
 reported by the name of their stream: `current:2` is the second event of the current run. A read
-ends when the server closes the stream, when all expected events have come, or at a comment: what
-was to be written before it was written.
+ends when the server closes the stream, at a comment, since what was to be written before it was
+written, or a moment after the last expected event of a stream that stays open.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ ENDPOINTS = {
     "gateway": "/api/sessions/gateway/stream?",
     "list": "/api/sessions/events?",
 }
-Case = tuple[str | None, str, int]  # the cursor, how it is sent, the expected events
+# The cursor, how it is sent, the expected events, and whether the stream must end behind them.
+Case = tuple[str | None, str, int, bool]
 
 
 class StreamCursorsAdapter:
@@ -77,8 +78,8 @@ class StreamCursorsAdapter:
     def read(self, endpoint: str, subject: str, cases: list[Case]) -> list[dict[str, Any]]:
         """Read one endpoint of one subject once with each cursor, several at once.
 
-        A case is its cursor, how it is sent (header, after_event_id or after_seq), and how many
-        events are expected.
+        A case is its cursor, how it is sent (header, after_event_id or after_seq), how many events
+        are expected, and whether the server must close the stream behind them.
         """
         id_ = self._ids.get(subject, subject)
         path = ENDPOINTS[endpoint].format(session=id_, stream=id_)
@@ -114,7 +115,7 @@ class StreamCursorsAdapter:
         return _ranges(events)
 
     def _answer(self, path: str, case: Case) -> dict[str, Any]:
-        (cursor, by, expected), headers = case, {}
+        (cursor, by, expected, ends), headers = case, {}
         if cursor is not None:
             name, colon, seq = cursor.rpartition(":")
             cursor = f"{self._ids[name]}:{seq}" if colon and name in self._ids else cursor
@@ -130,8 +131,8 @@ class StreamCursorsAdapter:
                     return {"status": response.status, "events": [], "closed": True}
 
                 patience_s = SHORT_S if self._is_short else PATIENCE_S
-                events, closed = _read(response, expected, patience_s)
-                self._is_short |= len(events) < expected
+                events, closed = _read(response, expected, patience_s, ends=ends)
+                self._is_short |= len(events) < expected or (ends and not closed)
         finally:
             connection.close()
         shown = [self._shown(fields) for fields in events]
@@ -214,18 +215,22 @@ class StreamCursorsAdapter:
 
 
 def _read(
-    response: http.client.HTTPResponse, expected: int, patience_s: float
+    response: http.client.HTTPResponse, expected: int, patience_s: float, *, ends: bool
 ) -> tuple[list[dict[str, str]], bool]:
-    """Read until the end, a comment, or LINGER_S after the expected events; whether it ended."""
+    """Read until the end or a comment; whether it ended.
+
+    A stream that need not end is left LINGER_S after its expected events. The end of the others is
+    waited for: a busy machine may need longer than that to close a connection.
+    """
     events: list[dict[str, str]] = []
     raw = response.fp.raw._sock  # type: ignore[attr-defined]  # noqa: SLF001
-    raw.settimeout(patience_s if expected else LINGER_S)
+    raw.settimeout(patience_s if expected or ends else LINGER_S)
     with suppress(TimeoutError):
         for fields in _fields(response):
             if not fields:
                 return events, False
             events.append(fields)
-            if len(events) >= expected:
+            if len(events) >= expected and not ends:
                 raw.settimeout(LINGER_S)
         return events, True
     return events, False

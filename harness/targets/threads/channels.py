@@ -17,10 +17,26 @@ class ChannelsThreadsAdapter:
         self._journal = _Journal(modules("turns.journal"))
         self._channels = modules("live.channels").Channels(self._journal)
         self._readers: dict[str, Any] = {}
+        self._woken: set[str] = set()
 
     def subscribe(self, session: str, reader: str) -> None:
         """Subscribe a reader to the session."""
-        self._readers[reader] = self._channels.subscribe(session, _ignore)
+        self._readers[reader] = self._channels.subscribe(session, self._waker(reader))
+
+    def read_events(self, session: str, reader: str) -> None:
+        """Subscribe a reader to the session's run or, without one, to its notices."""
+        self._readers[reader] = self._channels.subscribe_events(session, self._waker(reader))
+
+    def watch_list(self, reader: str) -> None:
+        """Subscribe a reader to the list of sessions."""
+        self._readers[reader] = self._channels.subscribe_sessions(self._waker(reader))
+
+    def change_list(self, reason: str) -> None:
+        """Announce a change of the list to its readers."""
+        self._channels.sessions_changed(reason)
+
+    def _waker(self, reader: str) -> Callable[[], None]:
+        return lambda: self._woken.add(reader)
 
     def leave(self, reader: str) -> None:
         """Close the reader's subscription."""
@@ -34,15 +50,23 @@ class ChannelsThreadsAdapter:
         """Start a run of the session."""
         self._channels.open_run(session, stream)
 
-    def emit(self, session: str, stream: str, number: int, event: str) -> None:
-        """Write an event of a run to the journal, and publish it."""
+    def emit(self, session: str, stream: str, number: int, event: str) -> bool:
+        """Write an event of a run to the journal, and publish it; whether it was accepted."""
         payload = {"number": number}
         self._journal.add(session, stream, number, event, payload)
-        self._channels.emit(stream, number, event, payload)
+        return bool(self._channels.emit(stream, number, event, payload))
+
+    def withdraw(self, stream: str) -> None:
+        """Offer a run to no new reader, because it is being cancelled."""
+        self._channels.withdraw_run(stream)
 
     def end_run(self, stream: str) -> None:
         """End a run's buffer, after its last event."""
         self._channels.close_run(stream)
+
+    def forget(self, session: str) -> None:
+        """End the channel of a session that is deleted."""
+        self._channels.forget(session)
 
     def close_all(self) -> None:
         """End every reader, as a server that shuts down."""
@@ -75,11 +99,20 @@ class ChannelsThreadsAdapter:
         time.sleep(seconds)
 
     def heard(self, reader: str) -> dict[str, Any]:
-        """The notices and the runs that the reader received, in order."""
-        frames = list(itertools.chain.from_iterable(iter(self._readers[reader].take, [])))
+        """What the reader received, in order, whether it was woken, and whether no more can come.
+
+        Notices by number, runs that were announced, events of runs by id, versions of the list.
+        """
+        subscription, is_woken = self._readers[reader], reader in self._woken
+        self._woken.discard(reader)
+        frames = list(itertools.chain.from_iterable(iter(subscription.take, [])))
         return {
             "notices": [frame.data["number"] for frame in frames if frame.event == "notice"],
             "runs": [frame.data["stream_id"] for frame in frames if frame.event == _STARTED],
+            "events": [frame.id for frame in frames if frame.event in _OF_RUNS],
+            "versions": [frame.data["version"] for frame in frames if frame.event == _CHANGED],
+            "woken": is_woken,
+            "ended": subscription.is_over,
         }
 
     def sizes(self) -> dict[str, int]:
@@ -91,11 +124,8 @@ class ChannelsThreadsAdapter:
         """Do nothing: the channels hold no resource."""
 
 
-_STARTED = "server_turn_started"
-
-
-def _ignore() -> None:
-    """Ignore the signal of new frames, since readers poll here."""
+_STARTED, _CHANGED = "server_turn_started", "sessions_changed"
+_OF_RUNS = ("token", "stream_end")
 
 
 class _Journal:
@@ -108,10 +138,12 @@ class _Journal:
         self._owners: dict[str, str] = {}
 
     def add(self, session: str, stream: str, seq: int, event: str, payload: Any) -> None:
-        """Write one more row."""
+        """Write one more row; a number that has one already keeps it."""
         self._owners[stream] = session
         row = {"event": event, "payload": payload, "event_id": f"{stream}:{seq}", "seq": seq}
-        self._rows.setdefault(stream, []).append(row)
+        rows = self._rows.setdefault(stream, [])
+        if all(other["seq"] != seq for other in rows):
+            rows.append(row)
 
     def owner(self, stream: str) -> str | None:
         """The session of a run."""

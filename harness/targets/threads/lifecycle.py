@@ -37,8 +37,10 @@ _close_handle = calling("close", _nothing)
 class ScriptedAgent:
     """An agent whose commits and closes take virtual time and are reported."""
 
-    def __init__(self, adapter: _Threaded, session: str, name: str) -> None:
+    def __init__(self, adapter: _Threaded, session: str, name: str, kind: str = "") -> None:
+        """`kind` says how its first commit ends, and is its name where none is given."""
         self.name = name
+        self._kind = kind or name
         self._adapter = adapter
         self._argument = {"session": session, "agent": name}
         self._commits = 0
@@ -48,11 +50,11 @@ class ScriptedAgent:
         _ask_provider()
         begun, begun_s = self._adapter.tick(), time.monotonic()
         self._commits += 1
-        time.sleep(FIRST_S.get(self.name, MOMENT_S) if self._commits == 1 else MOMENT_S)
+        time.sleep(FIRST_S.get(self._kind, MOMENT_S) if self._commits == 1 else MOMENT_S)
         ended = "ok"
         if self._commits == 1:
-            ended = {"flaky": "failed", "exits": "exited"}.get(self.name, "ok")
-        took_s = round(time.monotonic() - begun_s)
+            ended = {"flaky": "failed", "exits": "exited"}.get(self._kind, "ok")
+        took_s = round(time.monotonic() - begun_s, 3)
         argument = {**self._argument, "ended": ended, "took_s": took_s}
         self._adapter.see("provide", argument, begun)
         if ended == "exited":
@@ -85,6 +87,30 @@ class _Threaded:
             return None
         return self.agents.setdefault((session, name), ScriptedAgent(self, session, name))
 
+    def commit(
+        self,
+        session: str,
+        *,
+        agent: str | None = None,
+        wait: bool = False,
+        timeout: float | None = PATIENCE_S,
+    ) -> dict[str, Any]:
+        """Commit the oldest segment; the result, and the seconds that it took."""
+        patience = {"wait": True, "timeout": timeout} if wait else {}
+        begun_s = time.monotonic()
+        try:
+            explicit = self.agent(session, agent)
+            committed: bool = self.lifecycle.commit_session_memory(session, explicit, **patience)
+        except SystemExit as left:
+            raise ProviderError(f"SystemExit of provider {left} reached the caller") from left
+        return {"committed": committed, "took_s": round(time.monotonic() - begun_s, 3)}
+
+    def drain(self) -> dict[str, float]:
+        """Shut down; the seconds that it took."""
+        begun_s = time.monotonic()
+        self.lifecycle.drain_all_on_shutdown(PATIENCE_S)
+        return {"took_s": round(time.monotonic() - begun_s, 3)}
+
     def close(self) -> None:
         """Do nothing: the lifecycle holds no resource."""
 
@@ -100,22 +126,10 @@ class LifecycleThreadsAdapter(_Threaded):
         """Remove the session's current agent."""
         self.lifecycle.unregister_agent(session)
 
-    def complete_turn(self, session: str, agent: str) -> int:
-        """Complete a turn of the agent."""
+    def complete_turn(self, session: str, agent: str | None) -> int:
+        """Complete a turn of the agent, or of the session's current one."""
         done: int = self.lifecycle.mark_turn_completed(session, agent=self.agent(session, agent))
         return done
-
-    def commit(
-        self, session: str, *, wait: bool = False, timeout: float | None = PATIENCE_S
-    ) -> dict[str, Any]:
-        """Commit the oldest segment; the result, and the whole seconds that it took."""
-        patience = {"wait": True, "timeout": timeout} if wait else {}
-        begun_s = time.monotonic()
-        try:
-            committed: bool = self.lifecycle.commit_session_memory(session, **patience)
-        except SystemExit as left:
-            raise ProviderError(f"SystemExit of provider {left} reached the caller") from left
-        return {"committed": committed, "took_s": round(time.monotonic() - begun_s)}
 
     def discard(self, session: str) -> bool:
         """Drop the entry if that is safe."""
@@ -126,12 +140,6 @@ class LifecycleThreadsAdapter(_Threaded):
         """Whether completed turns wait for a commit."""
         waits: bool = self.lifecycle.has_uncommitted_work(session)
         return waits
-
-    def drain(self) -> dict[str, int]:
-        """Shut down; the whole seconds that it took."""
-        begun_s = time.monotonic()
-        self.lifecycle.drain_all_on_shutdown(PATIENCE_S)
-        return {"took_s": round(time.monotonic() - begun_s)}
 
 
 class AgentCacheThreadsAdapter(_Threaded):
@@ -145,11 +153,14 @@ class AgentCacheThreadsAdapter(_Threaded):
         super().__init__(lifecycle)
         self._made = 0
 
-    def turn(self, session: str) -> None:
-        """Run a turn: mark the session live, get or make its agent, use, complete, mark it idle."""
+    def turn(self, session: str, new: str = "") -> None:
+        """Run a turn: mark the session live, get or make its agent, use, complete, mark it idle.
+
+        `new` is the kind of a new agent, which replaces a cached one.
+        """
         with self._live_lock:
             self._live[session] += 1
-        agent = self._cache.get(session) or self._new(session)
+        agent = (None if new else self._cache.get(session)) or self._new(session, new)
         begun = self.tick()
         self._cache.put(session, agent)
         time.sleep(MOMENT_S)
@@ -167,18 +178,13 @@ class AgentCacheThreadsAdapter(_Threaded):
         self._cache.evict(session)
 
     def shrink(self) -> dict[str, int]:
-        """Evict agents above the cap; the number of the remaining ones."""
+        """Evict agents above the cap; the numbers of remaining agents and lifecycle entries."""
         self._cache.shrink()
-        return {"agents": len(self._cache), "cap": CAP}
+        return {"agents": len(self._cache), "entries": len(self.lifecycle)}
 
-    def commit(self, session: str) -> bool:
-        """Commit the session's memory, at a boundary other than a turn."""
-        committed: bool = self.lifecycle.commit_session_memory(session)
-        return committed
-
-    def _new(self, session: str) -> ScriptedAgent:
+    def _new(self, session: str, kind: str) -> ScriptedAgent:
         self._made += 1
-        return ScriptedAgent(self, session, f"{session}-{self._made}")
+        return ScriptedAgent(self, session, f"{session}-{self._made}", kind)
 
     def _live_sessions(self) -> AbstractSet[str]:
         with self._live_lock:

@@ -37,20 +37,24 @@ class CatalogThreadsAdapter:
         self._catalog = module.ModelCatalog(
             self._folder, self._fetch, minimal, budget_s=BUDGET_S, clock=lambda: 1_000.0
         )
+        self._began_s = time.monotonic()
         self._delay_s = 0.0
+        self._ending = "ok"
         self._asked = 0
+        self._changed = 0
 
     def watch(self, tick: Callable[[], int], see: See) -> None:
         """Report events to `see`, with times of the clock `tick`."""
         self._tick, self._see = tick, see
 
-    def hang(self, seconds: float) -> None:
-        """Set the delay of the providers."""
-        self._delay_s = seconds
+    def hang(self, seconds: float, ending: str = "ok") -> None:
+        """Set the delay of the providers, and how they end: `ok`, `failed` or `empty`."""
+        self._delay_s, self._ending = seconds, ending
 
     def change_config(self) -> None:
         """Change the config, which makes the cached catalog stale."""
-        (self._folder / "config.yaml").write_text(f"asked: {self._asked}", encoding="utf-8")
+        self._changed += 1
+        (self._folder / "config.yaml").write_text(f"change: {self._changed}", encoding="utf-8")
 
     def shown(self) -> dict[str, Any]:
         """The models that a display path receives, and the time that it took."""
@@ -68,17 +72,25 @@ class CatalogThreadsAdapter:
         """Do nothing: the catalog holds no resource."""
 
     def _fetch(self) -> Any:
-        begun = self._tick()
+        begun, at_s = self._tick(), self._now_s()
         self._asked += 1
-        number = self._asked
+        number, ending = self._asked, self._ending
         _ask_providers(self._delay_s)
-        self._see("fetch", {"number": number}, begun)
-        return self._catalog_of("live", f"model-{number}")
+        took_s = round(self._now_s() - at_s, 3)
+        event = {"number": number, "at_s": at_s, "took_s": took_s, "ended": ending}
+        self._see("fetch", event, begun)
+        if ending == "failed":
+            raise OSError("the providers refuse")
+        return self._catalog_of("live", f"model-{number}") if ending == "ok" else {"groups": []}
 
     def _timed(self, read: Callable[[], Any]) -> dict[str, Any]:
-        began_s = time.monotonic()
+        at_s = self._now_s()
         catalog = read()
-        waited_s = round(time.monotonic() - began_s, 3)
+        waited_s = round(self._now_s() - at_s, 3)
         groups = (catalog or {}).get("groups", [])
         models = [model["id"] for group in groups for model in group["models"]]
-        return {"models": models, "waited_s": waited_s}
+        return {"models": models, "at_s": at_s, "waited_s": waited_s}
+
+    def _now_s(self) -> float:
+        """The virtual time since this adapter was made."""
+        return round(time.monotonic() - self._began_s, 3)

@@ -120,6 +120,38 @@ def test_waiting_beyond_bounds_is_rejected(promise: Promise, calls: tuple[Operat
     assert blamed(check_memory_commits, *calls) == promise
 
 
+def test_shutdown_passes_once_more_after_progress() -> None:
+    """A turn that was completed before the end of a shutdown's commit is committed by it too.
+
+    drain:      |------------- drain -------------|
+                  |-- provide s --|
+    C1:              |- turn t -|
+    """
+    late = (turn((1, 2)), turn((6, 7), session="t"), provide((5, 9)), shutdown((3, 15)))
+    last = (shutdown((20, 30)), provide((22, 25), session="t"))
+
+    assert blamed(check_memory_commits, *late, *last) == promises.L11
+    assert blamed(check_memory_commits, *late, provide((10, 12), session="t")) is None
+
+
+@pytest.mark.parametrize("took_s", [-1, 20, 31])
+def test_wait_follows_the_clock(took_s: int) -> None:
+    """A commit takes as long as its own provider, whatever it answers."""
+    calls = (turn((1, 2)), provide((4, 6), took_s=30))
+
+    assert blamed(check_memory_commits, *calls, took((3, 8), 30, committed=True)) is None
+    assert blamed(check_memory_commits, *calls, took((3, 8), took_s, committed=True)) == promises.L5
+
+
+def test_turn_without_owner_may_be_committed_by_any() -> None:
+    """A turn that nobody owns counts for the agent that adopts it."""
+    nobody = op("complete_turn", (1, 2), 1, agent=None)
+    calls = (nobody, provide((4, 6), "b"), took((3, 8), 0, committed=True))
+
+    assert blamed(check_memory_commits, *calls) is None
+    assert blamed(check_memory_commits, *calls, provide((9, 10), "b")) == promises.L6
+
+
 def test_another_session_is_not_waited_for() -> None:
     """A slow provider of one session delays no commit of another."""
     waited = op("commit", (4, 8), {"committed": False, "took_s": 30}, session="t", wait=True)
@@ -356,7 +388,7 @@ def test_close_after_use_and_commit_is_valid() -> None:
           |turn|
     C1:             |- provide -|  |- close -|
     """
-    kept = op("shrink", (20, 21), {"agents": 1, "cap": 1})
+    kept = op("shrink", (20, 21), {"agents": 0, "entries": 0})
 
     assert check_agent_closes(
         history_of(use((1, 4)), turn((2, 3)), provide((5, 6)), close((7, 8)), kept)
@@ -419,13 +451,40 @@ def test_overlapping_commits_of_eviction_are_rejected() -> None:
 
 
 def test_more_agents_than_the_cap_are_rejected() -> None:
-    assert blamed(check_agent_closes, op("shrink", (1, 2), {"agents": 2, "cap": 1})) == promises.A1
+    assert blamed(check_agent_closes, op("shrink", (1, 2), {"agents": 2})) == promises.A1
 
 
 @pytest.mark.parametrize("function", ["turn", "evict", "shrink", "commit"])
 def test_failed_turn_or_eviction_is_rejected(function: str) -> None:
     """A shrink that raises reports no agents, and is rejected too."""
     assert blamed(check_agent_closes, op(function, (1, 2), outcome=FAIL)) == promises.A5
+
+
+@pytest.mark.parametrize(
+    ("promise", "sizes"),
+    [
+        (None, {"agents": 1, "entries": 1}),
+        (promises.A1, {"agents": 0, "entries": 0}),
+        (promises.A1, {"agents": 2, "entries": 2}),
+        (promises.A5, {"agents": 1, "entries": 2}),
+    ],
+)
+def test_quiet_cache_holds_what_is_open(promise: Promise | None, sizes: dict[str, int]) -> None:
+    """Two sessions had turns, one agent was closed: the other one is cached, and no entry more."""
+    turns = [op("turn", (1, 5)), op("turn", (10, 18), session="t")]
+    uses = [use((2, 4)), op("use", (11, 13), agent="b", session="t")]
+    evicted = (close((15, 16)), op("shrink", (20, 21), sizes))
+
+    assert blamed(check_agent_closes, *turns, *uses, *evicted) == promise
+
+
+def test_agent_that_is_never_closed_is_rejected() -> None:
+    """A5: an evicted agent that is neither cached nor closed."""
+    calls = (op("turn", (1, 5)), use((2, 4)), op("evict", (6, 9)))
+    last = op("shrink", (20, 21), {"agents": 0, "entries": 0})
+
+    assert blamed(check_agent_closes, *calls, last) == promises.A5
+    assert blamed(check_agent_closes, *calls, close((7, 8)), last) is None
 
 
 # Serial histories ---------------------------------------------------------------------------------

@@ -193,8 +193,11 @@ NOTICE = ("notify", {**S, "number": 1}, None)
 RUN = ("begin_run", {**S, "stream": "x"}, None)
 
 
-def heard(notices: list[int], runs: list[str]) -> tuple[str, dict[str, Any], Any]:
-    return ("heard", {"reader": "r"}, {"notices": notices, "runs": runs})
+SILENT = {"notices": [], "runs": [], "events": [], "versions": [], "woken": True, "ended": False}
+
+
+def heard(notices: list[int], runs: list[str], **more: Any) -> tuple[str, dict[str, Any], Any]:
+    return ("heard", {"reader": "r"}, {**SILENT, "notices": notices, "runs": runs, **more})
 
 
 def sizes(channels: int, readers: int) -> tuple[str, dict[str, Any], Any]:
@@ -222,6 +225,52 @@ def test_channel_lifetime_and_delivery_are_judged(
     assert broken(check_channel_lifetime(one_by_one(*calls))) == expected
 
 
+LISTS = ("watch_list", {"reader": "r"}, None)
+READS = ("read_events", {**S, "reader": "r"}, None)
+CHANGE = ("change_list", {"reason": "a change"}, None)
+ENDS = ("end_run", {"stream": "x"}, None)
+SHUT: tuple[str, dict[str, Any], None] = ("close_all", {}, None)
+DELETED = ("forget", S, None)
+EVENT = {**S, "stream": "x", "number": 1, "event": "token"}
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        ((LISTS, CHANGE, CHANGE, heard([], [], versions=[2])), []),
+        ((LISTS, CHANGE, CHANGE, heard([], [], versions=[2, 1])), [promises.C1]),
+        ((LISTS, CHANGE, CHANGE, heard([], [], versions=[1])), [promises.C1]),
+        ((LISTS, CHANGE, heard([], [])), [promises.C3]),
+        ((CHANGE, LISTS, heard([], [], versions=[1])), [promises.C1]),
+        ((RUN, ENDS, COMES, heard([], ["x"])), [promises.C7]),
+        ((RUN, ("withdraw", {"stream": "x"}, None), COMES, heard([], ["x"])), [promises.C7]),
+        ((RUN, ENDS, COMES, heard([], [])), []),
+        ((RUN, ("emit", EVENT, True), READS, heard([], [], events=["x:1"])), []),
+        ((RUN, ("emit", EVENT, True), READS, heard([], [])), [promises.C7]),
+        ((RUN, ("emit", EVENT, True), READS, heard([], [], events=["y:1"])), [promises.C5]),
+        ((COMES, NOTICE, heard([1, 2], [])), [promises.C5]),
+        ((COMES, DELETED, NOTICE, heard([], [], ended=True)), []),
+        ((COMES, DELETED, NOTICE, heard([], [])), [promises.C9]),
+        ((DELETED, COMES, heard([], [], ended=True)), [promises.C9]),
+        ((COMES, SHUT, heard([], [], ended=True)), []),
+        ((COMES, SHUT, heard([], [])), [promises.H3]),
+        ((SHUT, LISTS, heard([], [])), [promises.H3]),
+        ((COMES, heard([], [], ended=True)), [promises.C9]),
+        ((RUN, ("emit", EVENT, True), ("emit", EVENT, False)), []),
+        ((RUN, ("emit", EVENT, True), ("emit", EVENT, True)), [promises.C2]),
+        ((RUN, ("emit", EVENT, False)), [promises.C3]),
+        ((RUN, ENDS, ("emit", EVENT, False)), []),
+        ((COMES, heard([], []), NOTICE, heard([1], [])), []),
+        ((COMES, heard([], []), NOTICE, heard([1], [], woken=False)), [promises.C3]),
+    ],
+)
+def test_meetings_of_readers_are_judged(
+    calls: tuple[tuple[str, dict[str, Any], Any], ...], expected: list[Promise]
+) -> None:
+    """Changes of the list, ends of runs, a deletion, a shutdown, and an event sent twice."""
+    assert broken(check_channel_lifetime(one_by_one(*calls))) == expected
+
+
 @pytest.mark.parametrize(
     ("numbers", "expected"),
     [
@@ -235,7 +284,7 @@ def test_channel_lifetime_and_delivery_are_judged(
 def test_reads_of_a_run_are_judged(numbers: list[int] | None, expected: list[Promise]) -> None:
     """C1 to C3: a reader of a run receives each event once, in order, to the end."""
     run = {"session": "s", "stream": "r"}
-    calls = [("emit", {**run, "number": number, "event": "token"}, None) for number in (1, 2)]
+    calls = [("emit", {**run, "number": number, "event": "token"}, True) for number in (1, 2)]
     history = one_by_one(*calls, ("read_run", {"stream": "r"}, numbers))
 
     assert broken(check_channel_lifetime(history)) == expected
@@ -244,7 +293,7 @@ def test_reads_of_a_run_are_judged(numbers: list[int] | None, expected: list[Pro
 def test_reader_of_a_closed_server_may_lack_events() -> None:
     """A shutdown ends each reader: what it received is the beginning."""
     run = {"session": "s", "stream": "r"}
-    calls = [("emit", {**run, "number": number, "event": "token"}, None) for number in (1, 2)]
+    calls = [("emit", {**run, "number": number, "event": "token"}, True) for number in (1, 2)]
     history = one_by_one(*calls, ("close_all", {}, None), ("read_run", {"stream": "r"}, [1]))
 
     assert not broken(check_channel_lifetime(history))

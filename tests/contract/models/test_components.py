@@ -150,6 +150,16 @@ def size(agents: int, entries: int) -> Operation:
     return op("size", {"agents": agents, "entries": entries})
 
 
+def held(agents: int, entries: int, containers: int, **gauges: int) -> Operation:
+    """The size with gauges, and with the entries of all containers."""
+    sizes = {"agents": agents, "entries": entries, "gauges": gauges, "held": containers}
+    return op("size", sizes)
+
+
+def committed(events: str, *, done: bool, provider: str = "ok") -> Operation:
+    return cached("commit", events, provider=provider, fields={"committed": done})
+
+
 LIVE, TURN = cached("start_run"), cached("complete_turn")
 FAILED = [put("a"), TURN, evict("commit s a", provider="fail")]
 
@@ -168,6 +178,10 @@ RIGHT_CACHES: list[Story] = [
     [configured("2"), put("a"), put("b", "", "t"), size(2, 2)],
     [configured("two"), put("a"), put("b", "", "t"), size(2, 2)],
     [put("a"), TURN, evict("commit s a, close s a", provider="stuck"), size(0, 0)],
+    [put("a"), TURN, committed("commit s a", done=True), committed("", done=False)],
+    [put("a"), TURN, committed("commit s a", done=False, provider="fail"), *FAILED[2:]],
+    [*FAILED, LIVE, put("b"), committed("commit s a", done=True), put("c", "close t c", "t")],
+    [*FAILED, held(0, 1, 2, agents_aside=1), put("a"), held(1, 1, 1, agents_kept=1)],
 ]
 WRONG_CACHES: list[tuple[Promise, Story]] = [
     (promises.A1, [put("a"), get(None)]),
@@ -204,6 +218,22 @@ WRONG_CACHES: list[tuple[Promise, Story]] = [
     (promises.A5, [put("a"), TURN, evict("commit s a", provider="stuck")]),
     (promises.L12, [put("a"), cached("complete_turn", "commit s a")]),
     (promises.L12, [put("a"), TURN, get("a", "commit s a")]),
+    (
+        promises.A2,
+        [
+            *FAILED,
+            LIVE,
+            put("b"),
+            committed("commit s a", done=True),
+            put("c", "close t c, close s a", "t"),
+        ],
+    ),
+    (promises.A5, [put("a"), TURN, committed("", done=False)]),
+    (promises.L3, [put("a"), TURN, committed("commit s a", done=False)]),
+    (promises.L6, [put("a"), committed("", done=True)]),
+    (promises.H4, [put("a"), evict("close s a"), held(0, 0, 1)]),
+    (promises.H4, [put("a"), held(1, 1, 1, agents_kept=2)]),
+    (promises.H4, [*FAILED, held(0, 1, 2, agents_aside=0)]),
 ]
 
 
@@ -224,6 +254,12 @@ WATCHER = GatewayWatcherModel()
 
 def poll(announced: Any = None, projections: int = 0) -> Operation:
     return op("poll", {"announced": announced, "projections": projections})
+
+
+def polled(*facts: list[Any], messages: int = 0, ended: bool = False) -> Operation:
+    """A poll that announces session `s` with all fields."""
+    announced = row(messages, ended=ended)
+    return op("poll", {"announced": announced, "projections": 1, "facts": list(facts)})
 
 
 def create(session: str = "s", source: str = "cli") -> Operation:
@@ -258,6 +294,9 @@ RIGHT_WATCHERS: list[Story] = [
     [*SEEN, create("u"), op("delete", session="u"), poll(None, 1), poll()],
     [*SEEN, FAILS, create("u"), op("delete", session="u"), poll()],
     [*SEEN, raised("rename", session="s", title="taken"), poll()],
+    [*SEEN, op("restore", session="s"), poll([], 1)],
+    [create(), polled(["s", "cli", None, None, 1, None, 1])],
+    [create(), SAID, ENDED, polled(["s", "cli", None, "done", 1, 3, 2], messages=1, ended=True)],
 ]
 WRONG_WATCHERS: list[tuple[Promise, Story]] = [
     (promises.G1, [create(), poll()]),
@@ -280,6 +319,10 @@ WRONG_WATCHERS: list[tuple[Promise, Story]] = [
     (promises.G3, [*SEEN, FAILS, SAID, poll(None, 1), op("shown", [])]),
     (promises.G3, [*SEEN, FAILS, SAID, raised("poll")]),
     (promises.G3, [*SEEN, raised("shown")]),
+    (promises.G1, [*SEEN, op("restore", session="s"), poll()]),
+    (promises.G1, [create(), polled(["s", "cli", None, None, 1, None, None])]),
+    (promises.G1, [create(), SAID, polled(["s", "cli", None, None, 1, None, 1], messages=1)]),
+    (promises.G1, [create(), polled(["s", "telegram", None, None, 1, None, 1])]),
 ]
 
 

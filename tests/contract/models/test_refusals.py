@@ -30,6 +30,7 @@ from harness.contract.models.run_journals import RunJournalsModel
 from harness.contract.models.server import ServerModel
 from harness.contract.models.session_folder import SessionFolderModel
 from harness.contract.models.session_store import SessionStoreModel
+from harness.contract.models.settings import SettingsModel
 from harness.contract.models.state_db import StateDbModel
 from harness.contract.models.upkeep import UpkeepModel
 from harness.contract.models.wakeups import WakeupsModel
@@ -134,6 +135,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
         (test_server.test_server_model_names_the_broken_promise, ServerModel()),
         (test_server.test_bad_input_model_names_the_broken_promise, BadInputModel()),
         (test_server.test_notifications_model_names_the_broken_promise, NotificationsModel()),
+        (test_server.test_settings_model_names_the_broken_promise, SettingsModel()),
     ]
     for test, model in tests:
         yield from ((model, operations_of(calls)) for calls, _ in parameters(test))
@@ -242,6 +244,8 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield ServerModel(), [*new, done("send_watched", unheard, **sent)]
     rows = {"said": [], "woken": [], "rows": [["assistant", "x", "", ""]], "pending": None}
     yield ServerModel(), [*new, done("messages", rows, session="s1")]
+    heard = {**rows, "rows": [], "heard": [[3, 1]]}
+    yield ServerModel(), [*new, done("messages", heard, session="s1")]
     alone = {**rows, "said": [["assistant", "x", ""]]}
     yield ServerModel(), [*new, done("messages", alone, session="s1")]
     named: dict[str, Any] = {"ids": [1], "names": ["stream_end"], "texts": [""], "closed": True}
@@ -249,8 +253,12 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield ServerModel(), [*new, begun, done("events", named, run="r2", after=0)]
     yield from test_visible_state.wrong_stories()
     yield BackpressureModel(), [failed("stop")]
+    yield SettingsModel(), [failed("knock")]
     yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
     yield UpkeepModel(), [done("grew", True, name="a")]  # noqa: FBT003  an answer
+    kept = {"status": 200, "same": True, "copied": True}
+    yield UpkeepModel(), [done("kept", {**kept, "status": 500}, change="a")]
+    yield UpkeepModel(), [done("kept", {**kept, "same": False}, change="a")]
     yield UpkeepModel(), [done("answered", False, call="a")]  # noqa: FBT003
     yield UpkeepModel(), [done("idle_without", True, part="a", seconds=1)]  # noqa: FBT003
     yield UpkeepModel(), [done("started_at_once", 2, starter="a")]

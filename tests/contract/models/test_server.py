@@ -16,6 +16,7 @@ from harness.contract.models.bad_input import BadInputModel
 from harness.contract.models.catalog_over_http import CatalogOverHttpModel
 from harness.contract.models.notifications import NotificationsModel
 from harness.contract.models.server import ServerModel
+from harness.contract.models.settings import SettingsModel
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
 from harness.core.model import Model
@@ -66,6 +67,7 @@ DONE = stream(1, 2, 3, names=("token", "done", "stream_end"))
 READ = of_run("events", DONE, after=0)
 IDLE = of_session("wait_idle", result=True)
 CANCEL = of_run("cancel", result=True)
+PENDING = {"said": [], "woken": [], "pending": HELD}
 GONE = Exception("UnknownError: 404")
 
 
@@ -88,6 +90,8 @@ GONE = Exception("UnknownError: 404")
             promises.S2,
         ),
         ((NEW, TALK, of_session("messages", {"said": [], "woken": [], "pending": SHORT})), None),
+        ((NEW, HOLD, of_session("messages", {**PENDING, "heard": [[2, 1]]})), promises.S6),
+        ((NEW, HOLD, of_session("messages", {**PENDING, "heard": [[1, 1]]})), None),
         ((NEW, TALK, of_session("wait_idle", result=False)), promises.T3),
         ((NEW, TALK, IDLE, of_session("clear", None), of_session("disk", [SHORT])), promises.S6),
         ((NEW, TALK, of_session("clear", None), of_session("disk", [SHORT])), None),
@@ -178,6 +182,32 @@ def test_server_model_goes_on_after_a_wrong_answer() -> None:
     assert [anomaly.evidence[-1].function for anomaly in verdict.anomalies] == ["messages", "title"]
 
 
+@pytest.mark.parametrize(("said", "lacks"), [([], True), ([["assistant", "0 1", ""]], False)])
+def test_lost_reply_breaks_its_promise_beside_a_lost_message(
+    said: list[list[str]], *, lacks: bool
+) -> None:
+    """A cancelled turn is lost with the text that a client has seen, or without it."""
+    shown = of_run("shown", "0 1", tokens=2)
+    lost: dict[str, Any] = {"said": said, "woken": [], "pending": None}
+    calls = (NEW, HOLD, shown, CANCEL, of_session("messages", lost))
+
+    (anomaly,) = conforms(ServerModel())(History(tuple(operations_of(calls)))).anomalies
+
+    assert (anomaly.promise, promises.T4 in anomaly.also) == (promises.S2, lacks)
+
+
+@pytest.mark.parametrize("call", ["clear", "undo"])
+def test_returned_message_names_what_had_removed_it(call: str) -> None:
+    """So that a known finding does not hide another one."""
+    back: dict[str, Any] = {"said": [["user", SHORT, ""]], "woken": [], "pending": None}
+    removal = of_session(call, True if call == "undo" else None)
+    calls = (NEW, TALK, IDLE, removal, of_session("messages", back))
+
+    (anomaly,) = conforms(ServerModel())(History(tuple(operations_of(calls)))).anomalies
+
+    assert anomaly.signature == f"S6 messages: messages has messages that {call} removed"
+
+
 def answered(*statuses: int, bad: bool = True, error: str | None = "no", **more: Any) -> Call:
     """The answer to a bad request."""
     result = {"statuses": list(statuses), "error": error, "traced": False, **more}
@@ -188,6 +218,15 @@ def answered(*statuses: int, bad: bool = True, error: str | None = "no", **more:
         {**request, "bad": bad, "promise": "S12", "statuses": statuses_of_it},
         result,
     )
+
+
+TALKED = {"statuses": [200, 404], "whole": True, "continued": True, "closed": False}
+
+
+def talked(**changes: Any) -> Call:
+    """The answers on one connection, with some facts changed."""
+    argument = {"name": "x", "parts": ["a"], "wanted": [200, 404], "closes": False}
+    return "converse", argument, {**TALKED, **changes}
 
 
 def files(bait: str, bystander: str = "b") -> Call:
@@ -212,6 +251,12 @@ def files(bait: str, bystander: str = "b") -> Call:
         ((files("x"), answered(200, bad=False, error=None), files("y")), None),
         ((files("x"), answered(200, bad=False, error=None), files("y", "c")), promises.H2),
         ((("dawdle", {}, {"health": 200, "sessions": 503}),), promises.C10),
+        ((talked(),), None),
+        ((talked(statuses=[404, 200]),), promises.H2),
+        ((talked(statuses=[200]),), promises.H2),
+        ((talked(whole=False),), promises.H2),
+        ((talked(continued=False),), promises.H2),
+        ((talked(closed=True),), promises.H2),
     ],
 )
 def test_bad_input_model_names_the_broken_promise(
@@ -219,6 +264,46 @@ def test_bad_input_model_names_the_broken_promise(
 ) -> None:
     """Bad input is refused with an error message, and no file changes."""
     assert judged(BadInputModel(), *calls) is promise
+
+
+STREAMS = "HERMES_WEBUI_STREAMS_MAX"
+BOOTED = {"serves": True, "warnings": {}, "limits": {"streams": 99, "sessions": 100}}
+BARE = ("boot", {"settings": {}, "password": ""}, BOOTED)
+
+
+def booted(settings: dict[str, str], password: str = "", **changes: Any) -> Call:
+    """A server with settings, and what it says, with some facts changed."""
+    return "boot", {"settings": settings, "password": password}, {**BOOTED, **changes}
+
+
+def knocked(word: str, status: int) -> Call:
+    """A request with a password, and its status."""
+    return "knock", {"scheme": "Bearer", "word": word}, status
+
+
+@pytest.mark.parametrize(
+    ("calls", "promise"),
+    [
+        ((BARE,), None),
+        ((booted({}, limits={}),), promises.H7),
+        ((booted({}, warnings={STREAMS: 1}),), promises.H7),
+        ((BARE, booted({STREAMS: "0"}, warnings={STREAMS: 1})), None),
+        ((BARE, booted({STREAMS: "0"})), promises.H7),
+        ((BARE, booted({STREAMS: "0"}, warnings={STREAMS: 2})), promises.H7),
+        ((BARE, booted({STREAMS: "9" * 30}, warnings={STREAMS: 1})), None),
+        ((BARE, booted({STREAMS: "x"}, serves=False, warnings={}, limits={})), promises.H7),
+        ((BARE, booted({STREAMS: "7"}, limits={"streams": 7, "sessions": 100})), None),
+        ((BARE, booted({STREAMS: "7"})), promises.H7),
+        ((BARE, booted({}, "ü"), knocked("ü", 200)), None),
+        ((BARE, booted({}, "ü"), knocked("ü", 401)), promises.H7),
+        ((BARE, booted({}, "ü"), knocked("u", 200)), promises.H1),
+    ],
+)
+def test_settings_model_names_the_broken_promise(
+    calls: Sequence[Call], promise: Promise | None
+) -> None:
+    """A bad setting gives its default and one warning; a password of any script lets in."""
+    assert judged(SettingsModel(), *calls) is promise
 
 
 @pytest.mark.parametrize(
@@ -249,14 +334,28 @@ STALLED = {
     "kept_bytes": 9,
     "let_go": True,
 }
-FILLED = {
+FILLED: dict[str, Any] = {
     "refused": [503] * 3,
     "answered": [200] * 4,
     "started": True,
     "taken": 4,
     "again": True,
+    "crowd": {"answered": [200, 200], "kept": 513, "oldest": "closed", "newest": True},
 }
-SILENT = {"silences_s": [4.0] * 4, "locked": [503], "freed": [200]}
+
+
+def crowd(**changes: Any) -> dict[str, Any]:
+    """What became of idle connections above the limit, with some facts changed."""
+    return {"crowd": {**FILLED["crowd"], **changes}}
+
+
+SILENT = {
+    "silences_s": [4.0] * 4,
+    "locked": [503],
+    "freed": [200],
+    "dropped_early": [],
+    "still_open": [],
+}
 
 
 @pytest.mark.parametrize(
@@ -271,6 +370,11 @@ SILENT = {"silences_s": [4.0] * 4, "locked": [503], "freed": [200]}
         (("fill", {"streams": 4}, {**FILLED, "answered": [200, 503, 200, 200]}), promises.C10),
         (("fill", {"streams": 4}, {**FILLED, "refused": [503, 503]}), promises.C10),
         (("fill", {"streams": 4}, {**FILLED, "taken": 3}), promises.H4),
+        (("fill", {"streams": 4}, {**FILLED, **crowd(kept=540)}), promises.C10),
+        (("fill", {"streams": 4}, {**FILLED, **crowd(oldest="open")}), promises.C10),
+        (("fill", {"streams": 4}, {**FILLED, **crowd(newest=False)}), promises.C10),
+        (("keep_silent", {}, {**SILENT, "dropped_early": ["silent"]}), promises.C10),
+        (("keep_silent", {}, {**SILENT, "still_open": ["trickling"]}), promises.C10),
         (("leave", {}, {"collected": True, "channels": 0, "heard": False}), promises.C9),
         (("stop", {}, {"ended": [True] * 3, "code": 0}), None),
         (("stop", {}, {"ended": [True] * 3, "code": None}), promises.H3),

@@ -12,8 +12,12 @@ from harness.contract.models.upkeep import UpkeepModel
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
 
+KEPT = {"status": 200, "same": True, "copied": True}
 FACTS = [
     ("grew", {"name": "module.CACHE"}, False, True, promises.H4),
+    ("kept", {"change": "pin"}, KEPT, {**KEPT, "status": 500}, promises.S3),
+    ("kept", {"change": "pin"}, {**KEPT, "status": 409}, {**KEPT, "same": False}, promises.S2),
+    ("kept", {"change": "branch"}, KEPT, {**KEPT, "copied": False}, promises.S2),
     ("answered", {"call": "rename"}, True, False, promises.H6),
     ("idle_without", {"part": "agent", "seconds": 1.0}, False, True, promises.H5),
     ("started_at_once", {"starter": "start"}, 1, 2, promises.H4),
@@ -42,3 +46,22 @@ def test_findings_of_two_containers_have_two_signatures() -> None:
     found = judged(("grew", {"name": "a.KNOWN"}, True), ("grew", {"name": "a.NEW"}, True))
 
     assert len({anomaly.signature for anomaly in found}) == len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "promise"),
+    [
+        ("config.BG_TASK_COMPLETE_EVENTS_SEEN", promises.W9),
+        ("config.SESSION_AGENT_CACHE", promises.A1),
+        ("session_lifecycle._sessions", promises.L9),
+        ("run_journal._WRITER_LOCKS", promises.T6),
+        ("objects of queue.Queue", promises.C11),
+        ("config.ACTIVE_RUNS", promises.T3),
+        ("objects of sqlite3.Connection", promises.D8),
+    ],
+)
+def test_growth_breaks_the_promise_about_its_content_too(name: str, promise: Promise) -> None:
+    """Its name says what it contains."""
+    (anomaly,) = judged(("grew", {"name": name}, True))
+
+    assert promise in anomaly.also

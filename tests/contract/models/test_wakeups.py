@@ -190,3 +190,23 @@ def test_owned_report_has_one_turn_without_its_mark(*, is_owned: bool, is_forget
         adapter.close()
 
     assert set().union(*found) == ({"W1"} if is_owned and is_forgetful else set())
+
+
+def test_report_by_key_during_deletion_is_owned() -> None:
+    """What came by key during its last run is announced to it, and then dropped as gone."""
+    adapter, fold = WakeupsAdapter(modules), Fold(WakeupsModel())
+    report = {"session": "S1", "process": "p1", "is_owned": False, "key": "KEY"}
+    program: list[tuple[str, dict[str, Any]]] = [
+        ("index", {"keys": "KEY", "session": "S1", "count": 0}),
+        ("begin_run", {"session": "S1"}),
+        ("complete", report),
+        ("delete", {"session": "S1"}),
+        ("complete", {**report, "process": "p2"}),
+        ("drain", {}),
+    ]
+    try:
+        found = [_step(adapter, fold, function, argument) for function, argument in program]
+    finally:
+        adapter.close()
+
+    assert found == [set()] * len(program)

@@ -1,18 +1,23 @@
 """Checks that a channel lives as long as it has readers, and delivers all events meanwhile.
 
-For histories of readers that subscribe and leave while a collector runs. They end quiet, with
-`heard` for what each reader received, and `sizes` after the last reader left.
+For histories of readers that subscribe and leave while a collector runs, or while runs begin and
+end, the list changes, a session is deleted or the server shuts down. They end quiet, with `heard`
+for what each reader received, and `sizes` after the last reader left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 
 from harness.contract import promises
 from harness.core.history import History, Operation
 from harness.core.verdict import Anomaly, Verdict
 
 Rule = Callable[[History], Iterable[Anomaly]]
+LAST_EVENT = "stream_end"
+_OF_SESSIONS = ("subscribe", "read_events")
 
 
 def check_channel_lifetime(history: History) -> Verdict:
@@ -53,46 +58,163 @@ def _never_collected(history: History) -> Iterator[Anomaly]:
             )
 
 
-def _missed_run(history: History) -> Iterator[Anomaly]:
-    """A run that a reader of its session was not informed of (C7), or twice (C2)."""
-    for heard in history.happened.of("heard"):
+def _misannounced_run(history: History) -> Iterator[Anomaly]:
+    """A run of which a reader of its session was not informed (C7), or twice (C2), or too late."""
+    for subscribe, heard in _readers(history, *_OF_SESSIONS):
         for run in history.happened.of("begin_run"):
             stream = run.argument["stream"]
-            times = heard.result["runs"].count(stream)
-            if run.argument["session"] != _session(history, heard) or times == 1:
+            if run.argument["session"] != subscribe.argument["session"] or not run.precedes(heard):
                 continue
-            yield Anomaly(
-                promises.C2 if times else promises.C7,
-                f"reader {heard.argument['reader']!r} received the start of run {stream!r}"
-                f" {times} times",
-                (run, heard),
-                "heard-twice" if times else "missed-run",
-                expected="once",
-                observed=f"{times} times, in {heard.result['runs']}",
-            )
+            times = heard.result["runs"].count(stream) + bool(_events(heard, stream))
+            allowed = _announcements(history, subscribe, run)
+            if times not in allowed:
+                yield Anomaly(
+                    promises.C2 if times > 1 else promises.C7,
+                    f"reader {heard.argument['reader']!r} received the start of run {stream!r}"
+                    f" {times} times",
+                    (run, subscribe, heard),
+                    "heard-twice" if times > 1 else "offered-too-late" if times else "missed-run",
+                    expected=" or ".join(f"{number} times" for number in sorted(allowed)),
+                    observed=f"{times} times, in {heard.result['runs']}",
+                )
+
+
+def _announcements(history: History, subscribe: Operation, run: Operation) -> set[int]:
+    """How often a reader may hear of a run: once; not of an ended one; or either way."""
+    stream, session = run.argument["stream"], run.argument["session"]
+    is_events = subscribe.function == "read_events"  # it reads a run that is being cancelled too
+    ends = [
+        op
+        for op in history.happened.of("end_run", *(() if is_events else ("withdraw",)))
+        if op.argument["stream"] == stream
+    ]
+    if any(op.precedes(subscribe) for op in ends):
+        return {0}
+    others = [
+        op
+        for op in history.happened.of("begin_run", "forget")
+        if op.argument["session"] == session and op is not run and not op.precedes(run)
+    ]
+    emitted = {op.argument["stream"] for op in history.happened.of("emit")}
+    closes = history.happened.of("close_all")
+    is_open = any(not subscribe.precedes(op) for op in (*ends, *others, *closes))
+    is_open |= any(not run.precedes(op) for op in (*others, *closes))
+    return {0, 1} if is_open or (is_events and stream not in emitted) else {1}
 
 
 def _missed_notice(history: History) -> Iterator[Anomaly]:
     """A notice that a subscribed reader did not receive (C3)."""
-    for heard in history.happened.of("heard"):
-        for subscribe in history.happened.of("subscribe"):
-            for notice in history.happened.of("notify"):
-                number = notice.argument["number"]
-                if (
-                    subscribe.argument["reader"] == heard.argument["reader"]
-                    and notice.argument["session"] == subscribe.argument["session"]
-                    and subscribe.precedes(notice)
-                    and notice.precedes(heard)
-                    and number not in heard.result["notices"]
-                ):
-                    yield Anomaly(
-                        promises.C3,
-                        f"reader {heard.argument['reader']!r} did not receive notice {number}",
-                        (subscribe, notice, heard),
-                        "unheard",
-                        expected=f"notice {number}, sent after it subscribed",
-                        observed=f"notices {heard.result['notices']}",
-                    )
+    for subscribe, heard in _readers(history, "subscribe"):
+        for notice in history.happened.of("notify"):
+            number = notice.argument["number"]
+            if (
+                notice.argument["session"] == subscribe.argument["session"]
+                and subscribe.precedes(notice)
+                and notice.precedes(heard)
+                and not _is_forgotten(history, subscribe, notice)
+                and number not in heard.result["notices"]
+            ):
+                yield Anomaly(
+                    promises.C3,
+                    f"reader {heard.argument['reader']!r} did not receive notice {number}",
+                    (subscribe, notice, heard),
+                    "unheard",
+                    expected=f"notice {number}, sent after it subscribed",
+                    observed=f"notices {heard.result['notices']}",
+                )
+
+
+def _is_forgotten(history: History, subscribe: Operation, notice: Operation) -> bool:
+    """Whether the session may have been deleted after the subscription and before the notice."""
+    return any(
+        op.argument["session"] == subscribe.argument["session"]
+        and not op.precedes(subscribe)
+        and not notice.precedes(op)
+        for op in history.happened.of("forget")
+    )
+
+
+def _never_ended(history: History) -> Iterator[Anomaly]:
+    """A reader that a shutdown or a deletion did not end, or that nothing ended (H3, C9)."""
+    for subscribe, heard in _readers(history, *_OF_SESSIONS, "watch_list"):
+        closes = history.happened.of("close_all")
+        session = subscribe.argument.get("session")
+        ends = [op for op in history.happened.of("forget") if op.argument["session"] == session]
+        if subscribe.function == "read_events":
+            ends = [
+                op for op in history.happened.of("end_run") if _events(heard, op.argument["stream"])
+            ]
+        may_end = [*closes, *(op for op in ends if not op.precedes(subscribe))]
+        must_end = any(op.precedes(heard) for op in closes) or any(
+            op.precedes(heard)
+            for op in ends
+            if subscribe.precedes(op) or subscribe.function == "read_events"
+        )
+        has_ended = heard.result["ended"]
+        if has_ended is not True if must_end else has_ended is not False and not may_end:
+            broken = (promises.H3, promises.C6) if closes else (promises.C9, promises.C6)
+            yield Anomaly(
+                broken[0],
+                f"reader {heard.argument['reader']!r} was"
+                + (" not ended" if must_end else " ended although nothing ends it"),
+                (subscribe, *may_end, heard),
+                "never-ended" if must_end else "ended-early",
+                also=broken[1:],
+                expected=f"ended = {must_end}",
+                observed=f"ended = {has_ended}",
+            )
+
+
+def _misread_list(history: History) -> Iterator[Anomaly]:
+    """A reader of the list that got changes out of order (C1), or not the latest one (C3)."""
+    changes = history.happened.of("change_list")
+    for subscribe, heard in _readers(history, "watch_list", *_OF_SESSIONS):
+        versions = heard.result["versions"]
+        is_list = subscribe.function == "watch_list"
+        missed = [op for op in changes if subscribe.precedes(op) and op.precedes(heard)]
+        is_new = is_list and any(not op.precedes(subscribe) for op in changes)
+        if versions:
+            is_right = is_new and versions == sorted(set(versions)) and versions[0] > 0
+            is_right &= versions[-1] == len(changes)
+        else:
+            is_right = not (is_list and missed)
+        if not is_right:
+            yield Anomaly(
+                promises.C1 if versions else promises.C3,
+                f"reader {heard.argument['reader']!r} did not receive the latest change last",
+                (subscribe, *changes, heard),
+                "misread-list",
+                also=(promises.C3,) if versions else (),
+                expected=f"versions up to {len(changes)}, in order",
+                observed=f"versions {versions}",
+            )
+
+
+def _misjudged_event(history: History) -> Iterator[Anomaly]:
+    """An event that was accepted twice (C2), or refused although its run goes on (C3)."""
+    emits = history.happened.of("emit")
+    ends = history.happened.of("end_run", "close_all")
+    last = [op for op in emits if op.argument["event"] == LAST_EVENT]
+    for stream, number in dict.fromkeys(
+        (op.argument["stream"], op.argument["number"]) for op in emits
+    ):
+        same = [
+            op for op in emits if (op.argument["stream"], op.argument["number"]) == (stream, number)
+        ]
+        accepted = [op for op in same if op.result is True]
+        may_refuse = any(
+            not op.precedes(end) for op in same for end in (*ends, *last) if end not in same
+        )
+        is_plain = all(op.result in (True, False) for op in same)
+        if len(accepted) > 1 or not is_plain or not (accepted or may_refuse):
+            yield Anomaly(
+                promises.C2 if len(accepted) > 1 else promises.C3,
+                f"event {number} of run {stream!r} was accepted {len(accepted)} times",
+                tuple(same),
+                "accepted-twice" if len(accepted) > 1 else "refused",
+                expected="once",
+                observed=f"{[op.result for op in same]}",
+            )
 
 
 def _doubled_notice(history: History) -> Iterator[Anomaly]:
@@ -114,9 +236,15 @@ def _misread_run(history: History) -> Iterator[Anomaly]:
     """A reader of a run that got other numbers than the run's, in order, to the end (C1 to C3)."""
     emits = history.happened.of("emit")
     is_closed = bool(history.happened.of("close_all"))
-    for read in history.happened.of("read_run"):
-        stream, numbers = read.argument["stream"], read.result
-        emitted = sorted(op.argument["number"] for op in emits if op.argument["stream"] == stream)
+    reads = [(op, op.argument["stream"], op.result) for op in history.happened.of("read_run")]
+    reads += [
+        (heard, run.argument["stream"], numbers)
+        for _, heard in _readers(history, "read_events")
+        for run in history.happened.of("begin_run")
+        if (numbers := _events(heard, run.argument["stream"]))
+    ]
+    for read, stream, numbers in reads:
+        emitted = sorted({op.argument["number"] for op in emits if op.argument["stream"] == stream})
         if numbers == emitted or (is_closed and numbers == emitted[: len(numbers or ())]):
             continue
         broken = promises.C3
@@ -134,6 +262,35 @@ def _misread_run(history: History) -> Iterator[Anomaly]:
         )
 
 
+def _foreign_events(history: History) -> Iterator[Anomaly]:
+    """A reader that got runs, notices or events that nobody sent to its session (C5)."""
+    for subscribe, heard in _readers(history, *_OF_SESSIONS, "watch_list"):
+        session = subscribe.argument.get("session")
+        own = [op for op in history.happened.of("begin_run") if op.argument["session"] == session]
+        runs = {op.argument["stream"] for op in own if subscribe.function != "watch_list"}
+        notices = {
+            op.argument["number"]
+            for op in history.happened.of("notify")
+            if op.argument["session"] == session and not op.precedes(subscribe)
+        }
+        streams = {id_.rpartition(":")[0] for id_ in heard.result["events"]}
+        read = runs if subscribe.function == "read_events" else set()
+        if not (
+            set(heard.result["runs"]) <= runs
+            and set(heard.result["notices"]) <= notices
+            and streams <= read
+        ):
+            yield Anomaly(
+                promises.C5,
+                f"reader {heard.argument['reader']!r} received what is not of its session",
+                (subscribe, heard),
+                "foreign",
+                also=(promises.C2,),
+                expected=f"runs {sorted(runs)}, notices {sorted(notices)}, events: {sorted(read)}",
+                observed=heard.answer,
+            )
+
+
 def _is_reading(history: History, subscribe: Operation, moment: Operation) -> bool:
     """Whether a subscriber has not left by that moment."""
     reader = {"reader": subscribe.argument["reader"]}
@@ -143,17 +300,59 @@ def _is_reading(history: History, subscribe: Operation, moment: Operation) -> bo
     return subscribe.precedes(moment) and not has_left
 
 
-def _session(history: History, heard: Operation) -> str | None:
-    subscribes = history.happened.of("subscribe")
-    sessions = {op.argument["reader"]: op.argument["session"] for op in subscribes}
-    return sessions.get(heard.argument["reader"])
+def _readers(history: History, *functions: str) -> Iterator[tuple[Operation, Operation]]:
+    """Each subscription by these functions, and all that its reader heard, as the last call."""
+    for subscribe in history.happened.of(*functions):
+        calls = _heard_by(history, subscribe)
+        if calls:
+            lists = (name for name, value in calls[-1].result.items() if isinstance(value, list))
+            parts = {name: [item for op in calls for item in op.result[name]] for name in lists}
+            yield subscribe, replace(calls[-1], result={**calls[-1].result, **parts})
+
+
+def _heard_by(history: History, subscribe: Operation) -> list[Operation]:
+    reader = subscribe.argument["reader"]
+    return [op for op in history.happened.of("heard") if op.argument["reader"] == reader]
+
+
+def _never_woken(history: History) -> Iterator[Anomaly]:
+    """A reader that had taken all, and was not woken for what came after that (C3).
+
+    What is published while the reader takes may be taken before its signal comes.
+    """
+    published = history.of("notify", "emit", "begin_run", "change_list")
+    for subscribe in history.happened.of(*_OF_SESSIONS, "watch_list"):
+        for before, after in pairwise(_heard_by(history, subscribe)):
+            news = [value for value in after.result.values() if isinstance(value, list)]
+            is_over = all(op.precedes(after) or after.precedes(op) for op in published)
+            if is_over and before.precedes(after) and any(news) and not after.result["woken"]:
+                yield Anomaly(
+                    promises.C3,
+                    f"reader {after.argument['reader']!r} was not woken for what it had to take",
+                    (subscribe, before, after),
+                    "never-woken",
+                    also=(promises.C6,),
+                    expected="a signal after it had taken everything",
+                    observed=after.answer,
+                )
+
+
+def _events(heard: Operation, stream: str) -> list[int]:
+    """The numbers of the events that the reader received of the run."""
+    cut = (id_.rpartition(":") for id_ in heard.result["events"])
+    return [int(number) for name, _, number in cut if name == stream]
 
 
 _RULES: tuple[Rule, ...] = (
     _collected_live,
     _never_collected,
-    _missed_run,
+    _misjudged_event,
+    _foreign_events,
+    _misannounced_run,
     _missed_notice,
     _doubled_notice,
     _misread_run,
+    _misread_list,
+    _never_ended,
+    _never_woken,
 )

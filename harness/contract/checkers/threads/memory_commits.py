@@ -19,7 +19,8 @@ from harness.core.history import History, Operation, Outcome
 from harness.core.verdict import Anomaly, Verdict
 
 PATIENCE_S = 60  # the timeout of a commit that waits, and the deadline of a shutdown
-SLACK_S = 1
+SLACK_S = 0.5
+CAP = 1  # the agents that a cache on trial keeps
 
 
 def check_memory_commits(history: History) -> Verdict:
@@ -30,8 +31,8 @@ def check_memory_commits(history: History) -> Verdict:
 
 def check_agent_closes(history: History) -> Verdict:
     """Judge a history of turns and evictions that ends quiet, with the cache shrunk."""
-    rules = (_closed_in_use, _closed_early, _overlaps, _over_cap, _failed_calls)
-    return first_of(*rules)(history)
+    rules = (_closed_in_use, _closed_early, _overlaps, _over_cap, _under_cap, _failed_calls)
+    return first_of(*rules, _too_long, _kept_open)(history)
 
 
 def _raised(history: History) -> Iterator[Anomaly]:
@@ -137,7 +138,12 @@ def _idle_calls(history: History) -> Iterator[Anomaly]:
     calls = [call for call in history.of("provide") if call.argument["ended"] == "ok"]
     for call in calls:
         commits = [other for other in calls if _same(other, call, "session", "agent")]
-        owned = [turn for turn in turns if _same(turn, call, "session", "agent")]
+        owned = [
+            turn
+            for turn in turns
+            if _same(turn, call, "session")
+            and turn.argument["agent"] in (None, call.argument["agent"])
+        ]
         if len(commits) > len(owned):
             yield Anomaly(
                 promises.L6,
@@ -165,10 +171,11 @@ def _unrequested(history: History) -> Iterator[Anomaly]:
 
 
 def _too_long(history: History) -> Iterator[Anomaly]:
-    """A shutdown or a commit that lasted longer than it may (L11, L5).
+    """A shutdown or a commit that lasted longer than it may, or than time allows (L11, L5).
 
     A commit waits for commits of its session only, and only if it was asked to; it waits no longer
-    than these take.
+    than these take. A shutdown that ends before its deadline waits for providers only. A provider
+    that was called and returned meanwhile took a part of that time.
     """
     for op in history:
         if not (isinstance(op.result, Mapping) and "took_s" in op.result):
@@ -176,19 +183,23 @@ def _too_long(history: History) -> Iterator[Anomaly]:
         calls = _calls_of(op, history)
         own = [call for call in calls if _within(call, op)]  # or another caller's
         others = [call for call in calls if call.meets(op) and call not in own]
-        limit_s = PATIENCE_S
+        waited_s = sum(call.argument["took_s"] for call in others)
+        own_s = [call.argument["took_s"] for call in own]
+        took_s, limit_s = op.result["took_s"], float(PATIENCE_S)
         if op.function == "commit":
-            waited_s = sum(call.argument["took_s"] for call in others)
             limit_s = min(waited_s, limit_s) if _waits(op) is not None else 0
-            limit_s += sum(call.argument["took_s"] for call in own)
-        if op.result["took_s"] > limit_s + SLACK_S:
+            limit_s += sum(own_s)
+        elif took_s < PATIENCE_S - SLACK_S:
+            limit_s = waited_s + sum(own_s)
+        least_s = max(own_s, default=0)
+        if not least_s - SLACK_S < took_s < limit_s + SLACK_S:
             yield Anomaly(
                 promises.L11 if op.function == "drain" else promises.L5,
-                f"{op.call} waited longer than it may",
+                f"{op.call} waited longer than it may, or not at all",
                 (op, *calls),
                 "waited-too-long",
-                expected=f"an end within {limit_s} s",
-                observed=f"{op.result['took_s']} s",
+                expected=f"an end after {least_s} to {limit_s} s",
+                observed=f"{took_s} s",
             )
 
 
@@ -214,7 +225,8 @@ def _left_early(history: History) -> Iterator[Anomaly]:
                 and _ended_before(call, op)
                 for call in calls
             )
-            if turn.precedes(op) and not has_failed and not any(covering):
+            is_due = turn.precedes(op) or _before_last_pass(turn, op, history)
+            if is_due and not has_failed and not any(covering):
                 yield Anomaly(
                     promise,
                     f"{op.call} ended in time, and left a turn of {turn.argument['agent']!r}",
@@ -223,6 +235,23 @@ def _left_early(history: History) -> Iterator[Anomaly]:
                     expected=f"a commit of every turn completed before it, or {PATIENCE_S} s",
                     observed=f"{op.answer} after {op.result['took_s']} s",
                 )
+
+
+def _before_last_pass(turn: Operation, drain: Operation, history: History) -> bool:
+    """Whether a turn was completed before the end of a commit that only this shutdown made.
+
+    A pass that made progress is followed by another one, which finds the turn.
+    """
+    if drain.function != "drain":
+        return False
+    rivals = [op for op in history if op.function in ("commit", "drain") and op is not drain]
+    return any(
+        call.argument["ended"] == "ok"
+        and _ended_before(turn, call)
+        and _within(call, drain)
+        and not any(rival.meets(call) for rival in rivals)
+        for call in history.of("provide")
+    )
 
 
 def _committed_nothing(history: History) -> Iterator[Anomaly]:
@@ -325,19 +354,83 @@ def _closed_early(history: History) -> Iterator[Anomaly]:
 def _over_cap(history: History) -> Iterator[Anomaly]:
     """More agents than the cap, when all is quiet (A1)."""
     for op in history:
-        if op.function == "shrink" and op.result and op.result["agents"] > op.result["cap"]:
+        if op.function == "shrink" and op.result and op.result["agents"] > CAP:
             yield Anomaly(
                 promises.A1,
                 "shrink() left more idle agents than the cap",
                 (op,),
                 "over-cap",
-                expected=f"at most {op.result['cap']} agents",
+                expected=f"at most {CAP} agents",
                 observed=f"{op.result['agents']} agents",
             )
 
 
+def _under_cap(history: History) -> Iterator[Anomaly]:
+    """Fewer agents than the cap when all is quiet, though none had to go (A1).
+
+    After the last eviction of a session its turns leave an agent in the cache, which has room for
+    as many as the cap.
+    """
+    evictions = history.of("evict")
+    turns = [
+        turn
+        for turn in history.of("turn")
+        if all(eviction.precedes(turn) for eviction in evictions)
+    ]
+    sessions = {turn.argument["session"] for turn in turns}
+    for op in history:
+        if op.function == "shrink" and op.result and all(turn.precedes(op) for turn in turns):
+            least = min(len(sessions), CAP)
+            if op.result["agents"] < least:
+                yield Anomaly(
+                    promises.A1,
+                    "shrink() left fewer agents than the cap allows",
+                    (*turns, op),
+                    "under-cap",
+                    expected=f"at least {least} agents",
+                    observed=f"{op.result['agents']} agents",
+                )
+
+
+def _kept_open(history: History) -> Iterator[Anomaly]:
+    """Agents that are neither cached nor closed at the end, or entries of no cached agent (A5, L9).
+
+    Only a shrink after all other calls is asked: then every provider has succeeded.
+    """
+    calls = [op for op in history if op.function in ("turn", "evict")]
+    used = {(op.argument["session"], op.argument["agent"]) for op in history.of("use")}
+    for last in history.of("shrink"):
+        if not last.result or not all(op.precedes(last) for op in calls):
+            continue
+        closes = [close for close in history.of("close") if _ended_before(close, last)]
+        closed = {(op.argument["session"], op.argument["agent"]) for op in closes}
+        agents, opened = last.result["agents"], len(used - closed)
+        entries = last.result.get("entries", agents)
+        if agents != opened:
+            yield Anomaly(
+                promises.A5,
+                "the agents in the cache are not those that are open",
+                (*closes, last),
+                "kept-open",
+                expected=f"{opened} cached agents: {len(used)} were used, {len(closed)} closed",
+                observed=f"{agents} cached agents",
+            )
+        elif entries != agents:
+            yield Anomaly(
+                promises.A5,
+                "the lifecycle remembers other sessions than those with a cached agent",
+                (last,),
+                "kept-entry",
+                also=(promises.L9,),
+                expected=f"{agents} entries",
+                observed=f"{entries} entries",
+            )
+
+
 def _turns(history: History) -> list[Operation]:
-    return [op for op in history.of("complete_turn") if op.outcome is Outcome.OK]
+    """The completed turns that have an owner of their own; others adopt one later."""
+    turns = history.of("complete_turn")
+    return [op for op in turns if op.outcome is Outcome.OK and op.argument["agent"] is not None]
 
 
 def _same(one: Operation, other: Operation, *names: str) -> bool:

@@ -1,0 +1,90 @@
+"""Tests of the verdicts on the clean source that a finished gate lends to `harness prove`."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.core.errors import UsageError
+from harness.core.verdict import Validity
+from harness.mutation.known_bugs import find_bugs
+from harness.report import folder
+from harness.runs import bug_detection
+from harness.runs.bug_detection import DetectionRun, read_clean_run
+from harness.runs.gate import trials_of
+from harness.runs.pytest_run import Results, no_progress
+
+BUG = "commit-every-turn"
+NAME = trials_of(find_bugs([BUG])[BUG])[0]
+
+
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a gate with seed 3, of sources whose digest is "today"."""
+    monkeypatch.setattr(bug_detection, "digest_of", lambda _: "today")
+    run = tmp_path / "run"
+    run.mkdir()
+    write(run)
+    return run
+
+
+def write(run: Path, **plan: Any) -> None:
+    whole = {"what": "gate", "target": "reference", "seed": 3, "effort": 0.8, "sources": "today"}
+    folder.write_json(run / folder.PLAN, {**whole, **plan})
+    folder.write_json(
+        run / folder.VERDICT, {"scenarios": [{"scenario": NAME, "validity": "unknown"}]}
+    )
+
+
+def test_verdicts_of_a_gate_are_read(gate: Path) -> None:
+    """With its seed and its effort."""
+    clean = read_clean_run(gate, "reference")
+
+    assert (clean.seed, clean.effort, clean.verdicts) == (3, 0.8, {NAME: Validity.UNKNOWN})
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"what": "prove"}, "expected a gate of reference; found prove"),
+        ({"target": "hermes-webui@/x"}, "found gate of hermes-webui@/x"),
+        ({"sources": "yesterday"}, "the sources have changed since"),
+    ],
+)
+def test_another_run_is_refused(gate: Path, plan: dict[str, Any], message: str) -> None:
+    write(gate, **plan)
+
+    with pytest.raises(UsageError, match=message):
+        read_clean_run(gate, "reference")
+
+
+def test_an_unfinished_gate_is_refused(gate: Path) -> None:
+    (gate / folder.VERDICT).unlink()
+
+    with pytest.raises(UsageError, match=r"it has no verdict\.json"):
+        read_clean_run(gate, "reference")
+
+
+def test_known_verdicts_are_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenarios that the gate did not judge are asked, and are unknown without a verdict."""
+    asked: list[tuple[str, int]] = []
+
+    def session(_: DetectionRun, names: list[str], target: str, seed: int, __: Path) -> Any:
+        assert target == "reference"
+        asked.extend((name, seed) for name in names)
+        return Results()
+
+    monkeypatch.setattr(DetectionRun, "_session", session)
+    known = {(NAME, 3): Validity.VALID}
+    proof = DetectionRun([find_bugs([BUG])[BUG]], [3, 4], 0.8, tmp_path, 1, clean=known)
+    with ThreadPoolExecutor(1) as pool:
+        worst = proof._judge_clean(tmp_path, pool, no_progress)
+
+    assert (NAME, 3) not in asked
+    assert (NAME, 4) in asked
+    assert worst[NAME] is Validity.UNKNOWN
