@@ -37,6 +37,7 @@ import errno
 import os
 import sqlite3
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 from reference_impl.state_db.group_commit import UNMARKED, GroupCommit
@@ -64,7 +65,7 @@ class WriteAheadLog:
 
     def __init__(self, path: str) -> None:
         self._path = f"{path}-wal"
-        self._sync_file = _sync_data
+        self._sync_file: Callable[[int], None] = _sync_data
         self._group_commit = GroupCommit(path)
         self._syncing = threading.Lock()
         self._fd = -1

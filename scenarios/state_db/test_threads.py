@@ -179,8 +179,10 @@ def refused(text: str) -> Callable[[History], bool]:
 
 
 def sync_was_shared(history: History) -> bool:
-    """Two acknowledged appends were covered by fewer syncs."""
-    return len(history.of("synced")) < len(history.happened.of("append"))
+    """There were fewer syncs than texts committed."""
+    began_ns = min((op.invoked_ns for op in history.of("append")), default=0)
+    syncs = [sync for sync in history.of("synced") if sync.invoked_ns > began_ns]
+    return len(syncs) < sum(len(commit.argument["texts"]) for commit in history.of("committed"))
 
 
 MODULES = tuple(
@@ -207,7 +209,7 @@ def explore_some(context: Context) -> None:
     drawn_ones = ATOMIC.programs[len(HARD) :]
     chosen = context.rng("programs").sample(drawn_ones, min(context.examples, DRAWN))
     replace(ATOMIC, programs=HARD, schedules=HARD_SCHEDULES).explore(context)
-    replace(ATOMIC, programs=chosen).explore(context)
+    replace(ATOMIC, programs=chosen, modules=()).explore(context)
 
 
 STATE_DB_THREADS = Scenario(
@@ -221,7 +223,7 @@ STATE_DB_THREADS = Scenario(
     workload=explore_some,
     checker=ATOMIC.judge,
     expectations=tuple(ATOMIC.met(meeting) for meeting in ATOMIC.meetings),
-    examples=3,
+    examples=2,
     replay=ATOMIC.replay,
 )
 
