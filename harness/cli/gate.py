@@ -15,10 +15,12 @@ from harness.cli.options import (
     run_options,
     scenario_option,
     scenarios_option,
+    shard_option,
     target_option,
 )
 from harness.cli.output import print_conclusion, print_text, progress
 from harness.runs.accepted import proposed, read_accepted
+from harness.runs.differences import read_run
 from harness.runs.gate import Gate
 
 
@@ -55,10 +57,16 @@ from harness.runs.gate import Gate
     help="A TOML file of accepted findings: they are listed, and do not make the gate red.",
 )
 @click.option(
+    "--since",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="An earlier run folder: only findings that it does not have make the gate red.",
+)
+@click.option(
     "--write-accepted",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a file that accepts every finding of this gate, for --accept.",
 )
+@shard_option
 @run_options()
 def gate_command(  # noqa: PLR0913  one parameter an option
     *,
@@ -72,7 +80,9 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     reach: bool,
     source: Path | None,
     accept: Path | None,
+    since: Path | None,
     write_accepted: Path | None,
+    shard: tuple[int, int],
     options: RunOptions,
 ) -> int:
     """Judge a target by all scenarios, within a budget of time.
@@ -92,6 +102,7 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     failures. REPORTS/index.html lists all runs.
     """  # noqa: D301  click needs the backslash
     accepted = None if accept is None else tuple(read_accepted(accept))
+    earlier = None if since is None else read_run(since)
     print_text(f"gate · target {target} · seed {options.seed} · budget {budget:g} s")
     gate = Gate(
         target,
@@ -108,6 +119,8 @@ def gate_command(  # noqa: PLR0913  one parameter an option
         reach,
         source,
         accepted,
+        earlier,
+        shard,
     )
     with progress() as step:
         conclusion = gate.run(step)

@@ -15,10 +15,15 @@ from collections.abc import Sequence
 import click
 
 from harness.cli.audit import audit_command
+from harness.cli.ci import ci_command
+from harness.cli.compare import compare_command
+from harness.cli.diff import diff_command
+from harness.cli.digest import digest_command
 from harness.cli.gate import gate_command
 from harness.cli.judge import judge_command
 from harness.cli.listing import list_command
 from harness.cli.load import load_command
+from harness.cli.merge import merge_command
 from harness.cli.mutate import mutate_command
 from harness.cli.output import print_text
 from harness.cli.profile import profile_command
@@ -43,6 +48,7 @@ def cli() -> None:
     harness gate --target hermes-agent==0.19.0  judge a released package
     harness load --users 200 --for 60s          load it with clients, judge every stream
     harness profile                             measure where the time goes under load
+    harness compare reference@../before reference   tell whether B is slower than A
     harness prove                               check that known bugs are detected
     harness mutate --sample 50                  count the code mutants that are detected
     harness audit reports/runs/latest           count the changed answers that are noticed
@@ -51,6 +57,10 @@ def cli() -> None:
     harness soak --for 30m                      check that nothing grows
     harness soak --days 30                      the same over simulated days
     harness judge reports/runs/latest           judge stored histories again
+    harness diff RUN reports/runs/latest        tell what changed between two runs
+    harness digest                              sum up the runs of a night
+    harness merge RUN...                        put the shards of a run together
+    harness ci reports/runs/latest              report a gate to continuous integration
     harness track TABLE REPO                    compare revisions before and after a mend
     harness list                                scenarios, promises, targets, bugs
 
@@ -65,7 +75,7 @@ def cli() -> None:
 for _command in (
     *(gate_command, prove_command, mutate_command, load_command, profile_command, soak_command),
     *(audit_command, reach_command, judge_command, replay_command, list_command),
-    track_command,
+    *(track_command, diff_command, digest_command, merge_command, ci_command, compare_command),
 ):
     cli.add_command(_command)
 

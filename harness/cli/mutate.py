@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import click
 
@@ -21,6 +19,7 @@ from harness.cli.options import (
     effort_option,
     record_option,
     run_options,
+    shard_option,
 )
 from harness.cli.output import print_result, print_table, print_text, progress, table
 from harness.core.extras import require_extras
@@ -32,24 +31,6 @@ from harness.runs.mutation_session import RESULTS, MutationSession, Status, Stor
 
 AT_LEAST = 0.9
 SESSION = "session.sqlite"
-
-
-class Share(click.ParamType[tuple[int, int]]):
-    """A share of all work, written as 2/4: the second of four."""
-
-    name = "k/n"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """The number of the share, from 1, and how many there are."""
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d+)/(\d+)", str(value))
-        number, shares = (int(match[1]), int(match[2])) if match else (0, 0)
-        if not 1 <= number <= shares:
-            self.fail(f"expected a share such as 2/4; got {value!r}", param, ctx)
-        return number, shares
 
 
 @click.command("mutate")
@@ -82,7 +63,7 @@ class Share(click.ParamType[tuple[int, int]]):
     type=click.Path(dir_okay=False, path_type=Path),
     help="File of the session, to go on with or to share; in the run folder by default.",
 )
-@click.option("--shard", type=Share(), default=(1, 1), help="Judge only the k-th of n shares.")
+@shard_option
 @click.option("--for", "duration", type=Duration(), help="End after this time; go on by --session.")
 @click.option("--survivors", is_flag=True, help="Ask nothing; list the session's survivors.")
 @click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import click
 
 from harness.cli.output import WANTS_JSON
 from harness.core.errors import UsageError
+from harness.core.partition import WHOLE
 from harness.core.suggestions import unknown
 from harness.engine.scenario import Mode
 from harness.engine.suite import choose, chosen_folders, find_suites, use_folders
@@ -57,6 +59,24 @@ class Seed(click.IntRange):
     """A whole number from 0 to `SEED_MAX`."""
 
     name = "seed"
+
+
+class Share(click.ParamType[tuple[int, int]]):
+    """A share of all work, written as 2/4: the second of four."""
+
+    name = "k/n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """The number of the share, from 1, and how many there are."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        number, shares = (int(match[1]), int(match[2])) if match else (0, 0)
+        if not 1 <= number <= shares:
+            self.fail(f"expected a share such as 2/4; got {value!r}", param, ctx)
+        return number, shares
 
 
 class Name(click.Choice[str]):
@@ -214,6 +234,14 @@ mode_option = click.option(
     multiple=True,
     type=Name("mode", Mode),
     help="Only scenarios of this mode; repeatable.",
+)
+
+
+shard_option = click.option(
+    "--shard",
+    type=Share(),
+    default=WHOLE,
+    help="Judge only the k-th of n shares; `harness merge` puts their runs together.",
 )
 
 

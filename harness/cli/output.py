@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ from harness.core.text import shortened
 from harness.report import summary
 from harness.report.page import PAGE
 from harness.runs.accepted import Sorted
+from harness.runs.differences import Difference
 from harness.runs.gate import Conclusion
 from harness.runs.pytest_run import Progress
 from harness.runs.reached import Reached
@@ -74,7 +76,7 @@ def print_conclusion(conclusion: Conclusion, *, wants_json: bool) -> None:
         print_result(f"not finished within the budget: {name}")
     for name, status in conclusion.canary_words.items():
         print_result(f"canary {name}: {status}")
-    _print_findings(conclusion.findings)
+    _print_findings(conclusion.findings, conclusion.since)
     print_table(table(summary.HEAD, summary.rows(conclusion.records, conclusion.untried)))
     print_result(summary.bought_line(conclusion.bought))
     if conclusion.reached is not None:
@@ -117,9 +119,12 @@ def shown_path(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def _print_findings(findings: Sorted | None) -> None:
+def _print_findings(findings: Sorted | None, since: Difference | None) -> None:
     """Print the known, the mended and the new findings of a target, where they were sorted."""
     if findings is None:
+        return
+    if since is not None:
+        _print_since(since, findings)
         return
     for known in findings.known:
         print_result(f"known: {known.signature} ({known.reason})")
@@ -127,6 +132,18 @@ def _print_findings(findings: Sorted | None) -> None:
         print_result(f"mended: {mended.signature}")
     for anomaly in findings.new:
         print_result(f"NEW: {anomaly.signature}")
+
+
+def _print_since(since: Difference, findings: Sorted) -> None:
+    """Print what changed after an earlier run; a new finding that is accepted says so."""
+    reasons = {known.signature: known.reason for known in findings.known}
+    for line in replace(since, new=()).lines():
+        print_result(line)
+    for mended in findings.mended:
+        print_result(f"mended: {mended.signature}")
+    for finding in since.new:
+        reason = reasons.get(finding.signature)
+        print_result(f"NEW: {finding}" if reason is None else f"known: {finding} ({reason})")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:

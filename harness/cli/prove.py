@@ -16,6 +16,7 @@ from harness.cli.options import (
     record_option,
     run_options,
     scenarios_option,
+    shard_option,
 )
 from harness.cli.output import print_result, print_table, print_text, progress, table
 from harness.core.errors import UsageError
@@ -24,7 +25,7 @@ from harness.engine.scenario import Mode
 from harness.mutation.known_bugs import KnownBug, find_bugs
 from harness.runs import baselines
 from harness.runs.bug_detection import CleanRun, Detection, DetectionRun, read_clean_run
-from harness.runs.gate import extras_of
+from harness.runs.gate import extras_of, shared
 
 HEAD = ("bug", "promise", "mode", "detected", "by another", "clean", "s to detect")
 
@@ -46,6 +47,7 @@ HEAD = ("bug", "promise", "mode", "detected", "by another", "clean", "s to detec
     show_default=True,
     help="Seeds on which each bug is judged.",
 )
+@shard_option
 @click.option(
     "--clean",
     "clean_folder",
@@ -62,6 +64,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     bugs: tuple[str, ...],
     modes: tuple[str, ...],
     tries: int,
+    shard: tuple[int, int],
     clean_folder: Path | None,
     record: Path | None,
     effort: float,
@@ -84,6 +87,9 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     if not chosen:
         named = f"of {', '.join(bugs)} none" if bugs else "no known bug"
         raise UsageError(f"--by {' '.join(modes)}: {named} is to be detected by this mode")
+    names = shared([bug.name for bug in chosen], shard, "known bugs")
+    every = sorted(bug.name for bug in chosen)
+    chosen = [bug for bug in chosen if bug.name in names]
     require_extras("`harness prove`", *{extra for bug in chosen for extra in extras_of(bug)})
     seeds = range(options.seed, options.seed + tries)
     clean = _read_clean(clean_folder, chosen, options.seed)
@@ -91,7 +97,9 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     print_text(f"prove · {len(chosen)} known bugs · seed {options.seed} · tries {tries}")
     reports = options.reports.resolve()
     known = {(name, clean.seed): word for name, word in clean.verdicts.items()} if clean else {}
-    proof = DetectionRun(chosen, seeds, effort, reports, options.workers, options.keep, clean=known)
+    proof = DetectionRun(
+        *(chosen, seeds, effort, reports, options.workers, options.keep), clean=known, every=every
+    )
     with progress() as step:
         run, detections = proof.run(step)
     if options.wants_json:

@@ -95,6 +95,68 @@ def latencies(seconds: Sequence[Second]) -> list[Latency]:
     ]
 
 
+def together(accounts: Sequence[Account]) -> Account:
+    """The figures of several loads as if they had run at the same time.
+
+    Seconds are put together by their number; counts are added, and latencies merged.
+    """
+    by_number: defaultdict[int, list[Second]] = defaultdict(list)
+    targets: defaultdict[int, list[tuple[float, float, float]]] = defaultdict(list)
+    for account in accounts:
+        for second in account.seconds:
+            by_number[round(second.at_s)].append(second)
+        for sample in account.target:
+            targets[round(sample[0])].append(sample)
+    seconds = [_at_once(by_number[number]) for number in sorted(by_number)]
+    samples = [
+        (float(number), sum(share for _, share, _ in same), sum(mib for _, _, mib in same))
+        for number, same in sorted(targets.items())
+    ]
+    return Account(
+        seconds,
+        latencies(seconds),
+        [generator for account in accounts for generator in account.generators],
+        samples,
+        [fault for account in accounts for fault in account.faults],
+        _added_facts([account.facts for account in accounts]),
+    )
+
+
+def _at_once(seconds: Sequence[Second]) -> Second:
+    """The same second of several loads."""
+    first = seconds[0]
+    names = {name for second in seconds for name in second.counts}
+    counts = {name: sum(second.counts.get(name, 0) for second in seconds) for name in names}
+    kinds = {name for second in seconds for name in second.latencies}
+    return Second(
+        first.at_s,
+        first.ended_ns,
+        sum(second.users for second in seconds),
+        sum(second.streams for second in seconds),
+        {**counts, "wall_s": max(second.counts["wall_s"] for second in seconds)},
+        sum(second.generator_cpu for second in seconds),
+        sum(second.target_cpu_s for second in seconds),
+        {
+            kind: merged(second.latencies[kind] for second in seconds if kind in second.latencies)
+            for kind in kinds
+        },
+    )
+
+
+def _added_facts(facts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Sums, but the longest time, and rates anew from what was added."""
+    added = {name: sum(each.get(name, 0) for each in facts) for name in facts[0]}
+    events, generator_s = added["events checked"], added["generator CPU seconds"]
+    return {
+        **{name: round(value, 2) for name, value in added.items()},
+        "seconds": max(each["seconds"] for each in facts),
+        "events checked per second of generator CPU": round(events / max(generator_s, 1e-3)),
+        "target CPU per 1000 events, ms": round(
+            1e6 * added["target CPU seconds"] / max(events, 1), 1
+        ),
+    }
+
+
 def _facts(
     history: History,
     seconds: Sequence[Second],

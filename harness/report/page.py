@@ -60,7 +60,7 @@ class Group:
 def render(conclusion: Mapping[str, Any], run: Path) -> str:
     """Render a stored conclusion; proofs, stories and timelines are read from the run folder."""
     records = [Record.from_json(row) for row in conclusion["scenarios"]]
-    return _template("report.html").render(
+    return template("report.html").render(
         conclusion=conclusion,
         plan=_plan(run),
         groups=_groups(records, run),
@@ -79,7 +79,7 @@ def render_index(reports: Path) -> str:
         key=lambda plan: plan.parent.name,
         reverse=True,
     )
-    return _template("index.html").render(runs=[_row(plan.parent) for plan in plans[:RUNS_MAX]])
+    return template("index.html").render(runs=[_row(plan.parent) for plan in plans[:RUNS_MAX]])
 
 
 def _row(run: Path) -> dict[str, Any]:
@@ -158,5 +158,6 @@ def _pages() -> Environment:
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
 
 
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
+    """A page's template; it escapes what it is given, and needs each name."""
     return _pages().get_template(name)

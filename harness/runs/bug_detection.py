@@ -69,6 +69,7 @@ class Detection:
 class DetectionRun:
     """The bugs to plant, the seeds, and how much each scenario asks.
 
+    `every` are the names of the bugs of all shares, where these are one share.
     `clean` are the verdicts on the clean source that are known, by scenario and seed.
     """
 
@@ -79,12 +80,15 @@ class DetectionRun:
     workers: int
     keep: int = 20
     timeout_s: float = 120.0
+    every: Sequence[str] = ()
     clean: Mapping[tuple[str, int], Validity] = field(default_factory=dict)
 
     def run(self, progress: Progress) -> tuple[Path, list[Detection]]:
         """Judge each planted bug, and the clean source, once for every seed."""
-        plan = {"target": "known bugs", "effort": self.effort, "bugs": [b.name for b in self.bugs]}
-        run = folder.create(self.reports, "prove", self.seeds[0], {**plan, "scenarios": []})
+        names = [bug.name for bug in self.bugs]
+        plan = {"target": "known bugs", "effort": self.effort, "bugs": names, "scenarios": []}
+        chosen = {"chosen": list(self.every or names), "seeds": list(self.seeds)}
+        run = folder.create(self.reports, "prove", self.seeds[0], {**plan, **chosen})
         with ThreadPoolExecutor(self.workers) as pool:
             clean = self._judge_clean(run, pool, progress)
             judged = pool.map(lambda bug: self._judge(bug, run, clean, progress), self.bugs)

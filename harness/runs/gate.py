@@ -18,6 +18,7 @@ from typing import Any
 from harness.core.errors import HarnessError, UsageError
 from harness.core.extent import total
 from harness.core.extras import missing_extra
+from harness.core.partition import WHOLE, part_of
 from harness.core.verdict import Anomaly, Validity, Verdict, merge
 from harness.engine import runner
 from harness.engine.scenario import Mode, Scenario
@@ -28,6 +29,7 @@ from harness.report import folder, judgement, junit, page, summary
 from harness.report.judgement import Record
 from harness.runs.accepted import Accepted, Sorted, sort
 from harness.runs.canary_memory import CanaryMemory
+from harness.runs.differences import Difference, StoredRun, compare, figures_of, stored
 from harness.runs.pytest_run import Progress, Results, Session, run_session
 from harness.runs.reached import Reached, blocks_in, excuses_for, hit, source_of, top_of
 from harness.runs.sources import digest_of
@@ -49,7 +51,8 @@ class Conclusion:
     of each known bug whether it was detected. `untried` has the promises, and the titles of their
     families, of each scenario without a verdict. `remembered` says when a canary was detected that
     was not judged now, in seconds of the epoch. `reached` are the blocks that ran, where a gate
-    measures them; `findings` are sorted where known ones are accepted.
+    measures them; `findings` are sorted where known ones are accepted, and `since` is what changed
+    after an earlier run.
     """
 
     target: str
@@ -65,6 +68,7 @@ class Conclusion:
     remembered: Mapping[str, float] = field(default_factory=dict)
     reached: Reached | None = None
     findings: Sorted | None = None
+    since: Difference | None = None
 
     @property
     def bought(self) -> dict[str, int]:
@@ -88,6 +92,10 @@ class Conclusion:
         unknowns = tuple(f"{name}: not finished within the budget" for name in self.unfinished)
         if not self.records:
             unknowns += ("no scenario came to a verdict",)
+        if self.since is not None:
+            lost = self.skipped.keys() & self.since.earlier.judged.keys()
+            before = self.since.earlier.name
+            unknowns += tuple(f"{n}: judged in {before}; skipped now" for n in sorted(lost))
         verdicts = [record.verdict for record in self.records]
         if self.findings is not None:
             verdicts = [replace(verdict, anomalies=()) for verdict in verdicts]
@@ -146,6 +154,7 @@ class Conclusion:
             "canaries": self.canary_words,
             **({} if self.reached is None else {"reach": self.reached.to_json()}),
             **({} if self.findings is None else {"findings": self.findings.to_json()}),
+            **({} if self.since is None else {"since": self.since.to_json()}),
         }
 
 
@@ -153,7 +162,9 @@ class Conclusion:
 class Gate:
     """The target, the budget, and the scenarios by name or glob, promise ID and mode.
 
-    With `fails_fast` the first scenario that is not valid ends the run.
+    With `fails_fast` the first scenario that is not valid ends the run. Findings that `accepted` or
+    the `earlier` run has do not make it invalid. `share` (k, n) is the k-th of n shares of the
+    scenarios.
     """
 
     target: str
@@ -170,6 +181,8 @@ class Gate:
     measures_reach: bool = False
     source: Path | None = None
     accepted: tuple[Accepted, ...] | None = None
+    earlier: StoredRun | None = None
+    share: tuple[int, int] = WHOLE
 
     def run(self, progress: Progress) -> Conclusion:
         """Run the scenarios and the canaries, and write the run folder.
@@ -182,6 +195,8 @@ class Gate:
         chosen = choose(self.scenarios, self.promises, self.modes)
         if not chosen:
             raise UsageError(f"no scenario fits all of {self._selection()}")
+        every = sorted(chosen)
+        chosen = {name: chosen[name] for name in shared(every, self.share, "scenarios")}
         skipped = {
             name: reason
             for name, scenario in chosen.items()
@@ -195,6 +210,8 @@ class Gate:
             "sources": digest_of([source, *chosen_folders()]),
             "effort": effort,
             "scenarios": list(able),
+            "chosen": every,
+            "share": list(self.share),
             "suites": list(map(str, chosen_folders())),
             "skipped": skipped,
             "declared": {name: declared(scenario) for name, scenario in able.items()},
@@ -218,9 +235,12 @@ class Gate:
             ran = frozenset(hit(blocks, recorder.lines_in(run / REACH)))
             reached = Reached(blocks, {"gate": ran}, {}, excuses_for(source, blocks))
             conclusion = replace(conclusion, reached=reached)
-        if self.accepted is not None:
-            findings = sort(conclusion.records, self.accepted, target.name, date.today())  # noqa: DTZ011
+        if self.accepted is not None or self.earlier is not None:
+            accepted = self.accepted or ()
+            findings = sort(conclusion.records, accepted, target.name, date.today())  # noqa: DTZ011
             conclusion = replace(conclusion, findings=findings)
+        if self.earlier is not None:
+            conclusion = since(conclusion, self.earlier)
         store(conclusion)
         folder.retain(self.reports, self.keep)
         return conclusion
@@ -277,6 +297,14 @@ class Gate:
         for name in [name for name, detected in detections.items() if detected]:
             memory.remember(bugs[name])
         return {**dict.fromkeys(remembered, True), **detections}, remembered
+
+
+def shared(names: Sequence[str], share: tuple[int, int], what: str) -> list[str]:
+    """The names of a share. Raises UsageError for more shares than names."""
+    part = part_of(names, share)
+    if not part:
+        raise UsageError(f"--shard {share[0]}/{share[1]}: there are {len(names)} {what} only")
+    return part
 
 
 def reason_to_skip(scenario: Scenario, target: Target) -> str | None:
@@ -354,6 +382,23 @@ def conclude(run: Path, results: Results, canaries: dict[str, bool], seconds: fl
         canaries,
         {name: plan["declared"][name] for name in sorted(missing)},
     )
+
+
+def since(conclusion: Conclusion, earlier: StoredRun) -> Conclusion:
+    """The conclusion with its changes after an earlier run, whose findings count as known."""
+    name, records = conclusion.run.name, conclusion.records
+    figures = figures_of(conclusion.to_json(), records)
+    later = stored(name, conclusion.target, conclusion.word, records, figures)
+    sorted_ = conclusion.findings or sort(records, (), conclusion.target, date.max)
+    known = [anomaly for anomaly in sorted_.new if earlier.knows(anomaly)]
+    reason = f"as in {earlier.name}"
+    entries = [Accepted(conclusion.target, a.promise.id, a.signature, reason) for a in known]
+    findings = replace(
+        sorted_,
+        known=(*sorted_.known, *entries),
+        new=[anomaly for anomaly in sorted_.new if anomaly not in known],
+    )
+    return replace(conclusion, findings=findings, since=compare(earlier, later))
 
 
 def store(conclusion: Conclusion) -> None:

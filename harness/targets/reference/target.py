@@ -57,6 +57,7 @@ from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
 from harness.targets.server.leaving_readers import LeavingReadersAdapter
 from harness.targets.server.lifecycle import ServerAdapter
+from harness.targets.server.memory_boundaries import MemoryBoundariesAdapter
 from harness.targets.server.notifications import NotificationsAdapter
 from harness.targets.server.settings import SettingsAdapter
 from harness.targets.server.stream_cursors import StreamCursorsAdapter
@@ -262,6 +263,11 @@ def open_leaving_readers(folder: Path) -> Any:
     return LeavingReadersAdapter(folder, _launch())
 
 
+def open_memory(folder: Path) -> Any:
+    """Open a server in a process of its own, and a memory provider that counts its requests."""
+    return MemoryBoundariesAdapter(folder, _launch())
+
+
 def open_upkeep(folder: Path) -> Any:
     """Open servers in processes of their own, which sessions come to and leave."""
     return UpkeepAdapter(folder, _launch())
@@ -328,6 +334,7 @@ _ADAPTERS = {
     "leaving": open_leaving_readers,
     "cursors": open_stream_cursors,
     "outside": open_external_writer,
+    "memory": open_memory,
     "upkeep": open_upkeep,
     "server": open_server,
     "soak_served": open_soak_http,
