@@ -18,6 +18,8 @@ from reference_impl.storage import files
 from reference_impl.web.api import LOOPBACK, Api
 from reference_impl.web.server import DRAIN_S, Server
 
+log = logging.getLogger("reference_impl")
+
 PREDECESSOR_S = 1.0  # how long to wait for the previous server of the folder to exit
 
 
@@ -29,6 +31,7 @@ async def serve(folder: str, host: str, port: int, password: str) -> None:
     api.measure(server.gauges, server.counters)
     app.begin()
     address = await server.listen(host, port)
+    log.info("serving %s at %s", folder, address)
     sys.stdout.write(f"{address}\n")
     sys.stdout.flush()
     await server.serve_until_signalled(env_seconds("HERMES_WEBUI_DRAIN_DEADLINE", DRAIN_S))

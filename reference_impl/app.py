@@ -11,15 +11,17 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from reference_impl.agents.agent import ScriptedAgent
 from reference_impl.agents.processes import Event, Kind, ProcessRegistry
 from reference_impl.config import env_seconds
-from reference_impl.live.channels import GRACE_S, Channels
+from reference_impl.live.channels import GRACE_S, IDLE_TTL_S, Channels
 from reference_impl.live.gateway_watcher import POLL_S, GatewayWatcher
+from reference_impl.memory.agent_cache import COMMIT_PATIENCE_S
 from reference_impl.memory.lifecycle import Lifecycle
+from reference_impl.memory.provider import commit_session
 from reference_impl.model_catalog.catalog import ModelCatalog
 from reference_impl.model_catalog.providers import SCRIPTED, offered_models
 from reference_impl.sessions import recovery
@@ -39,6 +41,17 @@ _SYNC_LOCKS = 64
 log = logging.getLogger(__name__)
 
 
+class Recovered(NamedTuple):
+    """What recovery did at the start: numbers of sessions.
+
+    *Restored* ones had lost messages, *settled* ones a turn in flight when their host died.
+    """
+
+    scanned: int
+    restored: int
+    settled: int = 0
+
+
 class App:
     """All components of one folder."""
 
@@ -46,28 +59,34 @@ class App:
         """Open or create the folder. Raises OSError, LockBusyError."""
         self.folder = absolute(folder)
         self.store = SessionStore(self._at("sessions"))
-        self.recovery = recovery.recover_all(self.store)
+        found = recovery.recover_all(self.store)
+        self.recovered = Recovered(found.scanned, len(found.restored))
         self.runs = RunJournal(self._at("sessions", "_run_journal"))
         self.journal = TurnJournal(self._at("sessions", "_turn_journal.jsonl"))
         self.lifecycle = Lifecycle()
+        self.catalog = ModelCatalog(self.folder, offered_models, SCRIPTED)
         self.processes = ProcessRegistry(self._at("processes"))
         self.turns = Turns(
             self.store,
             self.runs,
             self.journal,
             self.lifecycle,
-            lambda session_id: ScriptedAgent(session_id, self.processes),
+            lambda session_id: ScriptedAgent(session_id, self.processes, commit_session),
             sync=self.sync,
+            resolve=self.resolve,
         )
         self.sessions = SessionList(self.store.rows, self.turns.attachable_stream)
-        self.channels = Channels(self, grace_s=env_seconds("HERMES_WEBUI_CHANNEL_GRACE", GRACE_S))
+        self.channels = Channels(
+            self,
+            grace_s=env_seconds("HERMES_WEBUI_CHANNEL_GRACE", GRACE_S),
+            ttl_s=env_seconds("HERMES_WEBUI_CHANNEL_TTL", IDLE_TTL_S),
+        )
         self.wakeups = Wakeups(self.processes, self.turns.start, announce=self._announce)
         self.announcer = TurnAnnouncer(self.channels)
         self.turns.listen(self.announcer)  # before the listener that starts the next run
         self.turns.listen(self.wakeups)
         poll_s = env_seconds("HERMES_WEBUI_GATEWAY_POLL", POLL_S)
         self.watcher = GatewayWatcher(self._at("state.db"), poll_s=poll_s)
-        self.catalog = ModelCatalog(self.folder, offered_models, SCRIPTED)
         self._db: StateDb | None = None
         self._sync_locks = [threading.Lock() for _ in range(_SYNC_LOCKS)]
 
@@ -76,7 +95,8 @@ class App:
 
     def begin(self) -> None:
         """Settle what was in flight when the last host died, then start the background threads."""
-        self.turns.recover()
+        self.recovered = self.recovered._replace(settled=len(self.turns.recover()))
+        log.info("recovery: %d sessions scanned, %d restored, %d settled", *self.recovered)
         self._reconcile()
         self.wakeups.begin()
         self.watcher.start()
@@ -178,6 +198,11 @@ class App:
 
     # Sessions
 
+    def resolve(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """The model and provider of a session or turn, by the cached catalog."""
+        model, provider = self.catalog.resolve(asked.get("model"), asked.get("model_provider"))
+        return {"effective_model": model, "effective_model_provider": provider}
+
     def delete(self, session_id: str) -> bool:
         """Delete a session and everything that belongs to it; returns whether it existed.
 
@@ -199,10 +224,28 @@ class App:
             self._opened_db().delete_session(session_id)
         return existed
 
-    def commit_memory(self, session_id: str) -> None:
-        """Commit all completed turns of the session to its agents: a session boundary."""
-        while self.lifecycle.commit_session_memory(session_id):
+    def leave_session(self, session_id: str) -> None:
+        """A boundary: commit all completed turns of the session to its agents."""
+        self._at_boundary(lambda: self._commit_memory(session_id))
+
+    def clear(self, session_id: str) -> Session:
+        """Remove a session's messages, and evict its agent, which knows them: a boundary.
+
+        Raises as the session store does.
+        """
+        session = self.store.clear(session_id)
+        self._at_boundary(lambda: self.turns.agents.evict(session_id))
+        return session
+
+    def _commit_memory(self, session_id: str) -> None:
+        while self.lifecycle.commit_session_memory(
+            session_id, wait=True, timeout=COMMIT_PATIENCE_S
+        ):
             pass
+
+    def _at_boundary(self, act: Callable[[], None]) -> None:
+        """Reach a boundary: the provider may be slow, and the client does not wait for it."""
+        threading.Thread(target=act, name="boundary", daemon=True).start()
 
     def cancel(self, stream_id: str) -> bool:
         """Cancel a run; from now on no client can attach to it."""
@@ -215,6 +258,7 @@ class App:
         payload = {
             "session_id": session_id,
             "task_id": event.process_id,
+            "process_id": event.process_id,  # its former name
             "completed_at": event.at,
             "event_id": event.event_id,
             "summary": f"exit_code={event.exit_code}: {event.command[:120]}",

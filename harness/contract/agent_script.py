@@ -6,6 +6,7 @@ A message may hold directives, which the scripted agent of a target obeys in ord
     [tokens=10]                  shows that many tokens; `[tokens=10x4]`: on each of 4 threads
     [beat=25:0.04]               shows 25 tokens, one each 0.04 s, that name the time when due
     [tool]                       calls a tool, which answers with the session of its turn
+    [asked]                      calls a tool, which answers with what its turn works with
     [process=0.5:exit=3:hello]   starts a background process that prints `hello` after 0.5 s;
                                  `watch=TEXT` before the output watches for a text
     [fail]  [exit]               raises an error; tries to end the program
@@ -31,7 +32,7 @@ REPLY_END = "That was turn"  # the last token of each completed turn begins with
 PROMPT_START = "[IMPORTANT: Background process"
 
 _DIRECTIVE = re.compile(
-    r"\[(sleep|tokens|beat|tool|process|fail|linger|hang|exit)(?:=([^\[\]]*))?\]"
+    r"\[(sleep|tokens|beat|tool|asked|process|fail|linger|hang|exit)(?:=([^\[\]]*))?\]"
 )
 _REPLY_END = re.compile(rf"{REPLY_END} (\d+) of (\S+)\.$")
 _BEAT = re.compile(rb'"@([0-9.]+) ')
@@ -52,7 +53,9 @@ class Directive:
         return f"[{self.verb}={self.value}]" if self.value else f"[{self.verb}]"
 
 
-TOOL, FAIL, EXIT, HANG = (Directive(verb) for verb in ("tool", "fail", "exit", "hang"))
+TOOL, ASKED, FAIL, EXIT, HANG = (
+    Directive(verb) for verb in ("tool", "asked", "fail", "exit", "hang")
+)
 
 
 def sleep(seconds: float) -> Directive:

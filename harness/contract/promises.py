@@ -74,6 +74,11 @@ L13 = Promise(
     LIFECYCLE,
 )
 L14 = Promise("L14", "No lock of the server is held while a provider runs.", LIFECYCLE)
+L15 = Promise(
+    "L15",
+    "Every boundary of a running server reaches the provider; a drain says what it leaves.",
+    LIFECYCLE,
+)
 
 A1 = Promise(
     "A1",
@@ -263,6 +268,11 @@ T8 = Promise(
     "A client that has received the end of a run is admitted by its very next start.",
     TURNS,
 )
+T9 = Promise(
+    "T9",
+    "What a request asks for is honoured or refused: model, workspace, attachments, toolsets.",
+    TURNS,
+)
 
 W1 = Promise("W1", "Every completion starts exactly one wakeup turn.", WAKEUPS)
 W2 = Promise(
@@ -397,6 +407,11 @@ M2 = Promise(
 M3 = Promise(
     "M3",
     "The catalog's cache follows the meaning of config and auth, not their volatile keys.",
+    MODEL_CATALOG,
+)
+M4 = Promise(
+    "M4",
+    "Turns, wakeups and sessions resolve their model from the cache, with no live rebuild.",
     MODEL_CATALOG,
 )
 

@@ -7,11 +7,12 @@ turn that was cancelled before it began is cancelled all the same.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from reference_impl.agents import identity
@@ -25,6 +26,11 @@ class TurnOutput(Protocol):
     @property
     def cancelled(self) -> threading.Event:
         """Set when the agent must return soon; what it has written remains part of the run."""
+        ...
+
+    @property
+    def asked(self) -> Mapping[str, Any]:
+        """What the turn is asked to work with, by name: model, workspace, attachments, toolsets."""
         ...
 
     def token(self, text: str) -> None:
@@ -51,6 +57,10 @@ class Agent(Protocol):
         """Work for one message and return the whole reply; may be slow, and may raise anything."""
         ...
 
+    def summarize(self, messages: Sequence[Message]) -> str:
+        """Say in short what these messages say; may be slow, and may raise anything."""
+        ...
+
     def commit_memory_session(self) -> None:
         """Extract the session's memory; may be slow, and may raise anything."""
         ...
@@ -65,7 +75,7 @@ class ScriptedError(Exception):
 
 
 _DIRECTIVE = re.compile(
-    r"\[(sleep|tokens|beat|tool|process|fail|linger|hang|exit)(?:=([^\[\]]*))?\]"
+    r"\[(sleep|tokens|beat|tool|asked|process|fail|linger|hang|exit)(?:=([^\[\]]*))?\]"
 )
 
 
@@ -76,6 +86,7 @@ class ScriptedAgent:
         [tokens=10]                     writes 10 tokens; `[tokens=10x4]`: on each of 4 threads
         [beat=25:0.04]                  writes 25 tokens, one per 0.04 s, each with its due time
         [tool]                          calls a tool that reports the turn's session
+        [asked]                         calls a tool that reports what the turn works with
         [process=0.5:exit=3:hello]      starts a background process that prints after that time;
                                         `watch=TEXT` before the output watches for a text
         [fail]  [exit]                  raises an error; tries to end the program
@@ -86,8 +97,15 @@ class ScriptedAgent:
     wakeup.
     """
 
-    def __init__(self, session_id: str, processes: ProcessRegistry) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        processes: ProcessRegistry,
+        commit: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        """`commit` lets a memory provider extract a session; it may raise OSError."""
         self.commits = 0
+        self._commit = commit
         self._session_id = session_id
         self._processes = processes
         self._closed = threading.Event()
@@ -112,8 +130,8 @@ class ScriptedAgent:
                 self._show_many(output, shown, value)
             case "beat":
                 self._beat(output, shown, value)
-            case "tool":
-                self._call_tool(output)
+            case "tool" | "asked":
+                self._call_tool(verb, output)
             case "process":
                 self._start_process(value)
             case "linger":
@@ -154,7 +172,11 @@ class ScriptedAgent:
         output.token(text)
         shown.append(text)
 
-    def _call_tool(self, output: TurnOutput) -> None:
+    def _call_tool(self, verb: str, output: TurnOutput) -> None:
+        if verb == "asked":
+            output.tool("what_was_asked", {})
+            output.tool_complete("what_was_asked", json.dumps(output.asked, sort_keys=True))
+            return
         turn = identity.current()
         output.tool("whose_turn", {})
         output.tool_complete("whose_turn", turn.session_id if turn is not None else "none")
@@ -171,8 +193,14 @@ class ScriptedAgent:
             watches=(options["watch"],) if "watch" in options else (),
         )
 
+    def summarize(self, messages: Sequence[Message]) -> str:
+        """Count them, and repeat the beginning of each request."""
+        asked = [message["content"][:40] for message in messages if message.get("role") == "user"]
+        return f"Summary of {len(messages)} messages: {'; '.join(asked)}"
+
     def commit_memory_session(self) -> None:
-        """Count the commit."""
+        """Let the memory provider extract the session. Raises OSError."""
+        self._commit(self._session_id)
         self.commits += 1
 
     def close(self) -> None:

@@ -513,6 +513,7 @@ class ProcessRegistry:
         else:
             self._running[running.process_id] = running
             self._listen_to(running)
+            log.info("process %s: adopted from the previous host", running.process_id)
 
     def _left_exit_code(self, running: _Running) -> int | None:
         """The exit code that the shell wrote; None if it wrote none."""

@@ -149,7 +149,7 @@ class GatewayWatcher:
             log.warning("%s: no list could be projected; the last list stays valid", self._path)
             return False
         self._seen = (version, marks)
-        self._buffer.publish("sessions_changed", {"sessions": shown})
+        self._buffer.publish("sessions_changed", {"type": "sessions_changed", "sessions": shown})
         return True
 
     def _connected(self) -> sqlite3.Connection | None:

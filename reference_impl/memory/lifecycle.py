@@ -191,14 +191,17 @@ class Lifecycle:
         """Commit every dirty session, registered or not, in at most `deadline` seconds.
 
         Waits for commits in flight first, and passes over the sessions until a pass makes no
-        progress. A provider that hangs stays behind on a daemon thread.
+        progress. A provider that hangs stays behind on a daemon thread. Logs the sessions that it
+        leaves.
         """
         ends_at = time.monotonic() + deadline
         while sids := self._dirty_sessions():
             flush = _Flush(self, sids, ends_at)
             flush.run()
             if not flush.made_progress or time.monotonic() >= ends_at:
-                return
+                break
+        if left := self._dirty_sessions():
+            log.error("stopped with uncommitted sessions: %s", ", ".join(sorted(left)))
 
     def _dirty_sessions(self) -> list[str]:
         with self._changed:

@@ -139,6 +139,22 @@ class ModelCatalog:
         """
         return copy.deepcopy(self._known(self.fingerprint()) or self._minimal)
 
+    def resolve(self, model: str | None, provider: str | None) -> tuple[str, str]:
+        """The model and provider to work with: what is asked for, else the default.
+
+        By the cached catalog, or the minimal one; never from the network.
+        """
+        catalog = self._known(self.fingerprint()) or self._minimal
+        if not model:
+            return catalog["default_model"], provider or catalog["active_provider"]
+        listed = (
+            group["provider"]
+            for group in catalog["groups"]
+            for other in group["models"]
+            if other["id"] == model
+        )
+        return model, provider or next(listed, catalog["active_provider"])
+
     def rebuilt(self) -> Catalog:
         """The cached catalog, or else the providers' answer if it comes within the budget.
 

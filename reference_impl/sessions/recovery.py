@@ -7,6 +7,7 @@ changes neither time nor order of activity.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -15,6 +16,8 @@ from reference_impl.sessions.session_files import SessionFiles, UnknownSessionEr
 from reference_impl.sessions.sidecar import Session, SessionError, SidecarDamagedError
 from reference_impl.sessions.store import SessionStore
 from reference_impl.storage.files import LockBusyError
+
+log = logging.getLogger(__name__)
 
 
 class Kind(StrEnum):
@@ -86,6 +89,7 @@ def recover_all(store: SessionStore) -> Recovery:
                 if remedy is not None:
                     _restore(store.files, remedy)
                     restored.append(sid)
+                    log.warning("session %s: restored from its backup", sid)
                 store.files.sweep(sid)
         except (OSError, LockBusyError, SessionError) as error:
             finding = _not_examined(sid, error)

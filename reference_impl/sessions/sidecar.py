@@ -96,6 +96,15 @@ class Session(Metadata):
             shrunk_at=None,
         )
 
+    def compressed(self, summary: Message, keep_from: int) -> Session:
+        """A summary instead of the messages before an index, as the user asked."""
+        return replace(self.cut(0), messages=(summary, *self.messages[keep_from:]))
+
+    def last_request(self) -> int | None:
+        """Index of the last message that asks for a turn; None for none."""
+        places = reversed(range(len(self.messages)))
+        return next((at for at in places if self.messages[at].get("role") == "user"), None)
+
     def completed(self, backup: Session | None) -> Session:
         """The whole history: the backup's messages, and those after an unintentional shrink.
 

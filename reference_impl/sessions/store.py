@@ -243,7 +243,10 @@ class SessionStore:
             if backup is not None and backup.message_count > whole.message_count:
                 whole = backup
             common = _common_prefix(whole.messages, session.messages)
-            self.files.put_backup(replace(whole, truncation_watermark=common))
+            is_cut = session.messages == previous.messages[: session.message_count]
+            # A summary is in no older version, so its backup is the new one.
+            backup = replace(whole, truncation_watermark=common) if is_cut else session
+            self.files.put_backup(backup)
             return session
         if shrinks:
             self.files.put_backup(replace(whole, truncation_watermark=None))
@@ -347,9 +350,9 @@ def _common_prefix(some: tuple[Message, ...], others: tuple[Message, ...]) -> in
 
 
 def _undone(session: Session) -> Session:
-    for at in reversed(range(session.message_count)):
-        if session.messages[at].get("role") == "user":
-            return session.cut(at)
+    at = session.last_request()
+    if at is not None:
+        return session.cut(at)
     raise SaveRefusedError(f"{session.session_id}: there is no message of the user to undo")
 
 

@@ -30,7 +30,7 @@ from reference_impl.memory.agent_cache import AgentCache
 from reference_impl.memory.lifecycle import Lifecycle
 from reference_impl.sessions.session_files import UnknownSessionError, checked_id
 from reference_impl.sessions.sidecar import Message, Session, SessionError
-from reference_impl.sessions.store import SessionStore
+from reference_impl.sessions.store import SaveRefusedError, SessionStore
 from reference_impl.storage.files import LockBusyError
 from reference_impl.storage.json_log import Row
 from reference_impl.turns.journal import RunJournal, RunWriter, Turn, TurnEvent, TurnJournal
@@ -41,7 +41,12 @@ UNWIND_PATIENCE_S = 0.5  # of a start, for the agent of a cancelled run
 TOKEN_CHARS_MAX = 16_384
 TOOL_CHARS_MAX = 16_384
 _UNMARKED: Mapping[str, Any] = {}
-_PENDING = ("pending_turn_id", "pending_user_source", "pending_wakeup_id")
+_PENDING = (
+    *("pending_turn_id", "pending_user_source", "pending_wakeup_id"),
+    "pending_attachments",
+)
+KEPT = ("model", "model_provider", "workspace", "profile", "enabled_toolsets")
+_NOTHING: Mapping[str, Any] = {}
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +85,18 @@ class State(StrEnum):
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """A turn while it executes. `started_at` is in seconds of the epoch."""
+    """A turn while it executes. `started_at` is in seconds of the epoch.
+
+    `asked` is what its start asked for, and then what it works with, as its session says.
+    """
 
     session_id: str
     message: str
     source: Source
     wakeup_id: str | None
     started_at: float
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    is_retry: bool = False
     stream_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     turn_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -142,10 +152,14 @@ class Turns:
         make_agent: Callable[[str], Agent],
         *,
         sync: Callable[[Session], object] = lambda _: None,
+        resolve: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: _NOTHING,
         clock: Callable[[], float] = time.time,
         unwind_bound_s: float = UNWIND_BOUND_S,
     ) -> None:
-        """`sync` brings other copies up to a session's state; it may raise anything."""
+        """`sync` brings other copies up to a session's state; it may raise anything.
+
+        `resolve` completes what a turn works with; it is quick, and uses no network.
+        """
         self._store = store
         self._runs = runs
         self._journal = journal
@@ -153,6 +167,7 @@ class Turns:
         self._make_agent = make_agent
         self.agents = AgentCache(lifecycle, self.live_sessions)
         self._sync = sync
+        self._resolve = resolve
         self._clock = clock
         self._unwind_bound_s = unwind_bound_s
         self._listeners: list[TurnListener] = []
@@ -204,27 +219,76 @@ class Turns:
         source: Source = Source.USER,
         *,
         wakeup_id: str | None = None,
+        asked: Mapping[str, Any] = _NOTHING,
     ) -> Run:
         """Begin a turn; the message is on disk when this returns.
 
-        Raises TurnConflictError, ShuttingDownError, AlreadyDeliveredError for a wakeup that the
-        session has already, UnknownSessionError, and whatever else the session store raises.
+        `asked` may name attachments of this message, and what the session keeps from now on: model,
+        provider, workspace, profile and toolsets. Raises TurnConflictError, ShuttingDownError,
+        AlreadyDeliveredError for a wakeup that the session has already, UnknownSessionError, and
+        whatever else the session store raises.
         """
-        run = Run(checked_id(session_id), message, source, wakeup_id, self._clock())
+        return self._begin(
+            Run(checked_id(session_id), message, source, wakeup_id, self._clock(), asked)
+        )
+
+    def retry(self, session_id: str) -> Run:
+        """Begin the session's last turn anew: its reply is removed, and its message sent again.
+
+        That is one save, so a kill leaves the old turn or the new one. Raises SaveRefusedError if
+        there is no turn, and what `start` raises.
+        """
+        session = self._store.load(session_id)
+        if not session.is_busy:
+            _request_of(session)
+        run = Run(session_id, "", Source.USER, None, self._clock(), is_retry=True)
+        return self._begin(run)
+
+    def compress(self, session_id: str) -> Session:
+        """Replace all turns but the last by the agent's summary, as the user asked.
+
+        The agent may be slow, so no lock is held meanwhile. Raises TurnConflictError,
+        SaveRefusedError if there is nothing to compress or the session changed meanwhile,
+        SessionError if the agent fails, and what the session store raises.
+        """
+        with self._changed:
+            self._wait_for_leaving(checked_id(session_id))
+            run = self._by_session.get(session_id)
+        if run is not None:
+            raise TurnConflictError(run)
+        session = self._store.load(session_id)
+        first = _request_of(session)
+        if not any(_is_request(message) for message in session.messages[:first]):
+            raise SaveRefusedError(f"{session_id}: there is no turn before the last one")
+        try:
+            text = self._agent_of(session_id).summarize(session.messages[:first])
+        except Exception as error:
+            raise SessionError(f"{session_id}: could not be summarized: {error}") from error
+        about = {"timestamp": self._clock(), "source": "compress"}
+        summary: Message = {"role": "system", "content": text, **about}
+
+        def compress(present: Session) -> Session:
+            if present.is_busy or present.messages != session.messages:
+                raise SaveRefusedError(f"{session_id}: has changed since it was summarized")
+            return present.compressed(summary, first)
+
+        return self._store.change(session_id, compress)
+
+    def _begin(self, run: Run) -> Run:
         self._register(run)
         try:
             self._submit(run)
             run.is_submitted = True
             self._notify(lambda listener: listener.started(run))
-            name = f"turn of {session_id}"
+            name = f"turn of {run.session_id}"
             threading.Thread(target=self._work, args=(run,), name=name, daemon=True).start()
         except BaseException:
             self._withdraw(run)
             raise
         return run
 
-    def _register(self, run: Run) -> None:
-        sid = run.session_id
+    def _wait_for_leaving(self, sid: str) -> None:
+        """Wait, for a bounded time, for a run whose clients have its end. Under the condition."""
 
         def is_leaving() -> bool:
             # Its clients have its terminal event, so it must refuse no later turn.
@@ -236,9 +300,13 @@ class Turns:
             other = self._by_session.get(sid)
             return other is not None and other.state is State.CANCELLED
 
+        self._changed.wait_for(lambda: not is_leaving(), TEARDOWN_PATIENCE_S)
+        self._changed.wait_for(lambda: not is_unwinding(), UNWIND_PATIENCE_S)
+
+    def _register(self, run: Run) -> None:
+        sid = run.session_id
         with self._changed:
-            self._changed.wait_for(lambda: not is_leaving(), TEARDOWN_PATIENCE_S)
-            self._changed.wait_for(lambda: not is_unwinding(), UNWIND_PATIENCE_S)
+            self._wait_for_leaving(sid)
             if self._is_shutting_down:
                 raise ShuttingDownError("the server is shutting down")
             other = self._by_session.get(sid)
@@ -268,9 +336,12 @@ class Turns:
                 session = self._settled(session)
             if run.wakeup_id is not None and _has_wakeup(session, run.wakeup_id):
                 raise AlreadyDeliveredError(f"{session.session_id} has had {run.wakeup_id}")
+            if run.is_retry:
+                session = _taken_back(session, run)
             return _with_pending(session, run)
 
-        self._store.change(run.session_id, submit)
+        asked = _asked(self._store.change(run.session_id, submit))
+        run.asked = {**asked, **self._resolve(asked)}
         self._end_dead_runs(dead)
 
     def _is_undelivered(self, session: Session, wakeup_id: str | None) -> bool:
@@ -515,6 +586,7 @@ class Turns:
             try:
                 if self._recover(sid, [turn for turn in in_flight if turn.session_id == sid]):
                     settled.append(sid)
+                    log.warning("session %s: its turn was interrupted when its host died", sid)
             except (OSError, SessionError, LockBusyError) as error:
                 log.error("session %s: not settled: %s", sid, error)  # noqa: TRY400 - known
         self._write_missing_ends()
@@ -602,6 +674,7 @@ class _RunOutput:
     def __init__(self, run: Run) -> None:
         assert run.writer is not None
         self.cancelled = run.cancelled
+        self.asked = run.asked
         self._emit = run.writer.emit
 
     def token(self, text: str) -> None:
@@ -628,14 +701,47 @@ class _RunOutput:
 
 
 def _with_pending(session: Session, run: Run) -> Session:
-    pending = zip(_PENDING, (run.turn_id, str(run.source), run.wakeup_id), strict=True)
+    attachments = run.asked.get("attachments") or None
+    values = (run.turn_id, str(run.source), run.wakeup_id, attachments)
+    pending = zip(_PENDING, values, strict=True)
     return replace(
         session,
         active_stream_id=run.stream_id,
         pending_user_message=run.message,
         pending_started_at=run.started_at,
-        extra={**session.extra, **{name: value for name, value in pending if value is not None}},
+        extra={
+            **session.extra,
+            **{name: run.asked[name] for name in KEPT if name in run.asked},
+            **{name: value for name, value in pending if value is not None},
+        },
     )
+
+
+def _taken_back(session: Session, run: Run) -> Session:
+    """The session without its last turn, whose message the run sends again."""
+    at = _request_of(session)
+    request = session.messages[at]
+    run.message = request["content"]
+    run.asked = {"attachments": request.get("attachments", [])}
+    return session.cut(at)
+
+
+def _request_of(session: Session) -> int:
+    """Index of the message that asked for the last turn. Raises SaveRefusedError if none did."""
+    at = session.last_request()
+    if at is None:
+        raise SaveRefusedError(f"{session.session_id}: there is no turn")
+    return at
+
+
+def _is_request(message: Message) -> bool:
+    return message.get("role") == "user"
+
+
+def _asked(session: Session) -> Mapping[str, Any]:
+    """What the session's pending turn works with."""
+    kept = {name: session.extra[name] for name in KEPT if name in session.extra}
+    return {**kept, "attachments": session.extra.get("pending_attachments", [])}
 
 
 def _without_pending(session: Session) -> Session:
@@ -663,6 +769,8 @@ def _concluded(session: Session, text: str, mark: Message, at: float | None) -> 
         }
         if "pending_wakeup_id" in extra:
             request["wakeup_id"] = extra["pending_wakeup_id"]
+        if "pending_attachments" in extra:
+            request["attachments"] = extra["pending_attachments"]
         messages.append(request if "error" in mark else {**request, **mark})
     if text or "error" in mark or not mark:
         messages.append(

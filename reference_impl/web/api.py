@@ -14,7 +14,6 @@ import hmac
 import json
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -32,7 +31,7 @@ from reference_impl.sessions.session_files import InvalidSessionIdError, Unknown
 from reference_impl.sessions.sidecar import Metadata, Session, SessionError, SidecarDamagedError
 from reference_impl.state_db.errors import StateDbError
 from reference_impl.storage.files import LockBusyError
-from reference_impl.turns.turns import Run, ShuttingDownError, TurnConflictError
+from reference_impl.turns.turns import KEPT, Run, ShuttingDownError, TurnConflictError
 from reference_impl.web.http_parser import Answer, RefusedError, Request, answer
 from reference_impl.web.openapi import described
 from reference_impl.web.process_stats import ProcessStats
@@ -52,7 +51,17 @@ _KEEPALIVE = b": keepalive\n\n"
 _ID = "[0-9A-Za-z-][0-9A-Za-z_-]{0,127}"
 SESSION_ID = Field("session_id", is_required=True, max_length=128, pattern=_ID)
 STREAM_ID = Field("stream_id", is_required=True, max_length=64, pattern="[0-9A-Za-z-]+")
+KEPT_FIELDS = (
+    *(Field("workspace"), Field("model"), Field("model_provider"), Field("profile")),
+    Field("enabled_toolsets", "array"),
+)
 AFTER_EVENT_ID = Field("after_event_id", about="like header Last-Event-ID: `<stream_id>:<seq>`")
+
+
+_BEGUN = (
+    *("stream_id", "session_id", "pending_started_at", "turn_id", "title"),
+    *("effective_model", "effective_model_provider"),
+)
 
 
 class Api:
@@ -165,6 +174,7 @@ class Api:
             "accept_loop": self._counters(),
             "containers": self._containers(),
             "process": self._process_stats.now(),
+            "recovery": self._app.recovered._asdict(),
         }
         if runs:
             body["oldest_run_age_seconds"] = now - min(run.started_at for run in runs)
@@ -228,11 +238,8 @@ class Api:
         """Make a session; the previous one comes to a boundary."""
         previous = args.get("prev_session_id")
         if previous is not None:
-            # The provider may be slow, and the client does not wait for it.
-            commit = partial(self._app.commit_memory, previous)
-            threading.Thread(target=commit, name="boundary", daemon=True).start()
-        names = ("workspace", "model", "model_provider", "profile", "project_id")
-        extra = {name: args[name] for name in names if name in args}
+            self._app.leave_session(previous)
+        extra = {name: args[name] for name in (*KEPT, "project_id") if name in args}
         session = self._app.store.new(extra=extra)
         self._app.channels.sessions_changed("created", session.session_id)
         return answer({"session": {**self._row(session), "messages": []}})
@@ -243,10 +250,12 @@ class Api:
         self._settle(sid)
         session = self._app.store.load(sid)
         first = max(0, session.message_count - args.get("msg_limit", session.message_count))
+        resolved = self._app.resolve(session.extra) if args.get("resolve_model") else {}
         return answer(
             {
                 "session": {
                     **self._row(session),
+                    **resolved,
                     "messages": session.messages[first:],
                     "tool_calls": [],
                     "pending_user_message": session.pending_user_message,
@@ -285,7 +294,7 @@ class Api:
 
     def clear(self, args: Args, _wake: Wake) -> Answer:
         """Remove a session's messages."""
-        return self._changed(self._app.store.clear(args["session_id"]), "cleared")
+        return self._changed(self._app.clear(args["session_id"]), "cleared")
 
     def truncate(self, args: Args, _wake: Wake) -> Answer:
         """Keep a session's first messages."""
@@ -295,6 +304,18 @@ class Api:
     def undo(self, args: Args, _wake: Wake) -> Answer:
         """Remove the user's last message, and what followed."""
         return self._changed(self._app.store.undo(args["session_id"]), "undone")
+
+    def compress(self, args: Args, _wake: Wake) -> Answer:
+        """Replace all turns but the last by a summary."""
+        return self._changed(self._app.turns.compress(args["session_id"]), "compressed")
+
+    def retry(self, args: Args, _wake: Wake) -> Answer:
+        """Remove the reply to the user's last message, and begin its turn again."""
+        sid = args["session_id"]
+        run = self._app.turns.retry(sid)
+        session = self._app.store.load(sid)
+        self._app.changed(session, "retried")
+        return self._begun(run, session.title)
 
     def _changed(self, session: Session, reason: str) -> Answer:
         self._app.changed(session, reason)
@@ -325,14 +346,20 @@ class Api:
         """Begin a turn; the message is on disk when this returns."""
         sid = args["session_id"]
         title = self._app.store.load_metadata_only(sid).title
-        run = self._app.turns.start(sid, args["message"])
+        asked = {name: args[name] for name in (*KEPT, "attachments") if name in args}
+        run = self._app.turns.start(sid, args["message"], asked=asked)
+        return self._begun(run, title)
+
+    def _begun(self, run: Run, title: str) -> Answer:
         return answer(
             {
                 "stream_id": run.stream_id,
-                "session_id": sid,
+                "session_id": run.session_id,
                 "pending_started_at": run.started_at,
                 "turn_id": run.turn_id,
                 "title": title,
+                "effective_model": run.asked["effective_model"],
+                "effective_model_provider": run.asked["effective_model_provider"],
             }
         )
 
@@ -425,7 +452,8 @@ class Api:
         sid = args["session_id"]
         task_id = args["task_id"] if "task_id" in args else args["process_id"]
         self._app.store.load_metadata_only(sid)
-        body = {"ok": True, "session_id": sid, "task_id": task_id, "noop": True}
+        both = {"task_id": task_id, "process_id": task_id}
+        body = {"ok": True, "session_id": sid, **both, "noop": True}
         return answer(body) if "task_id" in args else answer(body, 200, ("Deprecation", "true"))
 
     def acknowledge_as_before(self, _args: Args, _wake: Wake) -> Answer:
@@ -435,7 +463,8 @@ class Api:
 
     def audit(self, _args: Args, _wake: Wake) -> Answer:
         """Defects of the sessions' files; changes nothing."""
-        return answer(_audit(recovery.audit(self._app.store)))
+        recovered = {"recovery": self._app.recovered._asdict()}
+        return answer({**_audit(recovery.audit(self._app.store)), **recovered})
 
     def models(self, args: Args, _wake: Wake) -> Answer:
         """The models to choose from: the cached ones, or with `refresh` those of the providers."""
@@ -513,7 +542,7 @@ ROUTES = (
         Kind.INSTANT,
         query=(Field("deep", max_length=5),),
         refusals=(503,),
-        gives=("status", "active_runs", "active_streams", "runs", "containers"),
+        gives=("status", "active_runs", "active_streams", "runs", "containers", "recovery"),
     ),
     Route(
         "GET",
@@ -529,13 +558,9 @@ ROUTES = (
         Api.new_session,
         "make a session",
         body=(
-            Field("workspace"),
-            Field("model"),
-            Field("model_provider"),
-            Field("profile"),
+            *KEPT_FIELDS,
             Field("project_id"),
             Field("prev_session_id", max_length=128, pattern=_ID),
-            Field("enabled_toolsets", "array"),
         ),
         refusals=_DISK,
         gives=("session",),
@@ -545,7 +570,7 @@ ROUTES = (
         "/api/session",
         Api.session,
         "a session with its messages",
-        query=(SESSION_ID, Field("msg_limit", "integer")),
+        query=(SESSION_ID, Field("msg_limit", "integer"), Field("resolve_model", max_length=5)),
         refusals=(404, *_DISK),
         gives=("session",),
     ),
@@ -604,6 +629,24 @@ ROUTES = (
     ),
     Route(
         "POST",
+        "/api/session/retry",
+        Api.retry,
+        "remove the reply to the user's last message, and begin its turn again",
+        body=(SESSION_ID,),
+        refusals=(404, 409, *_DISK),
+        gives=_BEGUN,
+    ),
+    Route(
+        "POST",
+        "/api/session/compress",
+        Api.compress,
+        "replace all turns but the last by a summary",
+        body=(SESSION_ID,),
+        refusals=(404, 409, *_DISK),
+        gives=("ok", "session"),
+    ),
+    Route(
+        "POST",
         "/api/session/delete",
         Api.delete,
         "delete a session; a missing one is fine",
@@ -619,14 +662,11 @@ ROUTES = (
         body=(
             SESSION_ID,
             Field("message", is_required=True, max_length=MESSAGE_CHARS_MAX),
-            Field("model"),
-            Field("model_provider"),
-            Field("workspace"),
-            Field("profile"),
+            *KEPT_FIELDS,
             Field("attachments", "array"),
         ),
         refusals=(404, 409, *_DISK),
-        gives=("stream_id", "session_id", "pending_started_at", "turn_id", "title"),
+        gives=_BEGUN,
     ),
     Route(
         "GET",
@@ -706,7 +746,7 @@ ROUTES = (
         body=(SESSION_ID, Field("task_id", max_length=128), Field("process_id", max_length=128)),
         either=("task_id", "process_id"),
         refusals=(404, 503),
-        gives=("ok", "session_id", "task_id", "noop"),
+        gives=("ok", "session_id", "task_id", "process_id", "noop"),
     ),
     Route(
         "POST",
@@ -721,7 +761,7 @@ ROUTES = (
         Api.audit,
         "defects of the sessions' files",
         refusals=_DISK,
-        gives=("status", "summary", "items"),
+        gives=("status", "summary", "items", "recovery"),
     ),
     Route(
         "GET",

@@ -107,6 +107,9 @@ def _schema(field: Field) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": field.kind}
     if field.kind == "integer":
         schema |= {"minimum": field.minimum, "maximum": field.maximum}
+    if field.kind == "array":
+        items = {"type": "string", "maxLength": field.max_length}
+        schema |= {"maxItems": field.max_items, "items": items}
     if field.kind == "string":
         schema |= {"maxLength": field.max_length}
         if field.pattern:

@@ -22,7 +22,10 @@ _PYTHON = {"string": str, "integer": int, "array": list, "object": dict}
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One named value of a request, with the bounds that JSON Schema can express."""
+    """One named value of a request, with the bounds that JSON Schema can express.
+
+    An array is a list of at most `max_items` texts.
+    """
 
     name: str
     kind: str = "string"
@@ -31,6 +34,7 @@ class Field:
     pattern: str = ""
     minimum: int = 0
     maximum: int = 10**15 - 1
+    max_items: int = 100
     about: str = ""
 
     def checked(self, value: Any) -> Any:
@@ -46,10 +50,19 @@ class Field:
                 raise RefusedError(400, f"{self.name} does not match {self.pattern}")
             if self.is_required and not value.strip():
                 raise RefusedError(400, f"{self.name} is empty")
+        if isinstance(value, list):
+            self._check_items(value)
         if isinstance(value, int) and not self.minimum <= value <= self.maximum:
             bounds = f"{self.minimum} to {self.maximum}"
             raise RefusedError(400, f"{self.name} is not in {bounds}")
         return value
+
+    def _check_items(self, items: list[Any]) -> None:
+        if len(items) > self.max_items:
+            raise RefusedError(400, f"{self.name} has more than {self.max_items} items")
+        if not all(isinstance(item, str) and len(item) <= self.max_length for item in items):
+            most = f"at most {self.max_length} characters"
+            raise RefusedError(400, f"{self.name} has an item that is no text of {most}")
 
     def parsed(self, text: str) -> Any:
         """Parse the value from the text of a query. Raises RefusedError."""

@@ -75,6 +75,10 @@ def fits(value: Any, schema: Schema) -> bool:
         is_short = len(value) <= schema.get("maxLength", len(value))
         is_long = len(value) >= schema.get("minLength", 0)
         return is_short and is_long and re.search(schema.get("pattern", ""), value) is not None
+    if isinstance(value, list):
+        is_short = len(value) <= schema.get("maxItems", len(value))
+        items = schema.get("items")
+        return is_short and (items is None or all(fits(item, items) for item in value))
     if isinstance(value, int):
         return bool(schema.get("minimum", value) <= value <= schema.get("maximum", value))
     return True

@@ -429,6 +429,11 @@ def around(parameter: Parameter) -> Iterator[tuple[Any, bool]]:
     if most := schema.get("maxLength"):
         sign = "0" if "pattern" in schema else "é"
         yield from ((sign * length, length <= most) for length in (most - 1, most, most + 1))
+    if "items" in schema:
+        count, most = schema["maxItems"], schema["items"]["maxLength"]
+        for step in (-1, 0, 1):
+            yield ["x"] * (count + step), step <= 0
+            yield ["x", "é" * (most + step)], step <= 0
     if "maximum" in schema:
         least, most = schema["minimum"], schema["maximum"]
         for value in (least - 1, least, least + 1, most - 1, most, most + 1):

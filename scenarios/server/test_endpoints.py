@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.checkers.conformance import Fold, conforms
 from harness.contract import promises
-from harness.contract.agent_script import FAIL, HANG, TOOL, Tokens, sleep
+from harness.contract.agent_script import ASKED, FAIL, HANG, TOOL, Tokens, sleep
 from harness.contract.checkers.server.back_to_zero import resting
 from harness.contract.models.visible_state import VisibleStateModel
 from harness.core.history import History, Operation
@@ -24,7 +24,7 @@ from harness.pytest_plugin import Judge
 
 SHOWN = 3
 TOKENS = f"{Tokens(SHOWN).directive}"
-DONE, TOOLS = TOKENS, f"{TOKENS}{TOOL}"
+DONE, TOOLS = f"{TOKENS}{ASKED}", f"{TOKENS}{TOOL}"
 HELD = f"{TOKENS}{sleep(900)}{sleep(0)}"  # an agent sees a cancel between two directives
 FAILS, HANGS = f"{TOKENS}{FAIL}", f"{TOKENS}{HANG}"
 TEXTS = ("ship it", "Grüße, שלום, 你好", "🎈 \\ \"'% ⟨x⟩", "a\tb\nc", "é ≠ é")
@@ -32,6 +32,13 @@ TITLES = ("plans", "Ünï 计划 🎈", "'; DROP TABLE sessions; --", "Plans")
 STATES = ("empty", "rest", "held", "hanging", "cancelled", "failed", "ended", "interrupted")
 POLLED = 4  # turns that end while the list is read
 Body = Mapping[str, Any]
+# What a turn asks for; the session keeps all but the attachments.
+ASKS: tuple[Body, ...] = (
+    {},
+    {"model": "m2", "model_provider": "p2", "workspace": "/ü", "attachments": ["a.txt", "ä/b 计"]},
+    {"profile": "q2", "enabled_toolsets": ["web", "files"], "attachments": []},
+    {"model": "", "enabled_toolsets": [], "attachments": ["c"]},
+)
 
 
 class BrokenError(Exception):
@@ -77,8 +84,24 @@ class Walker:
         number = next(self.numbers)
         run = f"<r{number}>"
         text = f"{TEXTS[number % len(TEXTS)]} {number} {script}"
-        self.post("/api/chat/start", run, session_id=session, message=text)
+        asked = ASKS[number % len(ASKS)]
+        self.post("/api/chat/start", run, session_id=session, message=text, **asked)
         self.runs[session].append(run)
+        return run
+
+    def again(self, session: str) -> str:
+        """Retry the last turn, and read it as far as it goes by itself; the name of its run."""
+        run = f"<r{next(self.numbers)}>"
+        self.post("/api/session/retry", run, session_id=session)
+        self.runs[session].append(run)
+        (state,) = self._fold.states
+        begun = state.run(run)
+        assert begun is not None, run
+        if begun.is_held:
+            self.show(run)
+            return run
+        self.ask("read", path="/api/chat/stream", query={"stream_id": run})
+        self.ask("conclude", session=session)
         return run
 
     def show(self, run: str) -> None:
@@ -125,7 +148,7 @@ class Walker:
     def see(self, session: str, run: str) -> None:
         """Ask every endpoint that shows the session or the run."""
         self.get("/api/session", session_id=session)
-        self.get("/api/session", session_id=session, msg_limit=1)
+        self.get("/api/session", session_id=session, msg_limit=1, resolve_model=1)
         self.get("/api/session/status", session_id=session)
         self.get("/api/sessions")
         self.get("/api/chat/stream/status", stream_id=run)
@@ -266,6 +289,29 @@ def _undo(walker: Walker, session: str, _run: str) -> None:
         walker.post("/api/session/undo", session_id=session)
 
 
+def _rework(walker: Walker, session: str, run: str) -> str | None:
+    _compress(walker, session, run)
+    return _retry(walker, session)
+
+
+def _retry(walker: Walker, session: str) -> str | None:
+    found = walker.find(session)
+    is_idle = found is not None and (found.run is None or found.is_leaving)
+    sent = [message for message in found.messages if message.role == "user"] if is_idle else ()
+    if not sent:
+        walker.post("/api/session/retry", "<refused>", session_id=session)
+        return None
+    return walker.again(session)
+
+
+def _compress(walker: Walker, session: str, _run: str) -> None:
+    found = walker.find(session)
+    if found is not None and found.run is None and found.messages:
+        walker.talk(session)
+    for _ in range(2):  # the last one finds nothing
+        walker.post("/api/session/compress", session_id=session)
+
+
 def _delete(walker: Walker, session: str, _run: str) -> None:
     found = walker.find(session)
     if found is not None and found.run is not None and not walker.attachable(session):
@@ -304,6 +350,7 @@ ACTIONS: Mapping[str, Action] = {
     "clear": _clear,
     "truncate": _truncate,
     "undo": _undo,
+    "rework": _rework,
     "delete": _delete,
     "start": _start,
     "cancel": _cancel,
@@ -315,7 +362,7 @@ WHOLE = {(state, "rename") for state in STATES} | {(state, "cancel") for state i
 def cases() -> Iterator[tuple[str, str]]:
     """Every action in every state, except those that wait for a hanging agent."""
     for state, action in itertools.product(STATES, ACTIONS):
-        if (state, action) != ("hanging", "delete"):
+        if state != "hanging" or action not in ("delete", "rework"):
             yield state, action
 
 
@@ -342,8 +389,14 @@ def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
     meet(walker)
     poll(walker)
     struck = [(action, walker.prepared(state)) for state, action in order if state == "interrupted"]
+    short = walker.new()
+    for _ in range(2):
+        run = walker.talk(short)
+    walker.post("/api/session/compress", session_id=short)
     walker.ask("kill")
+    walker.ask("logged")
     walker.others()
+    walker.see_all(short, run)  # what it was before is not recovered
     for action, (session, run) in struck:
         walker.see_all(session, run)
         walker.act(action, "interrupted", session, run)
@@ -356,7 +409,8 @@ def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
 
 def meet(walker: Walker) -> None:
     """Starts that meet: at the same moment, and in the moment of a run's end."""
-    session = walker.new(workspace="/w", model="m1", model_provider="p", profile="q")
+    kept = {"workspace": "/w", "model": "m1", "model_provider": "p", "profile": "q"}
+    session = walker.new(**kept, enabled_toolsets=["web"], project_id="j")
     body = {"session_id": session, "message": HELD}
     names = [f"<r{next(walker.numbers)}>" for _ in range(4)]
     begun = walker.ask("together", body=body, names=names).result[0]["name"]
@@ -406,6 +460,7 @@ def watch(walker: Walker, session: str) -> None:
     other = walker.new()
     for path, until, body in (
         ("/api/session/rename", "renamed", {"title": "seen"}),
+        ("/api/session/compress", "compressed", {}),
         ("/api/session/undo", "undone", {}),
         ("/api/session/truncate", "truncated", {"keep_count": 1}),
         ("/api/session/clear", "cleared", {}),
@@ -442,9 +497,33 @@ ENDPOINTS = Scenario(
     ability="endpoints",
     promises=(
         *(promises.S2, promises.S6, promises.S8, promises.S10, promises.S11, promises.S13),
-        *(promises.S14, promises.S15, promises.T1, promises.T2, promises.T3, promises.T4),
-        *(promises.T8, promises.C1, promises.C2, promises.C3, promises.C4, promises.C5),
-        *(promises.C6, promises.C7, promises.W11, promises.H2, promises.H4, promises.H6),
+        *(
+            promises.S14,
+            promises.S15,
+            promises.S16,
+            promises.T1,
+            promises.T2,
+            promises.T3,
+            promises.T4,
+        ),
+        *(
+            promises.T8,
+            promises.T9,
+            promises.C1,
+            promises.C2,
+            promises.C3,
+            promises.C4,
+            promises.C5,
+        ),
+        *(
+            promises.C6,
+            promises.C7,
+            promises.W11,
+            promises.M4,
+            promises.H2,
+            promises.H4,
+            promises.H6,
+        ),
     ),
     workload=walk,
     checker=resting(conforms(VisibleStateModel())),

@@ -66,12 +66,17 @@ def writing(rng: random.Random) -> Iterator[Step]:
 
 
 def cataloguing(rng: random.Random) -> Iterator[Step]:
-    """Show and rebuild the models of a provider that hangs at first."""
-    del rng  # a provider is new in one order only
+    """Show, resolve and rebuild the models of a provider that hangs at first."""
+    ways = ("session", "turn")
+    yield "resolved", {"by": rng.choice(ways)}  # makes the store of secrets, without a catalog
     yield "shown", {}
     yield "rebuilt", {"askers": CALLERS, "hangs": True}
     yield "shown", {}
+    for way in rng.sample(ways, len(ways)):
+        yield "resolved", {"by": way}
     yield "rebuilt", {"askers": CALLERS, "hangs": False}
+    for way in rng.sample(ways, len(ways)):
+        yield "resolved", {"by": way}
     yield "shown", {}
 
 
@@ -107,10 +112,13 @@ HANGING_PROVIDER = Scenario(
     name="server-and-a-silent-provider",
     mode=Mode.HTTP,
     ability="outside",
-    promises=(promises.M1, promises.M2),
+    promises=(promises.M1, promises.M2, promises.M4),
     workload=checked(CatalogOverHttpModel(), cataloguing),
     checker=conforms(CatalogOverHttpModel()),
-    expectations=(Expectation("the provider was queried", _live_queries),),
+    expectations=(
+        Expectation("the provider was queried", _live_queries),
+        Expectation("a model was resolved", lambda h: len(h.happened.of("resolved")), 5),
+    ),
     examples=1,
 )
 

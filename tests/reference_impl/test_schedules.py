@@ -122,6 +122,10 @@ class OneWordAgent:
             output.token("word")
         return "word"
 
+    def summarize(self, messages: Sequence[Message]) -> str:
+        """Count them."""
+        return f"{len(messages)} messages"
+
     def commit_memory_session(self) -> None:
         """Do nothing."""
 

@@ -166,7 +166,8 @@ def test_acknowledgement_changes_nothing(server: ServerProcess) -> None:
     before = (server.folder / "sessions" / f"{sid}.json").read_bytes()
     path = "/api/bg-task-complete-ack"
     response = server.post(path, {"session_id": sid, "task_id": "p"})
-    assert response.json == {"ok": True, "session_id": sid, "task_id": "p", "noop": True}
+    both = {"task_id": "p", "process_id": "p"}
+    assert response.json == {"ok": True, "session_id": sid, **both, "noop": True}
     assert server.post(path, {"session_id": sid, "process_id": "p"}).headers["Deprecation"]
     assert server.post(path, {"session_id": "unknown", "task_id": "p"}).status == 404
     response = server.post("/api/process-complete-ack", {})

@@ -7,7 +7,7 @@ import logging
 import queue
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from harness.faults.simulated_disk import Call, Image, InjectedFault, SimulatedD
 from reference_impl.agents import identity
 from reference_impl.agents.agent import ScriptedAgent, TurnOutput
 from reference_impl.agents.processes import ProcessRegistry
+from reference_impl.sessions.recovery import recover_all
 from reference_impl.sessions.session_files import InvalidSessionIdError, UnknownSessionError
 from reference_impl.sessions.sidecar import Message, Session
+from reference_impl.sessions.store import SaveRefusedError, SessionStore
 from reference_impl.state_db.state_db import StateDb
 from reference_impl.state_db.sync import StateSync
 from reference_impl.turns import turns
@@ -139,6 +141,59 @@ def test_listener_calls_of_a_run_are_in_order(app: AssembledApp) -> None:
     run = app.run("s1", "hello")
 
     assert app.recorder.of(run) == ["started", "token", "done", "stream_end", "ended"]
+
+
+def test_turn_works_with_what_it_was_asked(app: AssembledApp) -> None:
+    """T9: the session keeps the model, and the message its attachments; the agent sees both."""
+    seen: list[Any] = []
+
+    def act(message: str, output: TurnOutput) -> str:
+        seen.append(output.asked)
+        return echo(message, output)
+
+    app.act = act
+    app.run("s1", "hello", asked={"model": "m", "attachments": ["a.txt"]})
+    app.run("s1", "again")
+
+    session = app.store.load("s1")
+    assert seen == [{"model": "m", "attachments": ["a.txt"]}, {"model": "m", "attachments": []}]
+    assert session.extra == {"model": "m"}
+    assert [message.get("attachments") for message in session.messages[::2]] == [["a.txt"], None]
+
+
+def test_retry_sends_the_last_message_again(app: AssembledApp) -> None:
+    """S6: its reply is gone, its attachments are not, and no backup brings the reply back."""
+    app.run("s1", "one")
+    app.run("s1", "two", asked={"attachments": ["a.txt"]})
+    app.act = lambda message, _: f"once more: {message}"
+    app.recorder.until("ended", app.turns.retry("s1"))
+
+    assert app.messages("s1")[2:] == [("user", "two"), ("assistant", "once more: two")]
+    assert app.store.load("s1").messages[2]["attachments"] == ["a.txt"]
+    assert recover_all(SessionStore(app.folder / "sessions")).restored == ()
+
+
+def test_compress_is_refused_when_the_session_changes(app: AssembledApp) -> None:
+    """S2: what was said while the agent summarized is kept."""
+    for message in ("one", "two"):
+        app.run("s1", message)
+    agent = app.agents["s1"]
+
+    def summarize(messages: Sequence[Message]) -> str:
+        app.run("s1", "three")
+        return f"{len(messages)} messages"
+
+    agent.summarize = summarize  # type: ignore[method-assign]
+    with pytest.raises(SaveRefusedError, match="has changed"):
+        app.turns.compress("s1")
+    assert [text for role, text in app.messages("s1") if role == "user"] == ["one", "two", "three"]
+
+    del agent.summarize
+    app.turns.compress("s1")
+    assert app.messages("s1")[:2] == [("system", "4 messages"), ("user", "three")]
+    restarted = SessionStore(app.folder / "sessions")
+    assert recover_all(restarted).restored == ()
+    assert restarted.load("s1").message_count == 3
 
 
 def test_ephemeral_turn_leaves_the_session_unchanged(app: AssembledApp) -> None:

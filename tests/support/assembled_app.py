@@ -64,6 +64,10 @@ class FakeAgent:
         assert isinstance(history, tuple)
         return self.act(message, output)
 
+    def summarize(self, messages: Sequence[Message]) -> str:
+        """Count them."""
+        return f"{len(messages)} messages"
+
     def commit_memory_session(self) -> None:
         """Do nothing."""
 

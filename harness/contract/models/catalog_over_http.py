@@ -1,8 +1,9 @@
 """Model of the catalog over HTTP: when the server asks the provider, and what each client gets.
 
 Operations are those of the *outside* ability. Showing the catalog sends no request to the provider,
-and rebuilding sends one for all clients together, as long as no models are known. The provider
-offers one model, whose number is that of the request.
+nor does a turn or a session that resolves its model while tokens rotate. Rebuilding sends one for
+all clients together, as long as no models are known. The provider offers one model, whose number is
+that of the request.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
 MINIMAL = "scripted-agent"  # what a server without a provider offers
-_PROMISES = {"shown": promises.M1, "rebuilt": promises.M2}
+_PROMISES = {"shown": promises.M1, "resolved": promises.M4, "rebuilt": promises.M2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def _expected(state: State, operation: Operation) -> list[tuple[State, dict[str,
     """The answers that are right in a state, each with the state behind it."""
     callers = operation.argument.get("askers", 0)
     models = [f"model-{state.known}"] if state.known else [MINIMAL]
-    if operation.function == "shown":
+    if operation.function in ("shown", "resolved"):
         return [(state, {"models": models, "asked": 0})]
     if state.known:
         return [(state, {"models": [models] * callers, "asked": 0})]

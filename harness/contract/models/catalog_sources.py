@@ -179,11 +179,13 @@ def _compared(
     result = operation.result
     is_display = operation.function == "shown" and result.get("asked") != 0
     first = promises.M1 if is_display or not result.get("catalog") else promises.M3
-    also = promises.M3 if first is promises.M1 else promises.M1
+    also = [promises.M3 if first is promises.M1 else promises.M1]
+    if operation.function == "rebuilt" and result.get("asked") == 0 < requests:
+        also.append(promises.M2)  # a rebuild that is over may still stand in its way
     return Refusal(
         first,
         f"{operation.call} is not the catalog that is known for the present config and auth",
         (expected,),
-        also=(also,),
+        also=tuple(also),
         expected=f"{expected}",
     )

@@ -49,6 +49,15 @@ class Turn:
         return Script.parse(self.text).hangs
 
     @property
+    def end(self) -> str:
+        """How the turn ends, in words."""
+        if self.was_struck:
+            return "a turn that a kill ended"
+        if "cancelled" in self.marks:
+            return "a turn that was cancelled"
+        return "a turn that fails" if Script.parse(self.text).fails else "a turn"
+
+    @property
     def promise(self) -> Promise:
         """The promise that the message is there, once, and marked."""
         return promises.S13 if self.was_struck else promises.S2
@@ -362,7 +371,7 @@ def messages_read(session: Session, operation: Operation, _turn: Turn | None) ->
         if texts.count(turn.text) != 1:
             has_reply = any(text.startswith(turn.shown) for _, text, _ in result["said"])
             lacks = "" if has_reply or not turn.shown else ", and not the reply that was seen"
-            count = f"has the message {turn.text!r} {texts.count(turn.text)} times"
+            count = f"has the message {turn.text!r} of {turn.end} {texts.count(turn.text)} times"
             return Refusal(
                 turn.promise,
                 f"{operation.call} {count}{lacks}",

@@ -13,6 +13,7 @@ ID = "[0-9A-Za-z-][0-9A-Za-z_-]{0,127}"
 RUN_ID = "[0-9A-Za-z-]+"
 COUNT_MAX = 10**15 - 1
 TEXT_MAX, FLAG_MAX, TITLE_MAX, MESSAGE_MAX, TASK_MAX = 1000, 5, 500, 1_000_000, 128
+ITEMS_MAX = 100
 DISK = (503, 507)
 FREE = "a text"  # a free text
 STREAM, PAGE, JSON = "text/event-stream", "text/html", "application/json"
@@ -52,8 +53,19 @@ class Endpoint:
 _FLAG, _SESSION = _text(FLAG_MAX), {"session_id": SESSION}
 _AFTER = {"after_event_id": _text()}
 _CHANGED = ("ok", "session")
-_MODEL = {name: _text() for name in ("model", "model_provider")}
-_NEW = {"workspace": _text(), **_MODEL, "profile": _text(), "project_id": _text()}
+_BEGUN = (
+    *("stream_id", "session_id", "pending_started_at", "turn_id", "title"),
+    *("effective_model", "effective_model_provider"),
+)
+_TEXTS: Schema = {
+    "type": "array",
+    "maxItems": ITEMS_MAX,
+    "items": {"type": "string", "maxLength": TEXT_MAX},
+}
+_KEPT = {
+    **{name: _text() for name in ("workspace", "model", "model_provider", "profile")},
+    "enabled_toolsets": _TEXTS,
+}
 
 ENDPOINTS = (
     Endpoint("GET", "/", kind=PAGE),
@@ -63,7 +75,7 @@ ENDPOINTS = (
         "/health",
         {"deep": _FLAG},
         refusals=(503,),
-        gives=("status", "active_runs", "active_streams", "runs", "containers"),
+        gives=("status", "active_runs", "active_streams", "runs", "containers", "recovery"),
     ),
     Endpoint(
         "GET",
@@ -73,14 +85,14 @@ ENDPOINTS = (
     Endpoint(
         "POST",
         "/api/session/new",
-        body={**_NEW, "prev_session_id": SESSION, "enabled_toolsets": {"type": "array"}},
+        body={**_KEPT, "project_id": _text(), "prev_session_id": SESSION},
         refusals=DISK,
         gives=("session",),
     ),
     Endpoint(
         "GET",
         "/api/session",
-        {**_SESSION, "msg_limit": COUNT},
+        {**_SESSION, "msg_limit": COUNT, "resolve_model": _FLAG},
         needs=("session_id",),
         refusals=(404, *DISK),
         gives=("session",),
@@ -128,6 +140,22 @@ ENDPOINTS = (
     ),
     Endpoint(
         "POST",
+        "/api/session/retry",
+        body=_SESSION,
+        needs=("session_id",),
+        refusals=(404, 409, *DISK),
+        gives=_BEGUN,
+    ),
+    Endpoint(
+        "POST",
+        "/api/session/compress",
+        body=_SESSION,
+        needs=("session_id",),
+        refusals=(404, 409, *DISK),
+        gives=_CHANGED,
+    ),
+    Endpoint(
+        "POST",
         "/api/session/delete",
         body=_SESSION,
         needs=("session_id",),
@@ -140,14 +168,12 @@ ENDPOINTS = (
         body={
             **_SESSION,
             "message": _needed(MESSAGE_MAX),
-            **_MODEL,
-            "workspace": _text(),
-            "profile": _text(),
-            "attachments": {"type": "array"},
+            **_KEPT,
+            "attachments": _TEXTS,
         },
         needs=("session_id", "message"),
         refusals=(404, 409, *DISK),
-        gives=("stream_id", "session_id", "pending_started_at", "turn_id", "title"),
+        gives=_BEGUN,
     ),
     Endpoint(
         "GET",
@@ -195,11 +221,14 @@ ENDPOINTS = (
         needs=("session_id",),
         either=("task_id", "process_id"),
         refusals=(404, 503),
-        gives=("ok", "session_id", "task_id", "noop"),
+        gives=("ok", "session_id", "task_id", "process_id", "noop"),
     ),
     Endpoint("POST", "/api/process-complete-ack", refusals=(410,)),
     Endpoint(
-        "GET", "/api/session/recovery/audit", refusals=DISK, gives=("status", "summary", "items")
+        "GET",
+        "/api/session/recovery/audit",
+        refusals=DISK,
+        gives=("status", "summary", "items", "recovery"),
     ),
     Endpoint("GET", "/api/models", {"refresh": _FLAG}, gives=("groups", "default_model")),
 )

@@ -108,7 +108,8 @@ def _badly_written(state: State, operation: Operation) -> Refusal | None:
 
     A title may be taken, and a session that does not exist may be refused or ignored.
     """
-    is_known = operation.function == "create" or state.get(operation.argument.get("session", ""))
+    is_whole = operation.function in ("create", "fail", "restore")
+    is_known = is_whole or state.get(operation.argument.get("session", ""))
     may_fail = operation.function == "rename" or not is_known or operation.outcome is Outcome.INFO
     if operation.outcome is Outcome.OK and operation.result is None:
         return None

@@ -16,6 +16,7 @@ from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
 STARTED, ENDED = "server_turn_started", "bg_task_complete"
+HALF_NAMED = "a notice without both names of its process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,12 @@ class NotificationsModel:
             case "open" | "open_again" | "hear" | "acknowledge":
                 return _of_a_tab(state, operation)
             case "begin":
+                if operation.outcome is Outcome.FAIL:
+                    return Refusal(
+                        promises.C3,
+                        f"{operation.call} failed",
+                        expected="every tab is closed, and every name forgotten",
+                    )
                 return (self.initial(),)
         step = self._server.step(state.server, operation)
         if isinstance(step, Refusal):
@@ -105,7 +112,7 @@ def _of_a_tab(state: State, operation: Operation) -> tuple[State] | Refusal:
         case "open_again":
             return (_reopened(state, argument["tab"]),)
         case "hear":
-            return _announced(state, operation)
+            return _half_named(operation) or _announced(state, operation)
     return _acknowledged(state, operation)
 
 
@@ -114,6 +121,19 @@ def _reopened(state: State, name: str) -> State:
     if tab is None or tab.has_cursor:
         return state
     return state.put(name, replace(tab, unannounced=()))
+
+
+def _half_named(operation: Operation) -> Refusal | None:
+    """A notice of which a client knows only one name of the process."""
+    halves = [event for event in operation.result if event[1] == HALF_NAMED]
+    if not halves:
+        return None
+    return Refusal(
+        promises.W11,
+        f"{operation.call}: a notice cannot be acknowledged under either name of its process",
+        expected=f"{ENDED} with the same `task_id` and `process_id`",
+        observed=f"{halves}",
+    )
 
 
 def _announced(state: State, operation: Operation) -> tuple[State] | Refusal:

@@ -9,7 +9,8 @@ whether its run still counts is open. Times are numbers of calls.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ JSON_HEADERS = {
 }
 STREAM_TYPE = "text/event-stream; charset=utf-8"
 SESSION_FIELDS = ("model", "profile", "workspace")
+KEPT = ("model", "model_provider", "workspace", "profile", "enabled_toolsets")  # of a request
 FAILURE = "ScriptedError: the message asked for a failure"  # what the scripted agent raises
 NOTICES = "notices-[0-9a-f]{12}"  # the id of a session's stream of notices
 
@@ -42,9 +44,13 @@ class Message:
     at: Span
     turn: str
     mark: tuple[tuple[str, Any], ...] = ()
+    attachments: tuple[str, ...] = ()
 
     def json(self) -> dict[str, Any]:
         """The message as every endpoint shows it."""
+        if self.role == "system":
+            about = {"timestamp": self.at, "source": "compress"}
+            return {"role": self.role, "content": self.content, **about}
         source = {"source": "user"} if self.role == "user" else {}
         return {
             "role": self.role,
@@ -52,6 +58,7 @@ class Message:
             "timestamp": self.at,
             "turn_id": self.turn,
             **source,
+            **({"attachments": [*self.attachments]} if self.attachments else {}),
             **dict(self.mark),
         }
 
@@ -65,6 +72,7 @@ class Run:
     text: str
     started: int
     number: int
+    asked: tuple[tuple[str, Any], ...] = ()  # what it works with, by name
     end: str = ""  # done, cancelled, error or interrupted
     count: int = 0  # messages of the session after the end
 
@@ -87,6 +95,11 @@ class Run:
         return parts
 
     @property
+    def attachments(self) -> tuple[str, ...]:
+        """The attachments of its message."""
+        return tuple(dict(self.asked).get("attachments", ()))
+
+    @property
     def is_held(self) -> bool:
         """Whether it goes on until it is ended by a call."""
         return self.script.is_held
@@ -102,6 +115,11 @@ class Run:
                 body.append(("tool", {"name": "whose_turn", "arguments": {}}))
                 output = {"output": self.session, "output_chars": AtLeast(1)}
                 body.append(("tool_complete", {"name": "whose_turn", **output}))
+            elif directive.verb == "asked":
+                body.append(("tool", {"name": "what_was_asked", "arguments": {}}))
+                text = json.dumps(dict(self.asked), sort_keys=True)
+                output = {"output": text, "output_chars": AtLeast(1)}
+                body.append(("tool_complete", {"name": "what_was_asked", **output}))
         count = {"message_count": self.count}
         match self.end:
             case "done":
@@ -152,6 +170,7 @@ class State:
     booted: int = 0
     ended: Span | None = None  # when the last run of this boot ended
     version: int = 0  # changes of the list that this boot has announced
+    recovered: tuple[int, int] = (0, 0)  # sessions that this boot scanned, and settled
 
     def find(self, name: Any) -> Session | None:
         """The session of that name, if it exists."""
@@ -210,7 +229,8 @@ class State:
         elif end == "error":
             mark = (("error", FAILURE),)
         at = Span(run.started, run.started)
-        user = Message("user", run.text, at, run.turn, () if end == "error" else mark)
+        sent = () if end == "error" else mark
+        user = Message("user", run.text, at, run.turn, sent, run.attachments)
         messages = [user]
         if text or not mark or end == "error":
             replied = at if end == "interrupted" else span
@@ -240,14 +260,15 @@ class State:
 
     def struck(self) -> State:
         """This state after a kill and another boot."""
-        after = self
+        after, settled = self, 0
         for session in self.sessions:
             run = self.run(session.run)
             if run is not None and session.is_pending:
-                after = after.with_end(run, "interrupted")
+                after, settled = after.with_end(run, "interrupted"), settled + 1
             else:
                 after = after.put(replace(session, run=None, is_leaving=False))
-        return replace(after, booted=self.clock, ended=None, version=0)
+        done = (len(self.sessions), settled)
+        return replace(after, booted=self.clock, ended=None, version=0, recovered=done)
 
     # Views
 
@@ -257,6 +278,8 @@ class State:
         pending: dict[str, Any] = {}
         if session.is_pending and run is not None:
             pending = {"pending_turn_id": run.turn, "pending_user_source": "user"}
+            if run.attachments:
+                pending["pending_attachments"] = [*run.attachments]
         attachable = self.attachable(session)
         return {
             **dict.fromkeys((*SESSION_FIELDS, "personality")),
@@ -290,6 +313,11 @@ class State:
             "_messages_offset": first,
         }
 
+    def recovery(self) -> dict[str, int]:
+        """What the start of this boot did."""
+        scanned, settled = self.recovered
+        return {"scanned": scanned, "restored": 0, "settled": settled}
+
     def registered(self) -> list[Run]:
         """The runs that surely count as active."""
         found = (self.run(session.run) for session in self.sessions if not session.is_leaving)
@@ -316,7 +344,7 @@ class VisibleStateModel:
         """No session, and no server."""
         return State()
 
-    def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:  # noqa: PLR0911
+    def step(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:
         """The state after the operation, or the promise that its answer breaks."""
         state = replace(state, clock=state.clock + 1)
         if operation.outcome is not Outcome.OK:
@@ -327,23 +355,12 @@ class VisibleStateModel:
                 expected="an answer within the patience of a client",
             )
         argument = operation.argument or {}
-        match operation.function:
-            case "boot":
-                return _nothing(replace(state, booted=state.clock), operation)
-            case "kill":
-                return _nothing(state.struck(), operation)
-            case "call":
-                return _called(state, operation)
-            case "together":
-                return _together(state, operation)
-            case "read":
-                return _read(state, operation)
-            case "watch":
-                return _watched(state, operation)
-            case "conclude":
-                return _concluded(state, operation)
-            case "stored":
-                return _stored(state, operation)
+        if operation.function == "boot":
+            return _nothing(replace(state, booted=state.clock), operation)
+        if operation.function == "kill":
+            return _nothing(state.struck(), operation)
+        if step := _STEPS.get(operation.function):
+            return step(state, operation)
         raise ValueError(f"{self.name} has no function {operation.function!r}: {argument}")
 
     def adopt(self, state: State, operation: Operation) -> tuple[State, ...]:  # noqa: ARG002
@@ -401,11 +418,21 @@ def _promises(  # noqa: PLR0911 - one for each kind of difference
         return (promises.T3, promises.T4, promises.S13, promises.S15)
     if "active_stream_id" in found.path and expected.status == OK:
         return (promises.C7, promises.T4, promises.T3, promises.S15)
-    if "updated_at" in found.path:
-        return (promises.S8, promises.S15, promises.S14)
+    for names, tested in _FIELDS.items():
+        if any(name in found.path for name in names):
+            return tested
     if "messages" in found.path:
         return (*_of_messages(state, argument), promises.S15, *also)
     return also
+
+
+_FIELDS: Mapping[tuple[str, ...], tuple[Promise, ...]] = {
+    ("recovery",): (promises.S16,),
+    ("effective_model",): (promises.M4, promises.T9),
+    (*KEPT, "attachments", "project_id"): (promises.T9, promises.S15, promises.S14),
+    ("shrink", "shrunk", "watermark"): (promises.S6, promises.S15, promises.S5),
+    ("updated_at",): (promises.S8, promises.S15, promises.S14),
+}
 
 
 def _of_messages(state: State, argument: Mapping[str, Any]) -> tuple[Promise, ...]:
@@ -480,7 +507,8 @@ def _session(state: State, values: Mapping[str, Any], _name: str) -> Expected:
     session = state.find(values["session_id"])
     if session is None:
         return _absent(state)
-    body = {"session": state.whole(session, values.get("msg_limit"))}
+    resolved = _resolved(dict(session.extra)) if values.get("resolve_model") else {}
+    body = {"session": {**state.whole(session, values.get("msg_limit")), **resolved}}
     return Expected(OK, body, state, (promises.S15, promises.S14, promises.S2))
 
 
@@ -508,13 +536,27 @@ def _sessions(state: State, _values: Mapping[str, Any], _name: str) -> Expected:
 
 
 def _new(state: State, values: Mapping[str, Any], name: str) -> Expected:
-    fields = ("workspace", "model", "model_provider", "profile", "project_id")
-    extra = tuple((field, values[field]) for field in fields if field in values)
+    extra = tuple(_kept(values, "project_id").items())
     now = Span(state.clock, state.clock)
     session = Session(name, state.clock, now, extra=extra)
     after = state.put(session).announced()
     body = {"session": {**after.row(session), "messages": []}}
     return Expected(OK, body, after, (promises.S15, promises.S11))
+
+
+def _kept(values: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    """What the values say of the session's fields, and of these further ones; hashable."""
+    found = {field: values[field] for field in (*KEPT, *more) if field in values}
+    return {
+        field: tuple(value) if isinstance(value, list) else value for field, value in found.items()
+    }
+
+
+def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The model and provider of a session, by a catalog that was never rebuilt."""
+    provider = values.get("model_provider") or "scripted"
+    model = values.get("model") or "scripted-agent"
+    return {"effective_model": model, "effective_model_provider": provider}
 
 
 def _changed(state: State, session: Session, tested: Promise) -> Expected:
@@ -557,6 +599,50 @@ def _undo(state: State, values: Mapping[str, Any], _name: str) -> Expected:
     return _changed(state, session.cut(users[-1], state.clock), promises.S6)
 
 
+def _compress(state: State, values: Mapping[str, Any], _name: str) -> Expected:
+    session = state.find(values["session_id"])
+    if session is None:
+        return _absent(state)
+    if session.run is not None and not session.is_leaving:
+        return _busy(state, session)
+    state = state.idle(session)
+    session = state.find(session.name) or session
+    users = [at for at, message in enumerate(session.messages) if message.role == "user"]
+    if len(users) < 2:  # noqa: PLR2004
+        return Expected(CONFLICT, {"error": TEXT}, state, (promises.S10, promises.S6))
+    old, kept = session.messages[: users[-1]], session.messages[users[-1] :]
+    asked = "; ".join(message.content[:40] for message in old if message.role == "user")
+    text = f"Summary of {len(old)} messages: {asked}"
+    summary = Message("system", text, Span(state.clock, state.clock), "")
+    shrunk = session.changed(state.clock, messages=(summary, *kept), shrinks=session.shrinks + 1)
+    return _changed(state, shrunk, promises.S6)
+
+
+def _retry(state: State, values: Mapping[str, Any], name: str) -> Expected:
+    session = state.find(values["session_id"])
+    if session is None:
+        return _absent(state)
+    if session.run is not None and not session.is_leaving:
+        return _busy(state, session)
+    users = [at for at, message in enumerate(session.messages) if message.role == "user"]
+    if not users:
+        return Expected(CONFLICT, {"error": TEXT}, state, (promises.S10, promises.S6))
+    state = state.idle(session)
+    session = state.find(session.name) or session
+    sent = session.messages[users[-1]]
+    cut = replace(session, messages=session.messages[: users[-1]], shrinks=session.shrinks + 1)
+    begun = _began(state, cut, sent.content, {"attachments": sent.attachments}, name)
+    return replace(begun, state=begun.state.announced(), promises=(promises.S6, *begun.promises))
+
+
+def _busy(state: State, session: Session) -> Expected:
+    """A session whose run refuses what is asked."""
+    run = state.attachable(session)
+    body = {"error": TEXT, "active_stream_id": None if run is None else run.name}
+    tested = (promises.T1, promises.T4) if run is None else (promises.T1,)
+    return Expected(CONFLICT, body, state, tested)
+
+
 def _delete(state: State, values: Mapping[str, Any], _name: str) -> Expected:
     session = state.find(values["session_id"])
     after = state
@@ -574,22 +660,34 @@ def _start(state: State, values: Mapping[str, Any], name: str) -> Expected:
     if session is None:
         return _absent(state)
     if session.run is not None and not session.is_leaving:
-        run = state.attachable(session)
-        body = {"error": TEXT, "active_stream_id": None if run is None else run.name}
-        tested = (promises.T1, promises.T4) if run is None else (promises.T1,)
-        return Expected(CONFLICT, body, state, tested)
+        return _busy(state, session)
     if session.is_leaving:
         state = state.idle(session)
         session = state.find(session.name) or session
+    return _began(state, session, values["message"], values, name)
+
+
+def _began(
+    state: State, session: Session, text: str, values: Mapping[str, Any], name: str
+) -> Expected:
+    """A turn that starts in an idle session, and what it works with."""
     number = sum(message.role == "user" for message in session.messages) + 1
-    run = Run(name, session.name, values["message"], state.clock, number)
-    after = state.put_run(run).put(session.changed(state.clock, run=name, is_pending=True))
+    extra = {**dict(session.extra), **_kept(values)}
+    resolved = _resolved(extra)
+    attachments = _kept({"attachments": (), **values}, "attachments")
+    asked = {**_kept(extra), **attachments, **resolved}
+    run = Run(name, session.name, text, state.clock, number, tuple(asked.items()))
+    begun_session = session.changed(
+        state.clock, run=name, is_pending=True, extra=tuple(extra.items())
+    )
+    after = state.put_run(run).put(begun_session)
     begun = {
         "stream_id": name,
         "session_id": session.name,
         "pending_started_at": state.clock,
         "turn_id": run.turn,
         "title": session.title,
+        **resolved,
     }
     return Expected(OK, begun, after.announced(), (promises.T8, promises.T3, promises.T2))
 
@@ -628,7 +726,8 @@ def _acknowledge(state: State, values: Mapping[str, Any], _name: str) -> Expecte
         return _absent(state, promises.W11)
     is_former = "task_id" not in values
     task = values["process_id" if is_former else "task_id"]
-    body = {"ok": True, "session_id": session.name, "task_id": task, "noop": True}
+    both = {"task_id": task, "process_id": task}
+    body = {"ok": True, "session_id": session.name, **both, "noop": True}
     headers = {**JSON_HEADERS, **({"deprecation": "true"} if is_former else {})}
     return Expected(OK, body, state, (promises.W11,), headers)
 
@@ -643,6 +742,7 @@ def _audit(state: State, _values: Mapping[str, Any], _name: str) -> Expected:
         "status": "ok",
         "summary": {"repairable": 0, "unsafe_to_repair": 0},
         "items": [],
+        "recovery": state.recovery(),
     }
     return Expected(OK, body, state, (promises.S5, promises.S11))
 
@@ -737,6 +837,7 @@ def _health(state: State, _values: Mapping[str, Any], _name: str) -> Expected:
         },
         "containers": _containers(state),
         "process": {"threads": AtLeast(1), "fds": AtLeast(1), "rss_bytes": AtLeast(1 << 20)},
+        "recovery": state.recovery(),
     }
     if runs:
         body["oldest_run_age_seconds"] = True
@@ -780,6 +881,8 @@ _ROUTES = {
     ("POST", "/api/session/clear"): _clear,
     ("POST", "/api/session/truncate"): _truncate,
     ("POST", "/api/session/undo"): _undo,
+    ("POST", "/api/session/retry"): _retry,
+    ("POST", "/api/session/compress"): _compress,
     ("POST", "/api/session/delete"): _delete,
     ("POST", "/api/chat/start"): _start,
     ("GET", "/api/chat/cancel"): _cancel,
@@ -950,7 +1053,20 @@ def _of_stream(operation: Operation, run: Run) -> tuple[Promise, ...]:  # noqa: 
     ends = {row[1] for row in result["events"]} & {"done", "stream_end", "cancel", "apperror"}
     if run.end and not ends:
         return (promises.T3, promises.C3)
+    if _tools_differ(run, result["events"]):
+        return (promises.T9, *also)
     return (promises.T3, *also, promises.T4)
+
+
+def _tools_differ(run: Run, events: list[Any]) -> bool:
+    """Whether the run works with something else than its start asked for."""
+
+    def shown(rows: list[Any]) -> list[Any]:
+        outputs = (data for _, name, data in rows if name == "tool_complete")
+        return [data["output"] for data in outputs if data["name"] == "what_was_asked"]
+
+    wanted, found = shown(run.events), shown(events)
+    return len(wanted) == len(found) and wanted != found
 
 
 def _judged(
@@ -1026,6 +1142,12 @@ def _concluded(state: State, operation: Operation) -> tuple[State, ...] | Refusa
     return (state.idle(session) if session is not None and wanted else state,)
 
 
+def _logged(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """The log of the start says what recovery did."""
+    found = difference(state.recovery(), operation.result)
+    return (state,) if found is None else _refusal(operation, found, (promises.S16,))
+
+
 def _stored(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
     """Every copy on disk of a session that is at rest; nothing of one that was deleted."""
     name = operation.argument["session"]
@@ -1058,3 +1180,14 @@ def _copies(state: State, name: str, session: Session | None, observed: Any) -> 
         "copies": {"database": database, "search": database, "sidecar": copy},
         "runs": {run.name: "".join(run.tokens) for run in runs},
     }
+
+
+_STEPS: Mapping[str, Callable[[State, Operation], tuple[State, ...] | Refusal]] = {
+    "call": _called,
+    "together": _together,
+    "read": _read,
+    "watch": _watched,
+    "conclude": _concluded,
+    "stored": _stored,
+    "logged": _logged,
+}

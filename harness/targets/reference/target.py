@@ -58,6 +58,7 @@ from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
 from harness.targets.server.leaving_readers import LeavingReadersAdapter
 from harness.targets.server.lifecycle import ServerAdapter
+from harness.targets.server.memory_boundaries import MemoryBoundariesAdapter
 from harness.targets.server.notifications import NotificationsAdapter
 from harness.targets.server.settings import SettingsAdapter
 from harness.targets.server.stream_cursors import StreamCursorsAdapter
@@ -68,6 +69,7 @@ from harness.targets.threads.lifecycle import AgentCacheThreadsAdapter, Lifecycl
 from harness.targets.threads.model_catalog import CatalogThreadsAdapter
 from harness.targets.threads.run_calls import RunCallsAdapter
 from harness.targets.threads.session_store import SessionsThreadsAdapter
+from harness.targets.threads.state_db import StateDbThreadsAdapter
 from harness.targets.threads.turns import TurnsThreadsAdapter
 from harness.targets.threads.wakeups import WakeupsThreadsAdapter
 from harness.worker import sql_faults, virtual_time, writers
@@ -214,7 +216,7 @@ def open_state_db_threads(folder: Path) -> Any:
     """Open the database module, with a file of its own for each schedule."""
     own = folder / f"{next(_schedules)}"
     own.mkdir()
-    return state_db_adapter.open_adapter(own)
+    return StateDbThreadsAdapter(own / "state.db")
 
 
 def open_state_db(folder: Path) -> Any:
@@ -265,6 +267,11 @@ def open_stream_cursors(folder: Path) -> Any:
 def open_leaving_readers(folder: Path) -> Any:
     """Open a server in a process of its own, and readers that leave."""
     return LeavingReadersAdapter(folder, _launch())
+
+
+def open_memory(folder: Path) -> Any:
+    """Open a server in a process of its own, and a memory provider that counts its requests."""
+    return MemoryBoundariesAdapter(folder, _launch())
 
 
 def open_upkeep(folder: Path) -> Any:
@@ -334,6 +341,7 @@ _ADAPTERS = {
     "leaving": open_leaving_readers,
     "cursors": open_stream_cursors,
     "outside": open_external_writer,
+    "memory": open_memory,
     "upkeep": open_upkeep,
     "server": open_server,
     "soak_served": open_soak_http,

@@ -41,6 +41,7 @@ TIMES = (
 AGES = ("uptime_seconds", "oldest_run_age_seconds")
 _ID = re.compile(r"[0-9a-f]{12}(?:[0-9a-f]{20})?")
 _NAME = re.compile(r"<[^<>]+>")
+_RECOVERED = re.compile(r"recovery: (\d+) sessions scanned, (\d+) restored, (\d+) settled")
 
 
 class EndpointsAdapter:
@@ -242,6 +243,13 @@ class EndpointsAdapter:
         named: dict[str, Any] = self._named(stored)
         named["runs"] = {self._text(run): text for run, text in named["runs"].items()}
         return named
+
+    def logged(self) -> dict[str, int]:
+        """What the last start of the server logged of its recovery; empty for nothing."""
+        self._begin()
+        found = _RECOVERED.findall(self._server.log())
+        names = ("scanned", "restored", "settled")
+        return dict(zip(names, map(int, found[-1]), strict=True)) if found else {}
 
     # HTTP
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -25,6 +26,7 @@ from harness.targets.server.lifecycle import ServerAdapter
 POLL_S = "0.05"
 BUDGET_S = "0.5"
 STREAM_TIMEOUT_S = 60.0
+IDLE_POLL_S = 0.005
 SENTINEL = "sentinel"  # a session whose title shows which writes the watcher has announced
 Rows = list[list[Any]]
 
@@ -61,6 +63,7 @@ class ExternalWriterAdapter:
         self._writer = writer
         self._writer.open(self._server.state)
         self._titles = map("at {}".format, itertools.count())
+        self._session: str | None = None
         self._stream = ExitStack()
         stream = Web(booted["port"], STREAM_TIMEOUT_S).stream("/api/sessions/gateway/stream")
         self._events = self._stream.enter_context(stream)
@@ -103,7 +106,9 @@ class ExternalWriterAdapter:
         with suppress(TimeoutError):  # no announcement came
             announced = [next(self._events)] if awaited else []
             announced += self._read_to(self._mark())
-        last = _rows(announced[-1]) if announced else None
+        # A client tells the events of several streams apart by their type.
+        is_named = announced and announced[-1].data.get("type") == announced[-1].name
+        last = _rows(announced[-1]) if is_named else None
         return {"announced": last, "announcements": len(announced)}
 
     def _mark(self) -> str:
@@ -128,6 +133,32 @@ class ExternalWriterAdapter:
             self._web.get(path)
         models = _models(self._web.get("/api/models"))
         return {"models": models, "asked": self._provider.asked - before}
+
+    def resolved(self, by: str) -> dict[str, Any]:
+        """The model of a session, or of a turn, and the number of provider requests.
+
+        A token of the store of secrets has another value each time.
+        """
+        if self._session is None:
+            self._session = self._web.post("/api/session/new")["session"]["session_id"]
+        token = next(self._titles)
+        auth = self._server.state / "auth.json"
+        auth.write_text(json.dumps({"provider": "live", "access_token": token}), "utf-8")
+        before = self._provider.asked
+        sid = self._session
+        if by == "turn":
+            answer = self._web.post("/api/chat/start", session_id=sid, message="hello")
+            self._await_idle(sid)
+        else:
+            answer = self._web.get(f"/api/session?session_id={sid}&resolve_model=1")["session"]
+        return {"models": [answer["effective_model"]], "asked": self._provider.asked - before}
+
+    def _await_idle(self, sid: str) -> None:
+        ends_at = time.monotonic() + STREAM_TIMEOUT_S
+        while self._web.get(f"/api/session/status?session_id={sid}")["agent_running"]:
+            if time.monotonic() > ends_at:
+                raise TimeoutError(f"session {sid} is busy after {STREAM_TIMEOUT_S:g} s")
+            time.sleep(IDLE_POLL_S)
 
     def rebuilt(self, askers: int, *, hangs: bool) -> dict[str, Any]:
         """The models of `askers` concurrent refreshes, while the provider answers or hangs."""

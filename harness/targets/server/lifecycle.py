@@ -84,6 +84,10 @@ class ServerAdapter:
         assert self._server is not None, "the server runs"
         self._server.resume()
 
+    def log(self) -> str:
+        """What all servers of this folder have logged."""
+        return self.state.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+
     def kept(self, session_id: str) -> dict[str, Any] | None:
         """The messages and the pending text in the session's sidecar; None if there is no file."""
         path = self.state / "sessions" / f"{session_id}.json"

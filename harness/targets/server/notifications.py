@@ -18,6 +18,7 @@ from harness.targets.server.http import HttpAdapter, UnknownError, named
 
 TAB_S = 60.0  # the timeout of a tab's stream
 STARTED, ENDED = "server_turn_started", "bg_task_complete"
+HALF_NAMED = "a notice without both names of its process"
 _UNKNOWN_COUNT = 10**9  # a count that no session has, so that the server sends its own
 
 
@@ -67,7 +68,7 @@ class NotificationsAdapter(HttpAdapter):
                 self._tabs[tab].last_id = event.id or self._tabs[tab].last_id
                 if event.name in (STARTED, ENDED):
                     heard.append(self._row(event))
-                    if heard[-1][1:] == [name, subject]:
+                    if [event.name, heard[-1][2]] == [name, subject]:
                         break
         except TimeoutError:
             pass  # the awaited event did not come
@@ -87,7 +88,9 @@ class NotificationsAdapter(HttpAdapter):
         session = named(self._sessions, event.data["session_id"])
         if event.name == STARTED:
             return [session, event.name, named(self._streams, event.data["stream_id"])]
-        return [session, event.name, event.data["summary"].partition("%s ")[2].partition(" ")[0]]
+        word = event.data["summary"].partition("%s ")[2].partition(" ")[0]
+        names = event.data["task_id"], event.data.get("process_id")
+        return [session, event.name if names[0] == names[1] else HALF_NAMED, word]
 
     def _connect(self, tab: Tab) -> str | None:
         query = f"session_id={self._sessions[tab.session]}&known_count={_UNKNOWN_COUNT}"

@@ -45,6 +45,10 @@ def blamed(*operations: Operation) -> list[Promise]:
 
 QUICK = (rebuilt((1, 6), "model-1", waited_s=1.0), fetch((2, 4), 1, 1.0))
 SLOW = (rebuilt((1, 6), "minimal", waited_s=4.0), fetch((2, 20), 1, 60.0))
+FAILED = (
+    rebuilt((1, 6), "minimal", waited_s=1.0),
+    fetch((2, 4), 1, 1.0, ended="failed"),
+)
 CHANGE = op("change_config", (7, 8))
 
 
@@ -76,6 +80,7 @@ def test_explained_catalogs_are_accepted(calls: tuple[Operation, ...]) -> None:
         (promises.M2, (rebuilt((1, 6), "minimal"), fetch((2, 20), 1, 60.0))),
         (promises.M2, (rebuilt((1, 2), "minimal"),)),
         (promises.M2, (*QUICK, shown((7, 8), "model-1", 2.0))),
+        (promises.M2, (*FAILED, rebuilt((7, 8), "minimal", 1.0))),
         (promises.M3, (*QUICK, CHANGE, shown((9, 10), "model-1", 1.0))),
     ],
 )

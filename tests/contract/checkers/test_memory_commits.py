@@ -478,6 +478,23 @@ def test_quiet_cache_holds_what_is_open(promise: Promise | None, sizes: dict[str
     assert blamed(check_agent_closes, *turns, *uses, *evicted) == promise
 
 
+def test_eviction_that_does_not_wait_is_rejected() -> None:
+    """A5: an eviction returns while a commit of its session is in flight.
+
+    C0:     |- turn -|  |------ commit ------|
+                            |-- provide --|
+    evict:                     |- evict -|      |- close -|
+    """
+    begun = (op("turn", (1, 5)), use((2, 4)), took((6, 20), 0, committed=True, wait=False))
+    calls = (*begun, provide((7, 15)), op("evict", (8, 12)))
+
+    assert blamed(check_agent_closes, *calls, close((21, 22))) == promises.A5
+    assert (
+        blamed(check_agent_closes, *begun, provide((7, 15)), op("evict", (8, 30)), close((21, 22)))
+        is None
+    )
+
+
 def test_agent_that_is_never_closed_is_rejected() -> None:
     """A5: an evicted agent that is neither cached nor closed."""
     calls = (op("turn", (1, 5)), use((2, 4)), op("evict", (6, 9)))

@@ -46,6 +46,7 @@ from tests.contract.models import (
     test_components,
     test_copies,
     test_lifecycle,
+    test_memory_boundaries,
     test_run_journals,
     test_server,
     test_session_folder,
@@ -252,8 +253,14 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     begun = done("send", {"status": 200, "active": None}, **sent)
     yield ServerModel(), [*new, begun, done("events", named, run="r2", after=0)]
     yield from test_visible_state.wrong_stories()
+    yield from test_memory_boundaries.wrong_stories()
+    half = ["s1", "a notice without both names of its process", "p"]
+    opened = done("open", tab="a", session="s1")
+    awaited = {"tab": "a", "name": "bg_task_complete", "subject": "p"}
+    yield NotificationsModel(), [*new, opened, done("hear", [half], **awaited)]
     yield BackpressureModel(), [failed("stop")]
     yield SettingsModel(), [failed("knock")]
+    yield NotificationsModel(), [failed("begin")]
     yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
     yield UpkeepModel(), [done("grew", True, name="a")]  # noqa: FBT003  an answer
     kept = {"status": 200, "same": True, "copied": True}

@@ -400,6 +400,9 @@ SILENT_PROVIDER = {"askers": 2, "hangs": True}
         (("shown", {}, {"models": ["m"], "asked": 0}), promises.M1),
         (("shown", {}, {"models": ["m"], "asked": 1}), promises.M1),
         (("shown", {}, {"models": [], "asked": 0}), promises.M1),
+        (("resolved", {"by": "turn"}, {"models": ["scripted-agent"], "asked": 0}), None),
+        (("resolved", {"by": "turn"}, {"models": ["scripted-agent"], "asked": 1}), promises.M4),
+        (("resolved", {"by": "turn"}, {"models": ["m"], "asked": 0}), promises.M4),
         (("rebuilt", ANSWERING, {"models": [["model-1"]] * 2, "asked": 1}), None),
         (("rebuilt", SILENT_PROVIDER, {"models": [["scripted-agent"]] * 2, "asked": 1}), None),
         (("rebuilt", ANSWERING, {"models": [["model-1"]], "asked": 1}), promises.M2),
@@ -424,6 +427,7 @@ def heard(*rows: list[str], until: str = "r1") -> Call:
 OPEN = ("open", {"tab": "a", "session": "s1"}, None)
 START = ["s1", "server_turn_started", "r1"]
 END = ["s1", "bg_task_complete", "p1"]
+HALF = ["s1", "a notice without both names of its process", "p1"]
 AGAIN = of_session("send", BEGUN, run="r2", text="r2 [tokens=1]")
 SECOND = ["s1", "server_turn_started", "r2"]
 
@@ -436,6 +440,7 @@ SECOND = ["s1", "server_turn_started", "r2"]
         ((NEW, OPEN, TALK, heard(["s2", *START[1:]])), promises.C5),
         ((NEW, OPEN, TALK, heard(START, START)), promises.C2),
         ((NEW, OPEN, TALK, heard(END, END, START)), promises.C2),
+        ((NEW, OPEN, TALK, heard(HALF, START)), promises.W11),
         ((NEW, OPEN, TALK, AGAIN, heard(SECOND, START, until="r2")), promises.C1),
         ((NEW, OPEN, TALK, ("open_again", {"tab": "a"}, None), heard()), None),
         ((NEW, of_session("acknowledge", {"noop": True, "task": "p"}, task="p")), None),

@@ -34,6 +34,8 @@ STARTED = {
     "pending_started_at": 2,
     "turn_id": TURN,
     "title": "Untitled",
+    "effective_model": "scripted-agent",
+    "effective_model_provider": "scripted",
 }
 HELD = "hold [tokens=1][sleep=900]"
 Call = tuple[str, dict[str, Any], Any]
@@ -138,6 +140,22 @@ def test_each_wrong_field_of_a_row_is_refused(field: str) -> None:
 def test_wrong_answer_breaks_its_promise(last: Any, promise: Promise) -> None:
     """While a run is held."""
     assert promise_of(BOOT, NEW, START, last) is promise
+
+
+def test_wish_that_is_dropped_breaks_t9() -> None:
+    """A session that was asked for with a model, and does not have it."""
+    new = call("POST", "/api/session/new", "<s1>", model="m")
+    kept = answered({"session": {**ROW, "model": "m", "messages": []}})
+
+    assert promise_of(BOOT, ("call", new, kept)) is None
+    assert promise_of(BOOT, ("call", new, NEW[2])) is promises.T9
+
+
+def test_wrong_model_of_a_turn_breaks_m4() -> None:
+    """A session without a wish works with the default of the catalog."""
+    wrong = (*START[:2], answered(STARTED | {"effective_model": "m"}))
+
+    assert promise_of(BOOT, NEW, wrong) is promises.M4
 
 
 def test_lost_answer_breaks_a_promise() -> None:

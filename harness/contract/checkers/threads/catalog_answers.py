@@ -261,6 +261,17 @@ def _explains(fetch: Operation, answer: Operation, history: History, budget_s: f
         return False
     is_late = over_s < end_s + _MOMENT_S and _fetch_end_s(fetch) > end_s - _MOMENT_S
     is_failed = not _is_ok(fetch) and abs(_fetch_end_s(fetch) - end_s) < _MOMENT_S
+    is_failed = is_failed and not _is_known_over(fetch, answer, history, over_s)
     return (
         is_late or is_failed or not _is_config_the_same(history, _asked_ns(fetch, history), answer)
+    )
+
+
+def _is_known_over(fetch: Operation, answer: Operation, history: History, over_s: float) -> bool:
+    """Whether an earlier caller had returned when the query ended: then its rebuild is over."""
+    return over_s > _fetch_end_s(fetch) + _MOMENT_S and any(
+        other.precedes(answer)
+        and other.meets(fetch)
+        and abs(_end_s(other) - _fetch_end_s(fetch)) < _MOMENT_S
+        for other in history.happened.of("rebuilt")
     )

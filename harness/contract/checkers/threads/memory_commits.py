@@ -32,7 +32,7 @@ def check_memory_commits(history: History) -> Verdict:
 def check_agent_closes(history: History) -> Verdict:
     """Judge a history of turns and evictions that ends quiet, with the cache shrunk."""
     rules = (_closed_in_use, _closed_early, _overlaps, _over_cap, _under_cap, _failed_calls)
-    return first_of(*rules, _too_long, _kept_open)(history)
+    return first_of(*rules, _too_long, _left_open, _kept_open)(history)
 
 
 def _raised(history: History) -> Iterator[Anomaly]:
@@ -390,6 +390,43 @@ def _under_cap(history: History) -> Iterator[Anomaly]:
                     expected=f"at least {least} agents",
                     observed=f"{op.result['agents']} agents",
                 )
+
+
+def _left_open(history: History) -> Iterator[Anomaly]:
+    """An eviction that returned with its agent open, though it only had to wait for a commit (A5).
+
+    Only the first eviction of the only session is asked, after its last turn: then its agent is in
+    the cache for certain, idle, and of a provider that succeeds.
+    """
+    for eviction in history.of("evict")[:1]:
+        rivals = [
+            op
+            for op in history
+            if op.function in ("turn", "evict", "shrink")
+            and op is not eviction
+            and not eviction.precedes(op)
+        ]
+        turns = history.of("turn")
+        uses = [use for use in history.of("use") if use.precedes(eviction)]
+        calls = [call for call in history.of("provide") if not eviction.precedes(call)]
+        is_plain = all(op in turns and _same(op, eviction, "session") for op in rivals)
+        is_idle = all(op.precedes(eviction) for op in rivals)
+        if not uses or not is_plain or not is_idle:
+            continue
+        last = max(uses, key=lambda use: use.invoked_ns)
+        closed = any(
+            _same(close, last, "session", "agent") and _ended_before(close, eviction)
+            for close in history.of("close")
+        )
+        if not closed and all(call.argument["ended"] == "ok" for call in calls):
+            yield Anomaly(
+                promises.A5,
+                f"{eviction.call} returned and left {last.argument['agent']!r} open",
+                (last, *calls, eviction),
+                "left-open",
+                expected="a commit of its turns, after the one in flight, and a close",
+                observed="no close before its return",
+            )
 
 
 def _kept_open(history: History) -> Iterator[Anomaly]:

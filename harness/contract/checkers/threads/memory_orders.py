@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from harness.checkers.linearizability import linearizable
 from harness.contract import promises
@@ -21,7 +20,7 @@ from harness.core.history import History, Operation, Outcome
 from harness.core.model import Refusal
 from harness.core.verdict import VALID, Anomaly, Verdict
 
-ASSIGNMENTS_MAX = 64
+ASSIGNMENTS_MAX = 256
 _PLAIN = ("register", "unregister", "complete_turn", "discard", "dirty")
 _LAST_NS = 1 << 62  # after every operation
 
@@ -149,8 +148,9 @@ def memory_orders(patience_s: float, evicting: Collection[str] = ()) -> Checker:
                 for op in history
                 if op.function in ("drain", *evicting) or _session(op) == session
             ]
-            if anomaly := _unexplained(own, patience_s, evicting):
-                return Verdict((anomaly,))
+            verdict = _explained(own, patience_s, evicting)
+            if not verdict.is_valid:
+                return verdict
         return VALID
 
     return check
@@ -162,18 +162,18 @@ def _session(op: Operation) -> str | None:
     return session
 
 
-def _unexplained(
-    own: Sequence[Operation], patience_s: float, evicting: Collection[str]
-) -> Anomaly | None:
-    """Why no order explains the calls that concern one session; None if one does."""
+def _explained(own: Sequence[Operation], patience_s: float, evicting: Collection[str]) -> Verdict:
+    """Judge the calls that concern one session; unknown where too many assignments remain."""
     found: Anomaly | None = None
-    for boundaries in islice(_assignments(own, evicting), ASSIGNMENTS_MAX):
+    for number, boundaries in enumerate(_assignments(own, evicting)):
+        if number == ASSIGNMENTS_MAX:
+            return Verdict(unknowns=(f"no order in {number} assignments of provider calls",))
         moments = list(_moments(own, boundaries, patience_s, counts=not evicting))
         verdict = _search(History(tuple(moment for moment, _ in moments)))
         if not verdict.anomalies:
-            return None
+            return verdict
         found = found or _told(verdict.anomalies[0], moments, own)
-    return found or _unpassed(own)
+    return Verdict((found or _unpassed(own),))
 
 
 def _assignments(

@@ -1,0 +1,134 @@
+"""Model of memory boundaries over HTTP: which sessions reach the provider, when, and how often.
+
+Operations are those of the *memory* ability. A session with a completed turn that was not committed
+is *dirty*. A boundary commits it once: a new session that names it as the previous one, clear,
+delete, eviction from the cache of agents, shutdown. No other call does. What the provider refuses
+stays dirty; a shutdown that cannot commit it says so in the log.
+
+The client does not wait for a boundary of clear or of a new session, so the next turn of the same
+session may be committed with it; a workload starts one such turn at most.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from harness.contract import promises
+from harness.core.history import Operation, Outcome
+from harness.core.model import Refusal
+
+CACHE_MAX = 2  # agents that the server keeps
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The dirty sessions, the cached agents, and the requests to come, by session."""
+
+    dirty: frozenset[str] = frozenset()
+    cached: tuple[str, ...] = ()  # the least recently used first
+    owed: tuple[str, ...] = ()  # requests that the provider must get
+    refused: frozenset[str] = frozenset()  # sessions that the provider refuses
+    closing: frozenset[str] = frozenset()  # sessions whose boundary may commit a later turn too
+    retried: tuple[str, ...] = ()  # requests that a shutdown may repeat
+
+    def at_boundary(self, session: str) -> State:
+        """This state after a boundary of the session."""
+        if session not in self.dirty:
+            return self
+        dirty = self.dirty if session in self.refused else self.dirty - {session}
+        return replace(self, dirty=dirty, owed=(*self.owed, session))
+
+    def close(self, session: str) -> State:
+        """This state, with the session's boundary on a thread of its own."""
+        return replace(self, closing=self.closing | {session})
+
+    def evicted(self, session: str) -> State:
+        """This state after the session's agent has left the cache."""
+        if session not in self.cached:
+            return self
+        cached = tuple(other for other in self.cached if other != session)
+        return replace(self.at_boundary(session), cached=cached)
+
+    def talked(self, session: str) -> State:
+        """This state after a completed turn of the session, whose agent is the latest now."""
+        cached = (*(other for other in self.cached if other != session), session)
+        state = replace(self, cached=cached)
+        for oldest in cached[:-CACHE_MAX]:
+            state = state.evicted(oldest)
+        return replace(state, dirty=state.dirty | {session})
+
+
+class MemoryBoundariesModel:
+    """What a memory provider gets from a server."""
+
+    name = "memory-boundaries"
+
+    def initial(self) -> State:
+        """No session, and a provider that answers."""
+        return State()
+
+    def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:  # noqa: PLR0911
+        """The state after the operation, or the promise that it breaks."""
+        if operation.outcome is not Outcome.OK:
+            return Refusal(
+                promises.L15, f"{operation.call} failed", expected="an answer", also=(promises.H3,)
+            )
+        argument = operation.argument
+        match operation.function:
+            case "provider":
+                return (replace(state, refused=frozenset(argument["refuses"])),)
+            case "talk":
+                return (state.talked(argument["session"]),)
+            case "new":
+                previous = argument["previous"] or ""
+                return (state.at_boundary(previous).close(previous),)
+            case "clear":
+                session = argument["session"]
+                return (state.evicted(session).close(session),)
+            case "delete":
+                return (state.evicted(argument["session"]),)
+            case "stop":
+                return _stopped(state, operation)
+            case "requests":
+                return _requested(state, operation)
+        return (state,)
+
+    def adopt(self, state: State, operation: Operation) -> tuple[State]:  # noqa: ARG002
+        """What was owed came or not: it is not awaited again."""
+        return (replace(state, owed=()),)
+
+
+def _requested(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """Judge the requests that the provider got since the last time."""
+    wanted, found = Counter(state.owed), Counter(operation.result)
+    is_less, more = bool(wanted - found), found - wanted
+    allowed = Counter(state.closing & state.dirty) + Counter(state.retried)
+    if not is_less and more <= allowed:
+        return (replace(state, owed=(), retried=(), dirty=state.dirty - frozenset(more)),)
+    return Refusal(
+        promises.L15 if is_less else promises.L12,
+        f"{operation.call}: the provider got other requests than boundaries were reached",
+        also=() if is_less else (promises.L6, promises.L7),
+        expected=f"{sorted(state.owed)}",
+        observed=f"{operation.result}",
+    )
+
+
+def _stopped(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """Judge the log of a shutdown: it names the sessions that stay uncommitted, and no other."""
+    left = sorted(state.dirty & state.refused)
+    if operation.result == {"code": 0, "left": left}:
+        after = state
+        for session in sorted(state.dirty):
+            after = after.at_boundary(session)
+        # Each pass of a shutdown tries all that is left, as long as one was committed in the last.
+        passes = len(state.dirty) - len(left)
+        return (State(owed=after.owed, refused=state.refused, retried=(*left,) * passes),)
+    return Refusal(
+        promises.L15 if operation.result["code"] == 0 else promises.H3,
+        f"{operation.call}: the log names other sessions than stayed uncommitted",
+        also=(promises.L11,),
+        expected=f"{{'code': 0, 'left': {left}}}",
+        observed=operation.answer,
+    )

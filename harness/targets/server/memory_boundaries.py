@@ -1,0 +1,155 @@
+"""The *memory* ability: a server with a memory provider, which counts what it gets.
+
+The provider is a small HTTP server of ours. It answers, or refuses with 503; either way the request
+is in its ledger. `requests` waits for as many as are expected, so that no test sleeps.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Condition, Thread
+from typing import Any
+
+from harness.contract.agent_script import Tokens
+from harness.engine.http import LOOPBACK, Web
+from harness.processes.server import Launch
+from harness.targets.server.http import named
+from harness.targets.server.lifecycle import ServerAdapter
+
+PATIENCE_S = 30.0
+POLL_S = 0.005
+DRAIN_S = "20"
+_COMMIT = re.compile(r"/api/v1/sessions/([^/]+)/commit")
+_LEFT = re.compile(r"stopped with uncommitted sessions: (.*)")
+UNAVAILABLE = 503
+
+
+class Provider:
+    """A memory provider on loopback, and the sessions that it was asked to extract."""
+
+    def __init__(self) -> None:
+        """Start to listen, and to answer."""
+        self.refused: set[str] = set()
+        self._asked: list[str] = []
+        self._changed = Condition()
+        provider = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length", 0)))
+                found = _COMMIT.fullmatch(self.path)
+                session = found[1] if found else self.path
+                status = UNAVAILABLE if session in provider.refused else 200
+                provider.note(session)
+                with suppress(OSError):  # the client may have closed the connection
+                    self.send_response(status)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                """Log nothing."""
+
+        self._server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://{LOOPBACK}:{self._server.server_port}"
+        self._thread = Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def note(self, session: str) -> None:
+        """Write a request into the ledger."""
+        with self._changed:
+            self._asked.append(session)
+            self._changed.notify_all()
+
+    def taken(self, count: int) -> list[str]:
+        """The requests since the last time, once there are that many or the patience ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._asked) >= count, PATIENCE_S)
+            asked, self._asked = self._asked, []
+            return asked
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class MemoryBoundariesAdapter:
+    """One server that is stopped and booted again, and its memory provider."""
+
+    def __init__(self, folder: Path, launch: Launch) -> None:
+        """Boot nothing yet."""
+        self._provider = Provider()
+        self._server = ServerAdapter(folder, launch)
+        self._sessions: dict[str, str] = {}
+        self._logged = 0  # characters of the log that were read
+
+    def boot(self, cache_max: int) -> None:
+        """Boot the server, with that many agents in its cache."""
+        self._server.boot(
+            HERMES_MEMORY_URL=self._provider.url,
+            HERMES_WEBUI_AGENT_CACHE_MAX=f"{cache_max}",
+            HERMES_WEBUI_DRAIN_DEADLINE=DRAIN_S,
+        )
+
+    def provider(self, refuses: list[str]) -> None:
+        """Let the provider refuse these sessions from now on, and no other."""
+        self._provider.refused = {self._sessions[session] for session in refuses}
+
+    def new(self, session: str, previous: str | None) -> None:
+        """Make a session; the client leaves the previous one."""
+        body = {} if previous is None else {"prev_session_id": self._sessions[previous]}
+        made = self._web.post("/api/session/new", **body)
+        self._sessions[session] = made["session"]["session_id"]
+
+    def talk(self, session: str) -> None:
+        """Start a turn, and wait until its session is idle."""
+        sid = self._sessions[session]
+        self._web.post("/api/chat/start", session_id=sid, message=f"hello {Tokens(1).directive}")
+        ends_at = time.monotonic() + PATIENCE_S
+        while self._web.get(f"/api/session/status?session_id={sid}")["agent_running"]:
+            if time.monotonic() > ends_at:
+                raise TimeoutError(f"{session} is still busy after {PATIENCE_S:g} s")
+            time.sleep(POLL_S)
+
+    def clear(self, session: str) -> None:
+        """Remove the session's messages."""
+        self._web.post("/api/session/clear", session_id=self._sessions[session])
+
+    def rename(self, session: str) -> None:
+        """Give the session a title."""
+        sid = self._sessions[session]
+        self._web.post("/api/session/rename", session_id=sid, title=f"about {session}")
+
+    def delete(self, session: str) -> None:
+        """Delete the session."""
+        self._web.post("/api/session/delete", session_id=self._sessions[session])
+
+    def stop(self) -> dict[str, Any]:
+        """End the server by SIGTERM; the exit code, and the sessions that it left by its log."""
+        code = self._server.terminate()
+        log = self._server.log()
+        lines, self._logged = _LEFT.findall(log[self._logged :]), len(log)
+        names = [self._name(sid) for line in lines for sid in line.split(", ")]
+        return {"code": code, "left": sorted(names)}
+
+    def requests(self, expected: int) -> list[str]:
+        """The sessions that the provider was asked to extract since the last time."""
+        return [self._name(sid) for sid in self._provider.taken(expected)]
+
+    def close(self) -> None:
+        """Kill the server, and close the provider."""
+        self._server.close()
+        self._provider.close()
+
+    @property
+    def _web(self) -> Web:
+        return Web(self._server.boot()["port"])
+
+    def _name(self, sid: str) -> str:
+        return named(self._sessions, sid) or sid

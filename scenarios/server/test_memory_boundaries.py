@@ -1,0 +1,130 @@
+"""Scenario of a server with a memory provider: each boundary reaches it, and nothing else does.
+
+A session is left for a new one, cleared, deleted, or its agent is evicted by those of others; the
+provider refuses some sessions; at last the server is stopped with work that it cannot commit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+from harness.checkers.conformance import Fold, conforms
+from harness.contract import promises
+from harness.contract.models.memory_boundaries import CACHE_MAX, MemoryBoundariesModel
+from harness.core.history import History
+from harness.engine.client import RecordingClient
+from harness.engine.context import Context
+from harness.engine.scenario import Expectation, Mode, Scenario
+from harness.pytest_plugin import Judge
+
+WAYS = ("new", "clear", "delete", "evict")
+
+
+class BrokenError(Exception):
+    """An answer that the model refused; what follows cannot be judged."""
+
+
+class Client:
+    """One client that brings sessions to their boundaries."""
+
+    def __init__(self, client: RecordingClient, rng: random.Random) -> None:
+        self._client = client
+        self._fold = Fold(MemoryBoundariesModel())
+        self._rng = rng
+        self._numbers = itertools.count(1)
+
+    def ask(self, function: str, **argument: Any) -> None:
+        """Call a function; raises BrokenError where the model refuses the answer."""
+        if self._fold.step(self._client.ask(function, argument)):
+            raise BrokenError
+
+    def new(self, previous: str | None = None) -> str:
+        """Make a session; returns its name."""
+        session = f"s{next(self._numbers)}"
+        self.ask("new", session=session, previous=previous)
+        return session
+
+    def talk(self, turns: int = 1) -> str:
+        """Make a session with completed turns; returns its name."""
+        session = self.new()
+        for _ in range(turns):
+            self.ask("talk", session=session)
+        return session
+
+    def leave(self, session: str, way: str) -> None:
+        """Bring a session to a boundary in that way, and look at what the provider got."""
+        if way == "new":
+            self.new(previous=session)
+        elif way == "evict":
+            for _ in range(CACHE_MAX):
+                self.talk()
+        else:
+            self.ask(way, session=session)
+        self.look()
+
+    def look(self) -> None:
+        """Ask for the requests that the provider got."""
+        (state,) = self._fold.states
+        self.ask("requests", expected=len(state.owed))
+
+    def walk(self) -> None:
+        """Every way, with a provider that answers and one that refuses; then a shutdown."""
+        self.ask("boot", cache_max=CACHE_MAX)
+        for way in self._rng.sample(WAYS, len(WAYS)):
+            session = self.talk(turns=2)
+            self.ask("rename", session=session)
+            self.look()  # a turn commits nothing, nor does a change
+            self.leave(session, way)
+            if way in ("new", "clear"):
+                self.leave(session, way)  # nothing is left to commit
+        for way in self._rng.sample(("new", "clear", "evict"), 2):
+            session = self.talk()
+            self.ask("provider", refuses=[session])
+            self.leave(session, way)
+            self.ask("provider", refuses=[])
+            self.leave(session, "new")
+        sessions = [self.talk() for _ in range(CACHE_MAX)]
+        self.ask("provider", refuses=sessions[:1])
+        self.ask("stop")
+        self.look()
+
+
+def walk(context: Context) -> None:
+    """Walk through all ways, in a random order."""
+    rng = context.rng("ways")
+    for _ in range(context.examples):
+        with context.episode() as episode:
+            try:
+                Client(episode.client, rng).walk()
+            except BrokenError:
+                return
+
+
+def _requests(history: History) -> int:
+    return sum(len(op.result) for op in history.happened.of("requests"))
+
+
+def _left(history: History) -> int:
+    return sum(len(op.result["left"]) for op in history.happened.of("stop"))
+
+
+MEMORY_BOUNDARIES = Scenario(
+    name="server-memory-boundaries",
+    mode=Mode.HTTP,
+    ability="memory",
+    promises=(promises.L6, promises.L7, promises.L11, promises.L12, promises.L15),
+    workload=walk,
+    checker=conforms(MemoryBoundariesModel()),
+    expectations=(
+        Expectation("the provider got a request", _requests, len(WAYS)),
+        Expectation("a shutdown left a session uncommitted", _left),
+    ),
+    examples=1,
+)
+
+
+def test_each_boundary_reaches_the_provider(judge: Judge) -> None:
+    """Each session with new turns is extracted once at its boundary, and at no other moment."""
+    assert judge(MEMORY_BOUNDARIES).is_valid

@@ -1,0 +1,87 @@
+"""Tests that the model of memory boundaries refuses each request that is missing or too many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from harness.checkers.conformance import conforms
+from harness.contract import promises
+from harness.contract.models.memory_boundaries import MemoryBoundariesModel
+from harness.core.contract import Promise
+from harness.core.history import History, Operation, Outcome
+
+Call = tuple[str, dict[str, Any], Any]
+TALK: Call = ("talk", {"session": "s1"}, None)
+OTHERS: tuple[Call, ...] = tuple(("talk", {"session": name}, None) for name in ("s2", "s3"))
+LEAVE: Call = ("new", {"session": "s4", "previous": "s1"}, None)
+CLEAR: Call = ("clear", {"session": "s1"}, None)
+DELETE: Call = ("delete", {"session": "s1"}, None)
+REFUSE: Call = ("provider", {"refuses": ["s1"]}, None)
+
+
+def got(*sessions: str) -> Call:
+    return "requests", {"expected": len(sessions)}, list(sessions)
+
+
+def stopped(*left: str, code: int | None = 0) -> Call:
+    return "stop", {}, {"code": code, "left": list(left)}
+
+
+def history(*calls: Call) -> History:
+    return History(
+        tuple(
+            Operation(0, function, argument, Outcome.OK, 2 * at, 2 * at + 1, result)
+            for at, (function, argument, result) in enumerate(calls)
+        )
+    )
+
+
+WRONG: tuple[tuple[Sequence[Call], Promise], ...] = (
+    ((TALK, got("s1")), promises.L12),
+    ((TALK, LEAVE, got()), promises.L15),
+    ((TALK, LEAVE, got("s1"), LEAVE, got("s1")), promises.L12),
+    ((TALK, CLEAR, got()), promises.L15),
+    ((TALK, CLEAR, got("s1", "s1")), promises.L12),
+    ((TALK, DELETE, got()), promises.L15),
+    ((TALK, *OTHERS, got()), promises.L15),
+    ((TALK, *OTHERS, got("s2")), promises.L15),
+    ((TALK, REFUSE, stopped()), promises.L15),
+    ((TALK, stopped("s1")), promises.L15),
+    ((TALK, stopped(code=None)), promises.H3),
+    ((TALK, stopped(), got()), promises.L15),
+)
+
+
+def wrong_stories() -> Iterator[tuple[MemoryBoundariesModel, Sequence[Operation]]]:
+    """Stories that end with a wrong answer."""
+    for calls, _ in WRONG[:1] + WRONG[8:9]:
+        yield MemoryBoundariesModel(), history(*calls).operations
+    failed = Operation(0, "talk", {"session": "s1"}, Outcome.FAIL, 0, 1, None, "StatusError: 500")
+    yield MemoryBoundariesModel(), [failed]
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        (TALK, got(), LEAVE, got("s1"), LEAVE, got()),
+        (TALK, TALK, CLEAR, got("s1")),
+        (TALK, *OTHERS, got("s1")),
+        (TALK, REFUSE, CLEAR, got("s1"), ("provider", {"refuses": []}, None), LEAVE, got("s1")),
+        (TALK, *OTHERS[:1], REFUSE, stopped("s1"), got("s1", "s1", "s2")),
+        (TALK, LEAVE, got("s1"), TALK, got("s1")),
+    ],
+)
+def test_right_requests_are_accepted(calls: Sequence[Call]) -> None:
+    """One a boundary of a dirty session; a turn behind a boundary may be committed with it."""
+    assert conforms(MemoryBoundariesModel())(history(*calls)).is_valid
+
+
+@pytest.mark.parametrize(("calls", "promise"), WRONG)
+def test_wrong_requests_break_their_promise(calls: Sequence[Call], promise: Promise) -> None:
+    """Missing, of another session, too many, or of a session that the log does not name."""
+    (anomaly,) = conforms(MemoryBoundariesModel())(history(*calls)).anomalies
+
+    assert anomaly.promise is promise
