@@ -275,13 +275,15 @@ def _anomaly(
 ) -> Anomaly:
     evidence = _proof(operations, search, model) or _overlap(search.stuck)
     last = evidence[-1]
-    accepted = _accepted(evidence, model)
+    refusals = _refusals(evidence, model)
+    accepted = _accepted(refusals)
     return Anomaly(
         promise,
         f"{last.call} by process {last.process} fits no order of the other operations{where}",
         evidence,
         "not-linearizable",
         accepted,
+        also=_promises(refusals, promise),
         expected=" or ".join(map(repr, accepted)) or "a result that some order explains",
         observed=last.answer,
     )
@@ -387,18 +389,35 @@ def _overlap(stuck: Sequence[_Return]) -> tuple[Operation, ...]:
     return (*(op for op in ended if not op.precedes(last)), *others, last)
 
 
-def _accepted(evidence: Sequence[Operation], model: Model[Any]) -> tuple[Any, ...]:
-    """Every result that the last operation could have had, if the model can list them."""
+def _refusals(evidence: Sequence[Operation], model: Model[Any]) -> list[Refusal]:
+    """Why each state refuses the last operation that the others can lead to; none if unknown."""
     *others, last = evidence
     assert last.completed_ns is not None
     known = [_known(operation, last.completed_ns) for operation in others]
     search = _explore([*known, last], model, Budget(steps=500_000))
     if search.linearizable is not False or search.stuck[-1].calls[0].operation is not last:
+        return []
+    steps = [model.step(state, last) for state in search.stuck[-1].moves]
+    refusals = [step for step in steps if isinstance(step, Refusal)]
+    return refusals if len(refusals) == len(steps) else []
+
+
+def _accepted(refusals: Sequence[Refusal]) -> tuple[Any, ...]:
+    """Every result that the last operation could have had, if the model can list them."""
+    if not all(refusal.accepted for refusal in refusals):
         return ()
     accepted: list[Any] = []
-    for state in search.stuck[-1].moves:
-        refusal = model.step(state, last)
-        if not isinstance(refusal, Refusal) or not refusal.accepted:
-            return ()
+    for refusal in refusals:
         accepted += (result for result in refusal.accepted if result not in accepted)
     return tuple(accepted)
+
+
+def _promises(refusals: Sequence[Refusal], promise: Promise) -> tuple[Promise, ...]:
+    """The further promises that the last operation breaks in whatever order the others happened."""
+    named = [(refusal.promise, *refusal.also) for refusal in refusals]
+    first, *others = named or [()]
+    return tuple(
+        broken
+        for broken in dict.fromkeys(first)
+        if broken != promise and all(broken in also for also in others)
+    )

@@ -57,6 +57,8 @@ _PLAIN = (bool, int, float, str, bytes)  # outcomes that are equal if they were 
 _CONFIRMATIONS = 3  # replays of a failing schedule before it is shrunk
 _REPLAYS = 10
 _SHRINKS = 400
+_SHRINKS_MIN = 40
+_SHRINK_STEPS = 100_000  # of all attempts to shrink, so that a long program does not take minutes
 _monotonic = time.monotonic
 
 
@@ -411,6 +413,7 @@ class _Search:
             return other.ending is not None and signature(other.ending) == expected
 
         attempts = count()
+        most = max(_SHRINKS_MIN, min(_SHRINKS, _SHRINK_STEPS // max(1, execution.steps)))
         end_s = _monotonic() + self._budget.seconds
 
         lost = self._executor.scheduler.lost_threads
@@ -424,7 +427,7 @@ class _Search:
                 return
 
         def is_spent() -> bool:
-            return next(attempts) >= _SHRINKS or _monotonic() >= end_s or bool(lost)
+            return next(attempts) >= most or _monotonic() >= end_s or bool(lost)
 
         choices = shrink(execution.choices, self._executor.execute, fails_alike, is_spent)
         replays = 0 if lost else _REPLAYS  # each replay would lose another thread

@@ -3,8 +3,8 @@
 Files and their locks are real. Reads are points as writes are: between a look at a file and the use
 of what was seen another task may change it. A file object reads and writes its file in the same
 steps as outside, and each of them is a point. Two operations differ under control: a blocking
-`flock` becomes a series of non-blocking attempts, one virtual millisecond apart; and `fsync`
-returns without a sync, because no schedule ends in a power loss.
+`flock`, `lockf` or lock by `fcntl` becomes a series of non-blocking attempts, one virtual
+millisecond apart; and `fsync` returns without a sync, because no schedule ends in a power loss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ from harness.schedule.scheduler import Scheduler
 
 _flock = fcntl.flock
 _lockf = fcntl.lockf
+_fcntl = fcntl.fcntl
+_ATTEMPTS = {  # commands that wait for a lock, and their forms that do not wait
+    getattr(fcntl, f"{name}W"): getattr(fcntl, name)
+    for name in ("F_SETLK", "F_OFD_SETLK")
+    if hasattr(fcntl, f"{name}W")
+}
+_LOCKING = (*_ATTEMPTS, *_ATTEMPTS.values())
 _open = builtins.open
+_PROC = "/proc/"
+_native = {"readlink": os.readlink}  # in a mapping, where it is not replaced
 _SYNCS = ("fsync", "fdatasync")
 _WRITES = (
     *("open", "write", "pwrite", "rename", "replace", "unlink", "remove", "truncate", "ftruncate"),
@@ -51,7 +60,7 @@ def _with_point(
     @functools.wraps(original)
     def operation(*args: Any, **kwargs: Any) -> Any:
         run = scheduler()
-        if run is None:
+        if run is None or _is_of_the_system(args[:1]):
             return original(*args, **kwargs)
         target = " -> ".join(_label(arg) for arg in args[:2] if _names_a_file(arg))
         note(run, kind, target, write=write)
@@ -61,6 +70,23 @@ def _with_point(
         if original in capability:
             capability.add(operation)
     return operation
+
+
+def _is_of_the_system(args: tuple[Any, ...]) -> bool:
+    """Whether a file operation concerns /proc, which no task writes.
+
+    How much there is to read depends on other processes, and must not decide how many points a
+    schedule has.
+    """
+    match args:
+        case (str() as path,):
+            return path.startswith(_PROC)
+        case (int() as fd,):
+            try:
+                return _native["readlink"](f"{_PROC}self/fd/{fd}").startswith(_PROC)
+            except OSError:
+                return False
+    return False
 
 
 def _names_a_file(argument: Any) -> bool:
@@ -166,6 +192,24 @@ def _virtual_wait(original: Callable[..., Any], kind: str) -> Callable[..., Any]
     return lock
 
 
+@functools.wraps(_fcntl)
+def lock_record(fd: Any, command: int, argument: Any = 0, /) -> Any:
+    """`fcntl.fcntl`; under control a lock is a point, and a wait for one is virtual."""
+    run = scheduler()
+    if run is None or command not in _LOCKING:
+        return _fcntl(fd, command, argument)
+    label = f"fcntl of fd {fd if type(fd) is int else fd.fileno()}"
+    note(run, "lock", label)
+    attempt = _ATTEMPTS.get(command)
+    while True:
+        try:
+            return _fcntl(fd, command if attempt is None else attempt, argument)
+        except (BlockingIOError, PermissionError):  # EAGAIN, or EACCES where POSIX allows it
+            if attempt is None:
+                raise
+            run.poll(label)
+
+
 def replacements() -> list[tuple[Any, Any]]:
     """Return the originals with their replacements."""
     return [
@@ -181,4 +225,5 @@ def replacements() -> list[tuple[Any, Any]]:
         (_open, open_file),
         (_flock, _virtual_wait(_flock, "flock")),
         (_lockf, _virtual_wait(_lockf, "lockf")),
+        (_fcntl, lock_record),
     ]

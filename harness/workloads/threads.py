@@ -47,6 +47,8 @@ from harness.schedule.program import Body
 from harness.schedule.replay import replay_finding
 
 SAMPLES = 16  # random continuations at each step of a failure, to find the decisive step
+SAMPLES_MIN = 2
+SAMPLED_STEPS = 2_000  # of the continuations at each step: those of a long program are fewer
 SECONDS_MAX = 60.0  # the time limit of a program, which a gate does not reach
 LINES_SHARE = 4  # one of these schedules has points at the lines of the modules on trial
 UNJUDGED_MAX = 10  # the recorded reasons why the checker could not judge a history
@@ -120,8 +122,10 @@ class Interleaving:
                 points |= dict.fromkeys(results[0].points)
                 finding, failed, story = results[-1].finding, played.failed, ""
                 if finding is not None:
+                    few = SAMPLED_STEPS // max(1, *(result.steps_max for result in results))
+                    samples = max(SAMPLES_MIN, min(SAMPLES, few))
                     why = causality(
-                        played.body, finding, samples=SAMPLES, seed=seed, rules=self.rules
+                        played.body, finding, samples=samples, seed=seed, rules=self.rules
                     )
                     finding, story = why.finding, f"{why.finding.story}\n\n{why}\n"
             played.write(finding, failed, {**_extent(results), "story": story})

@@ -47,10 +47,12 @@ GRACE_S = 0.2
 QUICK_S = 0.0003
 """If the quickest of the last syncs took less, each process syncs by itself without waiting."""
 
+UNMARKED = 1 << 62
+"""The mark where the side file tells nothing: no round is ever later."""
+
 _REMEMBERED = 8  # durations: a sync that took long may have waited for a processor
 _LOOKS = 8  # two suffice, unless leaders die
 _READS = 8  # a read during a write may be half old, half new; but not this often in a row
-_UNMARKED = 1 << 62  # no round is ever later
 
 _FLOCK = struct.Struct("@hhqqi")  # `struct flock`: kind, whence, start, length, pid
 _NUMBERS = struct.Struct("=qqq")
@@ -83,24 +85,28 @@ class GroupCommit:
         self._given_up = 0  # the round whose leader hangs
         self._has_failed = False  # a sync outside of rounds: those who follow us must learn of it
 
+    def failed(self) -> int:
+        """Take the number of the last round that failed, before a write begins: see `cover`."""
+        self._open_if_needed()
+        numbers = self._read()
+        return UNMARKED if numbers is None else numbers.failed
+
     def mark(self) -> int:
         """Take the mark of all writes before this call. Opens the side file."""
-        if self._works and self._fd < 0 and not self._syncs_are_quick():
-            try:
-                self._fd = _open(self._path)
-            except OSError as error:
-                self._disable(error)
+        self._open_if_needed()
         numbers = self._read()
-        return _UNMARKED if numbers is None else numbers.begun
+        return UNMARKED if numbers is None else numbers.begun
 
-    def cover(self, mark: int) -> bool:
+    def cover(self, mark: int, failed: int | None = None) -> bool:
         """Whether a round after this mark is done. Raises OSError if one failed.
 
-        The failed round need not be the one that mattered, but that is not known afterwards, and a
-        needless doubt is better than a missing one.
+        `failed` is the last failed round before the write began, by default that of the mark: a
+        round that began before the mark may have begun after the write, and lost it. The failed
+        round need not be the one that mattered, but that is not known afterwards, and a needless
+        doubt is better than a missing one.
         """
         numbers = self._read() or _Numbers()
-        if numbers.failed > mark:
+        if numbers.failed > (mark if failed is None else failed):
             raise OSError(errno.EIO, f"round {numbers.failed} of syncs failed", self._path)
         return numbers.done > mark
 
@@ -134,6 +140,13 @@ class GroupCommit:
             os.close(fd)
 
     # -----------------------------------------------------------------------------------------
+
+    def _open_if_needed(self) -> None:
+        if self._works and self._fd < 0 and not self._syncs_are_quick():
+            try:
+                self._fd = _open(self._path)
+            except OSError as error:
+                self._disable(error)
 
     def _find_round(self, mark: int) -> int | None:
         """Wait for a round, or for one to lead: its number; 0 if one is over, None if none is."""

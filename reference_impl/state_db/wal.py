@@ -40,7 +40,7 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from reference_impl.state_db.group_commit import GroupCommit
+from reference_impl.state_db.group_commit import UNMARKED, GroupCommit
 
 LIMIT_BYTES = 6 << 20
 """A longer log is checkpointed. SQLite cuts the file to this when it starts the log over."""
@@ -49,11 +49,15 @@ _STEP_BYTES = 1 << 20  # how much it grows before another try, if a reader was i
 
 
 class Commit(NamedTuple):
-    """One commit: its number in this process, its group commit mark, and earlier failed syncs."""
+    """One commit: its number in this process, its group commit mark, and earlier failed syncs.
+
+    `failures` counts those of this process, `failed_round` is the last one of any process.
+    """
 
     number: int
     mark: int
     failures: int = 0
+    failed_round: int = 0
 
 
 class WriteAheadLog:
@@ -61,44 +65,58 @@ class WriteAheadLog:
 
     def __init__(self, path: str) -> None:
         self._path = f"{path}-wal"
-        self._sync_file = _sync_data
+        self._sync_file: Callable[[int], None] = _sync_data
         self._group_commit = GroupCommit(path)
         self._syncing = threading.Lock()
         self._fd = -1
+        self._is_in_use = False  # a connection is open, so that files stay open between syncs
         self._committed = 0  # commits so far; counted by one thread at a time
         self._synced = 0  # how many of them are known to be on disk
         self._failures = 0  # syncs that failed: they should have covered all commits before
         self._failures_before = 0  # the commit in progress
+        self._failed_before = 0  # likewise: the last round that failed
         self._due_bytes = LIMIT_BYTES  # size for the next checkpoint
 
     def note_begin(self) -> None:
         """Note that a commit begins: a sync that fails from now on may have covered it."""
+        self._is_in_use = True
         self._failures_before = self._failures
+        self._failed_before = self._group_commit.failed()
 
     def note_commit(self) -> Commit:
         """Count one more commit, for `make_durable`."""
         self._committed += 1
-        return Commit(self._committed, self._group_commit.mark(), self._failures_before)
+        mark = self._group_commit.mark() if self._failed_before != UNMARKED else UNMARKED
+        return Commit(self._committed, mark, self._failures_before, self._failed_before)
 
     def make_durable(self, commit: Commit) -> None:
         """Return once that commit is on disk. Raises OSError if the disk does not confirm it."""
         with self._syncing:
-            if commit.failures < self._failures:
-                # After a failed sync the system forgets what it failed to write: another sync
-                # would succeed without having written it.
-                raise OSError(errno.EIO, "an earlier sync failed", self._path)
-            if commit.number <= self._synced or self._group_commit.cover(commit.mark):
-                return
-            covered = self._committed
             try:
-                is_ours = self._group_commit.join(commit.mark, self._sync)
-            except OSError:
-                self._failures += 1
-                raise
-            if is_ours:
-                self._synced = covered
-            else:
-                self._group_commit.cover(commit.mark)
+                self._make_durable(commit)
+            finally:
+                if not self._is_in_use:  # the connection closed after the commit
+                    self._close_files()
+
+    def _make_durable(self, commit: Commit) -> None:
+        if commit.failures < self._failures:
+            # After a failed sync the system forgets what it failed to write: another sync
+            # would succeed without having written it.
+            raise OSError(errno.EIO, "an earlier sync failed", self._path)
+        if commit.number <= self._synced:
+            return
+        if self._group_commit.cover(commit.mark, commit.failed_round):
+            return
+        covered = self._committed
+        try:
+            is_ours = self._group_commit.join(commit.mark, self._sync)
+        except OSError:
+            self._failures += 1
+            raise
+        if is_ours:
+            self._synced = covered
+        else:
+            self._group_commit.cover(commit.mark, commit.failed_round)
 
     def _sync(self) -> None:
         try:
@@ -119,11 +137,15 @@ class WriteAheadLog:
         if fd >= 0:
             os.close(fd)
 
+    def _close_files(self) -> None:
+        self._close()
+        self._group_commit.close()
+
     def forget(self) -> None:
         """Close all files: the connection that holds the log file is closing."""
         with self._syncing:
-            self._close()
-            self._group_commit.close()
+            self._is_in_use = False
+            self._close_files()
 
     def is_long(self) -> bool:
         """Whether a checkpoint is due."""
@@ -148,6 +170,9 @@ class UnsyncedWriteAheadLog(WriteAheadLog):
     It takes no part in group commit, where others would rely on syncs that it does not make.
     """
 
+    def note_begin(self) -> None:
+        """Note nothing."""
+
     def note_commit(self) -> Commit:
         """Count nothing."""
         return Commit(0, 0)
@@ -156,4 +181,5 @@ class UnsyncedWriteAheadLog(WriteAheadLog):
         """Do nothing: the system decides when to write to the disk."""
 
 
-_sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # some systems lack it
+def _sync_data(fd: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(fd)  # some systems lack it

@@ -9,9 +9,10 @@ have a deadline although the ticket lock has none, the threads of a process writ
 turn carries many writes. The turn itself is short: it begins with the write lock (BEGIN IMMEDIATE),
 and syncing and waking callers come after the ticket is released.
 
-* A write that raises is rolled back with its whole batch. Only that write gets the error; the
-  others go back to the head of the queue. A batch that cannot be committed is tried again, one
-  write at a time.
+* A write that raises is rolled back with its whole batch, and the others go back to the head of the
+  queue. So does the write itself unless it was the first: its error may be due to writes before it,
+  which are not committed. It is tried again alone, after them. A batch that cannot be committed is
+  tried again, one write at a time.
 * A write can be withdrawn until it begins, and not after. So a write that lost its patience (after
   a last try without a ticket), or was interrupted, did nothing; and one that began has the write
   lock already and is waited for.
@@ -60,7 +61,7 @@ class _Write:
 
     def __init__(self, act: Act[Any]) -> None:
         self.act = act
-        self.alone = False  # its batch could not be committed: next time it is a batch of its own
+        self.alone = False  # it, or the commit of its batch, failed: next time it is tried alone
         self.begun = False
         self.settled = threading.Event()
         self.result: Any = None
@@ -286,8 +287,12 @@ class WriteQueue:
         self, writes: list[_Write], failed: _Write | None, error: BaseException, *, was_open: bool
     ) -> list[_Write]:
         """After a rollback, decide which writes get the error and which are tried again."""
+        if failed is not None and failed is not writes[0]:
+            failed.alone = True
+            self._requeue(writes)
+            return []
         if failed is not None:
-            self._requeue([write for write in writes if write is not failed])
+            self._requeue(writes[1:])
             return _fail([failed], error)
         if len(writes) > 1 and was_open:  # the commit failed, and any of them may be the reason
             for write in writes:

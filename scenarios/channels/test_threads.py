@@ -281,8 +281,8 @@ CHANNELS_THREADS = Scenario(
     mode=Mode.SCHEDULE,
     ability="channels_threads",
     promises=(
-        *(promises.C1, promises.C2, promises.C3, promises.C6, promises.C7, promises.C9),
-        promises.H3,
+        *(promises.C1, promises.C2, promises.C3, promises.C5, promises.C6, promises.C7),
+        *(promises.C9, promises.C11, promises.H3),
     ),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,

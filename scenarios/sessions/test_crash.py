@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -119,26 +119,37 @@ DAMAGE = Scenario(
 
 # A fault at every change of every call ------------------------------------------------------
 
-BEFORE: tuple[tuple[str, dict[str, Any]], ...] = (
+Asked = tuple[str, dict[str, Any]]
+
+BEFORE: tuple[Asked, ...] = (
     ("new", {"session": "s1"}),
     *(("append", {"session": "s1", "text": f"t{number}"}) for number in (1, 2, 3)),
 )
-EVERY: tuple[tuple[str, dict[str, Any]], ...] = (
+EVERY: tuple[Asked, ...] = (
     ("append", {"session": "s1", "text": "t4"}),
     ("clear", {"session": "s1"}),
-    ("undo", {"session": "s1"}),
     ("shrink", {"session": "s1", "keep": 1}),
-    ("rename", {"session": "s1", "title": "plans"}),
     ("delete", {"session": "s1"}),
     ("new", {"session": "s2"}),
     ("restart", {}),
 )
-AT_ONCE: tuple[tuple[str, dict[str, Any]], ...] = (  # of an instance that survived the fault
+SHRUNK: tuple[Asked, ...] = (  # so that there is a backup, and a newer message
+    ("shrink", {"session": "s1", "keep": 2}),
+    ("append", {"session": "s1", "text": "t6"}),
+)
+OTHERS: tuple[tuple[tuple[Asked, ...], Asked], ...] = (  # with what precedes them
+    ((), ("undo", {"session": "s1"})),
+    ((), ("rename", {"session": "s1", "title": "plans"})),
+    (SHRUNK, ("shrink", {"session": "s1", "keep": 1})),
+    (SHRUNK, ("delete", {"session": "s1"})),
+)
+LOSING = ("kill", "full once", "power")  # they separate what is done in order
+AT_ONCE: tuple[Asked, ...] = (  # of an instance that survived the fault
     ("messages", {"session": "s1"}),
     ("row", {"session": "s1"}),
     ("list", {}),
 )
-AFTER: tuple[tuple[str, dict[str, Any]], ...] = (
+AFTER: tuple[Asked, ...] = (
     ("restart", {}),
     ("messages", {"session": "s1"}),
     ("list", {}),
@@ -151,10 +162,12 @@ CALLS_MAX = 60
 
 def fail_every_change(context: Context) -> None:
     """Fail change 1, 2, 3 ... of each call, until it completes; stop at the first anomaly."""
-    images = max(1, context.examples)
-    for (function, argument), fault in itertools.product(EVERY, faults(images)):
+    every = [*faults(max(1, context.examples))]
+    losing = [fault for fault in every if fault["strike"] in LOSING]
+    runs = [*itertools.product([((), call) for call in EVERY], every)]
+    for (first, call), fault in (*runs, *itertools.product(OTHERS, losing)):
         for at in range(1, CALLS_MAX):
-            was_struck, was_refused = _run_once(context, function, argument, {**fault, "at": at})
+            was_struck, was_refused = _run_once(context, first, call, {**fault, "at": at})
             if was_refused:
                 return
             if not was_struck:
@@ -171,15 +184,15 @@ def faults(images: int) -> Iterator[dict[str, Any]]:
 
 
 def _run_once(
-    context: Context, function: str, argument: dict[str, Any], fault: dict[str, Any]
+    context: Context, first: Iterable[Asked], call: Asked, fault: dict[str, Any]
 ) -> tuple[bool, bool]:
     """Run one episode; returns whether the fault hit, and whether the model rejected a result."""
-    faulty = ("striking", {"function": function, "argument": argument, **fault})
+    faulty = ("striking", {"function": call[0], "argument": call[1], **fault})
     survives = not fault["strike"].startswith(("kill", "power"))
     fold = Fold(DiskFaultsModel(SessionStoreModel()))
     was_struck = False
     with context.episode() as episode:
-        for name, given in (*BEFORE, faulty, *(AT_ONCE if survives else ()), *AFTER):
+        for name, given in (*BEFORE, *first, faulty, *(AT_ONCE if survives else ()), *AFTER):
             operation = episode.client.ask(name, given)
             if fold.step(operation):
                 return was_struck, True

@@ -332,6 +332,19 @@ def walk_copies(ask: Asked, _: Random) -> None:
             ask("save_copy", slot="one", add=[ask.message()])
             ask.call("load", session="c")
             ask.call("delete", session="c")
+    for function, argument in (
+        *(("load", {}), ("head", {}), ("copy", {"slot": "one"}), ("shrink", {"keep": 1})),
+        *(("append", {"messages": [{"role": "user", "content": "z"}]}), ("undo", {})),
+    ):
+        ask.filled("q", 2)
+        ask.call("load", session="q")
+        ask.call("swap")
+        ask.call("delete", session="q")
+        ask.filled("q", 2)  # to the same version, by the other process
+        ask.call("swap")
+        ask(function, session="q", **argument)
+        ask("load", session="q")
+        ask("delete", session="q")
     ask.filled("d", 3)
     for fields, keep in itertools.product(
         (
@@ -457,6 +470,7 @@ STRUCK: tuple[tuple[str, dict[str, Any]], ...] = (
     ("append", {"session": "s4", "messages": [{"role": "user", "content": "late"}]}),
     ("clear", {"session": "s1"}),
     ("shrink", {"session": "s1", "keep": 1}),
+    ("shrink", {"session": "s2", "keep": 0}),
     ("rename", {"session": "s1", "title": "plans"}),
     ("delete", {"session": "s1"}),
     ("delete", {"session": "s2"}),
@@ -471,21 +485,40 @@ STRIKES = (
     *("power torn", "unreadable once", "unreadable once"),
 )
 CALLS_MAX = 80
+LOSSES = 6  # of the images that a power loss may leave
 
 
 def strike_everything(context: Context) -> None:
     """Some pairs of call and fault, at each change or read; recovery meets every fault."""
     rng = context.rng("strikes")
-    pairs = [*itertools.product(STRUCK, STRIKES)]
-    always = [pair for pair in pairs if pair[0][0] == "recover"]
-    drawn = rng.sample([pair for pair in pairs if pair not in always], 10 * context.examples)
+    strike_the_first(context, rng)
+    always = [(call, strike) for call in STRUCK for strike in STRIKES if call[0] == "recover"]
+    others = [call for call in STRUCK if call[0] != "recover"]
+    drawn: list[tuple[tuple[str, dict[str, Any]], str]] = []
+    for _ in range(context.examples):  # each call, and each kind of fault
+        drawn += zip(others, itertools.cycle(rng.sample(STRIKES, len(STRIKES))), strict=False)
     for (function, argument), strike in (*always, *drawn):
-        step = 6 if function == "recover" else 1
+        step = 6 if function == "recover" else 1 if strike.startswith("unreadable") else 2
         is_wide = rng.random() < 0.3
         for at in range(rng.randint(1, step), CALLS_MAX, step):
-            fault = {"strike": strike, "at": at, "image": rng.randrange(6)}
+            fault = {"strike": strike, "at": at, "image": rng.randrange(LOSSES)}
             if not _strike_once(context, function, argument, fault, is_wide=is_wide):
                 break
+
+
+def strike_the_first(context: Context, rng: Random) -> None:
+    """Cut the power in the first call of all, which makes the folder, and after it."""
+    for image, at in itertools.product(range(LOSSES), (rng.randrange(1, 20), CALLS_MAX)):
+        with context.episode() as episode:
+            ask = Asked(episode.client)
+            argument = {"session": "s1", "at": ask.now}
+            fault = {"strike": "power", "at": at, "image": image}
+            faulty = {"function": "found", "argument": argument, **fault}
+            episode.client.ask("striking", faulty)
+            ask.look()
+            ask("recover")
+            ask.call("new", session="s1")
+            ask("append", session="s1", messages=[ask.message()])
 
 
 def _strike_once(
@@ -513,9 +546,10 @@ def _strike_once(
         elif strike.startswith("kill") and operation.outcome is Outcome.INFO:
             ask.call("swap")
             ask.look()
-            ask("append", session="s1", messages=[ask.message()])
+            ask("new", session="s5")  # what was struck stays so until it is recovered
             ask.call("load", session="s1")
             ask("recover")
+            ask("append", session="s1", messages=[ask.message()])
         else:
             ask.look()
             ask.call("load", session="s1")
@@ -533,6 +567,7 @@ def _something_to_recover(ask: Asked, *, is_wide: bool) -> None:
     if is_wide:
         ask.call("rename", session="s3", title="w" * WIDE)
     ask.call("shrink", session="s2", keep=1)
+    ask.call("append", session="s2", messages=[ask.message()])  # so it can shrink again
     ask.call("clear", session="s3")
     ask.call("shrink", session="s4", keep=0)
     ask.call("maintain", session="s4", fields={"active_stream_id": "r"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from harness.contract import promises
 from harness.contract.checkers.threads.session_writes import check_session_writes
 from harness.core.history import History, Outcome
@@ -15,7 +17,10 @@ NEW = Call("new", S)
 STALE = Call("leave_behind", {**S, "stream": "old"})
 START = Call("start_run", {**S, "stream": "new"})
 CLEANUP = Call("cleanup", S)
-QUIET = (Call("messages", S), Call("active", S))
+CLEAR, DELETE, LISTED = Call("clear", S), Call("delete", S), Call("listed")
+MESSAGES = Call("messages", S)
+GONE = (MESSAGES, LISTED)
+QUIET = (MESSAGES, Call("active", S), LISTED)
 
 
 def append(text: str) -> Call:
@@ -29,8 +34,9 @@ def save(text: str) -> Call:
 
 
 def program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> Program:
-    """Concurrent threads on one session, and two reads when all is quiet."""
-    return Program(name, threads, promises.S1, first, QUIET)
+    """Concurrent threads on one session, and reads when all is quiet."""
+    is_deleted = any(DELETE in thread for thread in threads)
+    return Program(name, threads, promises.S1, first, GONE if is_deleted else QUIET)
 
 
 def copy_was_refused(history: History) -> bool:
@@ -44,17 +50,28 @@ def cleanup_met_start(history: History) -> bool:
     return any(op.meets(start) for op in history.of("cleanup") for start in starts)
 
 
+def lists_met(history: History) -> bool:
+    """A list was asked for while another one was made."""
+    lists = [*history.of("listed")]
+    return any(one.meets(other) for one, other in itertools.combinations(lists, 2))
+
+
 MEETINGS = Interleaving(
     programs=(
         program("two copies", (NEW, append("t0")), (save("t1"),), (save("t2"),)),
         program("a copy and an append", (NEW, append("t0")), (save("t1"),), (append("t2"),)),
         program("a cleanup and a start", (NEW, STALE), (CLEANUP,), (START,)),
         program("a cleanup and an append", (NEW, STALE), (CLEANUP,), (append("t1"),)),
+        program("a list as a save ends", (NEW,), (LISTED,), (append("t1"), LISTED)),
+        program("a clear and an append", (NEW, append("t0")), (CLEAR, MESSAGES), (append("t1"),)),
+        program("a delete and a copy", (NEW, append("t0")), (DELETE, LISTED), (save("t1"),)),
+        program("a delete and an append", (NEW,), (DELETE, MESSAGES), (append("t1"), MESSAGES)),
     ),
     check=check_session_writes,
     meetings={
         "a stale copy was refused": copy_was_refused,
         "a cleanup met a start": cleanup_met_start,
+        "a list was asked for during another": lists_met,
     },
 )
 
@@ -62,7 +79,10 @@ SESSIONS_THREADS = Scenario(
     name="sessions-threads",
     mode=Mode.SCHEDULE,
     ability="sessions_threads",
-    promises=(promises.S1, promises.S2, promises.S7, promises.S9, promises.S10),
+    promises=(
+        *(promises.S1, promises.S2, promises.S6, promises.S7, promises.S9, promises.S10),
+        *(promises.S11, promises.S15),
+    ),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),

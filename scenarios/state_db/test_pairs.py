@@ -44,11 +44,25 @@ def _look(client: RecordingClient, session: str) -> None:
         client.ask(function, {"session": session})
 
 
+def _prune_one_source(client: RecordingClient) -> None:
+    """Prune one of two sources whose sessions are equally old, and look at both."""
+    for source in ("cli", "web"):
+        client.ask("create", {"session": source, "source": source})
+        message = {"session": source, "role": "user", "text": f"alpha {source}", "tool_calls": 1}
+        client.ask("append", message)
+        client.ask("end", {"session": source, "reason": "done"})
+    client.ask("advance", {"days": 10})
+    client.ask("prune", {"days": 5, "source": "web"})
+    for source in ("cli", "web"):
+        _look(client, source)
+
+
 def walk_pairs(context: Context) -> None:
     """Make every pair of writes, one kind of first write in each episode.
 
     Beside the session there is one whose id is longer, which no write concerns. Every tenth day a
-    session becomes old; what is read after a reopening of the file is read before it, too.
+    session becomes old; in the end those of one source are pruned. What is read after a reopening
+    of the file is read before it, too.
     """
     for number in range(context.examples):
         first = WRITES[number % len(WRITES)]
@@ -68,6 +82,7 @@ def walk_pairs(context: Context) -> None:
                 _look(client, f"{session}-other")
                 for word in ("alpha", "beta", "gamma"):
                     client.ask("search", {"word": word})
+            _prune_one_source(client)
             client.ask("list", {})
             client.ask("reopen_file", {})
             client.ask("list", {})
@@ -87,7 +102,7 @@ STATE_DB_PAIRS = Scenario(
     promises=(promises.D1, promises.D2, promises.D13),
     workload=walk_pairs,
     checker=conforms(StateDbModel()),
-    expectations=(Expectation("every write followed one of them", _pairs, 3 * len(WRITES)),),
+    expectations=(Expectation("every write followed one of them", _pairs, 3 * len(WRITES) + 2),),
     examples=len(WRITES),
 )
 

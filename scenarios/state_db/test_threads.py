@@ -1,20 +1,22 @@
 """Scenario of concurrent database calls: every history is linearizable.
 
-The calls are drawn from those of the model scenario, a few for each thread. The history of every
-schedule is searched for an order that the same model accepts.
+The calls of some programs are drawn from those of the model scenario, a few for each thread. In the
+others a thread's patience ends as the lock is freed, a write of a batch is refused, a commit or a
+sync fails, or a handle is closed beside its callers. The history of every schedule is searched for
+an order that the same model accepts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from random import Random
+from typing import Any
 
-from harness.checkers.linearizability import linearizable
 from harness.contract import promises
-from harness.contract.models.state_db import StateDbModel
-from harness.core.history import History
+from harness.contract.checkers.threads.database_calls import check_database_calls
+from harness.core.history import History, Outcome
 from harness.engine.context import Context
 from harness.engine.scenario import Mode, Scenario
 from harness.pytest_plugin import Judge
@@ -23,7 +25,8 @@ from harness.workloads.threads import Interleaving, Program
 
 SESSIONS = ("s1", "s2")
 DRAWN = 200  # programs to choose from
-SCHEDULES = 12  # of each chosen program
+SCHEDULES = 8  # of each chosen program
+HARD_SCHEDULES = 24  # of each program in which something is in the way
 
 
 def drawn(number: int) -> Program:
@@ -54,6 +57,108 @@ def _call(rng: Random, texts: Iterator[str]) -> Call:
             return Call(function, session)
 
 
+# Programs in which something is in the way -------------------------------------------------------
+
+S1 = {"session": "s1"}
+CREATE = Call("create", {**S1, "source": "cli"})
+TAKE = Call("take_lock")
+READS = tuple(Call(function, S1) for function in ("get", "messages", "counters"))
+SHORT_S = 0.005  # a patience that ends while the lock is polled
+SLOW_S = 0.004  # of a sync, as on a disk without a cache
+
+
+def append(text: str, handle: int = 0, session: str = "s1") -> Call:
+    """Append a unique text over a handle."""
+    return Call(
+        "append", {"session": session, "role": "user", "text": f"alpha {text}", "handle": handle}
+    )
+
+
+def arrange(**how: Any) -> Call:
+    """Open handles anew."""
+    return Call("arrange", how)
+
+
+def free(after_s: float) -> Call:
+    """Free the lock that another program holds."""
+    return Call("free_lock", {"after_s": after_s})
+
+
+def fail(*statements: str) -> Call:
+    """Fail statements that begin like these, once each."""
+    return Call("fail", {"statements": list(statements)})
+
+
+def hard(
+    name: str, first: tuple[Call, ...], *threads: tuple[Call, ...], last: tuple[Call, ...] = READS
+) -> Program:
+    """A program on one session."""
+    return Program(name, threads, promises.D3, first, last)
+
+
+UNKNOWN = append("nowhere", session="s9")
+SHORT = arrange(patience_s=SHORT_S)
+TWO = arrange(handles=2)
+HARD = (
+    hard(
+        "patience ends as the lock is freed",
+        (SHORT, CREATE, TAKE),
+        (append("a"),),
+        (UNKNOWN, append("b")),
+        (free(SHORT_S),),
+    ),
+    hard(
+        "a lock that stays",
+        (SHORT, CREATE, TAKE),
+        (append("a"),),
+        (append("b"),),
+        last=(free(0.0), *READS, append("c"), *READS),
+    ),
+    hard(
+        "writes and commits of a batch fail",
+        (CREATE, TAKE, fail("COMMIT", "COMMIT", "ROLLBACK")),
+        (append("a"), append("b")),
+        (UNKNOWN, append("c")),
+        (free(0.001),),
+    ),
+    hard(
+        "a handle is closed",
+        (TWO, CREATE),
+        (append("a", 1),),
+        (Call("messages", {**S1, "handle": 1}),),
+        (Call("close_handle", {"handle": 1}),),
+        last=(Call("left_open"), *READS),
+    ),
+    hard(
+        "a handle is closed beside syncs",
+        (arrange(handles=2, sync_s=SLOW_S), CREATE),
+        (append("a", 1),),
+        (Call("wait", {"seconds": SLOW_S / 4}), append("b", 1)),
+        (Call("wait", {"seconds": SLOW_S / 2}), Call("close_handle", {"handle": 1})),
+        last=(Call("left_open"), *READS),
+    ),
+    hard(
+        "a title that two sessions want",
+        (CREATE, Call("create", {"session": "s2", "source": "cli"})),
+        (Call("set_title", {**S1, "title": "plans"}),),
+        (Call("set_title", {"session": "s2", "title": "plans"}), READS[0]),
+        last=(READS[0], Call("get", {"session": "s2"})),
+    ),
+    hard(
+        "a slow sync fails",
+        (arrange(sync_s=SLOW_S, failing_syncs=[4]), CREATE),
+        (append("a"), append("b")),
+        (append("c"), append("d")),
+    ),
+    hard(
+        "a sync of two handles fails",
+        (arrange(handles=2, sync_s=SLOW_S, failing_syncs=[2]), CREATE),
+        (append("a"), append("b")),
+        (append("c", 1), append("d", 1)),
+    ),
+)
+
+
 def writes_met(history: History) -> bool:
     """Two writes of the same session overlapped."""
     writes = [op for op in history if op.function in ("append", "clear", "delete", "set_title")]
@@ -64,29 +169,61 @@ def writes_met(history: History) -> bool:
     )
 
 
+def refused(text: str) -> Callable[[History], bool]:
+    """Make the predicate of a refused append whose error contains this text."""
+
+    def has_refused(history: History) -> bool:
+        return any(op.outcome is Outcome.FAIL and text in op.error for op in history.of("append"))
+
+    return has_refused
+
+
+def sync_was_shared(history: History) -> bool:
+    """There were fewer syncs than texts committed."""
+    began_ns = min((op.invoked_ns for op in history.of("append")), default=0)
+    syncs = [sync for sync in history.of("synced") if sync.invoked_ns > began_ns]
+    return len(syncs) < sum(len(commit.argument["texts"]) for commit in history.of("committed"))
+
+
+MODULES = tuple(
+    f"reference_impl.state_db.{name}"
+    for name in ("write_queue", "group_commit", "wal", "read_pool", "ticket_lock", "state_db")
+)
 ATOMIC = Interleaving(
-    programs=tuple(drawn(number) for number in range(DRAWN)),
-    check=linearizable(StateDbModel(), promises.D1),
-    meetings={"two writes of a session met": writes_met},
+    programs=(*HARD, *(drawn(number) for number in range(DRAWN))),
+    check=check_database_calls,
+    meetings={
+        "two writes of a session met": writes_met,
+        "a patience ended": refused("Patience"),
+        "a handle was closed": refused("closed"),
+        "a sync failed": refused("NotSynced"),
+        "a sync covered two appends": sync_was_shared,
+    },
     schedules=SCHEDULES,
+    modules=MODULES,
 )
 
 
 def explore_some(context: Context) -> None:
-    """Explore as many of the drawn programs as there are examples."""
-    chosen = context.rng("programs").sample(ATOMIC.programs, min(context.examples, DRAWN))
-    replace(ATOMIC, programs=chosen).explore(context)
+    """Explore the hard programs, and as many of the drawn ones as there are examples."""
+    drawn_ones = ATOMIC.programs[len(HARD) :]
+    chosen = context.rng("programs").sample(drawn_ones, min(context.examples, DRAWN))
+    replace(ATOMIC, programs=HARD, schedules=HARD_SCHEDULES).explore(context)
+    replace(ATOMIC, programs=chosen, modules=()).explore(context)
 
 
 STATE_DB_THREADS = Scenario(
     name="state-db-threads",
     mode=Mode.SCHEDULE,
     ability="state_db_threads",
-    promises=(promises.D1, promises.D2, promises.D3),
+    promises=(
+        *(promises.D1, promises.D2, promises.D3, promises.D5),
+        *(promises.D8, promises.D10, promises.D12),
+    ),
     workload=explore_some,
     checker=ATOMIC.judge,
     expectations=tuple(ATOMIC.met(meeting) for meeting in ATOMIC.meetings),
-    examples=10,
+    examples=2,
     replay=ATOMIC.replay,
 )
 

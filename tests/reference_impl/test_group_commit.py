@@ -255,6 +255,33 @@ def test_failed_round_raises_for_every_covered_write(path: Path) -> None:
     assert two.acknowledged_too_soon == []
 
 
+def test_round_begun_before_the_mark_fails(path: Path) -> None:
+    """A round that began between a write and its mark may have lost it, though later ones succeed.
+
+    one:  write  |--- round 1 ---| OSError
+    two:  write       mark                    OSError
+    one:                            write |--- round 2 ---|
+    """
+    disk = Disk()
+    one, two = Writer(path, disk), Writer(path, disk)
+    one.write()
+    failed = two.rounds.failed()
+    disk.write()
+
+    def fail() -> None:
+        two.mark = two.rounds.mark()
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        one.wait(fail)
+    one.write()
+    assert one.wait()
+    assert two.rounds.cover(two.mark)
+    with pytest.raises(OSError, match="round 1 of syncs failed"):
+        two.rounds.cover(two.mark, failed)
+    assert two.rounds.cover(two.rounds.mark() - 1, two.rounds.failed())
+
+
 # Leaders that die or hang -------------------------------------------------------------------------
 
 LEAD_UNTIL = """

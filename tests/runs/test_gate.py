@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,7 +204,11 @@ def test_an_unplanted_bug_is_not_detected(tmp_path: Path, monkeypatch: pytest.Mo
     """On the same seed on which a planted one is."""
 
     def plant_one(bug: KnownBug, folder: Path) -> Path:
-        return plant(bug, folder) if bug.name == "commit-every-turn" else plant_nothing(bug, folder)
+        if bug.name == "commit-every-turn":
+            return plant(bug, folder)
+        package = "reference_impl"  # a clean copy, which the session takes for the planted one
+        shutil.copytree(plant_nothing(bug, folder) / package, folder / package)
+        return folder
 
     monkeypatch.setattr(bug_detection, "plant", plant_one)
     bugs = list(find_bugs(["commit-every-turn", "drain-skips-unregistered"]).values())

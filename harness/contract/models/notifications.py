@@ -76,6 +76,12 @@ class NotificationsModel:
             case "open" | "open_again" | "hear" | "acknowledge":
                 return _of_a_tab(state, operation)
             case "begin":
+                if operation.outcome is Outcome.FAIL:
+                    return Refusal(
+                        promises.C3,
+                        f"{operation.call} failed",
+                        expected="every tab is closed, and every name forgotten",
+                    )
                 return (self.initial(),)
         step = self._server.step(state.server, operation)
         if isinstance(step, Refusal):

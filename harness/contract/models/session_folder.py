@@ -5,6 +5,7 @@ carry the time `at` which the clock shows. Each answers what the store returns, 
 `{"refused": the error's type}`:
 
 - `open(cap)`, `restart`: both, or the called one, begin anew; `swap`;
+- `found`: as the first call of all, both begin in a folder that does not exist yet, with a `new`;
 - `new`, `append`, `change(fields)`, `maintain(fields)`, `rename`, `clear`, `truncate`, `undo`,
   `shrink` (a plain save of fewer messages), `save_head`, `copy(slot)`, `save_copy(slot, add)`;
 - `delete`, `cleanup(live)`, `load`, `head`, `backup_count`, `recover`, `audit`;
@@ -225,6 +226,7 @@ def predicted(world: World, function: str, argument: Mapping[str, Any]) -> tuple
         answer = getattr(call, function)(**asked)
     except RefusedError as error:
         unchanged: World = json.loads(before)
+        unchanged["held"] = world["held"]  # what was loaded for the refused save stays in memory
         if call.is_aside:
             unchanged["copies"] = world["copies"]
         return unchanged, {"refused": str(error)}
@@ -320,6 +322,9 @@ class _Call:
 
     def open(self, cap: int) -> None:
         self.world.update(cap=cap, held=[[], []], newest=[0.0, 0.0], slots={})
+
+    def found(self, session: str) -> Value:
+        return self.new(session)
 
     def restart(self) -> None:
         self.world["held"][0], self.world["newest"][0] = [], 0.0
@@ -516,6 +521,7 @@ class _Call:
             if row is not None:
                 world["rows"][sid] = row
         self._touch()
+        world["restored"] = restored
         return {"scanned": len(world["live"]), "restored": restored, "findings": findings}
 
     def audit(self) -> Value:
@@ -908,6 +914,8 @@ def _wrong_disk(worlds: list[World], seen: Value) -> Iterator[Difference]:
             expected = next(one for one in right if one is not None)
             for promise, problem in _wrong_session(observed, expected, world, ""):
                 yield promise, f"session {sid} {problem}", expected, observed
+            if sid in world.get("restored", ()) and observed["messages"] != expected["messages"]:
+                yield promises.S5, f"session {sid} is restored wrongly", expected, observed
     for sid in sorted({*baks, *(sid for one in worlds for sid in one["bak"])}):
         right = [_plain(one["bak"].get(sid)) for one in worlds]
         observed = baks.get(sid)
@@ -957,6 +965,9 @@ def _wrong_files(worlds: list[World], seen: Value, *, is_killed: bool) -> Iterat
             yield promises.S6, f"the backup of {sid} outlives its session", None, seen["bak"][sid]
 
 
+_ROW_BROKEN = (promises.S11, promises.S14, promises.S15)
+
+
 def _wrong_rows(worlds: list[World], seen: Value, *, is_partial: bool) -> Iterator[Difference]:
     rows, expected = seen["rows"], sorted_rows(worlds[0]["rows"])
     by_id = {row.get("session_id"): row for row in rows}
@@ -977,12 +988,9 @@ def _wrong_rows(worlds: list[World], seen: Value, *, is_partial: bool) -> Iterat
                     yield promises.S6, "the list has a deleted session", right, observed
                 continue
             names = [name for name in {*right, *observed} if right.get(name) != observed.get(name)]
-            if row_differs := [name for name in names if name != "updated_at"]:
-                message = f"the row of {sid} has a wrong {', '.join(sorted(row_differs))}"
-                yield promises.S11, message, right, observed
-                yield promises.S14, message, right, observed
-            else:
-                yield promises.S8, f"the row of {sid} has a wrong updated_at", right, observed
+            for promise in _ROW_BROKEN if {*names} - {"updated_at"} else (promises.S8,):
+                message = f"the row of {sid} has a wrong {', '.join(sorted(names))}"
+                yield promise, message, right, observed
         elif (
             len(worlds) > 1
             and not is_partial
@@ -1033,6 +1041,7 @@ def _observed(world: World, seen: Value) -> World:
     after = dict(world)
     after.pop("unsure", None)
     after.pop("partial", None)
+    after.pop("restored", None)
 
     def value(of: str, sid: str, found: Any) -> Any:
         is_known = found == DAMAGED and _plain(world[of].get(sid)) == DAMAGED

@@ -543,6 +543,8 @@ def _wrong_messages(
     }
     broken = [promise for promise, (wrong, _) in found.items() if wrong]
     main, *also = broken or [promises.S1]
+    if main is promises.S1 and any(session == name for session, _ in state.lost):
+        also.append(promises.S5)  # what recovery restored is twice there, or in another order
     problem = found[main][1] if broken else "has the texts in another order"
     message = f"{operation.call} {problem}"
     return Refusal(main, message, _listed(readings), tuple(also), expected=_either(readings[::-1]))

@@ -17,7 +17,7 @@ from harness.core.history import History, Operation, Outcome
 from harness.core.model import Refusal
 from harness.core.verdict import Anomaly, Verdict
 
-OK, BAD, MISSING = 200, 400, 404
+OK, BAD, MISSING, FAILED = 200, 400, 404, 500
 SNAPSHOT, STARTED, TOKEN = "session_snapshot", "server_turn_started", "token"
 SESSION_OF = {
     "earlier": "own",
@@ -250,7 +250,8 @@ def _broken(
     if wants_start and STARTED not in names:
         yield promises.C7
     if observed["status"] != expected.status:
-        yield promises.H2 if BAD in (expected.status, observed["status"]) else promises.C4
+        is_input = BAD in (expected.status, observed["status"]) or observed["status"] == FAILED
+        yield promises.H2 if is_input else promises.C4
     if cursor:
         yield promises.C4
     if len(facts) < len(expected.events):

@@ -84,6 +84,12 @@ class SessionFolderAdapter(SessionsAdapter):
         self._slots.clear()
         self._begin()
 
+    def found(self, session: str) -> dict[str, Any]:
+        """Open both stores in a new folder below this one, and create a session there."""
+        self._folder = self._folder / "state" / "sessions"
+        self._begin()
+        return _plain(self._store.new(session))
+
     def restart(self) -> None:
         """Open the first store anew, without recovery."""
         self._slots.clear()
@@ -302,7 +308,7 @@ class SessionFolderAdapter(SessionsAdapter):
         if strike.startswith("power"):
             losses = list(disk.power_losses(Random(image), LOSSES))
             left = losses[image % len(losses)]
-        left.put_into(self._folder)
+        left.put_into(disk.folder)
         self._slots.clear()
         if strike.startswith("power"):
             self._begin()

@@ -252,7 +252,7 @@ class SessionsAdapter:
         if strike.startswith("power"):
             losses = list(disk.power_losses(Random(image), LOSSES))
             left = losses[image % len(losses)]
-        left.put_into(self._folder)
+        left.put_into(disk.folder)
         self._begin()
 
     def close(self) -> None:

@@ -68,6 +68,7 @@ from harness.targets.threads.lifecycle import AgentCacheThreadsAdapter, Lifecycl
 from harness.targets.threads.model_catalog import CatalogThreadsAdapter
 from harness.targets.threads.run_calls import RunCallsAdapter
 from harness.targets.threads.session_store import SessionsThreadsAdapter
+from harness.targets.threads.state_db import StateDbThreadsAdapter
 from harness.targets.threads.turns import TurnsThreadsAdapter
 from harness.targets.threads.wakeups import WakeupsThreadsAdapter
 from harness.worker import sql_faults, virtual_time, writers
@@ -209,7 +210,7 @@ def open_state_db_threads(folder: Path) -> Any:
     """Open the database module, with a file of its own for each schedule."""
     own = folder / f"{next(_schedules)}"
     own.mkdir()
-    return state_db_adapter.open_adapter(own)
+    return StateDbThreadsAdapter(own / "state.db")
 
 
 def open_state_db(folder: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,9 @@ class SessionsThreadsAdapter:
         ticks = itertools.count(1_000)
         own = folder / f"{next(_numbers)}"
         self._store = modules("sessions.store").SessionStore(own, clock=lambda: float(next(ticks)))
+        listed = modules("sessions.list").SessionList
+        self._unknown = modules("sessions.session_files").UnknownSessionError
+        self._list = listed(self._store.rows, lambda _: None)
         self._live: set[str] = set()
 
     def new(self, session: str) -> None:
@@ -28,6 +32,14 @@ class SessionsThreadsAdapter:
     def append(self, session: str, text: str) -> None:
         """Append a message, as the server does."""
         self._store.append(session, {"role": "user", "content": text})
+
+    def delete(self, session: str) -> None:
+        """Remove the session."""
+        self._store.delete(session)
+
+    def clear(self, session: str) -> None:
+        """Remove all messages, as the user asked."""
+        self._store.clear(session)
 
     def save_copy(self, session: str, text: str) -> None:
         """Load a copy, add a message, and save it; raises if the copy became stale."""
@@ -47,9 +59,18 @@ class SessionsThreadsAdapter:
         """Remove the mark of a stream without a live run."""
         self._store.clean_stale_stream(session, lambda stream: stream in self._live)
 
-    def messages(self, session: str) -> list[str]:
-        """The texts."""
-        return [message["content"] for message in self._store.load(session).messages]
+    def messages(self, session: str) -> list[str] | None:
+        """The texts; None for a session that does not exist."""
+        try:
+            found = self._store.load(session)
+        except self._unknown:
+            return None
+        return [message["content"] for message in found.messages]
+
+    def listed(self) -> dict[str, int]:
+        """The number of messages of each session in the list that clients read."""
+        rows = json.loads(self._list.now().rows)
+        return {row["session_id"]: row["message_count"] for row in rows}
 
     def active(self, session: str) -> str | None:
         """The stream that the session is marked with."""

@@ -210,6 +210,72 @@ def test_start_of_unknown_outcome_may_have_marked() -> None:
     assert blamed(*met, active((7, 8), "old")) == promises.S7
 
 
+# Removals and lists -------------------------------------------------------------------------------
+
+
+def listed(span: Span, count: int | None) -> Operation:
+    """A list of sessions, in which `s` has so many messages, or is missing."""
+    return op("listed", span, {} if count is None else {"s": count})
+
+
+NEW, CLEAR, DELETE = op("new", (1, 2)), op("clear", (5, 6)), op("delete", (5, 6))
+
+
+def test_list_that_began_before_its_request_is_rejected() -> None:
+    """It shares the list that another client asked for before the append.
+
+    C0: |-------- listed -> 0 --------|
+    C1:      |- append -|  |- listed -> 0 -|
+    """
+    met = (NEW, listed((3, 9), 0), append((4, 5), "t"))
+
+    assert blamed(*met, listed((6, 10), 1)) is None
+    assert blamed(*met, listed((6, 10), 0)) == promises.S15
+    assert blamed(*met, listed((6, 10), 2)) == promises.S15
+    assert blamed(*met, listed((6, 10), None)) == promises.S15
+
+
+def test_list_that_fails_is_rejected() -> None:
+    assert blamed(NEW, op("listed", (3, 4), outcome=FAIL)) == promises.S11
+
+
+def test_list_after_a_removal_lacks_what_was_removed() -> None:
+    """What was removed is counted no more.
+
+    C0: |- append -|  |- clear, or delete -|  |- listed -|
+    """
+    before = (NEW, append((3, 4), "t"))
+
+    assert blamed(*before, CLEAR, listed((7, 8), 0)) is None
+    assert blamed(*before, CLEAR, listed((7, 8), 1)) == promises.S15
+    assert blamed(*before, DELETE, listed((7, 8), None)) is None
+    assert blamed(*before, DELETE, listed((7, 8), 1)) == promises.S15
+
+
+def test_removed_text_or_session_stays_so() -> None:
+    """No later read has it.
+
+    C0: |- append t -|  |- clear, or delete -|  |- messages -|
+    """
+    before = (NEW, append((3, 4), "t"))
+    gone = op("messages", (7, 8), None)
+
+    assert blamed(*before, CLEAR, messages((7, 8))) is None
+    assert blamed(*before, CLEAR, messages((7, 8), "t")) == promises.S6
+    assert blamed(*before, DELETE, gone) is None
+    assert blamed(*before, DELETE, messages((7, 8))) == promises.S6
+    assert blamed(*before, DELETE, op("new", (9, 10)), messages((11, 12))) is None
+
+
+def test_append_that_met_a_removal_may_be_gone() -> None:
+    """Either may come first; one that follows the removal is stored."""
+    met = (NEW, CLEAR, append((4, 7), "t"))
+
+    assert blamed(*met, messages((8, 9))) is None
+    assert blamed(*met, messages((8, 9), "t")) is None
+    assert blamed(NEW, CLEAR, append((7, 8), "t"), messages((9, 10))) == promises.S2
+
+
 # Serial histories ---------------------------------------------------------------------------------
 
 

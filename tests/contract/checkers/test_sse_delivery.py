@@ -262,6 +262,16 @@ def test_unfinished_turn_owes_no_wakeup() -> None:
     assert judged(send(outputs=["p"]), messages()) == []
 
 
+def test_server_without_a_limit_on_streams_is_rejected() -> None:
+    """C10: the holder opens one stream more than the limit, and must be refused."""
+    answer = {"held": 10, "is_full": False, "full_ns": [0, 900 * MS]}
+    hold = op("hold", {"streams": 9}, answer, 0, 1000)
+
+    assert [anomaly.promise for anomaly in check_delivery(History((hold,))).anomalies] == [
+        promises.C10
+    ]
+
+
 def test_refused_call_breaks_c10_with_free_streams_too() -> None:
     """Nothing was wrong with the server, so it has to answer."""
     hold = op("hold", {}, {"held": 9, "is_full": False, "full_ns": [0, 900 * MS]}, 0, 1000)

@@ -262,6 +262,11 @@ EVENT = {**S, "stream": "x", "number": 1, "event": "token"}
         ((RUN, ENDS, ("emit", EVENT, False)), []),
         ((COMES, heard([], []), NOTICE, heard([1], [])), []),
         ((COMES, heard([], []), NOTICE, heard([1], [], woken=False)), [promises.C3]),
+        ((COMES, sizes(1, 2), GOES, ("collect", {}, 1), sizes(0, 0)), [promises.C11]),
+        ((COMES, sizes(1, 1), GOES, ("collect", {}, 1), sizes(0, 0)), []),
+        ((COMES, sizes(1, 1), GOES, ("collect", {}, 0), sizes(0, 0)), [promises.C9]),
+        ((COMES, ("collect", {}, 2)), [promises.C9]),
+        ((COMES, NOTICE, ("notify", {**S, "number": 2}, None), heard([2, 1], [])), [promises.C1]),
     ],
 )
 def test_meetings_of_readers_are_judged(

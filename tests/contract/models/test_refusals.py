@@ -260,6 +260,7 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield NotificationsModel(), [*new, opened, done("hear", [half], **awaited)]
     yield BackpressureModel(), [failed("stop")]
     yield SettingsModel(), [failed("knock")]
+    yield NotificationsModel(), [failed("begin")]
     yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
     yield UpkeepModel(), [done("grew", True, name="a")]  # noqa: FBT003  an answer
     kept = {"status": 200, "same": True, "copied": True}

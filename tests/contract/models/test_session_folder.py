@@ -33,17 +33,28 @@ CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("new", {"session": "../s1"}),
 )
 
+LOADED_IN_VAIN: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("new", {"session": "s1", "fields": {"active_stream_id": "r"}}),
+    ("append", {"session": "s1", "messages": [{"role": "user", "content": "a"}]}),
+    ("new", {"session": "s2"}),
+    ("shrink", {"session": "s1", "keep": 0}),
+)
+
 Change = Callable[[str, Any], Any]
 
 
-def judged(folder: Path, change: Change = lambda _, result: result) -> set[str]:
+def judged(
+    folder: Path,
+    change: Change = lambda _, result: result,
+    calls: tuple[tuple[str, dict[str, Any]], ...] = CALLS,
+) -> set[str]:
     """The promises that the reference breaks where `change` falsifies answers."""
     adapter = SessionFolderAdapter(
         folder, lambda name: importlib.import_module(f"reference_impl.{name}")
     )
     fold = Fold(SessionFolderModel())
     broken: set[str] = set()
-    for at, (function, argument) in enumerate(CALLS):
+    for at, (function, argument) in enumerate(calls):
         for name, given in ((function, {"at": 1_000.0 + at, **argument}), ("look", {})):
             result = change(name, getattr(adapter, name)(**given))
             anomaly = fold.step(Operation(0, name, given, Outcome.OK, 1, 2, result))
@@ -99,6 +110,12 @@ def with_older_row(seen: dict[str, Any]) -> None:
         row["title"] = "Untitled"
 
 
+def with_doubled_message(seen: dict[str, Any]) -> None:
+    session = seen["disk"].get("s1")
+    if session and session["version"] == 10:  # as recovery restored it
+        session["messages"] += session["messages"][-1:]
+
+
 def with_ghost(seen: dict[str, Any]) -> None:
     if not seen["disk"].get("s1") and len(seen["rows"]) == 1:
         seen["rows"].append({**seen["rows"][0], "session_id": "s1", "updated_at": 1.0})
@@ -106,6 +123,14 @@ def with_ghost(seen: dict[str, Any]) -> None:
 
 def test_reference_conforms_to_the_folder_model(tmp_path: Path) -> None:
     assert judged(tmp_path) == set()
+
+
+def test_refused_save_leaves_what_it_loaded_in_memory(tmp_path: Path) -> None:
+    """It is then the last one that was used, so another is dropped first."""
+    order: list[list[str]] = []
+    in_order = in_looks(lambda seen: order.append(seen["held"][0]))
+    assert judged(tmp_path, in_order, LOADED_IN_VAIN) == set()
+    assert order[-2:] == [["s1", "s2"], ["s2", "s1"]]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +143,8 @@ def test_reference_conforms_to_the_folder_model(tmp_path: Path) -> None:
         (with_temporary_file, "S1"),
         (with_crowded_memory, "A6"),
         (with_older_row, "S11"),
+        (with_older_row, "S15"),
+        (with_doubled_message, "S5"),
         (with_ghost, "S11"),
     ],
 )

@@ -471,6 +471,24 @@ def test_wrong_store_breaks_its_promise(wrong: type[Toy], promise: Promise) -> N
     assert sum(promise in promises for promises in blamed) >= 0.9 * len(blamed)
 
 
+def test_text_restored_twice_blames_the_recovery_too() -> None:
+    """A shrink had removed one text; after the restart another one is there twice."""
+    fold = Fold(SessionStoreModel())
+    asks: list[Ask] = [
+        ("new", {"session": "s"}),
+        *(("append", {"session": "s", "text": text}) for text in "ab"),
+        ("shrink", {"session": "s", "keep": 1}),
+        ("restart", {}),
+    ]
+    for function, argument in asks:
+        assert fold.step(Operation(0, function, argument, Outcome.OK, 0, 1)) is None
+    read = Operation(0, "messages", {"session": "s"}, Outcome.OK, 0, 1, ["a", "b", "b"])
+    anomaly = fold.step(read)
+
+    assert anomaly is not None
+    assert (anomaly.promise, anomaly.also) == (promises.S1, (promises.S5,))
+
+
 def test_damaged_session_may_have_older_texts() -> None:
     """The texts before the damage may be there; only the later text is missing."""
     asks: list[Ask] = [

@@ -570,7 +570,9 @@ def _held_streams(history: History) -> Iterator[Anomaly]:
         most = hold.argument.get("streams", held)
         began_ns, ended_ns = hold.result["full_ns"]
         is_ordered = hold.invoked_ns <= began_ns <= ended_ns <= (hold.completed_ns or ended_ns)
-        if (hold.result["is_full"] and held != most) or not is_ordered:
+        # A holder with a limit opens one stream more: without a refusal there was no limit.
+        is_limited = "streams" not in hold.argument or hold.result["is_full"]
+        if not is_limited or (hold.result["is_full"] and held != most) or not is_ordered:
             yield Anomaly(
                 promises.C10,
                 "the server refused a stream at another number than its limit",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from harness.contract import promises
 from harness.core.history import History, Operation
@@ -40,6 +40,41 @@ def _collected_live(history: History) -> Iterator[Anomaly]:
                 "collected-live",
                 expected=f"{len(readers)} readers",
                 observed=f"{sizes.result['readers']} readers",
+            )
+
+
+def _miscounted(history: History) -> Iterator[Anomaly]:
+    """More readers than there are (C11), or a collection of another number of channels (C9)."""
+    calls = history.happened.of(*_OF_SESSIONS, "watch_list", "leave", "read_run")
+    for sizes in history.happened.of("sizes"):
+        readers = [op for op in calls if op.function in ("subscribe", "read_events", "watch_list")]
+        reading = [op for op in readers if _is_reading(history, op, sizes)]
+        is_quiet = all(op.precedes(sizes) or sizes.precedes(op) for op in calls)
+        if is_quiet and sizes.result["readers"] > len(reading):
+            yield Anomaly(
+                promises.C11,
+                "sizes() counts more readers than there are",
+                (*reading, sizes),
+                "counted-twice",
+                also=(promises.C9,),
+                expected=f"{len(reading)} readers",
+                observed=f"{sizes.result['readers']} readers",
+            )
+    made = {op.argument["session"] for op in history.of(*_OF_SESSIONS)}
+    counts = history.happened.of("sizes", "collect")[-3:]
+    is_counted = [op.function for op in counts] == ["sizes", "collect", "sizes"]
+    for collect in history.happened.of("collect"):
+        allowed = set(range(len(made) + 1))
+        if is_counted and collect is counts[1]:  # nothing but readers that leave lies between
+            allowed = {counts[0].result["channels"] - counts[2].result["channels"]}
+        if collect.result not in allowed:
+            yield Anomaly(
+                promises.C9,
+                "collect() returned another number than it collected",
+                (*counts, collect),
+                "miscounted",
+                expected=f"{sorted(allowed)}",
+                observed=f"{collect.result}",
             )
 
 
@@ -217,6 +252,27 @@ def _misjudged_event(history: History) -> Iterator[Anomaly]:
             )
 
 
+def _disordered(history: History) -> Iterator[Anomaly]:
+    """Notices or runs that a reader received in another order than they were published (C1)."""
+    for _, heard in _readers(history, *_OF_SESSIONS):
+        for function, field, key in (
+            ("notify", "notices", "number"),
+            ("begin_run", "runs", "stream"),
+        ):
+            sent = {op.argument[key]: op for op in history.happened.of(function)}
+            shown = heard.result[field]
+            for earlier, later in combinations((name for name in shown if name in sent), 2):
+                if sent[later].precedes(sent[earlier]):
+                    yield Anomaly(
+                        promises.C1,
+                        f"reader {heard.argument['reader']!r} got {later!r} behind {earlier!r}",
+                        (sent[later], sent[earlier], heard),
+                        "out-of-order",
+                        expected=f"{later!r} before {earlier!r}",
+                        observed=f"{field} {shown}",
+                    )
+
+
 def _doubled_notice(history: History) -> Iterator[Anomaly]:
     """A notice that a reader received twice (C2)."""
     for heard in history.happened.of("heard"):
@@ -346,11 +402,13 @@ def _events(heard: Operation, stream: str) -> list[int]:
 _RULES: tuple[Rule, ...] = (
     _collected_live,
     _never_collected,
+    _miscounted,
     _misjudged_event,
     _foreign_events,
     _misannounced_run,
     _missed_notice,
     _doubled_notice,
+    _disordered,
     _misread_run,
     _misread_list,
     _never_ended,

@@ -1,7 +1,9 @@
 """Checks that what threads wrote into one session is stored when all is quiet, and nothing else.
 
 For histories that end with a quiet `messages` and `active`. An acknowledged write is observed; a
-refused save is not; one of unknown outcome may be either. No text is written twice.
+refused save is not; one of unknown outcome may be either. No text is written twice. A `clear` or
+`delete` removes what was written before it, and may remove what it meets. Each `listed` counts the
+messages of the session as they were at some moment during the call.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from harness.core.history import History, Operation, Outcome
 from harness.core.verdict import Anomaly, Verdict
 
 WRITES = ("append", "save_copy")
+REMOVALS = ("clear", "delete")
 
 
 def check_session_writes(history: History) -> Verdict:
@@ -35,13 +38,16 @@ def _anomalies(history: History) -> Iterator[Anomaly]:
             )
         if read.function == "messages" and read.outcome is Outcome.OK:
             yield from _lost_or_stray(history, read)
+        if read.function == "listed":
+            yield from _wrong_list(history, read)
         if read.function == "active" and read.outcome is Outcome.OK:
             yield from _wrong_mark(history, read)
 
 
 def _lost_or_stray(history: History, read: Operation) -> Iterator[Anomaly]:
     """A lost write (S9 where a copy was saved over it, else S2), or a stray one (S1, S10)."""
-    stored = Counter(read.result)
+    stored: Counter[str] = Counter(read.result)  # of a deleted session, which is None, nothing
+    yield from _kept(history, read)
     for text in stored.keys() - {op.argument["text"] for op in history if op.function in WRITES}:
         yield Anomaly(
             promises.S1,
@@ -55,7 +61,8 @@ def _lost_or_stray(history: History, read: Operation) -> Iterator[Anomaly]:
     for write in (op for op in history if op.function in WRITES):
         text = write.argument["text"]
         times = stored[text]
-        if write.outcome is Outcome.OK and write.precedes(read) and not times:
+        may_be_gone = any(not op.precedes(write) for op in _removals(history, read))
+        if write.outcome is Outcome.OK and write.precedes(read) and not times and not may_be_gone:
             over = [copy for copy in copies if copy is not write and copy.meets(write)]
             yield Anomaly(
                 promises.S9 if over else promises.S2,
@@ -82,6 +89,68 @@ def _lost_or_stray(history: History, read: Operation) -> Iterator[Anomaly]:
                 "doubled-write",
                 expected=f"{text!r} once",
                 observed=f"{read.result}",
+            )
+
+
+def _removals(history: History, read: Operation) -> list[Operation]:
+    """The removals that may have happened before the read ended."""
+    return [op for op in history.happened if op.function in REMOVALS and not read.precedes(op)]
+
+
+def _kept(history: History, read: Operation) -> Iterator[Anomaly]:
+    """A text, or a session, that the user had removed before the read (S6)."""
+    made = history.happened.of("new")
+    for removal in _removals(history, read):
+        if removal.outcome is not Outcome.OK or not removal.precedes(read):
+            continue
+        written = [op for op in history.happened if op.function in WRITES and op.precedes(removal)]
+        back = {op.argument["text"] for op in written} & {*(read.result or ())}
+        is_back = removal.function == "delete" and read.result is not None
+        if back or (is_back and all(op.precedes(removal) for op in made)):
+            yield Anomaly(
+                promises.S6,
+                f"{removal.call} was acknowledged, and messages() returned {read.result}",
+                (removal, read),
+                "removed-write",
+                expected=f"none of {sorted(back)}" if back else "null",
+                observed=f"{read.result}",
+            )
+
+
+def _wrong_list(history: History, read: Operation) -> Iterator[Anomaly]:
+    """A list that lacks what was acknowledged before it was asked for (S15), or fails (S11)."""
+    if read.outcome is not Outcome.OK:
+        yield Anomaly(
+            promises.S11,
+            f"{read.call} cannot list the sessions",
+            (read,),
+            "unlisted",
+            expected="the sessions",
+            observed=read.answer,
+        )
+        return
+    removals = _removals(history, read)
+    writes = [op for op in history.happened if op.function in WRITES]
+    done = [op for op in writes if op.outcome is Outcome.OK and op.precedes(read)]
+    least = sum(all(removal.precedes(op) for removal in removals) for op in done)
+    surely = [op for op in removals if op.outcome is Outcome.OK and op.precedes(read)]
+    begun = [op for op in writes if not read.precedes(op)]
+    most = sum(not any(op.precedes(removal) for removal in surely) for op in begun)
+    is_gone = any(op.function == "delete" for op in surely)
+    may_be_gone = any(op.function == "delete" for op in removals)
+    for sid in sorted({op.argument["session"] for op in history.of("new")}):
+        count = read.result.get(sid)
+        if count is None and may_be_gone:
+            continue
+        if is_gone or count is None or not least <= count <= most:
+            yield Anomaly(
+                promises.S15,
+                f"{read.call} is older than what was acknowledged before it",
+                (*surely, *done, read),
+                "old-list",
+                expected=f"no {sid}" if is_gone else f"{sid} with {least} to {most} messages",
+                observed=f"{read.result}",
+                also=(promises.S11, promises.S6) if is_gone else (promises.S11,),
             )
 
 

@@ -1,0 +1,220 @@
+"""Checks the calls of threads on handles of one database, with locks, faults and closed handles.
+
+For histories of the *state_db_threads* ability. `linearizable` judges the answers, and every
+refusal too, unless the history itself has its reason: the handle was closed meanwhile, a statement
+was made to fail, a sync failed, or the lock was held for longer than the patience. `took` says how
+long an append lasted, `committed` and `synced` when what was committed and synced. Durations are of
+virtual time, which passes only while no thread can act; a program whose deadlines may pass early
+must not be judged by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from harness.checkers.linearizability import linearizable
+from harness.contract import promises
+from harness.contract.checkers.state_db.power_loss import check_power_loss
+from harness.contract.models.state_db import StateDbModel
+from harness.core.checker import first_of
+from harness.core.history import History, Operation, Outcome
+from harness.core.verdict import Anomaly, Verdict, merge
+
+SLACK_S = 1.0  # beyond the patience: a write that has begun is finished
+PATIENCE_S = 30.0  # unless a program arranged another one
+INJECTED = "injected"  # in the text of an error that the harness caused
+
+_OTHERS = (  # no calls of the model
+    *("arrange", "take_lock", "free_lock", "fail", "close_handle", "left_open", "wait"),
+    *("took", "committed", "synced"),
+)
+_NO_REFUSAL = ("arrange", "take_lock", "free_lock", "fail", "close_handle", "left_open")
+
+
+def check_database_calls(history: History) -> Verdict:
+    """Judge the answers, the refusals, the waits, the syncs and what stays open."""
+    rules = first_of(_refused_arrangements, _early_refusals, _too_long, _unnamed, _left_open)
+    verdict = rules(history)
+    if verdict.anomalies:
+        return verdict
+    return merge((_answers(_modelled(history)), _power_loss(history)))
+
+
+_answers = linearizable(StateDbModel(), promises.D1, counts=lambda _: True)
+
+
+def _modelled(history: History) -> History:
+    """The calls of the model, without refusals that have a reason outside of it."""
+    operations = []
+    for op in history:
+        if op.function in _OTHERS:
+            continue
+        argument = op.argument
+        if isinstance(argument, Mapping) and "handle" in argument:
+            argument = {name: value for name, value in argument.items() if name != "handle"}
+        reason = _reason(op, history)
+        if reason == "in doubt":
+            op = replace(op, outcome=Outcome.INFO, completed_ns=None)  # noqa: PLW2901
+        elif reason:
+            continue
+        operations.append(replace(op, argument=argument))
+    return replace(history, operations=tuple(operations))
+
+
+def _reason(op: Operation, history: History) -> str:
+    """Why the call was refused, if the history shows a good reason; else empty."""
+    if op.outcome is not Outcome.FAIL:
+        return ""
+    handle = _handle(op)
+    if any(_handle(close) == handle for close in history.of("close_handle") if _began(close, op)):
+        return "closed"
+    if any(not sync.argument["ok"] and sync.meets(op) for sync in history.of("synced")):
+        return "in doubt"
+    if INJECTED in op.error and any(_began(fail, op) for fail in history.of("fail")):
+        return "injected"
+    if "Patience" in op.error and any(_began(lock, op) for lock in history.of("take_lock")):
+        return "out of patience"
+    return ""
+
+
+def _handle(op: Operation) -> int:
+    handle: int = op.argument.get("handle", 0) if isinstance(op.argument, Mapping) else 0
+    return handle
+
+
+def _began(one: Operation, other: Operation) -> bool:
+    """Whether one began before the other ended."""
+    return other.completed_ns is None or one.invoked_ns < other.completed_ns
+
+
+def _patience_s(history: History) -> float:
+    arranged = history.of("arrange")
+    patience_s: float = arranged[-1].argument.get("patience_s", PATIENCE_S) if arranged else 0.0
+    return patience_s or PATIENCE_S
+
+
+def _appends(history: History) -> Iterator[tuple[Operation, float]]:
+    """Each append with its duration in seconds."""
+    took = {event.argument["text"]: event.argument["seconds"] for event in history.of("took")}
+    for op in history.of("append"):
+        if op.argument["text"] in took:
+            yield op, took[op.argument["text"]]
+
+
+def _refused_arrangements(history: History) -> Iterator[Anomaly]:
+    """An open or a close of a handle that was refused (D8)."""
+    for op in history:
+        if op.outcome is Outcome.FAIL and op.function in _NO_REFUSAL:
+            yield Anomaly(
+                promises.D8,
+                f"{op.function}() was refused",
+                (op,),
+                "refused",
+                expected="success: a handle opens and closes at any time",
+                observed=op.error,
+            )
+
+
+def _early_refusals(history: History) -> Iterator[Anomaly]:
+    """A write that was refused because of a lock before its patience ended (D3)."""
+    patience_s = _patience_s(history)
+    for op, took_s in _appends(history):
+        if op.outcome is Outcome.FAIL and "Patience" in op.error and took_s < patience_s:
+            yield Anomaly(
+                promises.D3,
+                f"{op.call} was refused before its patience ended",
+                (op,),
+                "refused-early",
+                expected=f"a wait of {patience_s:g} s",
+                observed=f"{op.error} after {took_s:g} s",
+            )
+
+
+def _too_long(history: History) -> Iterator[Anomaly]:
+    """A write that took longer than its patience (D5)."""
+    patience_s = _patience_s(history)
+    for op, took_s in _appends(history):
+        if took_s > patience_s + SLACK_S:
+            yield Anomaly(
+                promises.D5,
+                f"{op.call} took longer than its patience",
+                (op,),
+                "waited-too-long",
+                also=(promises.D3,),
+                expected=f"at most {patience_s:g} s",
+                observed=f"{took_s:g} s",
+            )
+
+
+def _unnamed(history: History) -> Iterator[Anomaly]:
+    """A refusal that does not name the process that held the lock all the time (D5)."""
+    frees = history.of("free_lock")
+    for lock in history.happened.of("take_lock"):
+        for op in history.of("append"):
+            if not (op.outcome is Outcome.FAIL and "Patience" in op.error and lock.precedes(op)):
+                continue
+            if not any(_began(free, op) for free in frees) and str(lock.result) not in op.error:
+                yield Anomaly(
+                    promises.D5,
+                    f"{op.call} was refused with an error that does not name the lock's holder",
+                    (lock, op),
+                    "holder-unnamed",
+                    expected=f"the number {lock.result} of the process that held the lock",
+                    observed=op.error,
+                )
+
+
+def _left_open(history: History) -> Iterator[Anomaly]:
+    """A descriptor of the database's files that no handle needs any more (D8)."""
+    for op in history.happened.of("left_open"):
+        if op.result:
+            yield Anomaly(
+                promises.D8,
+                "left_open() found descriptors of the database's files after every handle closed",
+                (*history.of("close_handle"), op),
+                "left-open",
+                expected="0",
+                observed=str(op.result),
+            )
+
+
+def _power_loss(history: History) -> Verdict:
+    """Judge by the syncs of each handle what was acknowledged (D12)."""
+    handles = {op.argument["text"]: _handle(op) for op in history.of("append")}
+    acknowledged = history.happened.of("append")
+    own = {text for op in history.of("committed") if op.argument["synced"] for text in _texts(op)}
+    operations = [op for op in acknowledged if op.argument["text"] not in own]
+    commits = [op for op in history.of("committed") if handles.keys() & set(_texts(op))]
+    if not operations or not commits:
+        return Verdict()
+    for op in commits:  # one commit has writes of one handle only
+        handle = next(handles[text] for text in _texts(op) if text in handles)
+        operations.append(_of_handle(op, handle, None, _texts(op)))
+    for op in history.of("synced"):
+        argument = {"file": op.argument["file"], "first": op.argument["first"]}
+        operations.append(_of_handle(op, op.argument["handle"], argument, op.argument["ok"]))
+    if not history.of("synced"):
+        return Verdict((_never_synced(commits[0], acknowledged[0]),))
+    return check_power_loss(replace(history, operations=tuple(operations)))
+
+
+def _never_synced(commit: Operation, op: Operation) -> Anomaly:
+    return Anomaly(
+        promises.D12,
+        f"{op.call} was acknowledged, and nothing was ever synced",
+        (commit, op),
+        "never-synced",
+        expected="a successful sync of the log between commit and answer",
+        observed="none",
+    )
+
+
+def _texts(commit: Operation) -> list[str]:
+    texts: list[str] = commit.argument["texts"]
+    return texts
+
+
+def _of_handle(op: Operation, handle: int, argument: Any, result: Any) -> Operation:
+    return replace(op, process=-1 - handle, argument=argument, result=result)

@@ -1,0 +1,251 @@
+"""The *state_db_threads* ability: handles on one database, called by concurrent threads.
+
+Beside the calls of the *state_db* ability there are those that make a schedule difficult: another
+connection that holds the write lock, statements and syncs that fail, a handle that is closed while
+other threads use it. A call goes to the handle whose number it names. Syncs take virtual time, and
+are reported with the commits, so that a checker can say what a power loss would lose.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.targets.reference.state_db import PATIENCE_S, StateDbAdapter
+from harness.targets.threads.wakeups import See
+
+INJECTED = "injected"  # in the text of an error that the adapter raised itself
+TEXT = "alpha"  # how the texts of messages begin
+# In a mapping, where the explorer replaces nothing: how many descriptors the process has must not
+# decide how many points a schedule has.
+NATIVE: dict[str, Callable[..., Any]] = {"listdir": os.listdir, "readlink": os.readlink}
+FULL = 2  # the value of `PRAGMA synchronous` with which SQLite syncs each commit itself
+SETTLING_S = 2.0  # of virtual time, until the threads of a closed handle have ended
+
+
+class StateDbThreadsAdapter(StateDbAdapter):
+    """Handles on the file `path`; the first one is number 0."""
+
+    def __init__(self, path: Path) -> None:
+        self.patience_s = PATIENCE_S
+        self._sync_s = 0.0
+        self._failing_syncs: Sequence[int] = ()
+        self._syncs = 0
+        self._unreported: set[int] = set()  # handles that a failed sync was not reported to yet
+        self._failing: list[str] = []  # beginnings of statements that fail, each once
+        self._current = threading.local()  # the handle that this thread calls
+        self._holder: Any = None
+        self._handles: dict[int, Any] = {}
+        self.tick: Callable[[], int] = lambda: 0
+        self.see: See = lambda *_: None
+        _observe(self)
+        super().__init__(path)
+
+    def _open(self) -> Any:
+        return None  # a handle is opened when it is first called, so that `arrange` costs nothing
+
+    def _opened(self, number: int) -> Any:
+        """The handle of this number."""
+        if number not in self._handles:
+            self._handles[number] = self._module.StateDb(
+                self.path, clock=self._clock, patience_s=self.patience_s
+            )
+        return self._handles[number]
+
+    @property
+    def _db(self) -> Any:
+        return self._opened(0)
+
+    @_db.setter
+    def _db(self, handle: Any) -> None:
+        assert handle is None
+        self._handles.pop(0, None)
+
+    def watch(self, tick: Callable[[], int], see: See) -> None:
+        """Report events to `see`, with times of the clock `tick`."""
+        self.tick, self.see = tick, see
+
+    # What makes a schedule difficult -------------------------------------------------------------
+
+    def arrange(
+        self,
+        patience_s: float = PATIENCE_S,
+        handles: int = 1,
+        sync_s: float = 0.0,
+        failing_syncs: Sequence[int] = (),
+    ) -> None:
+        """Open this number of handles; syncs take `sync_s`, and those of these numbers fail."""
+        self.patience_s, self._sync_s = patience_s, sync_s
+        for number in range(handles):
+            self._opened(number)
+        self._failing_syncs, self._syncs = failing_syncs, 0
+
+    def take_lock(self) -> int:
+        """Take the write lock, over a connection of another program; returns this process's id."""
+        self._holder = _base(sqlite3.connect)(
+            self.path, isolation_level=None, check_same_thread=False, timeout=60.0
+        )
+        self._holder.execute("BEGIN IMMEDIATE")
+        return os.getpid()
+
+    def free_lock(self, after_s: float = 0.0) -> None:
+        """Free the write lock after some virtual time."""
+        time.sleep(after_s)
+        self._holder.execute("ROLLBACK")
+        self._holder.close()
+
+    def wait(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        time.sleep(seconds)
+
+    def fail(self, statements: Sequence[str]) -> None:
+        """Fail, once each, the next statement that begins like this."""
+        self._failing = list(statements)
+
+    def close_handle(self, handle: int) -> None:
+        """Close a handle, which other threads may be calling."""
+        self._opened(handle).close()
+
+    def left_open(self) -> int:
+        """Close every handle; the number of descriptors of the database's files that stay open."""
+        self._close_handles()
+        time.sleep(SETTLING_S)
+        folder = str(self.path.parent.resolve())
+        count = 0
+        for name in NATIVE["listdir"]("/proc/self/fd"):
+            try:
+                target = NATIVE["readlink"](f"/proc/self/fd/{name}")
+            except OSError:  # the descriptor of the listing
+                continue
+            count += os.path.dirname(target) == folder  # noqa: PTH120  likewise
+        return count
+
+    # Calls of one handle -------------------------------------------------------------------------
+
+    def append(
+        self, session: str, role: str, text: str, tool_calls: int = 0, handle: int = 0
+    ) -> None:
+        """Append a message; reports how long that took."""
+        calls = [{"id": f"call-{number}"} for number in range(tool_calls)]
+        self._current.handle = handle
+        begun, began_s = self.tick(), time.monotonic()
+        try:
+            self._opened(handle).append_message(session, role, text, calls)
+        finally:
+            took_s = round(time.monotonic() - began_s, 6)
+            self.see("took", {"text": text, "handle": handle, "seconds": took_s}, begun)
+
+    def messages(self, session: str, handle: int = 0) -> list[list[str]]:
+        """The session's messages, in order."""
+        found = self._opened(handle).get_messages(session)
+        return [[message.role, message.content] for message in found]
+
+    def close(self) -> None:
+        """Close every handle."""
+        self._close_handles()
+        _unobserve()
+
+    def _close_handles(self) -> None:
+        for handle in self._handles.values():
+            handle.close()
+        self._handles.clear()
+
+    # What is observed ----------------------------------------------------------------------------
+
+    def strike(self, sql: str) -> None:
+        """Raise if this statement is to fail."""
+        for start in self._failing:
+            if sql.startswith(start):
+                self._failing.remove(start)
+                raise sqlite3.OperationalError(f"disk I/O error ({INJECTED} at {start})")
+
+    def sync(self, fd: int) -> None:
+        """Sync a file of the database, or fail as a broken disk does: once for every handle."""
+        name = os.path.basename(NATIVE["readlink"](f"/proc/self/fd/{fd}"))  # noqa: PTH119  likewise
+        handle = getattr(self._current, "handle", 0)
+        begun = self.tick()
+        self._syncs += 1
+        is_first = self._syncs in self._failing_syncs
+        fails = is_first or handle in self._unreported
+        if is_first:
+            self._unreported = set(self._handles)
+        self._unreported.discard(handle)
+        if self._sync_s:
+            time.sleep(self._sync_s)
+        event = {"file": name, "handle": handle, "first": is_first, "ok": not fails}
+        self.see("synced", event, begun)
+        if fails:
+            raise OSError(errno.EIO, f"Input/output error ({INJECTED})")
+
+
+class _Connection:
+    """A connection whose statements may fail, and whose commits are reported with their texts."""
+
+    def __init__(self, connection: Any, adapter: StateDbThreadsAdapter) -> None:
+        self._connection = connection
+        self._adapter = adapter
+        self._texts: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """See `sqlite3.Connection.execute`."""
+        self._adapter.strike(sql)
+        if sql.startswith(("BEGIN", "ROLLBACK")):
+            self._texts = []
+        self._add_texts(sql, parameters)
+        if sql != "COMMIT":  # a local variable might keep a cursor, and so its statement, open
+            return self._connection.execute(sql, parameters)
+        begun = self._adapter.tick()
+        cursor = self._connection.execute(sql)
+        if self._texts:
+            (synchronous,) = self._connection.execute("PRAGMA synchronous").fetchone()
+            event = {"texts": self._texts, "synced": synchronous >= FULL}
+            self._adapter.see("committed", event, begun)
+        return cursor
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
+        """See `sqlite3.Connection.executemany`."""
+        self._adapter.strike(sql)
+        for row in rows:
+            self._add_texts(sql, row)
+        return self._connection.executemany(sql, rows)
+
+    def _add_texts(self, sql: str, parameters: Sequence[Any]) -> None:
+        if sql.startswith("INSERT"):
+            texts = [value for value in parameters if isinstance(value, str)]
+            self._texts += [text for text in texts if text.startswith(TEXT)]
+
+
+def _base(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function below the one that observes it."""
+    base: Callable[..., Any] = getattr(function, "observes", function)
+    return base
+
+
+def _observe(adapter: StateDbThreadsAdapter) -> None:
+    """Pass connections and syncs of this process through the adapter, instead of another one."""
+    _unobserve()
+    native_connect, native_sync = sqlite3.connect, os.fdatasync
+
+    def connect(*arguments: Any, **options: Any) -> Any:
+        return _Connection(native_connect(*arguments, **options), adapter)
+
+    def sync(fd: int) -> None:
+        adapter.sync(fd)
+        native_sync(fd)
+
+    connect.observes, sync.observes = native_connect, native_sync  # type: ignore[attr-defined]
+    sqlite3.connect, os.fdatasync = connect, sync  # type: ignore[assignment]
+
+
+def _unobserve() -> None:
+    sqlite3.connect = _base(sqlite3.connect)
+    os.fdatasync = _base(os.fdatasync)

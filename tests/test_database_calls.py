@@ -1,0 +1,100 @@
+"""Tests of the checker of threads' calls on a database: each wrong history is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.contract.checkers.threads.database_calls import check_database_calls
+from harness.core.history import History, Operation, Outcome
+
+S1 = {"session": "s1"}
+
+
+def op(function: str, argument: Any, at: tuple[int, int], result: Any = None) -> Operation:
+    """An operation that happened."""
+    return Operation(1, function, argument, Outcome.OK, *at, result)
+
+
+def refused(function: str, argument: Any, at: tuple[int, int], error: str) -> Operation:
+    """A call that was refused."""
+    return Operation(1, function, argument, Outcome.FAIL, *at, None, error)
+
+
+def message(text: str, handle: int = 0) -> dict[str, Any]:
+    """The argument of an append."""
+    return {**S1, "role": "user", "text": f"alpha {text}", "handle": handle}
+
+
+CREATE = op("create", {**S1, "source": "cli"}, (1, 2))
+COMMITTED = op("committed", {"texts": ["alpha a"], "synced": False}, (11, 12))
+SYNCED = op("synced", {"file": "state.db-wal", "handle": 0, "first": False, "ok": True}, (13, 14))
+APPEND = op("append", message("a"), (10, 20))
+LATE = op("messages", S1, (60, 61), [["user", "alpha a"]])
+SHORT = op("arrange", {"patience_s": 0.5}, (3, 4))
+LOCK = op("take_lock", None, (5, 6), 4711)
+PATIENCE = "OutOfPatienceError: no turn in 0.5 s; process 4711 (python) has the write lock"
+NOT_IN_VAIN = refused("append", message("a"), (10, 20), PATIENCE)
+EMPTY = op("messages", S1, (60, 61), [])
+
+
+def took(seconds: float) -> Operation:
+    """How long the append took."""
+    return op("took", {"text": "alpha a", "handle": 0, "seconds": seconds}, (10, 19))
+
+
+def judged(*operations: Operation) -> set[str]:
+    """The promises that the history breaks."""
+    verdict = check_database_calls(History(operations))
+    assert verdict.unknowns == ()
+    return {str(promise.id) for anomaly in verdict.anomalies for promise in anomaly.promises}
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        (CREATE, APPEND, COMMITTED, SYNCED, LATE),
+        (CREATE, SHORT, LOCK, NOT_IN_VAIN, took(0.5), EMPTY),
+        (
+            CREATE,
+            op("close_handle", {"handle": 0}, (8, 15)),
+            refused("append", message("a"), (10, 20), "ClosedError: closed"),
+            op("left_open", None, (50, 51), 0),
+            EMPTY,
+        ),
+    ],
+)
+def test_sound_history_is_valid(history: tuple[Operation, ...]) -> None:
+    """A write that happened, one that lost its patience, one whose handle was closed."""
+    assert judged(*history) == set()
+
+
+@pytest.mark.parametrize(
+    ("history", "promise"),
+    [
+        ((CREATE, SHORT, LOCK, NOT_IN_VAIN, took(0.5), LATE), "D2"),
+        ((CREATE, APPEND, COMMITTED, SYNCED, EMPTY), "D1"),
+        ((CREATE, SHORT, LOCK, NOT_IN_VAIN, took(0.4), EMPTY), "D3"),
+        ((CREATE, SHORT, LOCK, NOT_IN_VAIN, took(9.0), EMPTY), "D5"),
+        ((CREATE, SHORT, NOT_IN_VAIN, took(0.5), EMPTY), "D3"),
+        (
+            (
+                CREATE,
+                SHORT,
+                LOCK,
+                refused("append", message("a"), (10, 20), "OutOfPatienceError: no turn"),
+                took(0.5),
+                EMPTY,
+            ),
+            "D5",
+        ),
+        ((CREATE, APPEND, COMMITTED, LATE), "D12"),
+        ((CREATE, refused("append", message("a"), (10, 20), "IndexError: pop"), EMPTY), "D10"),
+        ((CREATE, op("left_open", None, (50, 51), 2)), "D8"),
+        ((CREATE, refused("close_handle", {"handle": 0}, (8, 9), "OSError: no")), "D8"),
+    ],
+)
+def test_wrong_history_is_refused(history: tuple[Operation, ...], promise: str) -> None:
+    """Each wrong history breaks its promise."""
+    assert promise in judged(*history)
