@@ -69,10 +69,15 @@ class Program:
     first: Sequence[Call] = ()
     last: Sequence[Call] = ()
     held: Sequence[Promise] = ()
+    nested: Sequence[
+        Promise
+    ] = ()  # a lock that is taken inside another; those of `held` by default
     also: Sequence[Promise] = ()
 
     def broken_by(self, kind: str) -> Sequence[Promise]:
         """The promises that a finding of this kind breaks."""
+        if kind == "nested" and self.nested:
+            return self.nested
         is_held = kind in ("held", "nested") and self.held
         return self.held if is_held else (self.stuck, *self.also)
 

@@ -38,7 +38,8 @@ def check_agents_and_commits(history: History) -> Verdict:
 
 def program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> Program:
     """Threads that share a cache of one agent, and a shrink when all is quiet."""
-    return Program(name, threads, promises.A5, first, QUIET, held=(promises.A4, promises.L14))
+    held, nested = (promises.A4, promises.L14), (promises.A3,)
+    return Program(name, threads, promises.A5, first, QUIET, held=held, nested=nested)
 
 
 def eviction_met_live_run(history: History) -> bool:

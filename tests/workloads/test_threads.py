@@ -280,6 +280,16 @@ def test_lock_held_during_a_provider_breaks_held(tmp_path: Path) -> None:
     assert held.promises == frozenset({promises.A4, promises.L14})
 
 
+def test_nested_lock_breaks_nested() -> None:
+    """The promises of a lock inside another are `nested`, or those of `held`."""
+    (first, _) = MEETINGS.programs
+    held = replace(first, held=(promises.A4,))
+
+    assert held.broken_by("nested") == (promises.A4,)
+    assert replace(held, nested=(promises.A3,)).broken_by("nested") == (promises.A3,)
+    assert replace(held, nested=(promises.A3,)).broken_by("held") == (promises.A4,)
+
+
 def test_changed_checker_judges_a_stored_schedule(tmp_path: Path) -> None:
     """A schedule that came to its end is judged by its history alone."""
     explored(LosesUpdates, tmp_path)
