@@ -226,7 +226,7 @@ class App:
 
     def leave_session(self, session_id: str) -> None:
         """A boundary: commit all completed turns of the session to its agents."""
-        self._at_boundary(lambda: self._commit_memory(session_id))
+        self._at_boundary(lambda: self.commit_memory(session_id))
 
     def clear(self, session_id: str) -> Session:
         """Remove a session's messages, and evict its agent, which knows them: a boundary.
@@ -237,7 +237,8 @@ class App:
         self._at_boundary(lambda: self.turns.agents.evict(session_id))
         return session
 
-    def _commit_memory(self, session_id: str) -> None:
+    def commit_memory(self, session_id: str) -> None:
+        """Commit all completed turns of the session to its agents, one commit after another."""
         while self.lifecycle.commit_session_memory(
             session_id, wait=True, timeout=COMMIT_PATIENCE_S
         ):

@@ -187,7 +187,7 @@ CHANGES = (
 def run_program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> Program:
     """Concurrent threads that emit, read and end one run; a reader waits for its end.
 
-    One that waits for ever was not closed, or was not woken for the events that it lacks.
+    One that waits to the end was not closed, or was not woken for the events that it lacks.
     """
     also = (promises.C3,)
     return Program(name, threads, promises.C6, (BEGIN_RUN, *first), (SIZES,), also=also)

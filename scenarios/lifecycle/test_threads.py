@@ -25,7 +25,7 @@ TURN_FLAKY = Call("complete_turn", {**S, "agent": "flaky"})
 TURN_EXITS = Call("complete_turn", {**S, "agent": "exits"})
 TURN_SLOW = Call("complete_turn", {**S, "agent": "slow"})
 TURN_HANGS = Call("complete_turn", {**S, "agent": "hangs"})
-TURN_NOBODY = Call("complete_turn", {**S, "agent": None})
+TURN_UNOWNED = Call("complete_turn", {**S, "agent": None})
 TURN_T = Call("complete_turn", {**T, "agent": "a"})
 TURN_SLOW_T = Call("complete_turn", {**T, "agent": "slow"})
 REPLACE = Call("register", {**S, "agent": "b"})
@@ -110,8 +110,8 @@ MEETINGS = Interleaving(
             (TURN_T, COMMIT_T),
         ),
         program("a turn beside a shutdown", (TURN_SLOW,), (DRAIN,), (TURN_T, DIRTY)),
-        program("turns that nobody owns", (TURN_NOBODY,), (COMMIT_BY_B,), (TURN_FLAKY, COMMIT)),
-        program("an adoption", (TURN_NOBODY,), (COMMIT_BY_B,), (REPLACE, COMMIT), (DIRTY,)),
+        program("turns without an owner", (TURN_UNOWNED,), (COMMIT_BY_B,), (TURN_FLAKY, COMMIT)),
+        program("an adoption", (TURN_UNOWNED,), (COMMIT_BY_B,), (REPLACE, COMMIT), (DIRTY,)),
     ),
     check=check,
     rules=LockRules(free_during=(("provider", "*"),)),

@@ -144,9 +144,9 @@ def test_wait_follows_the_clock(took_s: int) -> None:
 
 
 def test_turn_without_owner_may_be_committed_by_any() -> None:
-    """A turn that nobody owns counts for the agent that adopts it."""
-    nobody = op("complete_turn", (1, 2), 1, agent=None)
-    calls = (nobody, provide((4, 6), "b"), took((3, 8), 0, committed=True))
+    """A turn without an owner counts for the agent that adopts it."""
+    unowned = op("complete_turn", (1, 2), 1, agent=None)
+    calls = (unowned, provide((4, 6), "b"), took((3, 8), 0, committed=True))
 
     assert blamed(check_memory_commits, *calls) is None
     assert blamed(check_memory_commits, *calls, provide((9, 10), "b")) == promises.L6

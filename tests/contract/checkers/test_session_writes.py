@@ -214,7 +214,7 @@ def test_start_of_unknown_outcome_may_have_marked() -> None:
 
 
 def listed(span: Span, count: int | None) -> Operation:
-    """A list of sessions, in which `s` has so many messages, or is missing."""
+    """A list of sessions, in which `s` has this number of messages, or is missing."""
     return op("listed", span, {} if count is None else {"s": count})
 
 

@@ -183,9 +183,7 @@ def test_server_model_goes_on_after_a_wrong_answer() -> None:
 
 
 @pytest.mark.parametrize(("said", "lacks"), [([], True), ([["assistant", "0 1", ""]], False)])
-def test_lost_reply_breaks_its_promise_beside_a_lost_message(
-    said: list[list[str]], *, lacks: bool
-) -> None:
+def test_lost_reply_and_lost_message_break_two(said: list[list[str]], *, lacks: bool) -> None:
     """A cancelled turn is lost with the text that a client has seen, or without it."""
     shown = of_run("shown", "0 1", tokens=2)
     lost: dict[str, Any] = {"said": said, "woken": [], "pending": None}

@@ -319,7 +319,7 @@ def _misread_run(history: History) -> Iterator[Anomaly]:
 
 
 def _foreign_events(history: History) -> Iterator[Anomaly]:
-    """A reader that got runs, notices or events that nobody sent to its session (C5)."""
+    """A reader that got runs, notices or events that were not sent to its session (C5)."""
     for subscribe, heard in _readers(history, *_OF_SESSIONS, "watch_list"):
         session = subscribe.argument.get("session")
         own = [op for op in history.happened.of("begin_run") if op.argument["session"] == session]

@@ -172,7 +172,7 @@ def _explained(own: Sequence[Operation], patience_s: float, evicting: Collection
         verdict = _search(History(tuple(moment for moment, _ in moments)))
         if not verdict.anomalies:
             return verdict
-        found = found or _told(verdict.anomalies[0], moments, own)
+        found = found or _explained(verdict.anomalies[0], moments, own)
     return Verdict((found or _unpassed(own),))
 
 
@@ -206,8 +206,8 @@ def _may_have_made(op: Operation, call: Operation) -> bool:
     if op.function == "drain":
         return op.invoked_ns < call.invoked_ns  # its threads may outlive its deadline
     fits = op.invoked_ns < call.invoked_ns and _end_ns(call) < _end_ns(op)
-    told = op.function != "commit" or _has_committed(op) == (call.argument["ended"] == "ok")
-    return fits and told
+    is_alike = op.function != "commit" or _has_committed(op) == (call.argument["ended"] == "ok")
+    return fits and is_alike
 
 
 def _moments(
@@ -244,7 +244,7 @@ def _end_ns(op: Operation) -> int:
     return _LAST_NS if op.completed_ns is None else op.completed_ns
 
 
-def _told(
+def _explained(
     found: Anomaly, moments: Sequence[tuple[Operation, Operation]], own: Sequence[Operation]
 ) -> Anomaly:
     """The anomaly in terms of the recorded calls, and of the promise that such an answer breaks."""
