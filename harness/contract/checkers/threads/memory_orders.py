@@ -172,7 +172,7 @@ def _explained(own: Sequence[Operation], patience_s: float, evicting: Collection
         verdict = _search(History(tuple(moment for moment, _ in moments)))
         if not verdict.anomalies:
             return verdict
-        found = found or _explained(verdict.anomalies[0], moments, own)
+        found = found or _accused(verdict.anomalies[0], moments, own)
     return Verdict((found or _unpassed(own),))
 
 
@@ -244,7 +244,7 @@ def _end_ns(op: Operation) -> int:
     return _LAST_NS if op.completed_ns is None else op.completed_ns
 
 
-def _explained(
+def _accused(
     found: Anomaly, moments: Sequence[tuple[Operation, Operation]], own: Sequence[Operation]
 ) -> Anomaly:
     """The anomaly in terms of the recorded calls, and of the promise that such an answer breaks."""
