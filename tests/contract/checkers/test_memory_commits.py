@@ -478,6 +478,15 @@ def test_quiet_cache_holds_what_is_open(promise: Promise | None, sizes: dict[str
     assert blamed(check_agent_closes, *turns, *uses, *evicted) == promise
 
 
+def test_agent_that_left_the_cache_open_is_rejected() -> None:
+    """A5: two sessions have used an agent each, none was closed, and one is cached."""
+    turns = [op("turn", (1, 5)), op("turn", (10, 18), session="t")]
+    uses = [use((2, 4)), op("use", (11, 13), agent="b", session="t")]
+    last = op("shrink", (20, 21), {"agents": 1, "entries": 1})
+
+    assert blamed(check_agent_closes, *turns, *uses, last) == promises.A5
+
+
 def test_eviction_that_does_not_wait_is_rejected() -> None:
     """A5: an eviction returns while a commit of its session is in flight.
 
