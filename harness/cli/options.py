@@ -252,7 +252,7 @@ def effort_option(default: float) -> Decorator:
         type=click.FloatRange(0.01, 100),
         default=default,
         show_default=True,
-        help="How much each scenario asks; 1 is as much as a gate of 150 s.",
+        help="How much each scenario asks; 1 is as much as a gate of 180 s.",
     )
 
 

@@ -47,6 +47,13 @@ HEAD = ("bug", "promise", "mode", "detected", "by another", "clean", "s to detec
     show_default=True,
     help="Seeds on which each bug is judged.",
 )
+@click.option(
+    "--brief",
+    "is_brief",
+    is_flag=True,
+    help="End a bug's scenarios once one has detected it. What they would say of other promises is "
+    "then not listed.",
+)
 @shard_option
 @click.option(
     "--clean",
@@ -66,6 +73,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     tries: int,
     shard: tuple[int, int],
     clean_folder: Path | None,
+    is_brief: bool,
     record: Path | None,
     effort: float,
     options: RunOptions,
@@ -78,7 +86,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     \b
     harness prove
     harness prove commit-every-turn double-wakeup --tries 10
-    harness gate --seed 1 && harness prove --seed 1 --clean reports/runs/latest
+    harness gate --seed 1 && harness prove --seed 1 --brief --clean reports/runs/latest
 
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: verdict.json,
     and a folder for each bug with its failures and histories.
@@ -98,7 +106,10 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     reports = options.reports.resolve()
     known = {(name, clean.seed): word for name, word in clean.verdicts.items()} if clean else {}
     proof = DetectionRun(
-        *(chosen, seeds, effort, reports, options.workers, options.keep), clean=known, every=every
+        *(chosen, seeds, effort, reports, options.workers, options.keep),
+        clean=known,
+        is_brief=is_brief,
+        every=every,
     )
     with progress() as step:
         run, detections = proof.run(step)

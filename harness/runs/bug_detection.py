@@ -70,7 +70,8 @@ class DetectionRun:
     """The bugs to plant, the seeds, and how much each scenario asks.
 
     `every` are the names of the bugs of all shares, where these are one share.
-    `clean` are the verdicts on the clean source that are known, by scenario and seed.
+    `clean` are the verdicts on the clean source that are known, by scenario and seed. With
+    `is_brief` the scenarios of a bug end once one has detected it.
     """
 
     bugs: Sequence[KnownBug]
@@ -82,6 +83,7 @@ class DetectionRun:
     timeout_s: float = 120.0
     every: Sequence[str] = ()
     clean: Mapping[tuple[str, int], Validity] = field(default_factory=dict)
+    is_brief: bool = False
 
     def run(self, progress: Progress) -> tuple[Path, list[Detection]]:
         """Judge each planted bug, and the clean source, once for every seed."""
@@ -156,22 +158,26 @@ class DetectionRun:
             plant(bug, Path(copy) / bug.name)
             session_folder = run / f"{bug.name}-{seed}"
             settings = {planted.FOLDER: copy}
-            results = self._session(names, planted.named(bug), seed, session_folder, settings)
+            enough = bug.promise.id if self.is_brief else ""
+            target = planted.named(bug)
+            results = self._session(names, target, seed, session_folder, settings, enough=enough)
         if results.broken:
             raise HarnessError(f"{bug.name}: {next(iter(results.broken.values()))}")
         finished = [a for record in results.records.values() for a in record.verdict.anomalies]
         return finished, proven_unfinished(results, session_folder)
 
-    def _session(
+    def _session(  # noqa: PLR0913  what is asked of whom, and how it ends
         self,
         names: list[str],
         target: str,
         seed: int,
         session_folder: Path,
         settings: Mapping[str, str] = MappingProxyType({}),
+        *,
+        enough: str = "",
     ) -> Results:
         session_folder.mkdir(parents=True)
-        session = Session(names, target, seed, self.effort, goes_on=False)
+        session = Session(names, target, seed, self.effort, goes_on=False, enough=enough)
         return run_session(session, session_folder, self.timeout_s, settings=settings)
 
 

@@ -36,7 +36,7 @@ from harness.runs.sources import digest_of
 from harness.targets.registry import find_target
 from harness.worker import reach as recorder
 
-EFFORT_SECONDS = 150.0  # a budget of this many seconds is effort 1
+EFFORT_SECONDS = 180.0  # a budget of this many seconds is effort 1
 CANARY_EFFORT = 0.25
 CANARY_TIMEOUT_S = 60.0  # for any budget: a canary that had too little time shows nothing
 REACH = "reach"  # the folder of a run in which its processes record the lines that they run

@@ -52,7 +52,8 @@ class Session:
 
     With `stops_early` the session ends once a scenario is not valid; the others are unfinished.
     With `goes_on` a scenario asks on after its first anomaly, and makes its failures small;
-    without, it ends with the first as it was found.
+    without, it ends with the first as it was found. The session ends once a scenario shows that the
+    promise of the ID `enough` is broken.
     """
 
     scenarios: Sequence[str]
@@ -62,6 +63,7 @@ class Session:
     workers: int = 1
     stops_early: bool = False
     goes_on: bool = True
+    enough: str = ""
 
 
 @dataclass
@@ -93,19 +95,37 @@ def run_session(
         environment = {**_environment(run, temporary), **settings}
         child = Child(_command(session, run), environment, log, run)
         try:
-            done = 0
-            for event in child.events(ends_at):
-                if event["outcome"] != "skipped":
-                    done += 1
-                    _show(event, done, len(session.scenarios), progress)
-            exit_code: int | None = child.wait()
-            if session.stops_early and exit_code == TESTS_FAILED:
-                exit_code = None  # as requested
+            exit_code = _follow(child, ends_at, session, run, progress)
         except TimeoutError:
             exit_code = None  # the budget is over; what is unfinished says so in the results
         finally:
             child.end()
     return collect(session.scenarios, run, exit_code)
+
+
+def _follow(
+    child: Child, ends_at: float, session: Session, run: Path, progress: Progress
+) -> int | None:
+    """Show the events of a session; its exit code, or None where it ended early as requested."""
+    done = 0
+    for event in child.events(ends_at):
+        if event["outcome"] != "skipped":
+            done += 1
+            _show(event, done, len(session.scenarios), progress)
+        if session.enough and _breaks(run / event.get("scenario", ""), session.enough):
+            return None
+    exit_code = child.wait()
+    return None if session.stops_early and exit_code == TESTS_FAILED else exit_code
+
+
+def _breaks(scenario_folder: Path, promise: str) -> bool:
+    """Whether a scenario's verdict says that the promise of this ID is broken."""
+    if not (scenario_folder / folder.VERDICT).exists():
+        return False
+    record = Record.from_json(folder.read_json(scenario_folder / folder.VERDICT))
+    return any(
+        promise == broken.id for anomaly in record.verdict.anomalies for broken in anomaly.promises
+    )
 
 
 def _show(event: Mapping[str, Any], done: int, total: int, progress: Progress) -> None:

@@ -26,7 +26,7 @@ from harness.workloads.threads import Interleaving, Program
 SESSIONS = ("s1", "s2")
 DRAWN = 200  # programs to choose from
 SCHEDULES = 8  # of each chosen program
-HARD_SCHEDULES = 24  # of each program in which something is in the way
+HARD_SCHEDULES = 16  # of each program in which something is in the way
 
 
 def drawn(number: int) -> Program:

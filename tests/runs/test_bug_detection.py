@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.contract import promises
 from harness.core.errors import UsageError
-from harness.core.verdict import Validity
+from harness.core.verdict import VALID, Anomaly, Validity, Verdict
 from harness.mutation.known_bugs import find_bugs
 from harness.report import folder
-from harness.runs import bug_detection
+from harness.report.judgement import Record
+from harness.runs import bug_detection, pytest_run
 from harness.runs.bug_detection import DetectionRun, read_clean_run
 from harness.runs.gate import trials_of
-from harness.runs.pytest_run import Results, no_progress
+from harness.runs.pytest_run import Results, Session, no_progress
 
 BUG = "commit-every-turn"
 NAME = trials_of(find_bugs([BUG])[BUG])[0]
@@ -88,3 +91,34 @@ def test_known_verdicts_are_not_asked_again(
     assert (NAME, 3) not in asked
     assert (NAME, 4) in asked
     assert worst[NAME] is Validity.UNKNOWN
+
+
+class Events:
+    """A session whose scenarios end one after another; remembers which were waited for."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.left = names
+
+    def events(self, _: float) -> Iterator[dict[str, str]]:
+        while self.left:
+            yield {"outcome": "failed", "test": "t", "scenario": self.left.pop(0), "verdict": "x"}
+
+    def wait(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(("enough", "left"), [("L12", ["c"]), ("L1", []), ("", [])])
+def test_session_ends_once_the_promise_is_broken(
+    enough: str, left: list[str], tmp_path: Path
+) -> None:
+    """A verdict without an anomaly, or with one of another promise, does not end it."""
+    broken = Verdict((Anomaly(promises.L13, "wrong", (), also=(promises.L12,)),))
+    for name, verdict in (("a", VALID), ("b", broken), ("c", VALID)):
+        (tmp_path / name).mkdir()
+        record = Record(name, "model", ("L12",), verdict, 1, 1, "digest", 1.0, ("x",), {})
+        folder.write_json(tmp_path / name / folder.VERDICT, record.to_json())
+    session = Session(["a", "b", "c"], "reference", 1, 1.0, enough=enough)
+    events: Any = Events(["a", "b", "c"])
+    code = pytest_run._follow(events, 0.0, session, tmp_path, no_progress)
+
+    assert (events.left, code) == (left, None if left else 1)
