@@ -228,6 +228,7 @@ def test_shards_of_a_gate_are_disjoint(tmp_path: Path, monkeypatch: pytest.Monke
         return Results()
 
     monkeypatch.setattr(gate_module, "run_session", note)
+    monkeypatch.setattr(gate_module, "EFFORT_SECONDS", 90.0)
 
     def gate(share: tuple[int, int]) -> list[str]:
         Gate(
@@ -241,7 +242,7 @@ def test_shards_of_a_gate_are_disjoint(tmp_path: Path, monkeypatch: pytest.Monke
     whole, shares = gate((1, 1)), [gate((k, 3)) for k in (1, 2, 3)]
     assert sorted(name for share in shares for name in share) == sorted(whole)
     assert len(whole) > 3
-    assert {(session.seed, session.effort) for session in asked} == {(1, 0.06)}
+    assert {(session.seed, session.effort) for session in asked} == {(1, 0.1)}
 
 
 def test_more_shares_than_scenarios_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
