@@ -266,7 +266,7 @@ OWNERS_AND_FAILURES = Scenario(
         Expectation("a provider hung through a shutdown", _wedged_shutdowns),
         Expectation("a shutdown waited for a commit in flight", _waiting_shutdowns),
     ),
-    examples=160,
+    examples=260,
 )
 
 

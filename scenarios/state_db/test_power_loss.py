@@ -71,7 +71,7 @@ STATE_DB_POWER_LOSS = Scenario(
         Expectation("a failed sync was reported", _reported, 3),
         Expectation("another process's sync covered a write", followers, 3),
     ),
-    examples=8,
+    examples=14,
 )
 
 
