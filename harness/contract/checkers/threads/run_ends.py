@@ -59,7 +59,7 @@ def _of_run(history: History, function: str, run: str) -> list[Operation]:
     return [op for op in history.of(function) if op.argument["run"] == run]
 
 
-def _wrong(  # noqa: PLR0913, PLR0917 - the parts of an anomaly
+def wrong(  # noqa: PLR0913, PLR0917 - the parts of an anomaly
     promise: Promise,
     name: str,
     message: str,
@@ -68,6 +68,7 @@ def _wrong(  # noqa: PLR0913, PLR0917 - the parts of an anomaly
     observed: object,
     *also: Promise,
 ) -> Anomaly:
+    """An anomaly; its fields in the order in which a sentence says them."""
     return Anomaly(
         promise,
         message,
@@ -83,7 +84,7 @@ def _failed(history: History) -> Iterator[Anomaly]:
     """A call that failed in a way of its own."""
     for op in history:
         if op.outcome is Outcome.FAIL:
-            yield _wrong(
+            yield wrong(
                 promises.T3,
                 "failed-call",
                 f"{op.call} failed",
@@ -100,7 +101,7 @@ def _overlapping(history: History) -> Iterator[Anomaly]:
         is_left = any(scripts.get(_run(work)) in LEFT_BEHIND for work in (one, other))
         is_same = one.argument["session"] == other.argument["session"]
         if is_same and one.meets(other) and not is_left:
-            yield _wrong(
+            yield wrong(
                 promises.T1,
                 "two-runs",
                 f"runs {_run(one)} and {_run(other)} of one session were executed at once",
@@ -118,7 +119,7 @@ def _refused(history: History) -> Iterator[Anomaly]:
         session = start.argument["session"]
         others = [op for op in accepted if op.argument["session"] == session and op is not start]
         if status == CLOSING and not any(not start.precedes(op) for op in history.of("shut_down")):
-            yield _wrong(
+            yield wrong(
                 promises.T3, "refused", f"{start.call} was refused", (start,), "status 200", status
             )
         if status != CONFLICT:
@@ -126,7 +127,7 @@ def _refused(history: History) -> Iterator[Anomaly]:
         possible = [op for op in others if _may_run(history, op, start)]
         names = [*(_run(op) for op in possible), *([UNNAMED] if possible else ())]
         if active is not None and active not in names:
-            yield _wrong(
+            yield wrong(
                 promises.T1,
                 "wrong-run",
                 f"{start.call} was refused because of a run that is not under way",
@@ -136,7 +137,7 @@ def _refused(history: History) -> Iterator[Anomaly]:
             )
         cancels = _cancels_before(history, start)
         if active is not None and active in [_run(op) for op in cancels]:
-            yield _wrong(
+            yield wrong(
                 promises.T4,
                 "offered",
                 f"{start.call} offers a run that was cancelled",
@@ -148,7 +149,7 @@ def _refused(history: History) -> Iterator[Anomaly]:
         late = [op for op in possible if op.argument["script"] in UNWINDS_LATE]
         awaited = start.argument["after"] if start.function == "follow" else ""
         if [_run(op) for op in possible] == [awaited] and not late:
-            yield _wrong(
+            yield wrong(
                 promises.T8,
                 "refused-next",
                 f"{start.call} was refused although its client has the end of run {awaited}",
@@ -158,7 +159,7 @@ def _refused(history: History) -> Iterator[Anomaly]:
                 promises.T3,
             )
         if not possible:
-            yield _wrong(
+            yield wrong(
                 promises.T3,
                 "refused-idle",
                 f"{start.call} was refused although no run is under way",
@@ -190,7 +191,7 @@ def _ended(history: History) -> Iterator[Anomaly]:
         state = next((state for state, wanted in ENDS.items() if names == wanted), None)
         over = _of_run(history, "ended", run)
         if state is None or len(over) != 1:
-            yield _wrong(
+            yield wrong(
                 promises.T3,
                 "ends",
                 f"run {run} has the ends {names} and left the registry {len(over)} times",
@@ -208,7 +209,7 @@ def _ended(history: History) -> Iterator[Anomaly]:
         allowed |= {"cancelled"} if may_be_cancelled else set()
         allowed |= {"error"} if is_deleted else set()  # its session is gone
         if state not in allowed:
-            yield _wrong(
+            yield wrong(
                 promises.T3,
                 "wrong-end",
                 f"run {run} ({script}) ended as {state}",
@@ -229,7 +230,7 @@ def _cancelled(history: History) -> Iterator[Anomaly]:
         events = _of_run(history, "terminal", run)
         is_cancelled = [op.argument["event"] for op in events] == ENDS["cancelled"]
         if _is_true(cancel) and not is_cancelled and not history.of("delete"):
-            yield _wrong(
+            yield wrong(
                 promises.T4,
                 "uncancelled",
                 f"{cancel.call} says that the run is cancelled, and it ended otherwise",
@@ -240,7 +241,7 @@ def _cancelled(history: History) -> Iterator[Anomaly]:
             )
         is_kept = not any(op.function in REMOVALS for op in history)
         if _is_true(cancel) and is_kept and not cancel.result["saved"]:
-            yield _wrong(
+            yield wrong(
                 promises.T4,
                 "unkept",
                 f"{cancel.call} returned before the turn was saved",
@@ -252,7 +253,7 @@ def _cancelled(history: History) -> Iterator[Anomaly]:
             )
         was_over = events and all(op.precedes(cancel) for op in events)
         if _is_true(cancel) and was_over and not is_cancelled:
-            yield _wrong(
+            yield wrong(
                 promises.T3,
                 "late",
                 f"{cancel.call} cancelled an ended run",
@@ -265,7 +266,7 @@ def _cancelled(history: History) -> Iterator[Anomaly]:
         is_held = start.argument["script"] in UNTIL_CANCELLED
         is_sure = is_held and is_alone and start.precedes(cancel)
         if cancel.result["cancelled"] is False and is_sure:
-            yield _wrong(
+            yield wrong(
                 promises.T4,
                 "not-cancelled",
                 f"{cancel.call} did not cancel a run that is under way",
@@ -283,7 +284,7 @@ def _offered(history: History) -> Iterator[Anomaly]:
         possible = [op for op in _accepted(history) if _may_run(history, op, status)]
         names = [None, *map(_run, possible), *([UNNAMED] if possible else ())]
         if active in map(_run, cancels):
-            yield _wrong(
+            yield wrong(
                 promises.T4,
                 "attachable",
                 f"{status.call} offers a cancelled run",
@@ -293,7 +294,7 @@ def _offered(history: History) -> Iterator[Anomaly]:
                 promises.C7,
             )
         if active not in names or (status.result["busy"] and not possible):
-            yield _wrong(
+            yield wrong(
                 promises.T3,
                 "busy",
                 f"{status.call} shows a run that is not under way",
@@ -304,7 +305,7 @@ def _offered(history: History) -> Iterator[Anomaly]:
             )
         alive = [op for op in possible if _is_alive(history, op, status)]
         if alive and not status.result["busy"]:
-            yield _wrong(
+            yield wrong(
                 promises.T1,
                 "idle",
                 f"{status.call} says that the session is idle while a run is under way",
@@ -329,7 +330,7 @@ def _shut_down(history: History) -> Iterator[Anomaly]:
             over = _of_run(history, "terminal", _run(start))
             is_late = any(closing.precedes(op) for op in over)
             if closing.precedes(start) or (closing.result and is_late):
-                yield _wrong(
+                yield wrong(
                     promises.H3,
                     "after-shutdown",
                     f"run {_run(start)} went on after {closing.call}",
@@ -344,7 +345,7 @@ def _repaired(history: History) -> Iterator[Anomaly]:
     """A repair of a run that is alive; none is dead, because no host dies."""
     for repair in history.happened.of("repair"):
         if repair.result is not False:
-            yield _wrong(
+            yield wrong(
                 promises.S13,
                 "repaired-alive",
                 f"{repair.call} settled a turn whose run is alive",
@@ -368,7 +369,7 @@ def _journalled(history: History) -> Iterator[Anomaly]:
                 allowed.add("completed")  # it may have been saved just before it was cancelled
             observed = settle.result["turns"].get(run)
             if observed not in allowed:
-                yield _wrong(
+                yield wrong(
                     promises.T3,
                     "journal",
                     f"run {run} ended by {events}, and the journal of turns has {observed!r}",
@@ -383,7 +384,7 @@ def _left(history: History) -> Iterator[Anomaly]:
     for settle in history.happened.of("settle"):
         busy = [name for name, found in settle.result["sessions"].items() if found["busy"]]
         if settle.result["left"] or busy:
-            yield _wrong(
+            yield wrong(
                 promises.T3,
                 "left",
                 f"runs that are over are still registered, or mark their sessions: {busy}",
@@ -409,7 +410,7 @@ def _stored(history: History) -> Iterator[Anomaly]:
             is_removed = any(op.precedes(removal) for op in over for removal in own)
             if (is_safe and len(at) != 1) or len(at) > 1 or (is_removed and at):
                 kept = "S6" if is_removed else "S2"
-                yield _wrong(
+                yield wrong(
                     promises.S6 if is_removed else promises.S2,
                     "messages",
                     f"the message of run {run} is there {len(at)} times",
@@ -421,7 +422,7 @@ def _stored(history: History) -> Iterator[Anomaly]:
             elif at:
                 yield from _replied(history, start, found["rows"][at[0] :], settle)
             if start.result["stored"] is False and not own:
-                yield _wrong(
+                yield wrong(
                     promises.T2,
                     "unsaved",
                     f"{start.call} was acknowledged before its message was stored",
@@ -454,7 +455,7 @@ def _replied(
         reply = [["assistant", shown, each]] if shown or each != "cancelled" else []
         wanted.append([[*rows[0][:2], "cancelled" if each == "cancelled" else ""], *reply])
     if [rows[0], *replies] not in wanted:
-        yield _wrong(
+        yield wrong(
             promises.T4 if mark == "cancelled" else promises.T3,
             "reply",
             f"run {run} ended by {events[:1]}, and its turn is stored otherwise",

@@ -7,12 +7,12 @@ the states of the turn journal, by run, and what the clients were shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from harness.contract import promises
-from harness.core.contract import Promise
+from harness.contract.checkers.threads.run_ends import wrong
 from harness.core.history import History, Operation, Outcome
 from harness.core.verdict import Anomaly, Verdict
 
@@ -135,33 +135,13 @@ def _is_restart(operation: Operation) -> bool:
     return is_dead or operation.function == "restart"
 
 
-def _wrong(  # noqa: PLR0913, PLR0917 - the parts of an anomaly
-    promise: Promise,
-    name: str,
-    message: str,
-    evidence: Iterable[Operation],
-    expected: str,
-    observed: object,
-    *also: Promise,
-) -> Anomaly:
-    return Anomaly(
-        promise,
-        message,
-        tuple(evidence),
-        name,
-        also=also,
-        expected=expected,
-        observed=f"{observed}",
-    )
-
-
 def _calls(history: History) -> Iterator[Anomaly]:
     """A call that failed without a fault, or that answered something else."""
     for op in history:
         if op.function == "struck":
             yield from _struck(op)
         elif op.outcome is not Outcome.OK or (op.function == "restart" and op.result is not None):
-            yield _wrong(
+            yield wrong(
                 promises.T3, "failed-call", f"{op.call} failed", (op,), "it succeeds", op.answer
             )
         elif op.function == "turn":
@@ -170,7 +150,7 @@ def _calls(history: History) -> Iterator[Anomaly]:
             start = "again" if is_again else "begun"
             expected = {"start": start, "cancelled": is_cancelled, "ended": True}
             if op.result != expected:
-                yield _wrong(
+                yield wrong(
                     promises.T3,
                     "wrong-turn",
                     f"{op.call} did not end",
@@ -189,14 +169,14 @@ def _struck(op: Operation) -> Iterator[Anomaly]:
             else "OSError: [Errno 28]"
         )
         if op.argument["strike"] in KILLS or not op.error.startswith(wanted):
-            yield _wrong(
+            yield wrong(
                 promises.T3, "wrong-error", f"{op.call} failed otherwise", (op,), wanted, op.answer
             )
     elif op.outcome is Outcome.OK:
         is_cancelled = (True, False) if op.argument["script"] == "cancel" else (None,)
         has_ended = op.result["start"] == "begun" and op.result["ended"] is True
         if not has_ended or op.result["cancelled"] not in is_cancelled:
-            yield _wrong(
+            yield wrong(
                 promises.T3,
                 "never-ended",
                 f"{op.call} did not end its run",
@@ -206,7 +186,7 @@ def _struck(op: Operation) -> Iterator[Anomaly]:
             )
         may_be_hit = op.result["changes"] >= op.argument["at"]
         if op.result["struck"] and not may_be_hit:
-            yield _wrong(
+            yield wrong(
                 promises.T3, "struck", f"{op.call} was hit", (op,), "no such change", op.answer
             )
 
@@ -225,7 +205,7 @@ def _stored(copies: Copies) -> Iterator[Anomaly]:
     requests = copies.requests
     is_refused = all(op.outcome is Outcome.FAIL for op in copies.attempts)
     if len(requests) > 1:
-        yield _wrong(
+        yield wrong(
             promises.W1 if copies.is_wakeup else promises.S13,
             "repeated",
             f"the message of run {copies.run} is there {len(requests)} times",
@@ -236,7 +216,7 @@ def _stored(copies: Copies) -> Iterator[Anomaly]:
             promises.S2,
         )
     if not requests and copies.is_acknowledged:
-        yield _wrong(
+        yield wrong(
             promises.W4 if copies.is_wakeup else promises.T2,
             "lost",
             f"run {copies.run} was acknowledged, and its message is lost",
@@ -249,7 +229,7 @@ def _stored(copies: Copies) -> Iterator[Anomaly]:
     if not requests:
         return
     if requests[0][1] != f"{copies.run} {script}":
-        yield _wrong(
+        yield wrong(
             promises.S2,
             "wrong-text",
             "another message",
@@ -258,7 +238,7 @@ def _stored(copies: Copies) -> Iterator[Anomaly]:
             requests,
         )
     if is_refused and copies.mark != "interrupted":
-        yield _wrong(
+        yield wrong(
             promises.S10,
             "refused-stored",
             f"the start of run {copies.run} was refused, and its turn is stored",
@@ -270,7 +250,7 @@ def _stored(copies: Copies) -> Iterator[Anomaly]:
         )
     words = "".join(text for text in copies.shown if text in WORDS)
     if not copies.text.startswith(words) or not "".join(WORDS).startswith(copies.text):
-        yield _wrong(
+        yield wrong(
             promises.S13,
             "reply",
             f"the stored reply of run {copies.run} is not what was shown",
@@ -287,7 +267,7 @@ def _streamed(copies: Copies) -> Iterator[Anomaly]:
     evidence = (*copies.attempts, copies.look)
     for rows in copies.streams:
         if [row[0] for row in rows] != list(range(1, len(rows) + 1)):
-            yield _wrong(
+            yield wrong(
                 promises.T5, "numbers", f"the rows of run {copies.run}", evidence, "1, 2, 3", rows
             )
         words = [row[2] for row in rows if row[1] == "token"]
@@ -296,7 +276,7 @@ def _streamed(copies: Copies) -> Iterator[Anomaly]:
         if not words and any(op.outcome is not Outcome.OK for op in copies.attempts):
             allowed.append([])  # of a start that did not return
         if names not in allowed or words != list(WORDS[: len(words)]):
-            yield _wrong(
+            yield wrong(
                 promises.T3,
                 "stream",
                 f"a stream of run {copies.run} has the ends {names}",
@@ -309,7 +289,7 @@ def _streamed(copies: Copies) -> Iterator[Anomaly]:
     shown = [event for event in copies.shown if event in ENDS]
     is_unwritten = any(event not in ends for event in shown) and not copies.has_failed_write
     if len(shown) > 1 or is_unwritten:
-        yield _wrong(
+        yield wrong(
             promises.T3,
             "shown-end",
             f"the clients of run {copies.run} were shown {shown}, and its streams end by {ends}",
@@ -330,7 +310,7 @@ def _agreed(copies: Copies) -> Iterator[Anomaly]:
     unfitting = [end for end in ends if end not in (*fitting, *earlier)]
     has_own = any(end in fitting for end in ends)
     if unfitting or not (has_own or may_lack):
-        yield _wrong(
+        yield wrong(
             promises.T3,
             "copies",
             f"run {copies.run} is stored as {copies.mark!r}, and its streams end by {ends}",
@@ -348,7 +328,7 @@ def _agreed(copies: Copies) -> Iterator[Anomaly]:
     ]
     is_open = set(states) <= {"submitted", "started"} and copies.has_failed_write
     if (states and not is_open) or not (copies.states or may_lack):
-        yield _wrong(
+        yield wrong(
             promises.T3,
             "journal",
             f"run {copies.run} is stored as {copies.mark!r}, and journalled as {copies.states}",
@@ -361,7 +341,7 @@ def _agreed(copies: Copies) -> Iterator[Anomaly]:
     is_quiet = all(op.function == "turn" for op in copies.attempts)
     own = OWN_ENDS[copies.attempts[0].argument["script"]]
     if is_quiet and own not in ends:
-        yield _wrong(
+        yield wrong(
             promises.T3, "wrong-end", f"run {copies.run} ended by {ends}", evidence, own, ends
         )
 
@@ -369,7 +349,7 @@ def _agreed(copies: Copies) -> Iterator[Anomaly]:
 def _at_rest(look: Operation, turns: list[Operation]) -> Iterator[Anomaly]:
     """A session that is busy, or a registry that holds a run, when no run is left."""
     if look.result["busy"] or look.result["left"]:
-        yield _wrong(
+        yield wrong(
             promises.T3,
             "left",
             "runs that are over are still registered, or mark their session",
@@ -380,6 +360,6 @@ def _at_rest(look: Operation, turns: list[Operation]) -> Iterator[Anomaly]:
         )
     unknown = {*look.result["messages"]} - {op.argument["run"] for op in turns}
     if unknown:
-        yield _wrong(
+        yield wrong(
             promises.S2, "unknown", "messages of no run", (*turns, look), "none", sorted(unknown)
         )
