@@ -16,7 +16,8 @@ import time
 import weakref
 from _thread import get_ident
 from array import array
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
@@ -35,6 +36,9 @@ _CONTAINERS = (
     *(collections.UserList, weakref.WeakSet, weakref.WeakValueDictionary),
     weakref.WeakKeyDictionary,
 )
+_LOOPED = (dict, list, set, collections.deque, collections.defaultdict, collections.OrderedDict)
+_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_STEPS_ALL = 4  # the steps of a loop that are all points
 _are_containers: dict[type, bool] = {}
 _CONTAINER_MODULES = frozenset({"collections", "weakref", "_weakrefset", "_collections_abc"})
 _HARNESS = str(Path(__file__).resolve().parents[1])
@@ -201,13 +205,26 @@ class Accesses:
             return subject
         site = _sites[number]
         if number in self._active:
-            run.point("writes" if site.writes else "reads", site)
+            run.point("write" if site.writes else "read", site)
             if run.footprint is not None:
                 run.footprint.touch_anything()
         if self._is_followed:
             self._count(run, number, site)
             self._record(subject, site)
+        if site.loops and (container := _looped_container(subject)) is not None:
+            return Loop(subject, container, site, self._on_step)
         return subject
+
+    def _on_step(self, container: Any, site: Site) -> None:
+        """Read the next item of a loop."""
+        if not in_charge or (run := in_charge[0]).current.ident != get_ident() or run.unwinding:
+            return
+        if _numbers[site] in self._active:
+            run.point("read", replace(site, text=f"next of {site.text}", feasible=True))
+            if run.footprint is not None:
+                run.footprint.touch_anything()
+        if self._is_followed:
+            self.races.access(container, "", site, write=False)
 
     def _count(self, run: Scheduler, number: int, site: Site) -> None:
         """Count accesses since the last step; a loop that only polls memory gets a point."""
@@ -236,8 +253,9 @@ class Accesses:
                 if _is_container(subject) and _is_native(subject, site.name):
                     access(subject, "", site, write=site.writes)
             case "value":
-                if _is_container(subject):
-                    access(subject, "", site, write=False)
+                container = _container_of_view(subject)
+                if _is_container(container):
+                    access(container, "", site, write=False)
             case "global":
                 access(sys.modules[site.module], site.name, site, write=site.writes)
             case _:
@@ -309,6 +327,48 @@ def _is_native(subject: Any, name: str) -> bool:
     """Whether a container's method is the one of its base class."""
     method = getattr(type(subject), name, None)
     return not isinstance(method, FunctionType) or method.__module__ in _CONTAINER_MODULES
+
+
+class Loop:
+    """A container through which a loop steps, with a call before some of its steps.
+
+    CPython can switch at the head of each turn. These are: the second to fourth step, those after
+    8, 16, 32 ... items, and the last, where a loop learns that a dict has changed its size.
+    """
+
+    __slots__ = ("_before", "_container", "_site", "_subject")
+
+    def __init__(
+        self, subject: Any, container: Any, site: Site, before: Callable[[Any, Site], None]
+    ) -> None:
+        self._subject = subject
+        self._container = container
+        self._site = site
+        self._before = before
+
+    def __iter__(self) -> Iterator[Any]:
+        """Step through the items."""
+        return self._steps(iter(self._subject))
+
+    def _steps(self, items: Iterator[Any]) -> Iterator[Any]:
+        done = 0
+        for item in items:
+            yield item
+            done += 1
+            is_last = done >= len(self._container)
+            if done < _STEPS_ALL or done & (done - 1) == 0 or is_last:
+                self._before(self._container, self._site)
+
+
+def _container_of_view(subject: Any) -> Any:
+    """Return the dict of a view, or the subject itself."""
+    return gc.get_referents(subject)[0] if isinstance(subject, _VIEWS) else subject
+
+
+def _looped_container(subject: Any) -> Any:
+    """Return the container of whose own iterator a loop steps through the subject; else None."""
+    container = _container_of_view(subject)
+    return container if type(container) in _LOOPED else None
 
 
 def _sentence(first: Site, second: Site) -> str:

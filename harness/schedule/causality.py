@@ -2,12 +2,15 @@
 
 The failing schedule is repeated up to a choice and continued at random, many times. The share of
 continuations that fail is P(failure | the first t choices). It begins at the share of random
-schedules that fail and ends at one; the decisive step is where it rises most.
+schedules that fail and ends at one; the decisive step is where it rises most. `decided_after` only
+looks for the choice after which it is one, which takes few continuations.
 """
 
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -20,6 +23,8 @@ from harness.schedule.strategies import Continued, Strategy, Uniform
 
 _PREFIXES = 64  # the largest number of prefixes that are sampled
 _BAR = 40
+_CONTINUED = 16  # continuations, all of which fail once the failure is decided
+_CONTINUED_STEPS = 100_000  # of all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,28 @@ def causality(
     decisive_step = odds[steepest].step
     marked = replace(finding, steps=mark(finding.steps, decisive_step))
     return Causality(odds, decisive_step, marked, samples)
+
+
+def decided_after(
+    executor: Executor, choices: Sequence[int], steps: int, fails: Callable[[Execution], bool]
+) -> int:
+    """Return the number of choices after which sampled continuations of a schedule all fail.
+
+    `steps` is the length of the schedule. Called on the executor's thread.
+    """
+    probes = max(1, len(choices).bit_length())
+    samples = max(2, min(_CONTINUED, _CONTINUED_STEPS // max(1, steps * probes)))
+
+    def is_decided(prefix: int) -> bool:
+        then: Strategy = Uniform(Random(f"decided/{prefix}"))
+        for _ in range(samples):
+            chooser = Continued(choices[:prefix], then)
+            chooser.begin()
+            if executor.scheduler.lost_threads or not fails(executor.execute(chooser)):
+                return False
+        return True
+
+    return bisect_left(range(len(choices)), True, key=is_decided)  # noqa: FBT003  the sought value
 
 
 def _step_after(finding: Finding, choices: int) -> int:

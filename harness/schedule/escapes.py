@@ -15,9 +15,10 @@ import random
 import select
 import sys
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from harness.schedule.accesses import is_under_test
@@ -37,6 +38,7 @@ _METHODS = {
     "posix": {"waitpid", "wait", "wait3", "wait4", "waitid"},
 }
 _SHARED_RANDOM = random._inst  # noqa: SLF001 - that of random.random
+_FINALIZE = weakref.finalize.__init__.__code__
 _SAMPLES = 4
 _COMPUTE_MAX_S = 30.0
 _OVERTIME_S = 0.5  # the longest computation without a step after the end of the search
@@ -52,6 +54,7 @@ class Audit:
         self.found: dict[str, None] = {}
         self.modules: dict[str, None] = {}  # the modules under test of which code ran
         self.chance: dict[str, None] = {}  # the uses of randomness without a seed
+        self.finalizers: dict[str, None] = {}  # of objects that the collector may have to free
         self._seen: set[CodeType] = set()
         self._returned: set[CodeType] = set()
         self._made = {id(item) for item in gc.get_objects(generation=0) if isinstance(item, _LOCKS)}
@@ -67,6 +70,8 @@ class Audit:
     def _on_event(self, frame: FrameType, event: str, arg: Any) -> None:
         module = frame.f_globals.get("__name__", "")
         if module.startswith(_OURS):
+            if event == "call" and frame.f_code is _FINALIZE:
+                self.finalizers[f"weakref.finalize at {_place(_caller(frame))}"] = None
             return
         if event == "c_call":
             wait = _real_wait(arg)
@@ -84,6 +89,11 @@ class Audit:
                 self.modules[module] = None
             self._note_native_locks(frame.f_globals, frame.f_code, module.rpartition(".")[2])
             subject = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
+            finalizer = getattr(type(subject), "__del__", None)
+            if isinstance(finalizer, FunctionType) and finalizer.__module__ == module:
+                code = finalizer.__code__
+                place = f"{code.co_filename}:{code.co_firstlineno}"
+                self.finalizers[f"{code.co_qualname} at {place}"] = None
             if subject is not None and type(subject).__module__ == module:
                 names = {**vars(type(subject)), **getattr(subject, "__dict__", {})}
                 self._note_native_locks(names, frame.f_code, type(subject).__qualname__)

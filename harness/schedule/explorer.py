@@ -23,6 +23,7 @@ from typing import Any
 from harness.core.errors import UsageError
 from harness.core.verdict import Validity
 from harness.schedule.accesses import modules_of
+from harness.schedule.causality import decided_after
 from harness.schedule.distinct import Distinct
 from harness.schedule.executor import Execution, Executor, Settings, known_modules
 from harness.schedule.exhaustive import Bounded, Reduced
@@ -38,7 +39,7 @@ from harness.schedule.scheduler import (
     Scheduler,
 )
 from harness.schedule.shrink import shrink
-from harness.schedule.story import Recorder
+from harness.schedule.story import Recorder, mark, step_of
 from harness.schedule.strategies import PCT, POS, Replay, Sticky, Strategy, Uniform
 from harness.schedule.trace import Level
 
@@ -93,7 +94,8 @@ class Result:
     to which every schedule ran; `timers` the number of deadlines in one schedule that passed early,
     None if no thread waited with a timeout while another one could act. `lines` is the number of
     lines of `modules` that were points, `accesses` are the unsynchronised accesses among them,
-    `points` their keys, `chance` the uses of random numbers without a seed. `missed` maps a depth
+    `points` their keys, `chance` the uses of random numbers without a seed, `finalizers` those of
+    objects in use, which the garbage collector can run at other moments. `missed` maps a depth
     to the largest probability that a bug of that depth exists and was not found. `outcomes` counts
     the body's return values, if hashable.
     """
@@ -117,6 +119,7 @@ class Result:
     timers: int | None = None
     chance: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
+    finalizers: tuple[str, ...] = ()
 
     @property
     def validity(self) -> Validity:
@@ -143,6 +146,11 @@ class Result:
         parts.append(self._extent)
         parts += [f"unsynchronised: {access}" for access in self.accesses]
         parts += [f"draws without a seed: {draw}" for draw in self.chance]
+        if self.finalizers:
+            parts.append(
+                f"finalizers run where the last reference goes, those of cycles between schedules:"
+                f" {', '.join(self.finalizers)}"
+            )
         parts += [f"unknown: {escape}" for escape in self.escapes]
         return "; ".join(parts)
 
@@ -222,6 +230,7 @@ class _Search:
         self._steps_max = 0
         self._exhausted = False
         self._chance: tuple[str, ...] = ()
+        self._finalizers: tuple[str, ...] = ()
         self._began_s = self._ended_s = _monotonic()
         self.escapes: list[str] = []
 
@@ -254,6 +263,7 @@ class _Search:
         audit, execution = executor.audit(_replay(()))
         self.escapes += audit.found
         self._chance = tuple(audit.chance)
+        self._finalizers = tuple(audit.finalizers)
         if _is_escaped(execution):
             return self._escape(execution)
         if accesses is not None:
@@ -441,12 +451,16 @@ class _Search:
         last = self._executor.execute(_replay(choices), recorder).ending or ending
         accesses = self._executor.accesses
         setting = self._executor.setting
+        steps = recorder.steps
+        if not lost:
+            decided = decided_after(self._executor, choices, len(steps), fails_alike)
+            steps = mark(steps, step_of(steps, decided))
         self._finding = Finding(
             kind=last.kind,
             message=last.message,
             task=last.task,
             choices=choices,
-            steps=recorder.steps,
+            steps=steps,
             level=setting.level,
             modules=setting.modules,
             feasible=recorder.feasible,
@@ -507,6 +521,7 @@ class _Search:
             accesses=() if accesses is None else accesses.conflicts,
             timers=executor.setting.timers if executor.scheduler.has_offered_time else None,
             chance=self._chance,
+            finalizers=self._finalizers,
         )
 
 

@@ -67,6 +67,7 @@ class Finding:
         lines = [
             f"{self.kind} in {self.task}: {self.message}",
             f"{found}, at {self.level} level; can happen on {where}; {replayed}",
+            *(_decision(step) for step in self.steps if step.decisive),
             *(f"unsynchronised: {access}" for access in self.accesses),
             "",
             format_steps(self.steps),
@@ -121,6 +122,11 @@ class Finding:
 
     def __str__(self) -> str:
         return self.story
+
+
+def _decision(step: Step) -> str:
+    where = f" at {step.place}" if step.place else ""
+    return f"decided at step {step.number}: {step.thread}, {step.act}{where}"
 
 
 def signature(ending: Ending) -> tuple[str, str, str]:

@@ -49,6 +49,7 @@ class Site:
     writes: bool
     text: str  # the access in the source
     feasible: bool  # whether CPython with its global lock can switch just before
+    loops: bool = False  # whether a loop steps through the value
 
     @property
     def key(self) -> str:
@@ -64,7 +65,7 @@ class Site:
     @property
     def label(self) -> str:
         """The displayed name of a point."""
-        return f"{'write' if self.writes else 'read'} {self.text}"
+        return self.text
 
 
 class Source:
@@ -301,7 +302,15 @@ class _Rewriter(ast.NodeTransformer):
     def _shared(self, name: str) -> str:
         return self._source.shared(self._tables[-1], name) if self._functions else ""
 
-    def _value(self, node: Any) -> Any:
+    def _looped(self, node: Any) -> Any:
+        """Visit an expression through whose value a loop steps."""
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):  # such as a view
+            text = self._source.text(node)
+            new = self.visit(node)
+            return self._hooked(new, node, "value", "", text, writes=False, loops=True)
+        return self._value(node, loops=True)
+
+    def _value(self, node: Any, *, loops: bool = False) -> Any:
         """Visit an expression whose value, if it is a container, is read as a whole here."""
         if isinstance(node, ast.Starred):
             node.value = self._value(node.value)
@@ -309,7 +318,7 @@ class _Rewriter(ast.NodeTransformer):
         if not isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
             return self.visit(node)
         text = self._source.text(node)
-        return self._hooked(self.visit(node), node, "value", "", text, writes=False)
+        return self._hooked(self.visit(node), node, "value", "", text, writes=False, loops=loops)
 
     def visit_Compare(self, node: ast.Compare) -> Any:
         """`x in items`: the items are read."""
@@ -338,8 +347,8 @@ class _Rewriter(ast.NodeTransformer):
         return node
 
     def visit_comprehension(self, node: ast.comprehension) -> Any:
-        """`for x in items`: the items are read."""
-        node.iter = self._value(node.iter)
+        """`for x in items`: the items are read, one after the other."""
+        node.iter = self._looped(node.iter)
         node.target = self.visit(node.target)
         node.ifs = [self._value(each) for each in node.ifs]
         return node
@@ -363,8 +372,8 @@ class _Rewriter(ast.NodeTransformer):
     visit_Assert = _tested  # noqa: N815 - a visitor's name
 
     def _iterated(self, node: Any) -> Any:
-        """Visit a loop, which reads items."""
-        items = self._value(node.iter)
+        """Visit a loop, which reads items one after the other."""
+        items = self._looped(node.iter)
         node.iter = ast.copy_location(ast.Constant(value=None), node)
         self.generic_visit(node)
         node.iter = items
@@ -461,7 +470,15 @@ class _Rewriter(ast.NodeTransformer):
         return any(key.startswith(start) for key in self._wanted)
 
     def _hooked(  # noqa: PLR0913 - the parts of a site
-        self, subject: Any, node: Any, kind: str, name: str, text: str, *, writes: bool
+        self,
+        subject: Any,
+        node: Any,
+        kind: str,
+        name: str,
+        text: str,
+        *,
+        writes: bool,
+        loops: bool = False,
     ) -> Any:
         """Wrap an expression in a call of the hook, if the site is wanted."""
         if not self._functions:
@@ -478,6 +495,7 @@ class _Rewriter(ast.NodeTransformer):
             writes=writes,
             text=text,
             feasible=self._source.feasible(function, node, writes=writes and kind != "method"),
+            loops=loops,
         )
         if self._wanted is not None and site.key not in self._wanted:
             return subject

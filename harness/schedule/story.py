@@ -1,7 +1,7 @@
 """Records a schedule as numbered steps, and prints it as a table with a column for each thread.
 
 A row is one operation, in the column of its thread; `>` marks a preemption: a switch away from a
-thread that could have continued. Steps of CPython's library inside one call of the code under test
+thread that could have continued; `*` the step after which every sampled continuation fails. Steps of CPython's library inside one call of the code under test
 show the line of that call.
 """
 
@@ -34,7 +34,7 @@ class Step:
     choices: int  # the number of choices before the step
     preempted: bool = False
     feasible: bool = True  # whether CPython with its global lock can switch just before
-    decisive: bool = False  # whether `causality` found that the failure was decided here
+    decisive: bool = False  # whether the failure was decided here, as continuations show
 
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object."""
@@ -116,10 +116,13 @@ def format_steps(steps: Sequence[Step]) -> str:
     rows.append("      " + "".join(("-" * (width - 2)).ljust(width) for _ in threads).rstrip())
     for step in steps:
         column = threads.index(step.thread)
-        mark = ">" if step.preempted else "*" if step.decisive else " "
+        mark = "*" if step.decisive else ">" if step.preempted else " "
         lines = _truncated(step.act, width - 2)
-        if step.source and step.source not in step.act:
-            lines += _truncated(f"| {step.source}", width - 2)
+        if step.place:
+            where = f"| {step.place.partition(' ')[0]}"
+            both = f"{where} {step.source}"
+            sources = [both] if len(both) <= width - 2 else [where, f"| {step.source}"]
+            lines += [line for each in sources for line in _truncated(each, width - 2)]
         for index, line in enumerate(lines):
             head = f"{step.number:4}{mark} " if not index else "      "
             rows.append(head + " " * (column * width) + line)
@@ -128,6 +131,11 @@ def format_steps(steps: Sequence[Step]) -> str:
 
 def _truncated(text: str, width: int) -> list[str]:
     return [text if len(text) <= width else text[: width - 1] + "…"]
+
+
+def step_of(steps: Sequence[Step], choices: int) -> int:
+    """Return the number of the step that this number of choices led to; 0 if they are none."""
+    return next((step.number for step in steps if 0 < choices <= step.choices), 0)
 
 
 def mark(steps: Sequence[Step], number: int) -> tuple[Step, ...]:
