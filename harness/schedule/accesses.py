@@ -269,7 +269,8 @@ class Accesses:
                 self.races.access(subject, site.name, site, write=is_write)
             return
         home = kind.__module__
-        if home in LIBRARY or home.startswith("harness.schedule"):
+        is_ours = home.startswith("harness.schedule") and home not in self.modules
+        if home in LIBRARY or is_ours:
             return
         if isinstance(subject, threading.local):
             return
@@ -351,10 +352,8 @@ class Loop:
         return self._steps(iter(self._subject))
 
     def _steps(self, items: Iterator[Any]) -> Iterator[Any]:
-        done = 0
-        for item in items:
+        for done, item in enumerate(items, start=1):
             yield item
-            done += 1
             is_last = done >= len(self._container)
             if done < _STEPS_ALL or done & (done - 1) == 0 or is_last:
                 self._before(self._container, self._site)

@@ -70,7 +70,7 @@ class Audit:
     def _on_event(self, frame: FrameType, event: str, arg: Any) -> None:
         module = frame.f_globals.get("__name__", "")
         if module.startswith(_OURS):
-            if event == "call" and frame.f_code is _FINALIZE:
+            if frame.f_code is _FINALIZE:
                 self.finalizers[f"weakref.finalize at {_place(_caller(frame))}"] = None
             return
         if event == "c_call":
@@ -85,18 +85,22 @@ class Audit:
                 self._note_made_locks(frame)
         elif event == "call" and frame.f_code not in self._seen:
             self._seen.add(frame.f_code)
-            if is_under_test(frame.f_code.co_filename):
-                self.modules[module] = None
-            self._note_native_locks(frame.f_globals, frame.f_code, module.rpartition(".")[2])
-            subject = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
-            finalizer = getattr(type(subject), "__del__", None)
-            if isinstance(finalizer, FunctionType) and finalizer.__module__ == module:
-                code = finalizer.__code__
-                place = f"{code.co_filename}:{code.co_firstlineno}"
-                self.finalizers[f"{code.co_qualname} at {place}"] = None
-            if subject is not None and type(subject).__module__ == module:
-                names = {**vars(type(subject)), **getattr(subject, "__dict__", {})}
-                self._note_native_locks(names, frame.f_code, type(subject).__qualname__)
+            self._note_first_call(frame, module)
+
+    def _note_first_call(self, frame: FrameType, module: str) -> None:
+        """Record the module of this code, the native locks that it uses, and its finalizer."""
+        if is_under_test(frame.f_code.co_filename):
+            self.modules[module] = None
+        self._note_native_locks(frame.f_globals, frame.f_code, module.rpartition(".")[2])
+        subject = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
+        finalizer = getattr(type(subject), "__del__", None)
+        if isinstance(finalizer, FunctionType) and finalizer.__module__ == module:
+            code = finalizer.__code__
+            place = f"{code.co_filename}:{code.co_firstlineno}"
+            self.finalizers[f"{code.co_qualname} at {place}"] = None
+        if subject is not None and type(subject).__module__ == module:
+            names = {**vars(type(subject)), **getattr(subject, "__dict__", {})}
+            self._note_native_locks(names, frame.f_code, type(subject).__qualname__)
 
     def _note_made_locks(self, frame: FrameType) -> None:
         """Record the native locks that exist since this schedule began, and who made them."""

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 from random import Random
 from typing import Any
 
 from harness.core.errors import UsageError
 from harness.core.verdict import Validity
+from harness.schedule import canary
 from harness.schedule.accesses import modules_of
 from harness.schedule.causality import decided_after
 from harness.schedule.distinct import Distinct
@@ -57,6 +58,7 @@ _OUTCOMES = 4_096  # the largest number of distinct outcomes that are counted
 _PLAIN = (bool, int, float, str, bytes)  # outcomes that are equal if they were equal before
 _CONFIRMATIONS = 3  # replays of a failing schedule before it is shrunk
 _REPLAYS = 10
+_CANARY_SCHEDULES = 1_000
 _SHRINKS = 400
 _SHRINKS_MIN = 40
 _SHRINK_STEPS = 100_000  # of all attempts to shrink, so that a long program does not take minutes
@@ -195,6 +197,15 @@ def explore(  # noqa: PLR0913 - all but the body have defaults
         tuple(points),
         stock=stock,
     )
+    result = _searched(body, setting, budget, seed, strategies)
+    if result.validity is Validity.VALID:
+        result = replace(result, escapes=canary.missed(setting.level, _finds(setting.level)))
+    return result
+
+
+def _searched(
+    body: Body, setting: Settings, budget: Budget, seed: int, strategies: Sequence[str]
+) -> Result:
     executor = Executor(body, setting)
     search = _Search(executor, budget, seed, strategies)
     try:
@@ -202,6 +213,17 @@ def explore(  # noqa: PLR0913 - all but the body have defaults
     except LostError as error:
         search.escapes.append(str(error))
     return search.result()
+
+
+def _finds(level: Level) -> Callable[[Body], bool]:
+    """Return whether a search at this level finds the race of a canary."""
+    setting = Settings(level, (canary.__name__,), timers=TIMERS)
+
+    def is_found(body: Body) -> bool:
+        budget = Budget(schedules=_CANARY_SCHEDULES)
+        return _searched(body, setting, budget, 0, PORTFOLIO).finding is not None
+
+    return is_found
 
 
 @dataclass

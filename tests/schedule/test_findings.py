@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -69,6 +70,18 @@ def test_lost_update_is_found_and_printed_in_columns() -> None:
     assert finding.feasible
     assert "acquire Counter._lock" in finding.story
     assert "with self._lock:" in finding.story
+    assert re.search(r"\| test_findings\.py:\d+", finding.story)
+
+
+def test_story_begins_with_deciding_step() -> None:
+    """After both threads have read, every continuation loses an update."""
+    finding = found(counter)
+    (step,) = [step for step in finding.steps if step.decisive]
+
+    line = f"decided at step {step.number}: {step.thread}, {step.act} at test_findings.py:"
+    assert finding.story.splitlines()[2].startswith(line)
+    assert step.number > 1
+    assert any(earlier.thread != step.thread for earlier in finding.steps[: step.number])
     assert finding.replayed == finding.replays
 
 

@@ -11,7 +11,9 @@ import pytest
 
 from harness.core.verdict import Validity
 from harness.schedule import Budget, Finding, Result, Run, explore, replay, reproduced
+from harness.schedule.accesses import Loop
 from harness.schedule.program import Body
+from harness.schedule.sites import Site
 
 AMPLE = Budget(schedules=5_000, seconds=30.0)
 
@@ -356,3 +358,93 @@ def test_lock_that_stays_native_is_named() -> None:
     result = explore(body, budget=Budget(schedules=10, seconds=20.0))
     assert result.validity is Validity.UNKNOWN
     assert any("a native lock, made in" in escape for escape in result.escapes)
+
+
+class Table:
+    """Rows that one thread adds and another one lists."""
+
+    def __init__(self) -> None:
+        self.rows = {"a": 1}
+
+    def add(self) -> None:
+        self.rows["b"] = 2
+
+    def listed(self, how: str) -> list[str]:
+        match how:
+            case "loop":
+                names = []
+                for name in self.rows:
+                    names += [str(name)]
+                return names
+            case "view":
+                return [f"{name}{row}" for name, row in self.rows.items()]
+            case _:
+                return list(self.rows)
+
+
+def listing(how: str) -> Body:
+    """A body in which a list of rows meets a new row."""
+
+    def body(run: Run) -> None:
+        table = Table()
+        run.thread(table.listed, how, name="lister")
+        run.thread(table.add, name="adder")
+        run.join()
+
+    return body
+
+
+@pytest.mark.parametrize("how", ["loop", "view"])
+def test_loop_over_changing_dict_is_found(how: str) -> None:
+    """A dict changes its size between two steps of a loop."""
+    result = explore(listing(how))
+
+    assert result.finding is not None
+    assert result.finding.error == "RuntimeError"
+    assert "dictionary changed size" in result.finding.message
+    assert "next of self.rows" in result.story
+
+
+def test_copy_of_changing_dict_is_exhausted() -> None:
+    """`list` copies within one call, which no other thread interrupts."""
+    result = explore(listing("list"))
+
+    assert result.validity is Validity.VALID
+    assert result.exhausted
+
+
+def test_loop_has_few_points() -> None:
+    """Of a thousand items the first steps, powers of two, and the last."""
+    steps: list[object] = []
+    site = Site("m", "f", "g", 1, 1, "value", "", writes=False, text="x", feasible=True, loops=True)
+    items = list(range(1_000))
+
+    assert list(Loop(items, items, site, lambda *step: steps.append(step))) == items
+    assert len(steps) == 12
+
+
+class Handle:
+    """An object with a finalizer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def use(self) -> None:
+        with self._lock:
+            pass
+
+    def __del__(self) -> None:
+        pass
+
+
+def test_finalizers_in_use_are_named() -> None:
+    """The garbage collector can run them at other moments than an exploration does."""
+
+    def body(run: Run) -> None:
+        handle = Handle()
+        run.thread(handle.use)
+        run.thread(handle.use)
+        run.join()
+
+    assert "finalizers" not in str(explore(listing("list")))
+    assert "Handle.__del__ at " in str(explore(body))
