@@ -1,4 +1,4 @@
-"""The pytest plugin: options, a marker, and the fixtures `judge` and `harness_target`.
+"""The pytest plugin: options, markers, and the fixtures `judge`, `schedules`, `grows` and `crowd`.
 
 pytest loads it wherever hermes-harness is installed, so it imports nothing heavy before a test
 asks for a fixture. The `harness` command starts pytest with a run folder, workers and a supervising
@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
@@ -24,9 +24,14 @@ if TYPE_CHECKING:
     from harness.engine.scenario import Scenario
     from harness.engine.supervision import Lifeline
     from harness.engine.target import Target
+    from harness.schedule import Result
+    from harness.schedule.program import Body
 
 Judge: TypeAlias = "Callable[[Scenario], Verdict]"
 """The type of the fixture `judge`: it runs a scenario on the target and returns its verdict."""
+
+Explore: TypeAlias = "Callable[..., Result | None]"
+"""The type of the fixture `schedules`: it explores a body and returns the result."""
 
 DEFAULT_TARGET = "reference"
 ROUNDS = 2  # of questions, for a scenario that did not reach its expectations
@@ -66,11 +71,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--harness-run-folder", type=Path, help="where results go (default: temporary)")
 
+    group = parser.getgroup("schedules", "thread schedules explored by hermes-harness")
+    group.addoption(
+        "--schedules-replay",
+        default="",
+        metavar="TEXT",
+        help="execute only this schedule, as a failed test printed it",
+    )
+    group.addoption(
+        "--schedules-seconds",
+        type=float,
+        metavar="S",
+        help="explore each body for at most this long (default: what the test says, else 10 s)",
+    )
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and let the command that started this process supervise it."""
     config.addinivalue_line(
         "markers", "harness: puts a scenario on trial (added to each test that uses `judge`)"
+    )
+    config.addinivalue_line(
+        "markers",
+        "schedules(budget, seed, level, modules, rules, ...): explores thread schedules of the test"
+        " whose argument is `run`, or settings of the fixture `schedules`",
     )
     config.stash[_TARGETS] = {}
     if "HARNESS_REACH" in os.environ:
@@ -155,6 +179,82 @@ def judge(request: pytest.FixtureRequest, harness_target: Target, tmp_path: Path
         return judged.verdict
 
     return judge_scenario
+
+
+# Schedules
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a marked test an argument `run`, without a fixture of that name for all tests."""
+    if "run" in metafunc.fixturenames and _is_marked(metafunc.definition):
+        metafunc.parametrize("run", [None], ids=["schedules"])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Explore a marked test that is a body itself."""
+    if "run" not in pyfuncitem.fixturenames or not _is_marked(pyfuncitem):
+        return None
+    from harness.schedule.again import Marked  # noqa: PLC0415  heavy
+
+    names = pyfuncitem._fixtureinfo.argnames  # noqa: SLF001  what pytest itself passes
+    arguments = {name: pyfuncitem.funcargs[name] for name in names if name != "run"}
+    _schedules_of(pyfuncitem)(Marked(pyfuncitem.obj, arguments))
+    return True
+
+
+@pytest.fixture
+def schedules(request: pytest.FixtureRequest) -> Explore:
+    """Explore thread schedules: `schedules(body, ...)` fails the test if a schedule fails.
+
+    `body` is called with a fresh `Run` for each schedule. Settings are those of `explore`, and
+    `allow_unknown` accepts a search that proves nothing. Failures are stored, and asked first.
+    """
+    return _schedules_of(request.node)
+
+
+def _schedules_of(item: pytest.Item) -> Explore:
+    from harness.runs.schedule_tests import (  # noqa: PLC0415  heavy
+        FailedError,
+        OtherTestError,
+        Schedules,
+    )
+
+    config = item.config
+    seconds = config.getoption("--schedules-seconds")
+    defaults = {} if seconds is None else {"seconds": seconds}
+    for marker in item.iter_markers("schedules"):
+        defaults = {**marker.kwargs, **defaults}
+    cache = getattr(config, "cache", None)
+    search = Schedules(
+        item.nodeid,
+        defaults,
+        folder=None if cache is None else cache.mkdir("harness-schedules"),
+        replay=config.getoption("--schedules-replay"),
+        report=_reports_to_terminal(config),
+    )
+
+    def explore(body: Body, **settings: Any) -> Result | None:
+        try:
+            result = search(body, **settings)
+        except FailedError as failed:
+            pytest.fail(str(failed), pytrace=False)
+        except OtherTestError as other:
+            pytest.skip(str(other))
+        sys.stdout.write(f"{result}\n" if result is not None else "the schedule does not fail\n")
+        return result
+
+    return explore
+
+
+def _is_marked(item: pytest.Item) -> bool:
+    return item.get_closest_marker("schedules") is not None
+
+
+def _reports_to_terminal(config: pytest.Config) -> Callable[[str], object]:
+    """Write lines of progress, beside the captured output, where there is a terminal."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    return reporter.write_line if reporter is not None else lambda _: None
 
 
 class _Reporter:

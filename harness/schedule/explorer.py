@@ -175,6 +175,7 @@ def explore(  # noqa: PLR0913 - all but the body have defaults
     rules: LockRules | None = None,
     points: Sequence[str] = (),
     stock: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> Result:
     """Run `body` under many schedules, and return the result.
 
@@ -185,7 +186,7 @@ def explore(  # noqa: PLR0913 - all but the body have defaults
     are neither CPython's nor installed. `rules` are lock rules that hold in every schedule.
     `points` are accesses that are points from the first schedule on, as `Result.points` of a search
     of the same modules names them. With `stock` lines and accesses are points only where a CPython
-    with its global lock can switch.
+    with its global lock can switch. `progress` is called with the number of schedules after each.
     Raises UsageError for an unknown strategy or module.
     """
     setting = Settings(
@@ -197,17 +198,23 @@ def explore(  # noqa: PLR0913 - all but the body have defaults
         tuple(points),
         stock=stock,
     )
-    result = _searched(body, setting, budget, seed, strategies)
+    result = _searched(body, setting, budget, seed, strategies, progress)
     if result.validity is Validity.VALID:
         result = replace(result, escapes=canary.missed(setting.level, _finds(setting.level)))
     return result
 
 
-def _searched(
-    body: Body, setting: Settings, budget: Budget, seed: int, strategies: Sequence[str]
+def _searched(  # noqa: PLR0913, PLR0917 - the parts of a search
+    body: Body,
+    setting: Settings,
+    budget: Budget,
+    seed: int,
+    strategies: Sequence[str],
+    progress: Callable[[int], object] | None = None,
 ) -> Result:
     executor = Executor(body, setting)
     search = _Search(executor, budget, seed, strategies)
+    search.progress = progress
     try:
         executor.supervise(search.run, budget.seconds)
     except LostError as error:
@@ -255,6 +262,7 @@ class _Search:
         self._finalizers: tuple[str, ...] = ()
         self._began_s = self._ended_s = _monotonic()
         self.escapes: list[str] = []
+        self.progress: Callable[[int], object] | None = None
 
     def _begin_lanes(self) -> None:
         """Make the strategies, anew when there are new points: their choices are others now."""
@@ -346,6 +354,8 @@ class _Search:
                     is_over, is_anew = self._step(lane)
                     if is_over:
                         return
+                    if self.progress is not None:
+                        self.progress(self._schedules)
                     if is_anew:
                         self._first = _trace(self._executor.execute(_replay(())))
                         self._begin_lanes()
