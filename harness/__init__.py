@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from harness.models.key_value import KeyValue
     from harness.models.register import Register
     from harness.pytest_plugin import Judge
+    from harness.runs.crowding import CrowdReport, crowd
+    from harness.runs.growing import GrowthReport, grows
     from harness.schedule import Budget, Call, explore
     from harness.workloads.stateful import Machine
     from harness.workloads.stateful import explore as explore_machine
@@ -45,7 +47,9 @@ _HOMES = {
     "Checker": "harness.core.checker",
     "Context": "harness.engine.context",
     "Contract": "harness.core.contract",
+    "CrowdReport": "harness.runs.crowding",
     "Expectation": "harness.engine.scenario",
+    "GrowthReport": "harness.runs.growing",
     "History": "harness.core.history",
     "Instance": "harness.engine.target",
     "Interleaving": "harness.workloads.threads",
@@ -68,8 +72,10 @@ _HOMES = {
     "UsageError": "harness.core.errors",
     "Verdict": "harness.core.verdict",
     "conforms": "harness.checkers.conformance",
+    "crowd": "harness.runs.crowding",
     "explore": "harness.schedule",
     "explore_machine": "harness.workloads.stateful",
+    "grows": "harness.runs.growing",
     "judge": "harness.engine.runner",
     "linearizable": "harness.checkers.linearizability",
     "run": "harness.engine.runner",
@@ -88,7 +94,9 @@ __all__ = [
     "Checker",
     "Context",
     "Contract",
+    "CrowdReport",
     "Expectation",
+    "GrowthReport",
     "History",
     "Instance",
     "Interleaving",
@@ -111,8 +119,10 @@ __all__ = [
     "UsageError",
     "Verdict",
     "conforms",
+    "crowd",
     "explore",
     "explore_machine",
+    "grows",
     "judge",
     "linearizable",
     "run",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from harness.engine.scenario import Scenario
     from harness.engine.supervision import Lifeline
     from harness.engine.target import Target
+    from harness.runs.crowding import CrowdReport
+    from harness.runs.growing import GrowthReport
     from harness.schedule import Result
     from harness.schedule.program import Body
 
@@ -255,6 +257,43 @@ def _reports_to_terminal(config: pytest.Config) -> Callable[[str], object]:
     """Write lines of progress, beside the captured output, where there is a terminal."""
     reporter = config.pluginmanager.getplugin("terminalreporter")
     return reporter.write_line if reporter is not None else lambda _: None
+
+
+# Growth and contention
+
+
+@pytest.fixture
+def grows() -> Callable[..., GrowthReport]:
+    """Use an act again and again: `grows(act, ...)` fails the test if something is kept.
+
+    Settings are those of `harness.grows`; *unknown* fails the test too.
+    """
+    from harness.runs import growing  # noqa: PLC0415  heavy
+
+    def check(act: Callable[[], object], **settings: Any) -> GrowthReport:
+        report = growing.grows(act, **settings)
+        if not report.is_bounded:
+            pytest.fail(str(report), pytrace=False)
+        return report
+
+    return check
+
+
+@pytest.fixture
+def crowd() -> Callable[..., CrowdReport]:
+    """Let processes write into one store: `crowd(open=..., write=...)` fails the test if it errs.
+
+    Settings are those of `harness.crowd`; *unknown* fails the test too.
+    """
+    from harness.runs import crowding  # noqa: PLC0415  heavy
+
+    def check(**settings: Any) -> CrowdReport:
+        report = crowding.crowd(**settings)
+        if not report.is_sound:
+            pytest.fail(str(report), pytrace=False)
+        return report
+
+    return check
 
 
 class _Reporter:
