@@ -50,7 +50,8 @@ def pytest_options() -> str:
     """What the plugin declares, as `pytest --help` prints it."""
     parser = pytest.Parser(_ispytest=True)
     pytest_plugin.pytest_addoption(parser)
-    options = parser.getgroup("harness").options
+    groups = (parser.getgroup(name) for name in ("harness", "schedules"))
+    options = [option for group in groups for option in group.options]
     formatter = HelpFormatter(width=COLUMNS)
     formatter.write_dl([(" ".join(option.names()), option.attrs()["help"]) for option in options])
     return block(formatter.getvalue().strip())

@@ -29,7 +29,7 @@ from harness.contract.checkers.state_db.fairness import (
 from harness.contract.checkers.state_db.wait_times import Waits, measure, writes_of
 from harness.contract.checkers.state_db.wal_size import wal_high_water_bytes, wal_stays_below
 from harness.contract.promises import D3
-from harness.contract.workloads.database_writers import Round, Writer, WriterPool
+from harness.contract.workloads.database_writers import Round, Step, Writer, WriterPool
 from harness.core import history
 from harness.core.errors import UsageError
 from harness.core.history import History, Journal
@@ -146,7 +146,7 @@ def _write_at_once(pool: WriterPool, processes: int, writes: int, *, kills: bool
     with pool.starting_together():
         for number in range(processes):
             text = f"crowd {number}.{{n}}"
-            steps = (("append", {"session": SESSION, "text": text}), ("log_bytes", {}))
+            steps: tuple[Step, ...] = (("append", {"session": SESSION, "text": text}), ("log_bytes", {}))
             writers.append(pool.fork([Round(steps, writes)]))
     if kills:
         pool.wait_for(writers[0], "append", writes // 2)

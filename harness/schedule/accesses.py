@@ -37,7 +37,8 @@ _CONTAINERS = (
     weakref.WeakKeyDictionary,
 )
 _LOOPED = (dict, list, set, collections.deque, collections.defaultdict, collections.OrderedDict)
-_VIEWS: tuple[type, ...] = tuple(type(view) for view in ({}.keys(), {}.values(), {}.items()))
+_DICT: dict[Any, Any] = {}
+_VIEWS: tuple[type, ...] = (type(_DICT.keys()), type(_DICT.values()), type(_DICT.items()))
 _STEPS_ALL = 4  # the steps of a loop that are all points
 _are_containers: dict[type, bool] = {}
 _CONTAINER_MODULES = frozenset({"collections", "weakref", "_weakrefset", "_collections_abc"})
