@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from harness.models.key_value import KeyValue
     from harness.models.register import Register
     from harness.pytest_plugin import Judge
-    from harness.runs.crowding import CrowdReport, crowd
-    from harness.runs.growing import GrowthReport, grows
+    from harness.runs.crowding import crowd
+    from harness.runs.growing import grows
     from harness.schedule import Budget, Call, explore
     from harness.workloads.stateful import Machine
     from harness.workloads.stateful import explore as explore_machine
@@ -47,9 +47,7 @@ _HOMES = {
     "Checker": "harness.core.checker",
     "Context": "harness.engine.context",
     "Contract": "harness.core.contract",
-    "CrowdReport": "harness.runs.crowding",
     "Expectation": "harness.engine.scenario",
-    "GrowthReport": "harness.runs.growing",
     "History": "harness.core.history",
     "Instance": "harness.engine.target",
     "Interleaving": "harness.workloads.threads",
@@ -94,9 +92,7 @@ __all__ = [
     "Checker",
     "Context",
     "Contract",
-    "CrowdReport",
     "Expectation",
-    "GrowthReport",
     "History",
     "Instance",
     "Interleaving",

@@ -146,7 +146,8 @@ def _write_at_once(pool: WriterPool, processes: int, writes: int, *, kills: bool
     with pool.starting_together():
         for number in range(processes):
             text = f"crowd {number}.{{n}}"
-            steps: tuple[Step, ...] = (("append", {"session": SESSION, "text": text}), ("log_bytes", {}))
+            append = ("append", {"session": SESSION, "text": text})
+            steps: tuple[Step, ...] = (append, ("log_bytes", {}))
             writers.append(pool.fork([Round(steps, writes)]))
     if kills:
         pool.wait_for(writers[0], "append", writes // 2)
