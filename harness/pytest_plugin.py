@@ -237,12 +237,17 @@ def _schedules_of(item: pytest.Item) -> Explore:
     )
 
     def explore(body: Body, **settings: Any) -> Result | None:
+        result, failure, other = None, "", ""
         try:
             result = search(body, **settings)
-        except FailedError as failed:
-            pytest.fail(str(failed), pytrace=False)
-        except OtherTestError as other:
-            pytest.skip(str(other))
+        except FailedError as error:
+            failure = str(error)
+        except OtherTestError as error:
+            other = str(error)
+        if failure:  # outside of the handler, so that pytest shows it once
+            pytest.fail(failure, pytrace=False)
+        if other:
+            pytest.skip(other)
         sys.stdout.write(f"{result}\n" if result is not None else "the schedule does not fail\n")
         return result
 

@@ -172,7 +172,7 @@ class Accesses:
             return False
         self._known = found
         sites = [site for pair in self.races.found for site in pair]
-        racing = {site.key for site in sites if site.feasible or not self._stock}
+        racing = {site.key for site in sites if site.feasible or site.loops or not self._stock}
         points = self.points | racing | {site.key for site in self.spinning}
         new = points - self.points
         self.points = points
@@ -190,6 +190,15 @@ class Accesses:
         """The accesses that race, as sentences."""
         return tuple(dict.fromkeys(_sentence(*pair) for pair in self.races.found))
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The racing accesses that are no points, as a stock CPython cannot switch there."""
+        if not self._stock:
+            return ()
+        sites = {site for pair in self.races.found for site in pair}
+        apart = (site for site in sites if site.key not in self.points)
+        return tuple(sorted({f"{site.where} {site.text}" for site in apart}))
+
     def endless(self) -> tuple[str, ...]:
         """The loops that spin on memory that no other task was seen to write."""
         racing = {site for pair in self.races.found for site in pair}
@@ -205,7 +214,7 @@ class Accesses:
         if not in_charge or (run := in_charge[0]).current.ident != get_ident() or run.unwinding:
             return subject
         site = _sites[number]
-        if number in self._active:
+        if number in self._active and (site.feasible or not (self._stock and site.loops)):
             run.point("write" if site.writes else "read", site)
             if run.footprint is not None:
                 run.footprint.touch_anything()

@@ -97,7 +97,8 @@ class Result:
     None if no thread waited with a timeout while another one could act. `lines` is the number of
     lines of `modules` that were points, `accesses` are the unsynchronised accesses among them,
     `points` their keys, `chance` the uses of random numbers without a seed, `finalizers` those of
-    objects in use, which the garbage collector can run at other moments. `missed` maps a depth
+    objects in use, which the garbage collector can run at other moments, `left_out` the racing
+    accesses that are no points with `stock`. `missed` maps a depth
     to the largest probability that a bug of that depth exists and was not found. `outcomes` counts
     the body's return values, if hashable.
     """
@@ -122,6 +123,7 @@ class Result:
     chance: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
     finalizers: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def validity(self) -> Validity:
@@ -147,6 +149,11 @@ class Result:
             parts += [f"depth-{d} bugs missed with p <= {p:.2g}" for d, p in self.missed.items()]
         parts.append(self._extent)
         parts += [f"unsynchronised: {access}" for access in self.accesses]
+        if self.left_out:
+            parts.append(
+                f"not exhausted: no points, as a stock CPython does not switch just before, but may"
+                f" nearby (see the line level): {', '.join(self.left_out)}"
+            )
         parts += [f"draws without a seed: {draw}" for draw in self.chance]
         if self.finalizers:
             parts.append(
@@ -534,7 +541,7 @@ class _Search:
             finding=self._finding,
             schedules=self._schedules,
             distinct=min(self._distinct.count, self._schedules),
-            exhausted=self._exhausted,
+            exhausted=self._exhausted and not (accesses is not None and accesses.left_out),
             bound=bounded[0].exhausted_bound if bounded else None,
             missed=missed,
             by_strategy=tuple(
@@ -554,6 +561,7 @@ class _Search:
             timers=executor.setting.timers if executor.scheduler.has_offered_time else None,
             chance=self._chance,
             finalizers=self._finalizers,
+            left_out=() if accesses is None else accesses.left_out,
         )
 
 

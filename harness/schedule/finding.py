@@ -61,7 +61,7 @@ class Finding:
     @property
     def story(self) -> str:
         """The failure and its schedule, in one column for each thread."""
-        where = "any stock CPython" if self.feasible else "a free-threaded CPython only"
+        where = "any stock CPython" if self.feasible else "a free-threaded CPython as it stands"
         found = f"found by {self.strategy} as schedule {self.schedule} (seed {self.seed})"
         replayed = f"replayed {self.replayed} of {self.replays}"
         lines = [

@@ -109,6 +109,8 @@ def test_lost_update_of_one_statement_is_infeasible() -> None:
     stock = explore(both("add_at_once", "value", 2), budget=AMPLE, stock=True)
     assert stock.finding is None
     assert stock.accesses
+    assert not stock.exhausted
+    assert "not exhausted: no points, as a stock CPython does not switch" in str(stock)
 
 
 def test_unlocked_check_then_act_is_found() -> None:
@@ -364,7 +366,7 @@ class Table:
     """Rows that one thread adds and another one lists."""
 
     def __init__(self) -> None:
-        self.rows = {"a": 1}
+        self.rows = {"a": 1, "c": 3}
 
     def add(self) -> None:
         self.rows["b"] = 2
@@ -394,10 +396,11 @@ def listing(how: str) -> Body:
     return body
 
 
+@pytest.mark.parametrize("stock", [False, True])
 @pytest.mark.parametrize("how", ["loop", "view"])
-def test_loop_over_changing_dict_is_found(how: str) -> None:
-    """A dict changes its size between two steps of a loop."""
-    result = explore(listing(how))
+def test_loop_over_changing_dict_is_found(how: str, stock: bool) -> None:  # noqa: FBT001
+    """A dict changes its size between two steps of a loop, where a stock CPython switches too."""
+    result = explore(listing(how), stock=stock)
 
     assert result.finding is not None
     assert result.finding.error == "RuntimeError"
