@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pytest
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from harness.schedule import Result
     from harness.schedule.program import Body
 
+T = TypeVar("T")
 Judge: TypeAlias = "Callable[[Scenario], Verdict]"
 """The type of the fixture `judge`: it runs a scenario on the target and returns its verdict."""
 
@@ -195,7 +196,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Explore a marked test that is a body itself."""
-    if "run" not in pyfuncitem.fixturenames or not _is_marked(pyfuncitem):
+    if not _is_marked(pyfuncitem):
+        return None
+    if "run" not in pyfuncitem.fixturenames:
+        is_own = any(marker.name == "schedules" for marker in pyfuncitem.own_markers)
+        if is_own and "schedules" not in pyfuncitem.fixturenames:
+            pytest.fail(
+                "has the marker schedules, but neither `run` nor `schedules`", pytrace=False
+            )
         return None
     from harness.schedule.again import Marked  # noqa: PLC0415  heavy
 
@@ -216,6 +224,7 @@ def schedules(request: pytest.FixtureRequest) -> Explore:
 
 
 def _schedules_of(item: pytest.Item) -> Explore:
+    from harness.core.errors import UsageError  # noqa: PLC0415  heavy
     from harness.runs.schedule_tests import (  # noqa: PLC0415  heavy
         FailedError,
         OtherTestError,
@@ -240,7 +249,7 @@ def _schedules_of(item: pytest.Item) -> Explore:
         result, failure, other = None, "", ""
         try:
             result = search(body, **settings)
-        except FailedError as error:
+        except (FailedError, UsageError) as error:
             failure = str(error)
         except OtherTestError as error:
             other = str(error)
@@ -276,7 +285,7 @@ def grows() -> Callable[..., GrowthReport]:
     from harness.runs import growing  # noqa: PLC0415  heavy
 
     def check(act: Callable[[], object], **settings: Any) -> GrowthReport:
-        report = growing.grows(act, **settings)
+        report = _used(growing.grows, act, **settings)
         if not report.is_bounded:
             pytest.fail(str(report), pytrace=False)
         return report
@@ -293,12 +302,23 @@ def crowd() -> Callable[..., CrowdReport]:
     from harness.runs import crowding  # noqa: PLC0415  heavy
 
     def check(**settings: Any) -> CrowdReport:
-        report = crowding.crowd(**settings)
+        report = _used(crowding.crowd, **settings)
         if not report.is_sound:
             pytest.fail(str(report), pytrace=False)
         return report
 
     return check
+
+
+def _used(function: Callable[..., T], *arguments: Any, **settings: Any) -> T:
+    """Call a function; a UsageError fails the test with its message."""
+    from harness.core.errors import UsageError  # noqa: PLC0415  heavy
+
+    try:
+        return function(*arguments, **settings)
+    except UsageError as error:
+        message = str(error)
+    pytest.fail(message, pytrace=False)
 
 
 class _Reporter:

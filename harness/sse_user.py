@@ -14,11 +14,14 @@ from contextlib import closing
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-import gevent
-from locust import User, constant, task
-
 from harness.checkers.event_order import EventOrder, any_event, last_number
+from harness.core.extras import require_extras
 from harness.core.sse import Frame, Frames
+
+require_extras("harness.sse_user", "load")
+
+import gevent  # noqa: E402  what it needs is known by now
+from locust import User, constant, task  # noqa: E402
 
 READ_BYTES = 65_536
 OK = 200

@@ -51,6 +51,11 @@ def test_one_deposit(schedules):
         assert account.balance == 1
 
     assert schedules(body).exhausted
+
+
+@pytest.mark.schedules
+def test_without_run():
+    pass
 """
 
 
@@ -60,7 +65,8 @@ def test_marked_test_is_a_body(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_bank=BANK)
     result = pytester.runpytest_subprocess()
 
-    result.assert_outcomes(failed=1, passed=1)
+    result.assert_outcomes(failed=2, passed=1)
+    result.stdout.fnmatch_lines(["has the marker schedules, but neither `run` nor `schedules`"])
     result.stdout.fnmatch_lines(["assertion in main: *", "decided at step *", "*>*start*"])
     assert "pytest 'test_bank.py::test_deposits[schedules]' --" in result.stdout.str()
     assert len(list((pytester.path / ".pytest_cache/d/harness-schedules").iterdir())) == 1
@@ -68,7 +74,7 @@ def test_marked_test_is_a_body(pytester: pytest.Pytester) -> None:
     option = re.search(r"--schedules-replay=\S+", result.stdout.str())
     assert option is not None
     replayed = pytester.runpytest_subprocess("-rs", option[0])
-    replayed.assert_outcomes(failed=1, skipped=1)
+    replayed.assert_outcomes(failed=2, skipped=1)
     replayed.stdout.fnmatch_lines(["*is a schedule of test_bank.py::test_deposits[[]schedules[]]"])
 
 
@@ -169,3 +175,26 @@ def test_cut_replay_text_is_usage_error() -> None:
     """As where a terminal broke the line."""
     with pytest.raises(UsageError, match="is no packed schedule, expected all of its text"):
         unpacked("eNo1jtsKgzAMQP8lz2VM")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"levels": "line"}, "unknown setting 'levels', known: allow_unknown, budget, level, "),
+        ({"level": "lines"}, "unknown level 'lines', known: sync, line, opcode"),
+        ({"budget": "100"}, "budget '100', expected a Budget or a number of schedules"),
+    ],
+)
+def test_wrong_setting_is_usage_error(settings: dict[str, object], message: str) -> None:
+    """The message names what is known."""
+    with pytest.raises(UsageError, match=message):
+        Schedules("test_x", {})(deposits, **settings)
+
+
+def test_budget_is_number_of_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As short as it can be said."""
+    monkeypatch.setattr(Account, "is_mended", True)
+    result = Schedules("test_x", {"budget": 7})(deposits)
+
+    assert result is not None
+    assert result.schedules == 7

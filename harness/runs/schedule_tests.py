@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from inspect import signature
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -70,14 +71,22 @@ class Schedules:
 
         Raises UsageError for an unknown setting.
         """
-        return self._explore(body, next(self._numbers), **{**self._defaults, **settings})
+        chosen = {**self._defaults, **settings}
+        known = set(signature(self._explore).parameters) - {"body", "number"}
+        if unknown := sorted(chosen.keys() - known):
+            raise UsageError(
+                f"schedules: unknown setting {unknown[0]!r}, known: {', '.join(sorted(known))}"
+            )
+        if not callable(body):
+            raise UsageError(f"schedules: {body!r} is no body, expected a function of a run")
+        return self._explore(body, next(self._numbers), **chosen)
 
     def _explore(  # noqa: PLR0913 - the settings of `explore`
         self,
         body: Body,
         number: int,
         *,
-        budget: Budget = _DEFAULT,
+        budget: Budget | int = _DEFAULT,
         seed: int = 0,
         strategies: Sequence[str] = PORTFOLIO,
         level: Level | str = Level.SYNC,
@@ -90,6 +99,11 @@ class Schedules:
         if self._replay:
             self._ask_only(body, number, rules)
             return None
+        if not isinstance(budget, Budget):
+            budget = Budget(schedules=_number(budget))
+        if level not in tuple(Level):
+            known = ", ".join(Level)
+            raise UsageError(f"schedules: unknown level {level!r}, known: {known}")
         self._ask_first(body, number, rules)
         result = explore(
             body,
@@ -166,3 +180,10 @@ class Schedules:
         lines += [finding.story, "", "execute this schedule again:"]
         lines += [f"pytest {shlex.quote(self._command)} {OPTION}={text}"]
         raise FailedError("\n".join(lines))
+
+
+def _number(budget: object) -> int:
+    """The number of schedules that a budget is. Raises UsageError for something else."""
+    if isinstance(budget, int) and not isinstance(budget, bool):
+        return budget
+    raise UsageError(f"schedules: budget {budget!r}, expected a Budget or a number of schedules")
