@@ -73,21 +73,40 @@ Found on $target by the scenario $scenario, seed $seed. The test fails while the
 Run it with `pytest $file`. It needs hermes-harness, which replays the failure.
 """
 
+import os
+
+import pytest
+
+$needed
+from harness.core.errors import UsageError
 from harness.runs.replay import failure_of, run
 
 $story
 
 FAILURE = $failure
 
+TARGET = $target_name
+
 
 def test_$name():
-    replayed = run(failure_of(FAILURE), FAILURE["target"])
+    try:
+        replayed = run(failure_of(FAILURE), TARGET)
+    except UsageError as error:
+        pytest.skip(f"needs what was judged: {error}")
     assert not replayed.verdict.anomalies
+    if replayed.verdict.unknowns:
+        pytest.skip(f"could not be judged: {replayed.verdict.unknowns[0]}")
 ''')
 
 
-def render_replay(failure: Mapping[str, Any], anomaly: Anomaly, file: str) -> str:
-    """Render a failure that needs the harness to replay it; `failure` is the stored document."""
+def render_replay(
+    failure: Mapping[str, Any], anomaly: Anomaly, file: str, *, needed: str, target_name: str
+) -> str:
+    """Render a failure that needs the harness to replay it; `failure` is the stored document.
+
+    `needed` is source that skips the test without the harness; `target_name` is an expression for
+    the name under which another process finds what was judged.
+    """
     story = failure["notes"].get("story", "").splitlines()
     return _REPLAY.substitute(
         promise=anomaly.promise.id,
@@ -97,6 +116,8 @@ def render_replay(failure: Mapping[str, Any], anomaly: Anomaly, file: str) -> st
         scenario=failure["scenario"],
         seed=failure["seed"],
         file=file,
+        needed=needed.strip(),
+        target_name=target_name,
         story="\n".join(f"# {line}".rstrip() for line in story),
         failure=pprint.pformat(failure, width=96, sort_dicts=False),
         name=anomaly.promise.id.lower(),

@@ -144,6 +144,11 @@ class HermesWebuiTarget:
         constants = {**CONSTANTS, **_CONSTANTS.get(ability, {})}
         return replace(self._launch, settings=settings, constants=constants)
 
+    @property
+    def standalone_name(self) -> str:
+        """The name in a stand-alone test, which reads the checkout from a variable."""
+        return f"'hermes-webui@' + os.environ.get({CHECKOUT!r}, {str(self._folder)!r})"
+
     def standalone(self, ability: str) -> str:
         """The source of the lifecycle over the module; for other abilities, of this target."""
         if ability not in _LIFECYCLES:

@@ -395,10 +395,15 @@ class ReferenceTarget:
             return ProcessInstance(pool, folder)
         return AdapterInstance(_ADAPTERS[ability](folder))
 
+    @property
+    def standalone_name(self) -> str:
+        """The name of these sources in a stand-alone test: an installed reference is another."""
+        return repr(f"reference@{self._folder or import_root()}")
+
     def standalone(self, ability: str) -> str:
         """Source that imports the adapter from here, or contains it if it runs in a process."""
         root = self._folder or import_root()
-        needed = skip_without_folder(root) if self._folder else ""
+        needed = skip_without_folder(root)
         path = f"import sys\n\nsys.path.insert(0, {str(root)!r})\n\n"
         own = f"{DISTRIBUTION}=={harness_version()}"
         if files := _DRIVEN.get(ability):
@@ -407,8 +412,6 @@ class ReferenceTarget:
             return needed + path + subject + in_a_process(adapter, wrappers)
         here = f"from {__name__} import {_ADAPTERS[ability].__name__} as open_adapter"
         harness = skip_without_module("harness", own)
-        if self._folder is None:
-            return harness + here
         return f"{needed}{path}import {PACKAGE}\n\n{harness}{here}\n\n{_assert_place(root)}"
 
 
