@@ -30,8 +30,7 @@ def render(episode: History, anomaly: Anomaly) -> str:
     moments += [fault.healed_ns or fault.began_ns for fault in episode.faults]
     ended_ns = max(moments, default=0)
     events = [*_names(shown, episode.faults)]
-    for operation in shown:
-        events.append(_operation(operation, steps.get(_key(operation)), ended_ns))
+    events += [_operation(op, steps.get(_key(op)), ended_ns) for op in shown]
     for number, fault in enumerate(episode.faults):
         healed_ns = fault.healed_ns or ended_ns
         events.append(_event(fault.name, FAULTS, number, fault.began_ns, healed_ns))
