@@ -122,7 +122,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_every_state_of_a_run_fits_its_schema(name: str, tmp_path: Path) -> None:
+def test_every_run_fits_its_schema(name: str, tmp_path: Path) -> None:
     """Green, red, with known findings, and with everything that can lack a verdict."""
     known = Accepted("toy", "S2", LOST.signature, "its design")
     gaps: dict[str, Any] = {
@@ -167,7 +167,7 @@ def test_a_wrong_document_is_refused(
 
 
 @given(st.text())
-def test_any_text_of_a_target_fits_the_schemas(text: str) -> None:
+def test_any_text_fits_the_schemas(text: str) -> None:
     evil = replace(LOST, message=text, expected=text, observed=text)
     record = Record("turns", "model", ("S2",), Verdict((evil,)), 1, 1, "", 0.0)
     conclusion = Conclusion("toy", 7, Path("run"), 1.0, [record], broken={"x": text}).to_json()
@@ -178,7 +178,7 @@ def test_any_text_of_a_target_fits_the_schemas(text: str) -> None:
         json.loads(render(document).encode())
 
 
-def test_an_id_depends_on_the_signature_alone() -> None:
+def test_id_depends_on_the_signature_alone() -> None:
     """Other values, other evidence, the same finding; another promise is another one."""
     again = replace(LOST, message="a message of 99 is lost", observed="[]", evidence=(APPEND,) * 3)
 
@@ -200,7 +200,7 @@ def test_findings_say_how_they_came_about(tmp_path: Path) -> None:
     assert document["scenarios"][0]["unknowns"] == ["not read", "expectation not met: a kill"]
 
 
-def test_a_result_stands_at_a_line_of_the_target(tmp_path: Path) -> None:
+def test_result_stands_at_the_targets_line(tmp_path: Path) -> None:
     """One that names no line stands at its failure file."""
     run = stored(tmp_path / "reports", LOST, BACK)
     (tmp_path / "source").mkdir()
@@ -229,7 +229,7 @@ def test_known_findings_are_suppressed_in_sarif(tmp_path: Path) -> None:
     assert (rows["S6"]["level"], rows["S6"]["suppressions"]) == ("error", [])
 
 
-def test_what_has_no_verdict_is_no_pass_in_ctrf(tmp_path: Path) -> None:
+def test_no_verdict_is_no_pass_in_ctrf(tmp_path: Path) -> None:
     run = stored(tmp_path, unfinished=["b"], broken={"c": "why"}, skipped={"a": "why"})
 
     results = read(run / ctrf.FILE)["results"]
@@ -265,7 +265,7 @@ def test_metrics_are_openmetrics() -> None:
     assert families["harness_soak_exit_code"].samples[0].value == 1
 
 
-def test_metrics_of_a_soak_without_samples_are_whole() -> None:
+def test_metrics_without_samples_are_whole() -> None:
     text = machine_formats.open_metrics({**SOAK, "slopes": []}, None)
 
     families = list(text_string_to_metric_families(text))

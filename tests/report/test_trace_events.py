@@ -22,9 +22,7 @@ def events_of(history: History, anomaly: Anomaly) -> list[dict[str, Any]]:
 
 
 @given(st.lists(OPERATIONS, min_size=1), st.data())
-def test_each_operation_is_an_event_with_its_times(
-    operations: list[Operation], data: st.DataObject
-) -> None:
+def test_each_operation_is_an_event(operations: list[Operation], data: st.DataObject) -> None:
     """In microseconds, none of negative length, on the track of its process."""
     evidence = tuple(data.draw(st.lists(st.sampled_from(operations), min_size=1, max_size=5)))
     events = events_of(History(tuple(operations)), Anomaly(promises.S2, "lost", evidence))
@@ -37,7 +35,7 @@ def test_each_operation_is_an_event_with_its_times(
     assert {event["cat"] == "proof" for event in drawn if "step" in event["args"]} == {True}
 
 
-def test_a_lost_reply_and_a_fault_last_to_the_end() -> None:
+def test_lost_replies_last_to_the_end() -> None:
     lost, read = append(0, "x", 1_000), append(1, "y", 2_000, 9_000)
     history = History((lost, read), (FaultInterval("kill", 4_000, None),))
 
