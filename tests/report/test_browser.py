@@ -6,16 +6,16 @@ as in continuous integration, they fail instead. HARNESS_SCREENSHOTS names a fol
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 from harness.contract import promises
 from harness.core.history import FaultInterval, History, Operation, Outcome
@@ -23,6 +23,10 @@ from harness.core.verdict import Anomaly, ExpectationCount, Verdict
 from harness.report import folder, page, timeline
 from harness.report.judgement import Record
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+REQUIRED = os.environ.get("HARNESS_BROWSER") == "required"
 Scheme = Literal["dark", "light"]
 SCHEMES: tuple[Scheme, ...] = ("dark", "light")
 WIDTHS = (390, 1280)
@@ -67,14 +71,17 @@ WIDTH_OF_THE_PAGE = "document.documentElement.scrollWidth"
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A Chromium: that of the system, or the one that `playwright install chromium` brought."""
-    with sync_playwright() as driver:
+    if not REQUIRED:
+        pytest.importorskip("playwright", reason="needs: pip install 'hermes-harness[dev]'")
+    playwright = importlib.import_module("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
         try:
             started = driver.chromium.launch(
                 executable_path=shutil.which("chromium"), args=["--no-sandbox"]
             )
-        except Error as error:
+        except playwright.Error as error:
             reason = f"needs Chromium: playwright install chromium ({str(error).splitlines()[0]})"
-            if os.environ.get("HARNESS_BROWSER") == "required":
+            if REQUIRED:
                 pytest.fail(reason)
             pytest.skip(reason)
         yield started
@@ -129,13 +136,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(browser: Browser, file: Path) -> Page:
     """The page of a file, with every section unfolded; any request or error fails the test."""
+    url = file.as_uri()
     context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
     tab = context.new_page()
     wrong: list[str] = []
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
     tab.on("request", lambda request: wrong.append(request.url) if request.url != url else None)
-    url = file.as_uri()
     tab.goto(url)
     tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert not wrong
