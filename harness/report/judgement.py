@@ -16,7 +16,7 @@ from harness.engine.context import ask_again
 from harness.engine.runner import Judgement
 from harness.engine.suite import chosen_folders
 from harness.engine.target import Target
-from harness.processes.repro_source import skip_without_module
+from harness.processes.repro_source import needs_the_harness, skip_without_module
 from harness.report import folder, standalone, timeline, trace_events
 
 HEADLINE_CHARS_MAX = 160
@@ -183,18 +183,20 @@ def _store_failure(
     file = f"test_{scenario.name.replace('-', '_')}_{anomaly.promise.id.lower()}.py"
     if story := episode.notes.get("story"):
         folder.write_text(_beside(failure, "story", "txt"), story)
-    if scenario.replay is not ask_again:
+    adapter = target.standalone(scenario.ability)
+    if scenario.replay is not ask_again or needs_the_harness(adapter):
+        needed = skip_without_module("harness", f"{DISTRIBUTION}=={harness_version()}")
         text = standalone.render_replay(
             document,
             anomaly,
             file,
-            needed=skip_without_module("harness", f"{DISTRIBUTION}=={harness_version()}"),
+            needed=getattr(target, "standalone_needs", "") + needed,
             target_name=getattr(target, "standalone_name", repr(target.name)),
         )
     else:
         text = standalone.render(
             anomaly,
-            adapter=target.standalone(scenario.ability),
+            adapter=adapter,
             target=target.name,
             scenario=scenario.name,
             seed=seed,

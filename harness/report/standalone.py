@@ -1,7 +1,8 @@
 """Renders a failure as a stand-alone pytest file, which fails while the promise is broken.
 
-The file contains the source of the target's adapter, so it needs no harness. Only failures that one
-client alone cannot show, races of threads and killed processes, need the harness to replay them.
+Where the target's adapter stands alone, its source is in the file, which then needs no harness. For
+all other failures, such as races of threads, killed processes and conversations over HTTP, the
+harness replays the operations, and the scenario's checker judges the answers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from harness.core.history import Operation, Outcome
 from harness.core.verdict import Anomaly
 
+REPLAYS = 3  # a race or a kill may miss its moment
 TRIES = 10  # answers that depend on timing may differ from the observed ones
 
 _FILE = Template('''\
@@ -89,11 +91,12 @@ TARGET = $target_name
 
 
 def test_$name():
-    try:
-        replayed = run(failure_of(FAILURE), TARGET)
-    except UsageError as error:
-        pytest.skip(f"needs what was judged: {error}")
-    assert not replayed.verdict.anomalies
+    for _ in range($tries):
+        try:
+            replayed = run(failure_of(FAILURE), TARGET)
+        except UsageError as error:
+            pytest.skip(f"needs what was judged: {error}")
+        assert not replayed.verdict.anomalies
     if replayed.verdict.unknowns:
         pytest.skip(f"could not be judged: {replayed.verdict.unknowns[0]}")
 ''')
@@ -117,6 +120,7 @@ def render_replay(
         seed=failure["seed"],
         file=file,
         needed=needed.strip(),
+        tries=REPLAYS,
         target_name=target_name,
         story="\n".join(f"# {line}".rstrip() for line in story),
         failure=pprint.pformat(failure, width=96, sort_dicts=False),
