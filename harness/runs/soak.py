@@ -38,7 +38,8 @@ from harness.processes.remote import RefusedError
 from harness.report import folder, judgement, machine_formats
 from harness.report.judgement import Record
 from harness.report.origin import setting
-from harness.runs.pytest_run import Progress, scratch
+from harness.runs.pytest_run import Progress
+from harness.runs.scratch import scratch
 from harness.targets.registry import find_target
 
 SCENARIO = "soak-churn"
