@@ -34,7 +34,7 @@ def temporary_files() -> Iterator[None]:
     """Put all temporary files of this process and its children into one folder, and remove it.
 
     What earlier processes left is removed first. Without a place for temporary files nothing is
-    done: whoever needs one says so.
+    done; the first use of one reports that.
     """
     with suppress(OSError):
         for parent in {_memory(), Path(tempfile.gettempdir())} - {None}:

@@ -71,7 +71,7 @@ WAKEUPS = {
 
 
 def mix_of(users: int, parts: Mapping[str, int] = MIXED) -> dict[str, int]:
-    """Distribute users over all kinds, at least one of each; else exactly so many users.
+    """Distribute users over all kinds, at least one of each: else exactly this number of users.
 
     What rounding adds or leaves is taken from, or given to, the kind with the most users.
     """
