@@ -486,14 +486,16 @@ class _Search:
         if replayed < replays and not lost:
             self._report_chance(ending, replayed, replays)
             return
+        decided = 0
+        if not lost:
+            decided = decided_after(self._executor, choices, execution.steps, fails_alike)
         recorder = Recorder(self._executor.scheduler)
+        # The last execution is the finding's: a body may have kept what it saw.
         last = self._executor.execute(_replay(choices), recorder).ending or ending
         accesses = self._executor.accesses
         setting = self._executor.setting
         steps = recorder.steps
-        if not lost:
-            decided = decided_after(self._executor, choices, len(steps), fails_alike)
-            steps = mark(steps, step_of(steps, decided))
+        steps = mark(steps, step_of(steps, decided))
         self._finding = Finding(
             kind=last.kind,
             message=last.message,
