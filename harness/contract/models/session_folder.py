@@ -10,6 +10,8 @@ carry the time `at` which the clock shows. Each answers what the store returns, 
   `shrink` (a plain save of fewer messages), `save_head`, `copy(slot)`, `save_copy(slot, add)`;
 - `delete`, `cleanup(live)`, `load`, `head`, `backup_count`, `recover`, `audit`;
 - `corrupt(kind)`, `corrupt_backup(kind)`, `damage_index(kind)`, `plant(name)`: the harness damages;
+- `busy(function, argument, lock)`: a write, while another process holds the lock of the index, or
+  those of all sessions; answers `{"result", "leaked"}`, the latter the files that it left open;
 - `look`: the list, the index on disk, each sidecar and backup, all files' names, memory, gauges.
 
 A long text is replaced by its `digest` in answers. `striking` calls a function during a fault
@@ -42,6 +44,7 @@ TICK_S = 1e-6
 CAP = 2
 DAMAGED = "damaged"
 REMOVED = "removed"
+NO_NUMBER = "no number"  # in a backup: other programs write NaN, which is null then
 HEAD_STAYS = ("cut tail",)  # damage behind the metadata
 
 FIELDS: Mapping[str, Any] = {
@@ -216,6 +219,12 @@ def _begin_anew(world: World, strike: str) -> None:
 
 def predicted(world: World, function: str, argument: Mapping[str, Any]) -> tuple[World, Any]:
     """The world after a call, and its answer."""
+    if function == "busy":
+        answer: Any = {"refused": "LockBusyError"}
+        if argument["lock"] == "index":  # the row can wait
+            given = {**argument["argument"], "at": argument["at"]}
+            world, answer = predicted(world, argument["function"], given)
+        return world, {"result": answer, "leaked": 0}
     before = _text(world)
     call = _Call(world, argument.get("at", 0.0))
     asked = {name: digest(value) for name, value in argument.items() if name != "at"}
@@ -353,7 +362,12 @@ class _Call:
     def corrupt_backup(self, session: str, kind: str) -> None:
         if session not in self.world["bak"]:
             raise RefusedError("UnknownSessionError")
-        self.world["bak"][session] = {DAMAGED: kind}
+        backup = _readable(self.world["bak"][session])
+        if kind != NO_NUMBER or backup is None:
+            self.world["bak"][session] = {DAMAGED: kind}
+            return
+        messages = [{**message, "cost": None} for message in backup["messages"]]
+        self.world["bak"][session] = {**backup, "messages": messages}
 
     def damage_index(self, kind: str) -> None:  # noqa: ARG002  (every kind is mended)
         live = self.world["live"]
@@ -805,6 +819,10 @@ def _wrong_answer(
 def _wrong_value(function: str, result: Any, expected: Any, world: World) -> tuple[Promise, str]:
     if function == "recover":
         return _wrong_recovery(result, expected)
+    if function == "busy" and isinstance(result, dict) and result.get("leaked"):
+        return promises.H8, "left files open after its patience with a lock"
+    if function == "busy":
+        return promises.H6, "neither waited for the lock nor said so, or needs one that it does not"
     simple = {
         "audit": promises.S16,
         "backup_count": promises.S4,
@@ -849,11 +867,19 @@ def _wrong_session(
             yield promise, "lacks a message"
     names = [name for name in expected if observed.get(name) != expected[name]]
     names += [name for name in observed if name not in expected]
+    if _counts_more(observed, expected, "intentional_shrink_generation"):
+        yield promises.S5, "counts a removal that was none, so nothing lost before it is restored"
     for name in names:
         if name not in ("messages", "message_count"):
             yield _FIELDS_BROKEN.get(name, promises.S2), f"has a wrong {name}"
     if names == ["message_count"]:
         yield promises.S14, "counts its messages wrongly"
+
+
+def _counts_more(observed: Value, expected: Value, name: str) -> bool:
+    """Whether a number is larger than it should be."""
+    found, right = observed.get(name), expected[name]
+    return isinstance(found, int) and isinstance(right, int) and found > right
 
 
 # What a look shows --------------------------------------------------------------------------------
@@ -924,6 +950,8 @@ def _wrong_disk(worlds: list[World], seen: Value) -> Iterator[Difference]:
         )
         if observed in right[: 1 if is_done and observed is None else 2]:
             continue
+        if observed == DAMAGED:
+            yield promises.S1, f"the backup of {sid} is no whole version", right[0], observed
         promise = promises.S6 if sid in world["gone"] and right[0] is None else promises.S4
         yield promise, f"the backup of {sid} is wrong", right[0], observed
 
@@ -958,6 +986,8 @@ def _wrong_files(worlds: list[World], seen: Value, *, is_killed: bool) -> Iterat
         }.get(kind, promises.S12)
         was = "is missing" if names[name] < least[name] else "is left over"
         yield promise, f"file {name} {was}", least[name], names[name]
+        if kind == "json.deleted":
+            yield promises.S14, f"what was removed is found in {name}", least[name], names[name]
     for sid in seen["bak"]:
         was_deleted = sid not in seen["disk"] and all(sid in one["bak"] for one in worlds[1:])
         is_half = len(worlds) > 1 and sid not in worlds[0]["bak"] and was_deleted

@@ -71,6 +71,7 @@ def _lost_or_stray(history: History, read: Operation) -> Iterator[Anomaly]:
                 "lost-write",
                 expected=f"{text!r} once",
                 observed=f"{read.result}",
+                also=(promises.S15,),
             )
         if write.outcome is Outcome.FAIL and times:
             yield Anomaly(
@@ -114,6 +115,7 @@ def _kept(history: History, read: Operation) -> Iterator[Anomaly]:
                 "removed-write",
                 expected=f"none of {sorted(back)}" if back else "null",
                 observed=f"{read.result}",
+                also=(promises.S15,),
             )
 
 
