@@ -253,7 +253,7 @@ def _step(ask: Asked, sid: str, function: str, argument: dict[str, Any]) -> None
 
 
 def walk_damage(ask: Asked, _: Random) -> None:
-    """Every damage of sidecar, backup and index, with strange files beside; recovered twice."""
+    """Every damage of sidecar and backup, with strange files beside; recovered twice."""
     for name in STRAYS:
         ask.call("plant", name=name)
     for number, kind in enumerate(DAMAGES):
@@ -291,6 +291,10 @@ def walk_damage(ask: Asked, _: Random) -> None:
         ask("append", session="k", messages=[ask.message()])
         ask("shrink", session="k", keep=1)
         ask("delete", session="k")
+
+
+def walk_index_damage(ask: Asked, _: Random) -> None:
+    """Every damage of the index, short and long, also beside a session that has to be restored."""
     for kind, is_wide in itertools.product(INDEX_DAMAGES, (False, True)):
         ask.filled("i", 1)
         if is_wide:
@@ -446,6 +450,7 @@ def _others(ask: Asked, sid: str, rng: Random) -> Iterator[tuple[str, dict[str, 
 
 WALKS: tuple[Walk, ...] = (
     *(walk_ids, walk_texts, walk_memory, walk_backups, walk_damage, walk_index, walk_copies),
+    walk_index_damage,
     *(walk_locks, walk_maintenance),
 )
 

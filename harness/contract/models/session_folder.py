@@ -912,16 +912,16 @@ Difference = tuple[Promise, str, Any, Any]
 
 def _differences(worlds: list[World], seen: Value, *, is_killed: bool) -> Iterator[Difference]:
     """Each difference between what was seen, and what any of the worlds has."""
-    yield from _wrong_disk(worlds, seen)
+    yield from _wrong_sidecars(worlds, seen)
+    yield from _wrong_backups(worlds, seen)
     yield from _wrong_files(worlds, seen, is_killed=is_killed)
     is_partial = is_killed or worlds[0].pop("partial", False)
     yield from _wrong_rows(worlds, seen, is_partial=is_partial)
     yield from _wrong_memory(worlds, seen)
 
 
-def _wrong_disk(worlds: list[World], seen: Value) -> Iterator[Difference]:
-    world = worlds[0]
-    disk, baks = seen["disk"], seen["bak"]
+def _wrong_sidecars(worlds: list[World], seen: Value) -> Iterator[Difference]:
+    world, disk = worlds[0], seen["disk"]
     for sid in sorted({*disk, *(sid for one in worlds for sid in one["live"])}):
         right = [_plain(one["live"].get(sid)) for one in worlds]
         observed = disk.get(sid)
@@ -942,6 +942,10 @@ def _wrong_disk(worlds: list[World], seen: Value) -> Iterator[Difference]:
                 yield promise, f"session {sid} {problem}", expected, observed
             if sid in world.get("restored", ()) and observed["messages"] != expected["messages"]:
                 yield promises.S5, f"session {sid} is restored wrongly", expected, observed
+
+
+def _wrong_backups(worlds: list[World], seen: Value) -> Iterator[Difference]:
+    world, disk, baks = worlds[0], seen["disk"], seen["bak"]
     for sid in sorted({*baks, *(sid for one in worlds for sid in one["bak"])}):
         right = [_plain(one["bak"].get(sid)) for one in worlds]
         observed = baks.get(sid)

@@ -319,21 +319,21 @@ class SessionFolderAdapter(SessionsAdapter):
 
         `leaked` counts the files that the call left open.
         """
-        before = len(os.listdir(OPEN_FILES))
+        before = _count(OPEN_FILES)
         with self._taken(lock):
             try:
                 result = getattr(self, function)(**argument, at=at)
             except self._modules("storage.files").LockBusyError:
                 result = {"refused": "LockBusyError"}
-        leaked = len(os.listdir(OPEN_FILES)) - before
+        leaked = _count(OPEN_FILES) - before
         return {"result": result, "leaked": max(0, leaked)}
 
     @contextmanager
     def _taken(self, lock: str) -> Iterator[None]:
         """Hold the index's lock, or those of all sessions, as another process would."""
         folder = self._folder / "_locks"
-        names = [name for name in os.listdir(folder) if (name == "index") == (lock == "index")]
-        taken = [os.open(folder / name, os.O_RDWR) for name in names]
+        paths = [path for path in folder.iterdir() if (path.name == "index") == (lock == "index")]
+        taken = [os.open(path, os.O_RDWR) for path in paths]
         try:
             for file in taken:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -363,6 +363,10 @@ class SessionFolderAdapter(SessionsAdapter):
             self._begin()
         else:
             self._store = self._open()
+
+
+def _count(folder: str) -> int:
+    return sum(1 for _ in Path(folder).iterdir())
 
 
 def _without(data: bytes, name: str) -> bytes:

@@ -560,6 +560,7 @@ def test_turn_that_the_cached_agent_does_not_own_is_rejected() -> None:
     other = provide((9, 10), "b")
     assert blamed(check_agent_closes, turn((1, 2)), *own, other) == promises.A5
     assert blamed(check_agent_closes, turn((1, 2)), *own, provide((9, 10))) is None
+    assert blamed(check_agent_closes, turn((1, 2)), *own, provide((9, 10), ended="failed")) is None
 
 
 @pytest.mark.parametrize("check", [check_memory_commits, check_agent_closes])

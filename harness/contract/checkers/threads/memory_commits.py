@@ -465,13 +465,18 @@ def _kept_open(history: History) -> Iterator[Anomaly]:
 
 
 def _disowned(history: History) -> Iterator[Anomaly]:
-    """A turn of the cached agent that it does not own: an eviction unregistered it (A5, L8)."""
+    """A turn of the cached agent that it does not own: an eviction unregistered it (A5, L8).
+
+    A provider of the session that fails afterwards excuses it: then the shutdown left the session.
+    """
     quiet = history.of("own_turn")
-    calls = [call for call in history.of("provide") if call.argument["ended"] == "ok"]
     for turn in _turns(history):
         is_own = any(own.meets(turn) for own in quiet)
+        calls = [call for call in history.of("provide") if _same(turn, call, "session")]
         later = [call for call in calls if call.invoked_ns >= turn.invoked_ns]
-        if is_own and not any(_same(turn, call, "session", "agent") for call in later):
+        has_failed = any(call.argument["ended"] != "ok" for call in later)
+        by_itself = any(_same(turn, call, "agent") for call in later)
+        if is_own and not has_failed and not by_itself:
             yield Anomaly(
                 promises.A5,
                 f"a turn of the cached agent {turn.argument['agent']!r} was never committed by it",
