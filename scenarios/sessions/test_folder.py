@@ -596,11 +596,13 @@ def _strike_once(
         elif strike.startswith("kill") and operation.outcome is Outcome.INFO:
             ask.call("swap")
             ask.look()
+            # Shorter files than those that the killed process may have left half-written.
+            if fault["at"] % 2:
+                ask("delete", session="s1" if argument.get("session") == "s2" else "s2")
+            else:
+                ask("truncate", session=argument.get("session", "s1"), keep=1)
             ask("new", session="s5")  # what was struck stays so until it is recovered
             ask.call("load", session="s1")
-            # Shorter files than those that the killed process may have left half-written.
-            ask("truncate", session=argument.get("session", "s1"), keep=1)
-            ask("delete", session="s5")
             ask("recover")
             ask("append", session="s1", messages=[ask.message()])
         else:

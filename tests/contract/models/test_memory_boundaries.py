@@ -52,6 +52,7 @@ WRONG: tuple[tuple[Sequence[Call], Promise], ...] = (
     ((TALK, stopped("s1")), promises.L15),
     ((TALK, stopped(code=None)), promises.H3),
     ((TALK, stopped(), got()), promises.L15),
+    ((("clear", {"session": "s1"}, 1),), promises.L15),
 )
 
 
