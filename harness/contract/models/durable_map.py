@@ -3,13 +3,14 @@
 - `prime(values, spare)`: begin with this many values, in a file that is replaced once more than
   `spare` further rows are written; the first values are `k0`, `k1`, ..., each `{"at": number}`;
 - `change(values)`: set these values, and remove those that are null;
-- `look`: all values in order, what the other reads answer, and the number of rows in the file;
+- `look`: all values in order, as `key=number` with spaces between, what the other reads answer, and
+  the number of rows in the file;
 - `restart`: the next host opens the file, and `spoil` adds a row that is no change, before one;
 - `striking(function, argument, strike, at)`: a call during a disk fault.
 
 A change that failed has not happened, also for the next host. One whose host was killed may have
-happened up to any of its values. The file is bounded by the number of values, unless the disk
-refused to replace it.
+happened up to any of its values. The file has a row for each change of a value, and is replaced by
+one with a row for each value when it has too many; after a fault its rows cannot be predicted.
 """
 
 from __future__ import annotations
@@ -27,20 +28,29 @@ HISTORY_ROWS_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The values in order, and whether a fault may have kept the file from being replaced."""
+    """The values in order, and the rows in the file; None after a fault."""
 
     values: tuple[tuple[str, int], ...] = ()
-    may_grow: bool = False
+    rows: int | None = 0
 
     def changed(self, values: Mapping[str, int | None]) -> State:
         """This state after a change."""
-        after = dict(self.values)
+        after, rows = dict(self.values), self.rows
         for key, value in values.items():
             if value is None:
                 after.pop(key, None)
             else:
                 after[key] = value
-        return replace(self, values=tuple(after.items()))
+        is_needless = len(values) == 1 and not {*values} & {*after, *dict(self.values)}
+        if rows is not None and not is_needless:
+            rows += len(values)
+            rows = len(after) if rows > rows_max(len(after)) else rows
+        return State(tuple(after.items()), rows)
+
+
+def rows_max(values: int) -> int:
+    """The rows that a file with this many values may have."""
+    return 2 * values + HISTORY_ROWS_MAX
 
 
 class DurableMapModel:
@@ -57,45 +67,57 @@ class DurableMapModel:
         function, argument = operation.function, operation.argument or {}
         struck = function == "striking"
         if struck:
-            state = replace(state, may_grow=True)
+            state = replace(state, rows=None)
             function, argument = argument["function"], argument["argument"]
         if function == "look":
             return self._look(state, operation)
-        if operation.outcome is Outcome.FAIL and not struck:
+        if operation.outcome is Outcome.FAIL and struck:
+            return (state,)  # it was refused, so nothing changed
+        is_silent = operation.outcome is not Outcome.OK or operation.result is None or struck
+        if operation.outcome is Outcome.FAIL or not is_silent:
             return Refusal(
                 promises.W4,
-                f"{operation.call} failed on a healthy disk",
-                expected="the call returns",
+                f"{function}() failed on a healthy disk, or returned a value",
+                expected="the call returns None",
                 also=(promises.S13,),
             )
-        if function == "prime":
-            return (State(tuple((f"k{at}", at) for at in range(argument["values"]))),)
-        if function != "change" or operation.outcome is Outcome.FAIL:
-            return (state,)  # a refused change has changed nothing
-        if operation.outcome is Outcome.OK:
-            return (state.changed(argument["values"]),)
-        return tuple(dict.fromkeys(_parts(state, argument["values"])))
+        if function == "change" and operation.outcome is Outcome.INFO:
+            return tuple(dict.fromkeys(_parts(state, argument["values"])))
+        return (_after(state, function, argument),)
 
     def _look(self, state: State, operation: Operation) -> tuple[State, ...] | Refusal:
-        expected = [[key, value] for key, value in state.values]
+        expected = " ".join(f"{key}={value}" for key, value in state.values)
         found = operation.result
         if operation.outcome is not Outcome.OK or found["values"] != expected:
-            return _wrong_values(operation, expected)
-        if found["length"] != len(expected) or not found["agrees"]:
+            return _wrong_values(operation, dict(state.values))
+        count = len(state.values)
+        if found["length"] != count or not found["agrees"]:
             return Refusal(
                 promises.W4,
                 "look(): the length, or the answer for one key, differs from the values",
-                expected=f"{len(expected)} values, each found by its key",
+                expected=f"{count} values, each found by its key",
             )
-        most = 2 * len(expected) + HISTORY_ROWS_MAX
-        if found["rows"] > most and not state.may_grow:
+        if state.rows not in (None, found["rows"]) or found["rows"] < count:
             return Refusal(
                 promises.W9,
-                "look(): the file grows with the number of changes",
-                expected=f"at most {most} rows for {len(expected)} values",
+                "look(): the file has other rows than its changes, or was not replaced in time",
+                expected=f"{state.rows} rows for {count} values",
                 observed=f"{found['rows']} rows",
             )
         return (state,)
+
+
+def _after(state: State, function: str, argument: Mapping[str, Any]) -> State:
+    match function:
+        case "prime":
+            count = argument["values"]
+            values = tuple((f"k{at}", at) for at in range(count))
+            return State(values, rows_max(count) - argument["spare"])
+        case "spoil":
+            return state if state.rows is None else replace(state, rows=state.rows + 1)
+        case "change":
+            return state.changed(argument["values"])
+    return state
 
 
 def _parts(state: State, values: Mapping[str, int | None]) -> Iterator[State]:
@@ -105,21 +127,21 @@ def _parts(state: State, values: Mapping[str, int | None]) -> Iterator[State]:
         yield state.changed(dict(items[:count]))
 
 
-def _wrong_values(operation: Operation, expected: list[list[Any]]) -> Refusal:
-    found = operation.result["values"] if operation.outcome is Outcome.OK else []
-    right = dict(map(tuple, expected))
-    observed = dict(map(tuple, found))
+def _wrong_values(operation: Operation, right: Mapping[str, int]) -> Refusal:
+    found = operation.result["values"].split() if operation.outcome is Outcome.OK else []
+    pairs = [pair.partition("=") for pair in found]
+    observed = {key: value for key, _, value in pairs}
     missing = [key for key in right if key not in observed]
     stray = [key for key in observed if key not in right]
     if missing or not operation.result:
         promise, also, problem = promises.W4, (promises.W12, promises.S13), "lacks values"
     elif stray:
         promise, also, problem = promises.W1, (promises.W4, promises.S13), "has removed values"
-    elif right == observed:
+    elif all(observed[key] == f"{value}" for key, value in right.items()):
         promise, also, problem = promises.W3, (promises.W4,), "has its values in another order"
     else:
         promise, also, problem = promises.W4, (promises.T3, promises.S13), "has former values"
-    keys = missing or stray or [key for key in right if observed[key] != right[key]]
+    keys = missing or stray or [key for key in right if observed[key] != f"{right[key]}"]
     return Refusal(
         promise,
         f"look(): the map {problem}",

@@ -92,7 +92,7 @@ class DurableMapAdapter:
             self._map.get(key) == value and key in self._map for key, value in values.items()
         )
         return {
-            "values": [[key, value["at"]] for key, value in values.items()],
+            "values": " ".join(f"{key}={value['at']}" for key, value in values.items()),
             "length": len(self._map),
             "agrees": agrees and "absent" not in self._map and self._map.get("absent") is None,
             "rows": self._path.read_bytes().count(b"\n"),
