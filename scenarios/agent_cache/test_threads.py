@@ -93,7 +93,10 @@ AGENT_CACHE_THREADS = Scenario(
     name="agent-cache-threads",
     mode=Mode.SCHEDULE,
     ability="agent_cache_threads",
-    promises=(promises.A1, promises.A2, promises.A3, promises.A4, promises.A5, promises.L14),
+    promises=(
+        *(promises.A1, promises.A2, promises.A3, promises.A4, promises.A5),
+        *(promises.L8, promises.L14),
+    ),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),

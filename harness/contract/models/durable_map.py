@@ -140,7 +140,7 @@ def _wrong_values(operation: Operation, right: Mapping[str, int]) -> Refusal:
     elif all(observed[key] == f"{value}" for key, value in right.items()):
         promise, also, problem = promises.W3, (promises.W4,), "has its values in another order"
     else:
-        promise, also, problem = promises.W4, (promises.T3, promises.S13), "has former values"
+        promise, also, problem = promises.W4, (promises.S13,), "has former values"
     keys = missing or stray or [key for key in right if observed[key] != f"{right[key]}"]
     return Refusal(
         promise,
