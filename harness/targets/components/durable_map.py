@@ -50,6 +50,7 @@ class DurableMapAdapter:
         self._path = self._folder / "ledger.jsonl"
         self._module = modules("storage.durable_map")
         self._map: Any = self._open()
+        self._was_struck = False
 
     def _open(self) -> Any:
         return self._module.DurableMap(str(self._path))
@@ -86,7 +87,7 @@ class DurableMapAdapter:
         self._map = self._open()
 
     def look(self) -> dict[str, Any]:
-        """The values, whether each read agrees, and the rows in the file."""
+        """The values, whether each read agrees, and the rows in the file, None after a fault."""
         values = self._map.copy()
         agrees = all(
             self._map.get(key) == value and key in self._map for key, value in values.items()
@@ -95,13 +96,14 @@ class DurableMapAdapter:
             "values": " ".join(f"{key}={value['at']}" for key, value in values.items()),
             "length": len(self._map),
             "agrees": agrees and "absent" not in self._map and self._map.get("absent") is None,
-            "rows": self._path.read_bytes().count(b"\n"),
+            "rows": None if self._was_struck else self._path.read_bytes().count(b"\n"),
         }
 
     def striking(
         self, function: str, argument: dict[str, Any], strike: str, at: int, image: int = 0
     ) -> dict[str, bool]:
         """Call while a fault hits the disk's change number `at`; whether it did."""
+        self._was_struck = True
         disk = SimulatedDisk(self._folder, STRIKES[strike](at))
         try:
             with disk:

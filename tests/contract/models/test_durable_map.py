@@ -26,10 +26,10 @@ def struck(outcome: Outcome, **values: int | None) -> Call:
     return "striking", argument, {"struck": True} if outcome is OK else None, outcome
 
 
-def look(*values: tuple[str, int], rows: int | None = None, agrees: bool = True) -> Call:
+def look(*values: tuple[str, int], rows: int | None = -1, agrees: bool = True) -> Call:
     listed = " ".join(f"{key}={at}" for key, at in values)
     seen: dict[str, Any] = {"values": listed, "length": len(values), "agrees": agrees}
-    seen["rows"] = len(values) if rows is None else rows
+    seen["rows"] = len(values) if rows == -1 else rows
     return "look", {}, seen, OK
 
 
@@ -67,9 +67,9 @@ RIGHT: tuple[Sequence[Call], ...] = (
     (A, B, change(a=None), A, look(("b", 2), ("a", 1), rows=4)),
     (A, change(c=None), ("spoil", {"line": "x"}, None, OK), look(("a", 1), rows=2)),
     (("prime", {"values": 1, "spare": 0}, None, OK), change(k0=5), look(("k0", 5))),
-    (A, struck(FAIL, b=2), look(("a", 1))),
-    (A, struck(INFO, b=2, c=3), look(("a", 1), ("b", 2))),
-    (A, struck(OK, b=2), look(("a", 1), ("b", 2), rows=LONG)),
+    (A, struck(FAIL, b=2), look(("a", 1), rows=None)),
+    (A, struck(INFO, b=2, c=3), look(("a", 1), ("b", 2), rows=None)),
+    (A, struck(OK, b=2), look(("a", 1), ("b", 2), rows=None)),
 )
 
 
