@@ -391,7 +391,7 @@ def walk_copies(ask: Asked, _: Random) -> None:
 
 
 def walk_locks(ask: Asked, _: Random) -> None:
-    """Each write while another process holds its lock, or that of the index."""
+    """Each write while another process holds its lock, or that of the index; writes that meet."""
     for lock in ("sessions", "index"):
         ask.filled("l")
         for function, argument in _calls(ask, "l"):
@@ -399,6 +399,9 @@ def walk_locks(ask: Asked, _: Random) -> None:
                 ask.busy(lock, function, argument)
         ask("recover")
         ask.call("delete", session="l")
+    ask.filled("l")
+    for rival, session in itertools.product(("thread", "process"), ("l", "unknown")):
+        ask("during", session=session, title=rival, rival=rival)
 
 
 def walk_maintenance(ask: Asked, _: Random) -> None:

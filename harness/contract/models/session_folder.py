@@ -12,6 +12,8 @@ carry the time `at` which the clock shows. Each answers what the store returns, 
 - `corrupt(kind)`, `corrupt_backup(kind)`, `damage_index(kind)`, `plant(name)`: the harness damages;
 - `busy(function, argument, lock)`: a write, while another process holds the lock of the index, or
   those of all sessions; answers `{"result", "leaked"}`, the latter the files that it left open;
+- `during(session, title, rival)`: a `rename`, during which a thread of this process, or the other
+  process, does the same and is refused; answers `{"result", "rival"}`;
 - `look`: the list, the index on disk, each sidecar and backup, all files' names, memory, gauges.
 
 A long text is replaced by its `digest` in answers. `striking` calls a function during a fault
@@ -427,6 +429,9 @@ class _Call:
     def rename(self, session: str, title: str) -> Value:
         return self._change(session, lambda found: {**found, "title": title})
 
+    def during(self, session: str, title: str, rival: str) -> Value:  # noqa: ARG002  (either)
+        return {"result": self.rename(session, title), "rival": ["LockBusyError"]}
+
     def clear(self, session: str) -> Value:
         return self._change(session, lambda found: _cut(found, 0))
 
@@ -821,6 +826,8 @@ def _wrong_value(function: str, result: Any, expected: Any, world: World) -> tup
         return _wrong_recovery(result, expected)
     if function == "busy" and isinstance(result, dict) and result.get("leaked"):
         return promises.H8, "left files open after its patience with a lock"
+    if function == "during":
+        return promises.S9, "let another one write while it held the lock, or answered wrongly"
     if function == "busy":
         return promises.H6, "neither waited for the lock nor said so, or needs one that it does not"
     simple = {

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import Any
 
 from harness.contract.models.session_folder import (
@@ -327,6 +328,27 @@ class SessionFolderAdapter(SessionsAdapter):
                 result = {"refused": "LockBusyError"}
         leaked = _count(OPEN_FILES) - before
         return {"result": result, "leaked": max(0, leaked)}
+
+    def during(self, session: str, title: str, rival: str) -> dict[str, Any]:
+        """Rename, and meanwhile let another thread or process do the same; how that one ended."""
+        store = self._store if rival == "thread" else self._other
+        ended: list[str] = []
+
+        def rename() -> None:
+            try:
+                store.rename(session, "rival")
+                ended.append("renamed")
+            except self._modules("storage.files").LockBusyError:
+                ended.append("LockBusyError")
+
+        def act(found: Any) -> Any:
+            thread = Thread(target=rename)
+            thread.start()
+            thread.join()
+            return replace(found, title=title)
+
+        saved = self._store.change(session, act)
+        return {"result": _plain(saved), "rival": ended}
 
     @contextmanager
     def _taken(self, lock: str) -> Iterator[None]:

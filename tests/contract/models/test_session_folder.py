@@ -202,6 +202,21 @@ def test_call_on_a_busy_lock_is_judged(
     assert judged(tmp_path, answers, calls) == promise
 
 
+def test_write_during_another_one_breaks_s9(tmp_path: Path) -> None:
+    calls = (
+        ("new", {"session": "s1"}),
+        ("during", {"session": "s1", "title": "t", "rival": "thread"}),
+        ("during", {"session": "s1", "title": "u", "rival": "process"}),
+    )
+
+    def change(name: str, result: Any) -> Any:
+        return {**result, "rival": ["renamed"]} if name == "during" else result
+
+    assert judged(tmp_path, calls=calls) == set()
+    (tmp_path / "other").mkdir()
+    assert judged(tmp_path / "other", change, calls) == {"S9"}
+
+
 def wrong_stories() -> Iterator[list[Operation]]:
     """Histories that the model refuses: a wrong answer, a look that fails, a wrong look."""
     head = {"at": 1_000.0, "session": "s1"}
