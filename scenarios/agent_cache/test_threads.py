@@ -22,13 +22,14 @@ TURN_EXITS = Call("turn", {"session": "s", "new": "exits"})
 EVICT_S = Call("evict", {"session": "s"})
 COMMIT_S = Call("commit", {"session": "s"})
 SHRINK = Call("shrink")
+PAUSE = Call("pause")  # while an agent commits
 DRAIN = Call("drain")
 
 # The cached agent owns the turns that name none. A shutdown retries what a provider failed, so that
 # every agent of no cached session can be closed.
 QUIET = (Call("own_turn", {"session": "s"}), DRAIN, SHRINK)
 
-SILENT = ("close", "complete_turn", "evict", "own_turn", "provide", "turn", "use")
+SILENT = ("close", "complete_turn", "evict", "own_turn", "pause", "provide", "turn", "use")
 explain_commits = memory_orders(PATIENCE_S, evicting=("evict", "shrink", "turn"))
 
 
@@ -71,7 +72,9 @@ MEETINGS = Interleaving(
         program("all at once", (TURN_S,), (TURN_S,), (TURN_T,), (EVICT_S,)),
         program("evictions that meet", (TURN_S,), (EVICT_S, TURN_S), (EVICT_S,), (SHRINK,)),
         program("a return during its eviction", (TURN_S,), (TURN_S,), (EVICT_S, EVICT_S)),
-        program("an eviction before a cancelled turn", (TURN_S,), (EVICT_S,), (TURN_CANCELLED,)),
+        program(
+            "an eviction before a cancelled turn", (TURN_S,), (EVICT_S,), (PAUSE, TURN_CANCELLED)
+        ),
         program("a replacement", (TURN_S,), (TURN_NEW,), (EVICT_S,)),
         program("a failure as it is evicted", (TURN_FLAKY,), (EVICT_S,), (TURN_S,)),
         program("an exit as it is replaced", (TURN_EXITS,), (TURN_NEW,), (TURN_T,)),

@@ -565,12 +565,12 @@ def strike_the_first(context: Context, rng: Random) -> None:
 
 
 def strike_the_list(context: Context) -> None:
-    """Strike each change of a call that replaces a long list and removes the log of its changes."""
+    """Strike each change of a call that replaces the list; a long one has a log to remove."""
     function, argument = STRUCK[0]
-    for strike in ("kill", "broken once"):
+    for strike, is_wide in (("kill", False), ("kill", True), ("broken once", True)):
         for at in range(1, CALLS_MAX):
             fault = {"strike": strike, "at": at, "image": 0}
-            if not _strike_once(context, function, argument, fault, is_wide=True):
+            if not _strike_once(context, function, argument, fault, is_wide=is_wide):
                 break
 
 

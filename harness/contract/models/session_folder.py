@@ -14,7 +14,8 @@ carry the time `at` which the clock shows. Each answers what the store returns, 
   those of all sessions; answers `{"result", "leaked"}`, the latter the files that it left open;
 - `during(session, title, rival)`: a `rename`, during which a thread of this process, or the other
   process, does the same and is refused; answers `{"result", "rival"}`;
-- `look`: the list, the index on disk, each sidecar and backup, all files' names, memory, gauges.
+- `look`: the list, whether clients read the same one, the index on disk, each sidecar and backup,
+  all files' names, memory, gauges.
 
 A long text is replaced by its `digest` in answers. `striking` calls a function during a fault
 (`DiskFaultsModel` says how); afterwards each file is as before the call or as after it, until a
@@ -924,6 +925,8 @@ def _differences(worlds: list[World], seen: Value, *, is_killed: bool) -> Iterat
     yield from _wrong_files(worlds, seen, is_killed=is_killed)
     is_partial = is_killed or worlds[0].pop("partial", False)
     yield from _wrong_rows(worlds, seen, is_partial=is_partial)
+    if not seen["listed"]:
+        yield promises.S15, "the list that clients read has other rows", True, False
     yield from _wrong_memory(worlds, seen)
 
 

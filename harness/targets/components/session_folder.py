@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from threading import Thread
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from harness.contract.models.session_folder import (
     CAP,
@@ -30,6 +31,7 @@ from harness.faults.simulated_disk import SimulatedDisk
 from harness.targets.components.session_store import LOSSES, SessionsAdapter, UnknownSessionError
 
 PATIENCE_S = 0.01  # with a lock that only `busy` holds
+SHOWN_ALWAYS = ("model", "profile", "workspace", "personality")  # fields of every listed row
 OPEN_FILES = "/dev/fd"
 OWN = ("_locks", "_index.json", "_index.log")  # files that belong to no session
 INDEX, LOG = OWN[1:]
@@ -71,6 +73,7 @@ class SessionFolderAdapter(SessionsAdapter):
         self._at, self._cap = 0.0, CAP
         self._slots: dict[str, Any] = {}
         self._strays: list[str] = []
+        self._lists: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         super().__init__(folder, modules)
 
     def _open(self) -> Any:
@@ -160,6 +163,7 @@ class SessionFolderAdapter(SessionsAdapter):
         }
         return {
             "rows": rows,
+            "listed": self._clients_see(rows),
             "index": index,
             "disk": read["json"],
             "bak": read["json.bak"],
@@ -167,6 +171,17 @@ class SessionFolderAdapter(SessionsAdapter):
             "held": [[*store._held] for store in (self._store, self._other)],  # noqa: SLF001
             "gauges": self._store.gauges(),
         }
+
+    def _clients_see(self, rows: list[Any]) -> bool:
+        """Whether the list that clients read has these rows."""
+        lists = self._lists
+        if self._store not in lists:
+            lists[self._store] = self._modules("sessions.list").SessionList(
+                self._store.rows, lambda _: None
+            )
+        listed = lists[self._store].now()
+        own = [dict.fromkeys(SHOWN_ALWAYS) | row | {"active_stream_id": None} for row in rows]
+        return bool(listed.number == len(own) and digest(json.loads(listed.rows)) == own)
 
     def _raw(self, name: str) -> Any:
         """A sidecar as any JSON program reads it."""

@@ -178,6 +178,10 @@ class AgentCacheThreadsAdapter(_Threaded):
             self._live[session] -= 1
         self._cache.shrink()
 
+    def pause(self) -> None:
+        """Wait as long as a commit takes, so that what follows meets what follows the commit."""
+        time.sleep(MOMENT_S)
+
     def own_turn(self, session: str) -> None:
         """Complete a turn of the session's current agent, if that is the cached one for certain.
 

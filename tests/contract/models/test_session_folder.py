@@ -111,6 +111,10 @@ def with_removal_that_was_none(seen: dict[str, Any]) -> None:
         session["intentional_shrink_generation"] += 1
 
 
+def with_other_list(seen: dict[str, Any]) -> None:
+    seen["listed"] = False
+
+
 def with_crowded_memory(seen: dict[str, Any]) -> None:
     seen["held"][1] = ["s1", "s2", "s3"]
 
@@ -153,6 +157,7 @@ def test_refused_save_leaves_what_it_loaded_in_memory(tmp_path: Path) -> None:
         (with_temporary_file, "S1"),
         (with_unfinished_removal, "S14"),
         (with_removal_that_was_none, "S5"),
+        (with_other_list, "S15"),
         (with_crowded_memory, "A6"),
         (with_older_row, "S11"),
         (with_older_row, "S15"),
