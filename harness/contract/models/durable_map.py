@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.contract import promises
+from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
@@ -133,6 +134,7 @@ def _wrong_values(operation: Operation, right: Mapping[str, int]) -> Refusal:
     observed = {key: value for key, _, value in pairs}
     missing = [key for key in right if key not in observed]
     stray = [key for key in observed if key not in right]
+    also: tuple[Promise, ...]
     if missing or not operation.result:
         promise, also, problem = promises.W4, (promises.W12, promises.S13), "lacks values"
     elif stray:
