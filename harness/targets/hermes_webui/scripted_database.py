@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 BUSY_S = 10.0
+OPENING_S = 0.5  # for the lock, as the real one migrates the file; a server must open it again
 LACKS_ROWS = 3  # each third session
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -42,10 +43,13 @@ class SessionDB:
         path = Path(db_path) if db_path is not None else _default_db_path()
         self._lock = threading.Lock()
         self._conn: sqlite3.Connection | None = sqlite3.connect(
-            path, BUSY_S, isolation_level=None, check_same_thread=False
+            path, OPENING_S, isolation_level=None, check_same_thread=False
         )
         self._conn.execute("PRAGMA journal_mode=WAL")
         self._conn.executescript(SCHEMA)
+        self._conn.execute("BEGIN IMMEDIATE")
+        self._conn.execute("COMMIT")
+        self._conn.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_S)}")
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:

@@ -53,6 +53,7 @@ from harness.targets.reference.soak_http import SoakHttpAdapter
 from harness.targets.server.access_control import AccessControlAdapter
 from harness.targets.server.backpressure import BackpressureAdapter
 from harness.targets.server.bad_input import BadInputAdapter
+from harness.targets.server.disturbances import DisturbancesAdapter
 from harness.targets.server.endpoints import EndpointsAdapter
 from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
@@ -274,6 +275,11 @@ def open_memory(folder: Path) -> Any:
     return MemoryBoundariesAdapter(folder, _launch())
 
 
+def open_disturbances(folder: Path) -> Any:
+    """Open a server in a process of its own, and what comes in the way of its turns."""
+    return DisturbancesAdapter(folder, _launch())
+
+
 def open_upkeep(folder: Path) -> Any:
     """Open servers in processes of their own, which sessions come to and leave."""
     return UpkeepAdapter(folder, _launch())
@@ -343,6 +349,7 @@ _ADAPTERS = {
     "outside": open_external_writer,
     "memory": open_memory,
     "upkeep": open_upkeep,
+    "disturbed": open_disturbances,
     "server": open_server,
     "soak_served": open_soak_http,
 }

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 from typing import Any
 
 from harness.contract.agent_script import Tokens
@@ -34,6 +34,8 @@ class Provider:
     def __init__(self) -> None:
         """Start to listen, and to answer."""
         self.refused: set[str] = set()
+        self.answers = Event()  # while it is not set, requests wait
+        self.answers.set()
         self._asked: list[str] = []
         self._changed = Condition()
         provider = self
@@ -45,6 +47,7 @@ class Provider:
                 session = found[1] if found else self.path
                 status = UNAVAILABLE if session in provider.refused else 200
                 provider.note(session)
+                provider.answers.wait(PATIENCE_S)
                 with suppress(OSError):  # the client may have closed the connection
                     self.send_response(status)
                     self.send_header("Content-Length", "0")
@@ -71,6 +74,11 @@ class Provider:
             self._changed.wait_for(lambda: len(self._asked) >= count, PATIENCE_S)
             asked, self._asked = self._asked, []
             return asked
+
+    def wait(self, count: int, within_s: float) -> None:
+        """Wait until there are that many requests, or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._asked) >= count, within_s)
 
     def close(self) -> None:
         """Stop listening."""
