@@ -42,7 +42,8 @@ from harness.contract import agent_script
 
 Message = dict[str, Any]
 
-DATABASE = "HARNESS_AGENT_DATABASE"  # the variable that says whether the agent has a database
+# The variable that says whether the agent has a database; `all` of its sessions may have rows.
+DATABASE = "HARNESS_AGENT_DATABASE"
 SPOOL = "HARNESS_AGENT_SPOOL"  # the variable that names the folder of the processes' output
 MEMORY = "HERMES_MEMORY_URL"  # the variable that names the memory provider, if there is one
 TORN = "torn"  # the file of sessions whose agent found its database closed while it worked
@@ -80,7 +81,7 @@ def sources() -> dict[str, str]:
     files = {f"{name}.py": own, f"{PARSER}.py": parser}
     database = Path(__file__).with_name("scripted_database.py").read_text(encoding="utf-8")
     future = "from __future__ import annotations\n"
-    absent = f"import os\nif os.environ.get({DATABASE!r}) != '1':\n    raise ImportError\n"
+    absent = f"import os\nif not os.environ.get({DATABASE!r}):\n    raise ImportError\n"
     files["hermes_state.py"] = database.replace(future, future + absent, 1)
     for module, offered in MODULES.items():
         missing = (

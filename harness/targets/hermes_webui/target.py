@@ -53,7 +53,7 @@ _OVER_HTTP = {
 _SMALL = {"HERMES_WEBUI_SESSIONS_MAX": "2", "HERMES_WEBUI_AGENT_CACHE_MAX": "2"}
 _DATABASE = {DATABASE: "1"}
 # Settings and constants of the server, by ability.
-_SETTINGS = {"upkeep": {**_SMALL, **_DATABASE}, "http": _DATABASE, "disturbed": _DATABASE}
+_SETTINGS = {"upkeep": {**_SMALL, **_DATABASE}, "http": _DATABASE, "disturbed": {DATABASE: "all"}}
 _CONSTANTS: dict[str, dict[str, Any]] = {
     "upkeep": {  # every cache is small; older releases have no setting for these two
         "api.*": 4,

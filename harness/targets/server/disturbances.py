@@ -29,12 +29,12 @@ from harness.targets.server.upkeep import CHANGES, TERMINAL
 
 POLL_S = 0.01
 TOKEN = f"{Tokens(1).directive}"
+HELD = f"{TOKEN}{sleep(900)}"  # until it is cancelled
 GOES_ON = f"{Tokens(2).directive}{sleep(0.4)}{TOKEN}"  # while a change is made
 LOCKED_S = 1.2  # far below the patience that any writer states
 TOLD_S = 8.0  # for a reader of an idle session, whose server may look twice a heartbeat
 ANSWERED_S = 10.0  # for a request beside a provider that does not answer
 COMMITS_S = 4.0  # for the first request to the provider; an older server may send none
-SESSIONS = 4  # the first of which has rows, unless the database has none
 TELLING = ("session_snapshot", "server_turn_started", "session-updated", "token", "done")
 UNANSWERED = 0  # in place of a status
 OK, NOT_FOUND, CONFLICT = 200, 404, 409
@@ -104,15 +104,16 @@ class DisturbancesAdapter:
         whether the last reply is whole.
         """
         session = self._new()
-        if kind == "cancel":
-            run = self._start(session, f"first {GOES_ON}")
+        is_cancel = kind == "cancel"
+        words, script = (("first",), GOES_ON) if is_cancel else (("first", "second"), HELD)
+        with ThreadPoolExecutor(2) as pool:
+            answers = pool.map(lambda word: self._begun(session, f"{word} {script}"), words)
+            runs = {word: run for word, run in zip(words, answers, strict=True) if run}
+        for run in runs.values():
+            if not is_cancel:  # a cancel before its agent has begun may not reach it
+                with self._read(run) as events:
+                    next((event for event in events if event.name == "token"), None)
             self._web.ask("GET", f"/api/chat/cancel?stream_id={run}")
-            begun = ["first"]
-        else:
-            with ThreadPoolExecutor(2) as pool:
-                words = ("first", "second")
-                answers = pool.map(lambda word: self._sent(session, f"{word} {TOKEN}"), words)
-                begun = [word for word, status in zip(words, answers, strict=True) if status == OK]
         self._wait_idle(session)
         status = OK
         try:
@@ -120,9 +121,9 @@ class DisturbancesAdapter:
         except StatusError as error:
             status = error.status
         counts, whole = self._turns(session, "first", "second", "last")
-        wanted = {"first": 0, "second": 0, **dict.fromkeys([*begun, "last"], 1)}
+        wanted = {"first": 0, "second": 0, **dict.fromkeys([*runs, "last"], 1)}
         return {
-            "begun": len(begun),
+            "begun": len(runs),
             "status": status,
             "once": counts == wanted,
             "whole": whole["last"],
@@ -133,36 +134,39 @@ class DisturbancesAdapter:
     def lock_database(self) -> list[str]:
         """Hold the write lock of the database for a while, and use the server; what was asked.
 
-        A turn begins meanwhile, and another one in its session afterwards.
+        Two turns begin meanwhile, one of them the first of its session, and two more afterwards.
         """
-        session, has_rows = "", False
-        for _ in range(SESSIONS):
-            session = self._new()
-            self._run(session, f"one {TOKEN}")
-            if has_rows := bool(self._rows(session)):
-                break
-        with closing(self._connection()) as connection, ThreadPoolExecutor(8) as pool:
+        known, new, other = self._new(), self._new(), self._new()
+        self._run(known, f"one {TOKEN}")
+        has_rows = bool(self._rows(known))
+        sessions = {"a later": known, "a first": new}
+        with closing(self._connection()) as connection, ThreadPoolExecutor(16) as pool:
             connection.execute("BEGIN IMMEDIATE")
             free = Timer(LOCKED_S, connection.rollback)
             free.start()
-            started = pool.submit(self._sent, session, f"two {TOKEN}")
-            other = self._new()
+            turns = {
+                which: pool.submit(self._sent, sid, f"two {TOKEN}")
+                for which, sid in sessions.items()
+            }
             answers = {
                 name: pool.submit(self._asked, name, other, PATIENCE_S) for name in self.beside_lock
             }
             self._locked = {name: {"status": answer.result()} for name, answer in answers.items()}
-            self._locked["turn"] = {"status": started.result()}
+            statuses = {which: turn.result() for which, turn in turns.items()}
             free.join()
-        self._wait_idle(session)
-        self._run(session, f"three {TOKEN}")
-        counts, whole = self._turns(session, "one", "two", "three")
-        rows = self._rows(session)
-        self._locked["next turn"] = {"status": OK}
-        for name, word in (("turn", "two"), ("next turn", "three")):
-            is_written = not has_rows or sum(row.startswith(word) for row in rows) == 1
-            is_whole = counts[word] == 1 and whole[word]
-            is_refused = self._locked[name]["status"] != OK
-            self._locked[name] |= {"kept": is_refused or (is_whole and is_written)}
+        for which, session in sessions.items():
+            self._wait_idle(session)
+            self._run(session, f"three {TOKEN}")
+            counts, whole = self._turns(session, "two", "three")
+            rows = self._rows(session)
+            for turn, word, status in (
+                ("turn", "two", statuses[which]),
+                ("next turn", "three", OK),
+            ):
+                is_written = not has_rows or sum(row.startswith(word) for row in rows) == 1
+                is_kept = counts[word] == 1 and whole[word] and is_written
+                name = f"{which} {turn}" if word == "two" else f"the turn behind {which} turn"
+                self._locked[name] = {"status": status, "kept": is_kept or status != OK}
         return list(self._locked)
 
     def beside_locked(self, name: str) -> dict[str, Any]:
@@ -257,6 +261,12 @@ class DisturbancesAdapter:
 
     def _new(self) -> str:
         return str(self._web.post("/api/session/new")["session"]["session_id"])
+
+    def _begun(self, session: str, message: str) -> str:
+        """Begin a turn; the run, empty where it was refused."""
+        body = {"session_id": session, "message": message}
+        status, answer = self._web.ask("POST", "/api/chat/start", body)
+        return str(answer["stream_id"]) if status == OK else ""
 
     def _sent(self, session: str, message: str) -> int:
         body = {"session_id": session, "message": message}
