@@ -117,7 +117,7 @@ class Session:
 
     @property
     def has_ended(self) -> bool:
-        """Whether a client has received the end of the last run, and nobody had cancelled it."""
+        """Whether a client has received the end of the last run, and no call had cancelled it."""
         run = self.run
         is_whole = run is not None and run.rows is not None and not run.is_held
         return is_whole and self.phase is Phase.SAVED and not self.is_cancelled

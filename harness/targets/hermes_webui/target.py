@@ -28,6 +28,7 @@ from harness.targets.hermes_webui.disturbances import WebuiDisturbancesAdapter
 from harness.targets.hermes_webui.http import WebuiHttpAdapter
 from harness.targets.hermes_webui.leaving_readers import WebuiLeavingReadersAdapter
 from harness.targets.hermes_webui.lifecycle import ModuleLifecycle, execute
+from harness.targets.hermes_webui.memory_boundaries import WebuiMemoryBoundariesAdapter
 from harness.targets.hermes_webui.module_process import ADAPTERS, ModuleInstance, pool_of
 from harness.targets.hermes_webui.packages import (
     agent_folder,
@@ -49,6 +50,7 @@ _OVER_HTTP = {
     "leaving": WebuiLeavingReadersAdapter,
     "upkeep": WebuiUpkeepAdapter,
     "disturbed": WebuiDisturbancesAdapter,
+    "memory": WebuiMemoryBoundariesAdapter,
 }
 _SMALL = {"HERMES_WEBUI_SESSIONS_MAX": "2", "HERMES_WEBUI_AGENT_CACHE_MAX": "2"}
 _DATABASE = {DATABASE: "1"}

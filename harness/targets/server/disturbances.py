@@ -32,10 +32,10 @@ TOKEN = f"{Tokens(1).directive}"
 HELD = f"{TOKEN}{sleep(900)}"  # until it is cancelled
 GOES_ON = f"{Tokens(2).directive}{sleep(0.4)}{TOKEN}"  # while a change is made
 LOCKED_S = 1.2  # far below the patience that any writer states
-TOLD_S = 8.0  # for a reader of an idle session, whose server may look twice a heartbeat
+LEARNS_S = 8.0  # for a reader of an idle session, whose server may look twice a heartbeat
 ANSWERED_S = 10.0  # for a request beside a provider that does not answer
 COMMITS_S = 4.0  # for the first request to the provider; an older server may send none
-TELLING = ("session_snapshot", "server_turn_started", "session-updated", "token", "done")
+INFORMING = ("session_snapshot", "server_turn_started", "session-updated", "token", "done")
 UNANSWERED = 0  # in place of a status
 OK, NOT_FOUND, CONFLICT = 200, 404, 409
 
@@ -214,23 +214,23 @@ class DisturbancesAdapter:
         """Run a short turn under a reader of an idle session; whether the reader learns of it.
 
         The turn begins as soon as the reader has the head of its response, or its first comment.
-        A server without this stream has told nothing wrong.
+        A server without this stream cannot be asked.
         """
         session = self._new()
         self._run(session, f"one {TOKEN}")
-        web = Web(self._web.port, TOLD_S)
-        told = False
+        web = Web(self._web.port, LEARNS_S)
+        has_learnt = False
         try:
             with web.stream(f"/api/sessions/{session}/events", comments=True) as events:
                 if opened == "quiet":
                     next((event for event in events if not event.name), None)
                 self._start(session, f"two {TOKEN}")
-                told = any(_tells(event) for event in events)
+                has_learnt = any(_informs(event) for event in events)
         except StatusError as error:
             return error.status == NOT_FOUND
         except (TargetLostError, TimeoutError):
-            return told
-        return told
+            return has_learnt
+        return has_learnt
 
     # Events that are no end of a process
 
@@ -299,7 +299,7 @@ class DisturbancesAdapter:
         events: Iterator[Event] = iter(())
         with ExitStack() as stack:
             with suppress(StatusError, NotReachedError):
-                web = Web(self._web.port, TOLD_S)
+                web = Web(self._web.port, LEARNS_S)
                 stream = web.stream(f"/api/chat/stream?stream_id={run}")
                 events = stack.enter_context(stream)
             yield _as_far_as_shown(events)
@@ -385,6 +385,6 @@ def _to_the_end(events: Iterator[Event]) -> None:
             return
 
 
-def _tells(event: Event) -> bool:
+def _informs(event: Event) -> bool:
     """Whether an event shows a part of a run, or asks the reader to look again."""
-    return event.name in (*TERMINAL, *TELLING)
+    return event.name in (*TERMINAL, *INFORMING)

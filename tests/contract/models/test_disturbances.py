@@ -58,5 +58,5 @@ def test_wrong_fact_breaks_its_promise(
 
 
 def test_call_without_an_answer_is_refused() -> None:
-    """A fact that cannot be told is no right one."""
+    """A fact that is unknown is no right one."""
     assert judged("raced", START, None, Outcome.FAIL) == [promises.H2]
