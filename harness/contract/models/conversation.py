@@ -398,8 +398,6 @@ def messages_read(session: Session, operation: Operation, _turn: Turn | None) ->
             )
         if refusal := _wrong_end(turn, result["said"], operation):
             return refusal
-    if refusal := _wrong_reply(session, operation):
-        return refusal
     if texts != [turn.text for turn in turns]:
         return Refusal(
             promises.S6,
@@ -407,7 +405,9 @@ def messages_read(session: Session, operation: Operation, _turn: Turn | None) ->
             expected=f"user messages {[turn.text for turn in turns]}",
             observed=f"user messages {texts}",
         )
-    return _shown_removed(session, operation) or _wakeups_once(session, result["woken"], operation)
+    if refusal := _wrong_reply(session, operation) or _shown_removed(session, operation):
+        return refusal
+    return _wakeups_once(session, result["woken"], operation)
 
 
 def _surplus(session: Session, texts: list[str]) -> str:
