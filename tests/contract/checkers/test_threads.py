@@ -84,6 +84,35 @@ def test_refused_row_in_journal_is_rejected() -> None:
     assert broken(check_journal_order(unknown)) == []
 
 
+FINISH: tuple[str, dict[str, Any], Any] = ("finish", {}, None)
+ENDED = {"seqs": [1, 2, 3], "texts": ["a", "done", "end"], "shown": [1, 2, 3]}
+STRUCK = ("emit_struck", {"text": "a", "strike": "short write", "at": 1})
+
+
+@pytest.mark.parametrize(
+    ("calls", "change", "expected"),
+    [
+        (((*A, 1), FINISH), {}, []),
+        (((*A, 1), FINISH, (*B, RuntimeError("RunOverError"))), {}, [promises.T5]),
+        (((*STRUCK, {"seq": 1, "struck": True}), FINISH), {}, []),
+        (((*STRUCK, {"seq": 1, "struck": False}), FINISH), {}, [promises.T5]),
+        (((*A, 2), FINISH), {}, [promises.T5]),
+        (((*A, 1),), {}, [promises.T5]),
+        (((*A, 1), FINISH), {"texts": ["a", "end", "done"]}, [promises.T5]),
+        (((*A, 1), FINISH), {"shown": [1, 2]}, [promises.T5]),
+        (((*A, 1), (*B, OSError("full")), FINISH), {}, [promises.T5]),
+        (((*A, 1), ("finish", {}, 1)), {}, [promises.T5]),
+    ],
+)
+def test_each_answer_of_the_journal_is_judged(
+    calls: tuple[tuple[str, dict[str, Any], Any], ...], change: Any, expected: list[Promise]
+) -> None:
+    """T5: another number, a row too many, one not streamed, a refusal without a reason."""
+    history = one_by_one(*calls, ("rows", {}, {**ENDED, **change}))
+
+    assert broken(check_journal_order(history)) == expected
+
+
 P1 = ("complete", {**S, "process": "p1"}, None)
 P2 = ("complete", {**S, "process": "p2"}, None)
 SETTLE: tuple[str, dict[str, Any], Any] = ("settle", {}, {"kept": 0})
