@@ -72,8 +72,8 @@ class TurnsThreadsAdapter:
         time.sleep(MOMENT_S)
         identity = self._modules("agents.identity").current()
         owner = None if identity is None else identity.session_id
-        self.see("spawn", {"session": session, "process": process, "owner": owner}, begun)
         self._registry.publish(completion(self._modules, next(self._numbers), owner, process), 1)
+        self.see("spawn", {"session": session, "process": process, "owner": owner}, begun)
 
     @property
     def _pending(self) -> int:

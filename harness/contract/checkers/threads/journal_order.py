@@ -133,9 +133,7 @@ def _was_struck(emit: Operation) -> bool:
     return bool(emit.argument["strike"] == _HARMLESS and emit.argument["at"] == 1)
 
 
-def _surplus(
-    history: History, emits: tuple[Operation, ...], read: Operation
-) -> Iterator[Anomaly]:
+def _surplus(history: History, emits: tuple[Operation, ...], read: Operation) -> Iterator[Anomaly]:
     """A row that no call wrote, or that is there twice, or was not streamed."""
     seqs, texts, shown = (read.result[name] for name in ("seqs", "texts", "shown"))
     end = END if history.happened.of("finish") else []
