@@ -59,6 +59,7 @@ PROGRAMS = (
     program("cancel, start", (cancel(),), (start("r2"),), first=(WAIT,)),
     program("a start as a run unwinds", (cancel(),), (press("r1", "r2"), STATUS), first=(WAIT,)),
     program("cancel, start beside a slow agent", (cancel(), start("r2")), first=(SLOW,)),
+    program("a second cancel beside a slow agent", (cancel(), cancel(), STATUS), first=(SLOW,)),
     program("a run that hangs", (cancel(), STATUS, start("r2")), first=(HANG,)),
     program("a run that unwinds at its bound", (cancel(), STATUS), first=(LATE,)),
     program("repair, run", (REPAIR,), (TALK,)),
@@ -101,6 +102,13 @@ def repair_met_run(history: History) -> bool:
     return any(one.meets(other) for one, other in product(history.of("repair"), others))
 
 
+def cancel_was_repeated(history: History) -> bool:
+    """A run was cancelled again before it had left."""
+    cancels, ends = history.happened.of("cancel"), history.of("ended")
+    twice = ((one, other) for one, other in product(cancels, cancels) if one.precedes(other))
+    return any(other.precedes(end) for (_, other), end in product(twice, ends))
+
+
 def cancel_came_late(history: History) -> bool:
     """A run had ended when it was cancelled, and its answer was false."""
     cancels, ends = history.happened.of("cancel"), history.of("ended")
@@ -117,6 +125,7 @@ MEETINGS = Interleaving(
         "a start was refused by the shutdown": _status_of(503),
         "a cancel met the end of its run": cancel_met_end,
         "a cancel came late": cancel_came_late,
+        "a cancel was repeated": cancel_was_repeated,
         "a repair met a run": repair_met_run,
     },
 )

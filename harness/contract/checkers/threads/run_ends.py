@@ -25,6 +25,7 @@ STARTS = ("start", "follow", "press")
 ENDERS = ("cancel", "delete", "shut_down")  # calls that may cancel a run
 UNNAMED = "unknown"  # a run that was registered just now, so that no listener knows it yet
 REMOVALS = ("clear", "delete")
+SILENT = ("make", "clear", "work", "token", "terminal", "ended", "cancelling")  # return nothing
 
 Rule = Callable[[History], Iterable[Anomaly]]
 
@@ -90,6 +91,32 @@ def _failed(history: History) -> Iterator[Anomaly]:
                 f"{op.call} failed",
                 (op,),
                 "an answer, or a refusal with a status",
+                op.answer,
+            )
+
+
+def _unexpected(history: History) -> Iterator[Anomaly]:
+    """An answer that no call may have: a start's status, or a value where none is returned."""
+    has_late = any(start.argument["script"] in UNWINDS_LATE for start in _accepted(history))
+    for op in history.happened:
+        if op.function in STARTS:
+            statuses = [OK, CONFLICT, *([CLOSING] if history.of("shut_down") else [])]
+            statuses += [GONE] if history.of("delete") else []
+            is_expected = op.result["status"] in statuses
+            is_expected &= op.result["active"] is None or op.result["status"] == CONFLICT
+            wanted = f"a status of {statuses}, and an active run with {CONFLICT} only"
+        elif op.function in ("shut_down", "delete"):
+            is_expected, wanted = op.result is True or has_late, "True: every run unwinds in time"
+        else:
+            is_expected = op.function not in SILENT or op.result is None
+            wanted = "None"
+        if not is_expected:
+            yield wrong(
+                promises.T3,
+                "unexpected-answer",
+                f"{op.call} gave an answer that nothing explains",
+                (op,),
+                wanted,
                 op.answer,
             )
 
@@ -276,6 +303,28 @@ def _cancelled(history: History) -> Iterator[Anomaly]:
             )
 
 
+def _denied(history: History) -> Iterator[Anomaly]:
+    """A cancel that says false of a run that was cancelled before, and has not left yet."""
+    for cancel in history.happened.of("cancel"):
+        run = _run(cancel)
+        over = _of_run(history, "ended", run)
+        before = [
+            op
+            for op in history.happened.of("cancel")
+            if _run(op) == run and _is_true(op) and op.precedes(cancel)
+        ]
+        is_here = bool(over) and all(cancel.precedes(op) for op in over)
+        if before and is_here and cancel.result["cancelled"] is not True:
+            yield wrong(
+                promises.T4,
+                "denied",
+                f"{cancel.call} denies that the run is cancelled, while its agent unwinds",
+                (*before, cancel, *over),
+                "True",
+                cancel.answer,
+            )
+
+
 def _offered(history: History) -> Iterator[Anomaly]:
     """A status that offers a run that was cancelled, or that is not under way."""
     for status in history.happened.of("status"):
@@ -421,7 +470,7 @@ def _stored(history: History) -> Iterator[Anomaly]:
                 )
             elif at:
                 yield from _replied(history, start, found["rows"][at[0] :], settle)
-            if start.result["stored"] is False and not own:
+            if start.result["stored"] is not True and not own:
                 yield wrong(
                     promises.T2,
                     "unsaved",
@@ -468,6 +517,6 @@ def _replied(
 
 
 RULES: tuple[Rule, ...] = (
-    *(_failed, _repaired, _overlapping, _refused, _ended),
-    *(_cancelled, _offered, _shut_down, _journalled, _left, _stored),
+    *(_failed, _unexpected, _repaired, _overlapping, _refused, _ended),
+    *(_cancelled, _denied, _offered, _shut_down, _journalled, _left, _stored),
 )
