@@ -17,15 +17,24 @@ from harness.core.verdict import Anomaly, Verdict
 
 OK, CONFLICT, GONE, CLOSING = 200, 409, 404, 503
 ENDS = {"done": ["done", "stream_end"], "cancelled": ["cancel"], "error": ["apperror"]}
-UNTIL_CANCELLED = ("wait", "slow", "late", "hang")
-UNWINDS_LATE = ("slow", "late", "hang")
-LEFT_BEHIND = ("late", "hang")  # by a run that is reclaimed
+UNTIL_CANCELLED = ("wait", "chat", "slow", "late", "later", "hang")
+UNWINDS_LATE = ("slow", "late", "later", "hang")
+LEFT_BEHIND = ("late", "later", "hang")  # by a run that is reclaimed
 FAILING = ("fail", "exit")
 STARTS = ("start", "follow", "press")
 ENDERS = ("cancel", "delete", "shut_down")  # calls that may cancel a run
 UNNAMED = "unknown"  # a run that was registered just now, so that no listener knows it yet
 REMOVALS = ("clear", "delete")
-SILENT = ("make", "clear", "work", "token", "terminal", "ended", "cancelling")  # return nothing
+SILENT = (
+    "make",
+    "clear",
+    "pause",
+    "work",
+    "token",
+    "terminal",
+    "ended",
+    "cancelling",
+)  # return nothing
 
 Rule = Callable[[History], Iterable[Anomaly]]
 
@@ -304,25 +313,32 @@ def _cancelled(history: History) -> Iterator[Anomaly]:
 
 
 def _denied(history: History) -> Iterator[Anomaly]:
-    """A cancel that says false of a run that was cancelled before, and has not left yet."""
+    """A cancel that says false of a run that was cancelled before, and whose agent works on."""
+    left_behind = {_run(op) for op in _starts(history) if op.argument["script"] in LEFT_BEHIND}
     for cancel in history.happened.of("cancel"):
         run = _run(cancel)
-        over = _of_run(history, "ended", run)
+        works = _of_run(history, "work", run)
         before = [
             op
             for op in history.happened.of("cancel")
             if _run(op) == run and _is_true(op) and op.precedes(cancel)
         ]
-        is_here = bool(over) and all(cancel.precedes(op) for op in over)
+        is_here = run not in left_behind and any(_outlasts(op, cancel) for op in works)
         if before and is_here and cancel.result["cancelled"] is not True:
             yield wrong(
                 promises.T4,
                 "denied",
                 f"{cancel.call} denies that the run is cancelled, while its agent unwinds",
-                (*before, cancel, *over),
+                (*before, cancel, *works),
                 "True",
                 cancel.answer,
             )
+
+
+def _outlasts(one: Operation, other: Operation) -> bool:
+    """Whether an operation ended after another one."""
+    ends = (one.completed_ns, other.completed_ns)
+    return ends[0] is not None and ends[1] is not None and ends[0] > ends[1]
 
 
 def _offered(history: History) -> Iterator[Anomaly]:
@@ -513,6 +529,7 @@ def _replied(
             rows,
             promises.T3,
             promises.S2,
+            promises.S14,
         )
 
 
