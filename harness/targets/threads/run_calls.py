@@ -22,8 +22,11 @@ SETTLINGS_MAX = 20
 PATIENCE_S = 5.0
 GRACE_S = 1.0
 UNWINDS = {  # after a cancel, by the script
-    **{"wait": 0.0, "chat": 0.0, "slow": 3.0},
-    **{"late": UNWIND_BOUND_S, "later": UNWIND_BOUND_S + 5.0},
+    "wait": 0.0,
+    "chat": 0.0,
+    "slow": 3.0,
+    "late": UNWIND_BOUND_S,
+    "later": UNWIND_BOUND_S + 5.0,
 }
 WORD_S = 0.001
 SAVE_S = 0.01  # of a session whose agent talks on, so that it talks while its turn is saved

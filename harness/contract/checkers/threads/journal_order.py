@@ -169,10 +169,10 @@ def _unfounded(history: History, emits: tuple[Operation, ...]) -> Iterator[Anoma
         if op.outcome is Outcome.OK and (op.function != "finish" or op.result is None):
             continue
         fault = _ERRORS.get((op.argument or {}).get("strike", ""), "no fault")
-        is_over = op in emits and any(not op.precedes(end) for end in ends)
-        if op.outcome is Outcome.FAIL and op in emits:
-            if op.error.startswith(fault) or (is_over and op.error.startswith(_OVER)):
-                continue
+        is_over = any(not op.precedes(end) for end in ends) and op.error.startswith(_OVER)
+        is_refusal = op.outcome is Outcome.FAIL and op in emits
+        if is_refusal and (is_over or op.error.startswith(fault)):
+            continue
         if op.outcome is not Outcome.INFO:
             yield Anomaly(
                 promises.T5,

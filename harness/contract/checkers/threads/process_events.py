@@ -55,7 +55,9 @@ def _anomalies(history: History) -> Iterator[Anomaly]:
             continue
         marked = {"before": False, "after": _marks(deliver)}
         if {name: deliver.result[name] for name in marked} != marked:
-            yield _wrong(promises.W1, "mark", (deliver, *begun), marked, deliver.result)
+            is_lost = deliver.result["before"] is not False or _marks(deliver)
+            broken = promises.W1 if is_lost else promises.W5
+            yield _wrong(broken, "mark", (deliver, *begun), marked, deliver.result)
     taken = [op.result["process"] for op in delivers if op.result["process"] is not None]
     for quiet in history.of("settle"):
         evidence = (quiet, *ends, *delivers)
