@@ -29,6 +29,7 @@ UNWINDS = {  # after a cancel, by the script
     "later": UNWIND_BOUND_S + 5.0,
 }
 WORD_S = 0.001
+ROW_S = 0.002
 SAVE_S = 0.01  # of a session whose agent talks on, so that it talks while its turn is saved
 MARKS = ("interrupted", "cancelled", "error")
 
@@ -44,10 +45,11 @@ class RunCallsAdapter:
         }
         self._conflict = modules("turns.turns").TurnConflictError
         self._store = Store(modules)
+        self._runs = Runs(modules("turns.journal").RunWriter)
         self._journal = _turn_journal(modules("turns.journal"))
         self._turns = modules("turns.turns").Turns(
             self._store,
-            Runs(modules("turns.journal").RunWriter),
+            self._runs,
             self._journal,
             modules("memory.lifecycle").Lifecycle(),
             lambda session: _Agent(self, session),
@@ -71,7 +73,8 @@ class RunCallsAdapter:
 
     def start(self, session: str, run: str, script: str) -> dict[str, Any]:
         """Begin a turn; the status, the run that refused it, and whether its message is stored."""
-        self._store.save_s = SAVE_S if script == "chat" else 0.0
+        is_slow = script == "chat"  # of a slow disk
+        self._store.save_s, self._runs.row_s = (SAVE_S, ROW_S) if is_slow else (0.0, 0.0)
         try:
             self._turns.start(session, f"{run} {script}")
         except self._conflict as conflict:
