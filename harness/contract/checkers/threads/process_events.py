@@ -100,7 +100,8 @@ def _ordered(
     first = min(map(known.index, wanted), default=len(known))
     late = [op for op in events if known.index(op.result["process"]) > first]
     if rest != wanted or late:
-        yield _wrong(promises.W3, "rest", (quiet, *late), wanted, rest)
+        overtaking = [op.result["process"] for op in late]
+        yield _wrong(promises.W3, "rest", (quiet, *late), wanted, f"{rest}, behind {overtaking}")
 
 
 def _consumed_early(history: History, kept: set[str]) -> Iterator[Anomaly]:
