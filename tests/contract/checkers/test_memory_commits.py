@@ -553,7 +553,7 @@ def serially(rng: Random) -> Iterator[Operation]:
     yield drain(span())
 
 
-def test_turn_that_the_cached_agent_does_not_own_is_rejected() -> None:
+def test_turn_of_disowned_agent_is_rejected() -> None:
     """Its completion names no agent, and the cached one never commits it."""
     own = (op("own_turn", (5, 8)), turn((6, 7)))
     assert blamed(check_agent_closes, turn((1, 2)), provide((3, 4)), *own) == promises.A5
