@@ -1,5 +1,6 @@
 """Explores thread interleavings under controlled schedules with a virtual clock."""
 
+from harness.schedule.asyncio_tasks.order import Order
 from harness.schedule.causality import Causality, causality
 from harness.schedule.explorer import Budget, Result, explore
 from harness.schedule.finding import Finding
@@ -25,6 +26,7 @@ __all__ = [
     "Level",
     "LockRules",
     "Operations",
+    "Order",
     "PromiseBrokenError",
     "Result",
     "Run",
