@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from harness.core.errors import HarnessError, UsageError
-from harness.schedule.asyncio_tasks.order import Order
 from harness.schedule.accesses import Accesses, forget_functions
+from harness.schedule.asyncio_tasks.order import Order
 from harness.schedule.control import in_charge
 from harness.schedule.escapes import Audit, StallDetector
 from harness.schedule.exhaustive import PRUNED
@@ -79,9 +79,7 @@ class Executor:
     def __init__(self, body: Body, setting: Settings) -> None:
         self.body = body
         self.setting = setting
-        self.scheduler = Scheduler(
-            steps=setting.steps, timers=setting.timers, order=setting.order
-        )
+        self.scheduler = Scheduler(steps=setting.steps, timers=setting.timers, order=setting.order)
         self.situations: Counter[str] = Counter()
         self.stopping = False
         self._executed = 0

@@ -13,7 +13,12 @@ from harness.schedule.scheduler import Ending
 from harness.schedule.story import Step, format_steps
 from harness.schedule.trace import Level
 
-RULES = ("held", "nested", "lock-order", "unawaited")  # raise nothing; their messages tell them apart
+RULES = (
+    "held",
+    "nested",
+    "lock-order",
+    "unawaited",
+)  # raise nothing; their messages tell them apart
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,9 @@ class Task:
         self.target: Any = None
         self.held: dict[Lock, None] = {}
         self.refusals = 0
-        self.strand: str | None = None  # the name of the asyncio task that the thread runs, in a story
+        self.strand: str | None = (
+            None  # the name of the asyncio task that the thread runs, in a story
+        )
         self.creations = 0  # the number of locks and cells that the task created
 
     def __repr__(self) -> str:
@@ -631,7 +633,7 @@ class Scheduler:
             if not blocked:
                 self._abort(task)
                 raise Unwound
-        waits = "; ".join(f"{t.name} waits for {t.gate.label}{_owner(t.gate)}" for t in blocked)
+        waits = "; ".join(f"{t.name} waits for {_awaited(t.gate)}{_owner(t.gate)}" for t in blocked)
         self.fail(Ending("deadlock", waits, task.name, stacks=self.stacks()))
 
     def _enforce_fairness(self) -> None:
@@ -804,6 +806,11 @@ def _number(task: Task) -> int:
 def _in_turn(enabled: list[Task], current: Task) -> Task:
     """Return the next task in order of creation, and after the last one the first."""
     return next((task for task in enabled if task.number > current.number), enabled[0])
+
+
+def _awaited(gate: Any) -> str:
+    """Return what a task at this gate waits for: a loop says more than its label."""
+    return str(getattr(gate, "awaited", None) or gate.label)
 
 
 def _owner(gate: Any) -> str:

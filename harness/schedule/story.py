@@ -97,7 +97,8 @@ def _under_test() -> tuple[CodeType | None, int]:
         if name not in LIBRARY and not name.startswith("harness.schedule"):
             if not frame.f_code.co_filename.startswith(STDLIB) or _is_installed(frame):
                 return frame.f_code, frame.f_lineno
-            other = other or frame
+            if not name.startswith("asyncio."):
+                other = other or frame
         frame = frame.f_back
     return (None, 0) if other is None else (other.f_code, other.f_lineno)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from harness.schedule import Run
 
-Program = Callable[[Run, bool], Any]
+Program = Callable[..., Any]
 
 
 class Account:
@@ -35,7 +36,7 @@ class Account:
             await self.pay()
 
 
-def lost_update(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
+def lost_update(_run: Run, *, broken: bool) -> None:
     """Two tasks add to one balance over an await."""
 
     async def main() -> None:
@@ -47,7 +48,7 @@ def lost_update(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
     asyncio.run(main())
 
 
-def tied_timers(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
+def tied_timers(_run: Run, *, broken: bool) -> None:
     """A value is expected at the instant at which it is put; the correction waits for it."""
 
     async def main() -> None:
@@ -71,7 +72,7 @@ def tied_timers(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
     asyncio.run(main())
 
 
-def unwoken_loop(run: Run, broken: bool) -> None:  # noqa: FBT001
+def unwoken_loop(run: Run, *, broken: bool) -> None:
     """A thread gives the loop a callback without waking it."""
 
     async def main() -> None:
@@ -84,7 +85,7 @@ def unwoken_loop(run: Run, broken: bool) -> None:  # noqa: FBT001
     asyncio.run(main())
 
 
-def worker_and_task(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
+def worker_and_task(_run: Run, *, broken: bool) -> None:
     """A job of `to_thread` and a task change one number; the correction does both in the loop."""
 
     class Total:
@@ -125,7 +126,7 @@ class Tally:
         self.value = seen + 1
 
 
-def unlocked_workers(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
+def unlocked_workers(_run: Run, *, broken: bool) -> None:
     """Two jobs change plain memory; the correction lets one of them end first."""
 
     async def main() -> None:
@@ -140,7 +141,7 @@ def unlocked_workers(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
     asyncio.run(main())
 
 
-def cancelled_holder(run: Run, broken: bool) -> None:  # noqa: FBT001
+def cancelled_holder(run: Run, *, broken: bool) -> None:
     """A task is cancelled between acquire and release; the correction uses `async with`."""
 
     async def main() -> None:
@@ -164,7 +165,7 @@ def cancelled_holder(run: Run, broken: bool) -> None:  # noqa: FBT001
     asyncio.run(main())
 
 
-def cancelled_consumer(run: Run, broken: bool) -> None:  # noqa: FBT001
+def cancelled_consumer(run: Run, *, broken: bool) -> None:
     """A consumer is cancelled with an item in hand; the correction puts it back."""
 
     async def main() -> None:
@@ -190,7 +191,7 @@ def cancelled_consumer(run: Run, broken: bool) -> None:  # noqa: FBT001
     asyncio.run(main())
 
 
-def timeout_and_work(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
+def timeout_and_work(_run: Run, *, broken: bool) -> None:
     """Work of a second is given a second; the correction accepts that it was not done."""
 
     async def main() -> None:
@@ -213,7 +214,7 @@ def timeout_and_work(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
     asyncio.run(main())
 
 
-def timeout_and_thread(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
+def timeout_and_thread(_run: Run, *, broken: bool) -> None:
     """A job that sleeps a second is given a second, and goes on after the timeout."""
 
     async def main() -> None:
@@ -229,14 +230,12 @@ def timeout_and_thread(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
                 await asyncio.to_thread(job)
         except TimeoutError:
             timed_out = True
-        if broken:
-            assert not (timed_out and done)  # nothing says that the job did not run to its end
-            assert not timed_out or not done
+        assert not (broken and timed_out and done), "late, and done all the same"
 
     asyncio.run(main())
 
 
-def patience_and_ready_code(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
+def patience_and_ready_code(_run: Run, *, broken: bool) -> None:
     """A timeout of five seconds passes although code is ready; the correction starts again."""
 
     async def main() -> None:
@@ -252,7 +251,7 @@ def patience_and_ready_code(run: Run, broken: bool) -> None:  # noqa: ARG001, FB
     asyncio.run(main())
 
 
-def lock_and_loop(run: Run, broken: bool) -> None:  # noqa: FBT001
+def lock_and_loop(_run: Run, *, broken: bool) -> None:
     """A thread holds a lock and waits for the loop, which waits for the lock."""
 
     async def main() -> None:
@@ -283,7 +282,7 @@ def lock_and_loop(run: Run, broken: bool) -> None:  # noqa: FBT001
     asyncio.run(main())
 
 
-def two_locks(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
+def two_locks(_run: Run, *, broken: bool) -> None:
     """Two tasks take two locks in opposite orders."""
 
     async def main() -> None:
@@ -301,7 +300,7 @@ def two_locks(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
     asyncio.run(main())
 
 
-def forgotten_coroutine(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
+def forgotten_coroutine(_run: Run, *, broken: bool) -> None:
     """A coroutine is called and not awaited."""
 
     async def save() -> None:
@@ -316,7 +315,7 @@ def forgotten_coroutine(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
     asyncio.run(main())
 
 
-def unheard_failure(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
+def unheard_failure(_run: Run, *, broken: bool) -> None:
     """A background task fails, and no code asks for its result."""
 
     async def fail() -> None:
@@ -331,7 +330,7 @@ def unheard_failure(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
     asyncio.run(main())
 
 
-def failing_callback(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
+def failing_callback(_run: Run, *, broken: bool) -> None:
     """A callback raises; asyncio only logs it."""
 
     async def main() -> None:
@@ -341,7 +340,7 @@ def failing_callback(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
     asyncio.run(main())
 
 
-def abandoned_task(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
+def abandoned_task(_run: Run, *, broken: bool) -> None:
     """A loop is closed with a task in it."""
 
     async def wait() -> None:
@@ -360,9 +359,8 @@ def abandoned_task(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
     loop.close()
 
 
-def starved_pool(run: Run, broken: bool) -> None:  # noqa: ARG001, FBT001
+def starved_pool(_run: Run, *, broken: bool) -> None:
     """A job waits for another job of a pool of one worker; the correction has two."""
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -394,5 +392,3 @@ PROGRAMS: dict[Program, str] = {
     abandoned_task: "pending",
     starved_pool: "deadlock",
 }
-
-Main = Callable[[], Coroutine[Any, Any, Any]]

@@ -54,8 +54,10 @@ class LoopState:
         """Whether the loop waits for sockets or pipes, which something outside may write to."""
         return bool(self.selector.get_map())
 
+    label = "the event loop"
+
     @property
-    def label(self) -> str:
+    def awaited(self) -> str:
         """What an idle loop waits for."""
         if self.loop._ready:  # noqa: SLF001 - the attribute of CPython
             return (
@@ -119,8 +121,14 @@ class LoopState:
                     task.get_coro().close()
             asyncio.tasks._unregister_task(task)  # noqa: SLF001 - the set of all tasks
         self.tasks.clear()
-        with suppress(BaseException):
-            self.selector.close()
+        loop = self.loop
+        if not loop.is_closed():
+            loop._closed = True  # noqa: SLF001 - a schedule that ended early leaves it open
+            loop._thread_id = None  # noqa: SLF001
+            loop._ready.clear()  # noqa: SLF001
+            loop._scheduled.clear()  # noqa: SLF001
+            with suppress(BaseException):
+                self.selector.close()
 
     def stacks(self) -> list[tuple[str, str]]:
         """Return where each pending task is suspended, the innermost call last."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from types import CodeType
 from typing import Any
 
 from harness.schedule.asyncio_tasks.task import name_of, stepped, suspended_in
 from harness.schedule.scheduler import Scheduler
-
 
 _HOUSEKEEPING = ("shutdown_asyncgens", "shutdown_default_executor")
 
@@ -52,7 +52,7 @@ def observe(run: Scheduler, handle: Any) -> None:
         label = f"{name_of(owner)}.{getattr(callback, '__name__', '')}"
         observer.observe(thread, "callback", _place(owner, label))
     elif not str(getattr(callback, "__module__", "") or "_asyncio").startswith(
-        ("asyncio.", "_asyncio")
+        ("asyncio.", "_asyncio", "harness.schedule.")
     ):
         code = getattr(callback, "__code__", None)
         line = code.co_firstlineno if code is not None else 0
@@ -67,11 +67,8 @@ def _kind(task: Any, handle: Any) -> str:
         for each in handle._args or ()  # noqa: SLF001
     ):
         return "cancelled"
-    frame = getattr(coroutine, "cr_frame", None)
-    return "start" if frame is not None and frame.f_lasti < _BEGUN else "resume"
-
-
-_BEGUN = 8  # bytes of the instructions that only make a coroutine
+    is_new = iscoroutine(coroutine) and getcoroutinestate(coroutine) == CORO_CREATED
+    return "start" if is_new else "resume"
 
 
 def _place(task: Any, label: str) -> Suspended:

@@ -79,6 +79,8 @@ def frames(task: Any) -> list[Any]:
 
 def suspended_in(task: Any) -> Any:
     """Return the innermost frame of the program in which a task is suspended; None if none is."""
-    every = frames(task)
-    own = [frame for frame in every if is_under_test(frame.f_code.co_filename)]
-    return own[-1] if own else every[-1] if every else None
+    for frame in reversed(frames(task)):
+        file = frame.f_code.co_filename
+        if is_under_test(file) or "-packages" in file:
+            return frame
+    return None
