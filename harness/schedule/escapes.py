@@ -85,17 +85,21 @@ class Audit:
                 self._note_made_locks(frame)
         elif event == "call" and frame.f_code not in self._seen:
             self._seen.add(frame.f_code)
-            if is_under_test(frame.f_code.co_filename):
-                self.modules[module] = None
-                if frame.f_code.co_flags & CO_COROUTINE:
-                    self._note_loop(module)
-            if module in _HELD_BRIEFLY:
-                return
-            self._note_native_locks(frame.f_globals, frame.f_code, module.rpartition(".")[2])
-            subject = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
-            if subject is not None and type(subject).__module__ == module:
-                names = {**vars(type(subject)), **getattr(subject, "__dict__", {})}
-                self._note_native_locks(names, frame.f_code, type(subject).__qualname__)
+            self._note_call(frame, module)
+
+    def _note_call(self, frame: FrameType, module: str) -> None:
+        """Record a function's module, and what it uses, at its first call."""
+        if is_under_test(frame.f_code.co_filename):
+            self.modules[module] = None
+            if frame.f_code.co_flags & CO_COROUTINE:
+                self._note_loop(module)
+        if module in _HELD_BRIEFLY:
+            return
+        self._note_native_locks(frame.f_globals, frame.f_code, module.rpartition(".")[2])
+        subject = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
+        if subject is not None and type(subject).__module__ == module:
+            names = {**vars(type(subject)), **getattr(subject, "__dict__", {})}
+            self._note_native_locks(names, frame.f_code, type(subject).__qualname__)
 
     def _note_made_locks(self, frame: FrameType) -> None:
         """Record the native locks that exist since this schedule began, and who made them."""
@@ -112,7 +116,7 @@ class Audit:
 
     def _note_loop(self, module: str) -> None:
         """Record an event loop that runs this code and is not under control."""
-        loop = asyncio._get_running_loop()
+        loop = asyncio._get_running_loop()  # noqa: SLF001 - without an error if none runs
         if loop is not None and state_of(loop) is None:
             kind = f"{type(loop).__module__}.{type(loop).__qualname__}"
             self.found[

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from harness.core.errors import HarnessError, UsageError
 from harness.schedule.accesses import Accesses, forget_functions
-from harness.schedule.asyncio_tasks.order import Order
+from harness.schedule.asyncio_tasks.order import LoopOrder
 from harness.schedule.control import in_charge
 from harness.schedule.escapes import Audit, StallDetector
 from harness.schedule.exhaustive import PRUNED
@@ -52,7 +52,7 @@ class Settings:
     rules: LockRules | None = None
     timers: int = TIMERS  # the deadlines that may pass early in one schedule
     points: tuple[str, ...] = ()  # accesses that are points, by `Site.key`
-    order: Order = Order.DRIFT  # of the callbacks of event loops
+    order: LoopOrder = LoopOrder.DRIFT  # of the callbacks of event loops
     stock: bool = False  # whether lines and accesses are points only where CPython can switch
 
 

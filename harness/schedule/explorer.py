@@ -23,7 +23,7 @@ from typing import Any
 from harness.core.errors import UsageError
 from harness.core.verdict import Validity
 from harness.schedule.accesses import modules_of
-from harness.schedule.asyncio_tasks.order import Order
+from harness.schedule.asyncio_tasks.order import LoopOrder
 from harness.schedule.distinct import Distinct
 from harness.schedule.executor import Execution, Executor, Settings, known_modules
 from harness.schedule.exhaustive import Bounded, Reduced
@@ -119,7 +119,7 @@ class Result:
     timers: int | None = None
     chance: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
-    order: Order | None = None
+    order: LoopOrder | None = None
 
     @property
     def validity(self) -> Validity:
@@ -168,7 +168,7 @@ def explore(  # noqa: PLR0913 - all but the body have defaults
     modules: Sequence[str] = (),
     rules: LockRules | None = None,
     points: Sequence[str] = (),
-    order: Order | str = Order.DRIFT,
+    order: LoopOrder | str = LoopOrder.DRIFT,
     stock: bool = False,
 ) -> Result:
     """Run `body` under many schedules, and return the result.
@@ -180,8 +180,8 @@ def explore(  # noqa: PLR0913 - all but the body have defaults
     are neither CPython's nor installed. `rules` are lock rules that hold in every schedule.
     `points` are accesses that are points from the first schedule on, as `Result.points` of a search
     of the same modules names them. `order` is that of the callbacks of asyncio's event loops: fifo,
-    drift or relaxed (see `Order`). With `stock` lines and accesses are points only where a CPython
-    with its global lock can switch.
+    drift or relaxed (see `LoopOrder`). With `stock` lines and accesses are points only where a
+    CPython with its global lock can switch.
     Raises UsageError for an unknown strategy or module.
     """
     setting = Settings(
@@ -191,7 +191,7 @@ def explore(  # noqa: PLR0913 - all but the body have defaults
         rules,
         budget.timers,
         tuple(points),
-        Order(order),
+        LoopOrder(order),
         stock=stock,
     )
     executor = Executor(body, setting)

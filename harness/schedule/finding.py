@@ -8,17 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from harness.schedule.asyncio_tasks.order import Order
+from harness.schedule.asyncio_tasks.order import LoopOrder
 from harness.schedule.scheduler import Ending
 from harness.schedule.story import Step, format_steps
 from harness.schedule.trace import Level
 
-RULES = (
-    "held",
-    "nested",
-    "lock-order",
-    "unawaited",
-)  # raise nothing; their messages tell them apart
+RULES = ("held", "nested", "lock-order", "unawaited")  # known by their messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +21,10 @@ class Finding:
     """One failing schedule, shrunk.
 
     `kind` is assertion, exception, deadlock, livelock, lock-order, held, nested, unawaited or
-    pending. `choices` are the numbers of the tasks chosen wherever there was a choice. `feasible` is whether a
-    stock CPython, with its global lock, can switch where this schedule does. `replayed` counts the
-    replays, out of `replays`, that failed in the same way.
+    pending. `choices` are the numbers of the tasks chosen wherever there was a choice.
+    `out_of_turn` counts the callbacks that asyncio's queue would not have run next. `feasible` is
+    whether a stock CPython, with its global lock, can switch where this schedule does. `replayed`
+    counts the replays, out of `replays`, that failed in the same way.
     """
 
     kind: str
@@ -52,7 +48,7 @@ class Finding:
     points: tuple[str, ...] = ()  # the accesses that were points, by `Site.key`
     accesses: tuple[str, ...] = ()  # the unsynchronised accesses that the search had found
     stock: bool = False
-    order: Order = Order.DRIFT  # of the callbacks of event loops
+    order: LoopOrder = LoopOrder.DRIFT  # of the callbacks of event loops
     out_of_turn: int = 0  # callbacks that asyncio's queue would not have run next
 
     @property
@@ -128,7 +124,7 @@ class Finding:
                 "stacks": tuple((name, stack) for name, stack in data["stacks"]),
                 "points": tuple(data.get("points", ())),
                 "accesses": tuple(data.get("accesses", ())),
-                "order": Order(data.get("order", Order.DRIFT)),
+                "order": LoopOrder(data.get("order", LoopOrder.DRIFT)),
             }
         )
 

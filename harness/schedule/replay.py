@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any
 
 from harness.core.errors import UsageError
-from harness.schedule.asyncio_tasks.order import Order
+from harness.schedule.asyncio_tasks.order import LoopOrder
 from harness.schedule.executor import Execution, Executor, Settings, known_modules
 from harness.schedule.finding import Finding, signature
 from harness.schedule.locks import LockRules
@@ -29,12 +29,13 @@ def replay(  # noqa: PLR0913 - all but two have defaults
     rules: LockRules | None = None,
     timers: int = 0,
     points: Sequence[str] = (),
-    order: Order | str = Order.DRIFT,
+    order: LoopOrder | str = LoopOrder.DRIFT,
     stock: bool = False,
 ) -> tuple[Execution, ...]:
     """Execute one schedule `times` times. Raises LostError if the body escapes control.
 
-    `timers`, `points`, `order` and `stock` are those of the finding: they say where there is a choice.
+    `timers`, `points`, `order` and `stock` are those of the finding: they say where there
+    is a choice.
     """
     setting = Settings(
         Level(level),
@@ -42,7 +43,7 @@ def replay(  # noqa: PLR0913 - all but two have defaults
         rules=rules,
         timers=timers,
         points=tuple(points),
-        order=Order(order),
+        order=LoopOrder(order),
         stock=stock,
     )
     executor = Executor(body, setting)
@@ -110,7 +111,7 @@ def as_pytest(finding: Finding, body: str) -> str:
     story = "\n".join(f"# {line}".rstrip() for line in finding.story.splitlines())
     slug = re.sub(r"\W+", "_", f"{finding.kind} in {name}").lower()
     keywords = f", level={str(finding.level)!r}" if finding.level is not Level.SYNC else ""
-    keywords += f", order={str(finding.order)!r}" if finding.order is not Order.DRIFT else ""
+    keywords += f", order={str(finding.order)!r}" if finding.order is not LoopOrder.DRIFT else ""
     for option in ("modules", "timers", "points", "stock"):
         value = getattr(finding, option)
         keywords += f", {option}={value!r}" if value else ""

@@ -1,8 +1,8 @@
-"""Records a schedule as numbered steps, and prints it as a table with a column for each thread and task.
+"""Records a schedule as numbered steps, and prints it in a column for each thread and task.
 
-A row is one operation, in the column of its thread or asyncio task; `>` marks a preemption: a switch away from a
-thread that could have continued. Steps of CPython's library inside one call of the code under test
-show the line of that call.
+A row is one operation, in the column of its thread or asyncio task; `>` marks a preemption: a
+switch away from a thread that could have continued. Steps of CPython's library inside one call of
+the code under test show the line of that call.
 """
 
 from __future__ import annotations

@@ -276,7 +276,7 @@ def lock_and_loop(_run: Run, *, broken: bool) -> None:
             await asyncio.sleep(0)
             with lock:
                 pass
-        while thread.is_alive():
+        while thread.is_alive():  # noqa: ASYNC110 - a poll on purpose
             await asyncio.sleep(1)
 
     asyncio.run(main())

@@ -70,7 +70,7 @@ class Jobs:
                 self._tell(_complete, ended, None, None)
 
     def _cancel(self, future: Any) -> None:
-        """Note that a future was cancelled: in a later round than the cancellation, as in a pool."""
+        """Note that a future was cancelled: a round later than it was, as in a pool."""
         if future.cancelled():
             self._cancelled.add(future)
 

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
-from harness.schedule.asyncio_tasks.order import Order
+from harness.schedule.asyncio_tasks.order import LoopOrder
 from harness.schedule.asyncio_tasks.task import Task, frames, name_of
 from harness.schedule.asyncio_tasks.timers import Timers
 from harness.schedule.asyncio_tasks.waits import sentence
@@ -31,8 +31,8 @@ class LoopState:
         self.loop = loop
         self.run = run
         self.key = creation_key(self)
-        self.is_relaxed = run.order == Order.RELAXED
-        self.drifts = run.order != Order.FIFO
+        self.is_relaxed = run.order == LoopOrder.RELAXED
+        self.drifts = run.order != LoopOrder.FIFO
         self.selector = selector
         self.thread: Thread | None = None  # that runs the loop
         self.tasks: list[Any] = []
@@ -92,7 +92,7 @@ class LoopState:
                 self.report(None, f"destroyed pending: {sentence(task)}", task)
 
     def report(self, error: BaseException | None, message: str, task: Any) -> None:
-        """End the schedule with this failure of a task or callback; a loop's own handler goes first.
+        """End the schedule with this failure of a task or callback, or pass it to the handler.
 
         Without an error it is a task that was left behind.
         """

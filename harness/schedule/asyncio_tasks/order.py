@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Order(StrEnum):
+class LoopOrder(StrEnum):
     """The order of an event loop's callbacks.
 
     `FIFO` is asyncio's own queue, with computation that takes no time: a timer is due only when

@@ -117,6 +117,7 @@ def _run_in_executor(loop: Any, executor: Any, function: Any, *args: Any) -> Any
 
 
 async def shutdown_default_executor(loop: Any, *args: Any, **options: Any) -> None:
+    """Wait for the jobs; a task has this name in a story, which leaves it out."""
     jobs = loop._default_executor
     if not isinstance(jobs, Jobs):
         await _native_shutdown_executor(loop, *args, **options)

@@ -1,5 +1,8 @@
 """The loop's queue of callbacks: before each one, other threads may act."""
 
+# The attributes of CPython are private:
+# ruff: noqa: SLF001
+
 from __future__ import annotations
 
 from _thread import get_ident
@@ -51,10 +54,8 @@ class ReadyQueue(deque[Any]):
         state.touch()
         if self[0]._cancelled:
             return _popleft(self)
-        if state.is_relaxed and len(self) > 1:
-            handle = self._take_any()
-        else:
-            handle = _popleft(self)
+        is_free = state.is_relaxed and len(self) > 1
+        handle = self._take_any() if is_free else _popleft(self)
         if run.observer is not None:
             observe(run, handle)
         return handle

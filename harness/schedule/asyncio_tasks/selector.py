@@ -45,7 +45,7 @@ class Selector(selectors.PollSelector):
                 run.advance(next_ns)
         state.touch()
         state.is_awake = False
-        return timers.run_due(self._events())  # type: ignore[return-value]
+        return timers.run_due(self._events())
 
     def _events(self) -> list[Any]:
         if not self.get_map():

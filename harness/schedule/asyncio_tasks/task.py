@@ -1,4 +1,4 @@
-"""The tasks of a controlled loop: numbered, so that sets of them have one order in all schedules."""
+"""The tasks of a controlled loop, numbered so that sets of them have one order."""
 
 from __future__ import annotations
 
