@@ -327,7 +327,8 @@ class _Search:
                         lanes = list(self._lanes)
                         break
                 is_exhausted = getattr(lane.strategy, "exhausted", False)
-                if is_exhausted and not self._chance:
+                has_input = self._executor.scheduler.has_input  # comes in one order only
+                if is_exhausted and not (self._chance or has_input):
                     self._exhausted = True
                     return
                 if is_exhausted or not is_left:

@@ -231,6 +231,7 @@ class Scheduler:
         self.order = order
         self.loops: list[Loop] = []  # that the program made in this schedule
         self.has_loops = False  # in any schedule
+        self.has_input = False  # from sockets or pipes of event loops, in any schedule
         self.out_of_turn = 0  # callbacks that ran before the first one of their loop's queue
         self._strands = 0
         self.has_offered_time = False  # in any schedule

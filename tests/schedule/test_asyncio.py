@@ -467,7 +467,47 @@ def test_socket_between_tasks_works() -> None:
             await loop.sock_sendall(theirs, b"x")
             return await read
 
-    assert outcomes(main, order="drift") == {b"x"}
+    result = search(main)
+    assert set(result.outcomes) == {b"x"}
+    assert result.validity is Validity.VALID
+    assert not result.exhausted  # input comes in one order only
+
+
+def test_streams_between_tasks_work() -> None:
+    async def main(_run: Run) -> None:
+        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write((await reader.readline()).upper())
+            writer.close()
+            await writer.wait_closed()
+
+        async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+            address = server.sockets[0].getsockname()
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"hello\n")
+            assert await reader.readline() == b"HELLO\n"
+            writer.close()
+            await writer.wait_closed()
+
+    assert search(main).validity is Validity.VALID
+
+
+def test_loops_in_two_threads_are_explored() -> None:
+    def body(_run: Run) -> str:
+        order: list[str] = []
+
+        async def main(name: str) -> None:
+            await asyncio.sleep(1)
+            order.append(name)
+
+        threads = [threading.Thread(target=asyncio.run, args=(main(name),)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return "".join(order)
+
+    result = explore(body, budget=FEW)
+    assert set(result.outcomes) == {"ab", "ba"}, result.story
 
 
 def test_group_cancels_in_one_order() -> None:

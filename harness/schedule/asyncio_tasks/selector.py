@@ -59,4 +59,5 @@ class Selector(selectors.PollSelector):
                     selectors.EVENT_READ if mask & ~_WRITES else 0
                 )
                 events.append((key, found & key.events))
+                self.state.run.has_input = True
         return events
