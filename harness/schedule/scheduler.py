@@ -252,6 +252,7 @@ class Scheduler:
         self._own.baton.acquire()
         self._own.ident = 0
         self._passing = _Passing(self._own)
+        self.body = self.current = Task(0, "main", self._own, daemon=False)
 
     # -- one schedule ---------------------------------------------------------------------------
 
