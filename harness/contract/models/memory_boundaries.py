@@ -75,6 +75,10 @@ class MemoryBoundariesModel:
                 promises.L15, f"{operation.call} failed", expected="an answer", also=(promises.H3,)
             )
         argument = operation.argument
+        if operation.result is not None and operation.function not in ("stop", "requests"):
+            return Refusal(
+                promises.L15, f"{operation.function}() returned a value", expected="None"
+            )
         match operation.function:
             case "provider":
                 return (replace(state, refused=frozenset(argument["refuses"])),)
@@ -94,9 +98,9 @@ class MemoryBoundariesModel:
                 return _requested(state, operation)
         return (state,)
 
-    def adopt(self, state: State, operation: Operation) -> tuple[State]:  # noqa: ARG002
+    def adopt(self, state: State, operation: Operation) -> tuple[State]:
         """What was owed came or not: it is not awaited again."""
-        return (replace(state, owed=()),)
+        return (_after_stop(state) if operation.function == "stop" else replace(state, owed=()),)
 
 
 def _requested(state: State, operation: Operation) -> tuple[State] | Refusal:
@@ -119,12 +123,7 @@ def _stopped(state: State, operation: Operation) -> tuple[State] | Refusal:
     """Judge the log of a shutdown: it names the sessions that stay uncommitted, and no other."""
     left = sorted(state.dirty & state.refused)
     if operation.result == {"code": 0, "left": left}:
-        after = state
-        for session in sorted(state.dirty):
-            after = after.at_boundary(session)
-        # Each pass of a shutdown tries all that is left, as long as one was committed in the last.
-        passes = len(state.dirty) - len(left)
-        return (State(owed=after.owed, refused=state.refused, retried=(*left,) * passes),)
+        return (_after_stop(state),)
     return Refusal(
         promises.L15 if operation.result["code"] == 0 else promises.H3,
         f"{operation.call}: the log names other sessions than stayed uncommitted",
@@ -132,3 +131,13 @@ def _stopped(state: State, operation: Operation) -> tuple[State] | Refusal:
         expected=f"{{'code': 0, 'left': {left}}}",
         observed=operation.answer,
     )
+
+
+def _after_stop(state: State) -> State:
+    """The state after a shutdown, whose requests are to come."""
+    left, after = sorted(state.dirty & state.refused), state
+    for session in sorted(state.dirty):
+        after = after.at_boundary(session)
+    # Each pass of a shutdown tries all that is left, as long as one was committed in the last.
+    passes = len(state.dirty) - len(left)
+    return State(owed=after.owed, refused=state.refused, retried=(*left,) * passes)

@@ -33,6 +33,7 @@ from harness.processes.server import ReferenceLaunch
 from harness.targets.components.agent_cache import AgentCacheAdapter
 from harness.targets.components.catalog_sources import CatalogSourcesAdapter
 from harness.targets.components.channels import ChannelsAdapter
+from harness.targets.components.durable_map import DurableMapAdapter
 from harness.targets.components.gateway_watcher import WatcherAdapter
 from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.components.model_catalog import CatalogAdapter
@@ -53,6 +54,7 @@ from harness.targets.reference.soak_http import SoakHttpAdapter
 from harness.targets.server.access_control import AccessControlAdapter
 from harness.targets.server.backpressure import BackpressureAdapter
 from harness.targets.server.bad_input import BadInputAdapter
+from harness.targets.server.disturbances import DisturbancesAdapter
 from harness.targets.server.endpoints import EndpointsAdapter
 from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
@@ -198,6 +200,11 @@ def open_wakeups_restarts(folder: Path) -> Any:
     return WakeupsRestartsAdapter(folder, _module)
 
 
+def open_durable_map(folder: Path) -> Any:
+    """Open a durable map with its file in `folder`."""
+    return DurableMapAdapter(folder, _module)
+
+
 def open_turns_struck(folder: Path) -> Any:
     """Open turns with their session and journals in `folder`, on a disk that fails."""
     return TurnsStruckAdapter(folder, _module)
@@ -280,6 +287,11 @@ def open_memory(folder: Path) -> Any:
     return MemoryBoundariesAdapter(folder, _launch())
 
 
+def open_disturbances(folder: Path) -> Any:
+    """Open a server in a process of its own, and what comes in the way of its turns."""
+    return DisturbancesAdapter(folder, _launch())
+
+
 def open_upkeep(folder: Path) -> Any:
     """Open servers in processes of their own, which sessions come to and leave."""
     return UpkeepAdapter(folder, _launch())
@@ -335,6 +347,7 @@ _ADAPTERS = {
     "watcher_threads": open_watcher_threads,
     "wakeups_restarts": open_wakeups_restarts,
     "turns_struck": open_turns_struck,
+    "durable_map": open_durable_map,
     "processes": open_processes,
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,
@@ -350,6 +363,7 @@ _ADAPTERS = {
     "outside": open_external_writer,
     "memory": open_memory,
     "upkeep": open_upkeep,
+    "disturbed": open_disturbances,
     "server": open_server,
     "soak_served": open_soak_http,
 }

@@ -21,6 +21,8 @@ from harness.contract.models.bad_input import BadInputModel
 from harness.contract.models.catalog_over_http import CatalogOverHttpModel
 from harness.contract.models.catalog_sources import CatalogSourcesModel
 from harness.contract.models.channels import ChannelsModel
+from harness.contract.models.disturbances import DisturbancesModel
+from harness.contract.models.durable_map import DurableMapModel
 from harness.contract.models.fault_outcomes import FaultOutcomesModel
 from harness.contract.models.leaving_readers import LeavingReadersModel
 from harness.contract.models.lifecycle import LifecycleModel
@@ -45,6 +47,7 @@ from tests.contract.models import (
     test_channels,
     test_components,
     test_copies,
+    test_durable_map,
     test_lifecycle,
     test_memory_boundaries,
     test_run_journals,
@@ -127,6 +130,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     yield from ((CatalogSourcesModel(), story) for _, story in test_catalog_sources.WRONG)
     yield from ((ChannelsModel(), story) for _, story in test_channels.WRONG)
     yield from ((SessionFolderModel(), story) for story in test_session_folder.wrong_stories())
+    yield from ((DurableMapModel(), story) for story in test_durable_map.wrong_stories())
     yield WakeupsModel(), [test_components.raised("drain")]
     yield ProcessesModel(), [test_components.raised("take")]
     yield from ((test_components.STRUCK, story) for story in test_components.WRONG_STRUCK)
@@ -262,6 +266,8 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield SettingsModel(), [failed("knock")]
     yield NotificationsModel(), [failed("begin")]
     yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
+    yield DisturbancesModel(), [failed("raced", kind="start")]
+    yield DisturbancesModel(), [done("followed", False, opened="head")]  # noqa: FBT003  an answer
     yield UpkeepModel(), [done("grew", True, name="a")]  # noqa: FBT003  an answer
     kept = {"status": 200, "same": True, "copied": True}
     yield UpkeepModel(), [done("kept", {**kept, "status": 500}, change="a")]
