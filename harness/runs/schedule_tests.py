@@ -21,6 +21,7 @@ from typing import Any
 from harness.core.errors import UsageError
 from harness.core.verdict import Validity
 from harness.schedule.again import again, packed, unpacked
+from harness.schedule.asyncio_tasks.order import LoopOrder
 from harness.schedule.explorer import PORTFOLIO, Budget, Result, explore
 from harness.schedule.finding import Finding
 from harness.schedule.locks import LockRules
@@ -92,6 +93,7 @@ class Schedules:
         level: Level | str = Level.SYNC,
         modules: Sequence[str] = (),
         rules: LockRules | None = None,
+        order: LoopOrder | str = LoopOrder.DRIFT,
         stock: bool = False,
         seconds: float | None = None,
         allow_unknown: bool = False,
@@ -113,6 +115,7 @@ class Schedules:
             level=Level(level),
             modules=modules,
             rules=rules,
+            order=order,
             stock=stock,
             progress=self._progress(),
         )

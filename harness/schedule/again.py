@@ -19,7 +19,7 @@ from harness.schedule.story import Recorder
 from harness.schedule.strategies import Replay
 
 _PACKED = (
-    *("choices", "level", "modules", "timers", "points", "stock"),
+    *("choices", "level", "modules", "timers", "points", "order", "stock"),
     *("strategy", "schedule", "seed"),
 )
 _UNPACKED: dict[str, Any] = {
@@ -57,6 +57,7 @@ def again(body: Body, finding: Finding, *, rules: LockRules | None = None) -> Fi
         rules=rules,
         timers=finding.timers,
         points=finding.points,
+        order=finding.order,
         stock=finding.stock,
     )
     executor = Executor(body, setting)
@@ -77,6 +78,7 @@ def again(body: Body, finding: Finding, *, rules: LockRules | None = None) -> Fi
         task=ending.task,
         steps=recorder.steps,
         feasible=recorder.feasible,
+        out_of_turn=execution.out_of_turn,
         replayed=1,
         replays=1,
         stacks=ending.stacks,
