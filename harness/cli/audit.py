@@ -13,8 +13,10 @@ from harness.cli.options import (
     run_options,
     scenario_option,
     scenarios_option,
+    shard_option,
 )
 from harness.cli.output import print_result, print_table, progress, table
+from harness.core.partition import WHOLE
 from harness.runs import baselines
 from harness.runs.audit import Audit, Row, Score
 
@@ -50,6 +52,7 @@ MISSED_MAX = 40  # rows of missed changes that are printed
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Exit 1 if a scenario is behind its share in this file, by more than chance explains.",
 )
+@shard_option
 @record_option
 @click.option("--fields", is_flag=True, help="List every field with missed changes.")
 @run_options("workers", "seed", "json")
@@ -59,6 +62,7 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     scenario: tuple[str, ...],
     per_field: int,
     seconds: float,
+    shard: tuple[int, int],
     at_least: float,
     against: Path | None,
     record: Path | None,
@@ -73,10 +77,11 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     \b
     harness audit reports/runs/latest
     harness audit reports/runs/latest --scenario 'wakeups-*' --fields
+    harness audit reports/runs/latest --seed 1 --shard 1/4 --record share1.json
 
     Results go to the terminal; nothing is written but what --record asks for.
     """  # noqa: D301  click needs the backslash
-    audit = Audit(run, options.seed, per_field, options.workers, seconds, scenario)
+    audit = Audit(run, options.seed, per_field, options.workers, seconds, scenario, shard)
     with progress() as step:
         scores, rows = audit.run(step)
     if options.wants_json:
@@ -96,6 +101,7 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     if record is not None:
         rows_of = [score.to_json() for score in sorted(scores, key=lambda s: s.scenario)]
         figures = {"per_field": per_field, "changed": total, "noticed": noticed}
+        figures |= {"share": list(shard)} if shard != WHOLE else {}
         baselines.record(record, options.seed, {**figures, "scenarios": rows_of})
     fallen = [] if against is None else baselines.behind(scores, against)
     for sentence in fallen:
