@@ -593,6 +593,14 @@ def test_replay_exits_by_the_verdict(
     assert f"L12: {promises.L12.sentence}\n" in error
 
 
+def test_replay_needs_the_ability(printed: Printed, tmp_path: Path) -> None:
+    """A target that cannot do it has neither kept nor broken the promise."""
+    failure = write_failure(tmp_path / LIFECYCLE)
+
+    assert run("replay", failure, "--target", "hermes-agent==0.19.0") == 254
+    assert "has no ability 'lifecycle'" in printed()[1]
+
+
 OLD = "stored by version 0.1.0 or earlier; replay it with that version"
 
 
