@@ -386,6 +386,24 @@ def test_help_shows_two_examples_and_results(name: str, printed: Printed) -> Non
     assert any(line.startswith("  Results go to ") for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("words", "word", "wanted"),
+    [("harness pr", 1, "prove"), ("harness gate --bud", 2, "--budget"), ("harness x", 1, "")],
+)
+def test_shell_completes_commands_and_options(
+    words: str, word: int, wanted: str, printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the script for the shell asks, which the documentation names."""
+    monkeypatch.setenv("_HARNESS_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(word))
+    with pytest.raises(SystemExit):
+        command.run_command(None)
+
+    offered = [line.removeprefix("plain,") for line in printed()[0].split()]
+    assert wanted in offered if wanted else offered == []
+
+
 def test_no_command_shows_the_examples(printed: Printed) -> None:
     """Each example is on a line of its own."""
     assert run() == 254
