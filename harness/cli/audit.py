@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -100,8 +101,9 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     print_result(f"{noticed} of {total} changes noticed · seed {options.seed}")
     if record is not None:
         rows_of = [score.to_json() for score in sorted(scores, key=lambda s: s.scenario)]
-        figures = {"per_field": per_field, "changed": total, "noticed": noticed}
-        figures |= {"share": list(shard)} if shard != WHOLE else {}
+        figures: dict[str, Any] = {"per_field": per_field, "changed": total, "noticed": noticed}
+        if shard != WHOLE:
+            figures["share"] = list(shard)
         baselines.record(record, options.seed, {**figures, "scenarios": rows_of})
     fallen = [] if against is None else baselines.behind(scores, against)
     for sentence in fallen:
