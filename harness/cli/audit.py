@@ -76,7 +76,6 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     the scenario's checker judges the history again, without a target.
 
     \b
-    harness audit reports/runs/latest
     harness audit reports/runs/latest --scenario 'wakeups-*' --fields
     harness audit reports/runs/latest --seed 1 --shard 1/4 --record share1.json
 

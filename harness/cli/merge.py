@@ -31,7 +31,6 @@ def merge_command(*, runs: tuple[Path, ...], options: RunOptions) -> int:
     run judged is unknown: a share that is missing is noticed.
 
     \b
-    harness merge one/runs/latest two/runs/latest
     harness merge harness-*-run --reports merged
     harness merge share1.json share2.json
 
