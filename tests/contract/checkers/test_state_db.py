@@ -366,7 +366,7 @@ def test_refusal_beside_killed_processes_breaks_d5() -> None:
     ],
     ids=["all-late", "one-at-once", "too-few", "at-once"],
 )
-def test_late_succession_breaks_d5(waits_ms: Sequence[int], *, is_valid: bool) -> None:
+def test_late_succession_breaks_d5(waits_ms: tuple[int, ...], *, is_valid: bool) -> None:
     """All of four writers or more waited for a dead process."""
     writes = (
         append(number, f"a{number}", (11 * MS, (11 + wait_ms) * MS))
