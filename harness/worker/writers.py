@@ -514,6 +514,18 @@ class WriterProcess:
             connection.execute("ROLLBACK")
         return [first, last]
 
+    def do_pin_until(self, grown: str, over: str) -> list[int]:
+        """Hold a snapshot until the file `grown` exists, and the connection until `over` does."""
+        with _raw(self._path) as connection:
+            connection.execute("BEGIN")
+            (first,) = connection.execute("SELECT count(*) FROM messages").fetchone()
+            self._log.note(self._process, "pinned", None, None, time.monotonic_ns())
+            self.do_await(grown)
+            (last,) = connection.execute("SELECT count(*) FROM messages").fetchone()
+            connection.execute("ROLLBACK")
+            self.do_await(over)
+        return [first, last]
+
     def do_inspect(self) -> dict[str, Any]:
         """Return SQLite's integrity check, that of each full-text index, and wrong counters."""
         with _raw(self._path) as connection:

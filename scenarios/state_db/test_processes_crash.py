@@ -166,6 +166,7 @@ def test_kill_during_checkpoint_loses_nothing(judge: Judge) -> None:
 
 SHORT_PATIENCE_S = 1.0  # for targets that accept one
 HASTY_S = 0.3
+WAITED_S = 0.3  # how long a lock is held while a writer comes to wait for it
 FOREIGN_HOLD_S = 1.5  # how long a holder that is not the target's has the lock, stopped or not
 OTHERS = ("s1", "s2")  # the sessions of the other writers
 
@@ -183,6 +184,7 @@ def stop_in_the_middle(context: Context) -> None:
             before = SelfSignal(signal.SIGSTOP, match="BEGIN")
             _stop(context, pool, before, PATIENCE_S, "before")
             _stop_a_foreign_holder(context, pool)
+            _stop_a_waiter(context, pool)
             read_back(pool, ("s0", *OTHERS))
 
 
@@ -217,6 +219,23 @@ def _stop_a_foreign_holder(context: Context, pool: WriterPool) -> None:
         for other in others:
             pool.wait_for_exit(other)
     pool.wait_for_exit(holder)
+
+
+def _stop_a_waiter(context: Context, pool: WriterPool) -> None:
+    """Stop a writer that waits for its turn, so that its turn comes and it does not take it."""
+    holder = pool.fork([Round([("hold", {"strokes": 1, "pause_s": WAITED_S})])])
+    pool.wait_for(holder, "held")
+    waiter = pool.fork(appends("s0", "waiting s0", 1))
+    pool.wait_for(waiter, "open")
+    with injecting(Pause(waiter.pid), context.journal):
+        pool.wait_for_exit(holder)
+        others = [
+            pool.fork(appends(session, f"behind {session}", 1), patience_s=PATIENCE_S)
+            for session in OTHERS
+        ]
+        for other in others:
+            pool.wait_for_exit(other)
+    pool.wait_for_exit(waiter)
 
 
 def _others_continue(history: History) -> Verdict:
