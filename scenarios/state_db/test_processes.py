@@ -244,8 +244,9 @@ def test_locks_are_taken_at_begin_or_never(judge: Judge) -> None:
 # The write-ahead log ------------------------------------------------------------------------------
 
 PIN_S = 0.01
-PROMPTS = 140  # of each writer beside short readers: more than the log may hold
+PROMPTS = 125  # of each writer beside short readers: more than the log may hold
 OUTGROWN = LOG_BYTES_MAX // len(PROMPT) + 20  # prompts that make the log too long
+SHORT = OUTGROWN * 2 // 3  # prompts behind that: from its usual length it could outgrow it again
 CUT = 20  # prompts behind a long reader: enough to copy the log, and to start it over
 
 
@@ -279,7 +280,7 @@ def _grow_behind_a_reader(pool: WriterPool) -> None:
             Round([prompt], OUTGROWN),
             Round([("await", {"name": "grown"})]),
             Round([prompt], CUT),
-            Round([prompt, ("log_bytes", {})], OUTGROWN),
+            Round([prompt, ("log_bytes", {})], SHORT),
         ]
     )
     pool.wait_for(writer, "set_system_prompt", OUTGROWN)

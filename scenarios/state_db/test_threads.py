@@ -27,7 +27,8 @@ SESSIONS = ("s1", "s2")
 DRAWN = 200  # programs to choose from
 SCHEDULES = 8  # of each chosen program
 HARD_SCHEDULES = 16  # of each program in which something is in the way
-LOG_SCHEDULES = 120  # of each program of logs
+LOG_SCHEDULES = 200  # of the program of logs in which a sync fails
+QUIET_SCHEDULES = 20  # of each program of logs in which none does
 EARLY_ENDS = 2  # of syncs, in a schedule of logs: another thread could still act
 
 
@@ -192,15 +193,15 @@ def logs(name: str, failing: tuple[int, ...], *threads: tuple[Call, ...]) -> Pro
 
 SYNCS = (
     logs(
-        "three logs share syncs",
-        (),
+        "a sync fails among three logs",
+        (1,),
         (commit("a", 0),),
         (commit("b", 1), commit("c", 1)),
         (commit("d", 2),),
     ),
     logs(
-        "a sync fails among three logs",
-        (1,),
+        "three logs share syncs",
+        (),
         (commit("a", 0),),
         (commit("b", 1), commit("c", 1)),
         (commit("d", 2),),
@@ -265,8 +266,9 @@ def explore_some(context: Context) -> None:
     drawn_ones = ATOMIC.programs[len(HARD) + len(SYNCS) :]
     chosen = context.rng("programs").sample(drawn_ones, min(context.examples, DRAWN))
     replace(ATOMIC, programs=HARD, schedules=HARD_SCHEDULES).explore(context)
-    logs_alone = replace(ATOMIC, programs=SYNCS, modules=(), timers=EARLY_ENDS)
-    replace(logs_alone, schedules=LOG_SCHEDULES).explore(context)
+    logs_alone = replace(ATOMIC, modules=(), timers=EARLY_ENDS)
+    replace(logs_alone, programs=SYNCS[:1], schedules=LOG_SCHEDULES).explore(context)
+    replace(logs_alone, programs=SYNCS[1:], schedules=QUIET_SCHEDULES).explore(context)
     replace(ATOMIC, programs=chosen, modules=()).explore(context)
 
 
