@@ -29,15 +29,17 @@ class BrokenError(Exception):
 class Client:
     """One client that brings sessions to their boundaries."""
 
-    def __init__(self, client: RecordingClient, rng: random.Random) -> None:
+    def __init__(self, client: RecordingClient, rng: random.Random, *, goes_on: bool) -> None:
         self._client = client
+        self._goes_on = goes_on
         self._fold = Fold(MemoryBoundariesModel())
         self._rng = rng
         self._numbers = itertools.count(1)
 
     def ask(self, function: str, **argument: Any) -> None:
-        """Call a function; raises BrokenError where the model refuses the answer."""
-        if self._fold.step(self._client.ask(function, argument)):
+        """Call a function; raises BrokenError where the model refuses it, and may not go on."""
+        operation = self._client.ask(function, argument)
+        if self._fold.step(operation) and (self._fold.is_lost or not self._goes_on):
             raise BrokenError
 
     def new(self, previous: str | None = None) -> str:
@@ -97,7 +99,7 @@ def walk(context: Context) -> None:
     for _ in range(context.examples):
         with context.episode() as episode:
             try:
-                Client(episode.client, rng).walk()
+                Client(episode.client, rng, goes_on=context.goes_on).walk()
             except BrokenError:
                 return
 

@@ -94,9 +94,9 @@ class MemoryBoundariesModel:
                 return _requested(state, operation)
         return (state,)
 
-    def adopt(self, state: State, operation: Operation) -> tuple[State]:  # noqa: ARG002
+    def adopt(self, state: State, operation: Operation) -> tuple[State]:
         """What was owed came or not: it is not awaited again."""
-        return (replace(state, owed=()),)
+        return (_after_stop(state) if operation.function == "stop" else replace(state, owed=()),)
 
 
 def _requested(state: State, operation: Operation) -> tuple[State] | Refusal:
@@ -119,12 +119,7 @@ def _stopped(state: State, operation: Operation) -> tuple[State] | Refusal:
     """Judge the log of a shutdown: it names the sessions that stay uncommitted, and no other."""
     left = sorted(state.dirty & state.refused)
     if operation.result == {"code": 0, "left": left}:
-        after = state
-        for session in sorted(state.dirty):
-            after = after.at_boundary(session)
-        # Each pass of a shutdown tries all that is left, as long as one was committed in the last.
-        passes = len(state.dirty) - len(left)
-        return (State(owed=after.owed, refused=state.refused, retried=(*left,) * passes),)
+        return (_after_stop(state),)
     return Refusal(
         promises.L15 if operation.result["code"] == 0 else promises.H3,
         f"{operation.call}: the log names other sessions than stayed uncommitted",
@@ -132,3 +127,13 @@ def _stopped(state: State, operation: Operation) -> tuple[State] | Refusal:
         expected=f"{{'code': 0, 'left': {left}}}",
         observed=operation.answer,
     )
+
+
+def _after_stop(state: State) -> State:
+    """The state after a shutdown, whose requests are to come."""
+    left, after = sorted(state.dirty & state.refused), state
+    for session in sorted(state.dirty):
+        after = after.at_boundary(session)
+    # Each pass of a shutdown tries all that is left, as long as one was committed in the last.
+    passes = len(state.dirty) - len(left)
+    return State(owed=after.owed, refused=state.refused, retried=(*left,) * passes)

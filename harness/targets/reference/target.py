@@ -53,6 +53,7 @@ from harness.targets.reference.soak_http import SoakHttpAdapter
 from harness.targets.server.access_control import AccessControlAdapter
 from harness.targets.server.backpressure import BackpressureAdapter
 from harness.targets.server.bad_input import BadInputAdapter
+from harness.targets.server.disturbances import DisturbancesAdapter
 from harness.targets.server.endpoints import EndpointsAdapter
 from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
@@ -67,6 +68,7 @@ from harness.targets.threads.channels import ChannelsThreadsAdapter
 from harness.targets.threads.gateway_watcher import WatcherThreadsAdapter
 from harness.targets.threads.lifecycle import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
 from harness.targets.threads.model_catalog import CatalogThreadsAdapter
+from harness.targets.threads.processes import ProcessesThreadsAdapter
 from harness.targets.threads.run_calls import RunCallsAdapter
 from harness.targets.threads.session_store import SessionsThreadsAdapter
 from harness.targets.threads.state_db import StateDbThreadsAdapter
@@ -160,6 +162,11 @@ def open_wakeups_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability ke
 def open_turns_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
     """Open turns and their wakeups, for threads."""
     return TurnsThreadsAdapter(_module)
+
+
+def open_processes_threads(folder: Path) -> Any:
+    """Open a process registry with its files in `folder`, for threads."""
+    return ProcessesThreadsAdapter(folder, _module)
 
 
 def open_run_calls(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
@@ -274,6 +281,11 @@ def open_memory(folder: Path) -> Any:
     return MemoryBoundariesAdapter(folder, _launch())
 
 
+def open_disturbances(folder: Path) -> Any:
+    """Open a server in a process of its own, and what comes in the way of its turns."""
+    return DisturbancesAdapter(folder, _launch())
+
+
 def open_upkeep(folder: Path) -> Any:
     """Open servers in processes of their own, which sessions come to and leave."""
     return UpkeepAdapter(folder, _launch())
@@ -322,6 +334,7 @@ _ADAPTERS = {
     "wakeups_threads": open_wakeups_threads,
     "turns_threads": open_turns_threads,
     "run_calls": open_run_calls,
+    "processes_threads": open_processes_threads,
     "channels": open_channels,
     "channels_threads": open_channels_threads,
     "catalog_threads": open_catalog_threads,
@@ -343,6 +356,7 @@ _ADAPTERS = {
     "outside": open_external_writer,
     "memory": open_memory,
     "upkeep": open_upkeep,
+    "disturbed": open_disturbances,
     "server": open_server,
     "soak_served": open_soak_http,
 }
@@ -359,7 +373,7 @@ _DRIVEN = {
 class ReferenceTarget:
     """All abilities: in this process, or, where they kill or fill it, in one of their own."""
 
-    usage = "reference[@FOLDER|+BUG]"
+    usage = "reference[@FOLDER|+BUG|+delays-SEED]"
     description = "the reference implementation, a copy elsewhere, or one with a known bug"
     abilities = frozenset({*_ADAPTERS, *_DRIVEN})
 
@@ -395,21 +409,29 @@ class ReferenceTarget:
             return ProcessInstance(pool, folder)
         return AdapterInstance(_ADAPTERS[ability](folder))
 
+    @property
+    def standalone_name(self) -> str:
+        """The name of these sources in a stand-alone test: an installed reference is another."""
+        return repr(f"reference@{self._folder or import_root()}")
+
+    @property
+    def standalone_needs(self) -> str:
+        """Source that skips a stand-alone test where these sources are missing."""
+        return skip_without_folder(self._folder or import_root())
+
     def standalone(self, ability: str) -> str:
         """Source that imports the adapter from here, or contains it if it runs in a process."""
         root = self._folder or import_root()
-        needed = skip_without_folder(root) if self._folder else ""
         path = f"import sys\n\nsys.path.insert(0, {str(root)!r})\n\n"
         own = f"{DISTRIBUTION}=={harness_version()}"
         if files := _DRIVEN.get(ability):
             adapter, *wrappers = [file.read_text(encoding="utf-8") for file in files]
             subject = "" if self._folder else skip_without_module(PACKAGE, own)
-            return needed + path + subject + in_a_process(adapter, wrappers)
+            return self.standalone_needs + path + subject + in_a_process(adapter, wrappers)
         here = f"from {__name__} import {_ADAPTERS[ability].__name__} as open_adapter"
         harness = skip_without_module("harness", own)
-        if self._folder is None:
-            return harness + here
-        return f"{needed}{path}import {PACKAGE}\n\n{harness}{here}\n\n{_assert_place(root)}"
+        first = f"{self.standalone_needs}{path}import {PACKAGE}\n\n"
+        return f"{first}{harness}{here}\n\n{_assert_place(root)}"
 
 
 def _assert_place(root: Path) -> str:

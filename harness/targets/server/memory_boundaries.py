@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 from typing import Any
 
 from harness.contract.agent_script import Tokens
@@ -21,6 +21,7 @@ from harness.targets.server.http import named
 from harness.targets.server.lifecycle import ServerAdapter
 
 PATIENCE_S = 30.0
+LACKING_S = 4.0  # once a request did not come, so that others need not wait as long
 POLL_S = 0.005
 DRAIN_S = "20"
 _COMMIT = re.compile(r"/api/v1/sessions/([^/]+)/commit")
@@ -34,7 +35,10 @@ class Provider:
     def __init__(self) -> None:
         """Start to listen, and to answer."""
         self.refused: set[str] = set()
+        self.answers = Event()  # while it is not set, requests wait
+        self.answers.set()
         self._asked: list[str] = []
+        self._patience_s = PATIENCE_S
         self._changed = Condition()
         provider = self
 
@@ -45,6 +49,7 @@ class Provider:
                 session = found[1] if found else self.path
                 status = UNAVAILABLE if session in provider.refused else 200
                 provider.note(session)
+                provider.answers.wait(PATIENCE_S)
                 with suppress(OSError):  # the client may have closed the connection
                     self.send_response(status)
                     self.send_header("Content-Length", "0")
@@ -68,9 +73,15 @@ class Provider:
     def taken(self, count: int) -> list[str]:
         """The requests since the last time, once there are that many or the patience ends."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._asked) >= count, PATIENCE_S)
+            if not self._changed.wait_for(lambda: len(self._asked) >= count, self._patience_s):
+                self._patience_s = LACKING_S
             asked, self._asked = self._asked, []
             return asked
+
+    def wait(self, count: int, within_s: float) -> None:
+        """Wait until there are that many requests, or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._asked) >= count, within_s)
 
     def close(self) -> None:
         """Stop listening."""
@@ -112,10 +123,13 @@ class MemoryBoundariesAdapter:
         sid = self._sessions[session]
         self._web.post("/api/chat/start", session_id=sid, message=f"hello {Tokens(1).directive}")
         ends_at = time.monotonic() + PATIENCE_S
-        while self._web.get(f"/api/session/status?session_id={sid}")["agent_running"]:
+        while self._is_busy(sid):
             if time.monotonic() > ends_at:
                 raise TimeoutError(f"{session} is still busy after {PATIENCE_S:g} s")
             time.sleep(POLL_S)
+
+    def _is_busy(self, sid: str) -> bool:
+        return bool(self._web.get(f"/api/session/status?session_id={sid}")["agent_running"])
 
     def clear(self, session: str) -> None:
         """Remove the session's messages."""
