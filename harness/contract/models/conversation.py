@@ -449,9 +449,10 @@ def _wrong_end(
         promise = promises.S13 if turn.was_struck else promises.T4
         where = "" if is_last else ", an earlier turn,"  # what a later turn did is another finding
         has_failed = "cancelled" not in turn.marks and not turn.was_struck
+        which = f"the reply to {turn.text!r}{where}"
         return Refusal(
             promise,
-            f"{operation.call}: the reply to {turn.text!r}{where} lacks text that a client has seen",
+            f"{operation.call}: {which} lacks text that a client has seen",
             also=(
                 *((promises.S2,) if has_failed else ()),
                 *(() if is_marked or of_mark == promise else (of_mark,)),
