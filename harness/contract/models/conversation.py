@@ -328,6 +328,7 @@ def status_read(session: Session, operation: Operation, _turn: Turn | None) -> S
         return Refusal(
             promises.T4 if session.is_cancelled else promises.T3,
             f"{operation.call} reports a wrong status: {present}",
+            also=(promises.S13,) if session.was_struck else (),
             expected=f"busy = {session.is_surely_busy}",
         )
     return session if active == session.offered else _wrong_run(session, operation, active)
