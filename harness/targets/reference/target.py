@@ -33,6 +33,7 @@ from harness.processes.server import ReferenceLaunch
 from harness.targets.components.agent_cache import AgentCacheAdapter
 from harness.targets.components.catalog_sources import CatalogSourcesAdapter
 from harness.targets.components.channels import ChannelsAdapter
+from harness.targets.components.durable_map import DurableMapAdapter
 from harness.targets.components.gateway_watcher import WatcherAdapter
 from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.components.model_catalog import CatalogAdapter
@@ -68,6 +69,7 @@ from harness.targets.threads.channels import ChannelsThreadsAdapter
 from harness.targets.threads.gateway_watcher import WatcherThreadsAdapter
 from harness.targets.threads.lifecycle import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
 from harness.targets.threads.model_catalog import CatalogThreadsAdapter
+from harness.targets.threads.processes import ProcessesThreadsAdapter
 from harness.targets.threads.run_calls import RunCallsAdapter
 from harness.targets.threads.session_store import SessionsThreadsAdapter
 from harness.targets.threads.state_db import StateDbThreadsAdapter
@@ -163,6 +165,11 @@ def open_turns_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keep
     return TurnsThreadsAdapter(_module)
 
 
+def open_processes_threads(folder: Path) -> Any:
+    """Open a process registry with its files in `folder`, for threads."""
+    return ProcessesThreadsAdapter(folder, _module)
+
+
 def open_run_calls(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
     """Open turns whose calls meet, for threads."""
     return RunCallsAdapter(_module)
@@ -191,6 +198,11 @@ def open_catalog_threads(folder: Path) -> Any:
 def open_wakeups_restarts(folder: Path) -> Any:
     """Open wakeups over a process registry with its files in `folder`."""
     return WakeupsRestartsAdapter(folder, _module)
+
+
+def open_durable_map(folder: Path) -> Any:
+    """Open a durable map with its file in `folder`."""
+    return DurableMapAdapter(folder, _module)
 
 
 def open_turns_struck(folder: Path) -> Any:
@@ -328,12 +340,14 @@ _ADAPTERS = {
     "wakeups_threads": open_wakeups_threads,
     "turns_threads": open_turns_threads,
     "run_calls": open_run_calls,
+    "processes_threads": open_processes_threads,
     "channels": open_channels,
     "channels_threads": open_channels_threads,
     "catalog_threads": open_catalog_threads,
     "watcher_threads": open_watcher_threads,
     "wakeups_restarts": open_wakeups_restarts,
     "turns_struck": open_turns_struck,
+    "durable_map": open_durable_map,
     "processes": open_processes,
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,

@@ -52,12 +52,13 @@ WRONG: tuple[tuple[Sequence[Call], Promise], ...] = (
     ((TALK, stopped("s1")), promises.L15),
     ((TALK, stopped(code=None)), promises.H3),
     ((TALK, stopped(), got()), promises.L15),
+    ((("clear", {"session": "s1"}, 1),), promises.L15),
 )
 
 
 def wrong_stories() -> Iterator[tuple[MemoryBoundariesModel, Sequence[Operation]]]:
     """Stories that end with a wrong answer."""
-    for calls, _ in WRONG[:1] + WRONG[8:9]:
+    for calls, _ in WRONG[:1] + WRONG[8:9] + WRONG[-1:]:
         yield MemoryBoundariesModel(), history(*calls).operations
     failed = Operation(0, "talk", {"session": "s1"}, Outcome.FAIL, 0, 1, None, "StatusError: 500")
     yield MemoryBoundariesModel(), [failed]
