@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 from reference_impl.agents.agent import ScriptedAgent
 from reference_impl.agents.processes import Event, Kind, ProcessRegistry
-from reference_impl.config import env_seconds
+from reference_impl.config import env_seconds, env_switch
 from reference_impl.live.channels import GRACE_S, IDLE_TTL_S, Channels
 from reference_impl.live.gateway_watcher import POLL_S, GatewayWatcher
 from reference_impl.memory.agent_cache import COMMIT_PATIENCE_S
 from reference_impl.memory.lifecycle import Lifecycle
-from reference_impl.memory.provider import commit_session
+from reference_impl.memory.provider import SessionMemory
 from reference_impl.model_catalog.catalog import ModelCatalog
 from reference_impl.model_catalog.providers import SCRIPTED, offered_models
 from reference_impl.sessions import recovery
@@ -71,7 +71,9 @@ class App:
             self.runs,
             self.journal,
             self.lifecycle,
-            lambda session_id: ScriptedAgent(session_id, self.processes, commit_session),
+            lambda session_id: ScriptedAgent(
+                session_id, self.processes, SessionMemory(session_id)
+            ),
             sync=self.sync,
             resolve=self.resolve,
         )
@@ -81,7 +83,14 @@ class App:
             grace_s=env_seconds("HERMES_WEBUI_CHANNEL_GRACE", GRACE_S),
             ttl_s=env_seconds("HERMES_WEBUI_CHANNEL_TTL", IDLE_TTL_S),
         )
-        self.wakeups = Wakeups(self.processes, self.turns.start, announce=self._announce)
+        self.wakeups = Wakeups(
+            self.processes,
+            self.turns.start,
+            announce=self._announce,
+            wakes_idle=env_switch("HERMES_WEBUI_IDLE_WAKEUPS", default=True),
+            joins_turns=env_switch("HERMES_WEBUI_NEXT_TURN_DRAIN", default=True),
+        )
+        self.turns.take_along(self.wakeups)
         self.announcer = TurnAnnouncer(self.channels)
         self.turns.listen(self.announcer)  # before the listener that starts the next run
         self.turns.listen(self.wakeups)

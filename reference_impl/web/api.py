@@ -31,7 +31,7 @@ from reference_impl.sessions.session_files import InvalidSessionIdError, Unknown
 from reference_impl.sessions.sidecar import Metadata, Session, SessionError, SidecarDamagedError
 from reference_impl.state_db.errors import StateDbError
 from reference_impl.storage.files import LockBusyError
-from reference_impl.turns.turns import KEPT, Run, ShuttingDownError, TurnConflictError
+from reference_impl.turns.turns import KEPT, Run, ShuttingDownError, Source, TurnConflictError
 from reference_impl.web.http_parser import Answer, RefusedError, Request, answer
 from reference_impl.web.openapi import described
 from reference_impl.web.process_stats import ProcessStats
@@ -350,6 +350,20 @@ class Api:
         run = self._app.turns.start(sid, args["message"], asked=asked)
         return self._begun(run, title)
 
+    def ask_aside(self, args: Args, _wake: Wake) -> Answer:
+        """Begin a turn that knows the session, and leaves nothing in it."""
+        sid = args["session_id"]
+        self._app.store.load_metadata_only(sid)  # before anything is announced
+        run = self._app.turns.start(sid, args["question"], Source.EPHEMERAL)
+        return answer(
+            {
+                "stream_id": run.stream_id,
+                "session_id": run.session_id,
+                "started_at": run.started_at,
+                "turn_id": run.turn_id,
+            }
+        )
+
     def _begun(self, run: Run, title: str) -> Answer:
         return answer(
             {
@@ -667,6 +681,15 @@ ROUTES = (
         ),
         refusals=(404, 409, *_DISK),
         gives=_BEGUN,
+    ),
+    Route(
+        "POST",
+        "/api/btw",
+        Api.ask_aside,
+        "ask aside: begin a turn that leaves nothing in its session",
+        body=(SESSION_ID, Field("question", is_required=True, max_length=MESSAGE_CHARS_MAX)),
+        refusals=(404, 409, *_DISK),
+        gives=("stream_id", "session_id", "started_at", "turn_id"),
     ),
     Route(
         "GET",

@@ -89,6 +89,15 @@ class Walker:
         self.runs[session].append(run)
         return run
 
+    def aside(self, session: str, script: str) -> str:
+        """Begin a turn that leaves nothing in its session; returns the name of its run."""
+        number = next(self.numbers)
+        run = f"<r{number}>"
+        text = f"{TEXTS[number % len(TEXTS)]} {number} {script}"
+        self.post("/api/btw", run, session_id=session, question=text)
+        self.runs[session].append(run)
+        return run
+
     def again(self, session: str) -> str:
         """Retry the last turn, and read it as far as it goes by itself; the name of its run."""
         run = f"<r{next(self.numbers)}>"
@@ -334,6 +343,19 @@ def _start(walker: Walker, session: str, run: str) -> str | None:
     return run
 
 
+def _aside(walker: Walker, session: str, _run: str) -> str | None:
+    found = walker.find(session)
+    if found is None or not (found.run is None or found.is_leaving):
+        walker.post("/api/btw", "<refused>", session_id=session, question=f"x {DONE}")
+        return None
+    for script in (DONE, FAILS):
+        run = walker.aside(session, script)
+        walker.ask("read", path="/api/chat/stream", query={"stream_id": run})
+        walker.ask("conclude", session=session)
+    walker.relay(run)  # from the journal
+    return run
+
+
 def _cancel(walker: Walker, _session: str, run: str) -> None:
     walker.get("/api/chat/cancel", stream_id=run)
     walker.get("/api/chat/stream/status", stream_id=run)
@@ -353,6 +375,7 @@ ACTIONS: Mapping[str, Action] = {
     "rework": _rework,
     "delete": _delete,
     "start": _start,
+    "aside": _aside,
     "cancel": _cancel,
     "leave": _leave,
 }
@@ -387,8 +410,12 @@ def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
         if state != "interrupted":
             walker.act(action, state, *walker.prepared(state))
     meet(walker)
+    meet_aside(walker)
     poll(walker)
     struck = [(action, walker.prepared(state)) for state, action in order if state == "interrupted"]
+    aside = walker.new()
+    asked = walker.aside(aside, HELD)
+    walker.show(asked)
     short = walker.new()
     for _ in range(2):
         run = walker.talk(short)
@@ -396,6 +423,7 @@ def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
     walker.ask("kill")
     walker.ask("logged")
     walker.others()
+    walker.see_all(aside, asked)
     walker.see_all(short, run)  # what it was before is not recovered
     for action, (session, run) in struck:
         walker.see_all(session, run)
@@ -441,6 +469,22 @@ def meet(walker: Walker) -> None:
     walker.ask("conclude", session=session)
     walker.see_all(session, last)
     watch(walker, session)
+    walker.finish(session)
+
+
+def meet_aside(walker: Walker) -> None:
+    """Let everything meet a turn that is asked aside."""
+    session = walker.new(model="m1")
+    walker.talk(session)
+    run = walker.aside(session, HELD)
+    walker.show(run)
+    walker.others()
+    walker.post("/api/chat/start", "<refused>", session_id=session, message=f"x {DONE}")
+    walker.post("/api/session/rename", session_id=session, title="aside")
+    walker.see_all(session, run)
+    _cancel(walker, session, run)
+    walker.ask("conclude", session=session)
+    walker.see(session, run)
     walker.finish(session)
 
 

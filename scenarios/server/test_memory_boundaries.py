@@ -1,4 +1,4 @@
-"""Scenario of a server with a memory provider: each boundary reaches it, and nothing else does.
+"""Scenario of a server with a memory provider: it gets each completed turn, and each boundary.
 
 A session is left for a new one, cleared, deleted, or its agent is evicted by those of others; the
 provider refuses some sessions; at last the server is stopped with work that it cannot commit.
@@ -19,6 +19,7 @@ from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
 
+ENDS = ("fail", "cancel", "aside")  # of turns that no memory is to have
 WAYS = ("new", "clear", "delete", "evict")
 
 
@@ -50,8 +51,18 @@ class Client:
         """Make a session with completed turns; returns its name."""
         session = self.new()
         for _ in range(turns):
-            self.ask("talk", session=session)
+            self.say(session)
+        self.hear()
         return session
+
+    def say(self, session: str, end: str = "done") -> None:
+        """Let a turn of the session end in that way."""
+        self.ask("talk", session=session, text=f"t{next(self._numbers)}", end=end)
+
+    def hear(self) -> None:
+        """Ask for the turns that the provider accepted."""
+        (state,) = self._fold.states
+        self.ask("turns", expected=len(state.turns))
 
     def leave(self, session: str, way: str) -> None:
         """Bring a session to a boundary in that way, and look at what the provider got."""
@@ -75,8 +86,10 @@ class Client:
         for way in self._rng.sample(WAYS, len(WAYS)):
             session = self.talk(turns=2)
             self.ask("rename", session=session)
+            self.say(session, self._rng.choice(ENDS))
             self.look()  # a turn commits nothing, nor does a change
             self.leave(session, way)
+            self.hear()
             if way in ("new", "clear"):
                 self.leave(session, way)  # nothing is left to commit
         for way in self._rng.sample(("new", "clear", "evict"), 2):
@@ -85,10 +98,27 @@ class Client:
             self.leave(session, way)
             self.ask("provider", refuses=[])
             self.leave(session, "new")
+        self.refuse_turns()
         sessions = [self.talk() for _ in range(CACHE_MAX)]
         self.ask("provider", refuses=sessions[:1])
         self.ask("stop")
         self.look()
+        self.hear()
+
+    def refuse_turns(self) -> None:
+        """Complete turns that the provider refuses; it gets them with the next, or a boundary."""
+        for more in (0, 1):
+            session = self.talk()
+            self.ask("provider", refuses=[session])
+            for end in ("done", *ENDS):
+                self.say(session, end)
+            self.leave(session, "new")
+            self.ask("refused_turns", expected=2)  # at the end of its turn, and at the boundary
+            self.ask("provider", refuses=[])
+            for _ in range(more):
+                self.say(session)
+            self.leave(session, "new")
+            self.hear()
 
 
 def walk(context: Context) -> None:
@@ -106,6 +136,10 @@ def _requests(history: History) -> int:
     return sum(len(op.result) for op in history.happened.of("requests"))
 
 
+def _turns(history: History) -> int:
+    return sum(len(op.result) for op in history.happened.of("turns"))
+
+
 def _left(history: History) -> int:
     return sum(len(op.result["left"]) for op in history.happened.of("stop"))
 
@@ -119,6 +153,7 @@ MEMORY_BOUNDARIES = Scenario(
     checker=conforms(MemoryBoundariesModel()),
     expectations=(
         Expectation("the provider got a request", _requests, len(WAYS)),
+        Expectation("the provider got a turn", _turns, len(WAYS)),
         Expectation("a shutdown left a session uncommitted", _left),
     ),
     examples=1,

@@ -5,6 +5,11 @@ is *dirty*. A boundary commits it once: a new session that names it as the previ
 delete, eviction from the cache of agents, shutdown. No other call does. What the provider refuses
 stays dirty; a shutdown that cannot commit it says so in the log.
 
+Each completed turn reaches the provider once, in order and before its session is extracted, by
+itself; one that was cancelled, failed or asked aside never does. What the provider refuses of turns
+it gets with the next turn or boundary of their session, and until then the session is not
+extracted. `turns` says which it accepted.
+
 The client does not wait for a boundary of clear or of a new session, so the next turn of the same
 session may be committed with it; a workload starts one such turn at most.
 """
@@ -31,11 +36,27 @@ class State:
     refused: frozenset[str] = frozenset()  # sessions that the provider refuses
     closing: frozenset[str] = frozenset()  # sessions whose boundary may commit a later turn too
     retried: tuple[str, ...] = ()  # requests that a shutdown may repeat
+    unsent: tuple[tuple[str, str], ...] = ()  # turns that the provider refused: session and text
+    turns: tuple[tuple[str, str], ...] = ()  # turns that the provider must get
+
+    def synchronised(self, session: str, *texts: str) -> State:
+        """This state after turns of the session were sent, if the provider takes them."""
+        if session in self.refused:
+            return replace(self, unsent=(*self.unsent, *((session, text) for text in texts)))
+        late = [turn for turn in self.unsent if turn[0] == session]
+        return replace(
+            self,
+            unsent=tuple(turn for turn in self.unsent if turn[0] != session),
+            turns=(*self.turns, *late, *((session, text) for text in texts)),
+        )
 
     def at_boundary(self, session: str) -> State:
         """This state after a boundary of the session."""
         if session not in self.dirty:
             return self
+        if session in self.refused and any(turn[0] == session for turn in self.unsent):
+            return self
+        self = self.synchronised(session)  # noqa: PLW0642 - the same state, a little later
         dirty = self.dirty if session in self.refused else self.dirty - {session}
         return replace(self, dirty=dirty, owed=(*self.owed, session))
 
@@ -50,13 +71,15 @@ class State:
         cached = tuple(other for other in self.cached if other != session)
         return replace(self.at_boundary(session), cached=cached)
 
-    def talked(self, session: str) -> State:
-        """This state after a completed turn of the session, whose agent is the latest now."""
+    def talked(self, session: str, text: str, end: str) -> State:
+        """This state after a turn of the session, whose agent is the latest now."""
         cached = (*(other for other in self.cached if other != session), session)
         state = replace(self, cached=cached)
         for oldest in cached[:-CACHE_MAX]:
             state = state.evicted(oldest)
-        return replace(state, dirty=state.dirty | {session})
+        if end != "done":
+            return state
+        return replace(state.synchronised(session, text), dirty=state.dirty | {session})
 
 
 class MemoryBoundariesModel:
@@ -79,7 +102,8 @@ class MemoryBoundariesModel:
             case "provider":
                 return (replace(state, refused=frozenset(argument["refuses"])),)
             case "talk":
-                return (state.talked(argument["session"]),)
+                end = argument.get("end", "done")
+                return (state.talked(argument["session"], argument["text"], end),)
             case "new":
                 previous = argument["previous"] or ""
                 return (state.at_boundary(previous).close(previous),)
@@ -92,11 +116,20 @@ class MemoryBoundariesModel:
                 return _stopped(state, operation)
             case "requests":
                 return _requested(state, operation)
+            case "turns":
+                return _synchronised(state, operation)
+            case "refused_turns" if operation.result < argument["expected"]:
+                return Refusal(
+                    promises.L15,
+                    f"{operation.call}: a turn was not offered at the end of it, and at a boundary",
+                    expected=f"at least {argument['expected']}",
+                    observed=f"{operation.result}",
+                )
         return (state,)
 
     def adopt(self, state: State, operation: Operation) -> tuple[State]:  # noqa: ARG002
         """What was owed came or not: it is not awaited again."""
-        return (replace(state, owed=()),)
+        return (replace(state, owed=(), turns=()),)
 
 
 def _requested(state: State, operation: Operation) -> tuple[State] | Refusal:
@@ -115,8 +148,26 @@ def _requested(state: State, operation: Operation) -> tuple[State] | Refusal:
     )
 
 
+def _synchronised(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """Judge the turns that the provider accepted: the completed ones, each session's in order."""
+    wanted = sorted(([session, text, "whole"] for session, text in state.turns), key=_of_session)
+    if sorted(operation.result, key=_of_session) == wanted:
+        return (replace(state, turns=()),)
+    return Refusal(
+        promises.L15,
+        f"{operation.call}: the provider got other turns than were completed",
+        expected=f"{wanted}",
+        observed=f"{operation.result}",
+    )
+
+
+def _of_session(row: list[str]) -> str:
+    return row[0]
+
+
 def _stopped(state: State, operation: Operation) -> tuple[State] | Refusal:
     """Judge the log of a shutdown: it names the sessions that stay uncommitted, and no other."""
+    unsent = {session for session, _ in state.unsent}
     left = sorted(state.dirty & state.refused)
     if operation.result == {"code": 0, "left": left}:
         after = state
@@ -124,7 +175,8 @@ def _stopped(state: State, operation: Operation) -> tuple[State] | Refusal:
             after = after.at_boundary(session)
         # Each pass of a shutdown tries all that is left, as long as one was committed in the last.
         passes = len(state.dirty) - len(left)
-        return (State(owed=after.owed, refused=state.refused, retried=(*left,) * passes),)
+        again = tuple(session for session in left if session not in unsent)
+        return (State(owed=after.owed, refused=state.refused, retried=again * passes),)
     return Refusal(
         promises.L15 if operation.result["code"] == 0 else promises.H3,
         f"{operation.call}: the log names other sessions than stayed uncommitted",

@@ -74,7 +74,8 @@ class Run:
     number: int
     asked: tuple[tuple[str, Any], ...] = ()  # what it works with, by name
     end: str = ""  # done, cancelled, error or interrupted
-    count: int = 0  # messages of the session after the end
+    count: int | None = 0  # messages of the session after the end, where it left any
+    is_aside: bool = False  # it leaves nothing in its session
 
     @property
     def script(self) -> Script:
@@ -98,6 +99,11 @@ class Run:
     def attachments(self) -> tuple[str, ...]:
         """The attachments of its message."""
         return tuple(dict(self.asked).get("attachments", ()))
+
+    @property
+    def source(self) -> str:
+        """What began it."""
+        return "ephemeral" if self.is_aside else "user"
 
     @property
     def is_held(self) -> bool:
@@ -221,6 +227,11 @@ class State:
         """
         session = self.find(run.session)
         assert session is not None, run.session
+        if run.is_aside:
+            is_gone = end == "interrupted"
+            is_leaving = not is_gone and not run.script.hangs
+            after = replace(session, run=None if is_gone else run.name, is_leaving=is_leaving)
+            return self.put(after).put_run(replace(run, end=end, count=None))
         span = Span(self.clock if first is None else first, self.clock)
         text = "".join(replace(run, end=end).tokens)
         mark: tuple[tuple[str, Any], ...] = ()
@@ -265,6 +276,8 @@ class State:
             run = self.run(session.run)
             if run is not None and session.is_pending:
                 after, settled = after.with_end(run, "interrupted"), settled + 1
+            elif run is not None and run.is_aside and not run.end:
+                after = after.with_end(run, "interrupted")
             else:
                 after = after.put(replace(session, run=None, is_leaving=False))
         done = (len(self.sessions), settled)
@@ -692,6 +705,32 @@ def _began(
     return Expected(OK, begun, after.announced(), (promises.T8, promises.T3, promises.T2))
 
 
+def _aside(state: State, values: Mapping[str, Any], name: str) -> Expected:
+    session = state.find(values["session_id"])
+    if session is None:
+        return _absent(state)
+    if session.run is not None and not session.is_leaving:
+        return _busy(state, session)
+    state = state.idle(session)
+    session = state.find(session.name) or session
+    number = sum(message.role == "user" for message in session.messages) + 1
+    kept = _kept(dict(session.extra))
+    asked = {**kept, "attachments": (), **_resolved(dict(session.extra))}
+    run = Run(
+        *(name, session.name, values["question"], state.clock, number),
+        asked=tuple(asked.items()),
+        is_aside=True,
+    )
+    after = state.put_run(run).put(replace(session, run=name, is_leaving=False))
+    begun = {
+        "stream_id": name,
+        "session_id": session.name,
+        "started_at": state.clock,
+        "turn_id": run.turn,
+    }
+    return Expected(OK, begun, after.announced(), (promises.T8, promises.T3))
+
+
 def _cancel(state: State, values: Mapping[str, Any], _name: str) -> Expected:
     run = state.run(values["stream_id"])
     after, is_cancelled = state, False
@@ -820,7 +859,7 @@ def _health(state: State, _values: Mapping[str, Any], _name: str) -> Expected:
             {
                 "session_id": run.session,
                 "stream_id": run.name,
-                "source": "user",
+                "source": run.source,
                 "phase": state.phase(run),
                 "started_at": run.started,
             }
@@ -885,6 +924,7 @@ _ROUTES = {
     ("POST", "/api/session/compress"): _compress,
     ("POST", "/api/session/delete"): _delete,
     ("POST", "/api/chat/start"): _start,
+    ("POST", "/api/btw"): _aside,
     ("GET", "/api/chat/cancel"): _cancel,
     ("GET", "/api/chat/stream/status"): _stream_status,
     ("POST", "/api/bg-task-complete-ack"): _acknowledge,
@@ -973,7 +1013,7 @@ def _greeted(state: State, operation: Operation, session: Session) -> tuple[Stat
             "session_id": session.name,
             "stream_id": run.name,
             "pending_started_at": run.started,
-            "source": "user",
+            "source": run.source,
             "recovered": True,
         }
         rows.append(["", "server_turn_started", data])

@@ -248,6 +248,9 @@ class _Agent:
                 raise SystemExit(1)
         return "word"
 
+    def sync_turn(self, turn_id: str, request: str, reply: str) -> None:
+        """Do nothing: the agent has no memory."""
+
     def commit_memory_session(self) -> None:
         """Do nothing: the agent has no memory."""
 
