@@ -679,17 +679,14 @@ class Turns:
         dead: list[Session] = []
 
         def settle(session: Session) -> Session:
-            stream_id = session.active_stream_id
-            if not session.is_busy or (stream_id is not None and self.is_live(stream_id)):
-                return session
             dead.append(session)
             return self._settled(session)
 
-        session = self._store.maintain(session_id, settle)
+        is_settled = self._store.clean_stale_stream(session_id, self.is_live, settle)
         self._end_dead_runs(dead)
-        if dead:
-            self._sync_quietly(session)
-        return bool(dead)
+        if is_settled:
+            self._sync_quietly(self._store.load(session_id))
+        return is_settled
 
     def _settled(self, session: Session) -> Session:
         """The session with all tokens of its dead run, marked as interrupted."""

@@ -164,6 +164,14 @@ ENDPOINTS = (
     ),
     Endpoint(
         "POST",
+        "/api/btw",
+        body={**_SESSION, "question": _needed(MESSAGE_MAX)},
+        needs=("session_id", "question"),
+        refusals=(404, 409, *DISK),
+        gives=("stream_id", "session_id", "started_at", "turn_id"),
+    ),
+    Endpoint(
+        "POST",
         "/api/chat/start",
         body={
             **_SESSION,

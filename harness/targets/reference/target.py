@@ -59,6 +59,7 @@ from harness.targets.server.http import HttpAdapter
 from harness.targets.server.leaving_readers import LeavingReadersAdapter
 from harness.targets.server.lifecycle import ServerAdapter
 from harness.targets.server.memory_boundaries import MemoryBoundariesAdapter
+from harness.targets.server.next_turn import NextTurnAdapter
 from harness.targets.server.notifications import NotificationsAdapter
 from harness.targets.server.settings import SettingsAdapter
 from harness.targets.server.stream_cursors import StreamCursorsAdapter
@@ -249,6 +250,11 @@ def open_settings(folder: Path) -> Any:
     return SettingsAdapter(folder, _launch())
 
 
+def open_next_turn(folder: Path) -> Any:
+    """Open servers in processes of their own, with each path of wakeups on or off."""
+    return NextTurnAdapter(folder, _launch())
+
+
 def open_notifications(folder: Path) -> Any:
     """Open a server in a process of its own, one client, and tabs that subscribe to sessions."""
     return NotificationsAdapter(folder, _launch())
@@ -342,6 +348,7 @@ _ADAPTERS = {
     "cursors": open_stream_cursors,
     "outside": open_external_writer,
     "memory": open_memory,
+    "next_turn": open_next_turn,
     "upkeep": open_upkeep,
     "server": open_server,
     "soak_served": open_soak_http,

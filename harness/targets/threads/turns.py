@@ -167,6 +167,22 @@ class _Store:
 
     maintain = change
 
+    def clean_stale_stream(
+        self, session: str, is_live: Callable[[str], bool], settle: Callable[[Any], Any]
+    ) -> bool:
+        """Settle a busy session whose stream no run has; whether it did."""
+        settled: list[Any] = []
+
+        def clean(found: Any) -> Any:
+            stream = found.active_stream_id
+            if not found.is_busy or (stream is not None and is_live(stream)):
+                return found
+            settled.append(found)
+            return settle(found)
+
+        self.change(session, clean)
+        return bool(settled)
+
 
 class Runs:
     """A run journal whose writers are real, and whose files are fakes."""
