@@ -25,7 +25,7 @@ from reference_impl.memory.provider import SessionMemory
 from reference_impl.model_catalog.catalog import ModelCatalog
 from reference_impl.model_catalog.providers import SCRIPTED, offered_models
 from reference_impl.sessions import recovery
-from reference_impl.sessions.list import SessionList
+from reference_impl.sessions.list import SessionList, shown
 from reference_impl.sessions.sidecar import UNTITLED, Session
 from reference_impl.sessions.store import PATIENCE_S, SessionStore
 from reference_impl.state_db.state_db import StateDb
@@ -37,6 +37,7 @@ from reference_impl.turns.turns import Run, TurnListener, Turns
 from reference_impl.turns.wakeups import Wakeups
 
 _SYNC_LOCKS = 64
+FOUND_MAX, FOUND_CHARS = 1000, 200  # messages that a search reads, and what it shows of each
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +207,29 @@ class App:
         return self.runs.read(session_id, cursor)
 
     # Sessions
+
+    def search(self, words: str) -> list[dict[str, Any]]:
+        """The rows of sessions whose title or messages have all these words, the latest first.
+
+        `match_type` says which of both; `text` is the beginning of the latest such message. Raises
+        StateDbError, and what the session store raises.
+        """
+        texts: dict[str, str] = {}
+        if self._db is not None or os.path.exists(self._at("state.db")):
+            for message in self._opened_db().search(words, FOUND_MAX):
+                texts.setdefault(message.session, message.content or "")
+        parts = words.casefold().split()
+        found = []
+        for row in self.store.rows():
+            sid, title = row["session_id"], row["title"].casefold()
+            if parts and all(part in title for part in parts):
+                about = {"match_type": "title"}
+            elif sid in texts:
+                about = {"match_type": "content", "text": texts[sid][:FOUND_CHARS]}
+            else:
+                continue
+            found.append({**shown(row, self.turns.attachable_stream(sid)), **about})
+        return found
 
     def resolve(self, asked: Mapping[str, Any]) -> dict[str, str]:
         """The model and provider of a session or turn, by the cached catalog."""

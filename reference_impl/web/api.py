@@ -288,6 +288,11 @@ class Api:
         }
         return Answer(200, b'{"sessions": ' + listed.rows + b", " + json.dumps(body).encode()[1:])
 
+    def search(self, args: Args, _wake: Wake) -> Answer:
+        """Sessions whose title or messages have all these words."""
+        found = self._app.search(args["q"])
+        return answer({"query": args["q"], "count": len(found), "sessions": found})
+
     def rename(self, args: Args, _wake: Wake) -> Answer:
         """Give a session a title."""
         return self._changed(self._app.store.rename(args["session_id"], args["title"]), "renamed")
@@ -604,6 +609,15 @@ ROUTES = (
         "all sessions, the latest activity first",
         refusals=_DISK,
         gives=("sessions", "server_time"),
+    ),
+    Route(
+        "GET",
+        "/api/sessions/search",
+        Api.search,
+        "sessions whose title or messages have all these words",
+        query=(Field("q", is_required=True, max_length=500),),
+        refusals=_DISK,
+        gives=("query", "count", "sessions"),
     ),
     Route(
         "POST",

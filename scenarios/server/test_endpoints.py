@@ -8,6 +8,7 @@ that shows the session, at once. Each session is deleted, and its identifiers ar
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -39,6 +40,9 @@ ASKS: tuple[Body, ...] = (
     {"profile": "q2", "enabled_toolsets": ["web", "files"], "attachments": []},
     {"model": "", "enabled_toolsets": [], "attachments": ["c"]},
 )
+
+
+_NUMBER = re.compile(r" (\d+) \[")  # of the message of a run
 
 
 class BrokenError(Exception):
@@ -170,6 +174,7 @@ class Walker:
             self.get("/api/session", session_id=session, msg_limit=limit)
         self.ask("call", method="HEAD", path="/api/session", query={"session_id": session})
         self.relay(run)
+        self.search(session, run)
         if self.find(session).is_leaving:
             self.ask("conclude", session=session)
         self.ask("read", path=f"/api/sessions/{session}/events", events=2)
@@ -177,6 +182,15 @@ class Walker:
         for field in ("task_id", "process_id"):
             self.post("/api/bg-task-complete-ack", session_id=session, **{field: "t1"})
         self.others()
+
+    def search(self, session: str, run: str) -> None:
+        """Search for the number in the run's message, if its copies are surely as they stay."""
+        (state,) = self._fold.states
+        known, found = state.run(run), state.find(session)
+        present = None if found is None else state.run(found.run)
+        if known is not None and (present is None or not present.end):
+            number = _NUMBER.search(known.text)
+            self.get("/api/sessions/search", q=number[1] if number else "nothing")
 
     def others(self) -> None:
         """Ask the endpoints that are about no session."""
@@ -249,7 +263,12 @@ class Walker:
             self.ask("conclude", session=session)
             self.see(session, run.name)
         self.ask("stored", session=session, runs=self.runs[session])
+        for run in self.runs[session][:1]:
+            self.search(session, run)
+        texts = [message.content for message in getattr(found, "messages", ())]
         self.post("/api/session/delete", session_id=session)
+        if number := _NUMBER.search(" ".join(texts)):
+            self.get("/api/sessions/search", q=number[1])
         self.gone(session)
 
     def gone(self, session: str) -> None:
@@ -281,7 +300,9 @@ Action = Callable[[Walker, str, str], str | None]
 
 
 def _rename(walker: Walker, session: str, _run: str) -> None:
-    walker.post("/api/session/rename", session_id=session, title=TITLES[len(walker.met) % 4])
+    title = TITLES[len(walker.met) % 4]
+    walker.post("/api/session/rename", session_id=session, title=title)
+    walker.get("/api/sessions/search", q=title.upper() if title.isascii() else title)
 
 
 def _clear(walker: Walker, session: str, _run: str) -> None:

@@ -107,6 +107,14 @@ ENDPOINTS = (
     ),
     Endpoint("GET", "/api/sessions", refusals=DISK, gives=("sessions", "server_time")),
     Endpoint(
+        "GET",
+        "/api/sessions/search",
+        {"q": _needed(TITLE_MAX)},
+        needs=("q",),
+        refusals=DISK,
+        gives=("query", "count", "sessions"),
+    ),
+    Endpoint(
         "POST",
         "/api/session/rename",
         body={**_SESSION, "title": _needed(TITLE_MAX)},

@@ -10,6 +10,7 @@ whether its run still counts is open. Times are numbers of calls.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,8 @@ JSON_HEADERS = {
 STREAM_TYPE = "text/event-stream; charset=utf-8"
 SESSION_FIELDS = ("model", "profile", "workspace")
 KEPT = ("model", "model_provider", "workspace", "profile", "enabled_toolsets")  # of a request
+FOUND_CHARS = 200  # that a search shows of a message
+_WORD = re.compile(r"[^\W_]+")
 FAILURE = "ScriptedError: the message asked for a failure"  # what the scripted agent raises
 NOTICES = "notices-[0-9a-f]{12}"  # the id of a session's stream of notices
 
@@ -548,6 +551,22 @@ def _sessions(state: State, _values: Mapping[str, Any], _name: str) -> Expected:
     return Expected(OK, body, state, (promises.S15, promises.S11, promises.S14, promises.S8))
 
 
+def _search(state: State, values: Mapping[str, Any], _name: str) -> Expected:
+    """Sessions whose title or messages have all these words, the latest activity first."""
+    words = values["q"].casefold().split()
+    rows = []
+    for session in sorted(state.sessions, key=lambda known: known.updated.last, reverse=True):
+        texts = [message.content for message in session.messages]
+        found = [text for text in texts if {*words} <= {*_WORD.findall(text.casefold())}]
+        if all(word in session.title.casefold() for word in words):
+            rows.append({**state.row(session), "match_type": "title"})
+        elif found:
+            about = {"match_type": "content", "text": found[-1][:FOUND_CHARS]}
+            rows.append({**state.row(session), **about})
+    body = {"query": values["q"], "count": len(rows), "sessions": rows}
+    return Expected(OK, body, state, (promises.S14, promises.S15, promises.S6))
+
+
 def _new(state: State, values: Mapping[str, Any], name: str) -> Expected:
     extra = tuple(_kept(values, "project_id").items())
     now = Span(state.clock, state.clock)
@@ -915,6 +934,7 @@ _ROUTES = {
     ("GET", "/api/session"): _session,
     ("GET", "/api/session/status"): _status,
     ("GET", "/api/sessions"): _sessions,
+    ("GET", "/api/sessions/search"): _search,
     ("POST", "/api/session/new"): _new,
     ("POST", "/api/session/rename"): _rename,
     ("POST", "/api/session/clear"): _clear,
