@@ -72,9 +72,7 @@ class App:
             self.runs,
             self.journal,
             self.lifecycle,
-            lambda session_id: ScriptedAgent(
-                session_id, self.processes, SessionMemory(session_id)
-            ),
+            lambda session_id: ScriptedAgent(session_id, self.processes, SessionMemory(session_id)),
             sync=self.sync,
             resolve=self.resolve,
         )

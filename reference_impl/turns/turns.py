@@ -126,7 +126,7 @@ class Run:
 
 
 class PendingWakeups(Protocol):
-    """The wakeups that a user's turn takes along: they are told in its session, before it."""
+    """The wakeups that a user's turn takes along: their prompts precede its message."""
 
     def claim(self, session_id: str) -> Sequence[tuple[str, str]]:
         """The ids and texts of the session's pending wakeups; no other path delivers them now."""

@@ -48,6 +48,7 @@ def _met(history: History, first: str, second: str) -> bool:
 ACCEPTED = ("complete", "delete", "drain", "end_run", "fail_start", "index", "wake")
 SILENT = ("begin_run", "complete", "delete", "drain", "end_run", "fail_start", "index", "wake")
 
+
 def joined_a_turn(history: History) -> bool:
     """A user's turn took a wakeup along."""
     return any("by" in wake.argument for wake in history.of("wake"))

@@ -749,7 +749,7 @@ def test_browser_page_shows_a_wakeup(server: ServerProcess, browser: Browser) ->
 
 @has_browser
 def test_browser_page_changes_sessions_on_a_phone(server: ServerProcess, browser: Browser) -> None:
-    """S15, 390 px: search, rename, retry, undo, compress, clear and delete, and no sideways scroll."""
+    """S15: search, rename, retry, undo, compress, clear and delete, on 390 px."""
     browser.resize(390, 800)
     browser.open(server.address)
     browser.until("document.getElementById('linked').innerText === 'live'")

@@ -72,7 +72,7 @@ class NextTurnModel:
         """No session."""
         return State()
 
-    def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:
+    def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:  # noqa: PLR0911
         """The state after the operation, or the promise that it breaks."""
         if operation.outcome is not Outcome.OK:
             return Refusal(
@@ -140,10 +140,10 @@ def _looked(state: State, operation: Operation) -> tuple[State] | Refusal:
     wanted, seen = _wakeups(session.rows), _wakeups(found)
     tested = (promises.W1, promises.S2)
     if seen == wanted:
-        is_told = [row for row in found if row[0] != "reply"] == [
+        is_said = [row for row in found if row[0] != "reply"] == [
             row for row in session.rows if row[0] != "reply"
         ]
-        tested = (promises.W1, promises.S2) if is_told else (promises.S2, promises.W1)
+        tested = (promises.W1, promises.S2) if is_said else (promises.S2, promises.W1)
     elif sorted(seen) == sorted(wanted):
         tested = (promises.W3, promises.W1)
     elif any(row[2] for row in session.rows):

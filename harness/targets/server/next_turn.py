@@ -41,7 +41,7 @@ class NextTurnAdapter:
         self._sessions[session] = made["session"]["session_id"]
 
     def spawn(self, session: str, word: str, waiting: int) -> None:
-        """Start a process that prints the word, and wait until so many completions wait."""
+        """Start a process that prints the word, and wait until that number of completions waits."""
         self.talk(session, f"{word} {Process(0, word).directive}")
         self._await(lambda: self._waiting() == waiting)
 
