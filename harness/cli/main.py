@@ -17,6 +17,7 @@ import click
 from harness.cli.audit import audit_command
 from harness.cli.ci import ci_command
 from harness.cli.compare import compare_command
+from harness.cli.delay import delay_command
 from harness.cli.diff import diff_command
 from harness.cli.digest import digest_command
 from harness.cli.gate import gate_command
@@ -62,6 +63,7 @@ def cli() -> None:
     harness merge RUN...                        put the shards of a run together
     harness ci reports/runs/latest              report a gate to continuous integration
     harness track TABLE REPO                    compare revisions before and after a mend
+    harness delay SOURCE COPY                   copy a target with pauses that meet races
     harness list                                scenarios, promises, targets, bugs
 
     Results go to reports/runs/, where `latest` points to the newest run; --reports names another
@@ -75,7 +77,15 @@ def cli() -> None:
 for _command in (
     *(gate_command, prove_command, mutate_command, load_command, profile_command, soak_command),
     *(audit_command, reach_command, judge_command, replay_command, list_command),
-    *(track_command, diff_command, digest_command, merge_command, ci_command, compare_command),
+    *(
+        delay_command,
+        track_command,
+        diff_command,
+        digest_command,
+        merge_command,
+        ci_command,
+        compare_command,
+    ),
 ):
     cli.add_command(_command)
 

@@ -86,9 +86,12 @@ class Web:
 
         Reading raises StillOpenError when the stream lasts longer than `timeout_s`, and
         TimeoutError when no byte comes for as long. The block raises TargetLostError when the
-        connection is lost. Opening raises StatusError for a status other than 200.
+        connection is lost. Opening raises StatusError for a status other than 200; a busy server
+        has at least PATIENCE_S to answer, however short a silence ends the reading.
         """
-        with self._exchange("GET", path, None, headers or {}) as response:
+        opening_s = max(self.timeout_s, PATIENCE_S)
+        with self._exchange("GET", path, None, headers or {}, opening_s) as response:
+            _set_timeout(response, self.timeout_s)
             if response.status != http.client.OK:
                 body = response.read().decode(errors="replace")
                 raise StatusError(f"GET {path}", response.status, body)
@@ -111,15 +114,21 @@ class Web:
                 event = Event(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
                 if event.name in self.last:
                     patience_s, ends_at = self.closing_s, time.monotonic() + self.closing_s
-                    response.fp.raw._sock.settimeout(patience_s)  # type: ignore[attr-defined]  # noqa: SLF001
+                    _set_timeout(response, patience_s)
                 yield event
                 fields = {}
 
     @contextmanager
     def _exchange(
-        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        headers: Mapping[str, str],
+        timeout_s: float | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout_s)
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         try:
             connection.connect()
         except OSError as error:
@@ -135,6 +144,12 @@ class Web:
             raise TargetLostError(f"{method} {path}: {error!r}") from error
         finally:
             connection.close()
+
+
+def _set_timeout(response: http.client.HTTPResponse, seconds: float) -> None:
+    """Let each further read of an open response wait this long; an empty one has no socket."""
+    if response.fp is not None:
+        response.fp.raw._sock.settimeout(seconds)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _accepted(request: str, status: int, response: Any) -> Any:

@@ -3,7 +3,7 @@
 A target is named `NAME`, `NAME==VERSION` or `NAME@ARGUMENT`. NAME is an entry point of the group
 `harness.targets`, or `module:Class`; what follows is given to its constructor as text. A class
 says in `usage` how it is named, and in `description` what it is. `NAME+BUG` is the target with a
-known bug of its suite in it.
+known bug of its suite in it, `NAME+delays-SEED` the target with pauses at random places.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def test_target_is_found_by_its_name() -> None:
     assert find_target("reference").name == "reference"
     assert "state_db_crowd" in find_target("hermes-agent==0.19.0").abilities
     usages = {row["target"] for row in list_targets()}
-    assert {"reference[@FOLDER|+BUG]", "hermes-agent==VERSION"} <= usages
+    assert {"reference[@FOLDER|+BUG|+delays-SEED]", "hermes-agent==VERSION"} <= usages
 
 
 def test_known_bug_is_planted_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,9 +61,20 @@ def test_known_bug_is_planted_by_its_name(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "commit-every-turn" / lifecycle).read_text("utf-8") != clean
 
 
+def test_delays_are_planted_by_their_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`TARGET+delays-SEED` is a copy of the suite's source with pauses in it."""
+    monkeypatch.setenv(planted.FOLDER, str(tmp_path))
+    target = find_target("reference+delays-7")
+
+    assert target.name == "reference+delays-7"
+    assert (tmp_path / "delays-7" / "harness_delays.py").exists()
+    assert (tmp_path / "delays-7" / "reference_impl" / "app.py").exists()
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ("sqlite+delays-1", "no suite names the source of sqlite"),
         ("reference+no-such-bug", "unknown bug 'no-such-bug'"),
         ("sqlite+commit-every-turn", "this bug is one of reference"),
     ],

@@ -19,13 +19,14 @@ from harness.processes.server import ReferenceLaunch, ServerProcess
 from harness.targets.reference.soak import (
     AGENTS_MAX,
     PATIENCE_S,
+    POLL_S,
     SESSIONS_MAX,
     Noise,
+    Rest,
     SlowError,
     file_sizes,
 )
 
-POLL_S = 0.002
 SETTINGS = {
     "HERMES_WEBUI_AGENT_CACHE_MAX": str(AGENTS_MAX),
     "HERMES_WEBUI_SESSIONS_MAX": str(SESSIONS_MAX),
@@ -44,6 +45,7 @@ class SoakHttpAdapter:
         self._tabs: dict[str, http.client.HTTPResponse] = {}
         self._noise = Noise(self._state)
         self._numbers = itertools.count()
+        self._rest = Rest()
 
     # Sessions
 
@@ -138,14 +140,19 @@ class SoakHttpAdapter:
         return self._server.pid
 
     def sample(self, **_: float) -> dict[str, float]:
-        """Read every size, by `group/name`. Only the checker reads the arguments."""
-        containers = self._web.get("/api/system/health")["containers"]
+        """Read every size at rest, by `group/name`. Only the checker reads the arguments."""
+        self._rest.wait(self._containers)
+        containers = self._containers()
         cost = asdict(cost_of(self._server.pid))
         return {
             **{f"containers/{name}": size for name, size in containers.items()},
             **{f"files/{name}": size for name, size in file_sizes(self._state).items()},
             **{f"process/{name}": value for name, value in cost.items()},
         }
+
+    def _containers(self) -> dict[str, float]:
+        sizes: dict[str, float] = self._web.get("/api/system/health")["containers"]
+        return sizes
 
     def idle(self, seconds: float) -> dict[str, float]:
         """Send no request for `seconds`; the resources used meanwhile, and the open tabs."""

@@ -366,7 +366,7 @@ _DRIVEN = {
 class ReferenceTarget:
     """All abilities: in this process, or, where they kill or fill it, in one of their own."""
 
-    usage = "reference[@FOLDER|+BUG]"
+    usage = "reference[@FOLDER|+BUG|+delays-SEED]"
     description = "the reference implementation, a copy elsewhere, or one with a known bug"
     abilities = frozenset({*_ADAPTERS, *_DRIVEN})
 

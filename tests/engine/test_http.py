@@ -1,0 +1,58 @@
+"""How long a client of event streams waits, and for what."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from harness.core.errors import TargetLostError
+from harness.engine.http import LOOPBACK, Web
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+FIRST = b"id: 1\nevent: greeting\ndata: {}\n\n"
+SILENCE_S = 0.01
+
+
+@contextmanager
+def served(answer: bytes, *, stays: bool) -> Iterator[int]:
+    """Answer one request late, then stay silent until the client has left, or close."""
+    with socket.create_server((LOOPBACK, 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1 << 16)
+                threading.Event().wait(10 * SILENCE_S)  # as a busy server does
+                connection.sendall(answer)
+                if stays:
+                    connection.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join()
+
+
+def test_late_answer_is_no_lost_connection() -> None:
+    """A silence that ends the reading is no bound for the answer."""
+    with (
+        served(HEAD + FIRST, stays=True) as port,
+        Web(port, SILENCE_S).stream("/") as events,
+    ):
+        assert next(events).name == "greeting"
+        with pytest.raises(TimeoutError):
+            next(events)
+
+
+def test_closing_without_an_answer_is_a_lost_connection() -> None:
+    """However patient the client is."""
+    with (
+        served(b"HTTP/1.1 ", stays=False) as port,
+        pytest.raises(TargetLostError),
+        Web(port, SILENCE_S).stream("/"),
+    ):
+        pass
