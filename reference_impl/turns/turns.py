@@ -111,6 +111,7 @@ class Run:
     agent: Agent | None = None
     writer: RunWriter | None = None
     produced: list[str] = field(default_factory=list)
+    calls: list[Mapping[str, Any]] = field(default_factory=list)  # of tools
 
     @property
     def is_attachable(self) -> bool:
@@ -459,6 +460,8 @@ class Turns:
     def _show(self, run: Run, row: Row) -> None:
         if row["event"] == "token":
             run.produced.append(row["payload"]["text"])
+        elif row["event"] == "tool":
+            run.calls.append(row["payload"])
         self._notify(lambda listener: listener.shown(run, row))
 
     # Ending
@@ -536,8 +539,10 @@ class Turns:
             text, mark = "".join(run.produced), {"error": error}
         saved = None
         if run.source is not Source.EPHEMERAL:
+            calls = tuple(run.calls)
             saved = self._store.change(
-                run.session_id, lambda session: _concluded(session, text, mark, self._clock())
+                run.session_id,
+                lambda session: _concluded(session, text, mark, self._clock(), calls),
             )
         try:
             if mark:
@@ -802,7 +807,13 @@ def _without_pending(session: Session) -> Session:
     )
 
 
-def _concluded(session: Session, text: str, mark: Message, at: float | None) -> Session:
+def _concluded(
+    session: Session,
+    text: str,
+    mark: Message,
+    at: float | None,
+    calls: Sequence[Mapping[str, Any]] = (),
+) -> Session:
     """The session with the pending turn among its messages: the request, and the reply."""
     extra = session.extra
     turn_id = {"turn_id": extra["pending_turn_id"]} if "pending_turn_id" in extra else {}
@@ -822,9 +833,9 @@ def _concluded(session: Session, text: str, mark: Message, at: float | None) -> 
             request["attachments"] = extra["pending_attachments"]
         messages.append({**request, **sent})
     if text or "error" in mark or not mark:
-        messages.append(
-            {"role": "assistant", "content": text, "timestamp": at, **turn_id, **mark},
-        )
+        about = {"tool_calls": [*calls]} if calls else {}
+        reply = {"role": "assistant", "content": text, "timestamp": at, **turn_id, **about}
+        messages.append({**reply, **mark})
     return _without_pending(session).appended(*messages)
 
 

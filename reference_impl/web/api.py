@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,13 @@ from reference_impl.live.event_buffer import Subscription, frame
 from reference_impl.sessions import recovery
 from reference_impl.sessions.list import shown
 from reference_impl.sessions.session_files import InvalidSessionIdError, UnknownSessionError
-from reference_impl.sessions.sidecar import Metadata, Session, SessionError, SidecarDamagedError
+from reference_impl.sessions.sidecar import (
+    Message,
+    Metadata,
+    Session,
+    SessionError,
+    SidecarDamagedError,
+)
 from reference_impl.state_db.errors import StateDbError
 from reference_impl.storage.files import LockBusyError
 from reference_impl.turns.turns import KEPT, Run, ShuttingDownError, Source, TurnConflictError
@@ -257,7 +263,7 @@ class Api:
                     **self._row(session),
                     **resolved,
                     "messages": session.messages[first:],
-                    "tool_calls": [],
+                    "tool_calls": _tool_calls(session.messages[first:], first),
                     "pending_user_message": session.pending_user_message,
                     "_messages_truncated": first > 0,
                     "_messages_offset": first,
@@ -521,6 +527,15 @@ def _name_of(host: str) -> str | None:
         return urlsplit(f"//{host}").hostname
     except ValueError:
         return None
+
+
+def _tool_calls(messages: Sequence[Message], first: int) -> list[dict[str, Any]]:
+    """The tool calls of these messages, with the index of each one's message in its session."""
+    return [
+        {**call, "message_index": at}
+        for at, message in enumerate(messages, first)
+        for call in message.get("tool_calls", ())
+    ]
 
 
 def _cursor(args: Args) -> Cursor | None:

@@ -48,6 +48,12 @@ class Message:
     turn: str
     mark: tuple[tuple[str, Any], ...] = ()
     attachments: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()  # the names of the tools that its turn called
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The tool calls of its turn."""
+        return [{"name": name, "arguments": {}} for name in self.calls]
 
     def json(self) -> dict[str, Any]:
         """The message as every endpoint shows it."""
@@ -62,6 +68,7 @@ class Message:
             "turn_id": self.turn,
             **source,
             **({"attachments": [*self.attachments]} if self.attachments else {}),
+            **({"tool_calls": self.tool_calls} if self.calls else {}),
             **dict(self.mark),
         }
 
@@ -97,6 +104,11 @@ class Run:
         if self.end == "done":
             parts.append(str(ReplyEnd(self.number, self.session)))
         return parts
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """The names of the tools that it calls."""
+        return tuple(data["name"] for _, name, data in self.events if name == "tool")
 
     @property
     def attachments(self) -> tuple[str, ...]:
@@ -248,7 +260,8 @@ class State:
         messages = [user]
         if text or not mark or end == "error":
             replied = at if end == "interrupted" else span
-            messages.append(Message("assistant", text, replied, run.turn, mark))
+            calls = () if end == "interrupted" else run.calls
+            messages.append(Message("assistant", text, replied, run.turn, mark, calls=calls))
         after = replace(
             session,
             version=session.version + 1,
@@ -323,7 +336,11 @@ class State:
         return {
             **self.row(session),
             "messages": [message.json() for message in session.messages[first:]],
-            "tool_calls": [],
+            "tool_calls": [
+                {**call, "message_index": at}
+                for at, message in enumerate(session.messages[first:], first)
+                for call in message.tool_calls
+            ],
             "pending_user_message": run.text if run is not None and session.is_pending else None,
             "_messages_truncated": first > 0,
             "_messages_offset": first,
@@ -1223,9 +1240,11 @@ def _copies(state: State, name: str, session: Session | None, observed: Any) -> 
     empty = {"title": UNTITLED, "count": 0, "texts": []}
     if session is None:
         copies: dict[str, Any] = {"database": empty, "search": empty}
-        return {"files": [], "index": None, "copies": copies, "runs": {}}
+        gone = {"count": 0, "calls": []}
+        return {"files": [], "index": None, "copies": copies, "runs": {}, "tool_calls": gone}
     texts = [[message.role, message.content] for message in session.messages]
     copy = {"title": session.title, "count": len(texts), "texts": texts}
+    calls = [message.tool_calls for message in session.messages]
     # A title that another session has is not in the database, where titles are unique.
     others = {other.title for other in state.sessions if other.name != name}
     title: Any = OneOf((session.title, UNTITLED)) if session.title in others else session.title
@@ -1239,6 +1258,7 @@ def _copies(state: State, name: str, session: Session | None, observed: Any) -> 
         "index": [session.title, len(texts)],
         "copies": {"database": database, "search": database, "sidecar": copy},
         "runs": {run.name: "".join(run.tokens) for run in runs},
+        "tool_calls": {"count": sum(map(len, calls)), "calls": [*filter(None, calls)]},
     }
 
 
