@@ -191,6 +191,8 @@ class Walker:
         if known is not None and (present is None or not present.end):
             number = _NUMBER.search(known.text)
             self.get("/api/sessions/search", q=number[1] if number else "nothing")
+        if all(known.run is None for known in state.sessions):
+            self.get("/api/sessions/search", q="Turn was")  # in each completed reply
 
     def others(self) -> None:
         """Ask the endpoints that are about no session."""
@@ -303,6 +305,7 @@ def _rename(walker: Walker, session: str, _run: str) -> None:
     title = TITLES[len(walker.met) % 4]
     walker.post("/api/session/rename", session_id=session, title=title)
     walker.get("/api/sessions/search", q=title.upper() if title.isascii() else title)
+    walker.get("/api/sessions/search", q=f"{title} nowhere")
 
 
 def _clear(walker: Walker, session: str, _run: str) -> None:

@@ -64,7 +64,7 @@ class Client:
             self.talk(session)
             self.look()
         self.ask("boot", idle=False, joins=False)
-        for session in ("s1", "s2"):
+        for session in ("s1", "s1", "s2"):
             self.spawn(session)
             self.talk(session)
         self.look()

@@ -141,8 +141,9 @@ def _requested(state: State, operation: Operation) -> tuple[State] | Refusal:
     allowed = Counter(state.closing & state.dirty) + Counter(state.retried)
     if not is_less and more <= allowed:
         return (replace(state, owed=(), retried=(), dirty=state.dirty - frozenset(more)),)
+    lacks_turns = not {*more} - {session for session, _ in state.unsent}
     return Refusal(
-        promises.L15 if is_less else promises.L12,
+        promises.L15 if is_less or lacks_turns else promises.L12,
         f"{operation.call}: the provider got other requests than boundaries were reached",
         also=() if is_less else (promises.L6, promises.L7),
         expected=f"{sorted(state.owed)}",

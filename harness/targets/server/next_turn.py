@@ -18,6 +18,7 @@ from harness.targets.server.lifecycle import ServerAdapter
 PATIENCE_S = 20.0
 POLL_S = 0.005
 HELD = f"{Tokens(1).directive}{sleep(900)}"
+BESIDE = {"HERMES_WEBUI_CHANNEL_GRACE": "60"}  # no setting at all means the last ones
 _IDLE, _NEXT = "HERMES_WEBUI_IDLE_WAKEUPS", "HERMES_WEBUI_NEXT_TURN_DRAIN"
 
 
@@ -30,10 +31,10 @@ class NextTurnAdapter:
         self._sessions: dict[str, str] = {}
 
     def boot(self, *, idle: bool, joins: bool) -> None:
-        """Kill the server, and boot another one with these paths."""
+        """Kill the server, and boot another one with these paths; they are on by default."""
         self._server.kill()
-        words = {True: "on", False: "off"}
-        self._server.boot(**{_IDLE: words[idle], _NEXT: words[joins]})
+        off = {name: "off" for name, is_on in ((_IDLE, idle), (_NEXT, joins)) if not is_on}
+        self._server.boot(**BESIDE, **off)
 
     def new(self, session: str) -> None:
         """Make a session."""

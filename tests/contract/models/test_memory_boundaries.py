@@ -74,7 +74,7 @@ WRONG: tuple[tuple[Sequence[Call], Promise], ...] = (
     ((ends("cancel"), heard(NINTH)), promises.L15),
     ((ends("aside"), LEAVE, got("s1")), promises.L12),
     ((REFUSE, TALK, ACCEPT, LEAVE, heard()), promises.L15),
-    ((REFUSE, TALK, LEAVE, got("s1"), got("s1")), promises.L12),
+    ((REFUSE, TALK, LEAVE, got("s1")), promises.L15),
     ((REFUSE, TALK, LEAVE, ("refused_turns", {"expected": 2}, 1)), promises.L15),
 )
 
