@@ -18,10 +18,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for number in SIGNALS:
         signal.signal(number, _exit)
     from harness.cli.main import interrupt, run_command  # noqa: PLC0415  after the signals
+    from harness.runs.scratch import temporary_files  # noqa: PLC0415
 
     for number in SIGNALS:
         signal.signal(number, lambda number, _: interrupt(number))
-    sys.exit(run_command(arguments))
+    with temporary_files():
+        code = run_command(arguments)
+    sys.exit(code)
 
 
 def _exit(number: int, _: object) -> NoReturn:

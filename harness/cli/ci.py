@@ -11,7 +11,7 @@ import click
 
 from harness.core.errors import UsageError
 from harness.core.verdict import Validity, merge
-from harness.report import ci, folder, summary
+from harness.report import ci, folder, machine_formats, summary
 from harness.report.page import PAGE
 from harness.runs.pytest_run import collect
 
@@ -40,8 +40,9 @@ def ci_command(*, run: Path, comment: Path | None, link: str, root: Path) -> int
     error for each new finding and each failure of the harness, at a line where the finding names
     one; a warning for what was not judged; a notice for a known finding. The summary is appended to
     the file that GITHUB_STEP_SUMMARY names, and `conclusion`, `exit-code`, `run`, `page` and
-    `comment` to the one that GITHUB_OUTPUT names. A gate that was killed is reported by what it
-    finished.
+    `comment` to the one that GITHUB_OUTPUT names. findings.json, findings.sarif and
+    ctrf-report.json are written again, with lines of the files below --root. A gate that was killed
+    is reported by what it finished.
 
     \b
     harness ci reports/runs/latest
@@ -56,6 +57,7 @@ def ci_command(*, run: Path, comment: Path | None, link: str, root: Path) -> int
         click.echo(line)
     path = comment or run / COMMENT
     folder.write_text(path, ci.comment(conclusion, link))
+    machine_formats.write(conclusion, run, root)
     _append("GITHUB_STEP_SUMMARY", summary.markdown(conclusion))
     outputs = {
         "conclusion": conclusion["conclusion"],

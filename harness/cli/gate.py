@@ -19,6 +19,7 @@ from harness.cli.options import (
     target_option,
 )
 from harness.cli.output import print_conclusion, print_text, progress
+from harness.core.errors import UsageError
 from harness.runs.accepted import proposed, read_accepted
 from harness.runs.differences import read_run
 from harness.runs.gate import Gate
@@ -101,6 +102,8 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     summary.md, verdict.json and junit.xml, and a folder for each scenario with its history and
     failures. REPORTS/index.html lists all runs.
     """  # noqa: D301  click needs the backslash
+    if source is not None and not reach:
+        raise UsageError("--source needs --reach: it names the code whose blocks that measures")
     accepted = None if accept is None else tuple(read_accepted(accept))
     earlier = None if since is None else read_run(since)
     print_text(f"gate · target {target} · seed {options.seed} · budget {budget:g} s")

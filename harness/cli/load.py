@@ -6,7 +6,14 @@ from collections.abc import Callable
 
 import click
 
-from harness.cli.options import Duration, Name, RunOptions, run_options, target_option
+from harness.cli.options import (
+    Duration,
+    Name,
+    RunOptions,
+    refuse_beside,
+    run_options,
+    target_option,
+)
 from harness.cli.output import print_conclusion, print_result, print_text, progress
 from harness.contract.workloads.load import MIXED, SHAPES, WAKEUPS, Load, join, mix_of
 from harness.core.errors import UsageError
@@ -17,6 +24,10 @@ from harness.report import load as report
 from harness.runs.load import LoadRun, account, locustfile
 
 THINK_S = 10.0
+WORKER_LACKS = (
+    *("target", "users", "for_s", "shape", "think_s", "kill_every_s", "workers", "master"),
+    *("deadline", "keep", "seed", "reports", "wants_json"),
+)
 
 
 @click.command("load")
@@ -57,7 +68,7 @@ THINK_S = 10.0
 @click.option("--worker", metavar="HOST[:PORT]", help="Be a generator for the master at this host.")
 @click.option(
     "--deadline",
-    type=float,
+    type=click.FloatRange(0.1, 3600),
     default=5.0,
     show_default=True,
     help="The target's write deadline for a stalled reader, in seconds.",
@@ -90,6 +101,7 @@ def load_command(  # noqa: PLR0913  one parameter an option
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: summary.md,
     load.html with charts, verdict.json, junit.xml and the history.
     """  # noqa: D301  click needs the backslash
+    refuse_beside("worker", WORKER_LACKS, "the master decides it")
     require_extras("`harness load`", "load")
     if worker is not None:
         return join(locustfile(), worker)

@@ -18,10 +18,12 @@ from harness.cli.options import (
     checked,
     effort_option,
     record_option,
+    refuse_beside,
     run_options,
     shard_option,
 )
 from harness.cli.output import print_result, print_table, print_text, progress, table
+from harness.core.errors import UsageError
 from harness.core.extras import require_extras
 from harness.mutation.mutants import find_mutants
 from harness.report import folder
@@ -107,6 +109,9 @@ def mutate_command(  # noqa: PLR0913  one parameter an option
     Results go to verdict.json in a new folder REPORTS/runs/..., which REPORTS/runs/latest points
     to; the terminal lists each mutant that was not detected.
     """  # noqa: D301  click needs the backslash
+    if survivors and session_file is None:
+        raise UsageError("--survivors needs --session: a new session has no survivors")
+    refuse_beside("survivors", ["duration", "workers", "group"], "it asks nothing")
     require_extras("`harness mutate`", "load", "soak")
     reports = options.reports.resolve()
     plan = {"target": "mutants", "effort": effort, "sample": sample, "scenarios": []}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from harness.cli.output import WANTS_JSON
 from harness.core.errors import UsageError
@@ -170,6 +171,22 @@ _FIELDS = {"json": "wants_json"}  # of RunOptions, where it is not the option's 
 def seed_or_drawn(seed: int | None) -> int:
     """The seed that was given, or else a random one."""
     return secrets.randbelow(SEED_MAX) if seed is None else seed
+
+
+def refuse_beside(option: str, others: Iterable[str], reason: str) -> None:
+    """Refuse options that would do nothing beside `option`; all are named by their parameters.
+
+    Raises UsageError, with the reason, where `option` and one of the others are given.
+    """
+    context = click.get_current_context()
+    flags = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    given = [
+        name
+        for name in (option, *others)
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if len(given) > 1 and given[0] == option:
+        raise UsageError(f"{flags[option]} cannot be combined with {flags[given[1]]}: {reason}")
 
 
 def checked(check: Callable[[Any], object]) -> Callback[Any]:

@@ -14,6 +14,7 @@ from harness.cli.options import (
     checked,
     effort_option,
     record_option,
+    refuse_beside,
     run_options,
     scenarios_option,
     shard_option,
@@ -91,6 +92,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: verdict.json,
     and a folder for each bug with its failures and histories.
     """  # noqa: D301  click needs the backslash
+    refuse_beside("clean_folder", ["effort"], "the effort is that of the gate")
     chosen = [bug for bug in find_bugs(bugs).values() if not modes or str(bug.mode) in modes]
     if not chosen:
         named = f"of {', '.join(bugs)} none" if bugs else "no known bug"

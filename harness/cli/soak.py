@@ -7,7 +7,13 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import Duration, RunOptions, run_options, target_option
+from harness.cli.options import (
+    Duration,
+    RunOptions,
+    refuse_beside,
+    run_options,
+    target_option,
+)
 from harness.cli.output import print_result, print_table, print_text, progress, table
 from harness.core.errors import UsageError
 from harness.core.extras import require_extras
@@ -15,6 +21,9 @@ from harness.core.verdict import Validity
 from harness.report import folder, soaking, trends
 from harness.runs import simulated_days
 from harness.runs.soak import SoakPlan, run_soak
+
+DAYS_LACK = ("seconds", "operations", "over_http", "resume")
+RESUME_LACKS = ("seconds", "operations", "over_http", "target", "seed", "reports")
 
 
 @click.command("soak")
@@ -55,6 +64,8 @@ def soak_command(  # noqa: PLR0913  one parameter an option
     and samples.jsonl, and where something grows stacks.txt and flame.svg. REPORTS/soaks.svg draws
     one soak after another.
     """  # noqa: D301  click needs the backslash
+    refuse_beside("days", DAYS_LACK, "simulated days have a length and a workload of their own")
+    refuse_beside("resume", RESUME_LACKS, "the plan of the run says it")
     require_extras("`harness soak`", "soak")
     reports = options.reports.resolve()
     if days is not None:

@@ -9,6 +9,8 @@ import click
 
 from harness.cli.options import Duration, RunOptions, run_options, scenario_option
 from harness.cli.output import print_table, print_text, progress, table
+from harness.core.errors import UsageError
+from harness.core.suggestions import unknown
 from harness.runs.track_record import HEAD, Track, read_pairs
 
 
@@ -60,7 +62,11 @@ def track_command(  # noqa: PLR0913  one parameter an option
         chosen_seeds = [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
         raise click.BadParameter(f"--seeds {seeds!r}: expected numbers, as in 1,2,3") from error
-    pairs = [pair for pair in read_pairs(table_file) if not names or pair.name in names]
+    known = {pair.name: pair for pair in read_pairs(table_file)}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--pair: {unknown('pair', name, known)}")
+    pairs = [pair for name, pair in known.items() if not names or name in names]
     track = Track(
         repository,
         kind,

@@ -79,6 +79,11 @@ def through_the_harness(spec: str, ability: str) -> str:
     return _THROUGH_THE_HARNESS.format(needed=needed, spec=spec, ability=ability)
 
 
+def needs_the_harness(adapter: str) -> bool:
+    """Whether the source of an adapter, as a target generated it, imports the harness."""
+    return "from harness." in adapter
+
+
 def skip_without_module(module: str, package: str) -> str:
     """Generate the line that skips the test where a module is missing, and says how to get it."""
     return f"pytest.importorskip({module!r}, reason={f'needs: pip install {package}'!r})\n\n"

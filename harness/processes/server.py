@@ -1,6 +1,7 @@
 """Starts, stops, pauses and kills a server process that serves one folder on loopback.
 
-No server outlives this process: every launch ties the server to it. The module knows no HTTP.
+No server outlives this process: every launch ties the server to it, and a watchdog kills one that
+is stopped. The module knows no HTTP.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from harness.processes.watchdog import WATCHDOG
 from harness.worker import call_counter, reach
 
 BOOT_PATIENCE_S = 30.0
@@ -101,6 +103,7 @@ class ServerProcess:
         log_path = state.with_suffix(".log")
         with log_path.open("ab") as log:
             self._process = launch.start(state, settings or {}, log.fileno())
+        WATCHDOG.guard(self._process.pid)
         try:
             port = launch.await_port(self._process, BOOT_PATIENCE_S)
         except BaseException:
@@ -120,6 +123,7 @@ class ServerProcess:
     def kill(self) -> None:
         """Kill the server with SIGKILL, reap it and close its pipes."""
         self._process.kill()
+        WATCHDOG.release(self._process.pid)
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

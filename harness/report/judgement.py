@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.extent import Extent
-from harness.core.extras import harness_version
+from harness.core.extras import DISTRIBUTION, harness_version
 from harness.core.text import shortened
 from harness.core.verdict import Anomaly, Verdict
 from harness.engine.context import ask_again
 from harness.engine.runner import Judgement
 from harness.engine.suite import chosen_folders
 from harness.engine.target import Target
-from harness.report import folder, standalone, timeline
+from harness.processes.repro_source import needs_the_harness, skip_without_module
+from harness.report import folder, standalone, timeline, trace_events
 
 HEADLINE_CHARS_MAX = 160
 STEPS_FIRST, STEPS_LAST = 5, 35
@@ -178,15 +179,24 @@ def _store_failure(
     if timeline.is_useful(episode, anomaly):
         page = timeline.render(episode, anomaly, f"harness replay {failure}")
         folder.write_text(_beside(failure, "timeline", "html"), page)
+        folder.write_text(_beside(failure, "trace", "json"), trace_events.render(episode, anomaly))
     file = f"test_{scenario.name.replace('-', '_')}_{anomaly.promise.id.lower()}.py"
     if story := episode.notes.get("story"):
         folder.write_text(_beside(failure, "story", "txt"), story)
-    if scenario.replay is not ask_again:
-        text = standalone.render_replay(document, anomaly, file)
+    adapter = target.standalone(scenario.ability)
+    if scenario.replay is not ask_again or needs_the_harness(adapter):
+        needed = skip_without_module("harness", f"{DISTRIBUTION}=={harness_version()}")
+        text = standalone.render_replay(
+            document,
+            anomaly,
+            file,
+            needed=getattr(target, "standalone_needs", "") + needed,
+            target_name=getattr(target, "standalone_name", repr(target.name)),
+        )
     else:
         text = standalone.render(
             anomaly,
-            adapter=target.standalone(scenario.ability),
+            adapter=adapter,
             target=target.name,
             scenario=scenario.name,
             seed=seed,

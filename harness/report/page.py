@@ -40,6 +40,7 @@ class Finding:
     others: tuple[str, ...]
     replay: str
     test: str
+    trace: str
     figure: Markup
     story: str
 
@@ -116,7 +117,7 @@ def _groups(records: Iterable[Record], run: Path) -> list[Group]:
         promises[id_] = first.anomaly.promise
         groups.setdefault(id_, []).append(
             Finding(
-                *(first.anomaly, first.scenario, names, first.replay, first.test),
+                *(first.anomaly, first.scenario, names, first.replay, first.test, first.trace),
                 *(first.figure, first.story),
             )
         )
@@ -135,6 +136,7 @@ def _finding(record: Record, number: int, anomaly: Anomaly, run: Path) -> Findin
         (),
         next(iter(record.reproduce[number : number + 1]), ""),
         f"{record.scenario}/{name}" if (scenario / name).exists() else "",
+        f"{record.scenario}/trace{stem}.json" if (scenario / f"trace{stem}.json").exists() else "",
         Markup(drawing),  # noqa: S704  our own template escaped it
         _text(scenario / f"story{stem}.txt"),
     )

@@ -1,7 +1,8 @@
 """Renders a failure as a stand-alone pytest file, which fails while the promise is broken.
 
-The file contains the source of the target's adapter, so it needs no harness. Only failures that one
-client alone cannot show, races of threads and killed processes, need the harness to replay them.
+Where the target's adapter stands alone, its source is in the file, which then needs no harness. For
+all other failures, such as races of threads, killed processes and conversations over HTTP, the
+harness replays the operations, and the scenario's checker judges the answers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from harness.core.history import Operation, Outcome
 from harness.core.verdict import Anomaly
 
+REPLAYS = 3  # a race or a kill may miss its moment
 TRIES = 10  # answers that depend on timing may differ from the observed ones
 
 _FILE = Template('''\
@@ -73,21 +75,41 @@ Found on $target by the scenario $scenario, seed $seed. The test fails while the
 Run it with `pytest $file`. It needs hermes-harness, which replays the failure.
 """
 
+import os
+
+import pytest
+
+$needed
+from harness.core.errors import UsageError
 from harness.runs.replay import failure_of, run
 
 $story
 
 FAILURE = $failure
 
+TARGET = $target_name
+
 
 def test_$name():
-    replayed = run(failure_of(FAILURE), FAILURE["target"])
-    assert not replayed.verdict.anomalies
+    for _ in range($tries):
+        try:
+            replayed = run(failure_of(FAILURE), TARGET)
+        except UsageError as error:
+            pytest.skip(f"needs what was judged: {error}")
+        assert not replayed.verdict.anomalies
+    if replayed.verdict.unknowns:
+        pytest.skip(f"could not be judged: {replayed.verdict.unknowns[0]}")
 ''')
 
 
-def render_replay(failure: Mapping[str, Any], anomaly: Anomaly, file: str) -> str:
-    """Render a failure that needs the harness to replay it; `failure` is the stored document."""
+def render_replay(
+    failure: Mapping[str, Any], anomaly: Anomaly, file: str, *, needed: str, target_name: str
+) -> str:
+    """Render a failure that needs the harness to replay it; `failure` is the stored document.
+
+    `needed` is source that skips the test without the harness; `target_name` is an expression for
+    the name under which another process finds what was judged.
+    """
     story = failure["notes"].get("story", "").splitlines()
     return _REPLAY.substitute(
         promise=anomaly.promise.id,
@@ -97,6 +119,9 @@ def render_replay(failure: Mapping[str, Any], anomaly: Anomaly, file: str) -> st
         scenario=failure["scenario"],
         seed=failure["seed"],
         file=file,
+        needed=needed.strip(),
+        tries=REPLAYS,
+        target_name=target_name,
         story="\n".join(f"# {line}".rstrip() for line in story),
         failure=pprint.pformat(failure, width=96, sort_dicts=False),
         name=anomaly.promise.id.lower(),

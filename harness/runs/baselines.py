@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.core.share import wilson
 from harness.report import folder
+from harness.report.origin import commit_of
 from harness.runs.audit import Score
 
 Z_BEHIND = 2.58  # 99 %: a continuous integration compares some sixty scenarios at once
@@ -25,7 +25,8 @@ ANSWERS, REACH, MUTANTS, BUGS = "answers.json", "reach.json", "mutants.json", "k
 def record(file: Path, seed: int, figures: Mapping[str, Any]) -> None:
     """Write figures into a file, with the commit, the seed and the machine."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    document = {"commit": _commit(), "seed": seed, "machine": _machine(), **figures}
+    commit = commit_of(Path(__file__).parent)
+    document = {"commit": commit, "seed": seed, "machine": _machine(), **figures}
     folder.write_json(file, document)
 
 
@@ -55,19 +56,3 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
     }
-
-
-def _commit() -> str:
-    """The commit of the checkout that this code is in; "unknown" outside of one."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        described = subprocess.run(  # noqa: S603  the command is fixed
-            command,
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return described.stdout.strip()

@@ -27,8 +27,8 @@ from harness.engine.supervision import Child
 from harness.report import folder
 from harness.runs import server_host
 from harness.runs.figures import FIGURES, Figures, Subject
-from harness.runs.pytest_run import scratch
 from harness.runs.ratios import MARGIN, RESAMPLES, Row, blocks_needed, exit_code, judge
+from harness.runs.scratch import scratch
 from harness.targets.registry import find_target
 
 BOOT_S = 60.0

@@ -25,8 +25,9 @@ from harness.engine.scenario import Mode, Scenario
 from harness.engine.suite import choose, chosen_folders
 from harness.engine.target import Target
 from harness.mutation.known_bugs import KnownBug, canaries, find_bugs, plant
-from harness.report import folder, judgement, junit, page, summary
+from harness.report import folder, judgement, junit, machine_formats, page, summary
 from harness.report.judgement import Record
+from harness.report.origin import setting
 from harness.runs.accepted import Accepted, Sorted, sort
 from harness.runs.canary_memory import CanaryMemory
 from harness.runs.differences import Difference, StoredRun, compare, figures_of, stored
@@ -208,7 +209,10 @@ class Gate:
         plan = {
             "target": target.name,
             "sources": digest_of([source, *chosen_folders()]),
+            **setting(target, source),
             "effort": effort,
+            "budget_s": self.budget_s,
+            "workers": self.workers,
             "scenarios": list(able),
             "chosen": every,
             "share": list(self.share),
@@ -402,10 +406,11 @@ def since(conclusion: Conclusion, earlier: StoredRun) -> Conclusion:
 
 
 def store(conclusion: Conclusion) -> None:
-    """Write the run's verdict, summary, JUnit file and page, and the index of all runs."""
+    """Write the run's verdict, summary and page, what programs read, and the index of all runs."""
     run = conclusion.run
     folder.write_json(run / folder.VERDICT, conclusion.to_json())
     folder.write_text(run / "summary.md", summary.markdown(conclusion.to_json()))
     folder.write_text(run / "junit.xml", junit.render(conclusion.to_json()))
     folder.write_text(run / page.PAGE, page.render(conclusion.to_json(), run))
+    machine_formats.write(conclusion.to_json(), run)
     folder.write_text(run.parents[1] / page.INDEX, page.render_index(run.parents[1]))

@@ -19,6 +19,7 @@ from harness.engine import runner
 from harness.engine.suite import choose, find_suites
 from harness.report import folder, judgement
 from harness.report import load as report
+from harness.report.origin import setting
 from harness.runs.gate import Conclusion, conclude, store
 from harness.runs.pytest_run import Results
 from harness.targets.registry import find_target
@@ -60,7 +61,7 @@ class LoadRun:
         scenario = choose([SCENARIO])[SCENARIO]
         if scenario.ability not in target.abilities:
             raise UsageError(f"target {target.name!r} has no ability {scenario.ability!r}")
-        plan = {"target": target.name, "scenarios": [SCENARIO], "skipped": {}}
+        plan = {"target": target.name, "scenarios": [SCENARIO], "skipped": {}, **setting(target)}
         run = folder.create(self.reports, "load", self.seed, {**plan, "load": self.load.to_json()})
         workload = load_workload(self.load, locustfile(), on_operation)
         loaded = replace(scenario, workload=workload)

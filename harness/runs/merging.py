@@ -29,6 +29,7 @@ from harness.runs.reached import Reached, blocks_in, excuses_for, hit, source_of
 from harness.targets.registry import find_target
 from harness.worker import reach as recorder
 
+_COMMON = ("target", "effort", "suites", "load", "origin", "target_commit", "source", "budget_s")
 KINDS = ("gate", "load", "prove", "merge")
 
 
@@ -154,13 +155,14 @@ def _part(run: Path) -> Part:
 def _plan(parts: Sequence[Part], declared: Mapping[str, Any]) -> dict[str, Any]:
     """The plan of the merged run: what all parts were asked."""
     first = parts[0].plan
-    common = {name: first[name] for name in ("target", "effort", "suites", "load") if name in first}
+    common = {name: first[name] for name in _COMMON if name in first}
     listed = "bugs" if parts[0].is_proof else "scenarios"
     return {
         **common,
         listed: sorted({name for part in parts for name in part.plan.get(listed, [])}),
         "chosen": _chosen(parts),
         "declared": dict(declared),
+        "began_s": min(part.plan.get("began_s", 0.0) for part in parts),
         "seeds": sorted({seed for part in parts for seed in part.seeds}),
         "parts": [part.name for part in parts],
     }

@@ -36,7 +36,8 @@ from harness.mutation.blocks import place_of
 from harness.mutation.mutants import Mutant, breed, prepared_copy, source_folder
 from harness.runs.gate import reason_to_skip
 from harness.runs.mutation_session import RESULTS, Clean, MutationSession, Status, Stored
-from harness.runs.pytest_run import Progress, Results, scratch
+from harness.runs.pytest_run import Progress, Results
+from harness.runs.scratch import scratch
 from harness.runs.warm_worker import Trial, WarmWorker
 from harness.targets.registry import find_target
 from harness.worker import reach as recorder

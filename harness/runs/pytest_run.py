@@ -7,31 +7,25 @@ that dies, or a budget that ends, costs only the scenarios that were running.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import psutil
-
 from harness.engine.suite import find_suites
 from harness.engine.supervision import Child
 from harness.report import folder
 from harness.report.judgement import Record
+from harness.runs.scratch import scratch
 
 LOG = "pytest.log"
 # An own settings file, so that those of the project in the current folder do not count.
 SETTINGS = "[pytest]\nconsole_output_style = classic\n"
 FOREIGN_VARIABLES = {"PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"}
 TESTS_FAILED = 1  # an exit code of pytest
-SCRATCH = "harness-scratch-"
-SCRATCH_BYTES = 1 << 30
 
 
 class Progress(Protocol):
@@ -135,33 +129,6 @@ def _show(event: Mapping[str, Any], done: int, total: int, progress: Progress) -
     if event["outcome"] == "failed" and not finding:
         finding = "the harness failed" if "scenario" not in event else event["verdict"]
     progress(f"{done} of {total} · {name}", finding=finding)
-
-
-def scratch() -> AbstractContextManager[str]:
-    """A temporary folder, in memory where there is room; after a kill a later call removes it."""
-    memory = _memory()
-    _sweep(memory or Path(tempfile.gettempdir()))
-    return tempfile.TemporaryDirectory(
-        prefix=f"{SCRATCH}{os.getpid()}-", dir=memory, ignore_cleanup_errors=True
-    )
-
-
-def _memory() -> Path | None:
-    """A file system in memory with enough room; None where there is none.
-
-    Disk faults are simulated, so the syncs of a real disk would cost time and prove nothing.
-    """
-    memory = Path("/dev/shm")  # noqa: S108  only a folder of our own in it is used
-    usable = memory.is_dir() and os.access(memory, os.W_OK)
-    return memory if usable and shutil.disk_usage(memory).free > SCRATCH_BYTES else None
-
-
-def _sweep(parent: Path) -> None:
-    """Remove the temporary folders of sessions whose process was killed."""
-    for scratch in parent.glob(f"{SCRATCH}*-*"):
-        owner = scratch.name.removeprefix(SCRATCH).partition("-")[0]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def collect(scenarios: Iterable[str], run: Path, exit_code: int | None) -> Results:

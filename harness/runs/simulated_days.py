@@ -82,13 +82,17 @@ class SimulatedDays:
 def simulate(target_name: str, seed: int, days: int, reports: Path) -> SimulatedDays:
     """Run a target for this many days, and write the run folder.
 
-    Raises UsageError where the target lacks the ability, and TargetUnavailableError where it cannot
-    be prepared.
+    Raises UsageError for too few days and where the target lacks the ability, and
+    TargetUnavailableError where it cannot be prepared.
     """
     target = find_target(target_name)
     scenario = choose([SCENARIO])[SCENARIO]
     if scenario.ability not in target.abilities:
         raise UsageError(f"target {target.name!r} has no ability {scenario.ability!r}")
+    if days < scenario.examples:
+        raise UsageError(
+            f"--days {days}: expected at least {scenario.examples}: fewer samples show no trend"
+        )
     target.prepare()
     plan = {"target": target.name, "days": days, "scenarios": [SCENARIO], "skipped": {}}
     run = folder.create(reports, "days", seed, plan)

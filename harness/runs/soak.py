@@ -35,8 +35,11 @@ from harness.engine.suite import choose
 from harness.engine.target import Instance, Target
 from harness.processes import probe
 from harness.processes.remote import RefusedError
-from harness.report import folder, judgement
-from harness.runs.pytest_run import Progress, scratch
+from harness.report import folder, judgement, machine_formats
+from harness.report.judgement import Record
+from harness.report.origin import setting
+from harness.runs.pytest_run import Progress
+from harness.runs.scratch import scratch
 from harness.targets.registry import find_target
 
 SCENARIO = "soak-churn"
@@ -84,7 +87,7 @@ class SoakPlan:
         if self.scenario.ability not in target.abilities:
             raise UsageError(f"target {target.name!r} has no ability {self.scenario.ability!r}")
         plan = {"target": target.name, "scenarios": [SCENARIO], "soak": asdict(self)}
-        run = folder.create(reports, "soak", self.seed, plan)
+        run = folder.create(reports, "soak", self.seed, {**plan, **setting(target)})
         (run / SCENARIO).mkdir()
         (run / SCENARIO / runner.HISTORY).symlink_to(SAMPLES)
         return run
@@ -247,7 +250,8 @@ def run_soak(run: Path, progress: Progress) -> SoakResult:
     except TargetLostError as error:
         result.verdict = Verdict(unknowns=(f"the host ended: {error}",))
     judged = runner.judge(scenario, run / SCENARIO)
-    judgement.store(judged, target, plan.seed, time.monotonic() - began, run / SCENARIO)
+    seconds = time.monotonic() - began
+    record = judgement.store(judged, target, plan.seed, seconds, run / SCENARIO)
     result.verdict = merge([judged.verdict, result.verdict])
     _add_figures(result, _checker(scenario))
     if judged.verdict.anomalies:
@@ -255,7 +259,32 @@ def run_soak(run: Path, progress: Progress) -> SoakResult:
         (blamed,) = judged.verdict.anomalies[0].evidence[-1].result
         _find_sites(result, target, plan.seed, blamed)
     folder.write_json(run / folder.VERDICT, result.to_json())
+    _write_for_programs(result, replace(record, verdict=result.verdict), seconds)
     return result
+
+
+def _write_for_programs(result: SoakResult, record: Record, seconds: float) -> None:
+    """Write the findings, and the last sample as metrics."""
+    document = result.to_json()
+    conclusion = {
+        **{name: document[name] for name in ("conclusion", "exit_code")},
+        "target": result.plan.target,
+        "seed": result.plan.seed,
+        "seconds": round(seconds, 1),
+        "scenarios": [record.to_json()],
+        "skipped": {},
+        "unfinished": [],
+        "broken": {},
+        "canaries": {},
+    }
+    machine_formats.write(conclusion, result.run)
+    samples = [
+        sample
+        for episode in history.read(result.run / SCENARIO / SAMPLES)
+        for sample in episode.happened.of(SAMPLE)
+    ]
+    metrics = machine_formats.open_metrics(document, samples[-1] if samples else None)
+    folder.write_text(result.run / machine_formats.METRICS, metrics)
 
 
 def _add_figures(result: SoakResult, checker: GrowsWithin) -> None:

@@ -23,6 +23,8 @@ from pathlib import Path
 from harness.processes.server import ReferenceLaunch, ServerProcess
 
 server = ServerProcess(ReferenceLaunch(Path(sys.argv[1])), Path(sys.argv[2]))
+if sys.argv[3:] == ["paused"]:
+    server.pause()
 print(server.pid, flush=True)
 sys.stdin.read()
 """
@@ -38,9 +40,13 @@ def running_server(folder: Path) -> Iterator[HttpAdapter]:
         adapter.close()
 
 
-def test_server_ends_with_killed_parent(tmp_path: Path) -> None:
-    """A parent that dies by SIGKILL cannot clean up, and its server ends all the same."""
-    command = [sys.executable, "-c", PARENT, str(ROOT), str(tmp_path / "state")]
+@pytest.mark.parametrize("how", ["", "paused"])
+def test_server_ends_with_killed_parent(how: str, tmp_path: Path) -> None:
+    """A parent that dies by SIGKILL cannot clean up, and its server ends all the same.
+
+    One that the nemesis has stopped can do nothing itself.
+    """
+    command = [sys.executable, "-c", PARENT, str(ROOT), str(tmp_path / "state"), how]
     with subprocess.Popen(  # noqa: S603  the command is fixed
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as parent:

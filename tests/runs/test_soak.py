@@ -24,7 +24,7 @@ from harness.core.history import History, Journal, Operation, Outcome
 from harness.core.verdict import Validity
 from harness.engine.target import AdapterInstance, Instance
 from harness.processes import probe
-from harness.report import soaking, trends
+from harness.report import folder, soaking, trends
 from harness.runs import soak
 from harness.runs.pytest_run import no_progress
 from harness.runs.soak import SoakEpisode, SoakPlan, SoakResult, run_soak
@@ -129,6 +129,8 @@ def test_a_steady_host_is_soaked_to_the_end(
     assert done.totals.operations >= OPERATIONS
     assert [host.closed for host in hosts.opened] == [True]
     assert soaking.rows(done.to_json()) == []
+    assert "harness_soak_exit_code{" in (done.run / "metrics.txt").read_text(encoding="utf-8")
+    assert folder.read_json(done.run / "findings.json")["conclusion"] == "valid"
 
 
 def test_growth_ends_the_soak_with_its_source(

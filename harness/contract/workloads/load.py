@@ -71,9 +71,16 @@ WAKEUPS = {
 
 
 def mix_of(users: int, parts: Mapping[str, int] = MIXED) -> dict[str, int]:
-    """Distribute users over all kinds, at least one of each."""
+    """Distribute users over all kinds, at least one of each: else exactly this number of users.
+
+    What rounding adds or leaves is taken from, or given to, the kind with the most users.
+    """
     whole = sum(parts.values())
-    return {kind: max(1, round(users * part / whole)) for kind, part in parts.items()}
+    mix = {kind: max(1, round(users * part / whole)) for kind, part in parts.items()}
+    while (excess := sum(mix.values()) - max(users, len(parts))) != 0:
+        largest = max(mix, key=lambda kind: mix[kind])
+        mix[largest] -= excess if mix[largest] - excess >= 1 else mix[largest] - 1
+    return mix
 
 
 @dataclass(frozen=True, slots=True)

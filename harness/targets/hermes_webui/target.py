@@ -144,11 +144,21 @@ class HermesWebuiTarget:
         constants = {**CONSTANTS, **_CONSTANTS.get(ability, {})}
         return replace(self._launch, settings=settings, constants=constants)
 
+    @property
+    def standalone_name(self) -> str:
+        """The name in a stand-alone test, which reads the checkout from a variable."""
+        return f"'hermes-webui@' + os.environ.get({CHECKOUT!r}, {str(self._folder)!r})"
+
+    @property
+    def standalone_needs(self) -> str:
+        """Source that skips a stand-alone test where there is no checkout."""
+        return _CHECKOUT.format(variable=CHECKOUT, path=str(self._folder), server=str(SERVER))
+
     def standalone(self, ability: str) -> str:
         """The source of the lifecycle over the module; for other abilities, of this target."""
         if ability not in _LIFECYCLES:
-            place = _CHECKOUT.format(variable=CHECKOUT, path=str(self._folder), server=str(SERVER))
-            return place + through_the_harness("f'hermes-webui@{CHECKOUT}'", ability)
+            through = through_the_harness("f'hermes-webui@{CHECKOUT}'", ability)
+            return self.standalone_needs + through
         sources = [
             Path(str(part.__file__)).read_text(encoding="utf-8")
             for part in (lifecycle_adapter, hermes_webui_module)

@@ -402,21 +402,29 @@ class ReferenceTarget:
             return ProcessInstance(pool, folder)
         return AdapterInstance(_ADAPTERS[ability](folder))
 
+    @property
+    def standalone_name(self) -> str:
+        """The name of these sources in a stand-alone test: an installed reference is another."""
+        return repr(f"reference@{self._folder or import_root()}")
+
+    @property
+    def standalone_needs(self) -> str:
+        """Source that skips a stand-alone test where these sources are missing."""
+        return skip_without_folder(self._folder or import_root())
+
     def standalone(self, ability: str) -> str:
         """Source that imports the adapter from here, or contains it if it runs in a process."""
         root = self._folder or import_root()
-        needed = skip_without_folder(root) if self._folder else ""
         path = f"import sys\n\nsys.path.insert(0, {str(root)!r})\n\n"
         own = f"{DISTRIBUTION}=={harness_version()}"
         if files := _DRIVEN.get(ability):
             adapter, *wrappers = [file.read_text(encoding="utf-8") for file in files]
             subject = "" if self._folder else skip_without_module(PACKAGE, own)
-            return needed + path + subject + in_a_process(adapter, wrappers)
+            return self.standalone_needs + path + subject + in_a_process(adapter, wrappers)
         here = f"from {__name__} import {_ADAPTERS[ability].__name__} as open_adapter"
         harness = skip_without_module("harness", own)
-        if self._folder is None:
-            return harness + here
-        return f"{needed}{path}import {PACKAGE}\n\n{harness}{here}\n\n{_assert_place(root)}"
+        first = f"{self.standalone_needs}{path}import {PACKAGE}\n\n"
+        return f"{first}{harness}{here}\n\n{_assert_place(root)}"
 
 
 def _assert_place(root: Path) -> str:
