@@ -1,7 +1,8 @@
 """Measures what a display request waits for while providers are slow and tokens rotate.
 
 `python benches/bench_catalog.py [REQUESTS] [SECONDS]` starts the reference with a provider that
-answers after SECONDS (default 2), and asks for a session with its model. Before each request all
+answers after SECONDS (default 2; beyond the budget of 4, a caller waits for that budget once, and
+later ones for nothing), and asks for a session with its model. Before each request all
 tokens are renewed. Two arms, in turn: *cached*, as the server works; and *live*, in which the
 meaning of the config changes too, so that the list of models is rebuilt before each request, as it
 was where the fingerprint covered whole files.
