@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from reference_impl.agents.agent import ScriptedAgent
 from reference_impl.agents.processes import Event, Kind, ProcessRegistry
 from reference_impl.config import env_seconds, env_switch
-from reference_impl.live.channels import GRACE_S, IDLE_TTL_S, Channels
+from reference_impl.live.channels import GRACE_S, IDLE_TTL_S, STARTED, STARTED_BY_CLIENT, Channels
 from reference_impl.live.gateway_watcher import POLL_S, GatewayWatcher
 from reference_impl.memory.agent_cache import COMMIT_PATIENCE_S
 from reference_impl.memory.lifecycle import Lifecycle
@@ -33,7 +33,7 @@ from reference_impl.state_db.sync import SOURCE, StateSync
 from reference_impl.storage.files import LockBusyError, StrPath, absolute
 from reference_impl.storage.json_log import Row
 from reference_impl.turns.journal import Replay, RunJournal, TurnJournal
-from reference_impl.turns.turns import Run, TurnListener, Turns
+from reference_impl.turns.turns import Run, Source, TurnListener, Turns
 from reference_impl.turns.wakeups import Wakeups
 
 _SYNC_LOCKS = 64
@@ -313,10 +313,11 @@ class TurnAnnouncer(TurnListener):
             return self._ended.wait_for(condition, timeout_s)
 
     def started(self, run: Run) -> None:
-        """Open the run's buffer and announce the run."""
+        """Open the run's buffer and announce the run: whether the server or a client began it."""
         self._channels.open_run(
             run.session_id,
             run.stream_id,
+            notice=STARTED if run.source is Source.WAKEUP else STARTED_BY_CLIENT,
             pending_started_at=run.started_at,
             source=str(run.source),
         )

@@ -548,7 +548,7 @@ def watch(walker: Walker, session: str) -> None:
         query={"session_id": session},
         greeting=1,
         call=call,
-        until="server_turn_started",
+        until="turn_started",
     )
     walker.runs[session].append(run)
 

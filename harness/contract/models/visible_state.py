@@ -35,6 +35,7 @@ KEPT = ("model", "model_provider", "workspace", "profile", "enabled_toolsets")  
 FOUND_CHARS = 200  # that a search shows of a message
 _WORD = re.compile(r"[^\W_]+")
 FAILURE = "ScriptedError: the message asked for a failure"  # what the scripted agent raises
+STARTED = "server_turn_started"
 NOTICES = "notices-[0-9a-f]{12}"  # the id of a session's stream of notices
 
 
@@ -1189,14 +1190,17 @@ def _watched(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
                 "pending_started_at": run.started,
                 "source": "user",
             }
-            rows.append([Text(f"{NOTICES}:[0-9]+"), "server_turn_started", data])
+            rows.append([Text(f"{NOTICES}:[0-9]+"), "turn_started", data])
     wanted = {"status": OK, "events": rows, "answer": answer}
     observed = operation.result
     late = [row for row in observed["events"] if row[2].get("reason") != "turn_ended"]
     found = difference(wanted, {**observed, "events": late})  # a run's end may be announced late
     if found is None:
         return (_narrowed(expected.state, operation.result["answer"]["body"]),)
-    return _refusal(operation, found, (promises.C5, promises.C3, promises.W7, promises.S15))
+    tested = (promises.C5, promises.C3, promises.W7, promises.S15)
+    if STARTED in [row[1] for row in late]:  # a turn that the client started is none of the server
+        tested = (promises.C7, *tested)
+    return _refusal(operation, found, tested)
 
 
 # Rest
