@@ -10,7 +10,8 @@ A message may hold directives, which the scripted agent of a target obeys in ord
     [process=0.5:exit=3:hello]   starts a background process that prints `hello` after 0.5 s;
                                  `watch=TEXT` before the output watches for a text
     [fail]  [exit]               raises an error; tries to end the program
-    [linger=0.3]                 waits until it is interrupted, and that many seconds more
+    [linger=0.3]                 waits until it is interrupted, and that many seconds more;
+                                 `[linger=0.3:fail]` raises an error after that
     [hang]                       ignores an interrupt, until the agent is closed
 
 In a process's output `{` and `}` become `[` and `]`, so that it can hold directives for the turn
@@ -63,9 +64,9 @@ def sleep(seconds: float) -> Directive:
     return Directive("sleep", f"{seconds}")
 
 
-def linger(seconds: float) -> Directive:
-    """Build a directive that goes on for so long after the turn was cancelled."""
-    return Directive("linger", f"{seconds}")
+def linger(seconds: float, *, fails: bool = False) -> Directive:
+    """Build a directive that goes on for so long after a cancel, and then perhaps fails."""
+    return Directive("linger", f"{seconds}{':fail' if fails else ''}")
 
 
 @dataclass(frozen=True, slots=True)

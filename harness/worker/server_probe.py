@@ -201,6 +201,20 @@ def release(held: list[Any]) -> None:
         held.pop().release()
 
 
+def call(_held: list[Any], module: str, path: str, argument: list[Any]) -> None:
+    """Call what a dotted path in a module names."""
+    function: Any = importlib.import_module(module)
+    for name in path.split("."):
+        function = getattr(function, name)
+    function(*argument)
+
+
+def fields(_held: list[Any], module: str, name: str, key: str) -> list[Any]:
+    """The value of a key in each member of a global mapping."""
+    members = getattr(importlib.import_module(module), name)
+    return [member[key] for member in list(members.values())]
+
+
 def has(_held: list[Any], module: str, name: str) -> bool:
     """Whether a module has that name."""
     try:
@@ -267,5 +281,16 @@ def start_at_once(_held: list[Any], starter: str, callers: int, times: int) -> i
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (sizes, census, process, hold, release, has, starters, start_at_once)
+    for function in (
+        sizes,
+        census,
+        process,
+        hold,
+        release,
+        call,
+        fields,
+        has,
+        starters,
+        start_at_once,
+    )
 }

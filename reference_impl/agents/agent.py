@@ -106,7 +106,8 @@ class ScriptedAgent:
         [process=0.5:exit=3:hello]      starts a background process that prints after that time;
                                         `watch=TEXT` before the output watches for a text
         [fail]  [exit]                  raises an error; tries to end the program
-        [linger=0.3]                    waits until it is cancelled, and that many seconds more
+        [linger=0.3]                    waits until it is cancelled, and that many seconds more;
+                                        `[linger=0.3:fail]` raises an error after that
         [hang]                          ignores a cancel until the agent is closed
 
     In a process's output `{` and `}` become `[` and `]`, so the output can hold directives for its
@@ -151,14 +152,21 @@ class ScriptedAgent:
             case "process":
                 self._start_process(value)
             case "linger":
-                output.cancelled.wait()
-                self._closed.wait(float(value))
+                self._linger(value, output)
             case "hang":
                 self._closed.wait()
             case "fail":
                 raise ScriptedError("the message asked for a failure")
             case "exit":
                 raise SystemExit(1)
+
+    def _linger(self, value: str, output: TurnOutput) -> None:
+        """Go on for a while after a cancel; then raise an error, if the value asks for it."""
+        seconds, _, end = value.partition(":")
+        output.cancelled.wait()
+        self._closed.wait(float(seconds))
+        if end:
+            raise ScriptedError("the message asked for a failure after a cancel")
 
     def _show_many(self, output: TurnOutput, shown: list[str], value: str) -> None:
         count, _, threads = value.partition("x")

@@ -36,10 +36,12 @@ HELD = f"{SHOWN}{sleep(900)}"  # until it is cancelled
 HUNG = f"{SHOWN}{HANG}"  # until its agent is closed
 FAILS = f"{SHOWN}{FAIL}"
 LINGERS = f"{SHOWN}{linger(0.4)}"  # for a while after it was cancelled
+LINGERS_AND_FAILS = f"{SHOWN}{linger(0.4, fails=True)}"
 OUTLASTS = f"{SHOWN}{sleep(0.7)}"  # what lingers
 FAILURES = (FAILS, f"{FAIL}")  # after some tokens, or before the first
 FAILS_LATE = f"{SHOWN}{sleep(0.3)}{FAIL}"  # usually while it is read
 
+READS = ("status", "messages", "disk", "views", "copies")
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rename", {"title": "plans"}),
     ("rename", {"title": "notes"}),
@@ -102,13 +104,10 @@ class User:
         self.look(session)
 
     def look(self, *sessions: str) -> None:
-        """Read everything back."""
+        """Read everything back in a random order, as the first read may repair or spoil it."""
         for session in sessions or NAMES:
-            self.ask("status", session=session)
-            self.ask("messages", session=session)
-            self.ask("disk", session=session)
-            self.ask("views", session=session)
-            self.ask("copies", session=session)
+            for function in self._rng.sample(READS, len(READS)):
+                self.ask(function, session=session)
 
     def any(self) -> str:
         """Choose a session."""
@@ -122,14 +121,16 @@ class User:
 
     def talk(self) -> None:
         session = self.any()
-        run = self.begin(session, self._rng.choice(TALKS))
+        first = self.begin(session, self._rng.choice(TALKS))
+        self.ask("events", run=first, after=0)
+        run = self.begin(session, self._rng.choice(TALKS))  # at once
         self.conclude(session, run)
         after, by = self._rng.randint(1, TOKENS), self._rng.choice(CURSORS)
         self.ask("events", run=run, after=after, by=by)
 
     def fail(self) -> None:
         session = self.any()
-        self.conclude(session, self.begin(session, FAILS_LATE))
+        self.conclude(session, self.hold(session, FAILS_LATE))
         self.conclude(session, self.begin(session, self._rng.choice(FAILURES)))
 
     def cancel(self) -> None:
@@ -141,19 +142,24 @@ class User:
         self.conclude(session, run)
 
     def replace(self) -> None:
-        """Cancel a turn whose agent goes on for a while, and begin another one meanwhile."""
-        session = self.any()
-        held = self.hold(session, LINGERS)
-        self.ask("cancel", run=held)
-        self.ask("events", run=held, after=0)
-        self.ask("messages", session=session)
-        run = f"r{next(self._numbers)}"
-        argument = {"session": session, "run": run, "text": f"{run} {OUTLASTS}"}
-        sent = self.ask("send", **argument)
-        if sent["status"] == CONFLICT:
-            self.ask("wait_idle", session=session)
-            self.ask("send", **argument)
-        self.conclude(session, run)
+        """Cancel a turn whose agent goes on for a while, and begin another one meanwhile.
+
+        The first agent ends, or fails, while the second turn is under way.
+        """
+        for session, script in zip(
+            self._rng.sample(NAMES, 2), (LINGERS, LINGERS_AND_FAILS), strict=True
+        ):
+            held = self.hold(session, script)
+            self.ask("cancel", run=held)
+            self.ask("events", run=held, after=0)
+            self.ask("messages", session=session)
+            run = f"r{next(self._numbers)}"
+            argument = {"session": session, "run": run, "text": f"{run} {OUTLASTS}"}
+            sent = self.ask("send", **argument)
+            if sent is not None and sent["status"] == CONFLICT:
+                self.ask("wait_idle", session=session)
+                self.ask("send", **argument)
+            self.conclude(session, run)
 
     def hang(self) -> None:
         session = self.any()
@@ -320,6 +326,7 @@ ONE_CLIENT = Scenario(
             promises.T2,
             promises.T3,
             promises.T4,
+            promises.T8,
             promises.W1,
             promises.W2,
             promises.W6,

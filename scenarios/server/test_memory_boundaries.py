@@ -1,4 +1,4 @@
-"""Scenario of a server with a memory provider: it gets each completed turn, and each boundary.
+"""Scenario of a server with a memory provider: each boundary reaches it, and nothing else does.
 
 A session is left for a new one, cleared, deleted, or its agent is evicted by those of others; the
 provider refuses some sessions; at last the server is stopped with work that it cannot commit.
@@ -15,7 +15,7 @@ from harness.contract import promises
 from harness.contract.models.memory_boundaries import CACHE_MAX, MemoryBoundariesModel
 from harness.core.history import History
 from harness.engine.client import RecordingClient
-from harness.engine.context import Context
+from harness.engine.context import Context, Workload
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
 
@@ -30,15 +30,17 @@ class BrokenError(Exception):
 class Client:
     """One client that brings sessions to their boundaries."""
 
-    def __init__(self, client: RecordingClient, rng: random.Random) -> None:
+    def __init__(self, client: RecordingClient, rng: random.Random, *, goes_on: bool) -> None:
         self._client = client
+        self._goes_on = goes_on
         self._fold = Fold(MemoryBoundariesModel())
         self._rng = rng
         self._numbers = itertools.count(1)
 
     def ask(self, function: str, **argument: Any) -> None:
-        """Call a function; raises BrokenError where the model refuses the answer."""
-        if self._fold.step(self._client.ask(function, argument)):
+        """Call a function; raises BrokenError where the model refuses it, and may not go on."""
+        operation = self._client.ask(function, argument)
+        if self._fold.step(operation) and (self._fold.is_lost or not self._goes_on):
             raise BrokenError
 
     def new(self, previous: str | None = None) -> str:
@@ -51,18 +53,8 @@ class Client:
         """Make a session with completed turns; returns its name."""
         session = self.new()
         for _ in range(turns):
-            self.say(session)
-        self.hear()
+            self.ask("talk", session=session)
         return session
-
-    def say(self, session: str, end: str = "done") -> None:
-        """Let a turn of the session end in that way."""
-        self.ask("talk", session=session, text=f"t{next(self._numbers)}", end=end)
-
-    def hear(self) -> None:
-        """Ask for the turns that the provider accepted."""
-        (state,) = self._fold.states
-        self.ask("turns", expected=len(state.turns))
 
     def leave(self, session: str, way: str) -> None:
         """Bring a session to a boundary in that way, and look at what the provider got."""
@@ -86,10 +78,8 @@ class Client:
         for way in self._rng.sample(WAYS, len(WAYS)):
             session = self.talk(turns=2)
             self.ask("rename", session=session)
-            self.say(session, self._rng.choice(ENDS))
             self.look()  # a turn commits nothing, nor does a change
             self.leave(session, way)
-            self.hear()
             if way in ("new", "clear"):
                 self.leave(session, way)  # nothing is left to commit
         for way in self._rng.sample(("new", "clear", "evict"), 2):
@@ -98,16 +88,41 @@ class Client:
             self.leave(session, way)
             self.ask("provider", refuses=[])
             self.leave(session, "new")
-        self.refuse_turns()
         sessions = [self.talk() for _ in range(CACHE_MAX)]
         self.ask("provider", refuses=sessions[:1])
         self.ask("stop")
         self.look()
-        self.hear()
 
-    def refuse_turns(self) -> None:
-        """Complete turns that the provider refuses; it gets them with the next, or a boundary."""
-        for more in (0, 1):
+
+class TurnsClient(Client):
+    """One client that also asks which turns the provider got."""
+
+    def talk(self, turns: int = 1) -> str:
+        """Make a session with completed turns; returns its name."""
+        session = self.new()
+        for _ in range(turns):
+            self.say(session)
+        self.hear()
+        return session
+
+    def say(self, session: str, end: str = "done") -> None:
+        """Let a turn of the session end in that way."""
+        self.ask("talk", session=session, text=f"t{next(self._numbers)}", end=end)
+
+    def hear(self) -> None:
+        """Ask for the turns that the provider accepted."""
+        (state,) = self._fold.states
+        self.ask("turns", expected=len(state.turns))
+
+    def walk(self) -> None:
+        """Turns of each end, and a provider that refuses some of them; then a shutdown."""
+        self.ask("boot", cache_max=CACHE_MAX)
+        for end in ENDS:
+            session = self.talk()
+            self.say(session, end)
+            self.leave(session, "new")
+            self.hear()
+        for more in (0, 1):  # what it refused it gets at a boundary, or with the next turn
             session = self.talk()
             self.ask("provider", refuses=[session])
             for end in ("done", *ENDS):
@@ -119,17 +134,25 @@ class Client:
                 self.say(session)
             self.leave(session, "new")
             self.hear()
+        self.talk(turns=2)
+        self.ask("stop")
+        self.look()
+        self.hear()
 
 
-def walk(context: Context) -> None:
-    """Walk through all ways, in a random order."""
-    rng = context.rng("ways")
-    for _ in range(context.examples):
-        with context.episode() as episode:
-            try:
-                Client(episode.client, rng).walk()
-            except BrokenError:
-                return
+def walked(make: type[Client]) -> Workload:
+    """The workload in which such a client walks through all ways, in a random order."""
+
+    def walk(context: Context) -> None:
+        rng = context.rng("ways")
+        for _ in range(context.examples):
+            with context.episode() as episode:
+                try:
+                    make(episode.client, rng, goes_on=context.goes_on).walk()
+                except BrokenError:
+                    return
+
+    return walk
 
 
 def _requests(history: History) -> int:
@@ -149,12 +172,26 @@ MEMORY_BOUNDARIES = Scenario(
     mode=Mode.HTTP,
     ability="memory",
     promises=(promises.L6, promises.L7, promises.L11, promises.L12, promises.L15),
-    workload=walk,
+    workload=walked(Client),
     checker=conforms(MemoryBoundariesModel()),
     expectations=(
         Expectation("the provider got a request", _requests, len(WAYS)),
-        Expectation("the provider got a turn", _turns, len(WAYS)),
         Expectation("a shutdown left a session uncommitted", _left),
+    ),
+    examples=1,
+)
+
+
+MEMORY_TURNS = Scenario(
+    name="server-memory-turns",
+    mode=Mode.HTTP,
+    ability="memory_turns",
+    promises=(promises.L12, promises.L15),
+    workload=walked(TurnsClient),
+    checker=conforms(MemoryBoundariesModel()),
+    expectations=(
+        Expectation("the provider got a request", _requests, len(ENDS)),
+        Expectation("the provider got a turn", _turns, 2 * len(ENDS)),
     ),
     examples=1,
 )
@@ -163,3 +200,8 @@ MEMORY_BOUNDARIES = Scenario(
 def test_each_boundary_reaches_the_provider(judge: Judge) -> None:
     """Each session with new turns is extracted once at its boundary, and at no other moment."""
     assert judge(MEMORY_BOUNDARIES).is_valid
+
+
+def test_each_completed_turn_reaches_the_provider(judge: Judge) -> None:
+    """Once, in order, before its session is extracted; none that was cancelled, failed or aside."""
+    assert judge(MEMORY_TURNS).is_valid

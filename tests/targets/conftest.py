@@ -82,7 +82,10 @@ def checkout(tmp_path: Path) -> Path:
 def launch(checkout: Path, tmp_path: Path) -> WebuiLaunch:
     """The launch of the toy's server."""
     place_agent(tmp_path / "agent")
-    return WebuiLaunch(checkout, tmp_path / "none", tmp_path / "agent", tmp_path / "bytecode")
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    folders = tmp_path / "none", tmp_path / "agent", tmp_path / "bytecode", workspace
+    return WebuiLaunch(checkout, *folders)
 
 
 @pytest.fixture

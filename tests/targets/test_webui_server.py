@@ -22,7 +22,7 @@ from harness.targets.hermes_webui.server import WebuiLaunch
 from harness.processes.server import ServerProcess
 
 folder = Path(sys.argv[1])
-launch = WebuiLaunch(folder, folder, folder, folder / "bytecode")
+launch = WebuiLaunch(folder, folder, folder, folder / "bytecode", folder)
 print(ServerProcess(launch, folder / "state").pid, flush=True)
 sys.stdin.read()
 """

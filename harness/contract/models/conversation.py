@@ -7,13 +7,14 @@ so until the client has waited for those that are owed it is unknown whether the
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
 from harness.contract import promises
-from harness.contract.agent_script import Script
+from harness.contract.agent_script import ReplyEnd, Script
 from harness.core.contract import Promise
 from harness.core.history import Operation
 from harness.core.model import Refusal
@@ -113,6 +114,13 @@ class Session:
     def is_surely_idle(self) -> bool:
         """Whether no run is under way or about to start."""
         return self.phase is Phase.IDLE and not self.owed
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a client has received the end of the last run, and no call had cancelled it."""
+        run = self.run
+        is_whole = run is not None and run.rows is not None and not run.is_held
+        return is_whole and self.phase is Phase.SAVED and not self.is_cancelled
 
     @property
     def _hangs(self) -> bool:
@@ -217,6 +225,13 @@ def sent(  # noqa: PLR0911 - one for each answer
             return Refusal(
                 promises.T3,
                 f"{operation.call} was refused although the session is idle",
+                also=(promises.T1,),
+                expected=f"a started run (status {OK})",
+            )
+        if session.has_ended and not session.owed:
+            return Refusal(
+                promises.T8,
+                f"{operation.call} was refused although its client has received the end of the run",
                 also=(promises.T1,),
                 expected=f"a started run (status {OK})",
             )
@@ -390,7 +405,9 @@ def messages_read(session: Session, operation: Operation, _turn: Turn | None) ->
             expected=f"user messages {[turn.text for turn in turns]}",
             observed=f"user messages {texts}",
         )
-    return _shown_removed(session, operation) or _wakeups_once(session, result["woken"], operation)
+    if refusal := _wrong_reply(session, operation) or _shown_removed(session, operation):
+        return refusal
+    return _wakeups_once(session, result["woken"], operation)
 
 
 def _surplus(session: Session, texts: list[str]) -> str:
@@ -426,10 +443,14 @@ def _wrong_end(turn: Turn, rows: list[Any], operation: Operation) -> Refusal | N
     reply = "".join(text for role, text, _ in rows[at + 1 : at + 2] if role == "assistant")
     if not reply.startswith(turn.shown):  # it weighs more than a mark
         promise = promises.S13 if turn.was_struck else promises.T4
+        has_failed = "cancelled" not in turn.marks and not turn.was_struck
         return Refusal(
             promise,
             f"{operation.call}: the reply to {turn.text!r} lacks text that a client has seen",
-            also=() if is_marked or of_mark == promise else (of_mark,),
+            also=(
+                *((promises.S2,) if has_failed else ()),
+                *(() if is_marked or of_mark == promise else (of_mark,)),
+            ),
             expected=f"a reply that begins with {turn.shown!r}",
             observed=f"the reply {reply!r}",
         )
@@ -440,6 +461,38 @@ def _wrong_end(turn: Turn, rows: list[Any], operation: Operation) -> Refusal | N
             expected=f"mark {' or '.join(map(repr, turn.marks))}",
             observed=f"mark {mark!r}",
         )
+    return None
+
+
+def _wrong_reply(session: Session, operation: Operation) -> Refusal | None:
+    """The refusal of a completed turn whose reply lacks its end, or belongs to another turn.
+
+    The reply is looked for between the turn's message and the next one of a user.
+    """
+    if not session.is_surely_idle:
+        return None
+    rows, before = operation.result["said"], None
+    for turn in session.turns:
+        script = Script.parse(turn.text)
+        at = next(index for index, (_, text, _) in enumerate(rows) if text == turn.text)
+        after = itertools.takewhile(lambda row: row[0] != "user", rows[at + 1 :])
+        replies = [ReplyEnd.parse(text) for role, text, _ in after if role == "assistant"]
+        ends = [end.session for end in replies if end is not None]
+        is_complete = turn.marks == ("",) and not (script.fails or script.is_held)
+        woken = len(operation.result["woken"])  # their replies are among these
+        is_right = ends[:1] == [operation.argument["session"]] and len(ends) <= 1 + woken
+        if is_complete and not is_right:
+            was_cancelled = before is not None and "cancelled" in before.marks
+            what = "several replies" if len(ends) > 1 else "no whole reply"
+            behind = " behind one that was cancelled" if was_cancelled else ""
+            return Refusal(
+                promises.S2,
+                f"{operation.call}: {what} to the completed turn {turn.text!r}{behind}",
+                also=(promises.T3, promises.S14, *((promises.T4,) if was_cancelled else ())),
+                expected="one reply that ends as its agent ended it",
+                observed=f"{rows[at : at + 3]}",
+            )
+        before = turn
     return None
 
 

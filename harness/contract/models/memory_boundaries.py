@@ -105,7 +105,7 @@ class MemoryBoundariesModel:
                 return (replace(state, refused=frozenset(argument["refuses"])),)
             case "talk":
                 end = argument.get("end", "done")
-                return (state.talked(argument["session"], argument["text"], end),)
+                return (state.talked(argument["session"], argument.get("text", ""), end),)
             case "new":
                 previous = argument["previous"] or ""
                 return (state.at_boundary(previous).close(previous),)
@@ -129,8 +129,10 @@ class MemoryBoundariesModel:
                 )
         return (state,)
 
-    def adopt(self, state: State, operation: Operation) -> tuple[State]:  # noqa: ARG002
+    def adopt(self, state: State, operation: Operation) -> tuple[State]:
         """What was owed came or not: it is not awaited again."""
+        if operation.function == "stop":
+            return (_after_stop(state),)
         return (replace(state, owed=(), turns=()),)
 
 
@@ -170,16 +172,9 @@ def _of_session(row: list[str]) -> str:
 
 def _stopped(state: State, operation: Operation) -> tuple[State] | Refusal:
     """Judge the log of a shutdown: it names the sessions that stay uncommitted, and no other."""
-    unsent = {session for session, _ in state.unsent}
     left = sorted(state.dirty & state.refused)
     if operation.result == {"code": 0, "left": left}:
-        after = state
-        for session in sorted(state.dirty):
-            after = after.at_boundary(session)
-        # Each pass of a shutdown tries all that is left, as long as one was committed in the last.
-        passes = len(state.dirty) - len(left)
-        again = tuple(session for session in left if session not in unsent)
-        return (State(owed=after.owed, refused=state.refused, retried=again * passes),)
+        return (_after_stop(state),)
     return Refusal(
         promises.L15 if operation.result["code"] == 0 else promises.H3,
         f"{operation.call}: the log names other sessions than stayed uncommitted",
@@ -187,3 +182,16 @@ def _stopped(state: State, operation: Operation) -> tuple[State] | Refusal:
         expected=f"{{'code': 0, 'left': {left}}}",
         observed=operation.answer,
     )
+
+
+def _after_stop(state: State) -> State:
+    """The state after a shutdown, whose requests are to come."""
+    left, after = sorted(state.dirty & state.refused), state
+    for session in sorted(state.dirty):
+        after = after.at_boundary(session)
+    # Each pass of a shutdown tries all that is left, as long as one was committed in the last.
+    passes = len(state.dirty) - len(left)
+    unsent = {session for session, _ in state.unsent}
+    again = tuple(session for session in left if session not in unsent)
+    retried = again * passes
+    return State(owed=after.owed, refused=state.refused, retried=retried, turns=after.turns)

@@ -102,6 +102,7 @@ def _badly_ended(operation: Operation) -> Refusal | None:
         return Refusal(
             promises.C6,
             f"{operation.call}: the stream of an ended run stayed open after {last}",
+            also=() if last in TERMINAL else (promises.T3,),
             expected="a stream that the server closes (closed = True)",
             observed=f"closed = False after {names[-1:] or 'no event'}",
         )

@@ -204,7 +204,7 @@ def _of_no_session(state: State, operation: Operation) -> tuple[State] | Refusal
 
 
 _SILENT = ("begin", "new", "clear", "rename", "truncate", "delete", "kill")  # without a result
-_ONLY_VIEWS = ("views", "copies", "title", "status", "watch", "events", "events_from")
+_ONLY_VIEWS = ("views", "copies", "disk", "title", "status", "watch", "events", "events_from")
 
 _STEPS = {
     "rename": conversation.renamed,

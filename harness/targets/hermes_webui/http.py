@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from harness.targets.server.http import HEADER, HttpAdapter, named, unknown_as_e
 
 REPAIR_S = 90.0  # three times the documented repair time
 REPAIR_POLL_S = 0.1
+REPAIRED_S = 4.0  # twice the repair time that the harness gives it
 READ_S = 8.0  # of a stream that is about to end
 CLOSING_S = 2.5  # of a stream that has ended
 KNOWN_OPEN_S = 0.3  # the same, once one was left open for the whole of that time
@@ -45,7 +46,9 @@ class WebuiHttpAdapter(HttpAdapter):
         super().__init__(folder, launch)
         self._empty_sessions: set[str] = set()
         self._titles: dict[str, str] = {}
+        self._newest: dict[str, str] = {}  # the stream of the last run, by session
         self._leaves_open = False
+        self._boots = 0
 
     def begin(self) -> None:
         """Forget every name; sessions that exist by now belong to earlier examples."""
@@ -141,16 +144,33 @@ class WebuiHttpAdapter(HttpAdapter):
     def send(self, session: str, run: str, text: str) -> dict[str, Any]:
         """Begin a turn, named `run` from now on; if the session is busy, the active run."""
         self._empty_sessions.discard(session)
-        return super().send(session, run, text)
+        sent = super().send(session, run, text)
+        self._newest[session] = self._streams.get(run, self._newest.get(session, ""))
+        return sent
+
+    def _pending(self, found: Mapping[str, Any]) -> str | None:
+        """The text of the turn that is not saved yet; older releases have no such field."""
+        return found.get("pending_user_message")
 
     def status(self, session: str) -> dict[str, Any]:
         """Whether the session is busy, and the run that a client can attach to."""
         query = f"session_id={self._sessions[session]}"
-        status = self._get(f"/api/session/status?{query}")
-        if "active_stream_id" not in status:  # older releases return it with the messages only
-            status |= self._get(f"/api/session?{query}")["session"]
+        answer, status = self._web().ask("GET", f"/api/session/status?{query}")
+        if answer != HTTPStatus.OK or "active_stream_id" not in status:
+            # Older releases name the run with the messages only, or not at all.
+            found = self._get(f"/api/session?{query}")["session"]
+            run = self._newest.get(session)
+            is_active = run is not None and self._is_active(run)
+            known = {"agent_running": is_active, "active_stream_id": run if is_active else None}
+            status = {**known, **(status if answer == HTTPStatus.OK else {}), **found}
         active = named(self._streams, status.get("active_stream_id"))
         return {"busy": status["agent_running"], "active": active}
+
+    def _is_active(self, stream_id: str) -> bool:
+        """Whether the run goes on, by the route that every release has."""
+        path = f"/api/chat/stream/status?stream_id={stream_id}"
+        status, answer = self._web().ask("GET", path)
+        return status == HTTPStatus.OK and bool(answer["active"])
 
     # Streams
 
@@ -168,8 +188,13 @@ class WebuiHttpAdapter(HttpAdapter):
         return relay
 
     def shown(self, run: str, tokens: int) -> str:
-        """The text of the run's first `tokens` tokens."""
-        return super().shown(run, tokens).rstrip()
+        """The text of the run's first `tokens` tokens; none if the stream is gone with its run."""
+        try:
+            return super().shown(run, tokens).rstrip()
+        except StatusError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return ""
 
     def watch(self, session: str) -> str | None:
         """The run that a new subscriber of the session is offered."""
@@ -230,14 +255,33 @@ class WebuiHttpAdapter(HttpAdapter):
             super().new(session)
             if session in self._titles:
                 super().rename(session, self._titles[session])
+        self._boots += 1
+        if self._boots % 2:  # the read that repairs a session is of this kind, or of the other
+            self._await_repair()
         ends_at = time.monotonic() + REPAIR_S
         while self._is_any_busy() and time.monotonic() < ends_at:
             time.sleep(REPAIR_POLL_S)
 
+    def _await_repair(self) -> None:
+        """Read each session with its messages until it names no run, or the time is over."""
+        ends_at = time.monotonic() + REPAIRED_S
+        paths = [f"/api/session?session_id={id_}" for id_ in self._sessions.values()]
+        while paths and time.monotonic() < ends_at:
+            answers = {path: self._web().ask("GET", path) for path in paths}
+            paths = [
+                path
+                for path, (status, body) in answers.items()
+                if status == HTTPStatus.OK and body["session"].get("active_stream_id")
+            ]
+            time.sleep(REPAIR_POLL_S if paths else 0)
+
     def _is_any_busy(self) -> bool:
-        paths = (f"/api/session/status?session_id={id_}" for id_ in self._sessions.values())
-        responses = [self._web().ask("GET", path) for path in paths]
-        return any(body["agent_running"] for status, body in responses if status == HTTPStatus.OK)
+        return any(self._is_busy(name) for name in self._sessions)
+
+    def _is_busy(self, session: str) -> bool:
+        with suppress(StatusError):
+            return bool(self.status(session)["busy"])
+        return False  # it was deleted
 
 
 def _heard(rows: Sequence[Sequence[str]]) -> list[list[int]]:

@@ -32,6 +32,14 @@ def agent_folder() -> Path:
     return _cached(cache_folder() / name, hermes_webui_agent.place_agent)
 
 
+def workspace_folder() -> Path:
+    """An empty folder, in which every agent works.
+
+    Older releases refuse a workspace below a system folder, and episodes may lie in `/dev/shm`.
+    """
+    return _cached(cache_folder() / "workspace", Path.mkdir)
+
+
 def bytecode_folder() -> Path:
     """The folder of compiled modules, so that Python writes nothing into a checkout."""
     return cache_folder() / "bytecode"

@@ -6,7 +6,8 @@
     [tool]                          calls a tool, which returns the session key of the turn
     [process=0.5:exit=3:hello]      starts a background process that prints after 0.5 s
     [fail]  [exit]                  raises an error; raises SystemExit
-    [linger=0.3]                    waits until it is interrupted, and 0.3 s more
+    [linger=0.3]                    waits until it is interrupted, and 0.3 s more;
+                                    `[linger=0.3:fail]` raises an error after that
     [hang]                          hangs, and ignores interrupts, until the server ends
 
 In a process's output `{` and `}` become `[` and `]`, so that it can contain directives for the
@@ -20,7 +21,6 @@ asks for, each message of a turn becomes a row, as soon as it is known.
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import json
 import os
@@ -30,6 +30,7 @@ import sqlite3
 import subprocess
 import threading
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
@@ -41,8 +42,12 @@ from harness.contract import agent_script
 
 Message = dict[str, Any]
 
-DATABASE = "HARNESS_AGENT_DATABASE"  # the variable that says whether the agent has a database
+# The variable that says whether the agent has a database; `all` of its sessions may have rows.
+DATABASE = "HARNESS_AGENT_DATABASE"
 SPOOL = "HARNESS_AGENT_SPOOL"  # the variable that names the folder of the processes' output
+MEMORY = "HERMES_MEMORY_URL"  # the variable that names the memory provider, if there is one
+TORN = "torn"  # the file of sessions whose agent found its database closed while it worked
+PROVIDER_S = 60.0
 POLL_S = 0.05
 PARSER = "harness_agent_script"  # the name of the parser in the agent's folder
 MODULES = {
@@ -76,7 +81,7 @@ def sources() -> dict[str, str]:
     files = {f"{name}.py": own, f"{PARSER}.py": parser}
     database = Path(__file__).with_name("scripted_database.py").read_text(encoding="utf-8")
     future = "from __future__ import annotations\n"
-    absent = f"import os\nif os.environ.get({DATABASE!r}) != '1':\n    raise ImportError\n"
+    absent = f"import os\nif not os.environ.get({DATABASE!r}):\n    raise ImportError\n"
     files["hermes_state.py"] = database.replace(future, future + absent, 1)
     for module, offered in MODULES.items():
         missing = (
@@ -184,6 +189,7 @@ class ProcessRegistry:
         self._lock = threading.RLock()
         self._completion_consumed = Consumed(self._forget)
         self._processes: dict[str, Process] = {}
+        self._last: dict[str, Any] = {}
 
     def spawn(self, seconds: float, output: str, exit_code: int) -> None:
         """Start a process that prints `output` after `seconds`."""
@@ -228,7 +234,13 @@ class ProcessRegistry:
         }
         if process.origin_ui_session_id:
             event["origin_ui_session_id"] = process.origin_ui_session_id
+        self._last = event
         self.completion_queue.put(event)
+
+    def repeat(self, changes: dict[str, Any]) -> None:
+        """Queue the last event with some changes, and without the fields that are None there."""
+        changed = {**self._last, **changes}
+        self.completion_queue.put({k: v for k, v in changed.items() if v is not None})
 
     def _forget(self, id_: str) -> None:
         (self._spool / f"{id_}.owed").unlink(missing_ok=True)
@@ -351,10 +363,14 @@ class AIAgent:
                 turn = 1 + sum(message.get("role") == "user" for message in history)
                 self._show(shown, str(agent_script.ReplyEnd(turn, self.session_id)))
         finally:
+            was_stopped = self._stop.is_set()
             self._stop.clear()
             if shown:
-                with contextlib.suppress(sqlite3.Error):  # the server may have closed it by now
+                try:
                     note("assistant", "".join(shown))
+                except sqlite3.Error:  # after a cancel the server may have closed it
+                    if not was_stopped:
+                        self._report_torn()
         reply = "".join(shown)
         new = [{"role": "user", "content": text}, {"role": "assistant", "content": reply}]
         return {
@@ -391,14 +407,21 @@ class AIAgent:
                 process = agent_script.Process.parse(value)
                 process_registry.spawn(process.delay_s, process.output, process.exit_code)
             case "linger":
-                self._stop.wait()
-                time.sleep(float(value))
+                self._linger(value)
             case "hang":
                 threading.Event().wait()
             case "fail":
                 raise ScriptedError("the message contains the directive [fail]")
             case "exit":
                 raise SystemExit(1)
+
+    def _linger(self, value: str) -> None:
+        """Go on for a while after an interrupt; then raise an error, if the value asks for it."""
+        seconds, _, end = value.partition(":")
+        self._stop.wait()
+        time.sleep(float(seconds))
+        if end:
+            raise ScriptedError("the message asked for a failure after an interrupt")
 
     def _show_many(self, shown: list[str], value: str) -> None:
         tokens = agent_script.Tokens.parse(value)
@@ -447,5 +470,18 @@ class AIAgent:
         elif self.tool_progress_callback is not None:
             self.tool_progress_callback("tool.completed", name, session_key, {})
 
+    def _report_torn(self) -> None:
+        """Note that the database was closed under a turn."""
+        spool = Path(os.environ.get(SPOOL, "spool"))
+        spool.mkdir(parents=True, exist_ok=True)
+        with (spool / TORN).open("a", encoding="utf-8") as file:
+            file.write(f"{self.session_id}\n")
+
     def commit_memory_session(self) -> None:
-        """Do nothing: the agent has no memory."""
+        """Let the memory provider extract the session, if there is one. Raises OSError."""
+        url = os.environ.get(MEMORY)
+        if url:
+            path = f"{url}/api/v1/sessions/{self.session_id}/commit"
+            request = urllib.request.Request(path, b"", method="POST")  # noqa: S310  ours
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            opener.open(request, timeout=PROVIDER_S).close()

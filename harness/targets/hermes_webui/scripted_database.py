@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 BUSY_S = 10.0
+OPENING_S = 0.5  # for the lock, as the real one migrates the file; a server must open it again
 LACKS_ROWS = 3  # each third session
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -42,10 +44,13 @@ class SessionDB:
         path = Path(db_path) if db_path is not None else _default_db_path()
         self._lock = threading.Lock()
         self._conn: sqlite3.Connection | None = sqlite3.connect(
-            path, BUSY_S, isolation_level=None, check_same_thread=False
+            path, OPENING_S, isolation_level=None, check_same_thread=False
         )
         self._conn.execute("PRAGMA journal_mode=WAL")
         self._conn.executescript(SCHEMA)
+        self._conn.execute("BEGIN IMMEDIATE")
+        self._conn.execute("COMMIT")
+        self._conn.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_S)}")
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -66,6 +71,8 @@ class SessionDB:
 
     def keeps(self, session_id: str) -> bool:
         """Whether the session has rows here; each third one has not, in the order of turns."""
+        if os.environ.get("HARNESS_AGENT_DATABASE") == "all":
+            return True
         with self._write() as connection:
             connection.execute("INSERT OR IGNORE INTO scripted_order VALUES (?)", (session_id,))
             find = "SELECT rowid FROM scripted_order WHERE id = ?"
@@ -175,6 +182,4 @@ class SessionDB:
 
 
 def _default_db_path() -> Path:
-    import os  # noqa: PLC0415
-
     return Path(os.environ.get("HERMES_HOME", ".")) / "state.db"

@@ -65,30 +65,29 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @dataclass(frozen=True)
 class WebuiLaunch:
-    """Starts the server of a checkout, with these packages, agent and bytecode folder."""
+    """Starts the server of a checkout, with these packages and folders."""
 
     checkout: Path
     packages: Path
     agent: Path
     bytecode: Path
+    workspace: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=lambda: CONSTANTS)
 
     def start(self, state: Path, settings: Mapping[str, str], log: int) -> Process:
         """Start the server. Its own settings and the given ones go to its environment."""
-        workspace = state.parent / "workspace"
-        workspace.mkdir(exist_ok=True)
         return subprocess.Popen(  # noqa: S603  the command is a constant
             [sys.executable, "-S", "-P", "-c", FOLLOW, str(self.checkout / "server.py")],
             cwd=self.checkout,
-            env={**self._environment(state, workspace), **self.settings, **settings},
+            env={**self._environment(state), **self.settings, **settings},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
         )
 
-    def _environment(self, state: Path, workspace: Path) -> dict[str, str]:
+    def _environment(self, state: Path) -> dict[str, str]:
         home = state.parent
         return {
             "PATH": os.defpath,
@@ -103,7 +102,7 @@ class WebuiLaunch:
             "HERMES_CONFIG_PATH": str(home / "config.yaml"),
             "HERMES_WEBUI_AGENT_DIR": str(self.agent),
             "HERMES_WEBUI_DEFAULT_MODEL": "scripted",
-            "HERMES_WEBUI_DEFAULT_WORKSPACE": str(workspace),
+            "HERMES_WEBUI_DEFAULT_WORKSPACE": str(self.workspace),
             "HERMES_WEBUI_HOST": "127.0.0.1",
             "HERMES_WEBUI_PASSWORD": "",
             "HERMES_WEBUI_STATE_DIR": str(state),

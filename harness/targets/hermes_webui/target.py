@@ -24,11 +24,18 @@ from harness.targets.components import lifecycle as lifecycle_adapter
 from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.hermes_webui import lifecycle as hermes_webui_module
 from harness.targets.hermes_webui.access_control import WebuiAccessControlAdapter
+from harness.targets.hermes_webui.disturbances import WebuiDisturbancesAdapter
 from harness.targets.hermes_webui.http import WebuiHttpAdapter
 from harness.targets.hermes_webui.leaving_readers import WebuiLeavingReadersAdapter
 from harness.targets.hermes_webui.lifecycle import ModuleLifecycle, execute
+from harness.targets.hermes_webui.memory_boundaries import WebuiMemoryBoundariesAdapter
 from harness.targets.hermes_webui.module_process import ADAPTERS, ModuleInstance, pool_of
-from harness.targets.hermes_webui.packages import agent_folder, bytecode_folder, packages_folder
+from harness.targets.hermes_webui.packages import (
+    agent_folder,
+    bytecode_folder,
+    packages_folder,
+    workspace_folder,
+)
 from harness.targets.hermes_webui.scripted_agent import DATABASE
 from harness.targets.hermes_webui.server import CONSTANTS, WebuiLaunch
 from harness.targets.hermes_webui.upkeep import WebuiUpkeepAdapter
@@ -42,11 +49,13 @@ _OVER_HTTP = {
     "doors": WebuiAccessControlAdapter,
     "leaving": WebuiLeavingReadersAdapter,
     "upkeep": WebuiUpkeepAdapter,
+    "disturbed": WebuiDisturbancesAdapter,
+    "memory": WebuiMemoryBoundariesAdapter,
 }
 _SMALL = {"HERMES_WEBUI_SESSIONS_MAX": "2", "HERMES_WEBUI_AGENT_CACHE_MAX": "2"}
 _DATABASE = {DATABASE: "1"}
 # Settings and constants of the server, by ability.
-_SETTINGS = {"upkeep": {**_SMALL, **_DATABASE}, "http": _DATABASE}
+_SETTINGS = {"upkeep": {**_SMALL, **_DATABASE}, "http": _DATABASE, "disturbed": {DATABASE: "all"}}
 _CONSTANTS: dict[str, dict[str, Any]] = {
     "upkeep": {  # every cache is small; older releases have no setting for these two
         "api.*": 4,
@@ -121,7 +130,8 @@ class HermesWebuiTarget:
             for ability in self.abilities & set(ADAPTERS):
                 self._pools[ability] = pool_of(ability, self._folder, packages, bytecode)
         if self.abilities & set(_OVER_HTTP):
-            self._launch = WebuiLaunch(self._folder, packages, agent_folder(), bytecode)
+            folders = agent_folder(), bytecode, workspace_folder()
+            self._launch = WebuiLaunch(self._folder, packages, *folders)
             _check_boots(self._launch)
 
     def open(self, ability: str, folder: Path) -> Instance:

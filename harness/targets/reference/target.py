@@ -53,12 +53,13 @@ from harness.targets.reference.soak_http import SoakHttpAdapter
 from harness.targets.server.access_control import AccessControlAdapter
 from harness.targets.server.backpressure import BackpressureAdapter
 from harness.targets.server.bad_input import BadInputAdapter
+from harness.targets.server.disturbances import DisturbancesAdapter
 from harness.targets.server.endpoints import EndpointsAdapter
 from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
 from harness.targets.server.leaving_readers import LeavingReadersAdapter
 from harness.targets.server.lifecycle import ServerAdapter
-from harness.targets.server.memory_boundaries import MemoryBoundariesAdapter
+from harness.targets.server.memory_boundaries import MemoryBoundariesAdapter, MemoryTurnsAdapter
 from harness.targets.server.next_turn import NextTurnAdapter
 from harness.targets.server.notifications import NotificationsAdapter
 from harness.targets.server.settings import SettingsAdapter
@@ -250,6 +251,11 @@ def open_settings(folder: Path) -> Any:
     return SettingsAdapter(folder, _launch())
 
 
+def open_memory_turns(folder: Path) -> Any:
+    """Open a server in a process of its own, with a memory provider that gets its turns."""
+    return MemoryTurnsAdapter(folder, _launch())
+
+
 def open_next_turn(folder: Path) -> Any:
     """Open servers in processes of their own, with each path of wakeups on or off."""
     return NextTurnAdapter(folder, _launch())
@@ -278,6 +284,11 @@ def open_leaving_readers(folder: Path) -> Any:
 def open_memory(folder: Path) -> Any:
     """Open a server in a process of its own, and a memory provider that counts its requests."""
     return MemoryBoundariesAdapter(folder, _launch())
+
+
+def open_disturbances(folder: Path) -> Any:
+    """Open a server in a process of its own, and what comes in the way of its turns."""
+    return DisturbancesAdapter(folder, _launch())
 
 
 def open_upkeep(folder: Path) -> Any:
@@ -348,8 +359,10 @@ _ADAPTERS = {
     "cursors": open_stream_cursors,
     "outside": open_external_writer,
     "memory": open_memory,
+    "memory_turns": open_memory_turns,
     "next_turn": open_next_turn,
     "upkeep": open_upkeep,
+    "disturbed": open_disturbances,
     "server": open_server,
     "soak_served": open_soak_http,
 }

@@ -128,8 +128,13 @@ class HttpAdapter:
         whole = [[*_row(message), str(message.get("source", ""))] for message in messages]
         for row in whole:
             row[1] = row[1].replace(self._sessions[session], session)
-        pending = found["pending_user_message"]
+        pending = self._pending(found)
         return {"said": rows, "woken": wakeups, "rows": whole, "pending": pending}
+
+    def _pending(self, found: Mapping[str, Any]) -> str | None:
+        """The text of the turn that is not saved yet."""
+        pending: str | None = found["pending_user_message"]
+        return pending
 
     def disk(self, session: str) -> list[str]:
         """The users' texts in the session's sidecar: those of messages, then the pending one."""

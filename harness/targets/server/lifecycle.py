@@ -95,7 +95,7 @@ class ServerAdapter:
             sidecar = json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        return {"messages": sidecar["messages"], "pending": sidecar["pending_user_message"]}
+        return {"messages": sidecar["messages"], "pending": sidecar.get("pending_user_message")}
 
     def damage_index(self, kind: str) -> None:
         """Damage the index of a server that does not run, if it has one."""

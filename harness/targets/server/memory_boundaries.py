@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 from typing import Any
 
 from harness.contract.agent_script import FAIL, ReplyEnd, Tokens, sleep
@@ -23,6 +23,7 @@ from harness.targets.server.http import named
 from harness.targets.server.lifecycle import ServerAdapter
 
 PATIENCE_S = 30.0
+LACKING_S = 4.0  # once a request did not come, so that others need not wait as long
 POLL_S = 0.005
 DRAIN_S = "20"
 HELD = f"{Tokens(1).directive}{sleep(900)}"
@@ -37,9 +38,12 @@ class Provider:
     def __init__(self) -> None:
         """Start to listen, and to answer."""
         self.refused: set[str] = set()
+        self.answers = Event()  # while it is not set, requests wait
+        self.answers.set()
         self._asked: list[str] = []
         self._turns: list[tuple[str, Mapping[str, Any]]] = []
         self._refusals = 0  # of turns
+        self._patience_s = PATIENCE_S
         self._changed = Condition()
         provider = self
 
@@ -51,6 +55,7 @@ class Provider:
                 status = UNAVAILABLE if session in provider.refused else 200
                 if what == "commit":
                     provider.note(session)
+                    provider.answers.wait(PATIENCE_S)
                 elif status == UNAVAILABLE:
                     provider.note_refusal()
                 else:
@@ -90,23 +95,33 @@ class Provider:
     def refusals(self, count: int) -> int:
         """How often a turn was refused since the last time, once it was so often, or patience."""
         with self._changed:
-            self._changed.wait_for(lambda: self._refusals >= count, PATIENCE_S)
+            self._await(lambda: self._refusals >= count)
             refusals, self._refusals = self._refusals, 0
             return refusals
 
     def turns(self, count: int) -> list[tuple[str, Mapping[str, Any]]]:
         """The turns since the last time, once there are that many or the patience ends."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._turns) >= count, PATIENCE_S)
+            self._await(lambda: len(self._turns) >= count)
             turns, self._turns = self._turns, []
             return turns
 
     def taken(self, count: int) -> list[str]:
         """The requests since the last time, once there are that many or the patience ends."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._asked) >= count, PATIENCE_S)
+            self._await(lambda: len(self._asked) >= count)
             asked, self._asked = self._asked, []
             return asked
+
+    def _await(self, is_there: Callable[[], bool]) -> None:
+        """Wait for what must come; the next time not as long, if it does not. Under the lock."""
+        if not self._changed.wait_for(is_there, self._patience_s):
+            self._patience_s = LACKING_S
+
+    def wait(self, count: int, within_s: float) -> None:
+        """Wait until there are that many requests, or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._asked) >= count, within_s)
 
     def close(self) -> None:
         """Stop listening."""
@@ -143,22 +158,22 @@ class MemoryBoundariesAdapter:
         made = self._web.post("/api/session/new", **body)
         self._sessions[session] = made["session"]["session_id"]
 
-    def talk(self, session: str, text: str, end: str = "done") -> None:
-        """Start a turn with that text and end, and wait until its session is idle."""
+    def talk(self, session: str) -> None:
+        """Start a turn, and wait until its session is idle."""
         sid = self._sessions[session]
-        script = {"fail": FAIL, "cancel": HELD}.get(end, Tokens(1).directive)
-        path, field = ("/api/btw", "question") if end == "aside" else ("/api/chat/start", "message")
-        begun = self._web.post(path, **{"session_id": sid, field: f"{text} {script}"})
-        if end == "cancel":
-            stream = begun["stream_id"]
-            with self._web.stream(f"/api/chat/stream?stream_id={stream}") as events:
-                next(events)  # it is under way
-            self._web.get(f"/api/chat/cancel?stream_id={stream}")
+        self._web.post("/api/chat/start", session_id=sid, message=f"hello {Tokens(1).directive}")
+        self._wait_until_idle(session)
+
+    def _wait_until_idle(self, session: str) -> None:
+        sid = self._sessions[session]
         ends_at = time.monotonic() + PATIENCE_S
-        while self._web.get(f"/api/session/status?session_id={sid}")["agent_running"]:
+        while self._is_busy(sid):
             if time.monotonic() > ends_at:
                 raise TimeoutError(f"{session} is still busy after {PATIENCE_S:g} s")
             time.sleep(POLL_S)
+
+    def _is_busy(self, sid: str) -> bool:
+        return bool(self._web.get(f"/api/session/status?session_id={sid}")["agent_running"])
 
     def clear(self, session: str) -> None:
         """Remove the session's messages."""
@@ -185,25 +200,6 @@ class MemoryBoundariesAdapter:
         """The sessions that the provider was asked to extract since the last time."""
         return [self._name(sid) for sid in self._provider.taken(expected)]
 
-    def turns(self, expected: int) -> list[list[str]]:
-        """The turns that the provider accepted since the last time: session, text and reply.
-
-        The reply is "whole" if it is that of a completed turn of the session.
-        """
-        rows = []
-        for sid, turn in self._provider.turns(expected):
-            request, reply = (message["content"] for message in turn["messages"])
-            end = ReplyEnd.parse(reply)
-            is_whole = end is not None and end.session == sid and reply == f"0 {end}"
-            rows.append(
-                [self._name(sid), request.partition(" ")[0], "whole" if is_whole else reply]
-            )
-        return rows
-
-    def refused_turns(self, expected: int) -> int:
-        """How often the provider refused a turn since the last time."""
-        return self._provider.refusals(expected)
-
     def close(self) -> None:
         """Kill the server, and close the provider."""
         self._server.close()
@@ -215,3 +211,38 @@ class MemoryBoundariesAdapter:
 
     def _name(self, sid: str) -> str:
         return named(self._sessions, sid) or sid
+
+
+class MemoryTurnsAdapter(MemoryBoundariesAdapter):
+    """A server that also synchronises each completed turn with its memory provider."""
+
+    def talk(self, session: str, text: str, end: str = "done") -> None:  # type: ignore[override]
+        """Start a turn with that text and end, and wait until its session is idle."""
+        sid = self._sessions[session]
+        script = {"fail": FAIL, "cancel": HELD}.get(end, Tokens(1).directive)
+        path, field = ("/api/btw", "question") if end == "aside" else ("/api/chat/start", "message")
+        begun = self._web.post(path, **{"session_id": sid, field: f"{text} {script}"})
+        if end == "cancel":
+            stream = begun["stream_id"]
+            with self._web.stream(f"/api/chat/stream?stream_id={stream}") as events:
+                next(events)  # it is under way
+            self._web.get(f"/api/chat/cancel?stream_id={stream}")
+        self._wait_until_idle(session)
+
+    def turns(self, expected: int) -> list[list[str]]:
+        """The turns that the provider accepted since the last time: session, text and reply.
+
+        The reply is "whole" if it is that of a completed turn of the session.
+        """
+        rows = []
+        for sid, turn in self._provider.turns(expected):
+            request, reply = (message["content"] for message in turn["messages"])
+            end = ReplyEnd.parse(reply)
+            is_whole = end is not None and end.session == sid and reply == f"0 {end}"
+            shown = "whole" if is_whole else reply
+            rows.append([self._name(sid), request.partition(" ")[0], shown])
+        return rows
+
+    def refused_turns(self, expected: int) -> int:
+        """How often the provider refused a turn since the last time."""
+        return self._provider.refusals(expected)

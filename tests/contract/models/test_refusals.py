@@ -21,6 +21,7 @@ from harness.contract.models.bad_input import BadInputModel
 from harness.contract.models.catalog_over_http import CatalogOverHttpModel
 from harness.contract.models.catalog_sources import CatalogSourcesModel
 from harness.contract.models.channels import ChannelsModel
+from harness.contract.models.disturbances import DisturbancesModel
 from harness.contract.models.fault_outcomes import FaultOutcomesModel
 from harness.contract.models.leaving_readers import LeavingReadersModel
 from harness.contract.models.lifecycle import LifecycleModel
@@ -264,6 +265,8 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield SettingsModel(), [failed("knock")]
     yield NotificationsModel(), [failed("begin")]
     yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
+    yield DisturbancesModel(), [failed("raced", kind="start")]
+    yield DisturbancesModel(), [done("followed", False, opened="head")]  # noqa: FBT003  an answer
     yield UpkeepModel(), [done("grew", True, name="a")]  # noqa: FBT003  an answer
     kept = {"status": 200, "same": True, "copied": True}
     yield UpkeepModel(), [done("kept", {**kept, "status": 500}, change="a")]

@@ -69,6 +69,13 @@ IDLE = of_session("wait_idle", result=True)
 CANCEL = of_run("cancel", result=True)
 PENDING = {"said": [], "woken": [], "pending": HELD}
 GONE = Exception("UnknownError: 404")
+REFUSED = {"status": 409, "active": "r1"}
+
+
+def said(reply: str) -> dict[str, Any]:
+    """The messages of one short turn with this reply."""
+    rows = [["user", SHORT, ""], ["assistant", reply, ""]]
+    return {"said": rows, "woken": [], "pending": None}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +99,12 @@ GONE = Exception("UnknownError: 404")
         ((NEW, TALK, of_session("messages", {"said": [], "woken": [], "pending": SHORT})), None),
         ((NEW, HOLD, of_session("messages", {**PENDING, "heard": [[2, 1]]})), promises.S6),
         ((NEW, HOLD, of_session("messages", {**PENDING, "heard": [[1, 1]]})), None),
+        ((NEW, TALK, READ, of_session("send", REFUSED, run="r2", text="again")), promises.T8),
+        ((NEW, TALK, of_session("send", REFUSED, run="r2", text="again")), None),
+        ((NEW, TALK, IDLE, of_session("messages", said("0 1 That was turn 1 of s1."))), None),
+        ((NEW, TALK, IDLE, of_session("messages", said("0 1 "))), promises.S2),
+        ((NEW, TALK, IDLE, of_session("messages", said("That was turn 1 of s2."))), promises.S2),
+        ((NEW, TALK, of_session("messages", said("0 1 "))), None),
         ((NEW, TALK, of_session("wait_idle", result=False)), promises.T3),
         ((NEW, TALK, IDLE, of_session("clear", None), of_session("disk", [SHORT])), promises.S6),
         ((NEW, TALK, of_session("clear", None), of_session("disk", [SHORT])), None),

@@ -1,0 +1,135 @@
+"""Model of a disturbed server: no turn, reader or request suffers from what comes in its way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.contract import promises
+from harness.core.contract import Promise
+from harness.core.history import Operation, Outcome
+from harness.core.model import Refusal
+
+OK, REFUSED, FAILED, UNANSWERED = 200, 400, 500, 0
+BEFORE, AFTER = "before", "after"  # what the two processes print
+
+
+class DisturbancesModel:
+    """A model without state: each answer states facts about one situation."""
+
+    name = "disturbances"
+
+    def initial(self) -> None:
+        """No state."""
+
+    def adopt(self, state: None, operation: Operation) -> tuple[None]:  # noqa: ARG002
+        """No state either."""
+        return (None,)
+
+    def step(self, state: None, operation: Operation) -> tuple[None] | Refusal:
+        """Judge one answer."""
+        if operation.outcome is not Outcome.OK:
+            return Refusal(
+                promises.H2,
+                f"{operation.function} was not answered",
+                also=(promises.H6,),
+                expected="an answer",
+            )
+        judge = _JUDGES.get(operation.function)
+        refusal = None if judge is None else judge(operation.argument, operation.result)
+        if refusal is None:
+            return (state,)
+        promise, problem, expected, also = refusal
+        return Refusal(promise, f"{operation.function}: {problem}", also=also, expected=expected)
+
+
+_Problem = tuple[Promise, str, str, tuple[Promise, ...]] | None
+
+
+def _interfered(argument: Any, result: Any) -> _Problem:
+    change = argument["change"]
+    if result["status"] >= FAILED or result["status"] == UNANSWERED:
+        return promises.H2, f"{change} during a turn failed", "an answer", (promises.H6,)
+    if result["torn"]:
+        return (
+            *(promises.A2, f"{change} closed the database of an agent at work"),
+            *("an agent that keeps its handle until its turn is over", (promises.A5,)),
+        )
+    may_cut = not result["keeps"] and result["two"] == 0  # what is under way, too
+    if not may_cut and (result["two"] != 1 or not result["whole"]):
+        what = "lost the turn under way" if result["two"] != 1 else "lost the reply of that turn"
+        return promises.S2, f"{change} {what}", "the turn with its reply", (promises.T3,)
+    stays = result["keeps"] or result["status"] >= REFUSED
+    if result["one"] != int(stays):
+        promise = promises.S2 if stays else promises.S6
+        what = "lost an earlier turn" if stays else "removed nothing, or it came back"
+        return promise, f"{change} during a turn {what}", f"{int(stays)} message", (promises.S14,)
+    return None
+
+
+def _raced(argument: Any, result: Any) -> _Problem:
+    kind = argument["kind"]
+    if result["begun"] != 1:
+        return promises.T1, f"{kind}: {result['begun']} turns began", "one turn", ()
+    if result["status"] != OK:
+        return promises.T3, f"{kind}: the next turn was refused", "status 200", (promises.T8,)
+    if not result["once"]:
+        return promises.S2, f"{kind}: a message is not there once", "each once", (promises.T4,)
+    if not result["whole"]:
+        return promises.T3, f"{kind}: the next turn has no whole reply", "a reply", (promises.S2,)
+    return None
+
+
+def _beside_locked(argument: Any, result: Any) -> _Problem:
+    name, status = argument["name"], result["status"]
+    if status >= FAILED or status == UNANSWERED:
+        expected = "an answer, after the lock if need be"
+        return promises.D3, f"{name} failed beside a locked database", expected, (promises.H6,)
+    if not result.get("kept", True):
+        expected = "the turn with its reply, and its rows"
+        return promises.D3, f"{name} is not kept as a whole", expected, (promises.S2, promises.S14)
+    return None
+
+
+def _beside_committing(argument: Any, result: Any) -> _Problem:
+    if UNANSWERED < result < FAILED:
+        return None
+    name = argument["name"]
+    problem = f"{name} was not answered while a memory provider was slow"
+    return promises.L14, problem, "an answer that does not wait for it", (promises.H6,)
+
+
+def _followed(argument: Any, result: Any) -> _Problem:
+    if result is True:
+        return None
+    problem = f"a reader that opened an idle session ({argument['opened']}) learns of no turn"
+    return promises.C3, problem, "its events, or a snapshot", (promises.C7,)
+
+
+def _woken_beside(argument: Any, result: Any) -> _Problem:
+    kind = argument["kind"]
+    found = [word for word in result if word in (BEFORE, AFTER)]
+    if len(found) != len(result) or len(set(found)) != len(found):
+        expected = "no wakeup but those of ended processes"
+        return promises.W13, f"{kind} was taken for the end of a process", expected, (promises.W1,)
+    if found != [BEFORE, AFTER]:
+        expected = "one wakeup of each process"
+        return (
+            promises.W2,
+            f"{kind} kept the end of a process from its session",
+            expected,
+            (
+                promises.W1,
+                promises.W5,
+            ),
+        )
+    return None
+
+
+_JUDGES = {
+    "interfere": _interfered,
+    "raced": _raced,
+    "beside_locked": _beside_locked,
+    "beside_committing": _beside_committing,
+    "followed": _followed,
+    "woken_beside": _woken_beside,
+}
