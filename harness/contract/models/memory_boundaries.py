@@ -140,10 +140,11 @@ def _requested(state: State, operation: Operation) -> tuple[State] | Refusal:
     """Judge the requests that the provider got since the last time."""
     wanted, found = Counter(state.owed), Counter(operation.result)
     is_less, more = bool(wanted - found), found - wanted
-    allowed = Counter(state.closing & state.dirty) + Counter(state.retried)
+    unsent = {session for session, _ in state.unsent}
+    allowed = Counter((state.closing & state.dirty) - unsent) + Counter(state.retried)
     if not is_less and more <= allowed:
         return (replace(state, owed=(), retried=(), dirty=state.dirty - frozenset(more)),)
-    lacks_turns = not {*more} - {session for session, _ in state.unsent}
+    lacks_turns = not {*more} - unsent
     return Refusal(
         promises.L15 if is_less or lacks_turns else promises.L12,
         f"{operation.call}: the provider got other requests than boundaries were reached",
