@@ -35,8 +35,11 @@ UNAVAILABLE = 503
 class Provider:
     """A memory provider on loopback: sessions that it was asked to extract, and turns it got."""
 
-    def __init__(self) -> None:
-        """Start to listen, and to answer."""
+    def __init__(self, *, refuses_turns: bool = False) -> None:
+        """Start to listen, and to answer; what it refuses are commits, and maybe turns too.
+
+        A turn is sent at any time after its end, so a refusal may meet one that ended before.
+        """
         self.refused: set[str] = set()
         self.answers = Event()  # while it is not set, requests wait
         self.answers.set()
@@ -52,11 +55,12 @@ class Provider:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 found = _REQUEST.fullmatch(self.path)
                 session, what = (found[1], found[2]) if found else (self.path, "commit")
-                status = UNAVAILABLE if session in provider.refused else 200
+                is_refused = session in provider.refused and (what == "commit" or refuses_turns)
+                status = UNAVAILABLE if is_refused else 200
                 if what == "commit":
                     provider.note(session)
                     provider.answers.wait(PATIENCE_S)
-                elif status == UNAVAILABLE:
+                elif is_refused:
                     provider.note_refusal()
                 else:
                     provider.note_turn(session, json.loads(body))
@@ -215,6 +219,12 @@ class MemoryBoundariesAdapter:
 
 class MemoryTurnsAdapter(MemoryBoundariesAdapter):
     """A server that also synchronises each completed turn with its memory provider."""
+
+    def __init__(self, folder: Path, launch: Launch) -> None:
+        """Boot nothing yet."""
+        super().__init__(folder, launch)
+        self._provider.close()
+        self._provider = Provider(refuses_turns=True)
 
     def talk(self, session: str, text: str, end: str = "done") -> None:  # type: ignore[override]
         """Start a turn with that text and end, and wait until its session is idle."""
