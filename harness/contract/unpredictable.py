@@ -38,6 +38,7 @@ UNPREDICTABLE = (
     Unpredictable("idle", "rss_bytes", "the allocator decides it"),
     Unpredictable("idle", "fds", "read handles open as reads meet; it is bounded"),
     Unpredictable("idle", "threads", "a worker ends when it was idle for a while"),
+    Unpredictable("struck", "changes", "shared syncs decide it; it is bounded", "turns-struck"),
     Unpredictable("heard", "woken", "a signal for nothing is harmless", "channels-threads"),
     Unpredictable("keep_silent", "silences_s[*]", "a time; it is bounded"),
     Unpredictable("ask_badly", "error", "free words; they are not empty", "server-hostile-input"),

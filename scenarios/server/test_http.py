@@ -40,6 +40,7 @@ LINGERS_AND_FAILS = f"{SHOWN}{linger(0.4, fails=True)}"
 OUTLASTS = f"{SHOWN}{sleep(0.7)}"  # what lingers
 FAILURES = (FAILS, f"{FAIL}")  # after some tokens, or before the first
 FAILS_LATE = f"{SHOWN}{sleep(0.3)}{FAIL}"  # usually while it is read
+UNDONE_SHARE = 0.5  # of the cancelled turns
 
 READS = ("status", "messages", "disk", "views", "copies")
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -134,11 +135,15 @@ class User:
         self.conclude(session, self.begin(session, self._rng.choice(FAILURES)))
 
     def cancel(self) -> None:
+        """Cancel a turn, and change its session before its agent has unwound."""
         session = self.any()
-        run = self.hold(session)
+        run = self.hold(session, LINGERS)
         self.attach(session)
         self.look(session)
         self.ask("cancel", run=run)
+        self.ask("rename", session=session, title=f"after {run}")
+        if self._rng.random() < UNDONE_SHARE:
+            self.ask("undo", session=session)
         self.conclude(session, run)
 
     def replace(self) -> None:

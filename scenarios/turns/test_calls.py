@@ -40,13 +40,19 @@ def cancel(run: str = "r1") -> Call:
     return Call("cancel", {"run": run})
 
 
+def pause(seconds: float) -> Call:
+    """Let bounds pass."""
+    return Call("pause", {"seconds": seconds})
+
+
 def program(name: str, *threads: tuple[Call, ...], first: tuple[Call, ...] = ()) -> Program:
     """Threads that meet, until all is quiet."""
     return Program(name, threads, promises.T3, first=(MAKE, *first), last=(SETTLE,))
 
 
-TALK, WAIT, SLOW, LATE, HANG, FAIL, EXIT = (
-    start("r1", script) for script in ("talk", "wait", "slow", "late", "hang", "fail", "exit")
+TALK, WAIT, CHAT, SLOW, LATE, LATER, HANG, FAIL, EXIT = (
+    start("r1", script)
+    for script in ("talk", "wait", "chat", "slow", "late", "later", "hang", "fail", "exit")
 )
 
 PROGRAMS = (
@@ -56,11 +62,18 @@ PROGRAMS = (
     program("a cancel as the agent fails", (FAIL, cancel())),
     program("a cancel as the agent exits", (EXIT, cancel())),
     program("two cancels", (cancel(), STATUS), (cancel(), STATUS), first=(WAIT,)),
+    program("a cancel of an agent that talks on", (cancel(), STATUS), first=(CHAT,)),
     program("cancel, start", (cancel(),), (start("r2"),), first=(WAIT,)),
     program("a start as a run unwinds", (cancel(),), (press("r1", "r2"), STATUS), first=(WAIT,)),
     program("cancel, start beside a slow agent", (cancel(), start("r2")), first=(SLOW,)),
+    program("a second cancel beside a slow agent", (cancel(), cancel(), STATUS), first=(SLOW,)),
     program("a run that hangs", (cancel(), STATUS, start("r2")), first=(HANG,)),
     program("a run that unwinds at its bound", (cancel(), STATUS), first=(LATE,)),
+    program(
+        "a run that unwinds beside its successor",
+        (cancel(), pause(61.0), start("r2", "wait"), pause(5.0), start("r3"), cancel("r2")),
+        first=(LATER,),
+    ),
     program("repair, run", (REPAIR,), (TALK,)),
     program("repair, failing run", (REPAIR, REPAIR), (FAIL,)),
     program("repair, cancel", (REPAIR,), (cancel(), start("r2")), first=(WAIT,)),
@@ -101,6 +114,19 @@ def repair_met_run(history: History) -> bool:
     return any(one.meets(other) for one, other in product(history.of("repair"), others))
 
 
+def agent_talked_on(history: History) -> bool:
+    """An agent showed something after its cancel had begun."""
+    tokens, cancels = history.of("token"), history.of("cancel")
+    return any(one.meets(token) for one, token in product(cancels, tokens))
+
+
+def cancel_was_repeated(history: History) -> bool:
+    """A run was cancelled again before it had left."""
+    cancels, ends = history.happened.of("cancel"), history.of("ended")
+    twice = ((one, other) for one, other in product(cancels, cancels) if one.precedes(other))
+    return any(other.precedes(end) for (_, other), end in product(twice, ends))
+
+
 def cancel_came_late(history: History) -> bool:
     """A run had ended when it was cancelled, and its answer was false."""
     cancels, ends = history.happened.of("cancel"), history.of("ended")
@@ -117,6 +143,8 @@ MEETINGS = Interleaving(
         "a start was refused by the shutdown": _status_of(503),
         "a cancel met the end of its run": cancel_met_end,
         "a cancel came late": cancel_came_late,
+        "an agent talked on after its cancel": agent_talked_on,
+        "a cancel was repeated": cancel_was_repeated,
         "a repair met a run": repair_met_run,
     },
 )
@@ -127,7 +155,7 @@ RUN_CALLS = Scenario(
     ability="run_calls",
     promises=(
         *(promises.T1, promises.T2, promises.T3, promises.T4, promises.T8),
-        *(promises.S2, promises.S6, promises.S13, promises.H3),
+        *(promises.S2, promises.S6, promises.S13, promises.S14, promises.H3),
     ),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,

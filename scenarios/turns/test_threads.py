@@ -47,8 +47,8 @@ def joined_a_turn(history: History) -> bool:
 
 
 # Calls that nothing may refuse, and calls that return nothing.
-ACCEPTED = ("complete", "drain", "spawn")
-SILENT = ("complete", "drain", "spawn")
+ACCEPTED = ("complete", "drain", "spawn", "wake")
+SILENT = ("complete", "drain", "spawn", "turn", "wake")
 
 MEETINGS = Interleaving(
     programs=(
@@ -68,7 +68,7 @@ TURNS_THREADS = Scenario(
     name="turns-threads",
     mode=Mode.SCHEDULE,
     ability="turns_threads",
-    promises=(promises.T7, promises.W3, promises.W6),
+    promises=(promises.T3, promises.T7, promises.W1, promises.W3, promises.W6),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),

@@ -45,8 +45,9 @@ def _met(history: History, first: str, second: str) -> bool:
 
 
 # Calls that nothing may refuse, and calls that return nothing.
-ACCEPTED = ("complete", "delete", "drain", "end_run", "fail_start", "index", "wake")
-SILENT = ("begin_run", "complete", "delete", "drain", "end_run", "fail_start", "index", "wake")
+SEEN = ("over", "refused", "wake")
+ACCEPTED = ("complete", "delete", "drain", "end_run", "fail_start", "index", *SEEN)
+SILENT = ("begin_run", *ACCEPTED)
 
 
 def joined_a_turn(history: History) -> bool:

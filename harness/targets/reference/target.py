@@ -69,6 +69,7 @@ from harness.targets.threads.channels import ChannelsThreadsAdapter
 from harness.targets.threads.gateway_watcher import WatcherThreadsAdapter
 from harness.targets.threads.lifecycle import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
 from harness.targets.threads.model_catalog import CatalogThreadsAdapter
+from harness.targets.threads.processes import ProcessesThreadsAdapter
 from harness.targets.threads.run_calls import RunCallsAdapter
 from harness.targets.threads.session_store import SessionsThreadsAdapter
 from harness.targets.threads.state_db import StateDbThreadsAdapter
@@ -162,6 +163,11 @@ def open_wakeups_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability ke
 def open_turns_threads(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
     """Open turns and their wakeups, for threads."""
     return TurnsThreadsAdapter(_module)
+
+
+def open_processes_threads(folder: Path) -> Any:
+    """Open a process registry with its files in `folder`, for threads."""
+    return ProcessesThreadsAdapter(folder, _module)
 
 
 def open_run_calls(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no files)
@@ -339,6 +345,7 @@ _ADAPTERS = {
     "wakeups_threads": open_wakeups_threads,
     "turns_threads": open_turns_threads,
     "run_calls": open_run_calls,
+    "processes_threads": open_processes_threads,
     "channels": open_channels,
     "channels_threads": open_channels_threads,
     "catalog_threads": open_catalog_threads,

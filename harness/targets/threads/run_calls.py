@@ -21,7 +21,16 @@ SETTLING_S = 10.0
 SETTLINGS_MAX = 20
 PATIENCE_S = 5.0
 GRACE_S = 1.0
-UNWINDS = {"wait": 0.0, "slow": 3.0, "late": UNWIND_BOUND_S}  # after a cancel, by the script
+UNWINDS = {  # after a cancel, by the script
+    "wait": 0.0,
+    "chat": 0.0,
+    "slow": 3.0,
+    "late": UNWIND_BOUND_S,
+    "later": UNWIND_BOUND_S + 5.0,
+}
+WORD_S = 0.001
+ROW_S = 0.002
+SAVE_S = 0.01  # of a session whose agent talks on, so that it talks while its turn is saved
 MARKS = ("interrupted", "cancelled", "error")
 
 
@@ -36,10 +45,11 @@ class RunCallsAdapter:
         }
         self._conflict = modules("turns.turns").TurnConflictError
         self._store = Store(modules)
+        self._runs = Runs(modules("turns.journal").RunWriter)
         self._journal = _turn_journal(modules("turns.journal"))
         self._turns = modules("turns.turns").Turns(
             self._store,
-            Runs(modules("turns.journal").RunWriter),
+            self._runs,
             self._journal,
             modules("memory.lifecycle").Lifecycle(),
             lambda session: _Agent(self, session),
@@ -63,6 +73,8 @@ class RunCallsAdapter:
 
     def start(self, session: str, run: str, script: str) -> dict[str, Any]:
         """Begin a turn; the status, the run that refused it, and whether its message is stored."""
+        is_slow = script == "chat"  # of a slow disk
+        self._store.save_s, self._runs.row_s = (SAVE_S, ROW_S) if is_slow else (0.0, 0.0)
         try:
             self._turns.start(session, f"{run} {script}")
         except self._conflict as conflict:
@@ -90,6 +102,10 @@ class RunCallsAdapter:
         stream = next((stream for stream, name in self._names.items() if name == run), None)
         cancelled = None if stream is None else self._turns.cancel(stream)
         return {"cancelled": cancelled, "saved": self._store.has_saved(run)}
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass, and with it bounds."""
+        time.sleep(seconds)
 
     def repair(self, session: str) -> bool:
         """Settle a turn of the session whose run no longer exists; whether there was one."""
@@ -239,6 +255,9 @@ class _Agent:
             output.cancelled.wait()
             self._adapter.seen_cancelled(run, self._session)
             time.sleep(UNWINDS[script])
+        for word in (" and", " so", " on") if script == "chat" else ():
+            output.token(word)  # refused, once the run is sealed
+            time.sleep(WORD_S)
         match script:
             case "hang":
                 self._closed.wait()
@@ -267,6 +286,7 @@ class Store:
         self._unknown = modules("sessions.session_files").UnknownSessionError
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self.save_s = 0.0
 
     def make(self, session: str) -> None:
         """Make a session."""
@@ -285,7 +305,9 @@ class Store:
         """Change a session under the lock. Raises UnknownSessionError."""
         with self._lock:
             changed = self._sessions[session] = act(self.load(session))
-            return changed
+        if self.save_s:
+            time.sleep(self.save_s)
+        return changed
 
     maintain = change
 

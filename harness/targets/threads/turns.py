@@ -92,8 +92,8 @@ class TurnsThreadsAdapter:
         time.sleep(MOMENT_S)
         identity = self._modules("agents.identity").current()
         owner = None if identity is None else identity.session_id
-        self.see("spawn", {"session": session, "process": process, "owner": owner}, begun)
         self._registry.publish(completion(self._modules, next(self._numbers), owner, process), 1)
+        self.see("spawn", {"session": session, "process": process, "owner": owner}, begun)
 
     @property
     def _pending(self) -> int:
@@ -189,11 +189,12 @@ class Runs:
 
     def __init__(self, writer: Callable[..., Any]) -> None:
         self._writer = writer
+        self.row_s = 0.0  # what a row takes, of virtual time
 
     def begin(self, session_id: str, stream_id: str, show: Callable[[Any], object]) -> Any:
         """Open a run's journal."""
         heading = {"run_id": stream_id, "session_id": session_id}
-        return self._writer(_RunFile(), heading, show, lambda: 0.0, lambda: None)
+        return self._writer(_RunFile(self.row_s), heading, show, lambda: 0.0, lambda: None)
 
     def remove(self, session_id: str, stream_id: str) -> None:
         """Do nothing: there is no file to remove."""
@@ -213,7 +214,12 @@ class _RunFile:
     size_bytes = 0
     rows = 0
 
+    def __init__(self, row_s: float) -> None:
+        self._row_s = row_s
+
     def append(self, _: Mapping[str, Any]) -> None:
+        if self._row_s:
+            time.sleep(self._row_s)
         self.rows += 1
 
     append_durably = append

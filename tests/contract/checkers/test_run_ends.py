@@ -70,6 +70,9 @@ KEPT_TURN = "interrupted"
 KEPT = (["user", "r1 wait", "cancelled"], ["assistant", "word", "cancelled"])
 CANCEL_LATE = op("cancel", (20, 21), {"cancelled": True, "saved": True}, run="r1")
 UNSAVED = op("cancel", (6, 12), {"cancelled": True, "saved": False}, run="r1")
+EARLY = op("cancel", (5, 6), {"cancelled": True, "saved": True}, run="r1")
+DENIED = op("cancel", (7, 8), {"cancelled": False, "saved": True}, run="r1")
+DENIED_AFTER = op("cancel", (13, 14), {"cancelled": False, "saved": True}, run="r1")
 NEXT = begin((13, 16), "r2", status=409, after="r1")
 
 
@@ -87,6 +90,7 @@ def blamed(*operations: Operation) -> Promise | None:
         (*CANCELLED, settle(*KEPT, turn=KEPT_TURN)),
         (*CANCELLED, seen("cancelling", 7), status((7, 8), "r1"), settle(*KEPT, turn=KEPT_TURN)),
         (*CANCELLED, seen("cancelling", 7), status((9, 10), None), settle(*KEPT, turn=KEPT_TURN)),
+        (*CANCELLED, DENIED_AFTER, settle(*KEPT, turn=KEPT_TURN)),
         (*DONE, status((5, 6), "r1"), settle(*SAVED)),
         (*DONE, status((20, 21), None, busy=False), settle(*SAVED)),
         (*DONE, op("repair", (5, 6), result=False, session="s"), settle(*SAVED)),
@@ -126,6 +130,13 @@ def test_right_history_is_valid(operations: tuple[Operation, ...]) -> None:
         ((*DONE, status((5, 6), None, busy=False), settle(*SAVED)), promises.T1),
         ((*DONE, op("repair", (5, 6), result=True, session="s"), settle(*SAVED)), promises.S13),
         ((*DONE, op("shut_down", (4, 5), result=True), settle(*SAVED)), promises.H3),
+        ((*DONE, op("shut_down", (20, 21), result=False), settle(*SAVED)), promises.T3),
+        (
+            (*CANCELLED[:3], EARLY, DENIED, *CANCELLED[4:], settle(*KEPT, turn=KEPT_TURN)),
+            promises.T4,
+        ),
+        ((*DONE, op("clear", (4, 5), session="s", result=1), settle(*SAVED)), promises.T3),
+        ((*DONE, begin((5, 7), "r2", status=404), settle(*SAVED)), promises.T3),
     ],
 )
 def test_wrong_history_names_the_promise(

@@ -49,6 +49,7 @@ def look(mark: str = "", end: Any = DONE, state: str = "completed", **more: Any)
     return Operation(0, "look", {}, Outcome.OK, 2, 3, copy.deepcopy(found))
 
 
+REQUEST, REPLY = ["user", "r talk", ""], ["assistant", "one two", ""]
 KILLED = struck(Outcome.INFO)
 INTERRUPTED = look("interrupted", ERROR, "interrupted", shown={"r": ["one ", "two"]})
 NOTHING = look(messages={}, streams={}, turns={}, shown={})
@@ -102,6 +103,15 @@ def test_right_history_is_valid(operations: tuple[Operation, ...]) -> None:
         ((REFUSED, look()), promises.S10),
         ((struck(Outcome.FAIL), NOTHING), promises.T3),
         ((struck(Outcome.OK, at=10), look()), promises.T3),
+        ((struck(Outcome.OK, at=3), look()), promises.T3),
+        ((KILLED, look(messages={"r": [REPLY, REQUEST]})), promises.S2),
+        ((KILLED, look(messages={"r": [REQUEST, REPLY, ["assistant", "", ""]]})), promises.S2),
+        ((KILLED, look(shown={"r": ["two", "one "]})), promises.S13),
+        ((KILLED, look(shown={"r": ["one ", "tow"]})), promises.T5),
+        ((KILLED, look(turns={"r": ["completed"] * 2})), promises.T3),
+        ((KILLED, look(end=[*DONE[:3], [4, "stream_end", "x"]])), promises.T3),
+        ((turn(), look(shown={"r": ["one ", "done", "stream_end"]})), promises.T3),
+        ((turn(), look(messages={"r": [REQUEST]})), promises.S13),
         ((turn(), look(messages={"q": [["user", "q", ""]]}, shown={})), promises.T2),
     ],
 )

@@ -84,9 +84,48 @@ def test_refused_row_in_journal_is_rejected() -> None:
     assert broken(check_journal_order(unknown)) == []
 
 
+FINISH: tuple[str, dict[str, Any], Any] = ("finish", {}, None)
+ENDED = {"seqs": [1, 2, 3], "texts": ["a", "done", "end"], "shown": [1, 2, 3]}
+STRUCK = ("emit_struck", {"text": "a", "strike": "short write", "at": 1})
+
+
+@pytest.mark.parametrize(
+    ("calls", "change", "expected"),
+    [
+        (((*A, 1), FINISH), {}, []),
+        (((*A, 1), FINISH, (*B, RuntimeError("RunOverError"))), {}, [promises.T5]),
+        (((*STRUCK, {"seq": 1, "struck": True}), FINISH), {}, []),
+        (((*STRUCK, {"seq": 1, "struck": False}), FINISH), {}, [promises.T5]),
+        (((*A, 2), FINISH), {}, [promises.T5]),
+        (((*A, 1),), {}, [promises.T5]),
+        (((*A, 1), FINISH), {"texts": ["a", "end", "done"]}, [promises.T5]),
+        (((*A, 1), FINISH), {"shown": [1, 2]}, [promises.T5]),
+        (((*A, 1), (*B, OSError("full")), FINISH), {}, [promises.T5]),
+        (((*A, 1), ("finish", {}, 1)), {}, [promises.T5]),
+    ],
+)
+def test_each_answer_of_the_journal_is_judged(
+    calls: tuple[tuple[str, dict[str, Any], Any], ...], change: Any, expected: list[Promise]
+) -> None:
+    """T5: another number, a row too many, one not streamed, a refusal without a reason."""
+    history = one_by_one(*calls, ("rows", {}, {**ENDED, **change}))
+
+    assert broken(check_journal_order(history)) == expected
+
+
 P1 = ("complete", {**S, "process": "p1"}, None)
 P2 = ("complete", {**S, "process": "p2"}, None)
 SETTLE: tuple[str, dict[str, Any], Any] = ("settle", {}, {"kept": 0})
+
+
+SPAWN = ("spawn", {**S, "process": "p1", "owner": "s"}, None)
+
+
+class TurnConflictError(Exception):
+    """A target's refusal by a run."""
+
+
+CONFLICT = TurnConflictError()
 
 
 def wake(process: str, session: str = "s") -> tuple[str, dict[str, Any], None]:
@@ -98,7 +137,7 @@ def run_of(process: str, at_s: float) -> tuple[str, dict[str, Any], None]:
     return ("wake", {**S, "process": process, "run": process, "at_s": at_s}, None)
 
 
-REFUSED = ("refused", {**S, "run": "p1"}, None)
+REFUSED = (("begin_run", S, CONFLICT), ("refused", {**S, "run": "p1"}, None))
 OVER = ("over", {**S, "run": "p1", "at_s": 2.0}, None)
 ADMITTED = ("begin_run", S, None)
 
@@ -107,11 +146,11 @@ ADMITTED = ("begin_run", S, None)
     ("calls", "expected"),
     [
         ((P1, P2, run_of("p1", 1.0), OVER, run_of("p2", 2.0), SETTLE), []),
-        ((P1, P2, run_of("p1", 1.0), REFUSED, OVER, run_of("p2", 3.0), SETTLE), []),
-        ((P1, P2, run_of("p1", 1.0), REFUSED, OVER, ADMITTED, run_of("p2", 2.0), SETTLE), []),
-        ((P1, P2, run_of("p1", 1.0), OVER, REFUSED, run_of("p2", 2.0), SETTLE), []),
+        ((P1, P2, run_of("p1", 1.0), *REFUSED, OVER, run_of("p2", 3.0), SETTLE), []),
+        ((P1, P2, run_of("p1", 1.0), *REFUSED, OVER, ADMITTED, run_of("p2", 2.0), SETTLE), []),
+        ((P1, P2, run_of("p1", 1.0), OVER, *REFUSED, run_of("p2", 2.0), SETTLE), []),
         (
-            (P1, P2, run_of("p1", 1.0), REFUSED, OVER, run_of("p2", 2.0), SETTLE),
+            (P1, P2, run_of("p1", 1.0), *REFUSED, OVER, run_of("p2", 2.0), SETTLE),
             [promises.W10],
         ),
     ],
@@ -136,6 +175,15 @@ def test_wakeup_behind_a_refusal_waits_for_the_user(
         ((P1, wake("p1"), ("settle", {}, {"kept": 0, "lines": 1})), [promises.W9]),
         ((P1, wake("p1"), ("settle", {}, {"kept": 1, "lines": 1})), [promises.W3]),
         ((P1, ("delete", S, None), SETTLE), []),
+        ((SPAWN, wake("p1"), SETTLE), []),
+        ((SPAWN, SETTLE), [promises.W2]),
+        ((SPAWN, wake("p1"), wake("p1"), SETTLE), [promises.W1]),
+        ((("turn", S, None), ("turn", S, CONFLICT), SETTLE), []),
+        ((("turn", S, None), ("turn", S, OSError("full")), SETTLE), [promises.T3]),
+        ((("turn", S, CONFLICT), SETTLE), [promises.T3]),
+        ((("begin_run", S, CONFLICT), ("refused", S, None), SETTLE), []),
+        ((("begin_run", S, CONFLICT), SETTLE), [promises.W10]),
+        ((("begin_run", S, None), ("refused", {**S, "run": "r"}, None), SETTLE), [promises.W10]),
     ],
 )
 def test_wakeups_are_judged_once_all_is_quiet(
@@ -151,8 +199,8 @@ def test_process_recorded_for_another_session_is_rejected() -> None:
     turn of s:  |--- spawn -> t ---|
     turn of t:     |--- spawn -> t ---|
     """
-    spawns = [inside("spawn", {"session": "s", "owner": "t"}, 1, 3)]
-    spawns += [inside("spawn", {"session": "t", "owner": "t"}, 2, 4)]
+    spawns = [inside("spawn", {"session": "s", "process": "p1", "owner": "t"}, 1, 3)]
+    spawns += [inside("spawn", {"session": "t", "process": "p2", "owner": "t"}, 2, 4)]
     (anomaly,) = check_wakeup_routing(History(tuple(spawns))).anomalies
 
     assert anomaly.promises == {promises.T7, promises.W6}

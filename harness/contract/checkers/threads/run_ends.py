@@ -17,14 +17,24 @@ from harness.core.verdict import Anomaly, Verdict
 
 OK, CONFLICT, GONE, CLOSING = 200, 409, 404, 503
 ENDS = {"done": ["done", "stream_end"], "cancelled": ["cancel"], "error": ["apperror"]}
-UNTIL_CANCELLED = ("wait", "slow", "late", "hang")
-UNWINDS_LATE = ("slow", "late", "hang")
-LEFT_BEHIND = ("late", "hang")  # by a run that is reclaimed
+UNTIL_CANCELLED = ("wait", "chat", "slow", "late", "later", "hang")
+UNWINDS_LATE = ("slow", "late", "later", "hang")
+LEFT_BEHIND = ("late", "later", "hang")  # by a run that is reclaimed
 FAILING = ("fail", "exit")
 STARTS = ("start", "follow", "press")
 ENDERS = ("cancel", "delete", "shut_down")  # calls that may cancel a run
 UNNAMED = "unknown"  # a run that was registered just now, so that no listener knows it yet
 REMOVALS = ("clear", "delete")
+SILENT = (
+    "make",
+    "clear",
+    "pause",
+    "work",
+    "token",
+    "terminal",
+    "ended",
+    "cancelling",
+)  # return nothing
 
 Rule = Callable[[History], Iterable[Anomaly]]
 
@@ -90,6 +100,32 @@ def _failed(history: History) -> Iterator[Anomaly]:
                 f"{op.call} failed",
                 (op,),
                 "an answer, or a refusal with a status",
+                op.answer,
+            )
+
+
+def _unexpected(history: History) -> Iterator[Anomaly]:
+    """An answer that no call may have: a start's status, or a value where none is returned."""
+    has_late = any(start.argument["script"] in UNWINDS_LATE for start in _accepted(history))
+    for op in history.happened:
+        if op.function in STARTS:
+            statuses = [OK, CONFLICT, *([CLOSING] if history.of("shut_down") else [])]
+            statuses += [GONE] if history.of("delete") else []
+            is_expected = op.result["status"] in statuses
+            is_expected &= op.result["active"] is None or op.result["status"] == CONFLICT
+            wanted = f"a status of {statuses}, and an active run with {CONFLICT} only"
+        elif op.function in ("shut_down", "delete"):
+            is_expected, wanted = op.result is True or has_late, "True: every run unwinds in time"
+        else:
+            is_expected = op.function not in SILENT or op.result is None
+            wanted = "None"
+        if not is_expected:
+            yield wrong(
+                promises.T3,
+                "unexpected-answer",
+                f"{op.call} gave an answer that nothing explains",
+                (op,),
+                wanted,
                 op.answer,
             )
 
@@ -276,6 +312,35 @@ def _cancelled(history: History) -> Iterator[Anomaly]:
             )
 
 
+def _denied(history: History) -> Iterator[Anomaly]:
+    """A cancel that says false of a run that was cancelled before, and whose agent works on."""
+    left_behind = {_run(op) for op in _starts(history) if op.argument["script"] in LEFT_BEHIND}
+    for cancel in history.happened.of("cancel"):
+        run = _run(cancel)
+        works = _of_run(history, "work", run)
+        before = [
+            op
+            for op in history.happened.of("cancel")
+            if _run(op) == run and _is_true(op) and op.precedes(cancel)
+        ]
+        is_here = run not in left_behind and any(_outlasts(op, cancel) for op in works)
+        if before and is_here and cancel.result["cancelled"] is not True:
+            yield wrong(
+                promises.T4,
+                "denied",
+                f"{cancel.call} denies that the run is cancelled, while its agent unwinds",
+                (*before, cancel, *works),
+                "True",
+                cancel.answer,
+            )
+
+
+def _outlasts(one: Operation, other: Operation) -> bool:
+    """Whether an operation ended after another one."""
+    ends = (one.completed_ns, other.completed_ns)
+    return ends[0] is not None and ends[1] is not None and ends[0] > ends[1]
+
+
 def _offered(history: History) -> Iterator[Anomaly]:
     """A status that offers a run that was cancelled, or that is not under way."""
     for status in history.happened.of("status"):
@@ -421,7 +486,7 @@ def _stored(history: History) -> Iterator[Anomaly]:
                 )
             elif at:
                 yield from _replied(history, start, found["rows"][at[0] :], settle)
-            if start.result["stored"] is False and not own:
+            if start.result["stored"] is not True and not own:
                 yield wrong(
                     promises.T2,
                     "unsaved",
@@ -464,10 +529,11 @@ def _replied(
             rows,
             promises.T3,
             promises.S2,
+            promises.S14,
         )
 
 
 RULES: tuple[Rule, ...] = (
-    *(_failed, _repaired, _overlapping, _refused, _ended),
-    *(_cancelled, _offered, _shut_down, _journalled, _left, _stored),
+    *(_failed, _unexpected, _repaired, _overlapping, _refused, _ended),
+    *(_cancelled, _denied, _offered, _shut_down, _journalled, _left, _stored),
 )

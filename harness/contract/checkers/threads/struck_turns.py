@@ -184,10 +184,20 @@ def _struck(op: Operation) -> Iterator[Anomaly]:
                 f"a run that begins and ends, cancelled in {is_cancelled}",
                 op.answer,
             )
-        may_be_hit = op.result["changes"] >= op.argument["at"]
-        if op.result["struck"] and not may_be_hit:
+        is_counted = op.result["changes"] >= op.argument["at"]
+        possible = {
+            "broken once": (is_counted,),
+            "full": (False, is_counted),  # not every change needs space
+            "full once": (False, is_counted),
+        }.get(op.argument["strike"], (False,))  # a kill is no answer
+        if op.result["struck"] not in possible:
             yield wrong(
-                promises.T3, "struck", f"{op.call} was hit", (op,), "no such change", op.answer
+                promises.T3,
+                "struck",
+                f"{op.call} was hit otherwise than by its fault",
+                (op,),
+                f"struck in {possible}",
+                op.answer,
             )
 
 
@@ -196,6 +206,8 @@ def _of_run(copies: Copies) -> Iterator[Anomaly]:
     yield from _stored(copies)
     yield from _streamed(copies)
     yield from _agreed(copies)
+    yield from _shaped(copies)
+    yield from _whole(copies)
 
 
 def _stored(copies: Copies) -> Iterator[Anomaly]:
@@ -344,6 +356,101 @@ def _agreed(copies: Copies) -> Iterator[Anomaly]:
         yield wrong(
             promises.T3, "wrong-end", f"run {copies.run} ended by {ends}", evidence, own, ends
         )
+
+
+def _shaped(copies: Copies) -> Iterator[Anomaly]:
+    """A part that a fault of no kind explains: an order, a repetition, or a strange value."""
+    evidence = (*copies.attempts, copies.look)
+    roles = [row[0] for row in copies.messages]
+    if roles not in ([], ["user"], ["user", "assistant"]):
+        yield wrong(
+            promises.S2,
+            "roles",
+            f"the messages of run {copies.run} are no request and reply",
+            evidence,
+            "a request, and perhaps a reply",
+            copies.messages,
+            promises.S13,
+        )
+    rest = copies.shown
+    for _ in copies.attempts:
+        rest = _without_turn(rest)
+    if rest:
+        yield wrong(
+            promises.T5,
+            "shown",
+            f"the clients of run {copies.run} were shown something else than words and an end",
+            evidence,
+            f"some of {[*WORDS]} in order, and one end, for each start",
+            copies.shown,
+            promises.C1,
+        )
+    strange = [
+        row
+        for rows in copies.streams
+        for row in rows
+        if len(row) != 3 or (row[1] != "token" and row[2] is not None)  # noqa: PLR2004
+    ]
+    most = max(len(copies.streams), len(copies.states))
+    if strange or most > len(copies.attempts):
+        yield wrong(
+            promises.T3,
+            "rows",
+            f"run {copies.run} has rows of no run, or more streams or turns than starts",
+            evidence,
+            f"at most {len(copies.attempts)} streams and turns, with text in tokens only",
+            {"streams": copies.streams, "turns": copies.states},
+        )
+
+
+def _without_turn(shown: list[str]) -> list[str]:
+    """What was shown after the words and the end of one turn."""
+    words = next(n for n in (2, 1, 0) if shown[:n] == list(WORDS[:n]))
+    rest = shown[words:]
+    ends = (*ENDS.values(), ["done"])  # the disk may refuse the last row
+    return next((rest[len(end) :] for end in ends if rest[: len(end)] == end), rest)
+
+
+def _whole(copies: Copies) -> Iterator[Anomaly]:
+    """A run that met no fault, and of which something is missing or not as its script says."""
+    if not all(_is_sound(op) for op in copies.attempts):
+        return
+    script = copies.attempts[0].argument["script"]
+    end = OWN_ENDS[script]
+    mark = {"cancel": "cancelled", "apperror": "error"}.get(end, "")
+    rows: list[list[Any]] = [["token", word] for word in WORDS]
+    rows += [[event, None] for event in ENDS[end]]
+    again = ["interrupted"] * (len(copies.attempts) - 1)  # a wakeup that was delivered before
+    wanted = {
+        "messages": [
+            ["user", f"{copies.run} {script}", "" if mark == "error" else mark],
+            ["assistant", "".join(WORDS), mark],
+        ],
+        "streams": [[[number, *row] for number, row in enumerate(rows, start=1)]],
+        "shown": [*WORDS, *ENDS[end]],
+        "turns": [STATES[end], *again],
+    }
+    found = {
+        "messages": copies.messages,
+        "streams": copies.streams,
+        "shown": copies.shown,
+        "turns": copies.states,
+    }
+    different = [name for name in wanted if found[name] != wanted[name]]
+    if different:
+        yield wrong(
+            promises.T3,
+            "not-whole",
+            f"run {copies.run} met no fault, and its {different[0]} are not whole",
+            (*copies.attempts, copies.look),
+            f"{wanted[different[0]]}",
+            found[different[0]],
+            promises.S14,
+        )
+
+
+def _is_sound(op: Operation) -> bool:
+    return op.outcome is Outcome.OK and not op.result.get("struck", False)
 
 
 def _at_rest(look: Operation, turns: list[Operation]) -> Iterator[Anomaly]:

@@ -3,8 +3,8 @@
 For histories of threads that end with a `settle`, after which no wakeup is pending. `complete` is
 the end of a process. Besides the calls these histories hold what was observed inside them: `wake`
 (a wakeup turn that started), `refused` (a user, because of a run), `over` (a run that ended, before
-the wakeups know), and `spawn` (a turn of a session that started a process, and the `owner` that was
-recorded for it). Their `at_s` is in virtual time.
+the wakeups know), and `spawn` (a turn of a session that started a process, which ended at once, and
+the `owner` that was recorded for it). Their `at_s` is in virtual time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from harness.contract.agent_script import WakeupPrompt
 from harness.core.history import History, Operation, Outcome
 from harness.core.verdict import Anomaly, Verdict
 
+_CONFLICT = "TurnConflictError"
 HOLD_MIN_S = 0.5  # for which a session is left free for a user that a wakeup refused
 
 Rule = Callable[[History], Iterable[Anomaly]]
@@ -231,6 +232,44 @@ def _misattributed(history: History) -> Iterator[Anomaly]:
             )
 
 
+def _unfounded(history: History) -> Iterator[Anomaly]:
+    """A turn of the user that was refused without another run of its session (T3)."""
+    for turn in history.of("turn"):
+        if turn.outcome is not Outcome.FAIL:
+            continue
+        others = [
+            op
+            for op in history.happened.of("turn", "wake")
+            if _session(op) == _session(turn) and not turn.precedes(op)
+        ]
+        if not others or not turn.error.startswith(_CONFLICT):
+            yield Anomaly(
+                promises.T3,
+                f"{turn.call} was refused",
+                (turn, *others),
+                "refused-idle",
+                expected="a turn that begins, unless the session has another one",
+                observed=turn.answer,
+            )
+
+
+def _miscounted_refusals(history: History) -> Iterator[Anomaly]:
+    """Users who were refused, other than those whom a run refused (W10)."""
+    calls = history.of("begin_run")
+    failed = [op for op in calls if op.outcome is Outcome.FAIL]
+    refusals = history.happened.of("refused")
+    known = [op for op in failed if op.error.startswith(_CONFLICT)]
+    if len(refusals) != len(failed) or len(known) != len(failed):
+        yield Anomaly(
+            promises.W10,
+            f"{len(failed)} users were refused, and runs refused {len(refusals)}",
+            (*calls, *refusals),
+            "refused-idle",
+            expected=f"{len(refusals)} refused with {_CONFLICT}",
+            observed="; ".join(op.answer for op in failed) or "no refusal",
+        )
+
+
 def _doubled(history: History) -> Iterator[Anomaly]:
     """A process whose end woke more than once (W1)."""
     for complete in _completions(history):
@@ -337,7 +376,8 @@ def _lost(history: History) -> Iterator[Anomaly]:
 
 
 def _completions(history: History) -> tuple[Operation, ...]:
-    return history.happened.of("complete")
+    """The ends of processes; the one of a turn's own process is the call that started it."""
+    return history.happened.of("complete", "spawn")
 
 
 def _wakes_of(history: History, complete: Operation) -> list[Operation]:
@@ -351,6 +391,6 @@ def _session(operation: Operation) -> str:
 
 
 RULES: tuple[Rule, ...] = (
-    *(_unsettled, _misattributed, _doubled, _misrouted, _reordered),
-    *(_starving, _lost, _left_over),
+    *(_unsettled, _unfounded, _misattributed, _doubled, _misrouted, _reordered),
+    *(_starving, _lost, _left_over, _miscounted_refusals),
 )
