@@ -102,7 +102,7 @@ class Channels:
         """Open a run's buffer, make it the session's current run, and announce it by `notice`.
 
         `facts` are further fields of the notice: pending_started_at, source. A late subscriber gets
-        it as `server_turn_started`, whoever started the run, with `recovered`.
+        it as `server_turn_started` with `recovered`, also of a run that a client started.
         """
         started = {"session_id": session_id, "stream_id": stream_id, **facts}
         gap_frame = partial(_snapshot, session_id, stream_id, "fell behind")

@@ -82,7 +82,7 @@ def wrong_stories() -> Iterator[tuple[NextTurnModel, Sequence[Operation]]]:
     ],
 )
 def test_each_completion_by_one_path_is_accepted(calls: Sequence[Call]) -> None:
-    """It is taken along, starts a turn of its own, or is told by a turn that a kill ended."""
+    """It is taken along, starts a turn of its own, or is in a turn that a kill ended."""
     assert conforms(NextTurnModel())(history(*calls)).is_valid
 
 
