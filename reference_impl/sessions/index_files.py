@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from reference_impl.sessions.session_files import checked_id
-from reference_impl.sessions.sidecar import SessionError
+from reference_impl.sessions.sidecar import SessionError, has_fields
 from reference_impl.storage import files
 
 Row = Mapping[str, Any]
@@ -131,7 +131,7 @@ def _parsed(data: bytes) -> dict[str, Row]:
 
 
 def _checked(row: Any) -> Row:
-    if not isinstance(row, dict) or not isinstance(row.get("updated_at"), (int, float)):
+    if not isinstance(row, dict) or not has_fields(row, "version", "title", "updated_at"):
         raise SessionError(f"not a row of the index: {row!r:.80}")
     checked_id(row.get("session_id"))
     return row

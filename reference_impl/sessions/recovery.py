@@ -19,6 +19,9 @@ from reference_impl.storage.files import LockBusyError
 
 log = logging.getLogger(__name__)
 
+_REFUSALS = (OSError, LockBusyError, SessionError, ValueError, RecursionError)
+"""Errors of one session: the disk or a lock refused, or its backup cannot be written again."""
+
 
 class Kind(StrEnum):
     """Defects of a session's files, or of its row in the index."""
@@ -91,7 +94,7 @@ def recover_all(store: SessionStore) -> Recovery:
                     restored.append(sid)
                     log.warning("session %s: restored from its backup", sid)
                 store.files.sweep(sid)
-        except (OSError, LockBusyError, SessionError) as error:
+        except _REFUSALS as error:
             finding = _not_examined(sid, error)
         if finding is not None:
             findings.append(finding)
@@ -110,7 +113,7 @@ def audit(store: SessionStore) -> Audit:
         try:
             with store.files.locked(sid):
                 findings.append(_diagnose(store.files, sid, None)[0])
-        except (OSError, LockBusyError, SessionError) as error:
+        except _REFUSALS as error:
             findings.append(_not_examined(sid, error))
     return Audit(tuple(finding for finding in findings if finding is not None))
 

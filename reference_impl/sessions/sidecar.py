@@ -200,7 +200,7 @@ def decode_head(head: bytes, session_id: str) -> Metadata:
 
 def _object(data: bytes, session_id: str) -> dict[str, Any]:
     try:
-        plain = json.loads(data)
+        plain = json.loads(data, parse_constant=_null)
     except (ValueError, RecursionError) as error:
         raise SidecarDamagedError(f"{session_id}: {error}") from error
     if not isinstance(plain, dict):
@@ -208,6 +208,10 @@ def _object(data: bytes, session_id: str) -> dict[str, Any]:
     if plain.get("session_id") != session_id:
         raise SidecarDamagedError(f"{session_id}: its session_id is {plain.get('session_id')!r}")
     return plain
+
+
+def _null(_constant: str) -> None:
+    """The value of NaN and Infinity, which are not JSON, but which other programs write."""
 
 
 def _known(plain: dict[str, Any], session_id: str) -> dict[str, Any]:
@@ -218,6 +222,11 @@ def _known(plain: dict[str, Any], session_id: str) -> dict[str, Any]:
         if not _fits(name, value):
             raise SidecarDamagedError(f"{session_id}: {name} is {value!r}")
     return {**known, "extra": plain}
+
+
+def has_fields(row: Mapping[str, Any], *names: str) -> bool:
+    """Whether a row that was read from a file has these fields, each with a possible value."""
+    return all(name in row and _fits(name, row[name]) for name in names)
 
 
 def _fits(name: str, value: Any) -> bool:

@@ -17,16 +17,19 @@ TURN_S = Call("turn", {"session": "s"})
 TURN_T = Call("turn", {"session": "t"})
 TURN_NEW = Call("turn", {"session": "s", "new": "another"})
 TURN_FLAKY = Call("turn", {"session": "s", "new": "flaky"})
+TURN_CANCELLED = Call("turn", {"session": "s", "cancelled": True})
 TURN_EXITS = Call("turn", {"session": "s", "new": "exits"})
 EVICT_S = Call("evict", {"session": "s"})
 COMMIT_S = Call("commit", {"session": "s"})
 SHRINK = Call("shrink")
+PAUSE = Call("pause")  # while an agent commits
 DRAIN = Call("drain")
 
-# A shutdown retries what a provider failed, so that every agent of no cached session can be closed.
-QUIET = (DRAIN, SHRINK)
+# The cached agent owns the turns that name none. A shutdown retries what a provider failed, so that
+# every agent of no cached session can be closed.
+QUIET = (Call("own_turn", {"session": "s"}), DRAIN, SHRINK)
 
-SILENT = ("close", "complete_turn", "evict", "provide", "turn", "use")
+SILENT = ("close", "complete_turn", "evict", "own_turn", "pause", "provide", "turn", "use")
 explain_commits = memory_orders(PATIENCE_S, evicting=("evict", "shrink", "turn"))
 
 
@@ -69,6 +72,9 @@ MEETINGS = Interleaving(
         program("all at once", (TURN_S,), (TURN_S,), (TURN_T,), (EVICT_S,)),
         program("evictions that meet", (TURN_S,), (EVICT_S, TURN_S), (EVICT_S,), (SHRINK,)),
         program("a return during its eviction", (TURN_S,), (TURN_S,), (EVICT_S, EVICT_S)),
+        program(
+            "an eviction before a cancelled turn", (TURN_S,), (EVICT_S,), (PAUSE, TURN_CANCELLED)
+        ),
         program("a replacement", (TURN_S,), (TURN_NEW,), (EVICT_S,)),
         program("a failure as it is evicted", (TURN_FLAKY,), (EVICT_S,), (TURN_S,)),
         program("an exit as it is replaced", (TURN_EXITS,), (TURN_NEW,), (TURN_T,)),
@@ -90,7 +96,10 @@ AGENT_CACHE_THREADS = Scenario(
     name="agent-cache-threads",
     mode=Mode.SCHEDULE,
     ability="agent_cache_threads",
-    promises=(promises.A1, promises.A2, promises.A3, promises.A4, promises.A5, promises.L14),
+    promises=(
+        *(promises.A1, promises.A2, promises.A3, promises.A4, promises.A5),
+        *(promises.L8, promises.L14),
+    ),
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),

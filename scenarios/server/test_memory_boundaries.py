@@ -92,6 +92,21 @@ class Client:
         self.ask("provider", refuses=sessions[:1])
         self.ask("stop")
         self.look()
+        self.reopen(sessions)
+
+    def reopen(self, sessions: list[str]) -> None:
+        """Boot anew, and continue sessions of the former server: their new turns are committed."""
+        self.ask("provider", refuses=[])
+        self.ask("boot", cache_max=CACHE_MAX)
+        self.leave(sessions[-1], "new")  # nothing is new since it was committed
+        for way in self._rng.sample(("new", "clear", "delete"), 2):
+            session = sessions.pop()
+            self.ask("talk", session=session)
+            self.look()
+            self.leave(session, way)
+        self.talk()
+        self.ask("stop")
+        self.look()
 
 
 class TurnsClient(Client):

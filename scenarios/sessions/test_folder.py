@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.checkers.conformance import conforms
 from harness.contract import promises
-from harness.contract.models.session_folder import SessionFolderModel
+from harness.contract.models.session_folder import NO_NUMBER, SessionFolderModel
 from harness.core.history import History, Operation, Outcome
 from harness.engine.client import RecordingClient
 from harness.engine.context import Context
@@ -60,9 +60,17 @@ DAMAGES = (
     *("empty", "cut head", "cut tail", "text", "list", "null", "other id", "no messages"),
     *("wrong version", "nul", "removed"),
 )
-INDEX_DAMAGES = ("missing", "empty", "cut", "object", "twice", "numbers", "no id", "nul")
+INDEX_DAMAGES = (
+    *("missing", "empty", "cut", "object", "twice", "numbers", "no id", "nul"),
+    *("no title", "other title", "other version", "other time"),
+)
 STRAYS = ("_x.json", "_x.json.bak", "notes.txt", "a b.json", "_y.tmp.1.2", "s1.json.orig", "é.json")
+LOCKING = (
+    *("new", "append", "rename", "truncate", "change", "maintain", "cleanup", "clear", "undo"),
+    "delete",
+)
 WIDE = 70_000  # a title that makes the list so long that changes are logged
+HALF_A_LOG = 3_000  # a title that fits once into the log of that list
 
 
 class Asked:
@@ -87,6 +95,13 @@ class Asked:
         operation = self.call(function, **argument)
         self.look()
         return operation
+
+    def busy(self, lock: str, function: str, argument: dict[str, Any]) -> None:
+        """Call while another process holds this lock, and look at everything."""
+        self.now += 1.0
+        given = {"function": function, "argument": argument, "lock": lock, "at": self.now}
+        self._client.ask("busy", given)
+        self.look()
 
     def message(self, role: str = "user") -> dict[str, Any]:
         """A message with a text of its own."""
@@ -238,7 +253,7 @@ def _step(ask: Asked, sid: str, function: str, argument: dict[str, Any]) -> None
 
 
 def walk_damage(ask: Asked, _: Random) -> None:
-    """Every damage of sidecar, backup and index, with strange files beside; recovered twice."""
+    """Every damage of sidecar and backup, with strange files beside; recovered twice."""
     for name in STRAYS:
         ask.call("plant", name=name)
     for number, kind in enumerate(DAMAGES):
@@ -266,7 +281,7 @@ def walk_damage(ask: Asked, _: Random) -> None:
             for sid in (plain, cleared, shrunk):
                 ask.call("load", session=sid)
                 ask.call("delete", session=sid)
-    for kind in DAMAGES[:-1]:
+    for kind in (*DAMAGES[:-1], NO_NUMBER):
         ask.filled("k")
         ask.call("shrink", session="k", keep=1)
         ask.call("corrupt_backup", session="k", kind=kind)
@@ -276,6 +291,10 @@ def walk_damage(ask: Asked, _: Random) -> None:
         ask("append", session="k", messages=[ask.message()])
         ask("shrink", session="k", keep=1)
         ask("delete", session="k")
+
+
+def walk_index_damage(ask: Asked, _: Random) -> None:
+    """Every damage of the index, short and long, also beside a session that has to be restored."""
     for kind, is_wide in itertools.product(INDEX_DAMAGES, (False, True)):
         ask.filled("i", 1)
         if is_wide:
@@ -290,6 +309,14 @@ def walk_damage(ask: Asked, _: Random) -> None:
         ask("recover")
         ask.call("damage_index", kind=kind)
         ask("delete", session="i")
+    for kind in INDEX_DAMAGES:  # beside a session that has to be restored
+        ask.filled("j")
+        ask.call("shrink", session="j", keep=1)
+        ask.call("corrupt", session="j", kind="cut head")
+        ask.call("damage_index", kind=kind)
+        ask("recover")
+        ask.call("load", session="j")
+        ask.call("delete", session="j")
 
 
 def walk_index(ask: Asked, rng: Random) -> None:
@@ -363,6 +390,20 @@ def walk_copies(ask: Asked, _: Random) -> None:
     ask("save_copy", slot="three", add=[], keep=0, fields={"active_stream_id": "r"})
 
 
+def walk_locks(ask: Asked, _: Random) -> None:
+    """Each write while another process holds its lock, or that of the index; writes that meet."""
+    for lock in ("sessions", "index"):
+        ask.filled("l")
+        for function, argument in _calls(ask, "l"):
+            if function in LOCKING:
+                ask.busy(lock, function, argument)
+        ask("recover")
+        ask.call("delete", session="l")
+    ask.filled("l")
+    for rival, session in itertools.product(("thread", "process"), ("l", "unknown")):
+        ask("during", session=session, title=rival, rival=rival)
+
+
 def walk_maintenance(ask: Asked, _: Random) -> None:
     """Each maintenance call in each state: neither times nor order change; a clock that stands."""
     for name in ("n1", "n2", "n3"):
@@ -412,7 +453,8 @@ def _others(ask: Asked, sid: str, rng: Random) -> Iterator[tuple[str, dict[str, 
 
 WALKS: tuple[Walk, ...] = (
     *(walk_ids, walk_texts, walk_memory, walk_backups, walk_damage, walk_index, walk_copies),
-    walk_maintenance,
+    walk_index_damage,
+    *(walk_locks, walk_maintenance),
 )
 
 
@@ -450,7 +492,7 @@ FOLDER = Scenario(
     promises=(
         *(promises.S1, promises.S2, promises.S3, promises.S4, promises.S5, promises.S6),
         *(promises.S7, promises.S8, promises.S9, promises.S10, promises.S11, promises.S12),
-        *(promises.S14, promises.S15, promises.S16, promises.A6),
+        *(promises.S14, promises.S15, promises.S16, promises.A6, promises.H6, promises.H8),
     ),
     workload=walk_everything,
     checker=conforms(SessionFolderModel()),
@@ -497,6 +539,7 @@ def strike_everything(context: Context) -> None:
     drawn: list[tuple[tuple[str, dict[str, Any]], str]] = []
     for _ in range(context.examples):  # each call, and each kind of fault
         drawn += zip(others, itertools.cycle(rng.sample(STRIKES, len(STRIKES))), strict=False)
+    strike_the_list(context)
     for (function, argument), strike in (*always, *drawn):
         step = 6 if function == "recover" else 1 if strike.startswith("unreadable") else 2
         is_wide = rng.random() < 0.3
@@ -519,6 +562,16 @@ def strike_the_first(context: Context, rng: Random) -> None:
             ask("recover")
             ask.call("new", session="s1")
             ask("append", session="s1", messages=[ask.message()])
+
+
+def strike_the_list(context: Context) -> None:
+    """Strike each change of a call that replaces the list; a long one has a log to remove."""
+    function, argument = STRUCK[0]
+    for strike, is_wide in (("kill", False), ("kill", True), ("broken once", True)):
+        for at in range(1, CALLS_MAX):
+            fault = {"strike": strike, "at": at, "image": 0}
+            if not _strike_once(context, function, argument, fault, is_wide=is_wide):
+                break
 
 
 def _strike_once(
@@ -546,6 +599,11 @@ def _strike_once(
         elif strike.startswith("kill") and operation.outcome is Outcome.INFO:
             ask.call("swap")
             ask.look()
+            # Shorter files than those that the killed process may have left half-written.
+            if fault["at"] % 2:
+                ask("delete", session="s1" if argument.get("session") == "s2" else "s2")
+            else:
+                ask("truncate", session=argument.get("session", "s1"), keep=1)
             ask("new", session="s5")  # what was struck stays so until it is recovered
             ask.call("load", session="s1")
             ask("recover")
@@ -571,6 +629,8 @@ def _something_to_recover(ask: Asked, *, is_wide: bool) -> None:
     ask.call("clear", session="s3")
     ask.call("shrink", session="s4", keep=0)
     ask.call("maintain", session="s4", fields={"active_stream_id": "r"})
+    if is_wide:  # so that the next change of this session no longer fits into the log
+        ask.call("rename", session="s1", title="v" * HALF_A_LOG)
     ask.call("restart")
 
 

@@ -26,6 +26,7 @@ from harness.faults.simulated_disk import (
     crash_before,
     fail_from,
     fail_once,
+    fail_torn_twice,
     tear,
 )
 from tests.faults.save_functions import correct, sync_folder
@@ -129,6 +130,20 @@ def test_torn_write_leaves_half(tmp_path: Path) -> None:
         (tmp_path / "f").write_text("12345678")
 
     assert (tmp_path / "f").read_text() == "1234"
+
+
+def test_write_fails_torn_and_the_next_change_too(tmp_path: Path) -> None:
+    """What would undo the torn write fails as well; later changes succeed."""
+    file = os.open(tmp_path / "f", os.O_WRONLY | os.O_CREAT)
+    with SimulatedDisk(tmp_path, fail_torn_twice(errno.EIO)(1)):
+        with pytest.raises(OSError, match="error"):
+            os.write(file, b"12345678")
+        with pytest.raises(OSError, match="error"):
+            os.ftruncate(file, 0)
+        assert (tmp_path / "f").read_text() == "1234"
+        os.ftruncate(file, 0)
+    os.close(file)
+    assert not (tmp_path / "f").read_text()
 
 
 def test_full_disk_still_allows_rename_and_removal(tmp_path: Path) -> None:

@@ -475,6 +475,44 @@ def test_damaged_sidecar_is_restored_from_a_backup(store: SessionStore) -> None:
         assert [row[key] for row in restarted.rows()] == [row[key] for row in before]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"updated_at": 1.0},
+        {"updated_at": 1.0, "title": 5, "version": 1},
+        {"updated_at": True, "title": "T", "version": 1},
+        {"updated_at": 1.0, "title": "T", "version": "1"},
+    ],
+)
+def test_foreign_row_never_stops_recovery(store: SessionStore, row: dict[str, Any]) -> None:
+    """S5: a row that lacks a field, or has one of another type, beside a damaged session."""
+    with_messages(store, "s1", *"abc")
+    shrink(store, "s1", 1)
+    (folder_of(store) / "s1.json").write_text("{")
+    (folder_of(store) / "_index.json").write_text(json.dumps([{"session_id": "s1", **row}]))
+
+    restarted = SessionStore(folder_of(store))
+    assert recover_all(restarted).restored == ("s1",)
+    assert texts(restarted.load("s1")) == [*"abc"]
+
+
+@pytest.mark.parametrize(("number", "restored"), [("NaN", ("s1",)), ("1e999", ())])
+def test_backup_with_no_number_never_stops_recovery(
+    store: SessionStore, number: str, restored: tuple[str, ...]
+) -> None:
+    """S5: NaN is null; a number that JSON cannot hold is left to a person."""
+    with_messages(store, "s1", *"abc")
+    shrink(store, "s1", 1)
+    backup = folder_of(store) / "s1.json.bak"
+    backup.write_text(backup.read_text().replace('{"role"', f'{{"cost": {number}, "role"'))
+
+    recovery = recover_all(store)
+
+    assert recovery.restored == restored
+    kinds = [finding.kind for finding in recovery.findings]
+    assert kinds == [Kind.SHRUNKEN_LIVE if restored else Kind.NOT_EXAMINED]
+
+
 def test_bad_files_never_stop_recovery(store: SessionStore, tmp_path: Path) -> None:
     """S5: lists in `_*` files, folders, garbage and leftovers beside one real loss."""
     with_messages(store, "s5", *"abc")

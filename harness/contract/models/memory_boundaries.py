@@ -100,6 +100,10 @@ class MemoryBoundariesModel:
                 promises.L15, f"{operation.call} failed", expected="an answer", also=(promises.H3,)
             )
         argument = operation.argument
+        if operation.result is not None and operation.function not in ("stop", "requests"):
+            return Refusal(
+                promises.L15, f"{operation.function}() returned a value", expected="None"
+            )
         match operation.function:
             case "provider":
                 return (replace(state, refused=frozenset(argument["refuses"])),)

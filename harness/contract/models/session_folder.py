@@ -10,7 +10,12 @@ carry the time `at` which the clock shows. Each answers what the store returns, 
   `shrink` (a plain save of fewer messages), `save_head`, `copy(slot)`, `save_copy(slot, add)`;
 - `delete`, `cleanup(live)`, `load`, `head`, `backup_count`, `recover`, `audit`;
 - `corrupt(kind)`, `corrupt_backup(kind)`, `damage_index(kind)`, `plant(name)`: the harness damages;
-- `look`: the list, the index on disk, each sidecar and backup, all files' names, memory, gauges.
+- `busy(function, argument, lock)`: a write, while another process holds the lock of the index, or
+  those of all sessions; answers `{"result", "leaked"}`, the latter the files that it left open;
+- `during(session, title, rival)`: a `rename`, during which a thread of this process, or the other
+  process, does the same and is refused; answers `{"result", "rival"}`;
+- `look`: the list, whether clients read the same one, the index on disk, each sidecar and backup,
+  all files' names, memory, gauges.
 
 A long text is replaced by its `digest` in answers. `striking` calls a function during a fault
 (`DiskFaultsModel` says how); afterwards each file is as before the call or as after it, until a
@@ -42,6 +47,7 @@ TICK_S = 1e-6
 CAP = 2
 DAMAGED = "damaged"
 REMOVED = "removed"
+NO_NUMBER = "no number"  # in a backup: other programs write NaN, which is null then
 HEAD_STAYS = ("cut tail",)  # damage behind the metadata
 
 FIELDS: Mapping[str, Any] = {
@@ -216,6 +222,12 @@ def _begin_anew(world: World, strike: str) -> None:
 
 def predicted(world: World, function: str, argument: Mapping[str, Any]) -> tuple[World, Any]:
     """The world after a call, and its answer."""
+    if function == "busy":
+        answer: Any = {"refused": "LockBusyError"}
+        if argument["lock"] == "index":  # the row can wait
+            given = {**argument["argument"], "at": argument["at"]}
+            world, answer = predicted(world, argument["function"], given)
+        return world, {"result": answer, "leaked": 0}
     before = _text(world)
     call = _Call(world, argument.get("at", 0.0))
     asked = {name: digest(value) for name, value in argument.items() if name != "at"}
@@ -353,7 +365,12 @@ class _Call:
     def corrupt_backup(self, session: str, kind: str) -> None:
         if session not in self.world["bak"]:
             raise RefusedError("UnknownSessionError")
-        self.world["bak"][session] = {DAMAGED: kind}
+        backup = _readable(self.world["bak"][session])
+        if kind != NO_NUMBER or backup is None:
+            self.world["bak"][session] = {DAMAGED: kind}
+            return
+        messages = [{**message, "cost": None} for message in backup["messages"]]
+        self.world["bak"][session] = {**backup, "messages": messages}
 
     def damage_index(self, kind: str) -> None:  # noqa: ARG002  (every kind is mended)
         live = self.world["live"]
@@ -412,6 +429,9 @@ class _Call:
 
     def rename(self, session: str, title: str) -> Value:
         return self._change(session, lambda found: {**found, "title": title})
+
+    def during(self, session: str, title: str, rival: str) -> Value:  # noqa: ARG002  (either)
+        return {"result": self.rename(session, title), "rival": ["LockBusyError"]}
 
     def clear(self, session: str) -> Value:
         return self._change(session, lambda found: _cut(found, 0))
@@ -805,6 +825,12 @@ def _wrong_answer(
 def _wrong_value(function: str, result: Any, expected: Any, world: World) -> tuple[Promise, str]:
     if function == "recover":
         return _wrong_recovery(result, expected)
+    if function == "busy" and isinstance(result, dict) and result.get("leaked"):
+        return promises.H8, "left files open after its patience with a lock"
+    if function == "during":
+        return promises.S9, "let another one write while it held the lock, or answered wrongly"
+    if function == "busy":
+        return promises.H6, "neither waited for the lock nor said so, or needs one that it does not"
     simple = {
         "audit": promises.S16,
         "backup_count": promises.S4,
@@ -849,11 +875,19 @@ def _wrong_session(
             yield promise, "lacks a message"
     names = [name for name in expected if observed.get(name) != expected[name]]
     names += [name for name in observed if name not in expected]
+    if _counts_more(observed, expected, "intentional_shrink_generation"):
+        yield promises.S5, "counts a removal that was none, so nothing lost before it is restored"
     for name in names:
         if name not in ("messages", "message_count"):
             yield _FIELDS_BROKEN.get(name, promises.S2), f"has a wrong {name}"
     if names == ["message_count"]:
         yield promises.S14, "counts its messages wrongly"
+
+
+def _counts_more(observed: Value, expected: Value, name: str) -> bool:
+    """Whether a number is larger than it should be."""
+    found, right = observed.get(name), expected[name]
+    return isinstance(found, int) and isinstance(right, int) and found > right
 
 
 # What a look shows --------------------------------------------------------------------------------
@@ -886,16 +920,18 @@ Difference = tuple[Promise, str, Any, Any]
 
 def _differences(worlds: list[World], seen: Value, *, is_killed: bool) -> Iterator[Difference]:
     """Each difference between what was seen, and what any of the worlds has."""
-    yield from _wrong_disk(worlds, seen)
+    yield from _wrong_sidecars(worlds, seen)
+    yield from _wrong_backups(worlds, seen)
     yield from _wrong_files(worlds, seen, is_killed=is_killed)
     is_partial = is_killed or worlds[0].pop("partial", False)
     yield from _wrong_rows(worlds, seen, is_partial=is_partial)
+    if not seen["listed"]:
+        yield promises.S15, "the list that clients read has other rows", True, False
     yield from _wrong_memory(worlds, seen)
 
 
-def _wrong_disk(worlds: list[World], seen: Value) -> Iterator[Difference]:
-    world = worlds[0]
-    disk, baks = seen["disk"], seen["bak"]
+def _wrong_sidecars(worlds: list[World], seen: Value) -> Iterator[Difference]:
+    world, disk = worlds[0], seen["disk"]
     for sid in sorted({*disk, *(sid for one in worlds for sid in one["live"])}):
         right = [_plain(one["live"].get(sid)) for one in worlds]
         observed = disk.get(sid)
@@ -916,6 +952,10 @@ def _wrong_disk(worlds: list[World], seen: Value) -> Iterator[Difference]:
                 yield promise, f"session {sid} {problem}", expected, observed
             if sid in world.get("restored", ()) and observed["messages"] != expected["messages"]:
                 yield promises.S5, f"session {sid} is restored wrongly", expected, observed
+
+
+def _wrong_backups(worlds: list[World], seen: Value) -> Iterator[Difference]:
+    world, disk, baks = worlds[0], seen["disk"], seen["bak"]
     for sid in sorted({*baks, *(sid for one in worlds for sid in one["bak"])}):
         right = [_plain(one["bak"].get(sid)) for one in worlds]
         observed = baks.get(sid)
@@ -924,6 +964,8 @@ def _wrong_disk(worlds: list[World], seen: Value) -> Iterator[Difference]:
         )
         if observed in right[: 1 if is_done and observed is None else 2]:
             continue
+        if observed == DAMAGED:
+            yield promises.S1, f"the backup of {sid} is no whole version", right[0], observed
         promise = promises.S6 if sid in world["gone"] and right[0] is None else promises.S4
         yield promise, f"the backup of {sid} is wrong", right[0], observed
 
@@ -958,6 +1000,8 @@ def _wrong_files(worlds: list[World], seen: Value, *, is_killed: bool) -> Iterat
         }.get(kind, promises.S12)
         was = "is missing" if names[name] < least[name] else "is left over"
         yield promise, f"file {name} {was}", least[name], names[name]
+        if kind == "json.deleted":
+            yield promises.S14, f"what was removed is found in {name}", least[name], names[name]
     for sid in seen["bak"]:
         was_deleted = sid not in seen["disk"] and all(sid in one["bak"] for one in worlds[1:])
         is_half = len(worlds) > 1 and sid not in worlds[0]["bak"] and was_deleted

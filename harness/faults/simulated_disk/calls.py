@@ -90,6 +90,20 @@ def fail_from(code: int) -> Callable[[int], Fault]:
     return lambda number: lambda call: _failure(code, call) if call.number >= number else None
 
 
+def fail_torn_twice(code: int) -> Callable[[int], Fault]:
+    """Fail that call after half of what it writes, and the next call, which may have undone it."""
+
+    def at(number: int) -> Fault:
+        def fault(call: Call) -> InjectedFault | None:
+            if call.number == number:
+                return InjectedFault(OSError(code, os.strerror(code), call.name), call.length // 2)
+            return _failure(code, call) if call.number == number + 1 else None
+
+        return fault
+
+    return at
+
+
 def _failure(code: int, call: Call) -> InjectedFault | None:
     if code == errno.ENOSPC and call.kind not in NEEDS_SPACE:
         return None

@@ -16,6 +16,7 @@ from harness.faults.simulated_disk import (
     crash_before,
     fail_from,
     fail_once,
+    fail_torn_twice,
     shorten,
     tear,
 )
@@ -26,6 +27,7 @@ STRIKES: Mapping[str, Callable[[int], Fault]] = {
     "full": fail_from(errno.ENOSPC),
     "full once": fail_once(errno.ENOSPC),
     "broken once": fail_once(errno.EIO),
+    "broken twice": fail_torn_twice(errno.EIO),
     "short write": shorten,
 }
 SESSION, STREAM = "s", "r"

@@ -6,18 +6,33 @@ kill only the first one begins anew: the other lives on. The clock shows what ea
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from harness.contract.models.session_folder import CAP, DAMAGED, FIELDS, REMOVED, digest
+from harness.contract.models.session_folder import (
+    CAP,
+    DAMAGED,
+    FIELDS,
+    NO_NUMBER,
+    REMOVED,
+    digest,
+)
 from harness.core.errors import TargetLostError
 from harness.faults.simulated_disk import SimulatedDisk
 from harness.targets.components.session_store import LOSSES, SessionsAdapter, UnknownSessionError
 
+PATIENCE_S = 0.01  # with a lock that only `busy` holds
+SHOWN_ALWAYS = ("model", "profile", "workspace", "personality")  # fields of every listed row
+OPEN_FILES = "/dev/fd"
 OWN = ("_locks", "_index.json", "_index.log")  # files that belong to no session
 INDEX, LOG = OWN[1:]
 
@@ -32,6 +47,7 @@ _DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
     "no messages": lambda _: b'{"session_id": "s1"}\n',
     "wrong version": lambda data: data.replace(b'"version": ', b'"version": "x', 1),
     "nul": lambda data: b"\0" * len(data),
+    NO_NUMBER: lambda data: data.replace(b'    {"role": ', b'    {"cost": NaN, "role": '),
     REMOVED: lambda data: data,
 }
 _INDEX_DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
@@ -41,6 +57,10 @@ _INDEX_DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
     "twice": lambda data: json.dumps([*json.loads(data), *json.loads(data)[:1]]).encode(),
     "numbers": lambda _: b"[1, 2]",
     "no id": lambda _: b'[{"updated_at": 1.0}]',
+    "no title": lambda data: _without(data, "title"),
+    "other title": lambda data: _with(data, title=5),
+    "other version": lambda data: _with(data, version="1"),
+    "other time": lambda data: _with(data, updated_at=True),
     "nul": lambda data: b"\0" * len(data),
 }
 
@@ -53,16 +73,18 @@ class SessionFolderAdapter(SessionsAdapter):
         self._at, self._cap = 0.0, CAP
         self._slots: dict[str, Any] = {}
         self._strays: list[str] = []
+        self._lists: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         super().__init__(folder, modules)
 
     def _open(self) -> Any:
         store = self._modules("sessions.store").SessionStore
-        return store(self._folder, clock=lambda: self._at, cap=self._cap)
+        settings = {"clock": lambda: self._at, "cap": self._cap, "patience_s": PATIENCE_S}
+        return store(self._folder, **settings)
 
     def __getattribute__(self, name: str) -> Any:
         """Let public calls answer refusals as values."""
         found = super().__getattribute__(name)
-        if name.startswith("_") or name in ("striking", "close", "look"):
+        if name.startswith("_") or name in ("busy", "striking", "close", "look"):
             return found
         return lambda **argument: self._answered(found, argument)
 
@@ -141,6 +163,7 @@ class SessionFolderAdapter(SessionsAdapter):
         }
         return {
             "rows": rows,
+            "listed": self._clients_see(rows),
             "index": index,
             "disk": read["json"],
             "bak": read["json.bak"],
@@ -149,10 +172,22 @@ class SessionFolderAdapter(SessionsAdapter):
             "gauges": self._store.gauges(),
         }
 
+    def _clients_see(self, rows: list[Any]) -> bool:
+        """Whether the list that clients read has these rows."""
+        lists = self._lists
+        if self._store not in lists:
+            lists[self._store] = self._modules("sessions.list").SessionList(
+                self._store.rows, lambda _: None
+            )
+        listed = lists[self._store].now()
+        own = [dict.fromkeys(SHOWN_ALWAYS) | row | {"active_stream_id": None} for row in rows]
+        return bool(listed.number == len(own) and digest(json.loads(listed.rows)) == own)
+
     def _raw(self, name: str) -> Any:
         """A sidecar as any JSON program reads it."""
         try:
-            plain = json.loads((self._folder / name).read_bytes())
+            text = (self._folder / name).read_bytes()
+            plain = json.loads(text, parse_constant=lambda _: None)
             is_session = {*FIELDS, "messages"} <= plain.keys() and isinstance(plain["version"], int)
             is_own = is_session and plain["session_id"] == name.partition(".")[0]
         except (OSError, ValueError, AttributeError):
@@ -293,6 +328,57 @@ class SessionFolderAdapter(SessionsAdapter):
 
     # Faults
 
+    def busy(
+        self, function: str, argument: Mapping[str, Any], lock: str, at: float
+    ) -> dict[str, Any]:
+        """Call while another process holds a lock of the folder for longer than the patience.
+
+        `leaked` counts the files that the call left open.
+        """
+        before = _count(OPEN_FILES)
+        with self._taken(lock):
+            try:
+                result = getattr(self, function)(**argument, at=at)
+            except self._modules("storage.files").LockBusyError:
+                result = {"refused": "LockBusyError"}
+        leaked = _count(OPEN_FILES) - before
+        return {"result": result, "leaked": max(0, leaked)}
+
+    def during(self, session: str, title: str, rival: str) -> dict[str, Any]:
+        """Rename, and meanwhile let another thread or process do the same; how that one ended."""
+        store = self._store if rival == "thread" else self._other
+        ended: list[str] = []
+
+        def rename() -> None:
+            try:
+                store.rename(session, "rival")
+                ended.append("renamed")
+            except self._modules("storage.files").LockBusyError:
+                ended.append("LockBusyError")
+
+        def act(found: Any) -> Any:
+            thread = Thread(target=rename)
+            thread.start()
+            thread.join()
+            return replace(found, title=title)
+
+        saved = self._store.change(session, act)
+        return {"result": _plain(saved), "rival": ended}
+
+    @contextmanager
+    def _taken(self, lock: str) -> Iterator[None]:
+        """Hold the index's lock, or those of all sessions, as another process would."""
+        folder = self._folder / "_locks"
+        paths = [path for path in folder.iterdir() if (path.name == "index") == (lock == "index")]
+        taken = [os.open(path, os.O_RDWR) for path in paths]
+        try:
+            for file in taken:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            for file in taken:
+                os.close(file)
+
     def striking(
         self, function: str, argument: Mapping[str, Any], strike: str, at: int, image: int = 0
     ) -> Any:
@@ -314,6 +400,21 @@ class SessionFolderAdapter(SessionsAdapter):
             self._begin()
         else:
             self._store = self._open()
+
+
+def _count(folder: str) -> int:
+    return sum(1 for _ in Path(folder).iterdir())
+
+
+def _without(data: bytes, name: str) -> bytes:
+    """The list, whose rows lack a field."""
+    rows = [{key: row[key] for key in row if key != name} for row in json.loads(data)]
+    return json.dumps(rows).encode()
+
+
+def _with(data: bytes, **fields: Any) -> bytes:
+    """The list, whose rows have other values."""
+    return json.dumps([{**row, **fields} for row in json.loads(data)]).encode()
 
 
 def _plain(metadata: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from harness.processes.server import ReferenceLaunch
 from harness.targets.components.agent_cache import AgentCacheAdapter
 from harness.targets.components.catalog_sources import CatalogSourcesAdapter
 from harness.targets.components.channels import ChannelsAdapter
+from harness.targets.components.durable_map import DurableMapAdapter
 from harness.targets.components.gateway_watcher import WatcherAdapter
 from harness.targets.components.lifecycle import LifecycleAdapter
 from harness.targets.components.model_catalog import CatalogAdapter
@@ -200,6 +201,11 @@ def open_wakeups_restarts(folder: Path) -> Any:
     return WakeupsRestartsAdapter(folder, _module)
 
 
+def open_durable_map(folder: Path) -> Any:
+    """Open a durable map with its file in `folder`."""
+    return DurableMapAdapter(folder, _module)
+
+
 def open_turns_struck(folder: Path) -> Any:
     """Open turns with their session and journals in `folder`, on a disk that fails."""
     return TurnsStruckAdapter(folder, _module)
@@ -352,6 +358,7 @@ _ADAPTERS = {
     "watcher_threads": open_watcher_threads,
     "wakeups_restarts": open_wakeups_restarts,
     "turns_struck": open_turns_struck,
+    "durable_map": open_durable_map,
     "processes": open_processes,
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,

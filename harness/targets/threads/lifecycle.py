@@ -152,26 +152,50 @@ class AgentCacheThreadsAdapter(_Threaded):
         self._cache, lifecycle = make(self._live_sessions, CAP)
         super().__init__(lifecycle)
         self._made = 0
+        self._registered: list[tuple[str, str, int, int]] = []  # session, agent, begun, ended
 
-    def turn(self, session: str, new: str = "") -> None:
+    def turn(self, session: str, new: str = "", *, cancelled: bool = False) -> None:
         """Run a turn: mark the session live, get or make its agent, use, complete, mark it idle.
 
-        `new` is the kind of a new agent, which replaces a cached one.
+        `new` is the kind of a new agent, which replaces a cached one. A cancelled turn does not
+        complete.
         """
         with self._live_lock:
             self._live[session] += 1
         agent = (None if new else self._cache.get(session)) or self._new(session, new)
         begun = self.tick()
         self._cache.put(session, agent)
+        self._registered.append((session, agent.name, begun, self.tick()))
         time.sleep(MOMENT_S)
         argument = {"session": session, "agent": agent.name}
         completing = self.tick()
-        self.lifecycle.mark_turn_completed(session, agent=agent)
-        self.see("complete_turn", argument, completing)
+        if not cancelled:
+            self.lifecycle.mark_turn_completed(session, agent=agent)
+            self.see("complete_turn", argument, completing)
+            self._registered.append((session, agent.name, completing, self.tick()))
         self.see("use", argument, begun)
         with self._live_lock:
             self._live[session] -= 1
         self._cache.shrink()
+
+    def pause(self) -> None:
+        """Wait as long as a commit takes, so that what follows meets what follows the commit."""
+        time.sleep(MOMENT_S)
+
+    def own_turn(self, session: str) -> None:
+        """Complete a turn of the session's current agent, if that is the cached one for certain.
+
+        It is, if it was registered after every other one. Only when all is quiet: nothing evicts
+        the agent meanwhile.
+        """
+        agent = self._cache.get(session)
+        spans = [entry[1:] for entry in self._registered if entry[0] == session]
+        own = [begun for name, begun, _ in spans if agent is not None and name == agent.name]
+        others = [ended for name, _, ended in spans if agent is not None and name != agent.name]
+        if agent is not None and max(own, default=0) > max(others, default=0):
+            begun = self.tick()
+            self.lifecycle.mark_turn_completed(session)
+            self.see("complete_turn", {"session": session, "agent": agent.name}, begun)
 
     def evict(self, session: str) -> None:
         """Evict the session's agent."""

@@ -553,6 +553,16 @@ def serially(rng: Random) -> Iterator[Operation]:
     yield drain(span())
 
 
+def test_turn_of_disowned_agent_is_rejected() -> None:
+    """Its completion names no agent, and the cached one never commits it."""
+    own = (op("own_turn", (5, 8)), turn((6, 7)))
+    assert blamed(check_agent_closes, turn((1, 2)), provide((3, 4)), *own) == promises.A5
+    other = provide((9, 10), "b")
+    assert blamed(check_agent_closes, turn((1, 2)), *own, other) == promises.A5
+    assert blamed(check_agent_closes, turn((1, 2)), *own, provide((9, 10))) is None
+    assert blamed(check_agent_closes, turn((1, 2)), *own, provide((9, 10), ended="failed")) is None
+
+
 @pytest.mark.parametrize("check", [check_memory_commits, check_agent_closes])
 def test_serial_histories_are_valid(check: Checker) -> None:
     """A lifecycle without concurrency keeps every promise."""

@@ -276,6 +276,35 @@ def test_append_that_met_a_removal_may_be_gone() -> None:
     assert blamed(NEW, CLEAR, append((7, 8), "t"), messages((9, 10))) == promises.S2
 
 
+@pytest.mark.parametrize(
+    ("call", "promise"),
+    [
+        (append((3, 4), "t", FAIL), promises.S2),
+        (save((3, 4), "t", FAIL), promises.S2),
+        (op("cleanup", (3, 4), outcome=FAIL), promises.S7),
+        (op("new", (3, 4), outcome=FAIL), promises.S11),
+    ],
+)
+def test_refusal_without_a_rival_is_rejected(call: Operation, promise: Promise) -> None:
+    """No copy is stale, and no session was deleted."""
+    assert blamed(NEW, call, messages((7, 8))) == promise
+    deleted = op("delete", (3, 4))
+    assert blamed(NEW, deleted, append((5, 6), "t", FAIL), op("messages", (7, 8), None)) is None
+
+
+def test_messages_in_another_order_are_rejected() -> None:
+    """Writes that overlap may be stored in either order."""
+    written = (append((1, 2), "a"), append((3, 4), "b"))
+    assert blamed(*written, messages((5, 6), "b", "a")) == promises.S1
+    met = (append((1, 4), "a"), append((2, 3), "b"))
+    assert blamed(*met, messages((5, 6), "b", "a")) is None
+
+
+def test_mark_of_no_stream_is_rejected() -> None:
+    assert blamed(active((1, 2), "other")) == promises.S7
+    assert blamed(leave((1, 2)), active((3, 4), "other")) == promises.S7
+
+
 # Serial histories ---------------------------------------------------------------------------------
 
 
@@ -296,8 +325,10 @@ def serially(rng: Random) -> History:
             case "save":
                 operations.append(save(span, name))
                 texts.append(name)
-            case "refused":
-                operations.append(save(span, name, FAIL))
+            case "refused":  # by an append that it meets
+                operations.append(save((span[0], next(now) + 1), name, FAIL))
+                operations.append(append((span[1], next(now) - 1), f"{name}'"))
+                texts.append(f"{name}'")
             case "leave" if not live:
                 operations.append(leave(span, name))
                 mark = name

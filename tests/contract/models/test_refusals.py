@@ -22,6 +22,7 @@ from harness.contract.models.catalog_over_http import CatalogOverHttpModel
 from harness.contract.models.catalog_sources import CatalogSourcesModel
 from harness.contract.models.channels import ChannelsModel
 from harness.contract.models.disturbances import DisturbancesModel
+from harness.contract.models.durable_map import DurableMapModel
 from harness.contract.models.fault_outcomes import FaultOutcomesModel
 from harness.contract.models.leaving_readers import LeavingReadersModel
 from harness.contract.models.lifecycle import LifecycleModel
@@ -46,6 +47,7 @@ from tests.contract.models import (
     test_channels,
     test_components,
     test_copies,
+    test_durable_map,
     test_lifecycle,
     test_memory_boundaries,
     test_next_turn,
@@ -129,6 +131,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     yield from ((CatalogSourcesModel(), story) for _, story in test_catalog_sources.WRONG)
     yield from ((ChannelsModel(), story) for _, story in test_channels.WRONG)
     yield from ((SessionFolderModel(), story) for story in test_session_folder.wrong_stories())
+    yield from ((DurableMapModel(), story) for story in test_durable_map.wrong_stories())
     yield WakeupsModel(), [test_components.raised("drain")]
     yield ProcessesModel(), [test_components.raised("take")]
     yield from ((test_components.STRUCK, story) for story in test_components.WRONG_STRUCK)

@@ -101,6 +101,20 @@ def with_temporary_file(seen: dict[str, Any]) -> None:
     seen["files"] = sorted([*seen["files"], "s1.tmp"])
 
 
+def with_unfinished_removal(seen: dict[str, Any]) -> None:
+    seen["files"] = sorted([*seen["files"], "s9.json.deleted"])
+
+
+def with_removal_that_was_none(seen: dict[str, Any]) -> None:
+    session = seen["disk"].get("s1")
+    if session and session["version"] == 3:
+        session["intentional_shrink_generation"] += 1
+
+
+def with_other_list(seen: dict[str, Any]) -> None:
+    seen["listed"] = False
+
+
 def with_crowded_memory(seen: dict[str, Any]) -> None:
     seen["held"][1] = ["s1", "s2", "s3"]
 
@@ -141,6 +155,9 @@ def test_refused_save_leaves_what_it_loaded_in_memory(tmp_path: Path) -> None:
         (with_removed_message, "S6"),
         (with_old_backup, "S4"),
         (with_temporary_file, "S1"),
+        (with_unfinished_removal, "S14"),
+        (with_removal_that_was_none, "S5"),
+        (with_other_list, "S15"),
         (with_crowded_memory, "A6"),
         (with_older_row, "S11"),
         (with_older_row, "S15"),
@@ -169,6 +186,40 @@ def test_wrong_answer_breaks_only_its_promise(
     tmp_path: Path, function: str, wrong: Any, promise: str
 ) -> None:
     assert judged(tmp_path, lambda name, result: wrong if name == function else result) == {promise}
+
+
+@pytest.mark.parametrize("lock", ["sessions", "index"])
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        (lambda answer: {**answer, "leaked": 1}, {"H8"}),
+        (lambda answer: {**answer, "result": None}, {"H6"}),
+        (lambda answer: answer, set()),
+    ],
+)
+def test_call_on_a_busy_lock_is_judged(
+    tmp_path: Path, lock: str, change: Callable[[Any], Any], promise: set[str]
+) -> None:
+    """It is refused, or needs no lock of the index, and leaves no file open."""
+    busy = {"function": "rename", "argument": {"session": "s1", "title": "t"}, "lock": lock}
+    calls = (("new", {"session": "s1"}), ("busy", busy))
+    answers = lambda name, result: change(result) if name == "busy" else result  # noqa: E731
+    assert judged(tmp_path, answers, calls) == promise
+
+
+def test_write_during_another_one_breaks_s9(tmp_path: Path) -> None:
+    calls = (
+        ("new", {"session": "s1"}),
+        ("during", {"session": "s1", "title": "t", "rival": "thread"}),
+        ("during", {"session": "s1", "title": "u", "rival": "process"}),
+    )
+
+    def change(name: str, result: Any) -> Any:
+        return {**result, "rival": ["renamed"]} if name == "during" else result
+
+    assert judged(tmp_path, calls=calls) == set()
+    (tmp_path / "other").mkdir()
+    assert judged(tmp_path / "other", change, calls) == {"S9"}
 
 
 def wrong_stories() -> Iterator[list[Operation]]:

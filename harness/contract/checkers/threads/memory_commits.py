@@ -32,7 +32,7 @@ def check_memory_commits(history: History) -> Verdict:
 def check_agent_closes(history: History) -> Verdict:
     """Judge a history of turns and evictions that ends quiet, with the cache shrunk."""
     rules = (_closed_in_use, _closed_early, _overlaps, _over_cap, _under_cap, _failed_calls)
-    return first_of(*rules, _too_long, _left_open, _kept_open)(history)
+    return first_of(*rules, _too_long, _left_open, _kept_open, _disowned)(history)
 
 
 def _raised(history: History) -> Iterator[Anomaly]:
@@ -461,6 +461,30 @@ def _kept_open(history: History) -> Iterator[Anomaly]:
                 also=(promises.L9,),
                 expected=f"{agents} entries",
                 observed=f"{entries} entries",
+            )
+
+
+def _disowned(history: History) -> Iterator[Anomaly]:
+    """A turn of the cached agent that it does not own: an eviction unregistered it (A5, L8).
+
+    A provider of the session that fails afterwards excuses it: then the shutdown left the session.
+    """
+    quiet = history.of("own_turn")
+    for turn in _turns(history):
+        is_own = any(own.meets(turn) for own in quiet)
+        calls = [call for call in history.of("provide") if _same(turn, call, "session")]
+        later = [call for call in calls if call.invoked_ns >= turn.invoked_ns]
+        has_failed = any(call.argument["ended"] != "ok" for call in later)
+        by_itself = any(_same(turn, call, "agent") for call in later)
+        if is_own and not has_failed and not by_itself:
+            yield Anomaly(
+                promises.A5,
+                f"a turn of the cached agent {turn.argument['agent']!r} was never committed by it",
+                (turn, *later),
+                "disowned",
+                also=(promises.L8,),
+                expected=f"a commit by {turn.argument['agent']!r}, which is cached",
+                observed=f"later commits by {[call.argument['agent'] for call in later]}",
             )
 
 

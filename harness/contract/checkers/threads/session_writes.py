@@ -8,6 +8,7 @@ messages of the session as they were at some moment during the call.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 
@@ -18,6 +19,8 @@ from harness.core.verdict import Anomaly, Verdict
 
 WRITES = ("append", "save_copy")
 REMOVALS = ("clear", "delete")
+READS = ("messages", "active", "listed")
+_REFUSED_BREAKS = {"new": promises.S11, "cleanup": promises.S7, "delete": promises.S6}
 
 
 def check_session_writes(history: History) -> Verdict:
@@ -38,10 +41,12 @@ def _anomalies(history: History) -> Iterator[Anomaly]:
             )
         if read.function == "messages" and read.outcome is Outcome.OK:
             yield from _lost_or_stray(history, read)
+            yield from _out_of_order(history, read)
         if read.function == "listed":
             yield from _wrong_list(history, read)
         if read.function == "active" and read.outcome is Outcome.OK:
             yield from _wrong_mark(history, read)
+    yield from _needless_refusals(history)
 
 
 def _lost_or_stray(history: History, read: Operation) -> Iterator[Anomaly]:
@@ -71,6 +76,7 @@ def _lost_or_stray(history: History, read: Operation) -> Iterator[Anomaly]:
                 "lost-write",
                 expected=f"{text!r} once",
                 observed=f"{read.result}",
+                also=(promises.S15,),
             )
         if write.outcome is Outcome.FAIL and times:
             yield Anomaly(
@@ -88,6 +94,44 @@ def _lost_or_stray(history: History, read: Operation) -> Iterator[Anomaly]:
                 (write, read),
                 "doubled-write",
                 expected=f"{text!r} once",
+                observed=f"{read.result}",
+            )
+
+
+def _needless_refusals(history: History) -> Iterator[Anomaly]:
+    """A call that was refused, though no session was removed, and no copy became stale."""
+    for op in history:
+        if op.outcome is not Outcome.FAIL or op.function in READS:
+            continue
+        others = [other for other in history.happened if other is not op]
+        is_gone = any(one.function == "delete" and not op.precedes(one) for one in others)
+        rivals = [one for one in others if one.meets(op) and one.function not in READS]
+        if not is_gone and not (op.function == "save_copy" and rivals):
+            yield Anomaly(
+                _REFUSED_BREAKS.get(op.function, promises.S2),
+                f"{op.call} was refused without a reason",
+                (op,),
+                "needless-refusal",
+                expected="the call happens",
+                observed=op.answer,
+                also=(promises.S10,),
+            )
+
+
+def _out_of_order(history: History, read: Operation) -> Iterator[Anomaly]:
+    """Texts that are stored in another order than that of their writes (S1)."""
+    places = {text: at for at, text in enumerate(read.result or ())}
+    writes = [op for op in history.happened if op.function in WRITES]
+    writes = [op for op in writes if op.argument["text"] in places]
+    for one, other in itertools.permutations(writes, 2):
+        first, second = one.argument["text"], other.argument["text"]
+        if one.precedes(other) and places[first] > places[second]:
+            yield Anomaly(
+                promises.S1,
+                f"messages() returned {second!r} before {first!r}, which was written earlier",
+                (one, other, read),
+                "out-of-order",
+                expected=f"{first!r} before {second!r}",
                 observed=f"{read.result}",
             )
 
@@ -114,6 +158,7 @@ def _kept(history: History, read: Operation) -> Iterator[Anomaly]:
                 "removed-write",
                 expected=f"none of {sorted(back)}" if back else "null",
                 observed=f"{read.result}",
+                also=(promises.S15,),
             )
 
 
@@ -155,7 +200,7 @@ def _wrong_list(history: History, read: Operation) -> Iterator[Anomaly]:
 
 
 def _wrong_mark(history: History, read: Operation) -> Iterator[Anomaly]:
-    """A registered run whose mark a cleanup removed, or a stale mark that it left (S7)."""
+    """A registered run whose mark a cleanup removed, or a stale or foreign mark (S7)."""
     begun = [op for op in history if op.function == "start_run" and not read.precedes(op)]
     starts = [op for op in begun if op.outcome is Outcome.OK and op.precedes(read)]
     runs = [op.argument["stream"] for op in begun if op.outcome is not Outcome.FAIL]
@@ -170,6 +215,16 @@ def _wrong_mark(history: History, read: Operation) -> Iterator[Anomaly]:
             observed=f"{read.result!r}",
         )
     left = history.of("leave_behind")
+    marks = [None, *runs, *(op.argument["stream"] for op in left)]
+    if not starts and read.result not in marks:
+        yield Anomaly(
+            promises.S7,
+            "active() returns a stream that no call marked",
+            (read,),
+            "foreign-mark",
+            expected=f"one of {marks}",
+            observed=f"{read.result!r}",
+        )
     over = [op for op in history.of("cleanup") if op.precedes(read)]
     quiet = [op for op in over if all(mark.precedes(op) for mark in left)]
     if left and quiet and read.result not in (None, *runs):
