@@ -66,7 +66,6 @@ WRONG: tuple[tuple[Sequence[Call], Promise], ...] = (
     ((TALK, stopped("s1")), promises.L15),
     ((TALK, stopped(code=None)), promises.H3),
     ((TALK, stopped(), got()), promises.L15),
-<<<<<<< HEAD
     ((TALK, heard()), promises.L15),
     ((TALK, heard(FIRST, FIRST)), promises.L15),
     ((TALK, heard(("s2", "t1", "whole"))), promises.L15),
@@ -77,19 +76,13 @@ WRONG: tuple[tuple[Sequence[Call], Promise], ...] = (
     ((REFUSE, TALK, ACCEPT, LEAVE, heard()), promises.L15),
     ((REFUSE, TALK, LEAVE, got("s1")), promises.L15),
     ((REFUSE, TALK, LEAVE, ("refused_turns", {"expected": 2}, 1)), promises.L15),
-=======
     ((("clear", {"session": "s1"}, 1),), promises.L15),
->>>>>>> main
 )
 
 
 def wrong_stories() -> Iterator[tuple[MemoryBoundariesModel, Sequence[Operation]]]:
     """Stories that end with a wrong answer."""
-<<<<<<< HEAD
     for calls, _ in WRONG:
-=======
-    for calls, _ in WRONG[:1] + WRONG[8:9] + WRONG[-1:]:
->>>>>>> main
         yield MemoryBoundariesModel(), history(*calls).operations
     failed = Operation(0, "talk", {"session": "s1"}, Outcome.FAIL, 0, 1, None, "StatusError: 500")
     yield MemoryBoundariesModel(), [failed]
