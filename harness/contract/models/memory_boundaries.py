@@ -23,6 +23,7 @@ from harness.contract import promises
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
+_ANSWERED = ("stop", "requests", "turns", "refused_turns")
 CACHE_MAX = 2  # agents that the server keeps
 
 
@@ -100,7 +101,7 @@ class MemoryBoundariesModel:
                 promises.L15, f"{operation.call} failed", expected="an answer", also=(promises.H3,)
             )
         argument = operation.argument
-        if operation.result is not None and operation.function not in ("stop", "requests"):
+        if operation.result is not None and operation.function not in _ANSWERED:
             return Refusal(
                 promises.L15, f"{operation.function}() returned a value", expected="None"
             )
