@@ -265,8 +265,8 @@ class Walker:
             self.ask("conclude", session=session)
             self.see(session, run.name)
         self.ask("stored", session=session, runs=self.runs[session])
-        for run in self.runs[session][:1]:
-            self.search(session, run)
+        for first in self.runs[session][:1]:
+            self.search(session, first)
         texts = [message.content for message in getattr(found, "messages", ())]
         self.post("/api/session/delete", session_id=session)
         if number := _NUMBER.search(" ".join(texts)):

@@ -1197,7 +1197,7 @@ def _watched(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
     found = difference(wanted, {**observed, "events": late})  # a run's end may be announced late
     if found is None:
         return (_narrowed(expected.state, operation.result["answer"]["body"]),)
-    tested = (promises.C5, promises.C3, promises.W7, promises.S15)
+    tested: tuple[Promise, ...] = (promises.C5, promises.C3, promises.W7, promises.S15)
     if STARTED in [row[1] for row in late]:  # a turn that the client started is none of the server
         tested = (promises.C7, *tested)
     return _refusal(operation, found, tested)
