@@ -17,6 +17,7 @@ without it that arm is left out.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import statistics
 import subprocess
@@ -140,6 +141,60 @@ def measure_explorer(seconds: float, seeds: int) -> None:
     )
 
 
+async def _count(value: list[int]) -> None:
+    """Add one three times, each over an await."""
+    for _ in range(3):
+        seen = value[0]
+        await asyncio.sleep(0)
+        value[0] = seen + 1
+
+
+async def _counter() -> None:
+    value = [0]
+    await asyncio.gather(*(_count(value) for _ in range(3)))
+
+
+async def _pipeline() -> None:
+    queue: asyncio.Queue[int] = asyncio.Queue(1)
+
+    async def produce() -> None:
+        for number in range(4):
+            await queue.put(number)
+            await asyncio.sleep(0.1)
+
+    async def consume() -> None:
+        for _ in range(4):
+            await queue.get()
+            await asyncio.sleep(0.1)
+
+    await asyncio.gather(produce(), consume())
+
+
+async def _worker() -> None:
+    items: list[int] = []
+    jobs = (asyncio.to_thread(items.append, number) for number in range(2))
+    await asyncio.gather(*jobs, asyncio.sleep(0))
+
+
+def measure_tasks(seconds: float) -> None:
+    """Measure the rate of asyncio programs in each order of their event loop."""
+    from harness.schedule import Budget, LoopOrder, explore  # noqa: PLC0415
+
+    for main in (_counter, _pipeline, _worker):
+        for order in LoopOrder:
+            used_s = time.process_time()
+            result = explore(
+                lambda _run, main=main: asyncio.run(main()),  # type: ignore[misc]
+                budget=Budget(10**9, seconds),
+                strategies=["random"],
+                order=order,
+            )
+            used_s = time.process_time() - used_s
+            assert result.finding is None, result.story
+            rate = result.schedules / used_s
+            print(f"tasks, {main.__name__[1:]}, {order}: {rate:.0f} per processor second")
+
+
 def measure_free_threads(seconds: float) -> None:
     """Run plain threads on the broken code."""
     runs = lost = 0
@@ -200,6 +255,7 @@ def main() -> None:
         measure_frontrun(options.seconds)
         return
     measure_explorer(options.seconds, options.seeds)
+    measure_tasks(options.seconds)
     measure_free_threads(options.seconds)
     if options.frontrun is None:
         print("frontrun: skipped, no --frontrun PYTHON")

@@ -175,7 +175,8 @@ class App:
         for sid in sorted(rows.keys() & (recent | copies.keys())):
             copy = copies.get(sid)
             known = None if copy is None else (copy.title or UNTITLED, copy.message_count)
-            if known != (rows[sid]["title"], rows[sid]["message_count"]):
+            # A retried turn has as many messages as the one before, so equal counts prove nothing.
+            if sid in recent or known != (rows[sid]["title"], rows[sid]["message_count"]):
                 try:
                     self.sync(self.store.load(sid))
                 except Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,8 +14,10 @@ from harness.cli.options import (
     run_options,
     scenario_option,
     scenarios_option,
+    shard_option,
 )
 from harness.cli.output import print_result, print_table, progress, table
+from harness.core.partition import WHOLE
 from harness.runs import baselines
 from harness.runs.audit import Audit, Row, Score
 
@@ -50,6 +53,7 @@ MISSED_MAX = 40  # rows of missed changes that are printed
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Exit 1 if a scenario is behind its share in this file, by more than chance explains.",
 )
+@shard_option
 @record_option
 @click.option("--fields", is_flag=True, help="List every field with missed changes.")
 @run_options("workers", "seed", "json")
@@ -59,6 +63,7 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     scenario: tuple[str, ...],
     per_field: int,
     seconds: float,
+    shard: tuple[int, int],
     at_least: float,
     against: Path | None,
     record: Path | None,
@@ -71,12 +76,12 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     the scenario's checker judges the history again, without a target.
 
     \b
-    harness audit reports/runs/latest
     harness audit reports/runs/latest --scenario 'wakeups-*' --fields
+    harness audit reports/runs/latest --seed 1 --shard 1/4 --record share1.json
 
     Results go to the terminal; nothing is written but what --record asks for.
     """  # noqa: D301  click needs the backslash
-    audit = Audit(run, options.seed, per_field, options.workers, seconds, scenario)
+    audit = Audit(run, options.seed, per_field, options.workers, seconds, scenario, shard)
     with progress() as step:
         scores, rows = audit.run(step)
     if options.wants_json:
@@ -95,7 +100,9 @@ def audit_command(  # noqa: PLR0913  one parameter an option
     print_result(f"{noticed} of {total} changes noticed · seed {options.seed}")
     if record is not None:
         rows_of = [score.to_json() for score in sorted(scores, key=lambda s: s.scenario)]
-        figures = {"per_field": per_field, "changed": total, "noticed": noticed}
+        figures: dict[str, Any] = {"per_field": per_field, "changed": total, "noticed": noticed}
+        if shard != WHOLE:
+            figures["share"] = list(shard)
         baselines.record(record, options.seed, {**figures, "scenarios": rows_of})
     fallen = [] if against is None else baselines.behind(scores, against)
     for sentence in fallen:

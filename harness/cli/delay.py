@@ -37,10 +37,11 @@ def delay_command(*, source: Path, copy: Path, seed: int, share: float) -> int:
 
     \b
     harness delay ~/hermes-webui slow --seed 7
+    harness delay ~/hermes-webui slower --seed 7 --share 0.5
     harness gate --target hermes-webui@slow --scenario 'server-*'
     harness gate --target reference+delays-7 --mode http --mode crash --mode load
 
-    The copy goes to COPY; the source stays as it is. Exit codes: 0; 254 for a usage error.
+    Results go to the folder COPY; the source stays as it is. Exit codes: 0; 254 for a usage error.
     """  # noqa: D301  click needs the backslash
     try:
         count = delayed_copy(source.expanduser(), copy.expanduser(), seed, share=share)

@@ -67,6 +67,12 @@ from harness.runs.gate import Gate
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a file that accepts every finding of this gate, for --accept.",
 )
+@click.option(
+    "--ledger",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file of failing seeds, as JSON lines: they are asked first, in a quarter of the budget "
+    "on top of it, and those of this gate are added.",
+)
 @shard_option
 @run_options()
 def gate_command(  # noqa: PLR0913  one parameter an option
@@ -83,6 +89,7 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     accept: Path | None,
     since: Path | None,
     write_accepted: Path | None,
+    ledger: Path | None,
     shard: tuple[int, int],
     options: RunOptions,
 ) -> int:
@@ -124,6 +131,7 @@ def gate_command(  # noqa: PLR0913  one parameter an option
         accepted,
         earlier,
         shard,
+        ledger,
     )
     with progress() as step:
         conclusion = gate.run(step)

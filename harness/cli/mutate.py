@@ -147,6 +147,7 @@ def mutate_command(  # noqa: PLR0913  one parameter an option
     document = {
         "run": str(run),
         **stored_plan,
+        "share": list(shard),
         "all": len(mutants),
         "score": shares.to_json(),
         "mutants": [stored.to_json() for stored in results if stored.status is not Status.OPEN],

@@ -19,11 +19,13 @@ from harness.core import history
 from harness.core.contract import Unpredictable
 from harness.core.errors import HistoryDamagedError, UsageError
 from harness.core.history import History
+from harness.core.partition import WHOLE
 from harness.core.verdict import Validity
 from harness.engine.runner import HISTORY
 from harness.engine.scenario import Scenario
 from harness.engine.suite import choose, find_suites
 from harness.mutation.answers import AnswerMutant, mutants_of
+from harness.runs.gate import shared
 from harness.runs.pytest_run import Progress
 
 
@@ -85,7 +87,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Audit:
-    """A run folder, the scenarios by name or glob, and how many changes of each field to judge."""
+    """A run folder, the scenarios by name or glob, and how many changes of each field to judge.
+
+    `share` (k, n) is the k-th of n shares of the scenarios.
+    """
 
     run_folder: Path
     seed: int
@@ -93,6 +98,7 @@ class Audit:
     workers: int
     seconds_per_scenario: float
     scenarios: tuple[str, ...] = ()
+    share: tuple[int, int] = WHOLE
 
     def run(self, progress: Progress) -> tuple[list[Score], list[Row]]:
         """Audit every scenario of the run that left a valid history.
@@ -118,7 +124,7 @@ class Audit:
             raise UsageError(
                 f"{self.run_folder}: expected SCENARIO/{HISTORY} of a known scenario; found none"
             )
-        return names
+        return shared(names, self.share, "scenarios")
 
     def _audit(self, name: str) -> tuple[Score, list[Row]]:
         scenario = choose([name])[name]

@@ -33,6 +33,7 @@ from harness.runs.canary_memory import CanaryMemory
 from harness.runs.differences import Difference, StoredRun, compare, figures_of, stored
 from harness.runs.pytest_run import Progress, Results, Session, run_session
 from harness.runs.reached import Reached, blocks_in, excuses_for, hit, source_of, top_of
+from harness.runs.seed_ledger import read_ledger, remember, to_ask, with_proofs
 from harness.runs.sources import digest_of
 from harness.targets.registry import find_target
 from harness.worker import reach as recorder
@@ -41,6 +42,7 @@ EFFORT_SECONDS = 180.0  # a budget of this many seconds is effort 1
 CANARY_EFFORT = 0.25
 CANARY_TIMEOUT_S = 60.0  # for any budget: a canary that had too little time shows nothing
 REACH = "reach"  # the folder of a run in which its processes record the lines that they run
+LEDGER_SHARE = 0.25  # of the budget, in addition to it, for the failing seeds of earlier gates
 UNABLE = "the target cannot do it"
 
 
@@ -165,7 +167,7 @@ class Gate:
 
     With `fails_fast` the first scenario that is not valid ends the run. Findings that `accepted` or
     the `earlier` run has do not make it invalid. `share` (k, n) is the k-th of n shares of the
-    scenarios.
+    scenarios. Failing seeds in the `ledger` are asked first, and those of this gate are added.
     """
 
     target: str
@@ -184,6 +186,7 @@ class Gate:
     accepted: tuple[Accepted, ...] | None = None
     earlier: StoredRun | None = None
     share: tuple[int, int] = WHOLE
+    ledger: Path | None = None
 
     def run(self, progress: Progress) -> Conclusion:
         """Run the scenarios and the canaries, and write the run folder.
@@ -228,10 +231,12 @@ class Gate:
             blocks = blocks_in(source)
             (run / REACH).mkdir()
             settings = recorder.settings(run / REACH, top_of(source))
+        again = self._ask_failing_seeds(session, run, progress)
         results = Results()
         if able:
             results = run_session(session, run, self.budget_s, progress, settings)
         self._judge_unfinished(results, able, target, run)
+        self._add_failing_seeds(results, target.name, effort, again)
         canaries, remembered = self._judge_canaries(able.values(), results, progress)
         conclusion = conclude(run, results, canaries, time.monotonic() - began)
         conclusion = replace(conclusion, remembered=remembered)
@@ -253,6 +258,46 @@ class Gate:
         options = {"scenario": self.scenarios, "promise": self.promises, "mode": self.modes}
         given = (f"--{name} {value}" for name, values in options.items() for value in values)
         return ", ".join(given) or "the suites: they have none"
+
+    def _ask_failing_seeds(
+        self, session: Session, run: Path, progress: Progress
+    ) -> list[tuple[int, float, Record]]:
+        """Ask the ledger's seeds, in a share of the budget on top of it: what broke, with seeds."""
+        if self.ledger is None:
+            return []
+        entries = read_ledger(self.ledger)
+        own = (self.seed, session.effort)
+        ends_at = time.monotonic() + LEDGER_SHARE * self.budget_s
+        broken = []
+        for (seed, effort), names in to_ask(entries, self.target, session.scenarios, own).items():
+            left_s = ends_at - time.monotonic()
+            if left_s <= 0:
+                progress("failing seeds: their time is over")
+                break
+            place = run / f"seed-{seed}-{effort:g}"
+            place.mkdir()
+            asked = replace(session, scenarios=names, seed=seed, effort=effort)
+            found = run_session(asked, place, left_s, progress).records
+            broken += [(seed, effort, r) for r in found.values() if r.verdict.anomalies]
+        return broken
+
+    def _add_failing_seeds(
+        self,
+        results: Results,
+        target: str,
+        effort: float,
+        again: Sequence[tuple[int, float, Record]],
+    ) -> None:
+        """Keep the seeds that fail, and add what they broke to the records."""
+        if self.ledger is None:
+            return
+        own = [(self.seed, effort, record) for record in results.records.values()]
+        remember(self.ledger, target, [*own, *again], time.time())
+        for _, _, record in again:
+            name = record.scenario
+            results.records[name] = with_proofs(results.records.get(name), record)
+            if name in results.unfinished:
+                results.unfinished.remove(name)
 
     def _judge_unfinished(
         self, results: Results, scenarios: Mapping[str, Scenario], target: Target, run: Path

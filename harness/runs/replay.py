@@ -100,12 +100,14 @@ def failure_of(document: Mapping[str, Any]) -> Failure:
 def run(failure: Failure, target_name: str) -> ReplayResult:
     """Ask the failure's operations again, one after another, and judge the answers.
 
-    Raises NotReplayableError where the target or the scenario does not know the operations, because
-    another version stored them.
+    Raises UsageError where the target lacks the ability, and NotReplayableError where the target or
+    the scenario does not know the operations, because another version stored them.
     """
     scenario = failure.scenario
     require_extras(f"scenario {scenario.name!r}", *scenario.extras)
     target = find_target(target_name)
+    if scenario.ability not in target.abilities:
+        raise UsageError(f"target {target.name!r} has no ability {scenario.ability!r}")
     target.prepare()
     with tempfile.TemporaryDirectory(prefix="harness-replay-") as scratch:
         path = Path(scratch) / "history.jsonl"

@@ -1,5 +1,6 @@
 """Explores thread interleavings under controlled schedules with a virtual clock."""
 
+from harness.schedule.asyncio_tasks.order import LoopOrder
 from harness.schedule.causality import Causality, causality
 from harness.schedule.explorer import Budget, Result, explore
 from harness.schedule.finding import Finding
@@ -24,6 +25,7 @@ __all__ = [
     "Finding",
     "Level",
     "LockRules",
+    "LoopOrder",
     "Operations",
     "PromiseBrokenError",
     "Result",

@@ -64,6 +64,7 @@ def causality(
         rules=rules,
         timers=finding.timers,
         points=finding.points,
+        order=finding.order,
         stock=finding.stock,
     )
     executor = Executor(body, setting)

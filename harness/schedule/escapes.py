@@ -9,18 +9,22 @@ neither takes a step nor computes: it waits for something real.
 from __future__ import annotations
 
 import _thread
+import asyncio
 import gc
 import os
 import random
 import select
+import socket
 import sys
 import time
 from collections.abc import Mapping
+from inspect import CO_COROUTINE
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 from harness.schedule.accesses import is_under_test
+from harness.schedule.asyncio_tasks.loop import state_of
 from harness.schedule.control import in_charge
 from harness.schedule.scheduler import Scheduler, Task
 
@@ -36,6 +40,7 @@ _METHODS = {
     "poll": {"poll"},
     "posix": {"waitpid", "wait", "wait3", "wait4", "waitid"},
 }
+_HELD_BRIEFLY = ("asyncio.events", "asyncio.mixins")  # their locks: never during a step
 _SHARED_RANDOM = random._inst  # noqa: SLF001 - that of random.random
 _SAMPLES = 4
 _COMPUTE_MAX_S = 30.0
@@ -80,13 +85,21 @@ class Audit:
                 self._note_made_locks(frame)
         elif event == "call" and frame.f_code not in self._seen:
             self._seen.add(frame.f_code)
-            if is_under_test(frame.f_code.co_filename):
-                self.modules[module] = None
-            self._note_native_locks(frame.f_globals, frame.f_code, module.rpartition(".")[2])
-            subject = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
-            if subject is not None and type(subject).__module__ == module:
-                names = {**vars(type(subject)), **getattr(subject, "__dict__", {})}
-                self._note_native_locks(names, frame.f_code, type(subject).__qualname__)
+            self._note_call(frame, module)
+
+    def _note_call(self, frame: FrameType, module: str) -> None:
+        """Record a function's module, and what it uses, at its first call."""
+        if is_under_test(frame.f_code.co_filename):
+            self.modules[module] = None
+            if frame.f_code.co_flags & CO_COROUTINE:
+                self._note_loop(module)
+        if module in _HELD_BRIEFLY:
+            return
+        self._note_native_locks(frame.f_globals, frame.f_code, module.rpartition(".")[2])
+        subject = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
+        if subject is not None and type(subject).__module__ == module:
+            names = {**vars(type(subject)), **getattr(subject, "__dict__", {})}
+            self._note_native_locks(names, frame.f_code, type(subject).__qualname__)
 
     def _note_made_locks(self, frame: FrameType) -> None:
         """Record the native locks that exist since this schedule began, and who made them."""
@@ -100,6 +113,16 @@ class Audit:
                     f"a native lock, made in {_place(frame)}, which is not under control:"
                     " call harness.schedule.install() before its factory is imported"
                 ] = None
+
+    def _note_loop(self, module: str) -> None:
+        """Record an event loop that runs this code and is not under control."""
+        loop = asyncio._get_running_loop()  # noqa: SLF001 - without an error if none runs
+        if loop is not None and state_of(loop) is None:
+            kind = f"{type(loop).__module__}.{type(loop).__qualname__}"
+            self.found[
+                f"an event loop, {kind}, which runs {module} and is not under control: only"
+                " asyncio's own selector loop is, made during the schedule"
+            ] = None
 
     def _note_native_locks(self, names: Mapping[str, Any], code: CodeType, owner: str) -> None:
         """Record the native locks among the names that this code uses."""
@@ -147,6 +170,8 @@ def _real_wait(function: Any) -> str:
         return _CALLS[id(function)]
     owner = getattr(function, "__self__", None)
     name = getattr(function, "__name__", "")
+    if isinstance(owner, socket.socket) and owner.gettimeout() == 0:
+        return ""  # it does not wait
     kind = getattr(owner, "__name__", type(owner).__name__)
     return f"{kind}.{name}" if name in _METHODS.get(kind, ()) else ""
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from harness.core.errors import HarnessError, UsageError
 from harness.schedule.accesses import Accesses, forget_functions
+from harness.schedule.asyncio_tasks.order import LoopOrder
 from harness.schedule.control import in_charge
 from harness.schedule.escapes import Audit, StallDetector
 from harness.schedule.exhaustive import PRUNED
@@ -51,6 +52,7 @@ class Settings:
     rules: LockRules | None = None
     timers: int = TIMERS  # the deadlines that may pass early in one schedule
     points: tuple[str, ...] = ()  # accesses that are points, by `Site.key`
+    order: LoopOrder = LoopOrder.DRIFT  # of the callbacks of event loops
     stock: bool = False  # whether lines and accesses are points only where CPython can switch
 
 
@@ -63,6 +65,7 @@ class Execution:
     outcome: Any
     steps: int
     tasks: int
+    out_of_turn: int = 0  # callbacks that asyncio's queue would not have run next
 
     @property
     def is_pruned(self) -> bool:
@@ -76,7 +79,7 @@ class Executor:
     def __init__(self, body: Body, setting: Settings) -> None:
         self.body = body
         self.setting = setting
-        self.scheduler = Scheduler(steps=setting.steps, timers=setting.timers)
+        self.scheduler = Scheduler(steps=setting.steps, timers=setting.timers, order=setting.order)
         self.situations: Counter[str] = Counter()
         self.stopping = False
         self._executed = 0
@@ -142,7 +145,9 @@ class Executor:
             raise SystemExit  # the caller was interrupted and no longer waits
         if run.ending is not None and isinstance(run.ending.error, UsageError):
             raise run.ending.error
-        return Execution(tuple(run.choices), run.ending, outcome, run.steps, run.task_count)
+        return Execution(
+            tuple(run.choices), run.ending, outcome, run.steps, run.party_count, run.out_of_turn
+        )
 
     def audit(self, chooser: Chooser) -> tuple[Audit, Execution]:
         """Execute one schedule, and return what it uses that bypasses the scheduler."""

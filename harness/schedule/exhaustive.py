@@ -179,6 +179,10 @@ class Reduced:
         key: int | str = target if isinstance(target, str) else target.key
         (self._current.writes if write else self._current.reads).add(key)
 
+    def publish(self, target: Any) -> None:
+        """Record an addition to a queue: of two, each order is another one."""
+        self.touch(target, write=True)
+
     def touch_anything(self) -> None:
         """Record that the current transition may depend on any other."""
         self._current.anything = True

@@ -23,6 +23,7 @@ from typing import Any
 from harness.core.errors import UsageError
 from harness.core.verdict import Validity
 from harness.schedule.accesses import modules_of
+from harness.schedule.asyncio_tasks.order import LoopOrder
 from harness.schedule.distinct import Distinct
 from harness.schedule.executor import Execution, Executor, Settings, known_modules
 from harness.schedule.exhaustive import Bounded, Reduced
@@ -91,7 +92,8 @@ class Result:
 
     `distinct` is an estimate, exact below some thousands. `bound` is the number of preemptions up
     to which every schedule ran; `timers` the number of deadlines in one schedule that passed early,
-    None if no thread waited with a timeout while another one could act. `lines` is the number of
+    None if no thread waited with a timeout while another one could act. `order` is that of the
+    callbacks of event loops, None without one. `lines` is the number of
     lines of `modules` that were points, `accesses` are the unsynchronised accesses among them,
     `points` their keys, `chance` the uses of random numbers without a seed. `missed` maps a depth
     to the largest probability that a bug of that depth exists and was not found. `outcomes` counts
@@ -117,6 +119,7 @@ class Result:
     timers: int | None = None
     chance: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
+    order: LoopOrder | None = None
 
     @property
     def validity(self) -> Validity:
@@ -151,7 +154,8 @@ class Result:
         """The level, and the lines of which modules are points."""
         lines = f"{self.lines} line{'' if self.lines == 1 else 's'}"
         modules = ", ".join(self.modules) or "no module"
-        return f"{self.level} level, {lines} of {modules} are points"
+        queue = "" if self.order is None else f", event loops in {self.order} order"
+        return f"{self.level} level, {lines} of {modules} are points{queue}"
 
 
 def explore(  # noqa: PLR0913 - all but the body have defaults
@@ -164,6 +168,7 @@ def explore(  # noqa: PLR0913 - all but the body have defaults
     modules: Sequence[str] = (),
     rules: LockRules | None = None,
     points: Sequence[str] = (),
+    order: LoopOrder | str = LoopOrder.DRIFT,
     stock: bool = False,
 ) -> Result:
     """Run `body` under many schedules, and return the result.
@@ -174,8 +179,9 @@ def explore(  # noqa: PLR0913 - all but the body have defaults
     accesses are followed at the sync level, beside those of the modules of which code runs and that
     are neither CPython's nor installed. `rules` are lock rules that hold in every schedule.
     `points` are accesses that are points from the first schedule on, as `Result.points` of a search
-    of the same modules names them. With `stock` lines and accesses are points only where a CPython
-    with its global lock can switch.
+    of the same modules names them. `order` is that of the callbacks of asyncio's event loops: fifo,
+    drift or relaxed (see `LoopOrder`). With `stock` lines and accesses are points only where a
+    CPython with its global lock can switch.
     Raises UsageError for an unknown strategy or module.
     """
     setting = Settings(
@@ -185,6 +191,7 @@ def explore(  # noqa: PLR0913 - all but the body have defaults
         rules,
         budget.timers,
         tuple(points),
+        LoopOrder(order),
         stock=stock,
     )
     executor = Executor(body, setting)
@@ -320,7 +327,8 @@ class _Search:
                         lanes = list(self._lanes)
                         break
                 is_exhausted = getattr(lane.strategy, "exhausted", False)
-                if is_exhausted and not self._chance:
+                has_input = self._executor.scheduler.has_input  # comes in one order only
+                if is_exhausted and not (self._chance or has_input):
                     self._exhausted = True
                     return
                 if is_exhausted or not is_left:
@@ -438,7 +446,8 @@ class _Search:
             self._report_chance(ending, replayed, replays)
             return
         recorder = Recorder(self._executor.scheduler)
-        last = self._executor.execute(_replay(choices), recorder).ending or ending
+        shown = self._executor.execute(_replay(choices), recorder)
+        last = shown.ending or ending
         accesses = self._executor.accesses
         setting = self._executor.setting
         self._finding = Finding(
@@ -463,6 +472,8 @@ class _Search:
             points=() if accesses is None else tuple(sorted(accesses.points)),
             accesses=() if accesses is None else accesses.conflicts,
             stock=setting.stock,
+            order=setting.order,
+            out_of_turn=shown.out_of_turn,
         )
 
     def _report_chance(self, ending: Ending, alike: int, times: int) -> None:
@@ -507,6 +518,7 @@ class _Search:
             accesses=() if accesses is None else accesses.conflicts,
             timers=executor.setting.timers if executor.scheduler.has_offered_time else None,
             chance=self._chance,
+            order=executor.setting.order if executor.scheduler.has_loops else None,
         )
 
 

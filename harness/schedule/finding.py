@@ -8,21 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from harness.schedule.asyncio_tasks.order import LoopOrder
 from harness.schedule.scheduler import Ending
 from harness.schedule.story import Step, format_steps
 from harness.schedule.trace import Level
 
-RULES = ("held", "nested", "lock-order")
+RULES = ("held", "nested", "lock-order", "unawaited")  # known by their messages
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One failing schedule, shrunk.
 
-    `kind` is assertion, exception, deadlock, livelock, lock-order, held or nested. `choices` are
-    the numbers of the tasks chosen wherever there was a choice. `feasible` is whether a
-    stock CPython, with its global lock, can switch where this schedule does. `replayed` counts the
-    replays, out of `replays`, that failed in the same way.
+    `kind` is assertion, exception, deadlock, livelock, lock-order, held, nested, unawaited or
+    pending. `choices` are the numbers of the tasks chosen wherever there was a choice.
+    `out_of_turn` counts the callbacks that asyncio's queue would not have run next. `feasible` is
+    whether a stock CPython, with its global lock, can switch where this schedule does. `replayed`
+    counts the replays, out of `replays`, that failed in the same way.
     """
 
     kind: str
@@ -46,6 +48,8 @@ class Finding:
     points: tuple[str, ...] = ()  # the accesses that were points, by `Site.key`
     accesses: tuple[str, ...] = ()  # the unsynchronised accesses that the search had found
     stock: bool = False
+    order: LoopOrder = LoopOrder.DRIFT  # of the callbacks of event loops
+    out_of_turn: int = 0  # callbacks that asyncio's queue would not have run next
 
     @property
     def signature(self) -> tuple[str, str, str]:
@@ -62,6 +66,8 @@ class Finding:
     def story(self) -> str:
         """The failure and its schedule, in one column for each thread."""
         where = "any stock CPython" if self.feasible else "a free-threaded CPython only"
+        if self.out_of_turn:
+            where = "another order than that of asyncio's queue only"
         found = f"found by {self.strategy} as schedule {self.schedule} (seed {self.seed})"
         replayed = f"replayed {self.replayed} of {self.replays}"
         lines = [
@@ -101,6 +107,8 @@ class Finding:
             "points": list(self.points),
             "accesses": list(self.accesses),
             "stock": self.stock,
+            "order": str(self.order),
+            "out_of_turn": self.out_of_turn,
         }
 
     @classmethod
@@ -116,6 +124,7 @@ class Finding:
                 "stacks": tuple((name, stack) for name, stack in data["stacks"]),
                 "points": tuple(data.get("points", ())),
                 "accesses": tuple(data.get("accesses", ())),
+                "order": LoopOrder(data.get("order", LoopOrder.DRIFT)),
             }
         )
 

@@ -1,4 +1,4 @@
-"""Runs threads of calls on one fresh subject, and checks the history of each schedule.
+"""Runs threads or tasks of calls on one subject, and checks the history of each schedule.
 
 Calls are data, so a sequential machine can generate them, and shrinking can remove them one by one.
 The time of a history is a counter that increases with every invocation and completion: an operation
@@ -7,10 +7,12 @@ precedes another exactly if it completed before the other was invoked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import isawaitable
 from itertools import combinations_with_replacement, count
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from harness.core.checker import Checker
 from harness.core.errors import UsageError
@@ -68,6 +70,10 @@ class Instrumented(Protocol):
 class Operations:
     """A body: `before` in the main thread, `threads` concurrently, `after` in the main thread.
 
+    With `tasks` each sequence of calls is an asyncio task, and an answer that can be awaited is.
+    `impatient` are the processes, from 1, whose client cancels such a task wherever it waits: the
+    outcome of the cancelled call is unknown.
+
     The events of an `Instrumented` subject join the history as operations of process 0.
 
     `refusals` are the exceptions after which a call did not happen and will not. After another
@@ -81,22 +87,43 @@ class Operations:
     after: Sequence[Call] = ()
     ask: Callable[[Any, Call], Any] = ask
     refusals: tuple[type[Exception], ...] = ()
+    tasks: bool = False
+    impatient: Collection[int] = ()
     _known: dict[str, Verdict] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, run: Run) -> None:
         """Run one schedule. Raises PromiseBrokenError if its history is invalid."""
-        recorder = _HistoryRecorder(self)
-        recorder.do(0, self.before)
-        for process, calls in enumerate(self.threads, start=1):
-            run.thread(recorder.do, process, calls)
-        run.join()
-        recorder.do(0, self.after)
+        recorder = asyncio.run(self._in_tasks(run)) if self.tasks else self._in_threads(run)
         history = History(tuple(sorted(recorder.operations, key=lambda o: o.invoked_ns)))
         verdict = self._judge(history)
         if verdict.validity is Validity.INVALID:
             raise PromiseBrokenError(verdict, history)
         if verdict.validity is Validity.UNKNOWN:
             run.reached("a history with an unknown verdict")
+
+    def _in_threads(self, run: Run) -> _HistoryRecorder:
+        recorder = _HistoryRecorder(self)
+        recorder.do(0, self.before)
+        for process, calls in enumerate(self.threads, start=1):
+            run.thread(recorder.do, process, calls)
+        run.join()
+        recorder.do(0, self.after)
+        return recorder
+
+    async def _in_tasks(self, run: Run) -> _HistoryRecorder:
+        recorder = _HistoryRecorder(self)
+        await recorder.do_awaited(0, self.before)
+        tasks = [
+            asyncio.create_task(recorder.do_awaited(process, calls), name=f"process {process}")
+            for process, calls in enumerate(self.threads, start=1)
+        ]
+        for process in self.impatient:
+            if process <= len(tasks):
+                run.cancel(tasks[process - 1])
+        if tasks:
+            await asyncio.wait(tasks)
+        await recorder.do_awaited(0, self.after)
+        return recorder
 
     def _judge(self, history: History) -> Verdict:
         """Check the history, with a cache: most schedules repeat an earlier history."""
@@ -139,29 +166,61 @@ class _HistoryRecorder:
     def do(self, process: int, calls: Sequence[Call]) -> None:
         """Make these calls in order, as this process."""
         for requested in calls:
-            invoked = next(self._ticks)
-            outcome, result, error = Outcome.OK, None, ""
-            try:
-                result = self._program.ask(self._subject, requested)
-            except self._program.refusals as refused:
-                outcome, error = Outcome.FAIL, f"{type(refused).__name__}: {refused}"
-            except Exception as lost:  # noqa: BLE001 - the outcome is unknown
-                outcome, error = Outcome.INFO, f"{type(lost).__name__}: {lost}"
-            completed = None if outcome is Outcome.INFO else next(self._ticks)
-            self.operations.append(
-                Operation(
-                    process,
-                    requested.function,
-                    requested.argument,
-                    outcome,
-                    invoked,
-                    completed,
-                    result,
-                    error,
-                )
+            with _Attempt(self, process, requested) as attempt:
+                attempt.result = self._program.ask(self._subject, requested)
+            process = attempt.next_process
+
+    async def do_awaited(self, process: int, calls: Sequence[Call]) -> None:
+        """Make these calls in order, as this process, and await their answers."""
+        for requested in calls:
+            with _Attempt(self, process, requested) as attempt:
+                answer = self._program.ask(self._subject, requested)
+                attempt.result = await answer if isawaitable(answer) else answer
+            process = attempt.next_process
+
+    def end(self, attempt: _Attempt, error: BaseException | None) -> None:
+        """Record how a call ended."""
+        outcome = Outcome.OK
+        if error is not None:
+            refused = isinstance(error, self._program.refusals)
+            outcome = Outcome.FAIL if refused else Outcome.INFO
+        completed = None if outcome is Outcome.INFO else next(self._ticks)
+        self.operations.append(
+            Operation(
+                attempt.process,
+                attempt.requested.function,
+                attempt.requested.argument,
+                outcome,
+                attempt.invoked,
+                completed,
+                attempt.result,
+                "" if error is None else f"{type(error).__name__}: {error}",
             )
-            if outcome is Outcome.INFO:
-                process = next(self._next_process)
+        )
+        if outcome is Outcome.INFO:
+            attempt.next_process = next(self._next_process)
+
+
+class _Attempt:
+    """One call, whose outcome is recorded at the end of the block."""
+
+    def __init__(self, recorder: _HistoryRecorder, process: int, requested: Call) -> None:
+        self._recorder = recorder
+        self.process = self.next_process = process
+        self.requested = requested
+        self.invoked = recorder.tick()
+        self.result: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> bool:
+        """Swallow what the call raised; a cancellation is recorded, and goes on."""
+        if error is None or isinstance(error, Exception | asyncio.CancelledError):
+            self._recorder.end(self, error)
+        return isinstance(error, Exception)
 
 
 def shrink_calls(

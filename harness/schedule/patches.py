@@ -24,7 +24,7 @@ from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-from harness.schedule import databases, files, network, threads
+from harness.schedule import asyncio_tasks, databases, files, network, threads
 from harness.schedule.captured import replace_captured
 from harness.schedule.clock import nanoseconds
 from harness.schedule.control import scheduler
@@ -171,6 +171,7 @@ class Patches:
             self._replace(logging.Logger, "handle", _handle)
             self._replace(concurrent.futures.ThreadPoolExecutor, "__init__", _make_pool_in_order)
             self._undo.append(network.patch())
+            self._undo.append(asyncio_tasks.patch())
             adopt(concurrent.futures.thread)
         _entered.append(self)
         return self

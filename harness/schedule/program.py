@@ -6,8 +6,10 @@ joins them, and asserts. Its return value is the schedule's *outcome*.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -42,6 +44,14 @@ class Run:
         """Wait for the end of these threads, or of all that `thread` started."""
         self._scheduler.join(list(tasks) or self._tasks)
 
+    def cancel(self, task: asyncio.Task[Any]) -> Task:
+        """Cancel an asyncio task from a client's thread, at any of the places where it waits.
+
+        Called in the loop that runs the task. Whether the task still runs by then is open.
+        """
+        loop = asyncio.get_running_loop()
+        return self.thread(_cancel, loop, task, name=f"the client of {task.get_name()}")
+
     def cell(self, value: T, name: str = "a cell") -> Cell[T]:
         """Create a shared variable, each access to which is a step."""
         return Cell(value, name)
@@ -59,6 +69,11 @@ class Run:
     def step(self) -> int:
         """The number of steps so far: a logical clock that differs between any two steps."""
         return self._scheduler.steps
+
+
+def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(task.cancel)
 
 
 class Cell(Generic[T]):

@@ -77,6 +77,12 @@ class Races:
             self._published[key] = dict(clock)
             clock[self._scheduler.current.number] += 1
 
+    def publish(self, target: Any) -> None:
+        """Order what came before an addition to a queue before what its reader does next."""
+        clock = self._own()
+        _merge(self._published.setdefault(target.key, {}), clock)
+        clock[self._scheduler.current.number] += 1
+
     def touch_anything(self) -> None:
         """Do nothing: time orders nothing."""
 
@@ -127,6 +133,11 @@ class Both:
         """Pass it to both."""
         for footprint in self._both:
             footprint.joined(tasks)
+
+    def publish(self, target: Any) -> None:
+        """Pass it to both."""
+        for footprint in self._both:
+            footprint.publish(target)
 
     def touch(self, target: Any, *, write: bool) -> None:
         """Pass it to both."""

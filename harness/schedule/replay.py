@@ -9,6 +9,7 @@ from functools import reduce
 from typing import Any
 
 from harness.core.errors import UsageError
+from harness.schedule.asyncio_tasks.order import LoopOrder
 from harness.schedule.executor import Execution, Executor, Settings, known_modules
 from harness.schedule.finding import Finding, signature
 from harness.schedule.locks import LockRules
@@ -28,11 +29,13 @@ def replay(  # noqa: PLR0913 - all but two have defaults
     rules: LockRules | None = None,
     timers: int = 0,
     points: Sequence[str] = (),
+    order: LoopOrder | str = LoopOrder.DRIFT,
     stock: bool = False,
 ) -> tuple[Execution, ...]:
     """Execute one schedule `times` times. Raises LostError if the body escapes control.
 
-    `timers`, `points` and `stock` are those of the finding: they say where there is a choice.
+    `timers`, `points`, `order` and `stock` are those of the finding: they say where there
+    is a choice.
     """
     setting = Settings(
         Level(level),
@@ -40,6 +43,7 @@ def replay(  # noqa: PLR0913 - all but two have defaults
         rules=rules,
         timers=timers,
         points=tuple(points),
+        order=LoopOrder(order),
         stock=stock,
     )
     executor = Executor(body, setting)
@@ -92,6 +96,7 @@ def replay_finding(
         rules=rules,
         timers=finding.timers,
         points=finding.points,
+        order=finding.order,
         stock=finding.stock,
     )
 
@@ -106,6 +111,7 @@ def as_pytest(finding: Finding, body: str) -> str:
     story = "\n".join(f"# {line}".rstrip() for line in finding.story.splitlines())
     slug = re.sub(r"\W+", "_", f"{finding.kind} in {name}").lower()
     keywords = f", level={str(finding.level)!r}" if finding.level is not Level.SYNC else ""
+    keywords += f", order={str(finding.order)!r}" if finding.order is not LoopOrder.DRIFT else ""
     for option in ("modules", "timers", "points", "stock"):
         value = getattr(finding, option)
         keywords += f", {option}={value!r}" if value else ""

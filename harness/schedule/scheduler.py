@@ -23,7 +23,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from harness.core.errors import HarnessError
-from harness.schedule.clock import Clock
+from harness.schedule.clock import SPIN_NS, Clock
 from harness.schedule.workers import Pool, Worker, allocate_baton
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class Task:
         "polls",
         "refusals",
         "started",
+        "strand",
         "target",
         "timed_out",
         "worker",
@@ -116,6 +117,9 @@ class Task:
         self.target: Any = None
         self.held: dict[Lock, None] = {}
         self.refusals = 0
+        self.strand: str | None = (
+            None  # the name of the asyncio task that the thread runs, in a story
+        )
         self.creations = 0  # the number of locks and cells that the task created
 
     def __repr__(self) -> str:
@@ -146,6 +150,27 @@ class Observer(Protocol):
 
     def observe(self, task: Task, kind: str, target: Any) -> None:
         """Observe that `task` is about to do `kind` to `target`."""
+        ...
+
+
+class Loop(Protocol):
+    """An event loop of the program, which one of the threads runs."""
+
+    @property
+    def is_external(self) -> bool:
+        """Whether only something outside the schedule may wake the loop."""
+        ...
+
+    def judge(self) -> None:
+        """End the schedule with a failure that a task left, if there is one."""
+        ...
+
+    def close(self) -> None:
+        """Drop what the loop holds, after the schedule."""
+        ...
+
+    def stacks(self) -> list[tuple[str, str]]:
+        """Return the stack of every pending task."""
         ...
 
 
@@ -195,13 +220,20 @@ class _Passing(Task):
 class Scheduler:
     """Runs schedules one after the other, on its thread and its pool of workers."""
 
-    def __init__(self, *, steps: int, timers: int = TIMERS) -> None:
+    def __init__(self, *, steps: int, timers: int = TIMERS, order: str = "drift") -> None:
         """Limit a schedule to `steps` visible operations; more is a livelock.
 
-        In one schedule at most `timers` deadlines pass although another task could act.
+        In one schedule at most `timers` deadlines pass although another task could act. `order` is
+        that of the callbacks of event loops.
         """
         self.step_budget = steps
         self.timers = timers
+        self.order = order
+        self.loops: list[Loop] = []  # that the program made in this schedule
+        self.has_loops = False  # in any schedule
+        self.has_input = False  # from sockets or pipes of event loops, in any schedule
+        self.out_of_turn = 0  # callbacks that ran before the first one of their loop's queue
+        self._strands = 0
         self.has_offered_time = False  # in any schedule
         self.clock = Clock()
         self.pool = Pool()
@@ -220,6 +252,7 @@ class Scheduler:
         self._own.baton.acquire()
         self._own.ident = 0
         self._passing = _Passing(self._own)
+        self.body = self.current = Task(0, "main", self._own, daemon=False)
 
     # -- one schedule ---------------------------------------------------------------------------
 
@@ -252,6 +285,8 @@ class Scheduler:
         self.unwinding = False
         self._body_returned = False
         self._idle_polls = 0
+        self.out_of_turn = 0
+        self._strands = 0
         self._ask = chooser.choose
         self._is_early = getattr(chooser, "early", True)
         self._timed = 0  # the tasks that wait with a timeout
@@ -267,6 +302,8 @@ class Scheduler:
             self._body_returned = True
             if len(self.alive) > 1:
                 self.wait("end", _Others(self))
+            for loop in self.loops:
+                loop.judge()
         except Unwound:
             pass
         except BaseException as error:  # noqa: BLE001 - an escaped exception is a finding
@@ -277,6 +314,11 @@ class Scheduler:
                 raise SystemExit  # the executor continued without this thread
             self._unwind()
         return None if self.ending else result
+
+    @property
+    def party_count(self) -> int:
+        """The number of threads and asyncio tasks of the schedule."""
+        return self.task_count + self._strands
 
     def end(self, ending: Ending) -> None:
         """Record how the schedule ended. The first record counts."""
@@ -368,6 +410,67 @@ class Scheduler:
         finally:
             self.current.polls = False
 
+    # -- interface for event loops --------------------------------------------------------------
+
+    def number_strand(self) -> int:
+        """Return a number for an asyncio task, in order of creation."""
+        self._strands += 1
+        return self._strands
+
+    def turn(self, loop: Any, deadline_ns: int | None = None) -> None:
+        """Let the chooser switch before the current task goes on with its event loop.
+
+        `deadline_ns` is when the loop's next timer is due: time may pass although the loop is busy.
+        """
+        task = self.current
+        if self.unwinding:
+            raise Unwound
+        task.kind = "turn"
+        task.target = loop
+        if deadline_ns is None:
+            self._dispatch(task)
+        else:
+            self._turn_or_time(task, deadline_ns)
+        if self.footprint is not None:
+            self.footprint.touch_anything()
+
+    def _turn_or_time(self, task: Task, deadline_ns: int) -> None:
+        task.deadline_ns = deadline_ns
+        self._timed += 1
+        try:
+            self._dispatch(task)
+        finally:
+            task.deadline_ns = None
+            self._timed -= 1
+        is_early, task.early, task.timed_out = task.early, False, False
+        if is_early and self.observer is not None:
+            self.observer.observe(task, "early timer", None)
+
+    def turn_idle(self, loop: Any, timeout_ns: int | None) -> None:
+        """Wait in the current task until its event loop is woken, or its next timer is due."""
+        if self.unwinding:
+            raise Unwound
+        self.wait("idle", loop, timeout_ns)
+        if self.footprint is not None:
+            self.footprint.touch_anything()
+
+    def pick(self, options: list[Any]) -> Any:
+        """Let the chooser pick one of these callbacks; the first is the one that is next."""
+        if self.unwinding:
+            raise Unwound
+        if self._ask is _in_turn:
+            return options[0]
+        if self.footprint is not None:
+            self.footprint.touch_anything()
+            self.footprint.step(self.current, options)
+            self.footprint.touch_anything()
+        return self._choose(options, options[0])
+
+    def advance(self, deadline_ns: int | None) -> None:
+        """Let time pass to this deadline, or a little, for a program that is never idle."""
+        now_ns = self.clock.now_ns + SPIN_NS if deadline_ns is None else deadline_ns
+        self._pass_time(now_ns, self.alive)
+
     def spawn(self, job: Callable[[], object], name: str, *, daemon: bool) -> Task:
         """Create a task. It runs only when the chooser picks it."""
         if self.unwinding:
@@ -446,12 +549,12 @@ class Scheduler:
         return chosen
 
     def _waiting(self, enabled: list[Task]) -> list[Task]:
-        """Return the tasks that only their deadline lets continue."""
+        """Return the tasks that only their deadline lets continue, and busy event loops."""
         return [
             t
             for t in self.alive
             if t.deadline_ns is not None
-            and t not in enabled
+            and (t.gate is None or t not in enabled)
             and not (self._body_returned and t.daemon)
         ]
 
@@ -476,7 +579,8 @@ class Scheduler:
             now_ns = min(t.deadline_ns for t in waiting if t.deadline_ns is not None)
             for waiter in self._pass_time(now_ns, waiting):
                 waiter.early = True
-                enabled.append(waiter)
+                if waiter.gate is not None:
+                    enabled.append(waiter)
             enabled.sort(key=_number)
             mover = self._passing
             waiting = self._waiting(enabled) if self._timers_left else []
@@ -504,10 +608,22 @@ class Scheduler:
             self._idle_polls += 1
             if self._idle_polls > _FRUITLESS:
                 waiting = []
+        if self.loops:
+            self._check_outside(task)
         if not waiting:
             self._report_deadlock(task)
         now_ns = min(t.deadline_ns for t in waiting if t.deadline_ns is not None)
         return self._pass_time(now_ns, self.alive)
+
+    def _check_outside(self, task: Task) -> None:
+        """Report a loop that something outside the schedule may wake: it has escaped control."""
+        for waiter in self.alive:
+            if getattr(waiter.gate, "is_external", False):
+                message = (
+                    f"the event loop of {waiter.name} waits for a socket or pipe,"
+                    " which may be of something outside the schedule"
+                )
+                self.fail(Ending(ESCAPED, message, task.name, stacks=self.stacks()))
 
     def _report_deadlock(self, task: Task) -> None:
         """Report a deadlock, unless the body has returned and no task waits for an owned lock."""
@@ -519,7 +635,7 @@ class Scheduler:
             if not blocked:
                 self._abort(task)
                 raise Unwound
-        waits = "; ".join(f"{t.name} waits for {t.gate.label}{_owner(t.gate)}" for t in blocked)
+        waits = "; ".join(f"{t.name} waits for {_awaited(t.gate)}{_owner(t.gate)}" for t in blocked)
         self.fail(Ending("deadlock", waits, task.name, stacks=self.stacks()))
 
     def _enforce_fairness(self) -> None:
@@ -621,16 +737,21 @@ class Scheduler:
         for lock in self.leftovers:
             if lock.owner is not None:
                 lock.reset()
+        self.current = self.body
+        for loop in self.loops:
+            loop.close()
+        self.loops.clear()
         del self.alive[:]
         self.pool.sweep()
 
     def stacks(self) -> tuple[tuple[str, str], ...]:
         """Return the present stack of every task, innermost call last."""
         frames = sys._current_frames()  # noqa: SLF001 - the only way to read a stack
-        return tuple(
+        threads = [
             (task.name, format_stack(frames.get(task.ident)) if task.started else "not begun")
             for task in self.alive
-        )
+        ]
+        return (*threads, *(stack for loop in self.loops for stack in loop.stacks()))
 
 
 class Footprint(Protocol):
@@ -650,6 +771,10 @@ class Footprint(Protocol):
 
     def touch(self, target: Any, *, write: bool) -> None:
         """Record that the current transition touches `target`."""
+        ...
+
+    def publish(self, target: Any) -> None:
+        """Record that the current transition adds to `target`, a queue that another task reads."""
         ...
 
     def step(self, task: Task, enabled: list[Task]) -> None:
@@ -683,6 +808,11 @@ def _number(task: Task) -> int:
 def _in_turn(enabled: list[Task], current: Task) -> Task:
     """Return the next task in order of creation, and after the last one the first."""
     return next((task for task in enabled if task.number > current.number), enabled[0])
+
+
+def _awaited(gate: Any) -> str:
+    """Return what a task at this gate waits for: a loop says more than its label."""
+    return str(getattr(gate, "awaited", None) or gate.label)
 
 
 def _owner(gate: Any) -> str:

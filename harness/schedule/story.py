@@ -1,8 +1,8 @@
-"""Records a schedule as numbered steps, and prints it as a table with a column for each thread.
+"""Records a schedule as numbered steps, and prints it in a column for each thread and task.
 
-A row is one operation, in the column of its thread; `>` marks a preemption: a switch away from a
-thread that could have continued. Steps of CPython's library inside one call of the code under test
-show the line of that call.
+A row is one operation, in the column of its thread or asyncio task; `>` marks a preemption: a
+switch away from a thread that could have continued. Steps of CPython's library inside one call of
+the code under test show the line of that call.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import linecache
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from harness.schedule.accesses import STDLIB
@@ -63,23 +63,23 @@ class Recorder:
             self._suspended.discard(task)
             self.feasible = self.feasible and feasible
         self._last = task
-        frame = _under_test()
-        line = frame.f_lineno if frame is not None else 0
+        code, line = getattr(target, "suspended", None) or _under_test()
         when = (self._run.clock.now_ns, len(self._run.choices))
-        self._records.append((task, kind, target, frame, line, *when, preempted, feasible))
+        thread = task.strand or task.name
+        self._records.append((thread, kind, target, code, line, *when, preempted, feasible))
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """The recorded steps."""
         steps: list[Step] = []
-        for task, kind, target, frame, line, *rest in self._records:
-            act = kind if target is None else f"{kind} {label(target)}"
+        for thread, kind, target, code, line, *rest in self._records:
+            act = kind if target is None else f"{kind} {label(target)}".rstrip()
             place = source = ""
-            if frame is not None:
-                file = frame.f_code.co_filename
-                place = f"{file.rpartition('/')[2]}:{line} {frame.f_code.co_name}"
+            if code is not None:
+                file = code.co_filename
+                place = f"{file.rpartition('/')[2]}:{line} {code.co_name}"
                 source = linecache.getline(file, line).strip()
-            steps.append(Step(len(steps) + 1, task.name, act, place, source, *rest))
+            steps.append(Step(len(steps) + 1, thread, act, place, source, *rest))
         return tuple(steps)
 
 
@@ -88,18 +88,19 @@ def label(target: Any) -> str:
     return target if isinstance(target, str) else str(target.label)
 
 
-def _under_test() -> FrameType | None:
-    """Return the innermost frame of code under test, or else of CPython's other modules."""
+def _under_test() -> tuple[CodeType | None, int]:
+    """Return the innermost line of code under test, or else of CPython's other modules."""
     frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the only way to read a stack
     other = None
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name not in LIBRARY and not name.startswith("harness.schedule"):
             if not frame.f_code.co_filename.startswith(STDLIB) or _is_installed(frame):
-                return frame
-            other = other or frame
+                return frame.f_code, frame.f_lineno
+            if not name.startswith("asyncio."):
+                other = other or frame
         frame = frame.f_back
-    return other
+    return (None, 0) if other is None else (other.f_code, other.f_lineno)
 
 
 def _is_installed(frame: FrameType) -> bool:

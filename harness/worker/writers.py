@@ -47,6 +47,7 @@ except ImportError:  # no system that has fork lacks it
 Work = dict[str, Any]
 
 DESCRIPTORS_MAX = 1024
+CHILD = ".child"  # at the end of the name of a log: that of a child with an inherited handle
 
 _connect = sqlite3.connect
 
@@ -107,6 +108,10 @@ class SelfSignal:
                 threading.Thread(target=self._send, args=(sql,), daemon=True).start()
             else:
                 self._send(sql)
+
+    def disarm(self) -> None:
+        """Send nothing any more: this is a child of the process that is meant."""
+        self._remaining = 0
 
     def _send(self, sql: str) -> None:
         # To this thread: a signal to the process would let this thread run on for a moment.
@@ -356,6 +361,7 @@ class WriterProcess:
         self._open_adapter = open_adapter
         self._log = Log(Path(work["log"]))
         self._adapter: Any = None
+        self._self_signal: SelfSignal | None = None
         self._threads = work["threads"]
         self._process = self._threads[0]["process"]
         self._processors = {thread["process"]: Processor() for thread in self._threads}
@@ -379,10 +385,10 @@ class WriterProcess:
     def _install_observers(self) -> None:
         if patience_s := self._work.get("patience_s"):
             os.environ["HARNESS_PATIENCE_S"] = str(patience_s)
-        signal_at = self._work.get("signal_at")
-        shared: list[Callable[[str], None]] = (
-            [] if signal_at is None else [SelfSignal(self._log, self._process, signal_at).observe]
-        )
+        shared: list[Callable[[str], None]] = []
+        if (signal_at := self._work.get("signal_at")) is not None:
+            self._self_signal = SelfSignal(self._log, self._process, signal_at)
+            shared.append(self._self_signal.observe)
         if self._work.get("syncs") is not None:
             global _syncs  # noqa: PLW0603  applies to all files of the process
             _syncs = SyncTracer(self._log, self._process, self._path, self._work)
@@ -454,6 +460,31 @@ class WriterProcess:
         while not Path(self._work["log"]).with_name(name).exists():
             time.sleep(0.001)
 
+    def do_fork(self, process: int, name: str, steps: list[list[Any]]) -> int:
+        """Fork with an open handle; the child runs these steps over it when it may go on.
+
+        The child outlives this process, waits as `await` does, and ends when its log's folder is
+        gone. It logs into a file of its own, as a process with this number. Returns its id.
+        """
+        pid = os.fork()
+        if pid:
+            return pid
+        log = Path(f"{self._work['log']}{CHILD}")
+        self._log = Log(log)
+        self._processors = {process: Processor()}
+        if self._self_signal is not None:
+            self._self_signal.disarm()
+        go_on = log.with_name(name)
+        while not go_on.exists():
+            if not log.exists():
+                os._exit(0)
+            time.sleep(0.001)
+        for function, argument in steps:
+            self._call(process, function, argument)
+        self._call(process, "close", {})
+        log.with_name(f"{name} is over").touch()
+        os._exit(0)
+
     def do_log_bytes(self) -> int:
         """Return the length of the write-ahead log in bytes."""
         try:
@@ -481,6 +512,18 @@ class WriterProcess:
             time.sleep(pause_s)
             (last,) = connection.execute("SELECT count(*) FROM messages").fetchone()
             connection.execute("ROLLBACK")
+        return [first, last]
+
+    def do_pin_until(self, grown: str, over: str) -> list[int]:
+        """Hold a snapshot until the file `grown` exists, and the connection until `over` does."""
+        with _raw(self._path) as connection:
+            connection.execute("BEGIN")
+            (first,) = connection.execute("SELECT count(*) FROM messages").fetchone()
+            self._log.note(self._process, "pinned", None, None, time.monotonic_ns())
+            self.do_await(grown)
+            (last,) = connection.execute("SELECT count(*) FROM messages").fetchone()
+            connection.execute("ROLLBACK")
+            self.do_await(over)
         return [first, last]
 
     def do_inspect(self) -> dict[str, Any]:

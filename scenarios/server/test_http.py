@@ -256,7 +256,8 @@ class User:
         """Remove messages of each session in another way, kill the server, and read the rest.
 
         Two of them go on before the kill: what they say then must not be taken for what was
-        removed, nor bring it back. The index is damaged while no server runs.
+        removed, nor bring it back. The index is damaged while no server runs, and the database has
+        older replies, as many as the sidecars.
         """
         for session in NAMES:
             self.ask("delete", session=session)
@@ -272,7 +273,7 @@ class User:
             self.ask(function, session=session, **argument)
         for session in self._rng.sample(NAMES, 2):
             self.conclude(session, self.begin(session, SHOWN))
-        self.ask("kill", index=self._rng.choice([*INDEX_DAMAGES]))
+        self.ask("kill", index=self._rng.choice([*INDEX_DAMAGES]), lags=True)
         self.ask("sessions")
         self.look()
 

@@ -57,6 +57,20 @@ def _prune_one_source(client: RecordingClient) -> None:
         _look(client, source)
 
 
+def _set_the_clock_back(client: RecordingClient) -> None:
+    """Append, end and list while the clock goes back: what came later stays later."""
+    client.ask("create", {"session": "back", "source": "cli"})
+    for number, days in enumerate((-10, 5, -10)):
+        message = {"session": "back", "role": "user", "text": f"alpha back {number}"}
+        client.ask("append", {**message, "tool_calls": number})
+        client.ask("advance", {"days": days})
+    client.ask("end", {"session": "back", "reason": "done"})
+    _look(client, "back")
+    client.ask("search", {"word": "back"})
+    client.ask("advance", {"days": 15})
+    client.ask("delete", {"session": "back"})
+
+
 def walk_pairs(context: Context) -> None:
     """Make every pair of writes, one kind of first write in each episode.
 
@@ -82,6 +96,7 @@ def walk_pairs(context: Context) -> None:
                 _look(client, f"{session}-other")
                 for word in ("alpha", "beta", "gamma"):
                     client.ask("search", {"word": word})
+            _set_the_clock_back(client)
             _prune_one_source(client)
             client.ask("list", {})
             client.ask("reopen_file", {})

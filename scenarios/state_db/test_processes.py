@@ -19,7 +19,13 @@ from harness.contract.checkers.state_db.fairness import no_early_refusals, no_st
 from harness.contract.checkers.state_db.lock_discipline import check_lock_discipline, transactions
 from harness.contract.checkers.state_db.wal_size import wal_stays_below
 from harness.contract.models.state_db import StateDbModel
-from harness.contract.workloads.database_writers import ABILITY, Round, Step, writer_pool
+from harness.contract.workloads.database_writers import (
+    ABILITY,
+    Round,
+    Step,
+    WriterPool,
+    writer_pool,
+)
 from harness.core.history import History, Outcome
 from harness.core.verdict import Verdict
 from harness.engine.context import Context
@@ -238,6 +244,10 @@ def test_locks_are_taken_at_begin_or_never(judge: Judge) -> None:
 # The write-ahead log ------------------------------------------------------------------------------
 
 PIN_S = 0.01
+PROMPTS = 125  # of each writer beside short readers: more than the log may hold
+OUTGROWN = LOG_BYTES_MAX // len(PROMPT) + 20  # prompts that make the log too long
+SHORT = OUTGROWN * 2 // 3  # prompts behind that: from its usual length it could outgrow it again
+CUT = 20  # prompts behind a long reader: enough to copy the log, and to start it over
 
 
 def outgrow_the_log(context: Context) -> None:
@@ -249,11 +259,35 @@ def outgrow_the_log(context: Context) -> None:
                 for session in ("s0", "s1"):
                     prompt = ("set_system_prompt", {"session": session, "text": PROMPT})
                     message = append(session, f"alpha {session} {{n}}")
-                    pool.fork([Round([prompt, message, ("log_bytes", {})], 200)])
+                    pool.fork([Round([prompt, message, ("log_bytes", {})], PROMPTS)])
                 pool.fork([Round([("pin", {"pause_s": PIN_S})], 20, PIN_S)])
             pool.wait_for_all()
             pool.ask(*create("s2"))
+            _grow_behind_a_reader(pool)
             read_back(pool, ("s0", "s1", "s2"))
+
+
+def _grow_behind_a_reader(pool: WriterPool) -> None:
+    """Let the log grow beyond its limit while one reader stays; then it is cut, and stays short.
+
+    The reader keeps its connection, so that no last close removes the log.
+    """
+    prompt = ("set_system_prompt", {"session": "s2", "text": PROMPT})
+    reader = pool.fork([Round([("pin_until", {"grown": "grown", "over": "over"})])])
+    pool.wait_for(reader, "pinned")
+    writer = pool.fork(
+        [
+            Round([prompt], OUTGROWN),
+            Round([("await", {"name": "grown"})]),
+            Round([prompt], CUT),
+            Round([prompt, ("log_bytes", {})], SHORT),
+        ]
+    )
+    pool.wait_for(writer, "set_system_prompt", OUTGROWN)
+    pool.release("grown")
+    pool.wait_for_exit(writer)
+    pool.release("over")
+    pool.wait_for_all()
 
 
 def _written(history: History) -> int:

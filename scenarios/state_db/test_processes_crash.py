@@ -11,7 +11,12 @@ from harness.contract import promises
 from harness.contract.checkers.state_db.answers import check_answers
 from harness.contract.checkers.state_db.database_content import check_database_content
 from harness.contract.checkers.state_db.disk_errors import check_disk_errors
-from harness.contract.checkers.state_db.fairness import KILL, check_writes_after_kills
+from harness.contract.checkers.state_db.fairness import (
+    KILL,
+    check_succession,
+    check_writes_after_kills,
+)
+from harness.contract.checkers.state_db.lock_discipline import opened_behind
 from harness.contract.checkers.state_db.stalled_holder import check_stalled_holders
 from harness.contract.workloads.database_writers import (
     ABILITY,
@@ -36,6 +41,7 @@ from .writers import (
     PATIENCE_S,
     PROMPT,
     all_of,
+    answered,
     append,
     appends,
     create,
@@ -51,6 +57,8 @@ WAVES_AN_EPISODE = 10
 COPIES_AN_EPISODE = 5
 STATEMENTS_MAX = 60  # of opening, creating and a dozen appends
 SHARED = ("s0", "s1", "s2", "s3")
+CHILD_PROCESS = 1_000  # its number in the history
+PARENT_INSERTS = 7  # of which an append makes up to three: it forks before, and writes after that
 
 
 def _random_kill(rng: random.Random) -> SelfSignal:
@@ -157,6 +165,9 @@ def test_kill_during_checkpoint_loses_nothing(judge: Judge) -> None:
 # Stopped holders ----------------------------------------------------------------------------------
 
 SHORT_PATIENCE_S = 1.0  # for targets that accept one
+HASTY_S = 0.3
+WAITED_S = 0.3  # how long a lock is held while a writer comes to wait for it
+FOREIGN_HOLD_S = 1.5  # how long a holder that is not the target's has the lock, stopped or not
 OTHERS = ("s1", "s2")  # the sessions of the other writers
 
 
@@ -172,6 +183,8 @@ def stop_in_the_middle(context: Context) -> None:
             _stop(context, pool, inside, SHORT_PATIENCE_S, "inside")
             before = SelfSignal(signal.SIGSTOP, match="BEGIN")
             _stop(context, pool, before, PATIENCE_S, "before")
+            _stop_a_foreign_holder(context, pool)
+            _stop_a_waiter(context, pool)
             read_back(pool, ("s0", *OTHERS))
 
 
@@ -188,6 +201,41 @@ def _stop(
         for other in others:
             pool.wait_for_exit(other)
     pool.wait_for_exit(stopped)
+
+
+def _stop_a_foreign_holder(context: Context, pool: WriterPool) -> None:
+    """Stop a holder that is not the target's, and so waits in no order of the target's.
+
+    The first writer has the longer patience, so that it still waits as the second one is refused.
+    """
+    holder = pool.fork([Round([("hold", {"strokes": 1, "pause_s": FOREIGN_HOLD_S})])])
+    pool.wait_for(holder, "held")
+    with injecting(Pause(holder.pid), context.journal):
+        others = []
+        for session, patience_s in zip(OTHERS, (SHORT_PATIENCE_S, HASTY_S), strict=True):
+            writes = appends(session, f"inside {session} foreign", 1)
+            others.append(pool.fork(writes, patience_s=patience_s, traced=True))
+            pool.wait_for(others[-1], "open")
+        for other in others:
+            pool.wait_for_exit(other)
+    pool.wait_for_exit(holder)
+
+
+def _stop_a_waiter(context: Context, pool: WriterPool) -> None:
+    """Stop a writer that waits for its turn, so that its turn comes and it does not take it."""
+    holder = pool.fork([Round([("hold", {"strokes": 1, "pause_s": WAITED_S})])])
+    pool.wait_for(holder, "held")
+    waiter = pool.fork(appends("s0", "waiting s0", 1))
+    pool.wait_for(waiter, "open")
+    with injecting(Pause(waiter.pid), context.journal):
+        pool.wait_for_exit(holder)
+        others = [
+            pool.fork(appends(session, f"behind {session}", 1), patience_s=PATIENCE_S)
+            for session in OTHERS
+        ]
+        for other in others:
+            pool.wait_for_exit(other)
+    pool.wait_for_exit(waiter)
 
 
 def _others_continue(history: History) -> Verdict:
@@ -224,12 +272,15 @@ STATE_DB_CROWD_HUNG = Scenario(
     name="state-db-crowd-hung",
     mode=Mode.CRASH,
     ability=ABILITY,
-    promises=(promises.D1, promises.D2, promises.D5),
+    promises=(promises.D1, promises.D2, promises.D5, promises.D11),
     workload=stop_in_the_middle,
-    checker=all_of(check_stalled_holders, _others_continue, check_database_content, check_answers),
+    checker=all_of(
+        *(check_stalled_holders, opened_behind, _others_continue),
+        *(check_database_content, check_answers),
+    ),
     replay=run_again(stop_in_the_middle),
     expectations=(
-        Expectation("a write was refused beside a stopped holder", _refused_beside_holder, 2),
+        Expectation("a write was refused beside a stopped holder", _refused_beside_holder, 4),
         Expectation("a write succeeded beside a stopped writer", _not_delayed, 2),
     ),
     examples=1,
@@ -239,6 +290,68 @@ STATE_DB_CROWD_HUNG = Scenario(
 def test_stopped_holder_is_named_after_patience(judge: Judge) -> None:
     """Refusals name the holder; a stopped process without the lock delays no write."""
     assert judge(STATE_DB_CROWD_HUNG).is_valid
+
+
+# Forked holders -----------------------------------------------------------------------------------
+
+HEIRS = ("s1", "s2", "s3", "s4")  # the sessions of the writers behind a killed one
+
+
+def kill_a_parent(context: Context) -> None:
+    """Fork a child with an open handle, kill the parent inside a write, and let others write.
+
+    The child has copies of what its parent had open, and lives on. At last it uses its handle.
+    """
+    for number in range(context.examples):
+        with writer_pool(context) as pool:
+            pool.ask(*create("s0", *HEIRS))
+            reads = [("messages", {"session": "s0"}), ("get", {"session": "s0"})]
+            child = {
+                "process": CHILD_PROCESS,
+                "name": f"child {number}",
+                "steps": [append("s0", "alpha child"), *reads],
+            }
+            before = Round([append("s0", "alpha parent {n}")], 2)
+            rounds = [before, Round([("fork", child)]), *appends("s0", "parent again", 3)]
+            inside = SelfSignal(signal.SIGKILL, match="INSERT INTO messages", at=PARENT_INSERTS)
+            pool.wait_for_exit(pool.fork(rounds, signal_at=inside))
+            with pool.starting_together():
+                for session in HEIRS:
+                    pool.fork(appends(session, f"heir {session}", 3))
+            pool.wait_for_all()
+            pool.wait_for_child(f"child {number}")
+            read_back(pool, ("s0", *HEIRS))
+
+
+def _children(history: History) -> int:
+    return sum(op.process == CHILD_PROCESS for op in answered(history))
+
+
+STATE_DB_CROWD_FORKED = Scenario(
+    name="state-db-crowd-forked",
+    mode=Mode.CRASH,
+    ability="state_db_syncs",
+    promises=(promises.D1, promises.D2, promises.D5, promises.D8),
+    workload=kill_a_parent,
+    checker=all_of(
+        check_succession,
+        check_writes_after_kills,
+        no_refused_reads,
+        check_database_content,
+        check_answers,
+    ),
+    replay=run_again(kill_a_parent),
+    expectations=(
+        Expectation("a parent was killed during an append", _killed_in("append")),
+        Expectation("a child wrote over the handle that it inherited", _children),
+    ),
+    examples=1,
+)
+
+
+def test_killed_parent_is_succeeded_beside_its_child(judge: Judge) -> None:
+    """A child with an inherited handle keeps none of its parent's locks, and can use it."""
+    assert judge(STATE_DB_CROWD_FORKED).is_valid
 
 
 # Broken disks and files ---------------------------------------------------------------------------

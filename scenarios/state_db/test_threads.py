@@ -27,6 +27,9 @@ SESSIONS = ("s1", "s2")
 DRAWN = 200  # programs to choose from
 SCHEDULES = 8  # of each chosen program
 HARD_SCHEDULES = 16  # of each program in which something is in the way
+LOG_SCHEDULES = 200  # of the program of logs in which a sync fails
+QUIET_SCHEDULES = 20  # of each program of logs in which none does
+EARLY_ENDS = 2  # of syncs, in a schedule of logs: another thread could still act
 
 
 def drawn(number: int) -> Program:
@@ -64,7 +67,9 @@ CREATE = Call("create", {**S1, "source": "cli"})
 TAKE = Call("take_lock")
 READS = tuple(Call(function, S1) for function in ("get", "messages", "counters"))
 SHORT_S = 0.005  # a patience that ends while the lock is polled
+HELD_S = 3.0  # how long a lock is held that stays for longer than a short patience
 SLOW_S = 0.004  # of a sync, as on a disk without a cache
+SYNCS_S = (SLOW_S, 3 * SLOW_S, SLOW_S)  # a long one, so that a later one can end before it
 
 
 def append(text: str, handle: int = 0, session: str = "s1") -> Call:
@@ -115,6 +120,13 @@ HARD = (
         last=(free(0.0), *READS, append("c"), *READS),
     ),
     hard(
+        "the lock is taken between two tries",
+        (SHORT, CREATE, Call("take_lock", {"behind": "ROLLBACK"})),
+        (append("a"),),
+        (UNKNOWN, append("b")),
+        (free(HELD_S),),
+    ),
+    hard(
         "writes and commits of a batch fail",
         (CREATE, TAKE, fail("COMMIT", "COMMIT", "ROLLBACK")),
         (append("a"), append("b")),
@@ -159,6 +171,51 @@ HARD = (
 )
 
 
+# Programs of logs that share their syncs ---------------------------------------------------------
+
+
+def commit(text: str, handle: int) -> Call:
+    """Commit a unique text to a log."""
+    return Call("commit", {"text": f"alpha {text}", "handle": handle})
+
+
+def logs(name: str, failing: tuple[int, ...], *threads: tuple[Call, ...]) -> Program:
+    """Some logs that share slow syncs; after a failed sync each commits once more."""
+    calls = [call for calls in threads for call in calls]
+    count = 1 + max(call.argument["handle"] for call in calls)
+    how = {"logs": count, "syncs_s": list(SYNCS_S), "failing_syncs": list(failing)}
+    closed = {call.argument["handle"] for call in calls if call.function == "close_log"}
+    is_open = [number for number in range(count) if number not in closed]
+    last = [commit(f"last {number}", number) for number in is_open] if failing else []
+    first = (Call("arrange_logs", how),)
+    return Program(name, threads, promises.D12, first, (*last, Call("left_open")))
+
+
+SYNCS = (
+    logs(
+        "a sync fails among three logs",
+        (1,),
+        (commit("a", 0),),
+        (commit("b", 1), commit("c", 1)),
+        (commit("d", 2),),
+    ),
+    logs(
+        "three logs share syncs",
+        (),
+        (commit("a", 0),),
+        (commit("b", 1), commit("c", 1)),
+        (commit("d", 2),),
+    ),
+    logs(
+        "a log closes beside syncs",
+        (),
+        (commit("a", 0), commit("b", 0)),
+        (commit("c", 0),),
+        (Call("close_log", {"handle": 0}), commit("d", 1)),
+    ),
+)
+
+
 def writes_met(history: History) -> bool:
     """Two writes of the same session overlapped."""
     writes = [op for op in history if op.function in ("append", "clear", "delete", "set_title")]
@@ -190,7 +247,7 @@ MODULES = tuple(
     for name in ("write_queue", "group_commit", "wal", "read_pool", "ticket_lock", "state_db")
 )
 ATOMIC = Interleaving(
-    programs=(*HARD, *(drawn(number) for number in range(DRAWN))),
+    programs=(*HARD, *SYNCS, *(drawn(number) for number in range(DRAWN))),
     check=check_database_calls,
     meetings={
         "two writes of a session met": writes_met,
@@ -206,9 +263,12 @@ ATOMIC = Interleaving(
 
 def explore_some(context: Context) -> None:
     """Explore the hard programs, and as many of the drawn ones as there are examples."""
-    drawn_ones = ATOMIC.programs[len(HARD) :]
+    drawn_ones = ATOMIC.programs[len(HARD) + len(SYNCS) :]
     chosen = context.rng("programs").sample(drawn_ones, min(context.examples, DRAWN))
     replace(ATOMIC, programs=HARD, schedules=HARD_SCHEDULES).explore(context)
+    logs_alone = replace(ATOMIC, modules=(), timers=EARLY_ENDS)
+    replace(logs_alone, programs=SYNCS[:1], schedules=LOG_SCHEDULES).explore(context)
+    replace(logs_alone, programs=SYNCS[1:], schedules=QUIET_SCHEDULES).explore(context)
     replace(ATOMIC, programs=chosen, modules=()).explore(context)
 
 
@@ -218,7 +278,7 @@ STATE_DB_THREADS = Scenario(
     ability="state_db_threads",
     promises=(
         *(promises.D1, promises.D2, promises.D3, promises.D5),
-        *(promises.D8, promises.D10, promises.D12),
+        *(promises.D8, promises.D9, promises.D10, promises.D12),
     ),
     workload=explore_some,
     checker=ATOMIC.judge,

@@ -386,6 +386,24 @@ def test_help_shows_two_examples_and_results(name: str, printed: Printed) -> Non
     assert any(line.startswith("  Results go to ") for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("words", "word", "wanted"),
+    [("harness pr", 1, "prove"), ("harness gate --bud", 2, "--budget"), ("harness x", 1, "")],
+)
+def test_shell_completes_commands_and_options(
+    words: str, word: int, wanted: str, printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the script for the shell asks, which the documentation names."""
+    monkeypatch.setenv("_HARNESS_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(word))
+    with pytest.raises(SystemExit):
+        command.run_command(None)
+
+    offered = [line.removeprefix("plain,") for line in printed()[0].split()]
+    assert wanted in offered if wanted else offered == []
+
+
 def test_no_command_shows_the_examples(printed: Printed) -> None:
     """Each example is on a line of its own."""
     assert run() == 254
@@ -591,6 +609,14 @@ def test_replay_exits_by_the_verdict(
     out, error = printed()
     assert json.loads(out)["anomalies"][0]["promise"] == "L12"
     assert f"L12: {promises.L12.sentence}\n" in error
+
+
+def test_replay_needs_the_ability(printed: Printed, tmp_path: Path) -> None:
+    """A target that cannot do it has neither kept nor broken the promise."""
+    failure = write_failure(tmp_path / LIFECYCLE)
+
+    assert run("replay", failure, "--target", "hermes-agent==0.19.0") == 254
+    assert "has no ability 'lifecycle'" in printed()[1]
 
 
 OLD = "stored by version 0.1.0 or earlier; replay it with that version"

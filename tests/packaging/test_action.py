@@ -109,12 +109,13 @@ class Job:
 
     def judge(self, harness: Path, **given: str) -> tuple[dict[str, str], list[str]]:
         """Execute the gate's step: its outputs, and the arguments of the command."""
-        inputs = ("SUITE", "ACCEPT", "SINCE", "SHARD", "WORKERS", "NAMES")
+        inputs = ("SUITE", "ACCEPT", "SINCE", "SHARD", "WORKERS", "NAMES", "LEDGER")
         baseline = self.folder / "home" / "baseline"
         code, outputs, _ = self.step(
             "gate",
             **dict.fromkeys(inputs, "")
             | {"HARNESS": str(harness), "HARNESS_CACHE": "", "BASELINE": str(baseline)}
+            | {"LEDGERS": str(self.folder / "home" / "ledger")}
             | {"REPORTS": str(self.folder / "temp"), "TARGET": "toy@.", "BUDGET": "9s", "SEED": "1"}
             | given,
         )
@@ -156,6 +157,19 @@ def test_run_of_the_default_branch_is_the_baseline(tmp_path: Path) -> None:
     job.event = "pull_request"
     _, arguments = job.judge(harness, SINCE="auto")
     assert arguments[-2:] == ["--since", baseline]
+
+
+def test_failing_seeds_are_kept_in_a_cache(tmp_path: Path) -> None:
+    """By default; a file of the repository takes its place where one is named."""
+    job = Job(tmp_path)
+    harness = job.harness(0, VALID)
+
+    _, arguments = job.judge(harness, LEDGER="auto")
+    assert arguments[-2:] == ["--ledger", str(tmp_path / "home" / "ledger" / "seeds.jsonl")]
+    _, arguments = job.judge(harness, LEDGER=".harness/seeds.jsonl")
+    assert arguments[-2:] == ["--ledger", ".harness/seeds.jsonl"]
+    _, arguments = job.judge(harness)
+    assert "--ledger" not in arguments
 
 
 def test_inputs_become_options(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ from harness.core.errors import UsageError
 from harness.core.history import History
 from harness.core.verdict import Validity, Verdict
 from harness.schedule import Budget, Call, Level, Operations, Run, explore, reproduced
+from harness.schedule.control import in_charge
+from harness.schedule.escapes import StallDetector
 from harness.schedule.program import Body
+from harness.schedule.scheduler import Scheduler
 
 FEW = Budget(schedules=3_000, seconds=20.0)
 
@@ -296,3 +299,14 @@ def test_check_that_returns_nothing_is_usage_error() -> None:
     program = Operations(dict, [[Call("copy")], [Call("copy")]], check)
     with pytest.raises(UsageError, match="check: check returned NoneType, expected a Verdict"):
         explore(program, budget=FEW)
+
+
+def test_stall_check_before_first_schedule_is_quiet() -> None:
+    """The detector may look before the first schedule has a current task."""
+    run = Scheduler(steps=10)
+    run.bind_thread()
+    in_charge.append(run)
+    try:
+        assert StallDetector(run).check() == ""
+    finally:
+        in_charge.clear()

@@ -9,11 +9,13 @@ from types import ModuleType
 import pytest
 
 from harness.contract.promises import D1
-from harness.core.history import Operation, Outcome
-from harness.core.verdict import Anomaly
+from harness.core.history import History, Operation, Outcome
+from harness.core.verdict import Anomaly, Verdict
 from harness.engine.target import Target
 from harness.report import standalone
+from harness.runs.replay import ReplayResult
 from harness.targets.hermes_webui.target import CHECKOUT, HermesWebuiTarget
+from harness.targets.paths import import_root
 from harness.targets.reference.target import ReferenceTarget
 from harness.targets.registry import find_target
 
@@ -60,6 +62,65 @@ def test_file_without_its_subject_is_skipped(
 
     with pytest.raises(pytest.skip.Exception, match=missing):
         load(target, ability)
+
+
+FAILURE = {
+    "scenario": "lifecycle-threads",
+    "target": "reference",
+    "seed": 1,
+    "notes": {},
+    "anomaly": Anomaly(D1, "wrong", (CALL,)).to_json(),
+}
+NEEDED = "pytest.importorskip('harness', reason='needs: pip install hermes-harness==1')"
+
+
+def load_replay(target_name: str = "'reference'") -> ModuleType:
+    """Execute the file of a failure that the harness replays."""
+    text = standalone.render_replay(
+        FAILURE, Anomaly(D1, "wrong", (CALL,)), "test_d1.py", needed=NEEDED, target_name=target_name
+    )
+    module = ModuleType("test_d1")
+    exec(compile(text, "test_d1.py", "exec"), module.__dict__)  # noqa: S102  source of ours
+    return module
+
+
+def test_replay_without_the_harness_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "harness", None)
+
+    with pytest.raises(pytest.skip.Exception, match="needs: pip install hermes-harness==1"):
+        load_replay()
+
+
+def test_replay_judges_by_the_checker() -> None:
+    """An anomaly in any try fails; a missing subject and an unknown verdict are skipped."""
+    anomaly = Anomaly(D1, "wrong", (CALL,))
+    module = load_replay()
+    module.failure_of = lambda failure: failure  # type: ignore[attr-defined]
+
+    def judged(*verdicts: Verdict) -> None:
+        results = iter(verdicts)
+        module.run = lambda *_: ReplayResult(History(), next(results))  # type: ignore[attr-defined]
+        module.test_d1()
+
+    kept = [Verdict()] * standalone.REPLAYS
+    judged(*kept)
+    with pytest.raises(AssertionError):
+        judged(Verdict(), Verdict((anomaly,)))
+    with pytest.raises(pytest.skip.Exception, match="could not be judged: no reply"):
+        judged(*kept[1:], Verdict(unknowns=("no reply",)))
+
+
+def test_replay_of_a_missing_copy_is_skipped() -> None:
+    """It names the folder, and never judges the reference that is installed."""
+    with pytest.raises(pytest.skip.Exception, match=r"needs what was judged: .*/deleted contains"):
+        load_replay("'reference@/deleted'").test_d1()
+
+
+def test_reference_is_named_by_its_folder() -> None:
+    """In the files: an installed reference is another subject than that of a checkout."""
+    assert ReferenceTarget().standalone_name == repr(f"reference@{import_root()}")
+    assert str(import_root()) in ReferenceTarget().standalone_needs
+    assert CHECKOUT in HermesWebuiTarget(Path("/a")).standalone_name
 
 
 def test_file_of_a_copy_refuses_another_package(

@@ -612,6 +612,10 @@ def _misdelivered(
     if not lost and [event for event in events if event[0] != SNAPSHOT] == wanted:
         yield promises.C8  # a snapshot for a reader that missed nothing
     yield promises.C3
+    cursors = [[event[1] for event in some if event[0] == SNAPSHOT] for some in (events, wanted)]
+    if cursors[0] != cursors[1] and len(cursors[0]) == len(cursors[1]):
+        yield promises.C4  # the reader would continue elsewhere
+        yield promises.C2  # or receive an id again
     if len(events) > len(wanted):
         yield promises.C2
 

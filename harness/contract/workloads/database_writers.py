@@ -36,6 +36,8 @@ HANG_S = 50.0  # without a log entry: a hang, since every patience is shorter
 ABILITY = "state_db_crowd"
 OLD_VERSION = 11  # of the schema that the earliest released packages create
 
+CHILD = ".child"  # see `harness/worker/writers.py`
+
 Step = tuple[str, Mapping[str, Any]]
 
 
@@ -92,8 +94,9 @@ class Writer:
     parent: Instance
 
     def operations(self) -> list[Operation]:
-        """The operations that it has logged so far."""
-        return list(_operations(self.log)) if self.log.exists() else []
+        """The operations that it, and a child that it forked, have logged so far."""
+        logs = (self.log, self.log.with_name(f"{self.log.name}{CHILD}"))
+        return [operation for log in logs if log.exists() for operation in _operations(log)]
 
     def wait_until_ended(self) -> bool:
         """Wait for its end while its log grows; returns whether it ended."""
@@ -211,6 +214,27 @@ class WriterPool:
     def release(self, name: str) -> None:
         """Let all writers continue that `await` this name."""
         (self._notes / name).touch()
+
+    def wait_for_child(self, name: str) -> None:
+        """Let the child of a `fork` step with this name go on, and wait until it is over.
+
+        One that hangs is killed, and the history says so.
+        """
+        self.release(name)
+        ends_at = time.monotonic() + HANG_S
+        while not (self._notes / f"{name} is over").exists():
+            if time.monotonic() > ends_at:
+                self._kill_child(name)
+                return
+            time.sleep(0.001)
+
+    def _kill_child(self, name: str) -> None:
+        operations = (op for writer in self._writers for op in writer.operations())
+        forks = [op for op in operations if op.function == "fork" and op.argument["name"] == name]
+        for pid in (op.result for op in forks if op.result):
+            Kill(pid).inject()
+            self._journal.fault(f"{HANG}{pid}")
+            self._journal.heal(f"{HANG}{pid}")
 
     def wait_for_exit(self, writer: Writer) -> int:
         """Wait for a writer's end; returns its exit code, negative if a signal ended it.

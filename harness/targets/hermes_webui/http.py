@@ -238,8 +238,8 @@ class WebuiHttpAdapter(HttpAdapter):
 
     # Restarts
 
-    def kill(self, index: str = "") -> None:
-        """Kill the server with kill -9, and boot another one on its folder."""
+    def kill(self, index: str = "", lags: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
+        """Kill the server with kill -9, and boot another one; its database has no copies."""
         super().kill(index)
         self._recover()
 

@@ -282,15 +282,18 @@ class HttpAdapter:
 
     # Restarts
 
-    def kill(self, index: str = "") -> None:
+    def kill(self, index: str = "", lags: bool = False) -> None:  # noqa: FBT001, FBT002  journalled by name
         """Kill the server with kill -9, and boot another one on its folder.
 
-        `index` names what happens to the index of the sessions in between, if anything.
+        `index` names what happens to the index of the sessions in between, if anything. A database
+        that `lags` has older replies, as if the kill came before retried turns were synced.
         """
         self._server.boot()
         self._server.kill()
         if index:
             self._server.damage_index(index)
+        if lags:
+            self._server.age_database()
         self._server.boot()
 
     def terminate(self) -> int | None:

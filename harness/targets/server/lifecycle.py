@@ -108,6 +108,14 @@ class ServerAdapter:
         else:
             path.write_bytes(INDEX_DAMAGES[kind](data))
 
+    def age_database(self) -> None:
+        """Give each session an older last reply in state.db, of a server that does not run."""
+        with closing(sqlite3.connect(self.state / "state.db")) as connection, connection:
+            connection.execute(
+                "UPDATE messages SET content = 'older: ' || content WHERE role = 'assistant'"
+                " AND id IN (SELECT max(id) FROM messages GROUP BY session_id)"
+            )
+
     # Copies of the sessions, for comparisons at rest
 
     def sidecar(self, session_id: str) -> dict[str, Any]:

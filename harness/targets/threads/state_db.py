@@ -4,11 +4,15 @@ Beside the calls of the *state_db* ability there are those that make a schedule 
 connection that holds the write lock, statements and syncs that fail, a handle that is closed while
 other threads use it. A call goes to the handle whose number it names. Syncs take virtual time, and
 are reported with the commits, so that a checker can say what a power loss would lose.
+
+`commit` uses the log of a handle without the handle: a write lock, a commit and its sync are a
+tenth of the points of an append, so that a few schedules reach what takes three processes.
 """
 
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sqlite3
 import threading
@@ -24,7 +28,9 @@ INJECTED = "injected"  # in the text of an error that the adapter raised itself
 TEXT = "alpha"  # how the texts of messages begin
 # In a mapping, where the explorer replaces nothing: how many descriptors the process has must not
 # decide how many points a schedule has.
-NATIVE: dict[str, Callable[..., Any]] = {"listdir": os.listdir, "readlink": os.readlink}
+NATIVE: dict[str, Callable[..., Any]] = {
+    name: getattr(os, name) for name in ("listdir", "readlink", "open", "write", "close")
+}
 FULL = 2  # the value of `PRAGMA synchronous` with which SQLite syncs each commit itself
 SETTLING_S = 2.0  # of virtual time, until the threads of a closed handle have ended
 
@@ -34,14 +40,18 @@ class StateDbThreadsAdapter(StateDbAdapter):
 
     def __init__(self, path: Path) -> None:
         self.patience_s = PATIENCE_S
-        self._sync_s = 0.0
+        self._syncs_s: Sequence[float] = (0.0,)
         self._failing_syncs: Sequence[int] = ()
         self._syncs = 0
         self._unreported: set[int] = set()  # handles that a failed sync was not reported to yet
         self._failing: list[str] = []  # beginnings of statements that fail, each once
         self._current = threading.local()  # the handle that this thread calls
         self._holder: Any = None
+        self._behind = ""  # how the statement begins behind which the lock is taken
         self._handles: dict[int, Any] = {}
+        self._logs: dict[int, tuple[Any, threading.Lock]] = {}  # each with its connection's lock
+        self._closed_logs: set[int] = set()
+        self._write_lock = threading.Lock()  # of all logs, as SQLite has one
         self.tick: Callable[[], int] = lambda: 0
         self.see: See = lambda *_: None
         _observe(self)
@@ -81,24 +91,50 @@ class StateDbThreadsAdapter(StateDbAdapter):
         failing_syncs: Sequence[int] = (),
     ) -> None:
         """Open this number of handles; syncs take `sync_s`, and those of these numbers fail."""
-        self.patience_s, self._sync_s = patience_s, sync_s
+        self.patience_s, self._syncs_s = patience_s, (sync_s,)
         for number in range(handles):
             self._opened(number)
         self._failing_syncs, self._syncs = failing_syncs, 0
 
-    def take_lock(self) -> int:
-        """Take the write lock, over a connection of another program; returns this process's id."""
+    def arrange_logs(
+        self, logs: int, syncs_s: Sequence[float], failing_syncs: Sequence[int] = ()
+    ) -> None:
+        """Open this number of logs, each as another process would.
+
+        The first syncs take `syncs_s`, and later ones as long as the last of them.
+        """
+        module = importlib.import_module("reference_impl.state_db.wal")
+        self._syncs_s, self._failing_syncs, self._syncs = syncs_s, failing_syncs, 0
+        self._write_lock = threading.Lock()
+        self._append_to_log(b"begin")
+        self._logs = {
+            number: (module.WriteAheadLog(str(self.path)), threading.Lock())
+            for number in range(logs)
+        }
+
+    def take_lock(self, behind: str = "") -> int:
+        """Take the write lock, over a connection of another program; returns this process's id.
+
+        With `behind` not now, but as soon as the next statement that begins like this is over.
+        """
+        self._behind = behind
+        if not behind:
+            self._take_lock()
+        return os.getpid()
+
+    def _take_lock(self) -> None:
         self._holder = _base(sqlite3.connect)(
             self.path, isolation_level=None, check_same_thread=False, timeout=60.0
         )
         self._holder.execute("BEGIN IMMEDIATE")
-        return os.getpid()
 
     def free_lock(self, after_s: float = 0.0) -> None:
-        """Free the write lock after some virtual time."""
+        """Free the write lock after some virtual time, if it was taken."""
         time.sleep(after_s)
-        self._holder.execute("ROLLBACK")
-        self._holder.close()
+        self._behind, holder, self._holder = "", self._holder, None
+        if holder is not None:
+            holder.execute("ROLLBACK")
+            holder.close()
 
     def wait(self, seconds: float) -> None:
         """Let virtual time pass."""
@@ -125,6 +161,36 @@ class StateDbThreadsAdapter(StateDbAdapter):
                 continue
             count += os.path.dirname(target) == folder  # noqa: PTH120  likewise
         return count
+
+    # Calls of one log ----------------------------------------------------------------------------
+
+    def commit(self, text: str, handle: int) -> None:
+        """Commit a text to the log, and return when it is durable."""
+        log, connection_lock = self._logs[handle]
+        self._current.handle = handle
+        with connection_lock:
+            if handle in self._closed_logs:
+                raise ValueError(f"log {handle} is closed")
+            with self._write_lock:  # free before the log notes the commit, as SQLite's is
+                log.note_begin()
+                begun = self.tick()
+                self._append_to_log(text.encode())
+                self.see("committed", {"texts": [text], "synced": False}, begun)
+            commit = log.note_commit()
+        log.make_durable(commit)
+
+    def close_log(self, handle: int) -> None:
+        """Close the files of a log, as when its connection closes."""
+        log, connection_lock = self._logs[handle]
+        with connection_lock:
+            self._closed_logs.add(handle)
+            log.forget()
+
+    def _append_to_log(self, data: bytes) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        fd = NATIVE["open"](f"{self.path}-wal", flags, 0o600)
+        NATIVE["write"](fd, data)
+        NATIVE["close"](fd)
 
     # Calls of one handle -------------------------------------------------------------------------
 
@@ -154,7 +220,10 @@ class StateDbThreadsAdapter(StateDbAdapter):
     def _close_handles(self) -> None:
         for handle in self._handles.values():
             handle.close()
+        for number in self._logs.keys() - self._closed_logs:
+            self.close_log(number)
         self._handles.clear()
+        self._logs.clear()
 
     # What is observed ----------------------------------------------------------------------------
 
@@ -165,6 +234,12 @@ class StateDbThreadsAdapter(StateDbAdapter):
                 self._failing.remove(start)
                 raise sqlite3.OperationalError(f"disk I/O error ({INJECTED} at {start})")
 
+    def pass_by(self, sql: str) -> None:
+        """Take the lock for another program if this statement is the one to wait for."""
+        if self._behind and sql.startswith(self._behind):
+            self._behind = ""
+            self._take_lock()
+
     def sync(self, fd: int) -> None:
         """Sync a file of the database, or fail as a broken disk does: once for every handle."""
         name = os.path.basename(NATIVE["readlink"](f"/proc/self/fd/{fd}"))  # noqa: PTH119  likewise
@@ -174,10 +249,10 @@ class StateDbThreadsAdapter(StateDbAdapter):
         is_first = self._syncs in self._failing_syncs
         fails = is_first or handle in self._unreported
         if is_first:
-            self._unreported = set(self._handles)
+            self._unreported = {*self._handles, *self._logs}
         self._unreported.discard(handle)
-        if self._sync_s:
-            time.sleep(self._sync_s)
+        if sync_s := self._syncs_s[min(self._syncs, len(self._syncs_s)) - 1]:
+            time.sleep(sync_s)
         event = {"file": name, "handle": handle, "first": is_first, "ok": not fails}
         self.see("synced", event, begun)
         if fails:
@@ -201,6 +276,9 @@ class _Connection:
         if sql.startswith(("BEGIN", "ROLLBACK")):
             self._texts = []
         self._add_texts(sql, parameters)
+        if sql == "ROLLBACK":
+            self._connection.execute(sql)
+            return self._adapter.pass_by(sql)
         if sql != "COMMIT":  # a local variable might keep a cursor, and so its statement, open
             return self._connection.execute(sql, parameters)
         begun = self._adapter.tick()

@@ -39,6 +39,28 @@ NOT_IN_VAIN = refused("append", message("a"), (10, 20), PATIENCE)
 EMPTY = op("messages", S1, (60, 61), [])
 
 
+FAIL = op("fail", {"statements": ["ROLLBACK"]}, (3, 4))
+OPEN = "DatabaseFailedError: cannot start a transaction within a transaction"
+LOGS = op("arrange_logs", {"logs": 2, "syncs_s": [0.1]}, (1, 2))
+DOUBT = "OSError: round 1 of syncs failed"
+
+
+def commit(text: str, at: tuple[int, int], handle: int = 0) -> Operation:
+    """A commit of a log."""
+    return op("commit", {"text": f"alpha {text}", "handle": handle}, at)
+
+
+def doubted(text: str, at: tuple[int, int], handle: int = 0) -> Operation:
+    """A commit that the log could not vouch for."""
+    return refused("commit", {"text": f"alpha {text}", "handle": handle}, at, DOUBT)
+
+
+def sync(at: tuple[int, int], *, ok: bool = True, handle: int = 1) -> Operation:
+    """A sync of a log's file."""
+    event = {"file": "state.db-wal", "handle": handle, "first": not ok, "ok": ok}
+    return op("synced", event, at)
+
+
 def took(seconds: float) -> Operation:
     """How long the append took."""
     return op("took", {"text": "alpha a", "handle": 0, "seconds": seconds}, (10, 19))
@@ -63,6 +85,13 @@ def judged(*operations: Operation) -> set[str]:
             op("left_open", None, (50, 51), 0),
             EMPTY,
         ),
+        (LOGS, commit("a", (10, 20)), COMMITTED, sync((13, 14))),
+        (LOGS, doubted("a", (10, 20)), COMMITTED, sync((13, 14), ok=False)),
+        (
+            *(LOGS, commit("b", (3, 12), 1), doubted("a", (10, 20)), COMMITTED),
+            sync((4, 9), ok=False),
+        ),
+        (LOGS, op("close_log", {"handle": 0}, (5, 12)), doubted("a", (10, 20))),
     ],
 )
 def test_sound_history_is_valid(history: tuple[Operation, ...]) -> None:
@@ -91,6 +120,11 @@ def test_sound_history_is_valid(history: tuple[Operation, ...]) -> None:
         ),
         ((CREATE, APPEND, COMMITTED, LATE), "D12"),
         ((CREATE, refused("append", message("a"), (10, 20), "IndexError: pop"), EMPTY), "D10"),
+        ((CREATE, FAIL, refused("append", message("a"), (10, 20), OPEN), EMPTY), "D9"),
+        ((LOGS, commit("a", (10, 20)), COMMITTED), "D12"),
+        ((LOGS, commit("a", (10, 20)), COMMITTED, sync((9, 14))), "D12"),
+        ((LOGS, doubted("a", (10, 20)), COMMITTED, sync((13, 14))), "D10"),
+        ((LOGS, doubted("a", (10, 20)), COMMITTED, sync((4, 9), ok=False)), "D10"),
         ((CREATE, op("left_open", None, (50, 51), 2)), "D8"),
         ((CREATE, refused("close_handle", {"handle": 0}, (8, 9), "OSError: no")), "D8"),
     ],

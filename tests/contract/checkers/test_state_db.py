@@ -18,12 +18,17 @@ from harness.contract.checkers.state_db.fairness import (
     HANG,
     KILL,
     STARVING,
+    check_succession,
     check_writes_after_kills,
     no_early_refusals,
     no_hangs,
     no_starvation,
 )
-from harness.contract.checkers.state_db.lock_discipline import check_lock_discipline, held_ms
+from harness.contract.checkers.state_db.lock_discipline import (
+    check_lock_discipline,
+    held_ms,
+    opened_behind,
+)
 from harness.contract.checkers.state_db.stalled_holder import check_stalled_holders
 from harness.contract.checkers.state_db.wait_times import measure, overtakings, writes_of
 from harness.contract.checkers.state_db.wal_size import wal_high_water_bytes, wal_stays_below
@@ -298,6 +303,12 @@ def test_lock_misuse_names_its_promise(one: Operation, promise: Promise) -> None
     assert broken(check_lock_discipline(history([WRITER, one]))) == {promise}
 
 
+def test_open_behind_sqlite_breaks_d11_alone() -> None:
+    behind = op(2, "opened_behind", {"file": "state.db-shm"}, (5, 6))
+    assert broken(opened_behind(history([WRITER, behind]))) == {promises.D11}
+    assert opened_behind(history([WRITER, traced(2, "BEGIN", UPDATE)])).is_valid
+
+
 def test_sound_lock_use_is_valid() -> None:
     """A read transaction, a passive checkpoint and a single writing statement."""
     harmless = [
@@ -343,6 +354,33 @@ def test_refusal_beside_killed_processes_breaks_d5() -> None:
     late = refused(1, "append", (0, 99), "OutOfPatienceError: no turn in 30 s")
     assert broken(check_writes_after_kills(history([late]))) == {promises.D5}
     assert check_writes_after_kills(history([append(1, "a", (0, 99))])).is_valid
+
+
+@pytest.mark.parametrize(
+    ("waits_ms", "is_valid"),
+    [
+        ((900, 900, 900, 900), False),
+        ((900, 900, 900, 5), True),
+        ((900, 900, 900), True),
+        ((5, 5, 5, 5), True),
+    ],
+    ids=["all-late", "one-at-once", "too-few", "at-once"],
+)
+def test_late_succession_breaks_d5(waits_ms: tuple[int, ...], *, is_valid: bool) -> None:
+    """All of four writers or more waited for a dead process."""
+    writes = (
+        append(number, f"a{number}", (11 * MS, (11 + wait_ms) * MS))
+        for number, wait_ms in enumerate(waits_ms)
+    )
+    again = append(0, "again", (2000 * MS, 2001 * MS))
+    verdict = check_succession(beside(f"{KILL}42", *writes, again))
+    assert broken(verdict) == (set() if is_valid else {promises.D5})
+
+
+def test_succession_excuses_a_wait_for_a_processor() -> None:
+    writes = [append(number, f"a{number}", (11 * MS, 911 * MS)) for number in range(4)]
+    waited = op(0, "unscheduled", None, (11 * MS, 912 * MS), 600 * MS)
+    assert check_succession(beside(f"{KILL}42", *writes, waited)).is_valid
 
 
 def test_hang_breaks_d5_and_kill_does_not() -> None:

@@ -188,7 +188,11 @@ def test_long_call_logs_its_unscheduled_time(tmp_path: Path) -> None:
         pool.wait_for_all()
     history = logged(tmp_path)
     (pin,) = history.of("pin")
-    (note,) = (op for op in history if op.function == "unscheduled" and op.process == pin.process)
+    (note,) = (  # on a busy machine other calls of the process are long, too
+        op
+        for op in history.of("unscheduled")
+        if op.process == pin.process and op.invoked_ns <= pin.invoked_ns and pin.meets(op)
+    )
     assert note.invoked_ns <= pin.invoked_ns < (pin.completed_ns or 0) <= (note.completed_ns or 0)
     assert 0 <= note.result <= (note.completed_ns or 0)
 

@@ -30,6 +30,8 @@ second and is then bypassed, it was 27 times at most; a lock without a queue rea
 writes there are. A write that waited for a processor for half of its time or more is left out."""
 SHARE = 0.25
 """The share of writers that must have starved: bad luck hits one, a policy hits most."""
+SUCCEEDED_S = 0.4  # far longer than any write takes that waits for no lock
+SUCCESSORS_MIN = 4  # processes that wrote after a kill
 
 
 def no_early_refusals(patience_s: float) -> Checker:
@@ -111,6 +113,40 @@ def check_writes_after_kills(history: History) -> Verdict:
                 observed=op.answer,
             )
             for op in refused
+        )
+    )
+
+
+def check_succession(history: History) -> Verdict:
+    """Judge D5 by the first write of each process that began after a kill: one is quick at least.
+
+    A write that waits for a lock of a dead process is slow in all of them, and a busy machine slows
+    some: a write that waited for a processor for half of its time or more is not slow.
+    """
+    kills = [fault.began_ns for fault in history.faults if fault.name.startswith(KILL)]
+    first: dict[int, Operation] = {}
+    for op in history.happened:
+        if op.function in WRITES and any(began_ns < op.invoked_ns for began_ns in kills):
+            first.setdefault(op.process, op)
+    excused = unscheduled(history)
+    slow = [
+        op
+        for op in first.values()
+        if _waited_s(op) > SUCCEEDED_S and (op.process, op.invoked_ns) not in excused
+    ]
+    if len(first) < SUCCESSORS_MIN or len(slow) < len(first):
+        return Verdict()
+    return Verdict(
+        (
+            Anomaly(
+                promises.D5,
+                f"each of {len(first)} processes that wrote after a kill waited for its first"
+                " write",
+                tuple(slow),
+                "succeeded-late",
+                expected=f"one of them at least waits less than {SUCCEEDED_S:g} s",
+                observed=", ".join(f"{_waited_s(op):.3f} s" for op in slow),
+            ),
         )
     )
 

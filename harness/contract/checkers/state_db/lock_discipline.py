@@ -35,6 +35,11 @@ def check_lock_discipline(history: History) -> Verdict:
     return Verdict(tuple(anomaly for rule in rules for anomaly in rule(history)))
 
 
+def opened_behind(history: History) -> Verdict:
+    """Judge D11 alone, for processes that do more than one thing at once."""
+    return Verdict(tuple(_opened_behind(history)))
+
+
 def transactions(history: History) -> Iterator[Operation]:
     """The transactions that wrote, or began in order to write."""
     for op in history.happened:

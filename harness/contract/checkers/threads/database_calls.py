@@ -28,21 +28,38 @@ INJECTED = "injected"  # in the text of an error that the harness caused
 
 _OTHERS = (  # no calls of the model
     *("arrange", "take_lock", "free_lock", "fail", "close_handle", "left_open", "wait"),
-    *("took", "committed", "synced"),
+    *("arrange_logs", "commit", "close_log", "took", "committed", "synced"),
 )
-_NO_REFUSAL = ("arrange", "take_lock", "free_lock", "fail", "close_handle", "left_open")
+_NO_REFUSAL = (
+    *("arrange", "take_lock", "free_lock", "fail", "close_handle", "left_open"),
+    *("arrange_logs", "close_log"),
+)
 
 
 def check_database_calls(history: History) -> Verdict:
     """Judge the answers, the refusals, the waits, the syncs and what stays open."""
-    rules = first_of(_refused_arrangements, _early_refusals, _too_long, _unnamed, _left_open)
+    rules = first_of(
+        *(_refused_arrangements, _refused_commits, _early_refusals, _too_long, _unnamed),
+        _left_open,
+    )
     verdict = rules(history)
     if verdict.anomalies:
         return verdict
-    return merge((_answers(_modelled(history)), _power_loss(history)))
+    return merge((_blamed_on_rollback(_answers(_modelled(history)), history), _power_loss(history)))
 
 
 _answers = linearizable(StateDbModel(), promises.D1, counts=lambda _: True)
+
+
+def _blamed_on_rollback(verdict: Verdict, history: History) -> Verdict:
+    """With D9 on each anomaly beside a failed statement: what it left was not rolled back."""
+    if not history.of("fail"):
+        return verdict
+    anomalies = (
+        replace(anomaly, also=tuple(dict.fromkeys((*anomaly.also, promises.D9))))
+        for anomaly in verdict.anomalies
+    )
+    return replace(verdict, anomalies=tuple(anomalies))
 
 
 def _modelled(history: History) -> History:
@@ -117,6 +134,33 @@ def _refused_arrangements(history: History) -> Iterator[Anomaly]:
             )
 
 
+def _refused_commits(history: History) -> Iterator[Anomaly]:
+    """A commit of a log that was doubted although no sync failed (D10).
+
+    After a failed sync a log may also doubt commits that began before it learned of the failure,
+    but none that is alone.
+    """
+    failed = [sync for sync in history.of("synced") if not sync.argument["ok"]]
+    commits = history.of("commit")
+    for op in commits:
+        is_alone = not any(other.meets(op) for other in commits if other is not op)
+        reasons = [sync for sync in failed if sync.meets(op) or (_began(sync, op) and not is_alone)]
+        reasons += [
+            close
+            for close in history.of("close_log")
+            if _handle(close) == _handle(op) and _began(close, op)
+        ]
+        if op.outcome is Outcome.FAIL and not reasons:
+            yield Anomaly(
+                promises.D10,
+                f"{op.call} was refused although no sync failed",
+                (op,),
+                "doubted",
+                expected="success: the disk works",
+                observed=op.error,
+            )
+
+
 def _early_refusals(history: History) -> Iterator[Anomaly]:
     """A write that was refused because of a lock before its patience ended (D3)."""
     patience_s = _patience_s(history)
@@ -182,6 +226,7 @@ def _left_open(history: History) -> Iterator[Anomaly]:
 
 def _power_loss(history: History) -> Verdict:
     """Judge by the syncs of each handle what was acknowledged (D12)."""
+    history = _with_commits_as_appends(history)
     handles = {op.argument["text"]: _handle(op) for op in history.of("append")}
     acknowledged = history.happened.of("append")
     own = {text for op in history.of("committed") if op.argument["synced"] for text in _texts(op)}
@@ -198,6 +243,16 @@ def _power_loss(history: History) -> Verdict:
     if not history.of("synced"):
         return Verdict((_never_synced(commits[0], acknowledged[0]),))
     return check_power_loss(replace(history, operations=tuple(operations)))
+
+
+def _with_commits_as_appends(history: History) -> History:
+    """The history with each commit of a log as an append."""
+    return replace(
+        history,
+        operations=tuple(
+            replace(op, function="append") if op.function == "commit" else op for op in history
+        ),
+    )
 
 
 def _never_synced(commit: Operation, op: Operation) -> Anomaly:

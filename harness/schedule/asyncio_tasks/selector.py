@@ -1,0 +1,63 @@
+"""The selector of a controlled loop: an idle loop waits at a gate, not in the kernel.
+
+Sockets and pipes are real: they are asked without waiting. What arrives from outside cannot be
+scheduled, so an idle loop that could only be woken by it has escaped control.
+"""
+
+from __future__ import annotations
+
+import select
+import selectors
+from typing import Any
+
+from harness.schedule.asyncio_tasks.loop import ROUNDS, LoopState
+
+_READS = select.POLLIN | select.POLLPRI
+_WRITES = select.POLLOUT
+
+
+class Selector(selectors.PollSelector):
+    """Replaces the selector of a loop."""
+
+    state: LoopState
+
+    def has_events(self) -> bool:
+        """Whether a socket or pipe is ready."""
+        return bool(self.get_map()) and bool(self._selector.poll(0))  # type: ignore[attr-defined]
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait as long as the loop has nothing to do; other threads may act in any case."""
+        state = self.state
+        run = state.run
+        state.thread = run.current
+        state.thread.strand = None
+        timers = state.timers
+        wait_ns = None if timeout is None else timers.instant(timeout) - run.clock.now_ns
+        if wait_ns is None or wait_ns > 0:
+            state.rounds = 0
+            run.turn_idle(state, wait_ns)
+        else:
+            state.rounds += 1
+            next_ns = timers.next_ns()
+            run.turn(state, next_ns if state.drifts else None)
+            if state.rounds > ROUNDS:
+                # The program polls with sleep(0): in reality that takes time.
+                run.advance(next_ns)
+        state.touch()
+        state.is_awake = False
+        return timers.run_due(self._events())
+
+    def _events(self) -> list[Any]:
+        if not self.get_map():
+            return []
+        ready = dict(self._selector.poll(0))  # type: ignore[attr-defined]
+        events = []
+        for key in self.get_map().values():
+            mask = ready.get(key.fd, 0)
+            if mask:
+                found = (selectors.EVENT_WRITE if mask & ~_READS else 0) | (
+                    selectors.EVENT_READ if mask & ~_WRITES else 0
+                )
+                events.append((key, found & key.events))
+                self.state.run.has_input = True
+        return events
