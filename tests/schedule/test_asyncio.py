@@ -110,6 +110,26 @@ def test_relaxed_finding_is_labelled() -> None:
     assert Finding.from_json(json.loads(as_json(finding))) == finding
 
 
+@pytest.mark.parametrize("is_direct", [False, True])
+def test_own_tasks_are_choices(is_direct: bool) -> None:  # noqa: FBT001
+    """Tasks of a factory, or made without the loop, have no number of their own at first."""
+
+    async def main(_run: Run) -> str:
+        order: list[str] = []
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(lambda loop, coroutine, **_: asyncio.Task(coroutine, loop=loop))
+
+        async def note(name: str) -> None:
+            order.append(name)
+
+        make = asyncio.Task if is_direct else loop.create_task
+        await asyncio.gather(*(make(note(name)) for name in "abc"))
+        return "".join(order)
+
+    assert outcomes(main, order="drift") == {"abc"}
+    assert len(outcomes(main, order="relaxed", budget=MORE)) == 6
+
+
 def test_queue_order_finding_is_not_labelled() -> None:
     program = partial(asyncio_programs.lost_update, broken=True)
     finding = explore(program, order="relaxed", strategies=["random"], budget=FEW).finding

@@ -36,6 +36,7 @@ class LoopState:
         self.selector = selector
         self.thread: Thread | None = None  # that runs the loop
         self.tasks: list[Any] = []
+        self._numbers: dict[int, int] = {}  # of tasks that the program made, by identity
         self.timers = Timers(self)
         self.is_awake = False  # another thread has woken the loop
         self.is_over = False
@@ -146,10 +147,20 @@ class LoopState:
     def adopt(self, task: Any) -> Any:
         """Name and keep a task that the program's own factory made."""
         if isinstance(task, asyncio.Task):
+            number = self.number_of(task)
             if str(task.get_name()).startswith("Task-"):
-                task.set_name(f"Task-{self.run.number_strand()}")
-            self.tasks.append(task)
+                task.set_name(f"Task-{number}")
         return task
+
+    def number_of(self, task: Any) -> int:
+        """Return a task's number; one that the program made itself gets one now, and is kept."""
+        if isinstance(task, Task):
+            return task.number
+        number = self._numbers.get(id(task))
+        if number is None:
+            number = self._numbers[id(task)] = self.run.number_strand()
+            self.tasks.append(task)
+        return number
 
 
 def _stack(task: Any) -> str:

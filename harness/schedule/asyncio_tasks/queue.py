@@ -66,11 +66,12 @@ class ReadyQueue(deque[Any]):
         for index, handle in enumerate(self):
             if not handle._cancelled:
                 indices.setdefault(stepped(handle), index)
+        state = self.state
         strands = [
-            Strand(FIRST + getattr(task, "number", 0), "a callback", _OUT_OF_TURN)
+            Strand(FIRST + (state.number_of(task) if task else 0), "a callback", _OUT_OF_TURN)
             for task in indices
         ]
-        run = self.state.run
+        run = state.run
         chosen = strands[0] if len(strands) == 1 else run.pick(strands)
         if chosen is not strands[0]:
             run.out_of_turn += 1

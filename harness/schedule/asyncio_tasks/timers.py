@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 RESOLUTION_S = 1e-6  # timers that are closer are due at the same instant
 _RESOLUTION_NS = 1_000
 _FORGOTTEN = 64
+_UNKNOWN = (None, 0, 0)  # a timer that a loop's own `call_at` made
 _TIE = type("Tie", (), {"label": "timers that are due at the same instant"})()
 
 
@@ -96,12 +97,12 @@ class Timers:
         later_s = second._when - first._when  # noqa: SLF001
         if abs(later_s) >= RESOLUTION_S:
             return bool(later_s > 0)
-        _, number, instant = self._made[id(first)]
-        _, other_number, other_instant = self._made[id(second)]
+        _, number, instant = self._made.get(id(first), _UNKNOWN)
+        _, other_number, other_instant = self._made.get(id(second), _UNKNOWN)
         return instant == other_instant and number < other_number
 
     def _number(self, timer: Any) -> int:
-        return self._made[id(timer)][1]
+        return self._made.get(id(timer), _UNKNOWN)[1]
 
     def _by_instant(self, timer: Any) -> tuple[int, int]:
         return round(timer._when / RESOLUTION_S), self._number(timer)  # noqa: SLF001
