@@ -47,6 +47,9 @@ class Subject:
         self.committed: list[int] = []
         self.lifecycle.mark_turn_completed(SESSION, agent=self)
 
+    def sync_turn(self, turn_id: str, request: str, reply: str) -> None:
+        """Do nothing: the agent has no memory."""
+
     def commit_memory_session(self) -> None:
         """Act as the provider: record the last turn of this commit."""
         self.committed.append(self.lifecycle._entries[SESSION].segments[0].end)  # noqa: SLF001

@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 
 from reference_impl.agents.agent import ScriptedAgent
 from reference_impl.agents.processes import Event, Kind, ProcessRegistry
-from reference_impl.config import env_seconds
-from reference_impl.live.channels import GRACE_S, IDLE_TTL_S, Channels
+from reference_impl.config import env_seconds, env_switch
+from reference_impl.live.channels import GRACE_S, IDLE_TTL_S, STARTED, STARTED_BY_CLIENT, Channels
 from reference_impl.live.gateway_watcher import POLL_S, GatewayWatcher
 from reference_impl.memory.agent_cache import COMMIT_PATIENCE_S
 from reference_impl.memory.lifecycle import Lifecycle
-from reference_impl.memory.provider import commit_session
+from reference_impl.memory.provider import SessionMemory
 from reference_impl.model_catalog.catalog import ModelCatalog
 from reference_impl.model_catalog.providers import SCRIPTED, offered_models
 from reference_impl.sessions import recovery
-from reference_impl.sessions.list import SessionList
+from reference_impl.sessions.list import SessionList, shown
 from reference_impl.sessions.sidecar import UNTITLED, Session
 from reference_impl.sessions.store import PATIENCE_S, SessionStore
 from reference_impl.state_db.state_db import StateDb
@@ -33,10 +33,11 @@ from reference_impl.state_db.sync import SOURCE, StateSync
 from reference_impl.storage.files import LockBusyError, StrPath, absolute
 from reference_impl.storage.json_log import Row
 from reference_impl.turns.journal import Replay, RunJournal, TurnJournal
-from reference_impl.turns.turns import Run, TurnListener, Turns
+from reference_impl.turns.turns import Run, Source, TurnListener, Turns
 from reference_impl.turns.wakeups import Wakeups
 
 _SYNC_LOCKS = 64
+FOUND_MAX, FOUND_CHARS = 1000, 200  # messages that a search reads, and what it shows of each
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class App:
             self.runs,
             self.journal,
             self.lifecycle,
-            lambda session_id: ScriptedAgent(session_id, self.processes, commit_session),
+            lambda session_id: ScriptedAgent(session_id, self.processes, SessionMemory(session_id)),
             sync=self.sync,
             resolve=self.resolve,
         )
@@ -81,7 +82,14 @@ class App:
             grace_s=env_seconds("HERMES_WEBUI_CHANNEL_GRACE", GRACE_S),
             ttl_s=env_seconds("HERMES_WEBUI_CHANNEL_TTL", IDLE_TTL_S),
         )
-        self.wakeups = Wakeups(self.processes, self.turns.start, announce=self._announce)
+        self.wakeups = Wakeups(
+            self.processes,
+            self.turns.start,
+            announce=self._announce,
+            wakes_idle=env_switch("HERMES_WEBUI_IDLE_WAKEUPS", default=True),
+            joins_turns=env_switch("HERMES_WEBUI_NEXT_TURN_DRAIN", default=True),
+        )
+        self.turns.take_along(self.wakeups)
         self.announcer = TurnAnnouncer(self.channels)
         self.turns.listen(self.announcer)  # before the listener that starts the next run
         self.turns.listen(self.wakeups)
@@ -199,6 +207,29 @@ class App:
 
     # Sessions
 
+    def search(self, words: str) -> list[dict[str, Any]]:
+        """The rows of sessions whose title or messages have all these words, the latest first.
+
+        `match_type` says which of both; `text` is the beginning of the latest such message. Raises
+        StateDbError, and what the session store raises.
+        """
+        texts: dict[str, str] = {}
+        if self._db is not None or os.path.exists(self._at("state.db")):
+            for message in self._opened_db().search(words, FOUND_MAX):
+                texts.setdefault(message.session, message.content or "")
+        parts = words.casefold().split()
+        found = []
+        for row in self.store.rows():
+            sid, title = row["session_id"], row["title"].casefold()
+            if parts and all(part in title for part in parts):
+                about = {"match_type": "title"}
+            elif sid in texts:
+                about = {"match_type": "content", "text": texts[sid][:FOUND_CHARS]}
+            else:
+                continue
+            found.append({**shown(row, self.turns.attachable_stream(sid)), **about})
+        return found
+
     def resolve(self, asked: Mapping[str, Any]) -> dict[str, str]:
         """The model and provider of a session or turn, by the cached catalog."""
         model, provider = self.catalog.resolve(asked.get("model"), asked.get("model_provider"))
@@ -283,10 +314,11 @@ class TurnAnnouncer(TurnListener):
             return self._ended.wait_for(condition, timeout_s)
 
     def started(self, run: Run) -> None:
-        """Open the run's buffer and announce the run."""
+        """Open the run's buffer and announce the run: whether the server or a client began it."""
         self._channels.open_run(
             run.session_id,
             run.stream_id,
+            notice=STARTED if run.source is Source.WAKEUP else STARTED_BY_CLIENT,
             pending_started_at=run.started_at,
             source=str(run.source),
         )

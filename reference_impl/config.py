@@ -12,6 +12,7 @@ log = logging.getLogger(__name__)
 
 INT_MAX = 1_000_000
 SECONDS_MIN, SECONDS_MAX = 0.001, 366 * 86_400.0  # threads cannot wait much longer
+ON, OFF = ("1", "on", "true", "yes"), ("0", "off", "false", "no")
 _TEXT_CHARS = 40
 _Number = TypeVar("_Number", int, float)
 _refused: set[str] = set()  # settings with a warning; at most as many as there are
@@ -27,6 +28,18 @@ def env_seconds(name: str, default: float) -> float:
     return _valid(name, float, SECONDS_MIN, SECONDS_MAX, default)
 
 
+def env_switch(name: str, *, default: bool) -> bool:
+    """Read a switch from the environment, such as on or off; anything else gives the default."""
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    for value, words in ((True, ON), (False, OFF)):
+        if text.strip().lower() in words:
+            return value
+    _refuse(name, text, f"one of {', '.join((*ON, *OFF))}", default)
+    return default
+
+
 def _valid(
     name: str, parse: Callable[[str], _Number], minimum: float, maximum: float, default: _Number
 ) -> _Number:
@@ -37,8 +50,11 @@ def _valid(
         value = parse(text)
         if minimum <= value <= maximum:
             return value
+    _refuse(name, text, f"in {minimum} to {maximum}", default)
+    return default
+
+
+def _refuse(name: str, text: str, allowed: str, default: object) -> None:
     if name not in _refused:
         _refused.add(name)
-        shown = repr(text[:_TEXT_CHARS])
-        log.warning("%s: %s is not in %s to %s: it is %s", name, shown, minimum, maximum, default)
-    return default
+        log.warning("%s: %r is not %s: it is %s", name, text[:_TEXT_CHARS], allowed, default)

@@ -12,7 +12,7 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from reference_impl.agents import identity
@@ -61,12 +61,28 @@ class Agent(Protocol):
         """Say in short what these messages say; may be slow, and may raise anything."""
         ...
 
+    def sync_turn(self, turn_id: str, request: str, reply: str) -> None:
+        """Let the memory know of a completed turn, without extraction; must be quick."""
+        ...
+
     def commit_memory_session(self) -> None:
         """Extract the session's memory; may be slow, and may raise anything."""
         ...
 
     def close(self) -> None:
         """Release everything; no turn follows."""
+        ...
+
+
+class Memory(Protocol):
+    """A session's memory at a provider."""
+
+    def sync_turn(self, turn_id: str, request: str, reply: str) -> None:
+        """Send a completed turn; must be quick."""
+        ...
+
+    def commit(self) -> None:
+        """Extract what was sent; may be slow, and may raise OSError."""
         ...
 
 
@@ -102,11 +118,11 @@ class ScriptedAgent:
         self,
         session_id: str,
         processes: ProcessRegistry,
-        commit: Callable[[str], object] = lambda _: None,
+        memory: Memory | None = None,
     ) -> None:
-        """`commit` lets a memory provider extract a session; it may raise OSError."""
+        """`memory` is the session's memory, at a provider; without it there is none."""
         self.commits = 0
-        self._commit = commit
+        self._memory = memory
         self._session_id = session_id
         self._processes = processes
         self._closed = threading.Event()
@@ -206,9 +222,15 @@ class ScriptedAgent:
         asked = [message["content"][:40] for message in messages if message.get("role") == "user"]
         return f"Summary of {len(messages)} messages: {'; '.join(asked)}"
 
+    def sync_turn(self, turn_id: str, request: str, reply: str) -> None:
+        """Let the memory provider know of a completed turn."""
+        if self._memory is not None:
+            self._memory.sync_turn(turn_id, request, reply)
+
     def commit_memory_session(self) -> None:
         """Let the memory provider extract the session. Raises OSError."""
-        self._commit(self._session_id)
+        if self._memory is not None:
+            self._memory.commit()
         self.commits += 1
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from reference_impl.turns.journal import Replay, ReplayStatus
 
 log = logging.getLogger(__name__)
 
+STARTED, STARTED_BY_CLIENT = "server_turn_started", "turn_started"
 GRACE_S = 60.0
 IDLE_TTL_S = 4 * 3600.0
 TERMINAL_EVENTS = frozenset({"stream_end", "cancel", "apperror", "error"})
@@ -95,10 +96,13 @@ class Channels:
 
     # Runs
 
-    def open_run(self, session_id: str, stream_id: str, **facts: Any) -> None:
-        """Open a run's buffer, make it the session's current run, and announce it.
+    def open_run(
+        self, session_id: str, stream_id: str, *, notice: str = STARTED, **facts: Any
+    ) -> None:
+        """Open a run's buffer, make it the session's current run, and announce it by `notice`.
 
-        `facts` are further fields of `server_turn_started`: pending_started_at, source.
+        `facts` are further fields of the notice: pending_started_at, source. A late subscriber gets
+        it as `server_turn_started` with `recovered`, also of a run that a client started.
         """
         started = {"session_id": session_id, "stream_id": stream_id, **facts}
         gap_frame = partial(_snapshot, session_id, stream_id, "fell behind")
@@ -112,7 +116,7 @@ class Channels:
             self._offered[session_id] = run
             run.announced_in = self._notices.get(session_id)
             if run.announced_in is not None:
-                run.seq = run.announced_in.publish("server_turn_started", started)
+                run.seq = run.announced_in.publish(notice, started)
 
     def withdraw_run(self, stream_id: str) -> None:
         """Attach no new subscriber to a run, because it is being cancelled."""
@@ -184,7 +188,7 @@ class Channels:
                 notices.prepend_gap(reader)
             run = self._offered.get(session_id)
             if run is not None and not (run.announced_in is notices and run.seq > reader.position):
-                reader.prepend([frame("server_turn_started", {**run.started, "recovered": True})])
+                reader.prepend([frame(STARTED, {**run.started, "recovered": True})])
         return reader
 
     def subscribe_run(

@@ -64,8 +64,9 @@ class Metadata:
         return self.active_stream_id is not None or self.pending_user_message is not None
 
     def row(self) -> dict[str, Any]:
-        """The index row: all metadata but the pending text, which may be long."""
+        """The index row: all metadata but the pending texts, which may be long."""
         row = _plain(self)
+        row.pop("pending_notices", None)
         row["has_pending_user_message"] = row.pop("pending_user_message") is not None
         return row
 

@@ -197,19 +197,26 @@ class SessionStore:
                     self._held.pop(session_id, None)
                 self.index.refresh(session_id)
 
-    def clean_stale_stream(self, session_id: str, is_live: Callable[[str], bool]) -> bool:
-        """Maintenance: clear the mark of a stream that no run has; returns whether it did.
+    def clean_stale_stream(
+        self,
+        session_id: str,
+        is_live: Callable[[str], bool],
+        settle: Callable[[Session], Session] | None = None,
+    ) -> bool:
+        """Maintenance: settle a busy session whose stream no run has; returns whether it did.
 
         `is_live(stream_id)` is called under the session's lock, with what is on disk at that
-        moment: a run that registered meanwhile is left alone. A pending message joins the others,
-        marked as interrupted, because the user was shown it. Raises as `change` does.
+        moment: a run that registered meanwhile is left alone. `settle` gives the session without
+        its turn; by default a pending message joins the others, marked as interrupted, because the
+        user was shown it. Raises as `change` does.
         """
         cleaned = False
 
         def clean(session: Session) -> Session:
             nonlocal cleaned
-            cleaned = session.active_stream_id is not None and not is_live(session.active_stream_id)
-            return _interrupted(session) if cleaned else session
+            stream_id = session.active_stream_id
+            cleaned = session.is_busy and (stream_id is None or not is_live(stream_id))
+            return (settle or _interrupted)(session) if cleaned else session
 
         self.maintain(session_id, clean)
         return cleaned

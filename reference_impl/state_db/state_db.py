@@ -339,8 +339,8 @@ class StateDb:
         """Read a session's messages in order; empty also if there is no such session."""
         return self._messages("WHERE session_id = ? ORDER BY id", (session,))
 
-    def search(self, words: str) -> list[Message]:
-        """Find the messages that contain all these words, the latest first.
+    def search(self, words: str, limit: int = -1) -> list[Message]:
+        """Find the messages that contain all these words, the latest first; at most `limit`.
 
         Words are letters and digits, in any case; other characters find nothing.
         """
@@ -349,7 +349,8 @@ class StateDb:
         if not quoted:
             return []
         found = "SELECT rowid FROM words WHERE words MATCH ?"
-        return self._messages(f"WHERE id IN ({found}) ORDER BY id DESC", (quoted,))
+        condition = f"WHERE id IN ({found}) ORDER BY id DESC LIMIT ?"
+        return self._messages(condition, (quoted, limit))
 
     # Fairness and closing --------------------------------------------------------------------
 

@@ -24,11 +24,14 @@ class StateSync:
         """Raises as the state database does; the next call adds what is missing then."""
         sid = session.session_id
         self._db.create_session(sid, SOURCE)
-        existing = [(message.role, message.content) for message in self._db.get_messages(sid)]
+        existing = [
+            Draft(message.role, message.content, message.tool_calls)
+            for message in self._db.get_messages(sid)
+        ]
         wanted = [_draft(message) for message in session.messages]
-        if existing == [(draft.role, draft.content) for draft in wanted[: len(existing)]]:
+        if existing == wanted[: len(existing)]:
             for draft in wanted[len(existing) :]:
-                self._db.append_message(sid, draft.role, draft.content)
+                self._db.append_message(sid, draft.role, draft.content, draft.tool_calls)
         else:
             self._db.replace_messages(sid, wanted)
         title = None if session.title == UNTITLED else _text(session.title)
@@ -39,7 +42,9 @@ class StateSync:
 
 
 def _draft(message: Message) -> Draft:
-    return Draft(str(message.get("role")), _text(str(message.get("content", ""))))
+    calls = message.get("tool_calls", ())
+    content = _text(str(message.get("content", "")))
+    return Draft(str(message.get("role")), content, tuple(calls) if isinstance(calls, list) else ())
 
 
 def _text(text: str) -> str:

@@ -18,18 +18,18 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from reference_impl.agents import identity
 from reference_impl.agents.agent import Agent
 from reference_impl.memory.agent_cache import AgentCache
 from reference_impl.memory.lifecycle import Lifecycle
 from reference_impl.sessions.session_files import UnknownSessionError, checked_id
-from reference_impl.sessions.sidecar import Message, Session, SessionError
+from reference_impl.sessions.sidecar import Message, Metadata, Session, SessionError
 from reference_impl.sessions.store import SaveRefusedError, SessionStore
 from reference_impl.storage.files import LockBusyError
 from reference_impl.storage.json_log import Row
@@ -43,7 +43,7 @@ TOOL_CHARS_MAX = 16_384
 _UNMARKED: Mapping[str, Any] = {}
 _PENDING = (
     *("pending_turn_id", "pending_user_source", "pending_wakeup_id"),
-    "pending_attachments",
+    *("pending_attachments", "pending_notices"),
 )
 KEPT = ("model", "model_provider", "workspace", "profile", "enabled_toolsets")
 _NOTHING: Mapping[str, Any] = {}
@@ -97,6 +97,7 @@ class Run:
     started_at: float
     asked: Mapping[str, Any] = field(default_factory=dict)
     is_retry: bool = False
+    notices: Sequence[tuple[str, str]] = ()  # ids and texts of the wakeups that it takes along
     stream_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     turn_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -110,6 +111,7 @@ class Run:
     agent: Agent | None = None
     writer: RunWriter | None = None
     produced: list[str] = field(default_factory=list)
+    calls: list[Mapping[str, Any]] = field(default_factory=list)  # of tools
 
     @property
     def is_attachable(self) -> bool:
@@ -122,6 +124,29 @@ class Run:
         if self.cancelled.is_set():
             return "cancelling"
         return "running" if self.state is None else "ending"
+
+
+class PendingWakeups(Protocol):
+    """The wakeups that a user's turn takes along: their prompts precede its message."""
+
+    def claim(self, session_id: str) -> Sequence[tuple[str, str]]:
+        """The ids and texts of the session's pending wakeups; no other path delivers them now."""
+        ...
+
+    def release(self, session_id: str, *, are_delivered: bool) -> None:
+        """End the claim: they are delivered with a turn, or another path may deliver them."""
+        ...
+
+
+class NoWakeups:
+    """A user's turn takes no wakeup along."""
+
+    def claim(self, session_id: str) -> Sequence[tuple[str, str]]:  # noqa: ARG002
+        """None is pending."""
+        return ()
+
+    def release(self, session_id: str, *, are_delivered: bool) -> None:
+        """Do nothing: none was claimed."""
 
 
 class TurnListener:
@@ -170,6 +195,7 @@ class Turns:
         self._resolve = resolve
         self._clock = clock
         self._unwind_bound_s = unwind_bound_s
+        self._pending: PendingWakeups = NoWakeups()
         self._listeners: list[TurnListener] = []
         self._changed = threading.Condition(threading.Lock())
         self._by_session: dict[str, Run] = {}
@@ -180,6 +206,10 @@ class Turns:
     def listen(self, listener: TurnListener) -> None:
         """Add a listener of all runs; before the first one starts."""
         self._listeners.append(listener)
+
+    def take_along(self, pending: PendingWakeups) -> None:
+        """Deliver these wakeups with the next turns of users; before the first one starts."""
+        self._pending = pending
 
     # Queries
 
@@ -276,15 +306,21 @@ class Turns:
 
     def _begin(self, run: Run) -> Run:
         self._register(run)
+        is_begun = False
         try:
+            if run.source is Source.USER and not run.is_retry:
+                run.notices = self._pending.claim(run.session_id)
             self._submit(run)
             run.is_submitted = True
             self._notify(lambda listener: listener.started(run))
             name = f"turn of {run.session_id}"
             threading.Thread(target=self._work, args=(run,), name=name, daemon=True).start()
-        except BaseException:
-            self._withdraw(run)
-            raise
+            is_begun = True
+        finally:
+            if not is_begun:
+                self._withdraw(run)
+            if run.notices:
+                self._pending.release(run.session_id, are_delivered=is_begun)
         return run
 
     def _wait_for_leaving(self, sid: str) -> None:
@@ -319,13 +355,15 @@ class Turns:
 
     def _submit(self, run: Run) -> None:
         """Write the message to disk. The session is saved last: that is the commit point."""
-        self._store.load_metadata_only(run.session_id)  # raises before anything is written
+        session = self._store.load_metadata_only(run.session_id)  # before anything is written
         run.writer = self._runs.begin(
             run.session_id, run.stream_id, lambda row: self._show(run, row)
         )
-        if run.source is Source.EPHEMERAL:
-            return
         self._journal.submit(run.turn_id, run.session_id, run.stream_id, run.source)
+        if run.source is Source.EPHEMERAL:
+            asked = _asked(session)
+            run.asked = {**asked, **self._resolve(asked)}
+            return
         dead: list[Session] = []
 
         def submit(session: Session) -> Session:
@@ -365,7 +403,7 @@ class Turns:
                 run.writer.finish(State.ERROR, [])
             if run.source is not Source.EPHEMERAL:
                 self._store.maintain(run.session_id, withdraw)
-                self._journal.interrupt(run.turn_id)
+            self._journal.interrupt(run.turn_id)
         except UnknownSessionError:
             self._journal.interrupt(run.turn_id)
         except (OSError, SessionError, LockBusyError) as error:
@@ -404,9 +442,9 @@ class Turns:
         self.agents.shrink()
 
     def _run_agent(self, run: Run) -> str:
-        if run.source is not Source.EPHEMERAL:
-            self._journal.start(run.turn_id)
-        history = self._store.load(run.session_id).messages
+        self._journal.start(run.turn_id)
+        session = self._store.load(run.session_id)
+        history = session.messages + _notices(session, _NOTHING)
         agent = run.agent = self._agent_of(run.session_id)
         if run.cancelled.is_set():
             return ""
@@ -422,6 +460,8 @@ class Turns:
     def _show(self, run: Run, row: Row) -> None:
         if row["event"] == "token":
             run.produced.append(row["payload"]["text"])
+        elif row["event"] == "tool":
+            run.calls.append(row["payload"])
         self._notify(lambda listener: listener.shown(run, row))
 
     # Ending
@@ -469,7 +509,7 @@ class Turns:
             self._decide(run, State.ERROR if error else State.DONE)
             run.unsynced = session
             if run.state is State.DONE and session is not None:
-                self._lifecycle.mark_turn_completed(run.session_id, agent=run.agent)
+                self._remember(run, reply)
         except Exception as failure:
             log.exception("session %s: the turn could not be saved", run.session_id)
             run.error = f"the turn could not be saved: {failure}"
@@ -481,18 +521,29 @@ class Turns:
             self._finish(run, session)
             run.concluded.set()
 
+    def _remember(self, run: Run, reply: str) -> None:
+        """Let the memory know of a completed turn, then mark it: who extracts it then has it."""
+        assert run.agent is not None
+        try:
+            run.agent.sync_turn(run.turn_id, run.message, reply)
+        except Exception:
+            log.exception("session %s: its memory lacks a turn", run.session_id)
+        self._lifecycle.mark_turn_completed(run.session_id, agent=run.agent)
+
     def _save(self, run: Run, reply: str, error: str) -> Session | None:
-        """Add the turn to the session; None for an ephemeral one."""
-        if run.source is Source.EPHEMERAL:
-            return None
+        """Add the turn to the session, unless it is an ephemeral one: that gives None."""
         text, mark = reply, _UNMARKED
         if run.cancelled.is_set():
             text, mark = "".join(run.produced), {"cancelled": True}
         elif error:
             text, mark = "".join(run.produced), {"error": error}
-        saved = self._store.change(
-            run.session_id, lambda session: _concluded(session, text, mark, self._clock())
-        )
+        saved = None
+        if run.source is not Source.EPHEMERAL:
+            calls = tuple(run.calls)
+            saved = self._store.change(
+                run.session_id,
+                lambda session: _concluded(session, text, mark, self._clock(), calls),
+            )
         try:
             if mark:
                 self._journal.interrupt(run.turn_id)
@@ -633,17 +684,14 @@ class Turns:
         dead: list[Session] = []
 
         def settle(session: Session) -> Session:
-            stream_id = session.active_stream_id
-            if not session.is_busy or (stream_id is not None and self.is_live(stream_id)):
-                return session
             dead.append(session)
             return self._settled(session)
 
-        session = self._store.maintain(session_id, settle)
+        is_settled = self._store.clean_stale_stream(session_id, self.is_live, settle)
         self._end_dead_runs(dead)
-        if dead:
-            self._sync_quietly(session)
-        return bool(dead)
+        if is_settled:
+            self._sync_quietly(self._store.load(session_id))
+        return is_settled
 
     def _settled(self, session: Session) -> Session:
         """The session with all tokens of its dead run, marked as interrupted."""
@@ -702,7 +750,12 @@ class _RunOutput:
 
 def _with_pending(session: Session, run: Run) -> Session:
     attachments = run.asked.get("attachments") or None
-    values = (run.turn_id, str(run.source), run.wakeup_id, attachments)
+    new = [
+        {"wakeup_id": wakeup_id, "content": text}
+        for wakeup_id, text in run.notices
+        if not _has_wakeup(session, wakeup_id)
+    ]
+    values = (run.turn_id, str(run.source), run.wakeup_id, attachments, new or None)
     pending = zip(_PENDING, values, strict=True)
     return replace(
         session,
@@ -738,7 +791,7 @@ def _is_request(message: Message) -> bool:
     return message.get("role") == "user"
 
 
-def _asked(session: Session) -> Mapping[str, Any]:
+def _asked(session: Metadata) -> Mapping[str, Any]:
     """What the session's pending turn works with."""
     kept = {name: session.extra[name] for name in KEPT if name in session.extra}
     return {**kept, "attachments": session.extra.get("pending_attachments", [])}
@@ -754,11 +807,18 @@ def _without_pending(session: Session) -> Session:
     )
 
 
-def _concluded(session: Session, text: str, mark: Message, at: float | None) -> Session:
+def _concluded(
+    session: Session,
+    text: str,
+    mark: Message,
+    at: float | None,
+    calls: Sequence[Mapping[str, Any]] = (),
+) -> Session:
     """The session with the pending turn among its messages: the request, and the reply."""
     extra = session.extra
     turn_id = {"turn_id": extra["pending_turn_id"]} if "pending_turn_id" in extra else {}
-    messages: list[Message] = []
+    sent = _NOTHING if "error" in mark else mark
+    messages: list[Message] = [*_notices(session, sent)]
     if session.pending_user_message is not None:
         request: dict[str, Any] = {
             "role": "user",
@@ -771,12 +831,27 @@ def _concluded(session: Session, text: str, mark: Message, at: float | None) -> 
             request["wakeup_id"] = extra["pending_wakeup_id"]
         if "pending_attachments" in extra:
             request["attachments"] = extra["pending_attachments"]
-        messages.append(request if "error" in mark else {**request, **mark})
+        messages.append({**request, **sent})
     if text or "error" in mark or not mark:
-        messages.append(
-            {"role": "assistant", "content": text, "timestamp": at, **turn_id, **mark},
-        )
+        about = {"tool_calls": [*calls]} if calls else {}
+        reply = {"role": "assistant", "content": text, "timestamp": at, **turn_id, **about}
+        messages.append({**reply, **mark})
     return _without_pending(session).appended(*messages)
+
+
+def _notices(session: Session, mark: Message) -> tuple[Message, ...]:
+    """The messages of the wakeups that the session's pending turn takes along."""
+    extra = session.extra
+    about = {
+        "timestamp": session.pending_started_at,
+        **({"turn_id": extra["pending_turn_id"]} if "pending_turn_id" in extra else {}),
+        "source": str(Source.WAKEUP),
+    }
+    return tuple(
+        {"role": "user", "content": notice["content"], **about, "wakeup_id": notice["wakeup_id"]}
+        | dict(mark)
+        for notice in extra.get("pending_notices", ())
+    )
 
 
 def _has_wakeup(session: Session, wakeup_id: str) -> bool:

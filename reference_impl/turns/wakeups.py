@@ -1,11 +1,12 @@
 """Wakeups: each end of a background process starts exactly one turn in its session.
 
 The process registry stores the events durably until they are marked as consumed; this module
-orders them. Each session has a queue of events, in order of occurrence. Two paths deliver from it:
-the drain threads while the session is idle, and the end of each of its turns. Both take the head of
-the queue, and only while no other thread has claimed the queue; an event leaves it once its turn is
-started and the registry has it marked. The session itself records its wakeups, so even a kill
-between the start and the mark delivers nothing twice.
+orders them. Each session has a queue of events, in order of occurrence. Three paths deliver from
+it: the drain threads while the session is idle, the end of each of its turns, and the start of the
+user's next turn, which takes along all that wait. Each acts only while no other one has claimed the
+queue; an event leaves it once its turn is started and the registry has it marked, which is the one
+mark of all paths. The session itself records its wakeups, so even a kill between the start and the
+mark delivers nothing twice.
 
 A busy session is not tried again before its run has ended: the run's end comes by here. A failed
 start is tried again with growing delays, until the session is deleted. A user who was refused
@@ -19,7 +20,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
@@ -41,6 +42,7 @@ HOLD_S = 1.0
 PACE_MAX_S = 60.0  # a user who takes longer to return does not wait for this wakeup
 INDEX_MAX = 4096
 UNROUTED_MAX = 256
+NOTICES_MAX = 16  # that a user's turn takes along
 COMMAND_CHARS_MAX = 1000
 OUTPUT_CHARS_MAX = 4000
 
@@ -118,6 +120,7 @@ class _SessionQueue:
     is_refusing: bool = False  # a user was refused because of the present wakeup
     refused_at_s: float | None = None
     pace_s: float = 0.0  # how long the user takes to return
+    joined: tuple[Event, ...] = ()  # claimed for the user's turn
 
 
 class Wakeups(TurnListener):
@@ -129,11 +132,16 @@ class Wakeups(TurnListener):
         start: Start,
         *,
         announce: Callable[[str, Event], object] = lambda _sid, _event: None,
+        wakes_idle: bool = True,
+        joins_turns: bool = True,
     ) -> None:
         """`announce` is called with each new event and its session; it must be quick.
 
-        Raises RegistryContractError.
+        With `wakes_idle` they start turns of their own, with `joins_turns` the user's next turn
+        takes them along; with neither they stay pending. Raises RegistryContractError.
         """
+        self._wakes_idle = wakes_idle
+        self._joins_turns = joins_turns
         self._registry = registry
         self._start = start
         self._announce = announce
@@ -303,7 +311,50 @@ class Wakeups(TurnListener):
             self._delay(session_id, queue, max(back_s - now_s, HOLD_S))
         queue.is_refusing = False
 
-    # Shared by both paths
+    # The third path: turns of users, which take along what waits
+
+    def claim(self, session_id: str) -> Sequence[tuple[str, str]]:
+        """Claim the session's queue, and return the ids and prompts of its first events."""
+        if not self._joins_turns:
+            return ()
+        with self._changed:
+            if not self._is_stopped:
+                try:
+                    self._collect()
+                except RegistryContractError as error:
+                    log.critical("no wakeup is delivered: %s", error)
+                    return ()
+            queue = self._queues.get(session_id)
+            if queue is None or queue.is_claimed or not queue.events or self._is_stopped:
+                return ()
+            queue.is_claimed, queue.is_freed = True, False
+            queue.joined = tuple(queue.events)[:NOTICES_MAX]
+            return [(event.event_id, prompt(event)) for event in queue.joined]
+
+    def release(self, session_id: str, *, are_delivered: bool) -> None:
+        """Mark the claimed events as consumed, if they are delivered, and end the claim."""
+        outcome = _Outcome.BUSY  # they wait for the end of the present run, or of another try
+        with self._changed:
+            queue = self._queues[session_id]
+            joined, queue.joined = queue.joined, ()
+        try:
+            for event in joined if are_delivered else ():
+                outcome = self._mark(event)
+                if outcome is not _Outcome.DELIVERED:
+                    break
+                with self._changed:
+                    self._known.discard(queue.events.popleft().event_id)
+        except RegistryContractError as error:
+            log.critical("%s was delivered with a turn: %s", session_id, error)
+            outcome = _Outcome.FAILED
+        with self._changed:
+            if not are_delivered:
+                queue.is_freed = True
+            if outcome is _Outcome.DELIVERED:
+                queue.failures, outcome = 0, _Outcome.BUSY
+            self._end_claim(session_id, queue, outcome)
+
+    # Shared by all paths
 
     def _collect(self) -> None:
         """Move the registry's new events into the queues. Under the lock, to keep their order.
@@ -371,7 +422,7 @@ class Wakeups(TurnListener):
     def _claim(self, session_id: str) -> Event | None:
         with self._changed:
             queue = self._queues.get(session_id)
-            if queue is None or queue.is_claimed or self._is_stopped:
+            if queue is None or queue.is_claimed or self._is_stopped or not self._wakes_idle:
                 return None
             if session_id in self._wakeup_runs:  # its end comes by here, and may hold the queue
                 return None
@@ -394,6 +445,10 @@ class Wakeups(TurnListener):
         except Exception as error:  # noqa: BLE001 - the failure may be temporary
             log.warning("session %s cannot be woken yet: %r", session_id, error)
             return _Outcome.FAILED
+        return self._mark(event)
+
+    def _mark(self, event: Event) -> _Outcome:
+        """Mark a delivered event. Raises RegistryContractError."""
         try:
             self._registry.mark_consumed(event.event_id)
         except OSError as error:
@@ -410,22 +465,25 @@ class Wakeups(TurnListener):
     def _release(self, session_id: str, outcome: _Outcome) -> None:
         with self._changed:
             queue = self._queues[session_id]
-            queue.is_claimed = False
             is_running = session_id in self._wakeup_runs  # otherwise it ended, or never started
             queue.is_refusing = queue.is_refusing and is_running
-            match outcome:
-                case _Outcome.DELIVERED:
-                    self._known.discard(queue.events.popleft().event_id)
-                    queue.failures = 0
-                    if not is_running:
-                        self._retry_soon(session_id, queue)
-                case _Outcome.BUSY if queue.is_freed:
+            if outcome is _Outcome.DELIVERED:
+                self._known.discard(queue.events.popleft().event_id)
+                queue.failures = 0
+                if not is_running:
                     self._retry_soon(session_id, queue)
-                case _Outcome.FAILED:
-                    delay_s = min(RETRY_FIRST_S * 2 ** min(queue.failures, 16), RETRY_LAST_S)
-                    self._delay(session_id, queue, delay_s)
-                    queue.failures += 1
-            self._forget_if_done(session_id, queue)
+            self._end_claim(session_id, queue, outcome)
+
+    def _end_claim(self, session_id: str, queue: _SessionQueue, outcome: _Outcome) -> None:
+        queue.is_claimed = False
+        match outcome:
+            case _Outcome.BUSY if queue.is_freed:
+                self._retry_soon(session_id, queue)
+            case _Outcome.FAILED:
+                delay_s = min(RETRY_FIRST_S * 2 ** min(queue.failures, 16), RETRY_LAST_S)
+                self._delay(session_id, queue, delay_s)
+                queue.failures += 1
+        self._forget_if_done(session_id, queue)
 
     def _retry_soon(self, session_id: str, queue: _SessionQueue) -> None:
         if queue.events:

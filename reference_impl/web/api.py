@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,10 +28,16 @@ from reference_impl.live.event_buffer import Subscription, frame
 from reference_impl.sessions import recovery
 from reference_impl.sessions.list import shown
 from reference_impl.sessions.session_files import InvalidSessionIdError, UnknownSessionError
-from reference_impl.sessions.sidecar import Metadata, Session, SessionError, SidecarDamagedError
+from reference_impl.sessions.sidecar import (
+    Message,
+    Metadata,
+    Session,
+    SessionError,
+    SidecarDamagedError,
+)
 from reference_impl.state_db.errors import StateDbError
 from reference_impl.storage.files import LockBusyError
-from reference_impl.turns.turns import KEPT, Run, ShuttingDownError, TurnConflictError
+from reference_impl.turns.turns import KEPT, Run, ShuttingDownError, Source, TurnConflictError
 from reference_impl.web.http_parser import Answer, RefusedError, Request, answer
 from reference_impl.web.openapi import described
 from reference_impl.web.process_stats import ProcessStats
@@ -257,7 +263,7 @@ class Api:
                     **self._row(session),
                     **resolved,
                     "messages": session.messages[first:],
-                    "tool_calls": [],
+                    "tool_calls": _tool_calls(session.messages[first:], first),
                     "pending_user_message": session.pending_user_message,
                     "_messages_truncated": first > 0,
                     "_messages_offset": first,
@@ -287,6 +293,11 @@ class Api:
             "server_tz": time.strftime("%z"),
         }
         return Answer(200, b'{"sessions": ' + listed.rows + b", " + json.dumps(body).encode()[1:])
+
+    def search(self, args: Args, _wake: Wake) -> Answer:
+        """Sessions whose title or messages have all these words."""
+        found = self._app.search(args["q"])
+        return answer({"query": args["q"], "count": len(found), "sessions": found})
 
     def rename(self, args: Args, _wake: Wake) -> Answer:
         """Give a session a title."""
@@ -349,6 +360,20 @@ class Api:
         asked = {name: args[name] for name in (*KEPT, "attachments") if name in args}
         run = self._app.turns.start(sid, args["message"], asked=asked)
         return self._begun(run, title)
+
+    def ask_aside(self, args: Args, _wake: Wake) -> Answer:
+        """Begin a turn that knows the session, and leaves nothing in it."""
+        sid = args["session_id"]
+        self._app.store.load_metadata_only(sid)  # before anything is announced
+        run = self._app.turns.start(sid, args["question"], Source.EPHEMERAL)
+        return answer(
+            {
+                "stream_id": run.stream_id,
+                "session_id": run.session_id,
+                "started_at": run.started_at,
+                "turn_id": run.turn_id,
+            }
+        )
 
     def _begun(self, run: Run, title: str) -> Answer:
         return answer(
@@ -504,6 +529,15 @@ def _name_of(host: str) -> str | None:
         return None
 
 
+def _tool_calls(messages: Sequence[Message], first: int) -> list[dict[str, Any]]:
+    """The tool calls of these messages, with the index of each one's message in its session."""
+    return [
+        {**call, "message_index": at}
+        for at, message in enumerate(messages, first)
+        for call in message.get("tool_calls", ())
+    ]
+
+
 def _cursor(args: Args) -> Cursor | None:
     """The client's cursor; one that cannot be parsed counts as foreign, never as missing."""
     id_ = args.get("last_event_id") or args.get("after_event_id")
@@ -592,6 +626,15 @@ ROUTES = (
         gives=("sessions", "server_time"),
     ),
     Route(
+        "GET",
+        "/api/sessions/search",
+        Api.search,
+        "sessions whose title or messages have all these words",
+        query=(Field("q", is_required=True, max_length=500),),
+        refusals=_DISK,
+        gives=("query", "count", "sessions"),
+    ),
+    Route(
         "POST",
         "/api/session/rename",
         Api.rename,
@@ -667,6 +710,15 @@ ROUTES = (
         ),
         refusals=(404, 409, *_DISK),
         gives=_BEGUN,
+    ),
+    Route(
+        "POST",
+        "/api/btw",
+        Api.ask_aside,
+        "ask aside: begin a turn that leaves nothing in its session",
+        body=(SESSION_ID, Field("question", is_required=True, max_length=MESSAGE_CHARS_MAX)),
+        refusals=(404, 409, *_DISK),
+        gives=("stream_id", "session_id", "started_at", "turn_id"),
     ),
     Route(
         "GET",

@@ -31,6 +31,7 @@ from harness.engine.http import NotReachedError, StatusError, Web
 
 from .reporting import POLL_S, generator
 
+STARTED = (b"server_turn_started", b"turn_started")  # notices of a run; a late one is the former
 T = TypeVar("T")
 
 OK, BUSY = 200, 503
@@ -306,7 +307,7 @@ class Watcher(LoadUser):
         runs = Group()
         with self.opened(StreamRequest(self.session, is_notices=True)) as stream:
             for frame in stream.frames():
-                if frame.event == b"server_turn_started":
+                if frame.event in STARTED:
                     runs.spawn(self._read_along, json.loads(frame.data)["stream_id"])
         runs.join()
 
@@ -341,7 +342,7 @@ class Reconnector(LoadUser):
             script = self.rng.choice([Beat(BEATS, BEAT_S).directive, Tokens(TOKENS).directive])
             run = self.begin(self.session, f"{script}")
             for frame in stream.frames():
-                if frame.event == b"server_turn_started" and run.encode() in frame.data:
+                if frame.event in STARTED and run.encode() in frame.data:
                     break
             if stream.reader.stream is not None and stream.reader.last is not None:
                 self._cursor = stream.reader.stream, stream.reader.last

@@ -24,6 +24,8 @@ def disturb(context: Context) -> None:
                 ask("interfere", {"change": change})
             for opened in ask("readers", {}).result or ():
                 ask("followed", {"opened": opened})
+            for by in ask("parents", {}).result or ():
+                ask("outlived", {"by": by})
             for name in ask("lock_database", {}).result or ():
                 ask("beside_locked", {"name": name})
             for name in ask("commit", {}).result or ():

@@ -8,6 +8,7 @@ that shows the session, at once. Each session is deleted, and its identifiers ar
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -39,6 +40,9 @@ ASKS: tuple[Body, ...] = (
     {"profile": "q2", "enabled_toolsets": ["web", "files"], "attachments": []},
     {"model": "", "enabled_toolsets": [], "attachments": ["c"]},
 )
+
+
+_NUMBER = re.compile(r" (\d+) \[")  # of the message of a run
 
 
 class BrokenError(Exception):
@@ -86,6 +90,15 @@ class Walker:
         text = f"{TEXTS[number % len(TEXTS)]} {number} {script}"
         asked = ASKS[number % len(ASKS)]
         self.post("/api/chat/start", run, session_id=session, message=text, **asked)
+        self.runs[session].append(run)
+        return run
+
+    def aside(self, session: str, script: str) -> str:
+        """Begin a turn that leaves nothing in its session; returns the name of its run."""
+        number = next(self.numbers)
+        run = f"<r{number}>"
+        text = f"{TEXTS[number % len(TEXTS)]} {number} {script}"
+        self.post("/api/btw", run, session_id=session, question=text)
         self.runs[session].append(run)
         return run
 
@@ -161,6 +174,7 @@ class Walker:
             self.get("/api/session", session_id=session, msg_limit=limit)
         self.ask("call", method="HEAD", path="/api/session", query={"session_id": session})
         self.relay(run)
+        self.search(session, run)
         if self.find(session).is_leaving:
             self.ask("conclude", session=session)
         self.ask("read", path=f"/api/sessions/{session}/events", events=2)
@@ -168,6 +182,17 @@ class Walker:
         for field in ("task_id", "process_id"):
             self.post("/api/bg-task-complete-ack", session_id=session, **{field: "t1"})
         self.others()
+
+    def search(self, session: str, run: str) -> None:
+        """Search for the number in the run's message, if its copies are surely as they stay."""
+        (state,) = self._fold.states
+        known, found = state.run(run), state.find(session)
+        present = None if found is None else state.run(found.run)
+        if known is not None and (present is None or not present.end):
+            number = _NUMBER.search(known.text)
+            self.get("/api/sessions/search", q=number[1] if number else "nothing")
+        if all(known.run is None for known in state.sessions):
+            self.get("/api/sessions/search", q="Turn was")  # in each completed reply
 
     def others(self) -> None:
         """Ask the endpoints that are about no session."""
@@ -240,7 +265,12 @@ class Walker:
             self.ask("conclude", session=session)
             self.see(session, run.name)
         self.ask("stored", session=session, runs=self.runs[session])
+        for first in self.runs[session][:1]:
+            self.search(session, first)
+        texts = [message.content for message in getattr(found, "messages", ())]
         self.post("/api/session/delete", session_id=session)
+        if number := _NUMBER.search(" ".join(texts)):
+            self.get("/api/sessions/search", q=number[1])
         self.gone(session)
 
     def gone(self, session: str) -> None:
@@ -272,7 +302,10 @@ Action = Callable[[Walker, str, str], str | None]
 
 
 def _rename(walker: Walker, session: str, _run: str) -> None:
-    walker.post("/api/session/rename", session_id=session, title=TITLES[len(walker.met) % 4])
+    title = TITLES[len(walker.met) % 4]
+    walker.post("/api/session/rename", session_id=session, title=title)
+    walker.get("/api/sessions/search", q=title.upper() if title.isascii() else title)
+    walker.get("/api/sessions/search", q=f"{title} nowhere")
 
 
 def _clear(walker: Walker, session: str, _run: str) -> None:
@@ -334,6 +367,19 @@ def _start(walker: Walker, session: str, run: str) -> str | None:
     return run
 
 
+def _aside(walker: Walker, session: str, _run: str) -> str | None:
+    found = walker.find(session)
+    if found is None or not (found.run is None or found.is_leaving):
+        walker.post("/api/btw", "<refused>", session_id=session, question=f"x {DONE}")
+        return None
+    for script in (DONE, FAILS):
+        run = walker.aside(session, script)
+        walker.ask("read", path="/api/chat/stream", query={"stream_id": run})
+        walker.ask("conclude", session=session)
+    walker.relay(run)  # from the journal
+    return run
+
+
 def _cancel(walker: Walker, _session: str, run: str) -> None:
     walker.get("/api/chat/cancel", stream_id=run)
     walker.get("/api/chat/stream/status", stream_id=run)
@@ -353,6 +399,7 @@ ACTIONS: Mapping[str, Action] = {
     "rework": _rework,
     "delete": _delete,
     "start": _start,
+    "aside": _aside,
     "cancel": _cancel,
     "leave": _leave,
 }
@@ -387,8 +434,12 @@ def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
         if state != "interrupted":
             walker.act(action, state, *walker.prepared(state))
     meet(walker)
+    meet_aside(walker)
     poll(walker)
     struck = [(action, walker.prepared(state)) for state, action in order if state == "interrupted"]
+    aside = walker.new()
+    asked = walker.aside(aside, HELD)
+    walker.show(asked)
     short = walker.new()
     for _ in range(2):
         run = walker.talk(short)
@@ -396,6 +447,7 @@ def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
     walker.ask("kill")
     walker.ask("logged")
     walker.others()
+    walker.see_all(aside, asked)
     walker.see_all(short, run)  # what it was before is not recovered
     for action, (session, run) in struck:
         walker.see_all(session, run)
@@ -444,6 +496,22 @@ def meet(walker: Walker) -> None:
     walker.finish(session)
 
 
+def meet_aside(walker: Walker) -> None:
+    """Let everything meet a turn that is asked aside."""
+    session = walker.new(model="m1")
+    walker.talk(session)
+    run = walker.aside(session, HELD)
+    walker.show(run)
+    walker.others()
+    walker.post("/api/chat/start", "<refused>", session_id=session, message=f"x {DONE}")
+    walker.post("/api/session/rename", session_id=session, title="aside")
+    walker.see_all(session, run)
+    _cancel(walker, session, run)
+    walker.ask("conclude", session=session)
+    walker.see(session, run)
+    walker.finish(session)
+
+
 def poll(walker: Walker) -> None:
     """Let turns end while the list is read: a list that is made meanwhile must not be kept."""
     session = walker.new()
@@ -480,7 +548,7 @@ def watch(walker: Walker, session: str) -> None:
         query={"session_id": session},
         greeting=1,
         call=call,
-        until="server_turn_started",
+        until="turn_started",
     )
     walker.runs[session].append(run)
 

@@ -15,10 +15,11 @@ from harness.contract import promises
 from harness.contract.models.memory_boundaries import CACHE_MAX, MemoryBoundariesModel
 from harness.core.history import History
 from harness.engine.client import RecordingClient
-from harness.engine.context import Context
+from harness.engine.context import Context, Workload
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
 
+ENDS = ("fail", "cancel", "aside")  # of turns that no memory is to have
 WAYS = ("new", "clear", "delete", "evict")
 
 
@@ -108,19 +109,86 @@ class Client:
         self.look()
 
 
-def walk(context: Context) -> None:
-    """Walk through all ways, in a random order."""
-    rng = context.rng("ways")
-    for _ in range(context.examples):
-        with context.episode() as episode:
-            try:
-                Client(episode.client, rng, goes_on=context.goes_on).walk()
-            except BrokenError:
-                return
+class TurnsClient(Client):
+    """One client that also asks which turns the provider got."""
+
+    def talk(self, turns: int = 1) -> str:
+        """Make a session with completed turns; returns its name."""
+        session = self.new()
+        for _ in range(turns):
+            self.say(session)
+        self.hear()
+        return session
+
+    def say(self, session: str, end: str = "done") -> None:
+        """Let a turn of the session end in that way."""
+        self.ask("talk", session=session, text=f"t{next(self._numbers)}", end=end)
+
+    def hear(self) -> None:
+        """Ask for the turns that the provider accepted."""
+        (state,) = self._fold.states
+        self.ask("turns", expected=len(state.turns))
+
+    def refused(self) -> str:
+        """Make a session with a turn of each end that the provider refuses; returns its name."""
+        session = self.talk()
+        self.ask("provider", refuses=[session])
+        for end in ("done", *ENDS):
+            self.say(session, end)
+        self.ask("refused_turns", expected=1)
+        return session
+
+    def accept(self, session: str) -> None:
+        """Let the provider accept all at a boundary."""
+        self.ask("provider", refuses=[])
+        self.leave(session, "new")
+        self.hear()
+
+    def walk(self) -> None:
+        """Turns of each end, and a provider that refuses some of them; then a shutdown."""
+        self.ask("boot", cache_max=CACHE_MAX)
+        for end in ENDS:
+            session = self.talk()
+            self.say(session, end)
+            self.leave(session, "new")
+            self.hear()
+        session = self.refused()
+        self.leave(session, "new")
+        self.ask("refused_turns", expected=1)  # at the boundary, which therefore extracts nothing
+        self.accept(session)
+        # A boundary that was refused may not be over; a turn that ends meanwhile is extracted by
+        # itself. So the next turn is that of another session.
+        session = self.refused()
+        self.ask("provider", refuses=[])
+        self.say(session)
+        self.accept(session)
+        self.talk(turns=2)
+        self.ask("stop")
+        self.look()
+        self.hear()
+
+
+def walked(make: type[Client]) -> Workload:
+    """The workload in which such a client walks through all ways, in a random order."""
+
+    def walk(context: Context) -> None:
+        rng = context.rng("ways")
+        for _ in range(context.examples):
+            with context.episode() as episode:
+                try:
+                    make(episode.client, rng, goes_on=context.goes_on).walk()
+                except BrokenError:
+                    return
+
+    return walk
 
 
 def _requests(history: History) -> int:
     return sum(len(op.result) for op in history.happened.of("requests"))
+
+
+def _turns(history: History) -> int:
+    return sum(len(op.result) for op in history.happened.of("turns"))
 
 
 def _left(history: History) -> int:
@@ -132,7 +200,7 @@ MEMORY_BOUNDARIES = Scenario(
     mode=Mode.HTTP,
     ability="memory",
     promises=(promises.L6, promises.L7, promises.L11, promises.L12, promises.L15),
-    workload=walk,
+    workload=walked(Client),
     checker=conforms(MemoryBoundariesModel()),
     expectations=(
         Expectation("the provider got a request", _requests, len(WAYS)),
@@ -142,6 +210,26 @@ MEMORY_BOUNDARIES = Scenario(
 )
 
 
+MEMORY_TURNS = Scenario(
+    name="server-memory-turns",
+    mode=Mode.HTTP,
+    ability="memory_turns",
+    promises=(promises.L12, promises.L15),
+    workload=walked(TurnsClient),
+    checker=conforms(MemoryBoundariesModel()),
+    expectations=(
+        Expectation("the provider got a request", _requests, len(ENDS)),
+        Expectation("the provider got a turn", _turns, 2 * len(ENDS)),
+    ),
+    examples=1,
+)
+
+
 def test_each_boundary_reaches_the_provider(judge: Judge) -> None:
     """Each session with new turns is extracted once at its boundary, and at no other moment."""
     assert judge(MEMORY_BOUNDARIES).is_valid
+
+
+def test_each_completed_turn_reaches_the_provider(judge: Judge) -> None:
+    """Once, in order, before its session is extracted; none that was cancelled, failed or aside."""
+    assert judge(MEMORY_TURNS).is_valid

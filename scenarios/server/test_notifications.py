@@ -131,7 +131,15 @@ TWO_CLIENTS = Scenario(
     mode=Mode.HTTP,
     ability="tabs",
     promises=(
-        *(promises.C1, promises.C2, promises.C3, promises.C5, promises.S2, promises.T1),
+        *(
+            promises.C1,
+            promises.C2,
+            promises.C3,
+            promises.C5,
+            promises.C7,
+            promises.S2,
+            promises.T1,
+        ),
         *(promises.T3, promises.W1, promises.W2, promises.W6, promises.W7, promises.W11),
     ),
     workload=explore(ReadersMachine, steps=STEPS),

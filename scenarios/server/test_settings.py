@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from harness.checkers.conformance import Fold, conforms
 from harness.contract import promises
-from harness.contract.models.settings import INTS, SECONDS, SettingsModel
+from harness.contract.models.settings import INTS, SECONDS, SWITCHES, SettingsModel
 from harness.core.history import History
 from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
 
-NAMES = (*INTS, *SECONDS)
+NAMES = (*INTS, *SECONDS, *SWITCHES)
 HUGE = ("9" * 30, "1" + "0" * 5000, "1e300", "inf", "31622401")
 BAD = ("", " ", "many", "0", "-1", "nan", "1e3x", "0x10", "-0.5", "5x")
 GOOD = ("1", "7", "64")

@@ -527,6 +527,7 @@ STRIKES = (
     *("power torn", "unreadable once", "unreadable once"),
 )
 CALLS_MAX = 80
+VICTIMS = (("s2", "s1"), ("s3", "s1"))
 LOSSES = 6  # of the images that a power loss may leave
 
 
@@ -600,10 +601,9 @@ def _strike_once(
             ask.call("swap")
             ask.look()
             # Shorter files than those that the killed process may have left half-written.
-            if fault["at"] % 2:
-                ask("delete", session="s1" if argument.get("session") == "s2" else "s2")
-            else:
-                ask("truncate", session=argument.get("session", "s1"), keep=1)
+            session = argument.get("session", "s1")
+            ask("delete", session=next(sid for sid in VICTIMS[fault["at"] % 2] if sid != session))
+            ask("truncate", session=session, keep=1)
             ask("new", session="s5")  # what was struck stays so until it is recovered
             ask.call("load", session="s1")
             ask("recover")

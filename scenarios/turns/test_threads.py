@@ -41,6 +41,11 @@ def wakeup_was_deferred(history: History) -> bool:
     return bool(ended) and any(late)
 
 
+def joined_a_turn(history: History) -> bool:
+    """A user's turn took a wakeup along."""
+    return any("by" in wake.argument for wake in history.of("wake"))
+
+
 # Calls that nothing may refuse, and calls that return nothing.
 ACCEPTED = ("complete", "drain", "spawn", "wake")
 SILENT = ("complete", "drain", "spawn", "turn", "wake")
@@ -55,6 +60,7 @@ MEETINGS = Interleaving(
     meetings={
         "two sessions started a process at once": spawns_met,
         "a wakeup waited for a run to leave": wakeup_was_deferred,
+        "a user's turn took a wakeup along": joined_a_turn,
     },
 )
 

@@ -49,6 +49,12 @@ SEEN = ("over", "refused", "wake")
 ACCEPTED = ("complete", "delete", "drain", "end_run", "fail_start", "index", *SEEN)
 SILENT = ("begin_run", *ACCEPTED)
 
+
+def joined_a_turn(history: History) -> bool:
+    """A user's turn took a wakeup along."""
+    return any("by" in wake.argument for wake in history.of("wake"))
+
+
 MEETINGS = Interleaving(
     programs=(
         program("a completion as a run leaves", (BEGIN,), (END,), (P1, DRAIN)),
@@ -64,6 +70,7 @@ MEETINGS = Interleaving(
         "a completion met the end of a run": completion_met_end,
         "a drain met the end of a run": drain_met_end,
         "a wakeup refused a user": lambda history: bool(history.of("refused")),
+        "a user's turn took a wakeup along": joined_a_turn,
     },
 )
 

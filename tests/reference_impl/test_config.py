@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reference_impl.config import env_int, env_seconds
+from reference_impl.config import env_int, env_seconds, env_switch
 
 NAME = "HERMES_WEBUI_TEST_OF_SETTINGS"
 
@@ -30,6 +30,17 @@ def test_seconds_out_of_range_are_the_default(
     monkeypatch.setenv(NAME, text)
 
     assert env_seconds(NAME, 5.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("on", True), ("OFF ", False), ("0", False), ("yes", True), ("2", True)]
+)
+def test_switch_with_another_word_is_the_default(
+    monkeypatch: pytest.MonkeyPatch, text: str, *, expected: bool
+) -> None:
+    monkeypatch.setenv(NAME, text)
+
+    assert env_switch(NAME, default=True) is expected
 
 
 def test_bad_setting_has_one_warning(

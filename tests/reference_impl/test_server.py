@@ -710,18 +710,68 @@ def test_routes_have_the_expected_kinds() -> None:
 # The page
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium here")
-def test_browser_page_shows_a_wakeup(server: ServerProcess, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
+
+
+def say(browser: Browser, text: str, shown: str) -> None:
+    """Send a message, and wait until a text of its turn is shown, and no turn is under way."""
+    browser.run(f"document.getElementById('text').value = {text!r}")
+    browser.run("document.getElementById('say').requestSubmit()")
+    browser.until(f"{is_shown(shown)} && document.getElementById('cancel').disabled")
+
+
+def press(browser: Browser, button: str, until: str) -> None:
+    """Click a button, and wait for a condition."""
+    browser.run(f"document.getElementById({button!r}).click()")
+    browser.until(until)
+
+
+def is_shown(text: str) -> str:
+    return f"document.getElementById('talk').innerText.includes({text!r})"
+
+
+has_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
+
+
+@has_browser
+def test_browser_page_shows_a_wakeup(server: ServerProcess, browser: Browser) -> None:
     """C7, W2: in an open tab, without a reload."""
-    with Browser(tmp_path) as browser:
-        browser.open(server.address)
-        browser.until("document.getElementById('linked').innerText === 'live'")
-        browser.run("document.getElementById('new').click()")
-        browser.until("!document.getElementById('say').hidden")
-        browser.run("""
-            document.getElementById('text').value = 'count [tokens=3] [process=0.3:good morning]';
-            document.getElementById('say').requestSubmit();
-        """)
-        browser.until("document.querySelector('article.process_wakeup small') !== null")
-        browser.until("document.getElementById('talk').innerText.includes('turn 2')")
-        assert "good morning" in browser.run("document.getElementById('talk').innerText")
+    browser.open(server.address)
+    browser.until("document.getElementById('linked').innerText === 'live'")
+    press(browser, "new", "!document.getElementById('say').hidden")
+    say(browser, "count [tokens=3] [process=0.3:good morning]", "turn 2")
+    browser.until("document.querySelector('article.process_wakeup small') !== null")
+    assert "good morning" in browser.run("document.getElementById('talk').innerText")
+
+
+@has_browser
+def test_browser_page_changes_sessions_on_a_phone(server: ServerProcess, browser: Browser) -> None:
+    """S15: search, rename, retry, undo, compress, clear and delete, on 390 px."""
+    browser.resize(390, 800)
+    browser.open(server.address)
+    browser.until("document.getElementById('linked').innerText === 'live'")
+    browser.run("window.confirm = () => true; window.prompt = () => 'plans'")
+    press(browser, "new", "!document.getElementById('say').hidden")
+    say(browser, "quince [tokens=2]", "turn 1")
+    say(browser, "walnut [tokens=2]", "turn 2")
+    assert browser.run("document.documentElement.scrollWidth") == 390
+    send = browser.run("document.querySelector('button.main').getBoundingClientRect().right")
+    assert 0 < send <= 390
+
+    press(browser, "rename", "document.getElementById('title').innerText === 'plans'")
+    browser.run("document.getElementById('find').value = 'walnut'")
+    browser.run("document.getElementById('find').oninput()")
+    browser.until("document.querySelectorAll('#sessions li').length === 1")
+    assert "plans" in browser.run("document.getElementById('sessions').innerText")
+
+    ends = "(document.getElementById('events').textContent.match(/stream_end/g) ?? []).length"
+    press(browser, "retry", f"{ends} === 3")
+    press(browser, "compress", is_shown("Summary of 2 messages"))
+    press(browser, "undo", f"!{is_shown('walnut')}")
+    press(browser, "undo", "document.getElementById('says').innerText !== ''")  # no message is left
+    press(browser, "clear", is_shown("Nothing was said yet"))
+    press(browser, "delete", "document.getElementById('say').hidden")
+    browser.until("document.querySelectorAll('#sessions li').length === 0")

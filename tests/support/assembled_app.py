@@ -68,6 +68,9 @@ class FakeAgent:
         """Count them."""
         return f"{len(messages)} messages"
 
+    def sync_turn(self, turn_id: str, request: str, reply: str) -> None:
+        """Do nothing: the agent has no memory."""
+
     def commit_memory_session(self) -> None:
         """Do nothing."""
 

@@ -62,6 +62,11 @@ class Browser:
         """Go to a page."""
         self._ask("Page.navigate", url=address)
 
+    def resize(self, width: int, height: int) -> None:
+        """Show pages as on a phone with a screen of that size."""
+        about = {"deviceScaleFactor": 1, "mobile": True}
+        self._ask("Emulation.setDeviceMetricsOverride", width=width, height=height, **about)
+
     def run(self, script: str) -> Any:
         """Evaluate a script in the page, and return its value."""
         response = self._ask("Runtime.evaluate", expression=script, returnByValue=True)

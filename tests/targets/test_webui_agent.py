@@ -139,6 +139,58 @@ def test_agent_lingers_after_an_interrupt() -> None:
     assert (result["completed"], result["final_response"]) == (False, "")
 
 
+def test_agent_may_fail_after_an_interrupt() -> None:
+    """Where the message says so."""
+    agent = AIAgent(session_id="s")
+    threading.Timer(0.01, agent.interrupt).start()  # it waits for that
+
+    with pytest.raises(scripted.ScriptedError):
+        agent.run_conversation("[linger=0.01:fail]")
+
+
+def test_agent_notes_a_database_closed_under_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a cancel the server may close it."""
+    monkeypatch.setenv(scripted.SPOOL, str(tmp_path))
+    for session, interrupts in (("s1", True), ("s2", False)):
+        database = SessionDB(tmp_path / "state.db")
+        agent = AIAgent(session_id=session, session_db=database)
+
+        def close(_: str, agent: AIAgent = agent, *, interrupts: bool = interrupts) -> None:
+            agent._session_db.close()
+            if interrupts:
+                agent.interrupt()
+
+        agent.stream_delta_callback = close
+        agent.run_conversation("[tokens=1]")
+
+    assert (tmp_path / scripted.TORN).read_text() == "s2\n"
+
+
+def test_child_writes_after_the_turn_of_its_parent(tmp_path: Path) -> None:
+    """Into the database that the parent had."""
+    database = SessionDB(tmp_path / "state.db")
+    AIAgent(session_id="s", session_db=database).run_conversation("[child=0][tokens=1]")
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(LONG_S)
+
+    assert [row["role"] for row in database.get_messages(f"s{scripted.OF_CHILD}")] == ["assistant"]
+
+
+def test_opening_a_locked_database_is_given_up_soon(tmp_path: Path) -> None:
+    """A handle that is open waits longer."""
+    SessionDB(tmp_path / "state.db").close()
+    holder = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError):
+        SessionDB(tmp_path / "state.db")
+    holder.rollback()
+
+    assert SessionDB(tmp_path / "state.db").ensure_session("s") == "s"
+
+
 def test_messages_of_a_turn_become_rows(tmp_path: Path) -> None:
     """As soon as they are known, so that a failed turn has a row as well."""
     database = SessionDB(tmp_path / "state.db")

@@ -278,7 +278,7 @@ class SessionClient:
                 name = self._names.name(str(data.get("session_id")))
                 subject = data.get("stream_id") or data.get("task_id")
                 rows.append([event.id, event.name, name, subject, data.get("completed_at")])
-                if event.name == "server_turn_started":
+                if event.name in ("server_turn_started", "turn_started"):
                     self._observe(Moment.TURN_STARTED)
                 elif event.name == "bg_task_complete":
                     self._observe(Moment.ENDED)

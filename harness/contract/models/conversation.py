@@ -328,6 +328,7 @@ def status_read(session: Session, operation: Operation, _turn: Turn | None) -> S
         return Refusal(
             promises.T4 if session.is_cancelled else promises.T3,
             f"{operation.call} reports a wrong status: {present}",
+            also=(promises.S13,) if session.was_struck else (),
             expected=f"busy = {session.is_surely_busy}",
         )
     return session if active == session.offered else _wrong_run(session, operation, active)
@@ -386,17 +387,19 @@ def messages_read(session: Session, operation: Operation, _turn: Turn | None) ->
         if texts.count(turn.text) != 1:
             has_reply = any(text.startswith(turn.shown) for _, text, _ in result["said"])
             lacks = "" if has_reply or not turn.shown else ", and not the reply that was seen"
+            if len(turns) > 1 and not texts:  # another finding than the loss of one message
+                lacks += ", as all the others"
             count = f"has the message {turn.text!r} of {turn.end} {texts.count(turn.text)} times"
             return Refusal(
                 turn.promise,
                 f"{operation.call} {count}{lacks}",
                 also=(
                     *((promises.S2,) if turn.was_struck else ()),
-                    *((promises.T4,) if lacks else ()),
+                    *((promises.T4,) if "reply" in lacks else ()),
                 ),
                 expected=f"{turn.text!r} once",
             )
-        if refusal := _wrong_end(turn, result["said"], operation):
+        if refusal := _wrong_end(turn, result["said"], operation, is_last=turn is turns[-1]):
             return refusal
     if texts != [turn.text for turn in turns]:
         return Refusal(
@@ -434,7 +437,9 @@ def _shown_removed(session: Session, operation: Operation) -> Refusal | None:
     return None
 
 
-def _wrong_end(turn: Turn, rows: list[Any], operation: Operation) -> Refusal | None:
+def _wrong_end(
+    turn: Turn, rows: list[Any], operation: Operation, *, is_last: bool
+) -> Refusal | None:
     """The refusal of a message whose mark or reply does not fit the end of its turn."""
     at = next(index for index, (_, text, _) in enumerate(rows) if text == turn.text)
     mark = rows[at][2]
@@ -443,10 +448,12 @@ def _wrong_end(turn: Turn, rows: list[Any], operation: Operation) -> Refusal | N
     reply = "".join(text for role, text, _ in rows[at + 1 : at + 2] if role == "assistant")
     if not reply.startswith(turn.shown):  # it weighs more than a mark
         promise = promises.S13 if turn.was_struck else promises.T4
+        where = "" if is_last else ", an earlier turn,"  # what a later turn did is another finding
         has_failed = "cancelled" not in turn.marks and not turn.was_struck
+        which = f"the reply to {turn.text!r}{where}"
         return Refusal(
             promise,
-            f"{operation.call}: the reply to {turn.text!r} lacks text that a client has seen",
+            f"{operation.call}: {which} lacks text that a client has seen",
             also=(
                 *((promises.S2,) if has_failed else ()),
                 *(() if is_marked or of_mark == promise else (of_mark,)),

@@ -66,6 +66,13 @@ def _interfered(argument: Any, result: Any) -> _Problem:
     return None
 
 
+def _outlived(argument: Any, result: Any) -> _Problem:
+    if result is True:
+        return None
+    problem = f"the database of a child at work was closed by {argument['by']}"
+    return promises.A2, problem, "a handle that stays open for the child", (promises.A5,)
+
+
 def _raced(argument: Any, result: Any) -> _Problem:
     kind = argument["kind"]
     if result["begun"] != 1:
@@ -127,6 +134,7 @@ def _woken_beside(argument: Any, result: Any) -> _Problem:
 
 _JUDGES = {
     "interfere": _interfered,
+    "outlived": _outlived,
     "raced": _raced,
     "beside_locked": _beside_locked,
     "beside_committing": _beside_committing,

@@ -107,6 +107,14 @@ ENDPOINTS = (
     ),
     Endpoint("GET", "/api/sessions", refusals=DISK, gives=("sessions", "server_time")),
     Endpoint(
+        "GET",
+        "/api/sessions/search",
+        {"q": _needed(TITLE_MAX)},
+        needs=("q",),
+        refusals=DISK,
+        gives=("query", "count", "sessions"),
+    ),
+    Endpoint(
         "POST",
         "/api/session/rename",
         body={**_SESSION, "title": _needed(TITLE_MAX)},
@@ -161,6 +169,14 @@ ENDPOINTS = (
         needs=("session_id",),
         refusals=(409, *DISK),
         gives=("ok", "state_db_cleanup_failed"),
+    ),
+    Endpoint(
+        "POST",
+        "/api/btw",
+        body={**_SESSION, "question": _needed(MESSAGE_MAX)},
+        needs=("session_id", "question"),
+        refusals=(404, 409, *DISK),
+        gives=("stream_id", "session_id", "started_at", "turn_id"),
     ),
     Endpoint(
         "POST",

@@ -5,6 +5,11 @@ is *dirty*. A boundary commits it once: a new session that names it as the previ
 delete, eviction from the cache of agents, shutdown. No other call does. What the provider refuses
 stays dirty; a shutdown that cannot commit it says so in the log.
 
+Each completed turn reaches the provider once, in order and before its session is extracted, by
+itself; one that was cancelled, failed or asked aside never does. What the provider refuses of turns
+it gets with the next turn or boundary of their session, and until then the session is not
+extracted. `turns` says which it accepted.
+
 The client does not wait for a boundary of clear or of a new session, so the next turn of the same
 session may be committed with it; a workload starts one such turn at most.
 """
@@ -18,6 +23,7 @@ from harness.contract import promises
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
+_ANSWERED = ("stop", "requests", "turns", "refused_turns")
 CACHE_MAX = 2  # agents that the server keeps
 
 
@@ -31,11 +37,27 @@ class State:
     refused: frozenset[str] = frozenset()  # sessions that the provider refuses
     closing: frozenset[str] = frozenset()  # sessions whose boundary may commit a later turn too
     retried: tuple[str, ...] = ()  # requests that a shutdown may repeat
+    unsent: tuple[tuple[str, str], ...] = ()  # turns that the provider refused: session and text
+    turns: tuple[tuple[str, str], ...] = ()  # turns that the provider must get
+
+    def synchronised(self, session: str, *texts: str) -> State:
+        """This state after turns of the session were sent, if the provider takes them."""
+        if session in self.refused:
+            return replace(self, unsent=(*self.unsent, *((session, text) for text in texts)))
+        late = [turn for turn in self.unsent if turn[0] == session]
+        return replace(
+            self,
+            unsent=tuple(turn for turn in self.unsent if turn[0] != session),
+            turns=(*self.turns, *late, *((session, text) for text in texts)),
+        )
 
     def at_boundary(self, session: str) -> State:
         """This state after a boundary of the session."""
         if session not in self.dirty:
             return self
+        if session in self.refused and any(turn[0] == session for turn in self.unsent):
+            return self
+        self = self.synchronised(session)  # noqa: PLW0642 - the same state, a little later
         dirty = self.dirty if session in self.refused else self.dirty - {session}
         return replace(self, dirty=dirty, owed=(*self.owed, session))
 
@@ -50,13 +72,15 @@ class State:
         cached = tuple(other for other in self.cached if other != session)
         return replace(self.at_boundary(session), cached=cached)
 
-    def talked(self, session: str) -> State:
-        """This state after a completed turn of the session, whose agent is the latest now."""
+    def talked(self, session: str, text: str, end: str) -> State:
+        """This state after a turn of the session, whose agent is the latest now."""
         cached = (*(other for other in self.cached if other != session), session)
         state = replace(self, cached=cached)
         for oldest in cached[:-CACHE_MAX]:
             state = state.evicted(oldest)
-        return replace(state, dirty=state.dirty | {session})
+        if end != "done":
+            return state
+        return replace(state.synchronised(session, text), dirty=state.dirty | {session})
 
 
 class MemoryBoundariesModel:
@@ -68,14 +92,16 @@ class MemoryBoundariesModel:
         """No session, and a provider that answers."""
         return State()
 
-    def step(self, state: State, operation: Operation) -> tuple[State] | Refusal:  # noqa: PLR0911
+    def step(  # noqa: C901, PLR0911 - one case for each function
+        self, state: State, operation: Operation
+    ) -> tuple[State] | Refusal:
         """The state after the operation, or the promise that it breaks."""
         if operation.outcome is not Outcome.OK:
             return Refusal(
                 promises.L15, f"{operation.call} failed", expected="an answer", also=(promises.H3,)
             )
         argument = operation.argument
-        if operation.result is not None and operation.function not in ("stop", "requests"):
+        if operation.result is not None and operation.function not in _ANSWERED:
             return Refusal(
                 promises.L15, f"{operation.function}() returned a value", expected="None"
             )
@@ -83,7 +109,8 @@ class MemoryBoundariesModel:
             case "provider":
                 return (replace(state, refused=frozenset(argument["refuses"])),)
             case "talk":
-                return (state.talked(argument["session"]),)
+                end = argument.get("end", "done")
+                return (state.talked(argument["session"], argument.get("text", ""), end),)
             case "new":
                 previous = argument["previous"] or ""
                 return (state.at_boundary(previous).close(previous),)
@@ -96,27 +123,57 @@ class MemoryBoundariesModel:
                 return _stopped(state, operation)
             case "requests":
                 return _requested(state, operation)
+            case "turns":
+                return _synchronised(state, operation)
+            case "refused_turns" if operation.result < argument["expected"]:
+                return Refusal(
+                    promises.L15,
+                    f"{operation.call}: a turn was not offered at the end of it, and at a boundary",
+                    expected=f"at least {argument['expected']}",
+                    observed=f"{operation.result}",
+                )
         return (state,)
 
     def adopt(self, state: State, operation: Operation) -> tuple[State]:
         """What was owed came or not: it is not awaited again."""
-        return (_after_stop(state) if operation.function == "stop" else replace(state, owed=()),)
+        if operation.function == "stop":
+            return (_after_stop(state),)
+        return (replace(state, owed=(), turns=()),)
 
 
 def _requested(state: State, operation: Operation) -> tuple[State] | Refusal:
     """Judge the requests that the provider got since the last time."""
     wanted, found = Counter(state.owed), Counter(operation.result)
     is_less, more = bool(wanted - found), found - wanted
-    allowed = Counter(state.closing & state.dirty) + Counter(state.retried)
+    unsent = {session for session, _ in state.unsent}
+    allowed = Counter((state.closing & state.dirty) - unsent) + Counter(state.retried)
     if not is_less and more <= allowed:
         return (replace(state, owed=(), retried=(), dirty=state.dirty - frozenset(more)),)
+    lacks_turns = not {*more} - unsent
     return Refusal(
-        promises.L15 if is_less else promises.L12,
+        promises.L15 if is_less or lacks_turns else promises.L12,
         f"{operation.call}: the provider got other requests than boundaries were reached",
         also=() if is_less else (promises.L6, promises.L7),
         expected=f"{sorted(state.owed)}",
         observed=f"{operation.result}",
     )
+
+
+def _synchronised(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """Judge the turns that the provider accepted: the completed ones, each session's in order."""
+    wanted = sorted(([session, text, "whole"] for session, text in state.turns), key=_of_session)
+    if sorted(operation.result, key=_of_session) == wanted:
+        return (replace(state, turns=()),)
+    return Refusal(
+        promises.L15,
+        f"{operation.call}: the provider got other turns than were completed",
+        expected=f"{wanted}",
+        observed=f"{operation.result}",
+    )
+
+
+def _of_session(row: list[str]) -> str:
+    return row[0]
 
 
 def _stopped(state: State, operation: Operation) -> tuple[State] | Refusal:
@@ -140,4 +197,7 @@ def _after_stop(state: State) -> State:
         after = after.at_boundary(session)
     # Each pass of a shutdown tries all that is left, as long as one was committed in the last.
     passes = len(state.dirty) - len(left)
-    return State(owed=after.owed, refused=state.refused, retried=(*left,) * passes)
+    unsent = {session for session, _ in state.unsent}
+    again = tuple(session for session in left if session not in unsent)
+    retried = again * passes
+    return State(owed=after.owed, refused=state.refused, retried=retried, turns=after.turns)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from harness.contract import promises
-from harness.contract.models.conversation import CONFLICT
+from harness.contract.models.conversation import ANOTHER, CONFLICT
 from harness.contract.models.server import ServerModel
 from harness.contract.models.server import State as ServerState
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
-STARTED, ENDED = "server_turn_started", "bg_task_complete"
+STARTED, ENDED = "turn_started", "bg_task_complete"
+BY_SERVER = "server_turn_started"  # of a turn that no user started
 HALF_NAMED = "a notice without both names of its process"
 
 
@@ -136,12 +137,26 @@ def _half_named(operation: Operation) -> Refusal | None:
     )
 
 
-def _announced(state: State, operation: Operation) -> tuple[State] | Refusal:
+def _announced(  # noqa: PLR0911 - one for each way to be wrong
+    state: State, operation: Operation
+) -> tuple[State] | Refusal:
     """Judge the events that a tab got up to the one that it waited for."""
     name = operation.argument["tab"]
     tab = dict(state.by_name).get(name)
     if tab is None:
         return (state,)
+    mistaken = [
+        event
+        for event in operation.result
+        if event[1] == BY_SERVER and event[2] not in (None, ANOTHER)
+    ]
+    if mistaken:
+        return Refusal(
+            promises.C7,
+            f"{operation.call}: tab {name} was notified of a user's turn as one of the server's",
+            expected=f"{STARTED} for a turn that a user started",
+            observed=f"{mistaken}",
+        )
     foreign = [event for event in operation.result if event[0] != tab.session]
     if foreign:
         return Refusal(

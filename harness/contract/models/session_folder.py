@@ -500,10 +500,10 @@ class _Call:
         def act(found: Value) -> Value:
             nonlocal cleaned
             stream = found["active_stream_id"]
-            cleaned = stream is not None and stream not in live
+            text = found["pending_user_message"]
+            cleaned = (stream is not None or text is not None) and stream not in live
             if not cleaned:
                 return found
-            text = found["pending_user_message"]
             if text is not None:
                 message = {"role": "user", "content": text, "interrupted": True}
                 message["timestamp"] = found["pending_started_at"]

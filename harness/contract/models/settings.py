@@ -26,6 +26,8 @@ SECONDS = (
     *("HERMES_WEBUI_MODELS_REBUILD_BUDGET", "HERMES_WEBUI_DRAIN_DEADLINE"),
     *("HERMES_WEBUI_REQUEST_PATIENCE", "HERMES_WEBUI_CHANNEL_TTL"),
 )
+SWITCHES = ("HERMES_WEBUI_IDLE_WAKEUPS", "HERMES_WEBUI_NEXT_TURN_DRAIN")
+SWITCH_WORDS = ("1", "on", "true", "yes", "0", "off", "false", "no")
 LIMITS = {"streams": "HERMES_WEBUI_STREAMS_MAX", "sessions": "HERMES_WEBUI_SESSIONS_MAX"}
 INT_MAX = 1_000_000
 SECONDS_MIN, SECONDS_MAX = 0.001, 366 * 86_400.0
@@ -34,6 +36,8 @@ OK, UNAUTHORISED = 200, 401
 
 def is_valid(name: str, text: str) -> bool:
     """Whether a setting has a value of its range."""
+    if name in SWITCHES:
+        return text.strip().lower() in SWITCH_WORDS
     with suppress(ValueError):
         if name in INTS:
             return 1 <= int(text) <= INT_MAX

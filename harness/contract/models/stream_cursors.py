@@ -18,6 +18,7 @@ from harness.core.model import Refusal
 from harness.core.verdict import Anomaly, Verdict
 
 OK, BAD, MISSING, FAILED = 200, 400, 404, 500
+STARTED_BY_CLIENT = "turn_started"
 SNAPSHOT, STARTED, TOKEN = "session_snapshot", "server_turn_started", "token"
 SESSION_OF = {
     "earlier": "own",
@@ -127,7 +128,7 @@ class State:
         if cursor is not None and cursor[0] == stream and cursor[1] < last:
             return Expected(
                 OK,
-                (*shown, event(STARTED, f"{stream}:1", session, current or "")),
+                (*shown, event(STARTED_BY_CLIENT, f"{stream}:1", session, current or "")),
                 closed=False,
             )
         if has_cursor and cursor != (stream, last):
@@ -246,8 +247,13 @@ def _broken(
     numbers = [int(id_.rpartition(":")[2] or 0) for id_ in ids]
     if numbers != sorted(numbers):
         yield promises.C1
-    wants_start = any(shown.startswith(STARTED) for shown in expected.events)
-    if wants_start and STARTED not in names:
+    starts = {
+        name
+        for name in (STARTED, STARTED_BY_CLIENT)
+        for shown in expected.events
+        if shown.startswith(name)
+    }
+    if not starts <= {*names}:
         yield promises.C7
     if observed["status"] != expected.status:
         is_input = BAD in (expected.status, observed["status"]) or observed["status"] == FAILED

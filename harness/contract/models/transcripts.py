@@ -6,6 +6,7 @@ names of a run's events, and `rows` beside the messages. Both are then predicted
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from harness.contract import promises
@@ -118,6 +119,8 @@ def wrong_rows(session: Session, operation: Operation) -> Refusal | None:  # noq
         if role != "user":
             return _refused_rows(operation, "a message before each reply", session)
         if reply is None:
+            if source == WAKEUP and _joins_a_turn(session, rows[at:]):
+                continue
             if mark not in ("cancelled", "interrupted"):
                 return _refused_rows(operation, f"a reply to {text!r}", session)
             continue
@@ -130,6 +133,11 @@ def wrong_rows(session: Session, operation: Operation) -> Refusal | None:  # noq
             if not is_right or (end == "error") is not (script.fails and not mark):
                 return _refused_rows(operation, f"the reply of the script of {text!r}", session)
     return None
+
+
+def _joins_a_turn(session: Session, later: Sequence[Any]) -> bool:
+    """Whether a wakeup was taken along by a user's turn, which may be removed by now."""
+    return later[0][0] == "user" if later else bool(session.removed)
 
 
 def _inconsistent(result: Any, operation: Operation) -> Refusal | None:

@@ -10,6 +10,7 @@ whether its run still counts is open. Times are numbers of calls.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +32,10 @@ JSON_HEADERS = {
 STREAM_TYPE = "text/event-stream; charset=utf-8"
 SESSION_FIELDS = ("model", "profile", "workspace")
 KEPT = ("model", "model_provider", "workspace", "profile", "enabled_toolsets")  # of a request
+FOUND_CHARS = 200  # that a search shows of a message
+_WORD = re.compile(r"[^\W_]+")
 FAILURE = "ScriptedError: the message asked for a failure"  # what the scripted agent raises
+STARTED = "server_turn_started"
 NOTICES = "notices-[0-9a-f]{12}"  # the id of a session's stream of notices
 
 
@@ -45,6 +49,12 @@ class Message:
     turn: str
     mark: tuple[tuple[str, Any], ...] = ()
     attachments: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()  # the names of the tools that its turn called
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The tool calls of its turn."""
+        return [{"name": name, "arguments": {}} for name in self.calls]
 
     def json(self) -> dict[str, Any]:
         """The message as every endpoint shows it."""
@@ -59,6 +69,7 @@ class Message:
             "turn_id": self.turn,
             **source,
             **({"attachments": [*self.attachments]} if self.attachments else {}),
+            **({"tool_calls": self.tool_calls} if self.calls else {}),
             **dict(self.mark),
         }
 
@@ -74,7 +85,8 @@ class Run:
     number: int
     asked: tuple[tuple[str, Any], ...] = ()  # what it works with, by name
     end: str = ""  # done, cancelled, error or interrupted
-    count: int = 0  # messages of the session after the end
+    count: int | None = 0  # messages of the session after the end, where it left any
+    is_aside: bool = False  # it leaves nothing in its session
 
     @property
     def script(self) -> Script:
@@ -95,9 +107,19 @@ class Run:
         return parts
 
     @property
+    def calls(self) -> tuple[str, ...]:
+        """The names of the tools that it calls."""
+        return tuple(data["name"] for _, name, data in self.events if name == "tool")
+
+    @property
     def attachments(self) -> tuple[str, ...]:
         """The attachments of its message."""
         return tuple(dict(self.asked).get("attachments", ()))
+
+    @property
+    def source(self) -> str:
+        """What began it."""
+        return "ephemeral" if self.is_aside else "user"
 
     @property
     def is_held(self) -> bool:
@@ -221,6 +243,11 @@ class State:
         """
         session = self.find(run.session)
         assert session is not None, run.session
+        if run.is_aside:
+            is_gone = end == "interrupted"
+            is_leaving = not is_gone and not run.script.hangs
+            after = replace(session, run=None if is_gone else run.name, is_leaving=is_leaving)
+            return self.put(after).put_run(replace(run, end=end, count=None))
         span = Span(self.clock if first is None else first, self.clock)
         text = "".join(replace(run, end=end).tokens)
         mark: tuple[tuple[str, Any], ...] = ()
@@ -234,7 +261,8 @@ class State:
         messages = [user]
         if text or not mark or end == "error":
             replied = at if end == "interrupted" else span
-            messages.append(Message("assistant", text, replied, run.turn, mark))
+            calls = () if end == "interrupted" else run.calls
+            messages.append(Message("assistant", text, replied, run.turn, mark, calls=calls))
         after = replace(
             session,
             version=session.version + 1,
@@ -265,6 +293,8 @@ class State:
             run = self.run(session.run)
             if run is not None and session.is_pending:
                 after, settled = after.with_end(run, "interrupted"), settled + 1
+            elif run is not None and run.is_aside and not run.end:
+                after = after.with_end(run, "interrupted")
             else:
                 after = after.put(replace(session, run=None, is_leaving=False))
         done = (len(self.sessions), settled)
@@ -307,7 +337,11 @@ class State:
         return {
             **self.row(session),
             "messages": [message.json() for message in session.messages[first:]],
-            "tool_calls": [],
+            "tool_calls": [
+                {**call, "message_index": at}
+                for at, message in enumerate(session.messages[first:], first)
+                for call in message.tool_calls
+            ],
             "pending_user_message": run.text if run is not None and session.is_pending else None,
             "_messages_truncated": first > 0,
             "_messages_offset": first,
@@ -535,6 +569,22 @@ def _sessions(state: State, _values: Mapping[str, Any], _name: str) -> Expected:
     return Expected(OK, body, state, (promises.S15, promises.S11, promises.S14, promises.S8))
 
 
+def _search(state: State, values: Mapping[str, Any], _name: str) -> Expected:
+    """Sessions whose title or messages have all these words, the latest activity first."""
+    words = values["q"].casefold().split()
+    rows = []
+    for session in sorted(state.sessions, key=lambda known: known.updated.last, reverse=True):
+        texts = [message.content for message in session.messages]
+        found = [text for text in texts if {*words} <= {*_WORD.findall(text.casefold())}]
+        if all(word in session.title.casefold() for word in words):
+            rows.append({**state.row(session), "match_type": "title"})
+        elif found:
+            about = {"match_type": "content", "text": found[-1][:FOUND_CHARS]}
+            rows.append({**state.row(session), **about})
+    body = {"query": values["q"], "count": len(rows), "sessions": rows}
+    return Expected(OK, body, state, (promises.S14, promises.S15, promises.S6))
+
+
 def _new(state: State, values: Mapping[str, Any], name: str) -> Expected:
     extra = tuple(_kept(values, "project_id").items())
     now = Span(state.clock, state.clock)
@@ -692,6 +742,32 @@ def _began(
     return Expected(OK, begun, after.announced(), (promises.T8, promises.T3, promises.T2))
 
 
+def _aside(state: State, values: Mapping[str, Any], name: str) -> Expected:
+    session = state.find(values["session_id"])
+    if session is None:
+        return _absent(state)
+    if session.run is not None and not session.is_leaving:
+        return _busy(state, session)
+    state = state.idle(session)
+    session = state.find(session.name) or session
+    number = sum(message.role == "user" for message in session.messages) + 1
+    kept = _kept(dict(session.extra))
+    asked = {**kept, "attachments": (), **_resolved(dict(session.extra))}
+    run = Run(
+        *(name, session.name, values["question"], state.clock, number),
+        asked=tuple(asked.items()),
+        is_aside=True,
+    )
+    after = state.put_run(run).put(replace(session, run=name, is_leaving=False))
+    begun = {
+        "stream_id": name,
+        "session_id": session.name,
+        "started_at": state.clock,
+        "turn_id": run.turn,
+    }
+    return Expected(OK, begun, after.announced(), (promises.T8, promises.T3))
+
+
 def _cancel(state: State, values: Mapping[str, Any], _name: str) -> Expected:
     run = state.run(values["stream_id"])
     after, is_cancelled = state, False
@@ -820,7 +896,7 @@ def _health(state: State, _values: Mapping[str, Any], _name: str) -> Expected:
             {
                 "session_id": run.session,
                 "stream_id": run.name,
-                "source": "user",
+                "source": run.source,
                 "phase": state.phase(run),
                 "started_at": run.started,
             }
@@ -876,6 +952,7 @@ _ROUTES = {
     ("GET", "/api/session"): _session,
     ("GET", "/api/session/status"): _status,
     ("GET", "/api/sessions"): _sessions,
+    ("GET", "/api/sessions/search"): _search,
     ("POST", "/api/session/new"): _new,
     ("POST", "/api/session/rename"): _rename,
     ("POST", "/api/session/clear"): _clear,
@@ -885,6 +962,7 @@ _ROUTES = {
     ("POST", "/api/session/compress"): _compress,
     ("POST", "/api/session/delete"): _delete,
     ("POST", "/api/chat/start"): _start,
+    ("POST", "/api/btw"): _aside,
     ("GET", "/api/chat/cancel"): _cancel,
     ("GET", "/api/chat/stream/status"): _stream_status,
     ("POST", "/api/bg-task-complete-ack"): _acknowledge,
@@ -973,7 +1051,7 @@ def _greeted(state: State, operation: Operation, session: Session) -> tuple[Stat
             "session_id": session.name,
             "stream_id": run.name,
             "pending_started_at": run.started,
-            "source": "user",
+            "source": run.source,
             "recovered": True,
         }
         rows.append(["", "server_turn_started", data])
@@ -1112,14 +1190,17 @@ def _watched(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
                 "pending_started_at": run.started,
                 "source": "user",
             }
-            rows.append([Text(f"{NOTICES}:[0-9]+"), "server_turn_started", data])
+            rows.append([Text(f"{NOTICES}:[0-9]+"), "turn_started", data])
     wanted = {"status": OK, "events": rows, "answer": answer}
     observed = operation.result
     late = [row for row in observed["events"] if row[2].get("reason") != "turn_ended"]
     found = difference(wanted, {**observed, "events": late})  # a run's end may be announced late
     if found is None:
         return (_narrowed(expected.state, operation.result["answer"]["body"]),)
-    return _refusal(operation, found, (promises.C5, promises.C3, promises.W7, promises.S15))
+    tested: tuple[Promise, ...] = (promises.C5, promises.C3, promises.W7, promises.S15)
+    if STARTED in [row[1] for row in late]:  # a turn that the client started is none of the server
+        tested = (promises.C7, *tested)
+    return _refusal(operation, found, tested)
 
 
 # Rest
@@ -1163,9 +1244,11 @@ def _copies(state: State, name: str, session: Session | None, observed: Any) -> 
     empty = {"title": UNTITLED, "count": 0, "texts": []}
     if session is None:
         copies: dict[str, Any] = {"database": empty, "search": empty}
-        return {"files": [], "index": None, "copies": copies, "runs": {}}
+        gone = {"count": 0, "calls": []}
+        return {"files": [], "index": None, "copies": copies, "runs": {}, "tool_calls": gone}
     texts = [[message.role, message.content] for message in session.messages]
     copy = {"title": session.title, "count": len(texts), "texts": texts}
+    calls = [message.tool_calls for message in session.messages]
     # A title that another session has is not in the database, where titles are unique.
     others = {other.title for other in state.sessions if other.name != name}
     title: Any = OneOf((session.title, UNTITLED)) if session.title in others else session.title
@@ -1179,6 +1262,7 @@ def _copies(state: State, name: str, session: Session | None, observed: Any) -> 
         "index": [session.title, len(texts)],
         "copies": {"database": database, "search": database, "sidecar": copy},
         "runs": {run.name: "".join(run.tokens) for run in runs},
+        "tool_calls": {"count": sum(map(len, calls)), "calls": [*filter(None, calls)]},
     }
 
 

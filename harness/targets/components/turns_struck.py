@@ -263,6 +263,9 @@ class _Agent:
             raise ScriptError
         return "".join(WORDS)
 
+    def sync_turn(self, turn_id: str, request: str, reply: str) -> None:
+        """Do nothing: the agent has no memory."""
+
     def commit_memory_session(self) -> None:
         """Do nothing: the agent has no memory."""
 

@@ -8,6 +8,8 @@
     [fail]  [exit]                  raises an error; raises SystemExit
     [linger=0.3]                    waits until it is interrupted, and 0.3 s more;
                                     `[linger=0.3:fail]` raises an error after that
+    [child=0.5]                     starts a child, which writes into the database after 0.5 s,
+                                    by the handle of this agent, whether its turn is over or not
     [hang]                          hangs, and ignores interrupts, until the server ends
 
 In a process's output `{` and `}` become `[` and `]`, so that it can contain directives for the
@@ -25,6 +27,7 @@ import contextvars
 import json
 import os
 import queue
+import re
 import shlex
 import sqlite3
 import subprocess
@@ -47,6 +50,8 @@ DATABASE = "HARNESS_AGENT_DATABASE"
 SPOOL = "HARNESS_AGENT_SPOOL"  # the variable that names the folder of the processes' output
 MEMORY = "HERMES_MEMORY_URL"  # the variable that names the memory provider, if there is one
 TORN = "torn"  # the file of sessions whose agent found its database closed while it worked
+CHILD = re.compile(r"\[child=([0-9.]+)\]")
+OF_CHILD = "_child"  # the end of the id of a child's session
 PROVIDER_S = 60.0
 POLL_S = 0.05
 PARSER = "harness_agent_script"  # the name of the parser in the agent's folder
@@ -354,6 +359,8 @@ class AIAgent:
         note = self._noting()
         note("user", text)
         try:
+            for seconds in CHILD.findall(text):
+                threading.Thread(target=self._work_as_child, args=(float(seconds),)).start()
             for directive in agent_script.Script.parse(text).directives:
                 if self._stop.is_set():
                     break
@@ -469,6 +476,17 @@ class AIAgent:
             self.tool_complete_callback(call, name, {}, session_key)
         elif self.tool_progress_callback is not None:
             self.tool_progress_callback("tool.completed", name, session_key, {})
+
+    def _work_as_child(self, seconds: float) -> None:
+        """Write after a while with the handle that the parent has now, as a delegated task does."""
+        database, child = self._session_db, f"{self.session_id}{OF_CHILD}"
+        time.sleep(seconds)
+        try:
+            if database is not None:
+                database.ensure_session(child, "subagent")
+                database.append_message(child, "assistant", "the child is done")
+        except sqlite3.Error:
+            self._report_torn()
 
     def _report_torn(self) -> None:
         """Note that the database was closed under a turn."""

@@ -134,6 +134,7 @@ class InstallAdapter:
             def started(self, run: Any) -> None:
                 if run.source is turns.Source.WAKEUP:
                     wakeups.append(run.wakeup_id)
+                wakeups.extend(wakeup_id for wakeup_id, _ in run.notices)
 
         return WakeupListener()
 

@@ -60,7 +60,8 @@ from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
 from harness.targets.server.leaving_readers import LeavingReadersAdapter
 from harness.targets.server.lifecycle import ServerAdapter
-from harness.targets.server.memory_boundaries import MemoryBoundariesAdapter
+from harness.targets.server.memory_boundaries import MemoryBoundariesAdapter, MemoryTurnsAdapter
+from harness.targets.server.next_turn import NextTurnAdapter
 from harness.targets.server.notifications import NotificationsAdapter
 from harness.targets.server.settings import SettingsAdapter
 from harness.targets.server.stream_cursors import StreamCursorsAdapter
@@ -262,6 +263,16 @@ def open_settings(folder: Path) -> Any:
     return SettingsAdapter(folder, _launch())
 
 
+def open_memory_turns(folder: Path) -> Any:
+    """Open a server in a process of its own, with a memory provider that gets its turns."""
+    return MemoryTurnsAdapter(folder, _launch())
+
+
+def open_next_turn(folder: Path) -> Any:
+    """Open servers in processes of their own, with each path of wakeups on or off."""
+    return NextTurnAdapter(folder, _launch())
+
+
 def open_notifications(folder: Path) -> Any:
     """Open a server in a process of its own, one client, and tabs that subscribe to sessions."""
     return NotificationsAdapter(folder, _launch())
@@ -362,6 +373,8 @@ _ADAPTERS = {
     "cursors": open_stream_cursors,
     "outside": open_external_writer,
     "memory": open_memory,
+    "memory_turns": open_memory_turns,
+    "next_turn": open_next_turn,
     "upkeep": open_upkeep,
     "disturbed": open_disturbances,
     "server": open_server,

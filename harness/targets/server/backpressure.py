@@ -127,7 +127,7 @@ class BackpressureAdapter:
             collected = _came_true(lambda: _containers(web)["channels"] < both)
             channels = _containers(web)["channels"]
             run = _start(web, remaining, f"{Tokens(1).directive}")
-            heard = next(e.data["stream_id"] for e in events if e.name == "server_turn_started")
+            heard = next(e.data["stream_id"] for e in events if e.name == "turn_started")
         return {"collected": collected, "channels": channels, "heard": heard == run}
 
     def keep_silent(self) -> dict[str, Any]:

@@ -95,6 +95,16 @@ class DisturbancesAdapter:
         """Sessions whose agent lost its database under a turn; a server may not tell."""
         return set()
 
+    # A child that outlives its turn
+
+    def parents(self) -> list[str]:
+        """What happens to a session while a child of its turn is at work; none without children."""
+        return []
+
+    def outlived(self, by: str) -> bool:
+        """Whether the child of a turn that is over could write into the database."""
+        raise NotImplementedError(by)
+
     # Two requests at once
 
     def raced(self, kind: str) -> dict[str, Any]:

@@ -239,6 +239,7 @@ class EndpointsAdapter:
             "index": None if row is None else [row["title"], row["message_count"]],
             "copies": copies,
             "runs": self._server.journal(sid),
+            "tool_calls": self._server.tool_calls(sid),
         }
         named: dict[str, Any] = self._named(stored)
         named["runs"] = {self._text(run): text for run, text in named["runs"].items()}

@@ -161,6 +161,18 @@ class ServerAdapter:
             "search": {"title": title or UNTITLED, "count": count, "texts": words},
         }
 
+    def tool_calls(self, session_id: str) -> dict[str, Any]:
+        """The tool calls that state.db counts for a session, and those of its messages."""
+        path = self.state / "state.db"
+        if not path.exists():
+            return {"count": 0, "calls": []}
+        with closing(sqlite3.connect(path)) as connection:
+            find = "SELECT tool_call_count FROM sessions WHERE id = ?"
+            (count,) = connection.execute(find, (session_id,)).fetchone() or (0,)
+            read = "SELECT tool_calls FROM messages WHERE session_id = ? ORDER BY id"
+            rows = [calls for (calls,) in connection.execute(read, (session_id,)) if calls]
+        return {"count": count, "calls": [json.loads(calls) for calls in rows]}
+
     def copies(self, session_id: str) -> dict[str, Any]:
         """Each copy of a session: texts with their roles, and counts. Empty for no session.
 

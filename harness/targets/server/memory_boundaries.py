@@ -6,15 +6,17 @@ is in its ledger. `requests` waits for as many as are expected, so that no test 
 
 from __future__ import annotations
 
+import json
 import re
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Condition, Event, Thread
 from typing import Any
 
-from harness.contract.agent_script import Tokens
+from harness.contract.agent_script import FAIL, ReplyEnd, Tokens, sleep
 from harness.engine.http import LOOPBACK, Web
 from harness.processes.server import Launch
 from harness.targets.server.http import named
@@ -24,32 +26,44 @@ PATIENCE_S = 30.0
 LACKING_S = 4.0  # once a request did not come, so that others need not wait as long
 POLL_S = 0.005
 DRAIN_S = "20"
-_COMMIT = re.compile(r"/api/v1/sessions/([^/]+)/commit")
+HELD = f"{Tokens(1).directive}{sleep(900)}"
+_REQUEST = re.compile(r"/api/v1/sessions/([^/]+)/(commit|messages)")
 _LEFT = re.compile(r"stopped with uncommitted sessions: (.*)")
 UNAVAILABLE = 503
 
 
 class Provider:
-    """A memory provider on loopback, and the sessions that it was asked to extract."""
+    """A memory provider on loopback: sessions that it was asked to extract, and turns it got."""
 
-    def __init__(self) -> None:
-        """Start to listen, and to answer."""
+    def __init__(self, *, refuses_turns: bool = False) -> None:
+        """Start to listen, and to answer; what it refuses are commits, and maybe turns too.
+
+        A turn is sent at any time after its end, so a refusal may meet one that ended before.
+        """
         self.refused: set[str] = set()
         self.answers = Event()  # while it is not set, requests wait
         self.answers.set()
         self._asked: list[str] = []
+        self._turns: list[tuple[str, Mapping[str, Any]]] = []
+        self._refusals = 0  # of turns
         self._patience_s = PATIENCE_S
         self._changed = Condition()
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("content-length", 0)))
-                found = _COMMIT.fullmatch(self.path)
-                session = found[1] if found else self.path
-                status = UNAVAILABLE if session in provider.refused else 200
-                provider.note(session)
-                provider.answers.wait(PATIENCE_S)
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                found = _REQUEST.fullmatch(self.path)
+                session, what = (found[1], found[2]) if found else (self.path, "commit")
+                is_refused = session in provider.refused and (what == "commit" or refuses_turns)
+                status = UNAVAILABLE if is_refused else 200
+                if what == "commit":
+                    provider.note(session)
+                    provider.answers.wait(PATIENCE_S)
+                elif is_refused:
+                    provider.note_refusal()
+                else:
+                    provider.note_turn(session, json.loads(body))
                 with suppress(OSError):  # the client may have closed the connection
                     self.send_response(status)
                     self.send_header("Content-Length", "0")
@@ -70,13 +84,43 @@ class Provider:
             self._asked.append(session)
             self._changed.notify_all()
 
+    def note_turn(self, session: str, turn: Mapping[str, Any]) -> None:
+        """Write a turn that it accepted into the ledger."""
+        with self._changed:
+            self._turns.append((session, turn))
+            self._changed.notify_all()
+
+    def note_refusal(self) -> None:
+        """Count a turn that it refused."""
+        with self._changed:
+            self._refusals += 1
+            self._changed.notify_all()
+
+    def refusals(self, count: int) -> int:
+        """How often a turn was refused since the last time, once it was so often, or patience."""
+        with self._changed:
+            self._await(lambda: self._refusals >= count)
+            refusals, self._refusals = self._refusals, 0
+            return refusals
+
+    def turns(self, count: int) -> list[tuple[str, Mapping[str, Any]]]:
+        """The turns since the last time, once there are that many or the patience ends."""
+        with self._changed:
+            self._await(lambda: len(self._turns) >= count)
+            turns, self._turns = self._turns, []
+            return turns
+
     def taken(self, count: int) -> list[str]:
         """The requests since the last time, once there are that many or the patience ends."""
         with self._changed:
-            if not self._changed.wait_for(lambda: len(self._asked) >= count, self._patience_s):
-                self._patience_s = LACKING_S
+            self._await(lambda: len(self._asked) >= count)
             asked, self._asked = self._asked, []
             return asked
+
+    def _await(self, is_there: Callable[[], bool]) -> None:
+        """Wait for what must come; the next time not as long, if it does not. Under the lock."""
+        if not self._changed.wait_for(is_there, self._patience_s):
+            self._patience_s = LACKING_S
 
     def wait(self, count: int, within_s: float) -> None:
         """Wait until there are that many requests, or the time is over."""
@@ -122,6 +166,10 @@ class MemoryBoundariesAdapter:
         """Start a turn, and wait until its session is idle."""
         sid = self._sessions[session]
         self._web.post("/api/chat/start", session_id=sid, message=f"hello {Tokens(1).directive}")
+        self._wait_until_idle(session)
+
+    def _wait_until_idle(self, session: str) -> None:
+        sid = self._sessions[session]
         ends_at = time.monotonic() + PATIENCE_S
         while self._is_busy(sid):
             if time.monotonic() > ends_at:
@@ -167,3 +215,44 @@ class MemoryBoundariesAdapter:
 
     def _name(self, sid: str) -> str:
         return named(self._sessions, sid) or sid
+
+
+class MemoryTurnsAdapter(MemoryBoundariesAdapter):
+    """A server that also synchronises each completed turn with its memory provider."""
+
+    def __init__(self, folder: Path, launch: Launch) -> None:
+        """Boot nothing yet."""
+        super().__init__(folder, launch)
+        self._provider.close()
+        self._provider = Provider(refuses_turns=True)
+
+    def talk(self, session: str, text: str, end: str = "done") -> None:  # type: ignore[override]
+        """Start a turn with that text and end, and wait until its session is idle."""
+        sid = self._sessions[session]
+        script = {"fail": FAIL, "cancel": HELD}.get(end, Tokens(1).directive)
+        path, field = ("/api/btw", "question") if end == "aside" else ("/api/chat/start", "message")
+        begun = self._web.post(path, **{"session_id": sid, field: f"{text} {script}"})
+        if end == "cancel":
+            stream = begun["stream_id"]
+            with self._web.stream(f"/api/chat/stream?stream_id={stream}") as events:
+                next(events)  # it is under way
+            self._web.get(f"/api/chat/cancel?stream_id={stream}")
+        self._wait_until_idle(session)
+
+    def turns(self, expected: int) -> list[list[str]]:
+        """The turns that the provider accepted since the last time: session, text and reply.
+
+        The reply is "whole" if it is that of a completed turn of the session.
+        """
+        rows = []
+        for sid, turn in self._provider.turns(expected):
+            request, reply = (message["content"] for message in turn["messages"])
+            end = ReplyEnd.parse(reply)
+            is_whole = end is not None and end.session == sid and reply == f"0 {end}"
+            shown = "whole" if is_whole else reply
+            rows.append([self._name(sid), request.partition(" ")[0], shown])
+        return rows
+
+    def refused_turns(self, expected: int) -> int:
+        """How often the provider refused a turn since the last time."""
+        return self._provider.refusals(expected)

@@ -17,7 +17,7 @@ from harness.processes.server import Launch
 from harness.targets.server.http import HttpAdapter, UnknownError, named
 
 TAB_S = 60.0  # the timeout of a tab's stream
-STARTED, ENDED = "server_turn_started", "bg_task_complete"
+STARTED, ENDED = ("server_turn_started", "turn_started"), "bg_task_complete"
 HALF_NAMED = "a notice without both names of its process"
 _UNKNOWN_COUNT = 10**9  # a count that no session has, so that the server sends its own
 
@@ -66,7 +66,7 @@ class NotificationsAdapter(HttpAdapter):
         try:
             for event in self._tabs[tab].events:
                 self._tabs[tab].last_id = event.id or self._tabs[tab].last_id
-                if event.name in (STARTED, ENDED):
+                if event.name in (*STARTED, ENDED):
                     heard.append(self._row(event))
                     if [event.name, heard[-1][2]] == [name, subject]:
                         break
@@ -86,7 +86,7 @@ class NotificationsAdapter(HttpAdapter):
     def _row(self, event: Event) -> list[str | None]:
         """The event's session, its name, and its subject: a run, or a command's last word."""
         session = named(self._sessions, event.data["session_id"])
-        if event.name == STARTED:
+        if event.name in STARTED:
             return [session, event.name, named(self._streams, event.data["stream_id"])]
         word = event.data["summary"].partition("%s ")[2].partition(" ")[0]
         names = event.data["task_id"], event.data.get("process_id")
@@ -100,7 +100,7 @@ class NotificationsAdapter(HttpAdapter):
         tab.events = tab.stream.__enter__()
         offered = None
         for event in tab.events:
-            if event.name == STARTED:
+            if event.name in STARTED:
                 offered = event.data["stream_id"]
             elif event.name == "session-updated":  # the last of the first events
                 break

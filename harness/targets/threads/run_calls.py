@@ -267,6 +267,9 @@ class _Agent:
                 raise SystemExit(1)
         return "word"
 
+    def sync_turn(self, turn_id: str, request: str, reply: str) -> None:
+        """Do nothing: the agent has no memory."""
+
     def commit_memory_session(self) -> None:
         """Do nothing: the agent has no memory."""
 
@@ -307,6 +310,22 @@ class Store:
         return changed
 
     maintain = change
+
+    def clean_stale_stream(
+        self, session: str, is_live: Callable[[str], bool], settle: Callable[[Any], Any]
+    ) -> bool:
+        """Settle a busy session whose stream no run has; whether it did."""
+        settled: list[Any] = []
+
+        def clean(found: Any) -> Any:
+            stream = found.active_stream_id
+            if not found.is_busy or (stream is not None and is_live(stream)):
+                return found
+            settled.append(found)
+            return settle(found)
+
+        self.change(session, clean)
+        return bool(settled)
 
     def delete(self, session: str) -> None:
         """Delete a session."""

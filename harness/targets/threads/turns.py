@@ -28,14 +28,16 @@ class TurnsThreadsAdapter:
         self._modules = modules
         self._registry = ScriptedRegistry()
         self._numbers = itertools.count(1)
+        self._store = _Store(modules("sessions.sidecar").Session)
         self._turns = modules("turns.turns").Turns(
-            _Store(modules("sessions.sidecar").Session),
+            self._store,
             Runs(modules("turns.journal").RunWriter),
             TurnJournal(),
             modules("memory.lifecycle").Lifecycle(),
             lambda session: _SpawningAgent(self, session),
         )
         self._wakeups = modules("turns.wakeups").Wakeups(self._registry, self._start)
+        self._turns.take_along(_Joining(self))
         self._turns.listen(self._wakeups)
 
     def watch(self, tick: Callable[[], int], see: See) -> None:
@@ -66,6 +68,24 @@ class TurnsThreadsAdapter:
     def close(self) -> None:
         """Do nothing: the host holds no resource."""
 
+    def claim(self, session: str) -> Sequence[tuple[str, str]]:
+        """Claim the wakeups that a turn of the user takes along."""
+        claimed: Sequence[tuple[str, str]] = self._wakeups.claim(session)
+        return claimed
+
+    def release(self, session: str, joined: Sequence[str], *, are_delivered: bool) -> None:
+        """End the claim, and report what the turn took along."""
+        for process in joined if are_delivered else ():
+            wake = {"session": session, "process": process, "by": "a user's turn"}
+            self.see("wake", wake, self.tick())
+        self._wakeups.release(session, are_delivered=are_delivered)
+
+    def had(self, session: str) -> set[str]:
+        """The wakeups that the session has already."""
+        found = self._store.load(session)
+        rows = (*found.messages, *found.extra.get("pending_notices", ()))
+        return {row["wakeup_id"] for row in rows if "wakeup_id" in row}
+
     def spawn(self, session: str, process: str) -> None:
         """Start a process from a turn of the session; it takes some virtual time, and ends."""
         begun = self.tick()
@@ -86,6 +106,24 @@ class TurnsThreadsAdapter:
         self.see("wake", {"session": session_id, "process": wakeup_id}, begun)
 
 
+class _Joining:
+    """The wakeups that turns of users take along, as the adapter reports them."""
+
+    def __init__(self, adapter: TurnsThreadsAdapter) -> None:
+        self._adapter = adapter
+        self._joined: dict[str, list[str]] = {}
+
+    def claim(self, session_id: str) -> Sequence[tuple[str, str]]:
+        claimed = self._adapter.claim(session_id)
+        had = self._adapter.had(session_id)
+        self._joined[session_id] = [process for process, _ in claimed if process not in had]
+        return claimed
+
+    def release(self, session_id: str, *, are_delivered: bool) -> None:
+        joined = self._joined.pop(session_id)
+        self._adapter.release(session_id, joined, are_delivered=are_delivered)
+
+
 class _SpawningAgent:
     """An agent that shows one word, and starts the process that the message names."""
 
@@ -98,6 +136,9 @@ class _SpawningAgent:
         if message.startswith(SPAWN):
             self._adapter.spawn(self._session, message.removeprefix(SPAWN))
         return "word"
+
+    def sync_turn(self, turn_id: str, request: str, reply: str) -> None:
+        """Do nothing: the agent has no memory."""
 
     def commit_memory_session(self) -> None:
         """Do nothing: the agent has no memory."""
@@ -125,6 +166,22 @@ class _Store:
             return changed
 
     maintain = change
+
+    def clean_stale_stream(
+        self, session: str, is_live: Callable[[str], bool], settle: Callable[[Any], Any]
+    ) -> bool:
+        """Settle a busy session whose stream no run has; whether it did."""
+        settled: list[Any] = []
+
+        def clean(found: Any) -> Any:
+            stream = found.active_stream_id
+            if not found.is_busy or (stream is not None and is_live(stream)):
+                return found
+            settled.append(found)
+            return settle(found)
+
+        self.change(session, clean)
+        return bool(settled)
 
 
 class Runs:

@@ -50,6 +50,7 @@ class WakeupsThreadsAdapter:
         begun = self._tick()
         try:
             self._run(session, self._modules("turns.turns").Source.USER)
+            self._take_along(session)
         except _BusyError as busy:
             self._wakeups.user_refused(busy.run)
             self._see("refused", {"session": session, "run": busy.run.stream_id}, begun)
@@ -128,6 +129,15 @@ class WakeupsThreadsAdapter:
             raise self._conflict(busy.run) from None
         wake = {"session": session_id, "process": wakeup_id, "run": run.stream_id, "at_s": at_s}
         self._see("wake", wake, begun)
+
+    def _take_along(self, session: str) -> None:
+        """Deliver pending wakeups with the user's turn, as its start does."""
+        joined = self._wakeups.claim(session)
+        for process, _ in joined:
+            about = {"session": session, "process": process, "by": "a user's turn"}
+            self._see("wake", {**about, "run": "", "at_s": time.monotonic()}, self._tick())
+        if joined:
+            self._wakeups.release(session, are_delivered=True)
 
     def _run(self, session: str, source: Any) -> Any:
         run = SimpleNamespace(

@@ -36,6 +36,7 @@ FACTS = [
     ("beside_locked", NAME, {"status": 200}, {"status": 200, "kept": False}, promises.D3),
     ("beside_committing", NAME, 409, 0, promises.L14),
     ("beside_committing", NAME, 200, 500, promises.L14),
+    ("outlived", {"by": "nothing"}, True, False, promises.A2),
     ("followed", {"opened": "head"}, True, False, promises.C3),
     ("woken_beside", KIND, WOKEN, ["before", "", "after"], promises.W13),
     ("woken_beside", KIND, WOKEN, ["before", "before", "after"], promises.W13),

@@ -14,16 +14,30 @@ from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
 
 Call = tuple[str, dict[str, Any], Any]
-TALK: Call = ("talk", {"session": "s1"}, None)
-OTHERS: tuple[Call, ...] = tuple(("talk", {"session": name}, None) for name in ("s2", "s3"))
+TALK: Call = ("talk", {"session": "s1", "text": "t1"}, None)
+OTHERS: tuple[Call, ...] = tuple(
+    ("talk", {"session": name, "text": "t2"}, None) for name in ("s2", "s3")
+)
 LEAVE: Call = ("new", {"session": "s4", "previous": "s1"}, None)
 CLEAR: Call = ("clear", {"session": "s1"}, None)
 DELETE: Call = ("delete", {"session": "s1"}, None)
+ACCEPT: Call = ("provider", {"refuses": []}, None)
 REFUSE: Call = ("provider", {"refuses": ["s1"]}, None)
 
 
 def got(*sessions: str) -> Call:
     return "requests", {"expected": len(sessions)}, list(sessions)
+
+
+def ends(end: str) -> Call:
+    return "talk", {"session": "s1", "text": "t9", "end": end}, None
+
+
+def heard(*rows: tuple[str, str, str]) -> Call:
+    return "turns", {"expected": len(rows)}, [list(row) for row in rows]
+
+
+FIRST, NINTH = ("s1", "t1", "whole"), ("s1", "t9", "whole")
 
 
 def stopped(*left: str, code: int | None = 0) -> Call:
@@ -52,13 +66,23 @@ WRONG: tuple[tuple[Sequence[Call], Promise], ...] = (
     ((TALK, stopped("s1")), promises.L15),
     ((TALK, stopped(code=None)), promises.H3),
     ((TALK, stopped(), got()), promises.L15),
+    ((TALK, heard()), promises.L15),
+    ((TALK, heard(FIRST, FIRST)), promises.L15),
+    ((TALK, heard(("s2", "t1", "whole"))), promises.L15),
+    ((TALK, heard(("s1", "t1", "0 "))), promises.L15),
+    ((TALK, ends("done"), heard(NINTH, FIRST)), promises.L15),
+    ((ends("cancel"), heard(NINTH)), promises.L15),
+    ((ends("aside"), LEAVE, got("s1")), promises.L12),
+    ((REFUSE, TALK, ACCEPT, LEAVE, heard()), promises.L15),
+    ((REFUSE, TALK, LEAVE, got("s1")), promises.L15),
+    ((REFUSE, TALK, LEAVE, ("refused_turns", {"expected": 2}, 1)), promises.L15),
     ((("clear", {"session": "s1"}, 1),), promises.L15),
 )
 
 
 def wrong_stories() -> Iterator[tuple[MemoryBoundariesModel, Sequence[Operation]]]:
     """Stories that end with a wrong answer."""
-    for calls, _ in WRONG[:1] + WRONG[8:9] + WRONG[-1:]:
+    for calls, _ in WRONG:
         yield MemoryBoundariesModel(), history(*calls).operations
     failed = Operation(0, "talk", {"session": "s1"}, Outcome.FAIL, 0, 1, None, "StatusError: 500")
     yield MemoryBoundariesModel(), [failed]
@@ -73,6 +97,9 @@ def wrong_stories() -> Iterator[tuple[MemoryBoundariesModel, Sequence[Operation]
         (TALK, REFUSE, CLEAR, got("s1"), ("provider", {"refuses": []}, None), LEAVE, got("s1")),
         (TALK, *OTHERS[:1], REFUSE, stopped("s1"), got("s1", "s1", "s2")),
         (TALK, LEAVE, got("s1"), TALK, got("s1")),
+        (TALK, ends("fail"), ends("cancel"), ends("aside"), heard(FIRST), LEAVE, got("s1")),
+        (REFUSE, TALK, LEAVE, got(), ACCEPT, ends("done"), heard(FIRST, NINTH)),
+        (REFUSE, TALK, LEAVE, ("refused_turns", {"expected": 2}, 2), heard()),
     ],
 )
 def test_right_requests_are_accepted(calls: Sequence[Call]) -> None:

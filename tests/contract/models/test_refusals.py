@@ -50,6 +50,7 @@ from tests.contract.models import (
     test_durable_map,
     test_lifecycle,
     test_memory_boundaries,
+    test_next_turn,
     test_run_journals,
     test_server,
     test_session_folder,
@@ -258,6 +259,7 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield ServerModel(), [*new, begun, done("events", named, run="r2", after=0)]
     yield from test_visible_state.wrong_stories()
     yield from test_memory_boundaries.wrong_stories()
+    yield from test_next_turn.wrong_stories()
     half = ["s1", "a notice without both names of its process", "p"]
     opened = done("open", tab="a", session="s1")
     awaited = {"tab": "a", "name": "bg_task_complete", "subject": "p"}

@@ -431,16 +431,17 @@ def test_catalog_model_names_the_broken_promise(call: Call, promise: Promise | N
 
 def heard(*rows: list[str], until: str = "r1") -> Call:
     """The events that a tab got."""
-    argument = {"tab": "a", "name": "server_turn_started", "subject": until}
+    argument = {"tab": "a", "name": "turn_started", "subject": until}
     return "hear", argument, list(rows)
 
 
 OPEN = ("open", {"tab": "a", "session": "s1"}, None)
-START = ["s1", "server_turn_started", "r1"]
+START = ["s1", "turn_started", "r1"]
+BY_SERVER = ["s1", "server_turn_started", "r1"]
 END = ["s1", "bg_task_complete", "p1"]
 HALF = ["s1", "a notice without both names of its process", "p1"]
 AGAIN = of_session("send", BEGUN, run="r2", text="r2 [tokens=1]")
-SECOND = ["s1", "server_turn_started", "r2"]
+SECOND = ["s1", "turn_started", "r2"]
 
 
 @pytest.mark.parametrize(
@@ -448,6 +449,7 @@ SECOND = ["s1", "server_turn_started", "r2"]
     [
         ((NEW, OPEN, TALK, heard(START)), None),
         ((NEW, OPEN, TALK, heard()), promises.C3),
+        ((NEW, OPEN, TALK, heard(BY_SERVER, START)), promises.C7),
         ((NEW, OPEN, TALK, heard(["s2", *START[1:]])), promises.C5),
         ((NEW, OPEN, TALK, heard(START, START)), promises.C2),
         ((NEW, OPEN, TALK, heard(END, END, START)), promises.C2),

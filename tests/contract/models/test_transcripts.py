@@ -8,13 +8,14 @@ import pytest
 
 from harness.contract.agent_script import Script
 from harness.contract.models.conversation import Session, Turn
-from harness.contract.models.transcripts import is_reply, wrong_events, wrong_rows
+from harness.contract.models.transcripts import WAKEUP, is_reply, wrong_events, wrong_rows
 from harness.core.history import Operation, Outcome
 
 TEXT = "r1 [tokens=2][tool]"
 END = "That was turn 1 of s1."
 NAMES = ["token", "token", "tool", "tool_complete", "token", "done", "stream_end"]
 TEXTS = ["0 ", "1 ", "", "", END, "", ""]
+NOTICE = ["user", "[IMPORTANT: Background process p1 completed.]", "", WAKEUP]
 ROWS = [["user", TEXT, "", "user"], ["assistant", f"0 1 {END}", "", ""]]
 
 
@@ -24,8 +25,9 @@ def operation(function: str, result: dict[str, Any]) -> Operation:
 
 
 def messages(rows: list[list[str]]) -> Operation:
-    said = [row[:3] for row in rows]
-    return operation("messages", {"said": said, "woken": [], "rows": rows, "pending": None})
+    said = [row[:3] for row in rows if row[3] != WAKEUP]
+    woken = ["p1" for row in rows if row[3] == WAKEUP]
+    return operation("messages", {"said": said, "woken": woken, "rows": rows, "pending": None})
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,9 @@ def test_events_are_those_of_the_script(
     ("rows", "is_right"),
     [
         (ROWS, True),
+        ([NOTICE, *ROWS], True),
+        ([*ROWS, NOTICE], False),
+        ([NOTICE, ROWS[1], *ROWS], True),
         (ROWS[:1], False),
         (ROWS[1:], False),
         ([*ROWS, ROWS[1]], False),

@@ -40,7 +40,13 @@ ROLES = ("user", "assistant", "wakeup")
 MARKS = ("", "interrupted", "cancelled")
 NOTHING = ("new", "clear", "truncate", "delete", "kill")  # functions that return nothing
 TEXTS = ("token", "reasoning", "tool_complete", "apperror", "error", "session_snapshot")
-SUBJECTS = ("server_turn_started", "bg_task_complete", "process_complete", "session_snapshot")
+SUBJECTS = (
+    "server_turn_started",
+    "turn_started",
+    "bg_task_complete",
+    "process_complete",
+    "session_snapshot",
+)
 ENDED = ("bg_task_complete", "process_complete")
 
 Rule = Callable[["Calls"], Iterable[Anomaly]]
@@ -241,7 +247,7 @@ def _namings(calls: Calls) -> Iterator[tuple[str, str, Operation]]:
             yield session, run, op
     for op in view.done("watch"):
         for _, name, session, subject, _ in op.result["rows"]:
-            if name == "server_turn_started":
+            if name in ("server_turn_started", "turn_started"):
                 yield session, subject, op
 
 
