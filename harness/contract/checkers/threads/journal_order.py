@@ -18,11 +18,7 @@ from harness.core.verdict import Anomaly, Verdict
 
 EMITS = ("emit", "emit_struck")
 END = ["done", "end"]  # the texts of the rows that `finish` writes
-_ERRORS = {
-    "full": "OSError: [Errno 28]",
-    "full once": "OSError: [Errno 28]",
-    "broken once": "OSError: [Errno 5]",
-}
+_ERRORS = {"full": "OSError: [Errno 28]", "broken": "OSError: [Errno 5]"}  # by first word
 _OVER = "RunOverError"
 _HARMLESS = "short write"  # the row is whole all the same
 
@@ -168,7 +164,8 @@ def _unfounded(history: History, emits: tuple[Operation, ...]) -> Iterator[Anoma
     for op in (*emits, *ends):
         if op.outcome is Outcome.OK and (op.function != "finish" or op.result is None):
             continue
-        fault = _ERRORS.get((op.argument or {}).get("strike", ""), "no fault")
+        strike, _, _ = (op.argument or {}).get("strike", "").partition(" ")
+        fault = _ERRORS.get(strike, "no fault")
         is_over = any(not op.precedes(end) for end in ends) and op.error.startswith(_OVER)
         is_refusal = op.outcome is Outcome.FAIL and op in emits
         if is_refusal and (is_over or op.error.startswith(fault)):
