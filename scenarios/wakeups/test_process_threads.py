@@ -61,7 +61,7 @@ PROCESSES_THREADS = Scenario(
     workload=MEETINGS.explore,
     checker=MEETINGS.judge,
     expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
-    examples=100,
+    examples=240,
     replay=MEETINGS.replay,
 )
 
