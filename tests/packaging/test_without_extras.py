@@ -25,14 +25,17 @@ from tests.packaging.installed import distribution
 OPTIONAL = ("gevent", "locust", "numpy", "scipy")
 IMPORT_ALL = """
 import importlib, json, pkgutil, harness
+from harness.core.extras import MissingExtraError
 from harness.engine.suite import find_scenarios
-missing = []
+missing, optional = [], []
 for module in pkgutil.walk_packages(harness.__path__, "harness."):
     try:
         importlib.import_module(module.name)
+    except MissingExtraError:
+        optional.append(module.name)
     except ModuleNotFoundError as error:
         missing.append(error.name)
-print(json.dumps({"missing": missing, "scenarios": len(find_scenarios())}))
+print(json.dumps({"missing": missing, "optional": optional, "scenarios": len(find_scenarios())}))
 """
 NEEDS_SCIPY = "needs scipy: pip install 'hermes-harness[soak]'"
 NEEDS_LOCUST = "needs locust: pip install 'hermes-harness[load]'"

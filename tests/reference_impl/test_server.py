@@ -716,11 +716,20 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield browser
 
 
+IS_IDLE = """(() => {
+    const ask = new XMLHttpRequest();
+    ask.open("GET", `/api/session/status?session_id=${location.hash.slice(1)}`, false);
+    ask.send();
+    return !JSON.parse(ask.responseText).agent_running;
+})()"""
+
+
 def say(browser: Browser, text: str, shown: str) -> None:
     """Send a message, and wait until a text of its turn is shown, and no turn is under way."""
     browser.run(f"document.getElementById('text').value = {text!r}")
     browser.run("document.getElementById('say').requestSubmit()")
     browser.until(f"{is_shown(shown)} && document.getElementById('cancel').disabled")
+    browser.until(IS_IDLE)
 
 
 def press(browser: Browser, button: str, until: str) -> None:
@@ -769,6 +778,7 @@ def test_browser_page_changes_sessions_on_a_phone(server: ServerProcess, browser
 
     ends = "(document.getElementById('events').textContent.match(/stream_end/g) ?? []).length"
     press(browser, "retry", f"{ends} === 3")
+    browser.until(IS_IDLE)
     press(browser, "compress", is_shown("Summary of 2 messages"))
     press(browser, "undo", f"!{is_shown('walnut')}")
     press(browser, "undo", "document.getElementById('says').innerText !== ''")  # no message is left

@@ -53,6 +53,10 @@ def viewed(session: Session, operation: Operation, _turn: Turn | None) -> Sessio
     return session
 
 
+_PENDING = "the session has another pending message"
+_SETTLED = (promises.S13,)  # a message that is lost while its run is alive was settled too early
+
+
 def compared(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
     """Judge the copies: at rest each has what the session has over HTTP, and nothing else."""
     result = operation.result
@@ -62,6 +66,7 @@ def compared(session: Session, operation: Operation, _turn: Turn | None) -> Sess
         return Refusal(
             promises.S14,
             f"{operation.call}: {problem}",
+            also=_SETTLED if problem == _PENDING and expected is not None else (),
             expected=f"{expected!r}",
             observed=f"{observed!r}",
         )
@@ -81,7 +86,7 @@ def _differences(
         yield "the server has another title", session.title, http["title"]
     pending = session.turns[-1].text if session.is_pending else None
     if result["pending"] != pending:
-        yield "the session has another pending message", pending, result["pending"]
+        yield _PENDING, pending, result["pending"]
     if len(http["texts"]) != http["count"]:
         yield "the count differs from the messages", len(http["texts"]), http["count"]
     for name, copy in result["copies"].items():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from harness.contract import promises
-from harness.contract.models.conversation import Session, Turn
+from harness.contract.agent_script import sleep
+from harness.contract.models.conversation import Phase, Session, Turn
 from harness.contract.models.copies import compared, viewed
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
@@ -78,6 +80,16 @@ def test_copy_that_differs_is_refused(result: dict[str, Any]) -> None:
 
     assert isinstance(refusal, Refusal)
     assert refusal.promise == promises.S14
+
+
+def test_message_of_a_live_run_that_is_lost_was_settled() -> None:
+    """S13: a run that is alive is never repaired."""
+    held = Turn("r2", f"r2 {sleep(900)}")
+    busy = replace(SESSION, turns=(*SESSION.turns, held), phase=Phase.PENDING, run=held)
+    refusal = compared(busy, operation("copies", COPIES), None)
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.also == (promises.S13,)
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_slow_leak_is_found_over_days(
 
 def test_run_reports_speed_and_control(tmp_path: Path) -> None:
     """More virtual time passed than real time, and the control agrees on both clocks."""
-    run = simulated_days.simulate("reference", 1, 1, tmp_path)
+    run = simulated_days.simulate("reference", 1, scenario.DAYS_MIN, tmp_path)
     document = json.loads((run.run / "verdict.json").read_text(encoding="utf-8"))
 
     assert run.record.verdict.is_valid

@@ -20,13 +20,23 @@ from harness.core.verdict import Anomaly, Verdict
 
 NO_RESULT = frozenset(
     {
-        *("open", "close", "await", "held", "struck", "opened_behind", "advance", "reopen_file"),
+        *(
+            "open",
+            "close",
+            "await",
+            "held",
+            "pinned",
+            "struck",
+            "opened_behind",
+            "advance",
+            "reopen_file",
+        ),
         *("create", "append", "replace", "clear", "end", "reopen"),
         *("set_system_prompt", "add_tokens", "set_tokens"),
     }
 )
 TYPES: Mapping[str, type] = {
-    **dict.fromkeys(("list", "messages", "search", "pin"), list),
+    **dict.fromkeys(("list", "messages", "search", "pin", "pin_until"), list),
     **dict.fromkeys(("counters", "inspect", "transaction", "probe"), dict),
     **dict.fromkeys(("hold", "log_bytes", "unscheduled", "drop"), int),
 }
@@ -319,6 +329,7 @@ _JUDGES = {
     "get": _get,
     "counters": _counters,
     "pin": _pin,
+    "pin_until": _pin,
     "hold": _hold,
     "log_bytes": _log_bytes,
     "transaction": _transaction,
