@@ -82,7 +82,7 @@ def test_copy_that_differs_is_refused(result: dict[str, Any]) -> None:
     assert refusal.promise == promises.S14
 
 
-def test_message_of_a_live_run_that_is_lost_was_settled() -> None:
+def test_lost_message_of_a_live_run_was_settled() -> None:
     """S13: a run that is alive is never repaired."""
     held = Turn("r2", f"r2 {sleep(900)}")
     busy = replace(SESSION, turns=(*SESSION.turns, held), phase=Phase.PENDING, run=held)
