@@ -171,10 +171,10 @@ def test_agent_notes_a_database_closed_under_its_turn(
 def test_child_writes_after_the_turn_of_its_parent(tmp_path: Path) -> None:
     """Into the database that the parent had."""
     database = SessionDB(tmp_path / "state.db")
+    others = {*threading.enumerate()}
     AIAgent(session_id="s", session_db=database).run_conversation("[child=0][tokens=1]")
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join(LONG_S)
+    for thread in {*threading.enumerate()} - others:
+        thread.join(LONG_S)
 
     assert [row["role"] for row in database.get_messages(f"s{scripted.OF_CHILD}")] == ["assistant"]
 

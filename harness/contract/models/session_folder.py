@@ -825,12 +825,10 @@ def _wrong_answer(
 def _wrong_value(function: str, result: Any, expected: Any, world: World) -> tuple[Promise, str]:
     if function == "recover":
         return _wrong_recovery(result, expected)
-    if function == "busy" and isinstance(result, dict) and result.get("leaked"):
-        return promises.H8, "left files open after its patience with a lock"
+    if function == "busy":
+        return _wrong_beside_a_lock(result, expected, world)
     if function == "during":
         return promises.S9, "let another one write while it held the lock, or answered wrongly"
-    if function == "busy":
-        return promises.H6, "neither waited for the lock nor said so, or needs one that it does not"
     simple = {
         "audit": promises.S16,
         "backup_count": promises.S4,
@@ -841,6 +839,18 @@ def _wrong_value(function: str, result: Any, expected: Any, world: World) -> tup
         return simple.get(function, promises.S10), "answered something else"
     promise, problem = next(iter(_wrong_session(result, expected, world, function)))
     return promise, f"answered a session that {problem}"
+
+
+def _wrong_beside_a_lock(result: Any, expected: Any, world: World) -> tuple[Promise, str]:
+    """A call that met a held lock: it left files open, did not wait, or answered wrongly."""
+    if isinstance(result, dict):
+        if result.get("leaked"):
+            return promises.H8, "left files open after its patience with a lock"
+        asked, right = result.get("result"), expected["result"]
+        if isinstance(asked, dict) and "refused" not in {*asked, *right}:  # it waited as it had to
+            for promise, problem in _wrong_session(asked, right, world, "busy"):
+                return promise, f"answered a session that {problem}"
+    return promises.H6, "neither waited for the lock nor said so, or needs one that it does not"
 
 
 def _wrong_recovery(result: Any, expected: Any) -> tuple[Promise, str]:

@@ -16,7 +16,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -177,7 +177,8 @@ class EndpointsAdapter:
     ) -> dict[str, Any]:
         """Watch a stream, make a call when it is open, and read on to an event or reason.
 
-        `greeting` is the number of events that come at once.
+        `greeting` is the number of events that come at once. What never comes is missing in the
+        answer.
         """
         self._begin()
         with self._stream(path, query, "") as (response, reader):
@@ -193,10 +194,11 @@ class EndpointsAdapter:
                 call.get("name", ""),
             )
             found = list(first)
-            for event in reader:
-                found.append(event)
-                if until in (event.name, event.data.get("reason")):
-                    break
+            with suppress(StillOpenError, TimeoutError):
+                for event in reader:
+                    found.append(event)
+                    if until in (event.name, event.data.get("reason")):
+                        break
         rows = [[self._text(row.id), row.name, self._named(row.data)] for row in found]
         return {"status": response.status, "events": rows, "answer": answer}
 

@@ -207,6 +207,19 @@ def test_call_on_a_busy_lock_is_judged(
     assert judged(tmp_path, answers, calls) == promise
 
 
+def test_wrong_field_beside_a_lock_is_named(tmp_path: Path) -> None:
+    """The call waited as it had to; what it answered is judged as always."""
+    busy = {"function": "rename", "argument": {"session": "s1", "title": "t"}, "lock": "index"}
+    calls = (("new", {"session": "s1"}), ("busy", busy))
+
+    def change(name: str, result: Any) -> Any:
+        if name != "busy":
+            return result
+        return {**result, "result": {**result["result"], "updated_at": 9.5}}
+
+    assert judged(tmp_path, change, calls) == {"S8"}
+
+
 def test_write_during_another_one_breaks_s9(tmp_path: Path) -> None:
     calls = (
         ("new", {"session": "s1"}),
