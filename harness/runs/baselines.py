@@ -1,12 +1,12 @@
 """Baselines: measured figures in the repository, with how they were measured.
 
 Each file says the commit, the seed and the machine, so that a later figure can be compared. An
-answer score falls behind its baseline only if chance does not explain it: the upper bound of its
-interval lies below the recorded share.
+answer score falls behind its baseline only if chance does not explain the difference.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -33,6 +33,9 @@ def record(file: Path, seed: int, figures: Mapping[str, Any]) -> None:
 def behind(scores: Sequence[Score], file: Path) -> list[str]:
     """A sentence for each scenario whose answer score is behind the one in the file.
 
+    Both are samples, so that chance is the bound of a difference of proportions: Newcombe's hybrid
+    of two Wilson intervals (Statistics in Medicine 17, 1998, method 10).
+
     Raises UsageError where the file cannot be read.
     """
     recorded = {row["scenario"]: row for row in folder.read_json(file)["scenarios"]}
@@ -42,7 +45,9 @@ def behind(scores: Sequence[Score], file: Path) -> list[str]:
         if before is None or not score.changed or not before["changed"]:
             continue
         _, high = wilson(score.noticed, score.changed, Z_BEHIND)
-        if high < before["share"]:
+        low, _ = wilson(before["noticed"], before["changed"], Z_BEHIND)
+        chance = math.hypot(high - score.share, before["share"] - low)
+        if before["share"] - score.share > chance:
             found.append(
                 f"{score.scenario}: {score.noticed} of {score.changed} changes noticed"
                 f" ({score.share:.1%}); expected {before['share']:.1%}, as in {file}"

@@ -53,6 +53,16 @@ def test_behind_means_more_than_chance(tmp_path: Path) -> None:
     assert sentence.startswith("toy: 70 of 100 changes noticed (70.0%); expected 95.0%")
 
 
+def test_whole_score_is_never_behind(tmp_path: Path) -> None:
+    """Nor is a sample that misses one change of many behind a record that missed none."""
+    file = tmp_path / ANSWERS
+    baselines.record(file, 1, {"scenarios": [scored(86, 86).to_json()]})
+
+    assert behind([scored(changed, changed) for changed in range(1, 500)], file) == []
+    assert behind([scored(48, 49)], file) == []
+    assert len(behind([scored(41, 46)], file)) == 1
+
+
 @pytest.mark.parametrize("name", CHEAP)
 def test_scenario_keeps_its_answer_score(name: str, tmp_path: Path) -> None:
     """A checker that no longer looks at a field makes it fall behind the recorded share."""
