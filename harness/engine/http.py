@@ -56,6 +56,7 @@ class Web:
     host: str = LOOPBACK
     last: tuple[str, ...] = ()  # names of events behind which a stream closes within `closing_s`
     closing_s: float = PATIENCE_S
+    lasts: bool = False  # each wait for an event has `timeout_s`: for streams kept over many calls
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Send a request; the status and the JSON. Raises NotReachedError, TargetLostError."""
@@ -84,10 +85,11 @@ class Web:
     ) -> Iterator[Iterator[Event]]:
         """Read a stream's events, and its comments if asked for, until the server closes it.
 
-        Reading raises StillOpenError when the stream lasts longer than `timeout_s`, and
-        TimeoutError when no byte comes for as long. The block raises TargetLostError when the
-        connection is lost. Opening raises StatusError for a status other than 200; a busy server
-        has at least PATIENCE_S to answer, however short a silence ends the reading.
+        Reading raises StillOpenError when the stream (or, if it `lasts`, one wait for an event)
+        takes longer than `timeout_s`, and TimeoutError when no byte comes for as long. The block
+        raises TargetLostError when the connection is lost. Opening raises StatusError for a status
+        other than 200; a busy server has at least PATIENCE_S to answer, however short a silence
+        ends the reading.
         """
         opening_s = max(self.timeout_s, PATIENCE_S)
         with self._exchange("GET", path, None, headers or {}, opening_s) as response:
@@ -117,6 +119,8 @@ class Web:
                     _set_timeout(response, patience_s)
                 yield event
                 fields = {}
+                if self.lasts:
+                    ends_at = time.monotonic() + patience_s
 
     @contextmanager
     def _exchange(

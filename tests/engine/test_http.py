@@ -6,11 +6,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
 from harness.core.errors import TargetLostError
-from harness.engine.http import LOOPBACK, Web
+from harness.engine import http
+from harness.engine.http import LOOPBACK, PATIENCE_S, StillOpenError, Web
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 FIRST = b"id: 1\nevent: greeting\ndata: {}\n\n"
@@ -46,6 +48,26 @@ def test_late_answer_is_no_lost_connection() -> None:
         assert next(events).name == "greeting"
         with pytest.raises(TimeoutError):
             next(events)
+
+
+@pytest.mark.parametrize("lasts", [True, False])
+def test_stream_that_lasts_is_bounded_by_each_wait(
+    monkeypatch: pytest.MonkeyPatch, *, lasts: bool
+) -> None:
+    """Its client may do other things for long before it reads on."""
+    now_s = [0.0]
+    monkeypatch.setattr(http, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    with (
+        served(HEAD + FIRST + FIRST, stays=True) as port,
+        Web(port, PATIENCE_S, lasts=lasts).stream("/") as events,
+    ):
+        next(events)
+        now_s[0] += 2 * PATIENCE_S
+        if lasts:
+            assert next(events).name == "greeting"
+        else:
+            with pytest.raises(StillOpenError):
+                next(events)
 
 
 def test_closing_without_an_answer_is_a_lost_connection() -> None:

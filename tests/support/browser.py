@@ -25,13 +25,20 @@ _QUIET = (
 )
 
 
+def chromium() -> str | None:
+    """The program of a Chromium: the system's, or else one that Playwright has installed."""
+    cache = os.environ.get("PLAYWRIGHT_BROWSERS_PATH", Path.home() / ".cache" / "ms-playwright")
+    installed = sorted(Path(cache).glob("chromium-*/chrome-linux*/chrome"))
+    return shutil.which("chromium") or next(map(str, reversed(installed)), None)
+
+
 class Browser:
     """One browser with one tab."""
 
     def __init__(self, folder: Path) -> None:
         """Start the browser with its profile in the folder."""
-        program = shutil.which("chromium")
-        assert program is not None
+        program = chromium()
+        assert program is not None, "needs Chromium: playwright install chromium"
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
         null = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)

@@ -65,8 +65,8 @@ class ExternalWriterAdapter:
         self._titles = map("at {}".format, itertools.count())
         self._session: str | None = None
         self._stream = ExitStack()
-        stream = Web(booted["port"], STREAM_TIMEOUT_S).stream("/api/sessions/gateway/stream")
-        self._events = self._stream.enter_context(stream)
+        web = Web(booted["port"], STREAM_TIMEOUT_S, lasts=True)
+        self._events = self._stream.enter_context(web.stream("/api/sessions/gateway/stream"))
         self._writer.ask("create", {"session": SENTINEL, "source": "cli"})
         list(self._read_to(self._mark()))
 

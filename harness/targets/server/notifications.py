@@ -95,7 +95,7 @@ class NotificationsAdapter(HttpAdapter):
     def _connect(self, tab: Tab) -> str | None:
         query = f"session_id={self._sessions[tab.session]}&known_count={_UNKNOWN_COUNT}"
         headers: Mapping[str, str] = {"Last-Event-ID": tab.last_id} if tab.last_id else {}
-        web = Web(self._server.boot()["port"], TAB_S)
+        web = Web(self._server.boot()["port"], TAB_S, lasts=True)
         tab.stream = web.stream(f"/api/session/stream?{query}", headers)
         tab.events = tab.stream.__enter__()
         offered = None
