@@ -82,6 +82,13 @@ class NextTurnModel:
                 expected="an answer",
             )
         argument = operation.argument
+        if operation.function not in ("settle", "look") and operation.result is not None:
+            return Refusal(
+                promises.T3,
+                f"{operation.call} returned a value",
+                also=(promises.W1,),
+                expected="nothing",
+            )
         match operation.function:
             case "boot":
                 return (_booted(state, idle=argument["idle"], joins=argument["joins"]),)
@@ -134,7 +141,7 @@ def _settled(state: State, operation: Operation) -> tuple[State] | Refusal:
 
 def _looked(state: State, operation: Operation) -> tuple[State] | Refusal:
     session = dict(state.sessions)[operation.argument["session"]]
-    found = tuple((row[0], row[1], row[2]) for row in operation.result)
+    found: tuple[Row, ...] = tuple(map(tuple, operation.result))
     if found == session.rows:
         return (state,)
     wanted, seen = _wakeups(session.rows), _wakeups(found)
@@ -158,4 +165,4 @@ def _looked(state: State, operation: Operation) -> tuple[State] | Refusal:
 
 
 def _wakeups(rows: Sequence[Row]) -> list[str | int]:
-    return [text for kind, text, _ in rows if kind == "wakeup"]
+    return [row[1] for row in rows if row[0] == "wakeup"]

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from harness.contract import promises
+from harness.contract.models.walks import Asked, Walks, walked
 from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
-NAMES = ("churn", "changes", "lock", "parts", "starters")  # they say what is asked next
+LISTS = {
+    "churn": Asked("grew", "name"),
+    "changes": Asked("kept", "change"),
+    "lock": Asked("answered", "call"),
+    "parts": Asked("idle_without", "part"),
+    "starters": Asked("started_at_once", "starter"),
+}
+ANSWERS = (200, 400, 404, 409, 422)  # done, refused, or not offered
 FAILED = 500  # a status
 _KEPT = {"same": True, "copied": True}
 # What a container holds, by words of its name, and the promise about that; the first one counts.
@@ -24,18 +32,20 @@ _OF_WORDS = (
 
 
 class UpkeepModel:
-    """A model without state: each answer is a fact about one container, request, part or start."""
+    """Each answer is a fact about a container, request, part or start that was named before."""
 
     name = "upkeep"
 
-    def initial(self) -> None:
-        """No state."""
+    def initial(self) -> Walks:
+        """Nothing was named."""
+        return ()
 
-    def adopt(self, state: None, operation: Operation) -> tuple[None]:  # noqa: ARG002
-        """No state either."""
-        return (None,)
+    def adopt(self, state: Walks, operation: Operation) -> tuple[Walks]:
+        """Go on with what is still to be asked, if that is known."""
+        after = walked(state, operation, LISTS)
+        return (state if isinstance(after, str) else after,)
 
-    def step(self, state: None, operation: Operation) -> tuple[None] | Refusal:  # noqa: PLR0911
+    def step(self, state: Walks, operation: Operation) -> tuple[Walks] | Refusal:  # noqa: PLR0911
         """Judge one answer."""
         argument, result = operation.argument, operation.result
         if operation.outcome is not Outcome.OK:
@@ -44,6 +54,9 @@ class UpkeepModel:
                 f"{operation.function} was not answered",
                 expected="an answer",
             )
+        after = walked(state, operation, LISTS)
+        if isinstance(after, str):
+            return Refusal(promises.H4, f"{operation.function}: wrong names", expected=after)
         match operation.function:
             case "grew" if result is not False:
                 return Refusal(
@@ -59,6 +72,13 @@ class UpkeepModel:
                     f"kept: {argument['change']} of a session that was not in memory failed",
                     also=(promises.H2, promises.S15),
                     expected="a change of the whole session",
+                )
+            case "kept" if result["status"] not in ANSWERS:
+                return Refusal(
+                    promises.H2,
+                    f"kept: {argument['change']} had a strange answer",
+                    also=(promises.S3,),
+                    expected=f"one of {ANSWERS}",
                 )
             case "kept" if {key: result[key] for key in _KEPT} != _KEPT:
                 return Refusal(
@@ -89,7 +109,7 @@ class UpkeepModel:
                     (0, 1),
                     expected="at most one thread",
                 )
-        return (state,)
+        return (after,)
 
 
 def _of(name: str) -> tuple[Promise, ...]:

@@ -62,6 +62,8 @@ WRONG: tuple[tuple[Sequence[Call], Promise], ...] = (
     ((booted(joins=False), NEW, SPAWN, TALK, looked(JOINED)), promises.W1),
     ((*READY, HOLD, booted(idle=True), settled(), looked(ALONE)), promises.W1),
     ((*READY, booted(idle=True), settled(1)), promises.W3),
+    ((*READY, looked([["user", "w1", "", ""], ["reply", 1, ""]])), promises.S2),
+    ((booted(), ("new", {"session": "s"}, "x")), promises.T3),
 )
 
 

@@ -273,6 +273,9 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield UpkeepModel(), [done("grew", True, name="a")]  # noqa: FBT003  an answer
     kept = {"status": 200, "same": True, "copied": True}
     yield UpkeepModel(), [done("kept", {**kept, "status": 500}, change="a")]
+    yield UpkeepModel(), [done("kept", {**kept, "status": 201}, change="a")]
+    yield UpkeepModel(), [done("churn", ["a", "a"])]
+    yield DisturbancesModel(), [done("readers", [1])]
     yield UpkeepModel(), [done("kept", {**kept, "same": False}, change="a")]
     yield UpkeepModel(), [done("answered", False, call="a")]  # noqa: FBT003
     yield UpkeepModel(), [done("idle_without", True, part="a", seconds=1)]  # noqa: FBT003
