@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.targets.threads.turns import Runs
+from harness.targets.threads import turns
+from harness.targets.threads.turns import Agent, Runs
 from harness.targets.threads.wakeups import See
 
 UNWIND_BOUND_S = 60.0  # of virtual time, as all times here
@@ -233,7 +234,7 @@ class ScriptError(Exception):
     """The script asked for a failure."""
 
 
-class _Agent:
+class _Agent(Agent):
     """An agent that shows one word, and ends in the way that the message names."""
 
     def __init__(self, adapter: RunCallsAdapter, session: str) -> None:
@@ -267,25 +268,17 @@ class _Agent:
                 raise SystemExit(1)
         return "word"
 
-    def sync_turn(self, turn_id: str, request: str, reply: str) -> None:
-        """Do nothing: the agent has no memory."""
-
-    def commit_memory_session(self) -> None:
-        """Do nothing: the agent has no memory."""
-
     def close(self) -> None:
         """End a run that hangs."""
         self._closed.set()
 
 
-class Store:
-    """A session store in memory."""
+class Store(turns.Store):
+    """A session store in memory, whose changes may take time."""
 
     def __init__(self, modules: Callable[[str], Any]) -> None:
-        self._make = modules("sessions.sidecar").Session
+        super().__init__(modules("sessions.sidecar").Session)
         self._unknown = modules("sessions.session_files").UnknownSessionError
-        self._sessions: dict[str, Any] = {}
-        self._lock = threading.Lock()
         self.save_s = 0.0
 
     def make(self, session: str) -> None:
@@ -299,33 +292,12 @@ class Store:
         except KeyError:
             raise self._unknown(session) from None
 
-    load_metadata_only = load
-
     def change(self, session: str, act: Callable[[Any], Any]) -> Any:
         """Change a session under the lock. Raises UnknownSessionError."""
-        with self._lock:
-            changed = self._sessions[session] = act(self.load(session))
+        changed = super().change(session, act)
         if self.save_s:
             time.sleep(self.save_s)
         return changed
-
-    maintain = change
-
-    def clean_stale_stream(
-        self, session: str, is_live: Callable[[str], bool], settle: Callable[[Any], Any]
-    ) -> bool:
-        """Settle a busy session whose stream no run has; whether it did."""
-        settled: list[Any] = []
-
-        def clean(found: Any) -> Any:
-            stream = found.active_stream_id
-            if not found.is_busy or (stream is not None and is_live(stream)):
-                return found
-            settled.append(found)
-            return settle(found)
-
-        self.change(session, clean)
-        return bool(settled)
 
     def delete(self, session: str) -> None:
         """Delete a session."""

@@ -28,7 +28,7 @@ class TurnsThreadsAdapter:
         self._modules = modules
         self._registry = ScriptedRegistry()
         self._numbers = itertools.count(1)
-        self._store = _Store(modules("sessions.sidecar").Session)
+        self._store = Store(modules("sessions.sidecar").Session)
         self._turns = modules("turns.turns").Turns(
             self._store,
             Runs(modules("turns.journal").RunWriter),
@@ -124,7 +124,20 @@ class _Joining:
         self._adapter.release(session_id, joined, are_delivered=are_delivered)
 
 
-class _SpawningAgent:
+class Agent:
+    """What every agent of these rooms has, which has no memory and holds no resource."""
+
+    def sync_turn(self, turn_id: str, request: str, reply: str) -> None:
+        """Do nothing: the agent has no memory."""
+
+    def commit_memory_session(self) -> None:
+        """Do nothing: the agent has no memory."""
+
+    def close(self) -> None:
+        """Do nothing: the agent holds no resource."""
+
+
+class _SpawningAgent(Agent):
     """An agent that shows one word, and starts the process that the message names."""
 
     def __init__(self, adapter: TurnsThreadsAdapter, session: str) -> None:
@@ -137,17 +150,8 @@ class _SpawningAgent:
             self._adapter.spawn(self._session, message.removeprefix(SPAWN))
         return "word"
 
-    def sync_turn(self, turn_id: str, request: str, reply: str) -> None:
-        """Do nothing: the agent has no memory."""
 
-    def commit_memory_session(self) -> None:
-        """Do nothing: the agent has no memory."""
-
-    def close(self) -> None:
-        """Do nothing: the agent holds no resource."""
-
-
-class _Store:
+class Store:
     """A session store in memory, in which every session exists."""
 
     def __init__(self, make: Callable[..., Any]) -> None:
@@ -156,16 +160,22 @@ class _Store:
         self._lock = threading.Lock()
 
     def load(self, session: str) -> Any:
+        """Read a session."""
         return self._sessions.get(session) or self._make(session_id=session)
 
-    load_metadata_only = load
+    def load_metadata_only(self, session: str) -> Any:
+        """Read a session, with its messages."""
+        return self.load(session)
 
     def change(self, session: str, act: Callable[[Any], Any]) -> Any:
+        """Change a session under the lock."""
         with self._lock:
             changed = self._sessions[session] = act(self.load(session))
             return changed
 
-    maintain = change
+    def maintain(self, session: str, act: Callable[[Any], Any]) -> Any:
+        """Change a session, without an activity of its user."""
+        return self.change(session, act)
 
     def clean_stale_stream(
         self, session: str, is_live: Callable[[str], bool], settle: Callable[[Any], Any]
