@@ -12,7 +12,6 @@ from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.schedule import Call
-from harness.targets.components.run_journal import STRIKES
 from harness.workloads.threads import Interleaving, Program
 
 FINISH = Call("finish")
@@ -68,6 +67,9 @@ JOURNAL_THREADS = Scenario(
 # A disk that fails --------------------------------------------------------------------------------
 
 CALLS_MAX = 20
+STRIKES = (
+    *("kill", "kill torn", "full", "full once", "broken once", "broken twice", "short write"),
+)
 
 
 def fail_each_row(context: Context) -> None:

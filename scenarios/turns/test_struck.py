@@ -10,7 +10,6 @@ from harness.core.history import History, Operation, Outcome
 from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
-from harness.targets.components.turns_struck import STRIKES
 
 NEVER = 10_000  # more changes than a turn makes
 BEFORE: dict[str, Any] = {"run": "r0", "script": "talk"}
@@ -21,6 +20,7 @@ TURNS: tuple[dict[str, Any], ...] = (
     {"run": "r1", "script": "cancel"},
     {"run": "r1", "script": "talk", "wakeup": True},
 )
+STRIKES = ("kill", "kill torn", "full", "full once", "broken once")
 
 
 def strike_turns(context: Context) -> None:

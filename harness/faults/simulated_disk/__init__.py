@@ -20,6 +20,7 @@ library only, and its own modules by relative imports, so any process can load i
 
 from .calls import (
     NEEDS_SPACE,
+    STRIKES,
     Call,
     Fault,
     InjectedFault,
@@ -39,6 +40,7 @@ from .layer import SimulatedDisk
 
 __all__ = [
     "NEEDS_SPACE",
+    "STRIKES",
     "Call",
     "Crash",
     "Failure",

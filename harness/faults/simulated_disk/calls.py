@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -108,3 +108,18 @@ def _failure(code: int, call: Call) -> InjectedFault | None:
     if code == errno.ENOSPC and call.kind not in NEEDS_SPACE:
         return None
     return InjectedFault(OSError(code, os.strerror(code), call.name))
+
+
+# By the name that a history gives them: what happens at a numbered change. The caller of "power"
+# takes an image of what was synced, that of "kill" one of all completed calls.
+STRIKES: Mapping[str, Callable[[int], Fault]] = {
+    "kill": crash_before,
+    "kill torn": tear,
+    "power": crash_before,
+    "power torn": tear,
+    "full": fail_from(errno.ENOSPC),
+    "full once": fail_once(errno.ENOSPC),
+    "broken once": fail_once(errno.EIO),
+    "broken twice": fail_torn_twice(errno.EIO),
+    "short write": shorten,
+}

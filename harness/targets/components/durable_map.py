@@ -6,7 +6,6 @@ the fault killed the host; then the next host opens the file.
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,28 +14,8 @@ from random import Random
 from typing import Any
 
 from harness.core.errors import TargetLostError
-from harness.faults.simulated_disk import (
-    Fault,
-    SimulatedCrash,
-    SimulatedDisk,
-    crash_before,
-    fail_from,
-    fail_once,
-    fail_torn_twice,
-    shorten,
-    tear,
-)
+from harness.faults.simulated_disk import STRIKES, SimulatedCrash, SimulatedDisk
 
-STRIKES: Mapping[str, Callable[[int], Fault]] = {
-    "kill": crash_before,
-    "kill torn": tear,
-    "power": crash_before,
-    "power torn": tear,
-    "full": fail_from(errno.ENOSPC),
-    "broken once": fail_once(errno.EIO),
-    "broken twice": fail_torn_twice(errno.EIO),
-    "short write": shorten,
-}
 LOSSES = 4
 
 

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harness.core.errors import TargetLostError
-from harness.faults.simulated_disk import (
-    Fault,
-    SimulatedCrash,
-    SimulatedDisk,
-    crash_before,
-    fail_from,
-    fail_once,
-    fail_torn_twice,
-    shorten,
-    tear,
-)
+from harness.faults.simulated_disk import STRIKES, SimulatedCrash, SimulatedDisk
 
-STRIKES: Mapping[str, Callable[[int], Fault]] = {
-    "kill": crash_before,
-    "kill torn": tear,
-    "full": fail_from(errno.ENOSPC),
-    "full once": fail_once(errno.ENOSPC),
-    "broken once": fail_once(errno.EIO),
-    "broken twice": fail_torn_twice(errno.EIO),
-    "short write": shorten,
-}
 SESSION, STREAM = "s", "r"
 
 _numbers = itertools.count()  # one folder for each schedule

@@ -7,7 +7,6 @@ the call happened is unknown. After a mere disk error the store goes on, and it 
 
 from __future__ import annotations
 
-import errno
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,33 +17,12 @@ from typing import Any
 from harness.contract.models.session_store import HELD_MAX
 from harness.core.errors import TargetLostError
 from harness.faults.read_faults import ReadFaults
-from harness.faults.simulated_disk import (
-    Fault,
-    Image,
-    SimulatedCrash,
-    SimulatedDisk,
-    crash_before,
-    fail_from,
-    fail_once,
-    shorten,
-    tear,
-)
+from harness.faults.simulated_disk import STRIKES, Image, SimulatedCrash, SimulatedDisk
 
 LOSSES = 6  # the number of images of a power loss to choose from, the extremes first
 HOSTILE_LENGTH = 10_000
 UNREADABLE = "unreadable once"  # a read fails, not a change
 EPIC, EPIC_TIMES = "epic", 16_500
-
-STRIKES: Mapping[str, Callable[[int], Fault]] = {
-    "kill": crash_before,
-    "kill torn": tear,
-    "power": crash_before,
-    "power torn": tear,
-    "full": fail_from(errno.ENOSPC),
-    "full once": fail_once(errno.ENOSPC),
-    "broken once": fail_once(errno.EIO),
-    "short write": shorten,
-}
 
 
 class UnknownSessionError(Exception):

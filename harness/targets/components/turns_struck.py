@@ -7,7 +7,6 @@ its files are known even if its start never returned.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,24 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from harness.core.errors import TargetLostError
-from harness.faults.simulated_disk import (
-    Fault,
-    SimulatedCrash,
-    SimulatedDisk,
-    crash_before,
-    fail_from,
-    fail_once,
-    no_fault,
-    tear,
-)
+from harness.faults.simulated_disk import STRIKES, SimulatedCrash, SimulatedDisk, no_fault
 
-STRIKES: Mapping[str, Callable[[int], Fault]] = {
-    "kill": crash_before,
-    "kill torn": tear,
-    "full": fail_from(errno.ENOSPC),
-    "full once": fail_once(errno.ENOSPC),
-    "broken once": fail_once(errno.EIO),
-}
 SESSION = "s"
 WORDS = ("one ", "two")  # that an agent shows
 PATIENCE_S = 10.0

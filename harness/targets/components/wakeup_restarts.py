@@ -19,24 +19,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from harness.core.errors import TargetLostError
-from harness.faults.simulated_disk import (
-    Fault,
-    SimulatedCrash,
-    SimulatedDisk,
-    crash_before,
-    fail_once,
-    no_fault,
-    tear,
-)
+from harness.faults.simulated_disk import STRIKES, SimulatedCrash, SimulatedDisk, no_fault
 
-STRIKES: Mapping[str, Callable[[int], Fault]] = {
-    "kill": crash_before,
-    "kill torn": tear,
-    "power": crash_before,
-    "power torn": tear,
-    "full once": fail_once(errno.ENOSPC),
-    "broken once": fail_once(errno.EIO),
-}
 READ = "read once"  # the strike that fails a read, listing, status or opening of a file
 READS = ("open", "stat", "listdir", "scandir", "read")
 LOSSES = 8
