@@ -650,13 +650,10 @@ def _undo(state: State, values: Mapping[str, Any], _name: str) -> Expected:
 
 
 def _compress(state: State, values: Mapping[str, Any], _name: str) -> Expected:
-    session = state.find(values["session_id"])
-    if session is None:
-        return _absent(state)
-    if session.run is not None and not session.is_leaving:
-        return _busy(state, session)
-    state = state.idle(session)
-    session = state.find(session.name) or session
+    found = _freed(state, values["session_id"])
+    if isinstance(found, Expected):
+        return found
+    state, session = found
     users = [at for at, message in enumerate(session.messages) if message.role == "user"]
     if len(users) < 2:  # noqa: PLR2004
         return Expected(CONFLICT, {"error": TEXT}, state, (promises.S10, promises.S6))
@@ -693,6 +690,17 @@ def _busy(state: State, session: Session) -> Expected:
     return Expected(CONFLICT, body, state, tested)
 
 
+def _freed(state: State, name: str) -> tuple[State, Session] | Expected:
+    """The session when its last run has left; or why it cannot be changed."""
+    session = state.find(name)
+    if session is None:
+        return _absent(state)
+    if session.run is not None and not session.is_leaving:
+        return _busy(state, session)
+    state = state.idle(session)
+    return state, state.find(name) or session
+
+
 def _delete(state: State, values: Mapping[str, Any], _name: str) -> Expected:
     session = state.find(values["session_id"])
     after = state
@@ -706,14 +714,10 @@ def _delete(state: State, values: Mapping[str, Any], _name: str) -> Expected:
 
 
 def _start(state: State, values: Mapping[str, Any], name: str) -> Expected:
-    session = state.find(values["session_id"])
-    if session is None:
-        return _absent(state)
-    if session.run is not None and not session.is_leaving:
-        return _busy(state, session)
-    if session.is_leaving:
-        state = state.idle(session)
-        session = state.find(session.name) or session
+    found = _freed(state, values["session_id"])
+    if isinstance(found, Expected):
+        return found
+    state, session = found
     return _began(state, session, values["message"], values, name)
 
 
@@ -743,13 +747,10 @@ def _began(
 
 
 def _aside(state: State, values: Mapping[str, Any], name: str) -> Expected:
-    session = state.find(values["session_id"])
-    if session is None:
-        return _absent(state)
-    if session.run is not None and not session.is_leaving:
-        return _busy(state, session)
-    state = state.idle(session)
-    session = state.find(session.name) or session
+    found = _freed(state, values["session_id"])
+    if isinstance(found, Expected):
+        return found
+    state, session = found
     number = sum(message.role == "user" for message in session.messages) + 1
     kept = _kept(dict(session.extra))
     asked = {**kept, "attachments": (), **_resolved(dict(session.extra))}
