@@ -12,6 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from reference_impl.agents.agent import ScriptedAgent
@@ -26,18 +27,21 @@ from reference_impl.model_catalog.catalog import ModelCatalog
 from reference_impl.model_catalog.providers import SCRIPTED, offered_models
 from reference_impl.sessions import recovery
 from reference_impl.sessions.list import SessionList, shown
-from reference_impl.sessions.sidecar import UNTITLED, Session
-from reference_impl.sessions.store import PATIENCE_S, SessionStore
+from reference_impl.sessions.session_files import InvalidSessionIdError, UnknownSessionError
+from reference_impl.sessions.sidecar import UNTITLED, Session, SessionError
+from reference_impl.sessions.store import PATIENCE_S, SaveRefusedError, SessionStore
+from reference_impl.sessions.titles import own_title, sanitized
 from reference_impl.state_db.state_db import StateDb
-from reference_impl.state_db.sync import SOURCE, StateSync
+from reference_impl.state_db.sync import SOURCE, StateSync, end_of
 from reference_impl.storage.files import LockBusyError, StrPath, absolute
 from reference_impl.storage.json_log import Row
 from reference_impl.turns.journal import Replay, RunJournal, TurnJournal
-from reference_impl.turns.turns import Run, Source, TurnListener, Turns
+from reference_impl.turns.turns import ENDED, Run, Source, TurnListener, Turns
 from reference_impl.turns.wakeups import Wakeups
 
 _SYNC_LOCKS = 64
-FOUND_MAX, FOUND_CHARS = 1000, 200  # messages that a search reads, and what it shows of each
+FOUND_CHARS = 200  # what a search shows of a message, and a notice of a line
+DAY_S = 86_400.0
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ class App:
     def __init__(self, folder: StrPath) -> None:
         """Open or create the folder. Raises OSError, LockBusyError."""
         self.folder = absolute(folder)
-        self.store = SessionStore(self._at("sessions"))
+        self.store = SessionStore(self._at("sessions"), own_title=own_title)
         found = recovery.recover_all(self.store)
         self.recovered = Recovered(found.scanned, len(found.restored))
         self.runs = RunJournal(self._at("sessions", "_run_journal"))
@@ -86,6 +90,7 @@ class App:
             self.processes,
             self.turns.start,
             announce=self._announce,
+            is_gone=self._is_gone,
             wakes_idle=env_switch("HERMES_WEBUI_IDLE_WAKEUPS", default=True),
             joins_turns=env_switch("HERMES_WEBUI_NEXT_TURN_DRAIN", default=True),
         )
@@ -93,6 +98,7 @@ class App:
         self.announcer = TurnAnnouncer(self.channels)
         self.turns.listen(self.announcer)  # before the listener that starts the next run
         self.turns.listen(self.wakeups)
+        self.processes.bind(self.wakeups.index)
         poll_s = env_seconds("HERMES_WEBUI_GATEWAY_POLL", POLL_S)
         self.watcher = GatewayWatcher(self._at("state.db"), poll_s=poll_s)
         self._db: StateDb | None = None
@@ -174,9 +180,14 @@ class App:
             return
         for sid in sorted(rows.keys() & (recent | copies.keys())):
             copy = copies.get(sid)
-            known = None if copy is None else (copy.title or UNTITLED, copy.message_count)
+            known = None
+            if copy is not None:
+                end = (copy.ended_at, copy.end_reason)
+                known = (copy.title or UNTITLED, copy.message_count, end)
+            row = rows[sid]
+            wanted = (row["title"], row["message_count"], end_of(row))
             # A retried turn has as many messages as the one before, so equal counts prove nothing.
-            if sid in recent or known != (rows[sid]["title"], rows[sid]["message_count"]):
+            if sid in recent or known != wanted:
                 try:
                     self.sync(self.store.load(sid))
                 except Exception:
@@ -215,8 +226,8 @@ class App:
         """
         texts: dict[str, str] = {}
         if self._db is not None or os.path.exists(self._at("state.db")):
-            for message in self._opened_db().search(words, FOUND_MAX):
-                texts.setdefault(message.session, message.content or "")
+            for message in self._opened_db().search(words, one_a_session=True):
+                texts[message.session] = message.content or ""
         parts = words.casefold().split()
         found = []
         for row in self.store.rows():
@@ -235,6 +246,10 @@ class App:
         model, provider = self.catalog.resolve(asked.get("model"), asked.get("model_provider"))
         return {"effective_model": model, "effective_model_provider": provider}
 
+    def rename(self, session_id: str, title: str) -> Session:
+        """Give a session a title, or with none its own one. Raises as the session store does."""
+        return self.store.rename(session_id, sanitized(title) or UNTITLED)
+
     def delete(self, session_id: str) -> bool:
         """Delete a session and everything that belongs to it; returns whether it existed.
 
@@ -247,6 +262,11 @@ class App:
         if not self.turns.end(session_id, PATIENCE_S):
             raise LockBusyError(f"session {session_id} is busy, try again")
         existed = self.store.delete(session_id)
+        self._forget(session_id)
+        return existed
+
+    def _forget(self, session_id: str) -> None:
+        """Remove everything else of a deleted session. Raises as state.db does."""
         self.runs.remove_session(session_id)
         self.channels.forget(session_id)
         self.wakeups.forget_session(session_id)
@@ -254,7 +274,65 @@ class App:
         self.channels.sessions_changed("deleted", session_id)
         with self._sync_lock(session_id):
             self._opened_db().delete_session(session_id)
-        return existed
+
+    def end_session(self, session_id: str, reason: str) -> Session:
+        """Note that the session is over; the first end stays, and its next turn reopens it.
+
+        Raises SaveRefusedError if a turn is under way, and as the session store does.
+        """
+
+        def end(session: Session) -> Session:
+            if session.is_busy:
+                raise SaveRefusedError(f"{session_id}: a turn is under way")
+            about = dict(zip(ENDED, (time.time(), reason), strict=True))
+            return replace(session, extra={**about, **session.extra})
+
+        return self.store.change(session_id, end)
+
+    def reopen_session(self, session_id: str) -> Session:
+        """Let an ended session go on. Raises as the session store does."""
+
+        def reopen(session: Session) -> Session:
+            kept = {name: value for name, value in session.extra.items() if name not in ENDED}
+            return replace(session, extra=kept)
+
+        return self.store.change(session_id, reopen)
+
+    def prune(self, older_than_days: int, source: str | None = None) -> int:
+        """Delete ended sessions that started longer ago, of one source if it is given.
+
+        One that was reopened meanwhile stays. Returns their number. Raises as the session store and
+        state.db do.
+        """
+        if self._db is None and not os.path.exists(self._at("state.db")):
+            return 0
+        latest = time.time() - older_than_days * DAY_S
+        number = 0
+        for found in self._opened_db().list_sessions():
+            is_own = found.source == SOURCE and source in (None, SOURCE)
+            if is_own and found.ended_at is not None and found.started_at < latest:
+                number += self._prune(found.id)
+        return number + self._opened_db().prune(older_than_days, source)
+
+    def _prune(self, session_id: str) -> bool:
+        try:
+            is_pruned = self.store.delete(session_id, lambda session: "ended_at" in session.extra)
+        except UnknownSessionError:  # only its row is left, which is pruned with the others
+            return False
+        if is_pruned:
+            self._forget(session_id)
+        return is_pruned
+
+    def writes_are_fair(self) -> bool | None:
+        """Whether processes write into state.db in order of arrival; None if it is not open."""
+        return None if self._db is None else self._db.is_fair
+
+    def record(self, session_id: str) -> dict[str, Any] | None:
+        """The session's row in state.db, which other programs read; None for none."""
+        if self._db is None and not os.path.exists(self._at("state.db")):
+            return None
+        found = self._opened_db().get_session(session_id)
+        return None if found is None else asdict(found)
 
     def leave_session(self, session_id: str) -> None:
         """A boundary: commit all completed turns of the session to its agents."""
@@ -280,13 +358,24 @@ class App:
         """Reach a boundary: the provider may be slow, and the client does not wait for it."""
         threading.Thread(target=act, name="boundary", daemon=True).start()
 
+    def _is_gone(self, session_id: str) -> bool:
+        """Whether the session is known to be deleted."""
+        try:
+            self.store.load_metadata_only(session_id)
+        except (UnknownSessionError, InvalidSessionIdError):
+            return True
+        except (OSError, SessionError):
+            pass
+        return False
+
     def cancel(self, stream_id: str) -> bool:
         """Cancel a run; from now on no client can attach to it."""
         self.channels.withdraw_run(stream_id)
         return self.turns.cancel(stream_id)
 
     def _announce(self, session_id: str, event: Event) -> None:
-        if event.kind is not Kind.COMPLETION:
+        if event.kind is Kind.WATCH_MATCH:
+            self._announce_match(session_id, event)
             return
         payload = {
             "session_id": session_id,
@@ -298,6 +387,19 @@ class App:
         }
         self.channels.notify(session_id, "bg_task_complete", payload)
         self.channels.notify(session_id, "process_complete", payload)
+
+    def _announce_match(self, session_id: str, event: Event) -> None:
+        line = {
+            "session_id": session_id,
+            "task_id": event.process_id,
+            "process_id": event.process_id,
+            "matched_at": event.at,
+            "event_id": event.event_id,
+            "pattern": event.pattern,
+            "suppressed": event.suppressed,
+            "summary": event.output[:FOUND_CHARS],
+        }
+        self.channels.notify(session_id, "process_watch_match", line)
 
 
 class TurnAnnouncer(TurnListener):

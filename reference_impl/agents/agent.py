@@ -13,6 +13,7 @@ import shlex
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from reference_impl.agents import identity
@@ -49,9 +50,18 @@ class TurnOutput(Protocol):
         """Report the output of a tool call."""
         ...
 
+    def spent(self, **counts: float) -> None:
+        """Add to what the turn costs, by names of `USAGE`; before what it pays for is written."""
+        ...
+
 
 class Agent(Protocol):
     """Runs the turns of one session."""
+
+    @property
+    def system_prompt(self) -> str:
+        """The text before any message; the same in all turns of the session."""
+        ...
 
     def run_turn(self, message: str, history: Sequence[Message], output: TurnOutput) -> str:
         """Work for one message and return the whole reply; may be slow, and may raise anything."""
@@ -91,8 +101,10 @@ class ScriptedError(Exception):
 
 
 _DIRECTIVE = re.compile(
-    r"\[(sleep|tokens|beat|tool|asked|process|fail|linger|hang|exit)(?:=([^\[\]]*))?\]"
+    r"\[(sleep|tokens|beat|think|tool|asked|process|kill|fail|linger|hang|exit)"
+    r"(?:=([^\[\]]*))?\]"
 )
+_COST_USD = 0.25  # of a turn; a binary fraction, so that sums are exact
 
 
 class ScriptedAgent:
@@ -101,17 +113,21 @@ class ScriptedAgent:
         [sleep=2]                       waits that many seconds, or until it is cancelled
         [tokens=10]                     writes 10 tokens; `[tokens=10x4]`: on each of 4 threads
         [beat=25:0.04]                  writes 25 tokens, one per 0.04 s, each with its due time
+        [think=2]                       writes 2 thoughts, which are not part of the reply
         [tool]                          calls a tool that reports the turn's session
         [asked]                         calls a tool that reports what the turn works with
         [process=0.5:exit=3:hello]      starts a background process that prints after that time;
-                                        `watch=TEXT` before the output watches for a text
+                                        `watch=TEXT` before the output watches for a text;
+                                        `lost=1` starts it from a thread without turn identity
+        [kill]                          kills the processes of its session that run
         [fail]  [exit]                  raises an error; tries to end the program
         [linger=0.3]                    waits until it is cancelled, and that many seconds more;
                                         `[linger=0.3:fail]` raises an error after that
         [hang]                          ignores a cancel until the agent is closed
 
     In a process's output `{` and `}` become `[` and `]`, so the output can hold directives for its
-    wakeup.
+    wakeup. A turn costs one input token a message, those of its history from a cache, and one
+    output token for each token or thought.
     """
 
     def __init__(
@@ -127,11 +143,22 @@ class ScriptedAgent:
         self._processes = processes
         self._closed = threading.Event()
 
+    @property
+    def system_prompt(self) -> str:
+        """Name the session, so that no other session has the same prompt."""
+        return f"You follow the directives of {self._session_id}."
+
     def run_turn(self, message: str, history: Sequence[Message], output: TurnOutput) -> str:
         """Execute the directives; the reply is all tokens and a closing sentence."""
         if self._closed.is_set():
             raise ScriptedError(f"run_turn() of {self._session_id} was called after close()")
         shown: list[str] = []
+        output.spent(
+            input_tokens=len(history) + 1,
+            cache_read_tokens=len(history),
+            cache_write_tokens=1,
+            cost_usd=_COST_USD,
+        )
         for directive in _DIRECTIVE.finditer(message):
             if output.cancelled.is_set() and directive[1] != "hang":
                 return "".join(shown)
@@ -145,9 +172,9 @@ class ScriptedAgent:
                 output.cancelled.wait(float(value))
             case "tokens":
                 self._show_many(output, shown, value)
-            case "beat":
-                self._beat(output, shown, value)
-            case "tool" | "asked":
+            case "beat" | "think":
+                self._write(verb, output, shown, value)
+            case "tool" | "asked" | "kill":
                 self._call_tool(verb, output)
             case "process":
                 self._start_process(value)
@@ -193,13 +220,31 @@ class ScriptedAgent:
             self._show(output, shown, f"@{due:.6f} ")
 
     def _show(self, output: TurnOutput, shown: list[str], text: str) -> None:
+        output.spent(output_tokens=1)
         output.token(text)
         shown.append(text)
+
+    def _write(self, verb: str, output: TurnOutput, shown: list[str], value: str) -> None:
+        if verb == "beat":
+            self._beat(output, shown, value)
+        else:
+            self._think(output, int(value))
+
+    def _think(self, output: TurnOutput, count: int) -> None:
+        for number in range(count):
+            output.spent(output_tokens=1, reasoning_tokens=1)
+            output.reasoning(f"thought {number} ")
 
     def _call_tool(self, verb: str, output: TurnOutput) -> None:
         if verb == "asked":
             output.tool("what_was_asked", {})
             output.tool_complete("what_was_asked", json.dumps(output.asked, sort_keys=True))
+            return
+        if verb == "kill":
+            output.tool("kill_processes", {})
+            running = self._processes.running(self._session_id)
+            killed = [self._processes.kill(process_id) for process_id in running]
+            output.tool_complete("kill_processes", str(sum(killed)))
             return
         turn = identity.current()
         output.tool("whose_turn", {})
@@ -208,14 +253,23 @@ class ScriptedAgent:
     def _start_process(self, value: str) -> None:
         seconds, *rest = value.split(":")
         options: dict[str, str] = {}
-        while rest and rest[0].partition("=")[0] in ("exit", "watch"):
+        while rest and rest[0].partition("=")[0] in ("exit", "watch", "lost"):
             name, _, option = rest.pop(0).partition("=")
             options[name] = option
         print_command = f"printf %s {shlex.quote(':'.join(rest))} | tr '{{}}' '[]'"
-        self._processes.spawn(
-            f"sleep {float(seconds)}; {print_command}; exit {int(options.get('exit', 0))}",
-            watches=(options["watch"],) if "watch" in options else (),
-        )
+
+        def spawn() -> None:
+            self._processes.spawn(
+                f"sleep {float(seconds)}; {print_command}; exit {int(options.get('exit', 0))}",
+                watches=(options["watch"],) if "watch" in options else (),
+                session_key=self._session_id,
+            )
+
+        if "lost" in options:  # a plain thread has no turn identity
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(spawn).result()
+        else:
+            spawn()
 
     def summarize(self, messages: Sequence[Message]) -> str:
         """Count them, and repeat the beginning of each request."""

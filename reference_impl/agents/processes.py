@@ -111,6 +111,7 @@ class _Running:
     watches: Watches
     pid: int = 0
     is_child: bool = True
+    is_killed: bool = False  # by this host
     end_fd: int = -1
     output: OutputFile | None = None
 
@@ -151,6 +152,7 @@ class ProcessRegistry:
         self._completions: deque[Event] = deque()
         self._numbers = 0
         self._listener: Callable[[], object] = lambda: None
+        self._index: Callable[[str, str], object] = lambda _key, _session: None
         self._selector = selectors.DefaultSelector()
         self._wake_pipe = os.pipe()
         self._selector.register(self._wake_pipe[0], selectors.EVENT_READ)
@@ -207,6 +209,7 @@ class ProcessRegistry:
             if running.is_kept:
                 running.output = OutputFile(self._output(running))
                 self._map.put(running.process_id, running.row())
+            self._bind(running)
             self._start(running, cwd or ".")
         except BaseException:
             with self._lock:
@@ -240,6 +243,11 @@ class ProcessRegistry:
             os.waitpid(running.pid, 0)
             raise
 
+    def _bind(self, running: _Running) -> None:
+        """Let processes that lost their turn find its session by its key."""
+        if running.owner is not None and running.session_key:
+            self._index(running.session_key, running.owner)
+
     def _listen_to(self, running: _Running) -> None:
         with self._lock:
             self._selector.register(running.end_fd, selectors.EVENT_READ, running)
@@ -262,12 +270,17 @@ class ProcessRegistry:
                 return False
             with suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
+                running.is_killed = True
             return True
 
-    def running(self) -> tuple[str, ...]:
-        """Ids of the processes that are not known to have ended."""
+    def running(self, owner: str | None = None) -> tuple[str, ...]:
+        """Ids of the processes, or of a session's, that are not known to have ended."""
         with self._lock:
-            return tuple(self._running)
+            return tuple(
+                running.process_id
+                for running in self._running.values()
+                if owner is None or owner in (running.owner, running.session_key)
+            )
 
     def finished(self) -> tuple[Finished, ...]:
         """The latest processes that ended, oldest first."""
@@ -299,6 +312,17 @@ class ProcessRegistry:
     def listen(self, listener: Callable[[], object]) -> None:
         """Call `listener` when a process ends or an event can be taken; it must be quick."""
         self._listener = listener
+
+    def bind(self, index: Callable[[str, str], object]) -> None:
+        """Call `index` with the session key and the session of each process that a turn starts.
+
+        Processes of the previous host are bound at once. It must be quick.
+        """
+        self._index = index
+        with self._lock:
+            known = tuple(self._running.values())
+        for running in known:
+            self._bind(running)
 
     def take(self) -> Event | None:
         """Return the next event that was not taken yet, in order of occurrence; None if none.
@@ -434,7 +458,8 @@ class ProcessRegistry:
     def _exit_code(self, running: _Running) -> int | None:
         if running.is_child:
             return os.waitstatus_to_exitcode(os.waitpid(running.pid, 0)[1])
-        return self._left_exit_code(running)
+        code = self._left_exit_code(running)
+        return -signal.SIGKILL if code is None and running.is_killed else code
 
     def _conclude(self, running: _Running, exit_code: int | None, output: str) -> None:
         with self._lock:

@@ -19,6 +19,11 @@ Message = Mapping[str, Any]
 
 MESSAGES_MARKER = b'\n  "messages": ['
 UNTITLED = "Untitled"
+USAGE = (  # of the model, over all turns
+    *("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
+    *("reasoning_tokens", "cost_usd"),
+)
+_LONG = ("pending_notices", "system_prompt")
 
 
 class SessionError(Exception):
@@ -64,9 +69,10 @@ class Metadata:
         return self.active_stream_id is not None or self.pending_user_message is not None
 
     def row(self) -> dict[str, Any]:
-        """The index row: all metadata but the pending texts, which may be long."""
+        """The index row: all metadata but the texts, which may be long."""
         row = _plain(self)
-        row.pop("pending_notices", None)
+        for name in _LONG:
+            row.pop(name, None)
         row["has_pending_user_message"] = row.pop("pending_user_message") is not None
         return row
 
@@ -132,6 +138,18 @@ class Session(Metadata):
         if self.truncation_watermark is None:
             return self
         return replace(self.cut(self.truncation_watermark), truncation_watermark=None)
+
+
+def usage_of(session: Metadata) -> dict[str, Any]:
+    """What the session's turns cost: numbers by names of USAGE, and the model."""
+    stored = session.extra.get("usage")
+    usage = stored if isinstance(stored, dict) else {}
+    return {
+        name: value
+        for name, value in usage.items()
+        if (name in USAGE and isinstance(value, int | float))
+        or (name == "model" and isinstance(value, str))
+    }
 
 
 def _lineage(session: Session) -> tuple[float, int]:

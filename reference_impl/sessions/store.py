@@ -22,6 +22,7 @@ from reference_impl.sessions.index import SessionIndex
 from reference_impl.sessions.index_files import Row
 from reference_impl.sessions.session_files import SessionFiles, UnknownSessionError, checked_id
 from reference_impl.sessions.sidecar import (
+    UNTITLED,
     Message,
     Metadata,
     Session,
@@ -62,14 +63,17 @@ class SessionStore:
         clock: Callable[[], float] = time.time,
         cap: int | None = None,
         patience_s: float = PATIENCE_S,
+        own_title: Callable[[Session], str] = lambda _session: UNTITLED,
     ) -> None:
         """Open or create the folder; hold at most `cap` idle sessions in memory.
 
-        `cap` defaults to HERMES_WEBUI_SESSIONS_MAX, and that to 100.
+        `cap` defaults to HERMES_WEBUI_SESSIONS_MAX, and that to 100. `own_title` is the title of a
+        session that the user did not name; it follows the session's messages.
         """
         self.files = SessionFiles(folder, patience_s)
         self.index = SessionIndex(self.files)
         self._clock = clock
+        self._own_title = own_title
         self.cap = env_int("HERMES_WEBUI_SESSIONS_MAX", CAP_DEFAULT) if cap is None else cap
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._held_lock = threading.Lock()
@@ -103,14 +107,6 @@ class SessionStore:
     def rows(self) -> tuple[Row, ...]:
         """Every session's metadata, newest activity first, from the index."""
         return self.index.rows()
-
-    def backup_count(self, session_id: str) -> int | None:
-        """Number of messages in the backup; -1 for only an unreadable copy, None for none."""
-        backup = self.files.backup(checked_id(session_id))
-        if backup is not None:
-            return backup.message_count
-        has_copy = any(self.files.has(session_id, kind) for kind in ("json.bak", "json.damaged"))
-        return -1 if has_copy else None
 
     def gauges(self) -> dict[str, int]:
         """Sizes of the long-lived containers."""
@@ -187,10 +183,16 @@ class SessionStore:
         """
         return self.change(session_id, _undone)
 
-    def delete(self, session_id: str) -> bool:
-        """Remove a session with all its files; returns whether it existed."""
+    def delete(self, session_id: str, is_meant: Callable[[Session], bool] | None = None) -> bool:
+        """Remove a session with all its files; returns whether it existed.
+
+        With a condition only if that holds for what is on disk; returns whether it was removed.
+        Then it raises as `change` does.
+        """
         with self.files.locked(checked_id(session_id)):
             try:
+                if is_meant is not None and not is_meant(self._existing(session_id)):
+                    return False
                 return self.files.remove(session_id)
             finally:
                 with self._held_lock:
@@ -225,6 +227,7 @@ class SessionStore:
 
     def _write(self, previous: Session | None, session: Session) -> Session:
         """Replace the sidecar. The caller holds the session's lock and has checked freshness."""
+        session = self._titled(previous, session)
         if previous is None:
             self.files.finish_removal(session.session_id)  # of an earlier session with this id
             saved = replace(session, version=1)
@@ -237,6 +240,13 @@ class SessionStore:
             self.index.refresh(saved.session_id)
         self._hold(saved)
         return saved
+
+    def _titled(self, previous: Session | None, session: Session) -> Session:
+        """Let a title that the user did not give follow the messages, such as removed ones."""
+        is_own = session.title == UNTITLED or (
+            previous is not None and session.title == previous.title == self._own_title(previous)
+        )
+        return replace(session, title=self._own_title(session)) if is_own else session
 
     def _backed_up(self, previous: Session, session: Session) -> Session:
         """Back up what a shrink would lose, and record where the new value's own messages begin."""
@@ -252,7 +262,9 @@ class SessionStore:
             common = _common_prefix(whole.messages, session.messages)
             is_cut = session.messages == previous.messages[: session.message_count]
             # A summary is in no older version, so its backup is the new one.
-            backup = replace(whole, truncation_watermark=common) if is_cut else session
+            title = self._titled(whole, replace(session, title=whole.title)).title
+            kept = replace(whole, truncation_watermark=common, title=title)
+            backup = kept if is_cut else session
             self.files.put_backup(backup)
             return session
         if shrinks:

@@ -27,7 +27,8 @@ withdraw their writes nor know their result. Group commit needs no such trust, a
 throughput.
 
 Tables and columns have the names that the released hermes-agent package uses, so that both can
-write the same file; each has a full-text index of its own.
+write the same file; each has a full-text index of its own. Opening a file adds the columns that an
+older schema, or the package, did not have.
 
 No connection is open during a fork (`fork_guard`); both processes open their own when needed.
 """
@@ -39,13 +40,14 @@ import os
 import sqlite3
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeVar
 
+from reference_impl.sessions.titles import sanitized
 from reference_impl.state_db.errors import (
     DatabaseFailedError,
     SessionUnknownError,
@@ -60,14 +62,40 @@ from reference_impl.storage.fork_guard import guard
 Result = TypeVar("Result")
 
 _DAY_S = 86_400.0
-_VERSION = 1  # of the schema, in the file's user_version: reading it needs only a shared lock
+_VERSION = 2  # of the schema, in the file's user_version: reading it needs only a shared lock
+
+# Columns that files of version 1 do not have.
+_ADDED = {
+    "sessions": {
+        "model": "TEXT",
+        "model_config": "TEXT",
+        "user_id": "TEXT",
+        "cache_read_tokens": "INTEGER NOT NULL DEFAULT 0",
+        "cache_write_tokens": "INTEGER NOT NULL DEFAULT 0",
+        "reasoning_tokens": "INTEGER NOT NULL DEFAULT 0",
+        "estimated_cost_usd": "REAL",
+        "billing_mode": "TEXT",
+    },
+    "messages": {
+        "tool_call_id": "TEXT",
+        "tool_name": "TEXT",
+        "token_count": "INTEGER",
+        "finish_reason": "TEXT",
+        "reasoning": "TEXT",
+        "reasoning_details": "TEXT",
+    },
+}
+_NEWER = {
+    table: "".join(f", {name} {kind}" for name, kind in added.items())
+    for table, added in _ADDED.items()
+}
 
 _SCHEMA = (
-    """CREATE TABLE IF NOT EXISTS sessions (
+    f"""CREATE TABLE IF NOT EXISTS sessions (
         id TEXT PRIMARY KEY NOT NULL,
         source TEXT NOT NULL,
         system_prompt TEXT,
-        parent_session_id TEXT, -- not ours: the released package expects this column
+        parent_session_id TEXT,
         started_at REAL NOT NULL,
         ended_at REAL,
         end_reason TEXT,
@@ -75,19 +103,21 @@ _SCHEMA = (
         tool_call_count INTEGER NOT NULL DEFAULT 0,
         input_tokens INTEGER NOT NULL DEFAULT 0,
         output_tokens INTEGER NOT NULL DEFAULT 0,
-        title TEXT
+        title TEXT{_NEWER["sessions"]}
     )""",
-    """CREATE TABLE IF NOT EXISTS messages (
+    f"""CREATE TABLE IF NOT EXISTS messages (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         session_id TEXT NOT NULL REFERENCES sessions(id),
         role TEXT NOT NULL,
         content TEXT,
         tool_calls TEXT,
-        timestamp REAL NOT NULL
+        timestamp REAL NOT NULL{_NEWER["messages"]}
     )""",
     """CREATE UNIQUE INDEX IF NOT EXISTS one_session_a_title ON sessions(title)
         WHERE title IS NOT NULL""",
     "CREATE INDEX IF NOT EXISTS messages_of_a_session ON messages(session_id)",
+    """CREATE INDEX IF NOT EXISTS sessions_of_a_parent ON sessions(parent_session_id)
+        WHERE parent_session_id IS NOT NULL""",
     """CREATE VIRTUAL TABLE IF NOT EXISTS words
         USING fts5(content, content='messages', content_rowid='id', columnsize=0)""",
     """CREATE TRIGGER IF NOT EXISTS words_come AFTER INSERT ON messages BEGIN
@@ -106,6 +136,20 @@ _SCHEMA = (
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What calls of models cost; `model` and `billing_mode` say whose tokens these are."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: float = 0.0
+    model: str | None = None
+    billing_mode: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """A session without its messages. Times are seconds of the epoch."""
 
@@ -118,39 +162,71 @@ class Session:
     end_reason: str | None
     message_count: int
     tool_call_count: int
-    input_tokens: int
-    output_tokens: int
+    user_id: str | None
+    parent_session_id: str | None
+    model_config: Mapping[str, Any] | None
+    usage: Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One stored message; `id` grows within the file. The time is seconds of the epoch."""
-
-    id: int
-    session: str
-    role: str
-    content: str | None
-    tool_calls: tuple[Any, ...]
-    timestamp: float
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A message that is not stored yet."""
 
     role: str
     content: str | None
     tool_calls: tuple[Any, ...] = ()
+    tool_call_id: str | None = None  # of the call that this message answers
+    tool_name: str | None = None
+    token_count: int | None = None
+    finish_reason: str | None = None
+    reasoning: str | None = None
+    reasoning_details: tuple[Any, ...] = ()
 
 
+class Message(NamedTuple):
+    """One stored message; `id` grows within the file. The time is seconds of the epoch."""
+
+    id: int
+    session: str
+    timestamp: float
+    role: str
+    content: str | None
+    tool_calls: tuple[Any, ...]
+    tool_call_id: str | None
+    tool_name: str | None
+    token_count: int | None
+    finish_reason: str | None
+    reasoning: str | None
+    reasoning_details: tuple[Any, ...]
+
+    def draft(self) -> Draft:
+        """What was stored."""
+        return Draft(*self[3:])
+
+
+_DRAFT = Draft._fields
+_USAGE = tuple(
+    "estimated_cost_usd" if field.name == "cost_usd" else field.name for field in fields(Usage)
+)
+_COUNTED, _NAMED = _USAGE[:6], _USAGE[6:]
 _SELECT_SESSIONS = (
-    "SELECT id, source, title, system_prompt, started_at, ended_at, end_reason,"
-    " message_count, tool_call_count, input_tokens, output_tokens FROM sessions "
+    "SELECT id, source, title, system_prompt, started_at, ended_at, end_reason,"  # noqa: S608  our own names
+    " message_count, tool_call_count, user_id, parent_session_id, model_config,"
+    f" {', '.join(_USAGE)} FROM sessions "
 )
-_SELECT_MESSAGES = "SELECT id, session_id, role, content, tool_calls, timestamp FROM messages "
+_SELECT_MESSAGES = f"SELECT id, session_id, timestamp, {', '.join(_DRAFT)} FROM messages "  # noqa: S608  likewise
 _INSERT_MESSAGE = (
-    "INSERT INTO messages(session_id, role, content, tool_calls, timestamp) VALUES (?, ?, ?, ?, ?)"
+    f"INSERT INTO messages(session_id, timestamp, {', '.join(_DRAFT)})"  # noqa: S608  likewise
+    f" VALUES ({', '.join('?' * (2 + len(_DRAFT)))})"
 )
+_LATEST_OF_EACH = (
+    "SELECT max(messages.id) FROM words JOIN messages ON messages.id = words.rowid"
+    " WHERE words MATCH ? GROUP BY session_id"
+)
+_KEEP_NAMES = ", ".join(f"{name} = ifnull({name}, ?)" for name in _NAMED)
+_ADD_COUNTS = ", ".join(f"{name} = ifnull({name}, 0) + ?" for name in _COUNTED)
+_SET_COUNTS = ", ".join(f"{name} = ?" for name in _COUNTED)
+_ADD_USAGE = f"UPDATE sessions SET {_ADD_COUNTS}, {_KEEP_NAMES} WHERE id = ?"  # noqa: S608  likewise
+_SET_USAGE = f"UPDATE sessions SET {_SET_COUNTS}, {_KEEP_NAMES} WHERE id = ?"  # noqa: S608  likewise
 
 
 class StateDb:
@@ -193,26 +269,49 @@ class StateDb:
 
     # Sessions --------------------------------------------------------------------------------
 
-    def create_session(self, session: str, source: str) -> None:
-        """Ensure that the session exists; an existing one is not changed."""
-        row = (session, source, self._clock())
+    def create_session(  # noqa: PLR0913 - the columns of a session
+        self,
+        session: str,
+        source: str,
+        *,
+        model: str | None = None,
+        model_config: Mapping[str, Any] | None = None,
+        system_prompt: str | None = None,
+        user_id: str | None = None,
+        parent_session_id: str | None = None,
+    ) -> None:
+        """Ensure that the session exists; an existing one is not changed.
+
+        Raises SessionUnknownError if its parent does not exist.
+        """
+        config = None if model_config is None else json.dumps(model_config)
+        about = (model, config, system_prompt, user_id, parent_session_id)
+        row = (session, source, self._clock(), *about)
 
         def act(connection: sqlite3.Connection) -> None:
+            if parent_session_id is not None:
+                find = "SELECT 1 FROM sessions WHERE id = ?"
+                if connection.execute(find, (parent_session_id,)).fetchone() is None:
+                    self._raise_unknown(parent_session_id)
             connection.execute(
-                "INSERT INTO sessions(id, source, started_at) VALUES (?, ?, ?)"
+                "INSERT INTO sessions(id, source, started_at, model, model_config, system_prompt,"
+                " user_id, parent_session_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT(id) DO NOTHING",
                 row,
             )
 
         self._write(act)
 
-    def end_session(self, session: str, reason: str) -> None:
-        """Note when and why the session ended; the first end stays. Raises SessionUnknownError."""
+    def end_session(self, session: str, reason: str, at: float | None = None) -> None:
+        """Note when and why the session ended, by default now; the first end stays.
+
+        Raises SessionUnknownError.
+        """
         self._update(
             session,
             "UPDATE sessions SET end_reason = iif(ended_at IS NULL, ?, end_reason),"
             " ended_at = ifnull(ended_at, ?) WHERE id = ?",
-            (reason, self._clock()),
+            (reason, self._clock() if at is None else at),
         )
 
     def reopen_session(self, session: str) -> None:
@@ -223,9 +322,10 @@ class StateDb:
     def set_title(self, session: str, title: str | None) -> bool:
         """Set or remove the session's title; False if there is no such session.
 
-        White space is no title. Raises TitleTakenError if another session has that title.
+        It is stored on one line, without characters that nothing shows; if nothing is left, there
+        is no title. Raises TitleTakenError if another session has that title.
         """
-        name = title if title and not title.isspace() else None
+        name = sanitized(title)
 
         def act(connection: sqlite3.Connection) -> bool:
             others = "SELECT id FROM sessions WHERE title = ? AND id <> ?"
@@ -241,38 +341,40 @@ class StateDb:
         """Store the session's initial prompt. Raises SessionUnknownError."""
         self._update(session, "UPDATE sessions SET system_prompt = ? WHERE id = ?", (text,))
 
-    def add_tokens(self, session: str, input_tokens: int, output_tokens: int) -> None:
-        """Add the tokens of one call. Raises SessionUnknownError."""
-        self._update(
-            session,
-            "UPDATE sessions SET input_tokens = input_tokens + ?,"
-            " output_tokens = output_tokens + ? WHERE id = ?",
-            (input_tokens, output_tokens),
-        )
+    def add_tokens(self, session: str, usage: Usage) -> None:
+        """Add the usage of one call; the first model and billing mode stay.
 
-    def set_tokens(self, session: str, input_tokens: int, output_tokens: int) -> None:
-        """Store totals that the caller counted itself. Raises SessionUnknownError."""
-        self._update(
-            session,
-            "UPDATE sessions SET input_tokens = ?, output_tokens = ? WHERE id = ?",
-            (input_tokens, output_tokens),
-        )
+        Raises SessionUnknownError.
+        """
+        self._update(session, _ADD_USAGE, astuple(usage))
+
+    def set_tokens(self, session: str, usage: Usage) -> None:
+        """Store totals that the caller counted itself; the first model and billing mode stay.
+
+        Raises SessionUnknownError.
+        """
+        self._update(session, _SET_USAGE, astuple(usage))
 
     def get_session(self, session: str) -> Session | None:
         """Find a session."""
         rows = self._rows(_SELECT_SESSIONS + "WHERE id = ?", (session,))
-        return Session(*rows[0]) if rows else None
+        return _session(rows[0]) if rows else None
 
     def list_sessions(self) -> list[Session]:
         """List all sessions, the latest start first."""
         rows = self._rows(_SELECT_SESSIONS + "ORDER BY started_at DESC, id")
-        return [Session(*row) for row in rows]
+        return [_session(row) for row in rows]
 
     def delete_session(self, session: str) -> bool:
-        """Delete a session with its messages; False if there is none."""
+        """Delete a session with its messages; False if there is none.
+
+        Its children stay, without a parent.
+        """
 
         def act(connection: sqlite3.Connection) -> bool:
             connection.execute("DELETE FROM messages WHERE session_id = ?", (session,))
+            leave = "UPDATE sessions SET parent_session_id = NULL WHERE parent_session_id = ?"
+            connection.execute(leave, (session,))
             return connection.execute("DELETE FROM sessions WHERE id = ?", (session,)).rowcount > 0
 
         return self._write(act)
@@ -286,10 +388,11 @@ class StateDb:
         values = (self._clock() - older_than_days * _DAY_S, source)
 
         def act(connection: sqlite3.Connection) -> int:
-            connection.execute(
-                f"DELETE FROM messages WHERE session_id IN (SELECT id FROM sessions WHERE {old})",  # noqa: S608  our own condition
-                values,
-            )
+            pruned = f"SELECT id FROM sessions WHERE {old}"  # noqa: S608  our own condition
+            connection.execute(f"DELETE FROM messages WHERE session_id IN ({pruned})", values)  # noqa: S608  likewise
+            orphaned = f"parent_session_id IN ({pruned})"
+            leave = f"UPDATE sessions SET parent_session_id = NULL WHERE {orphaned}"  # noqa: S608  likewise
+            connection.execute(leave, values)
             delete = f"DELETE FROM sessions WHERE {old}"  # noqa: S608  our own condition
             return connection.execute(delete, values).rowcount
 
@@ -298,16 +401,25 @@ class StateDb:
     # Messages --------------------------------------------------------------------------------
 
     def append_message(
-        self, session: str, role: str, content: str | None, tool_calls: Sequence[Any] = ()
+        self,
+        session: str,
+        role: str,
+        content: str | None,
+        tool_calls: Sequence[Any] | Mapping[str, Any] = (),
+        **details: Any,
     ) -> int:
-        """Add a message at the end; returns its id. Raises SessionUnknownError."""
-        row = self._row(session, Draft(role, content, tuple(tool_calls)))
+        """Add a message at the end; returns its id. Raises SessionUnknownError.
+
+        A mapping is one tool call. `details` are further fields of a Draft.
+        """
+        draft = Draft(role, content, _calls(tool_calls), **details)
+        row = self._row(session, draft)
 
         def act(connection: sqlite3.Connection) -> int:
             counted = connection.execute(
                 "UPDATE sessions SET message_count = message_count + 1,"
                 " tool_call_count = tool_call_count + ? WHERE id = ?",
-                (len(tool_calls), session),
+                (len(draft.tool_calls), session),
             )
             self._check_known(counted, session)
             return connection.execute(_INSERT_MESSAGE, row).lastrowid or 0
@@ -339,18 +451,18 @@ class StateDb:
         """Read a session's messages in order; empty also if there is no such session."""
         return self._messages("WHERE session_id = ? ORDER BY id", (session,))
 
-    def search(self, words: str, limit: int = -1) -> list[Message]:
-        """Find the messages that contain all these words, the latest first; at most `limit`.
+    def search(self, words: str, *, one_a_session: bool = False) -> list[Message]:
+        """Find the messages that contain all these words, or the latest of each session.
 
-        Words are letters and digits, in any case; other characters find nothing.
+        The latest comes first. Words are letters and digits, in any case; other characters find
+        nothing.
         """
+        ids = _LATEST_OF_EACH if one_a_session else "SELECT rowid FROM words WHERE words MATCH ?"
         plain = words.replace("\0", " ").replace('"', " ")
         quoted = " ".join(f'"{word}"' for word in plain.split())
         if not quoted:
             return []
-        found = "SELECT rowid FROM words WHERE words MATCH ?"
-        condition = f"WHERE id IN ({found}) ORDER BY id DESC LIMIT ?"
-        return self._messages(condition, (quoted, limit))
+        return self._messages(f"WHERE id IN ({ids}) ORDER BY id DESC", (quoted,))
 
     # Fairness and closing --------------------------------------------------------------------
 
@@ -391,22 +503,46 @@ class StateDb:
 
     def _check_known(self, cursor: sqlite3.Cursor, session: str) -> None:
         if cursor.rowcount == 0:
-            raise SessionUnknownError(f"{self._path}: there is no session {session!r}")
+            self._raise_unknown(session)
+
+    def _raise_unknown(self, session: str) -> NoReturn:
+        raise SessionUnknownError(f"{self._path}: there is no session {session!r}")
 
     def _row(self, session: str, draft: Draft) -> tuple[Any, ...]:
-        tool_calls = json.dumps(draft.tool_calls) if draft.tool_calls else None
-        return (session, draft.role, draft.content, tool_calls, self._clock())
+        role, content, calls, *details, reasoning_details = draft
+        stored = (role, content, _json(calls), *details, _json(reasoning_details))
+        return (session, self._clock(), *stored)
 
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         with _clear_errors(self._path), self._readers.lend() as connection:
             return connection.execute(query, values).fetchall()
 
     def _messages(self, condition: str, values: tuple[Any, ...]) -> list[Message]:
-        rows = self._rows(_SELECT_MESSAGES + condition, values)
-        return [
-            Message(id_, session, role, content, tuple(json.loads(calls or "[]")), timestamp)
-            for id_, session, role, content, calls, timestamp in rows
-        ]
+        return [_message(row) for row in self._rows(_SELECT_MESSAGES + condition, values)]
+
+
+def _session(row: tuple[Any, ...]) -> Session:
+    *columns, config = row[:12]
+    usage: tuple[Any, ...] = (*(count or 0 for count in row[12:18]), *row[18:])
+    model_config = None if config is None else json.loads(config)
+    values: tuple[Any, ...] = (*columns, model_config, Usage(*usage))
+    return Session(*values)
+
+
+def _message(row: tuple[Any, ...]) -> Message:
+    calls, details = row[5], row[-1]
+    parsed_calls = _calls(json.loads(calls)) if calls else ()
+    parsed_details = tuple(json.loads(details)) if details else ()
+    return Message._make((*row[:5], parsed_calls, *row[6:-1], parsed_details))
+
+
+def _json(values: tuple[Any, ...]) -> str | None:
+    return json.dumps(values) if values else None
+
+
+def _calls(calls: Sequence[Any] | Mapping[str, Any]) -> tuple[Any, ...]:
+    """The tool calls of a message; a single one may be given as a mapping."""
+    return (calls,) if isinstance(calls, Mapping) else tuple(calls)
 
 
 @contextmanager
@@ -456,6 +592,10 @@ def _connect(path: str, timeout_s: float, *pragmas: str) -> sqlite3.Connection:
 def _make_schema(connection: sqlite3.Connection) -> None:
     for statement in _SCHEMA:
         connection.execute(statement)
+    for table, added in _ADDED.items():
+        present = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}
+        for name in added.keys() - present:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {added[name]}")
 
 
 def _close(readers: ReadPool, writers: WriteQueue) -> None:

@@ -383,7 +383,11 @@ class TurnJournal:
         number = len(self._ended) + len(ending) - ENDED_TURNS_MAX
         surplus = [self._ended.popleft() for _ in range(number)]
         forgotten = dict.fromkeys(old.turn_id for old in surplus)
-        self._map.change({turn.turn_id: asdict(turn), **forgotten})
+        try:
+            self._map.change({turn.turn_id: asdict(turn), **forgotten})
+        except BaseException:
+            self._ended.extendleft(reversed(surplus))  # they are still in the map
+            raise
         self._ended.extend(ending)
         self._by_stream[turn.stream_id] = turn.turn_id
         for old in surplus:

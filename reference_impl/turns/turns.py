@@ -29,7 +29,15 @@ from reference_impl.agents.agent import Agent
 from reference_impl.memory.agent_cache import AgentCache
 from reference_impl.memory.lifecycle import Lifecycle
 from reference_impl.sessions.session_files import UnknownSessionError, checked_id
-from reference_impl.sessions.sidecar import Message, Metadata, Session, SessionError
+from reference_impl.sessions.sidecar import (
+    UNTITLED,
+    USAGE,
+    Message,
+    Metadata,
+    Session,
+    SessionError,
+    usage_of,
+)
 from reference_impl.sessions.store import SaveRefusedError, SessionStore
 from reference_impl.storage.files import LockBusyError
 from reference_impl.storage.json_log import Row
@@ -45,6 +53,7 @@ _PENDING = (
     *("pending_turn_id", "pending_user_source", "pending_wakeup_id"),
     *("pending_attachments", "pending_notices"),
 )
+ENDED = ("ended_at", "end_reason")  # of a session that a client ended
 KEPT = ("model", "model_provider", "workspace", "profile", "enabled_toolsets")
 _NOTHING: Mapping[str, Any] = {}
 
@@ -103,6 +112,7 @@ class Run:
     cancelled: threading.Event = field(default_factory=threading.Event)
     unwound: threading.Event = field(default_factory=threading.Event)
     concluded: threading.Event = field(default_factory=threading.Event)
+    title: str = UNTITLED  # of its session, once it is submitted
     is_submitted: bool = False
     is_concluding: bool = False
     state: State | None = None  # decided, and final
@@ -111,7 +121,9 @@ class Run:
     agent: Agent | None = None
     writer: RunWriter | None = None
     produced: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
     calls: list[Mapping[str, Any]] = field(default_factory=list)  # of tools
+    spent: list[Mapping[str, float]] = field(default_factory=list)  # by names of USAGE
 
     @property
     def is_attachable(self) -> bool:
@@ -378,7 +390,8 @@ class Turns:
                 session = _taken_back(session, run)
             return _with_pending(session, run)
 
-        asked = _asked(self._store.change(run.session_id, submit))
+        saved = self._store.change(run.session_id, submit)
+        asked, run.title = _asked(saved), saved.title
         run.asked = {**asked, **self._resolve(asked)}
         self._end_dead_runs(dead)
 
@@ -460,6 +473,8 @@ class Turns:
     def _show(self, run: Run, row: Row) -> None:
         if row["event"] == "token":
             run.produced.append(row["payload"]["text"])
+        elif row["event"] == "reasoning":
+            run.thoughts.append(row["payload"]["text"])
         elif row["event"] == "tool":
             run.calls.append(row["payload"])
         self._notify(lambda listener: listener.shown(run, row))
@@ -539,10 +554,12 @@ class Turns:
             text, mark = "".join(run.produced), {"error": error}
         saved = None
         if run.source is not Source.EPHEMERAL:
-            calls = tuple(run.calls)
+            about = _about_reply(run)
             saved = self._store.change(
                 run.session_id,
-                lambda session: _concluded(session, text, mark, self._clock(), calls),
+                lambda session: _with_usage(
+                    _concluded(session, text, mark, self._clock(), about), run
+                ),
             )
         try:
             if mark:
@@ -724,6 +741,7 @@ class _RunOutput:
         self.cancelled = run.cancelled
         self.asked = run.asked
         self._emit = run.writer.emit
+        self._spent = run.spent
 
     def token(self, text: str) -> None:
         """Write a part of the reply, in as many rows as needed."""
@@ -738,6 +756,10 @@ class _RunOutput:
     def tool(self, name: str, arguments: Any) -> None:
         """Report a tool call."""
         self._emit("tool", {"name": name, "arguments": arguments})
+
+    def spent(self, **counts: float) -> None:
+        """Add to what the run costs."""
+        self._spent.append(counts)
 
     def tool_complete(self, name: str, output: str) -> None:
         """Report a tool's output, or its beginning."""
@@ -763,7 +785,7 @@ def _with_pending(session: Session, run: Run) -> Session:
         pending_user_message=run.message,
         pending_started_at=run.started_at,
         extra={
-            **session.extra,
+            **{name: value for name, value in session.extra.items() if name not in ENDED},
             **{name: run.asked[name] for name in KEPT if name in run.asked},
             **{name: value for name, value in pending if value is not None},
         },
@@ -812,7 +834,7 @@ def _concluded(
     text: str,
     mark: Message,
     at: float | None,
-    calls: Sequence[Mapping[str, Any]] = (),
+    about: Message = _NOTHING,
 ) -> Session:
     """The session with the pending turn among its messages: the request, and the reply."""
     extra = session.extra
@@ -833,10 +855,35 @@ def _concluded(
             request["attachments"] = extra["pending_attachments"]
         messages.append({**request, **sent})
     if text or "error" in mark or not mark:
-        about = {"tool_calls": [*calls]} if calls else {}
         reply = {"role": "assistant", "content": text, "timestamp": at, **turn_id, **about}
         messages.append({**reply, **mark})
     return _without_pending(session).appended(*messages)
+
+
+def _about_reply(run: Run) -> Message:
+    """What the session keeps of a reply besides its text."""
+    found = {
+        "tool_calls": [*run.calls],
+        "reasoning": "".join(run.thoughts),
+        "token_count": _sum(run, "output_tokens"),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _with_usage(session: Session, run: Run) -> Session:
+    """The session with what its run cost; a run that was cancelled or failed cost something too."""
+    if run.agent is None:
+        return session
+    before = usage_of(session)
+    usage = {name: before.get(name, 0) + _sum(run, name) for name in USAGE}
+    model = before.get("model") or run.asked.get("effective_model")
+    prompt = session.extra.get("system_prompt") or run.agent.system_prompt
+    extra = {"usage": {**usage, "model": model}, "system_prompt": prompt}
+    return replace(session, extra={**session.extra, **extra})
+
+
+def _sum(run: Run, name: str) -> float:
+    return sum(counts.get(name, 0) for counts in tuple(run.spent))
 
 
 def _notices(session: Session, mark: Message) -> tuple[Message, ...]:

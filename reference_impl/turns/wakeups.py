@@ -126,25 +126,28 @@ class _SessionQueue:
 class Wakeups(TurnListener):
     """The wakeups of all sessions. Listens to the turns."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it connects the components
         self,
         registry: Registry,
         start: Start,
         *,
         announce: Callable[[str, Event], object] = lambda _sid, _event: None,
+        is_gone: Callable[[str], bool] = lambda _sid: False,
         wakes_idle: bool = True,
         joins_turns: bool = True,
     ) -> None:
         """`announce` is called with each new event and its session; it must be quick.
 
         With `wakes_idle` they start turns of their own, with `joins_turns` the user's next turn
-        takes them along; with neither they stay pending. Raises RegistryContractError.
+        takes them along; with neither they stay pending until their session `is_gone`. Raises
+        RegistryContractError.
         """
         self._wakes_idle = wakes_idle
         self._joins_turns = joins_turns
         self._registry = registry
         self._start = start
         self._announce = announce
+        self._is_gone = is_gone
         self._changed = threading.Condition(threading.Lock())
         self._queues: dict[str, _SessionQueue] = {}
         self._ready: dict[str, None] = {}  # sessions to try now, in order
@@ -410,19 +413,25 @@ class Wakeups(TurnListener):
 
     def _attempt(self, session_id: str) -> None:
         """Try the head of the session's queue once, unless another thread does."""
+        if self._wakes_idle:
+            self._try(session_id, self._deliver)
+        elif self._is_gone(session_id):  # no later turn of the user takes it along
+            self._try(session_id, self._drop)
+
+    def _try(self, session_id: str, act: Callable[[str, Event], _Outcome]) -> None:
         event = self._claim(session_id)
         if event is None:
             return
         outcome = _Outcome.FAILED
         try:
-            outcome = self._deliver(session_id, event)
+            outcome = act(session_id, event)
         finally:
             self._release(session_id, outcome)
 
     def _claim(self, session_id: str) -> Event | None:
         with self._changed:
             queue = self._queues.get(session_id)
-            if queue is None or queue.is_claimed or self._is_stopped or not self._wakes_idle:
+            if queue is None or queue.is_claimed or self._is_stopped:
                 return None
             if session_id in self._wakeup_runs:  # its end comes by here, and may hold the queue
                 return None
@@ -441,10 +450,15 @@ class Wakeups(TurnListener):
         except AlreadyDeliveredError:
             log.info("session %s already has %s", session_id, event.event_id)
         except (UnknownSessionError, InvalidSessionIdError):
-            log.warning("session %s is gone, so %s is dropped", session_id, event.event_id)
+            return self._drop(session_id, event)
         except Exception as error:  # noqa: BLE001 - the failure may be temporary
             log.warning("session %s cannot be woken yet: %r", session_id, error)
             return _Outcome.FAILED
+        return self._mark(event)
+
+    def _drop(self, session_id: str, event: Event) -> _Outcome:
+        """Mark an event of a deleted session. Raises RegistryContractError."""
+        log.warning("session %s is gone, so %s is dropped", session_id, event.event_id)
         return self._mark(event)
 
     def _mark(self, event: Event) -> _Outcome:

@@ -200,7 +200,10 @@ class Api:
                 "total_offline_buffered_events": channels["channel_frames_kept"],
             },
             "sessions": {"status": "ok", **self._app.store.gauges()},
-            "state_db": {"status": "ok" if has_db else "missing"},
+            "state_db": {
+                "status": "ok" if has_db else "missing",
+                "is_fair": self._app.writes_are_fair(),
+            },
         }
 
     def system_health(self, _args: Args, _wake: Wake) -> Answer:
@@ -300,8 +303,8 @@ class Api:
         return answer({"query": args["q"], "count": len(found), "sessions": found})
 
     def rename(self, args: Args, _wake: Wake) -> Answer:
-        """Give a session a title."""
-        return self._changed(self._app.store.rename(args["session_id"], args["title"]), "renamed")
+        """Give a session a title; one without any visible character removes the given one."""
+        return self._changed(self._app.rename(args["session_id"], args["title"]), "renamed")
 
     def clear(self, args: Args, _wake: Wake) -> Answer:
         """Remove a session's messages."""
@@ -324,13 +327,40 @@ class Api:
         """Remove the reply to the user's last message, and begin its turn again."""
         sid = args["session_id"]
         run = self._app.turns.retry(sid)
-        session = self._app.store.load(sid)
-        self._app.changed(session, "retried")
-        return self._begun(run, session.title)
+        self._app.changed(self._app.store.load(sid), "retried")
+        return self._begun(run)
 
     def _changed(self, session: Session, reason: str) -> Answer:
         self._app.changed(session, reason)
         return answer({"ok": True, "session": self._row(session)})
+
+    def end_session(self, args: Args, _wake: Wake) -> Answer:
+        """Note that a session is over."""
+        session = self._app.end_session(args["session_id"], args.get("reason", "user"))
+        return self._changed(session, "ended")
+
+    def reopen_session(self, args: Args, _wake: Wake) -> Answer:
+        """Let an ended session go on."""
+        return self._changed(self._app.reopen_session(args["session_id"]), "reopened")
+
+    def prune(self, args: Args, _wake: Wake) -> Answer:
+        """Delete ended sessions that started longer ago."""
+        number = self._app.prune(args["older_than_days"], args.get("source"))
+        return answer({"ok": True, "pruned": number})
+
+    def record(self, args: Args, _wake: Wake) -> Answer:
+        """A session's row in state.db."""
+        sid = args["session_id"]
+        self._app.store.load_metadata_only(sid)
+        return answer({"record": self._app.record(sid)})
+
+    def processes(self, args: Args, _wake: Wake) -> Answer:
+        """A session's background processes: those that run, and the latest that ended."""
+        sid = args["session_id"]
+        self._app.store.load_metadata_only(sid)
+        found = self._app.processes
+        ended = [asdict(process) for process in found.finished() if process.owner == sid]
+        return answer({"running": found.running(sid), "finished": ended})
 
     def delete(self, args: Args, _wake: Wake) -> Answer:
         """Delete a session; a missing one is fine."""
@@ -356,10 +386,10 @@ class Api:
     def start(self, args: Args, _wake: Wake) -> Answer:
         """Begin a turn; the message is on disk when this returns."""
         sid = args["session_id"]
-        title = self._app.store.load_metadata_only(sid).title
+        self._app.store.load_metadata_only(sid)  # before anything is announced
         asked = {name: args[name] for name in (*KEPT, "attachments") if name in args}
         run = self._app.turns.start(sid, args["message"], asked=asked)
-        return self._begun(run, title)
+        return self._begun(run)
 
     def ask_aside(self, args: Args, _wake: Wake) -> Answer:
         """Begin a turn that knows the session, and leaves nothing in it."""
@@ -375,14 +405,14 @@ class Api:
             }
         )
 
-    def _begun(self, run: Run, title: str) -> Answer:
+    def _begun(self, run: Run) -> Answer:
         return answer(
             {
                 "stream_id": run.stream_id,
                 "session_id": run.session_id,
                 "pending_started_at": run.started_at,
                 "turn_id": run.turn_id,
-                "title": title,
+                "title": run.title,
                 "effective_model": run.asked["effective_model"],
                 "effective_model_provider": run.asked["effective_model_provider"],
             }
@@ -687,6 +717,54 @@ ROUTES = (
         body=(SESSION_ID,),
         refusals=(404, 409, *_DISK),
         gives=("ok", "session"),
+    ),
+    Route(
+        "POST",
+        "/api/session/end",
+        Api.end_session,
+        "note that a session is over; its next turn reopens it",
+        body=(SESSION_ID, Field("reason", max_length=100)),
+        refusals=(404, 409, *_DISK),
+        gives=("ok", "session"),
+    ),
+    Route(
+        "POST",
+        "/api/session/reopen",
+        Api.reopen_session,
+        "let an ended session go on",
+        body=(SESSION_ID,),
+        refusals=(404, 409, *_DISK),
+        gives=("ok", "session"),
+    ),
+    Route(
+        "GET",
+        "/api/session/record",
+        Api.record,
+        "a session's row in state.db: tokens, system prompt, end",
+        query=(SESSION_ID,),
+        refusals=(404, *_DISK),
+        gives=("record",),
+    ),
+    Route(
+        "GET",
+        "/api/session/processes",
+        Api.processes,
+        "a session's background processes",
+        query=(SESSION_ID,),
+        refusals=(404, *_DISK),
+        gives=("running", "finished"),
+    ),
+    Route(
+        "POST",
+        "/api/sessions/prune",
+        Api.prune,
+        "delete ended sessions that started longer ago, of one source or of all",
+        body=(
+            Field("older_than_days", "integer", is_required=True, maximum=100_000),
+            Field("source", max_length=100),
+        ),
+        refusals=_DISK,
+        gives=("ok", "pruned"),
     ),
     Route(
         "POST",

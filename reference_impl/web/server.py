@@ -124,6 +124,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more: refuse a request that lacks its end, and close."""
+        if self._stream is not None and self._is_paused:
+            self._transport.abort()  # a close would wait until it reads, and it has left
         if self._reader is not None and not self._is_busy:
             refused = self._reader.refused_at_end()
             if refused is not None:

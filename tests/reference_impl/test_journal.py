@@ -531,6 +531,28 @@ def test_turn_without_an_end_is_in_flight(count: int, steps: list[tuple[str, int
         turns.close()
 
 
+def test_refused_write_leaves_no_ended_turn_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T6: turns that a refused write should have dropped are dropped by the next one."""
+    monkeypatch.setattr(journal, "ENDED_TURNS_MAX", 2)
+    turns = TurnJournal(tmp_path / "turns")
+
+    def refused(_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    for number in range(4):
+        turns.submit(f"t{number}", "s1", f"r{number}", "user")
+        with monkeypatch.context() as full:
+            full.setattr(turns._map, "change", refused)  # a disk that fails here only
+            with pytest.raises(OSError, match="full"):
+                turns.complete(f"t{number}")
+        turns.complete(f"t{number}")
+
+    assert [turn.turn_id for turn in turns.turns()] == ["t2", "t3"]
+    turns.close()
+
+
 def test_turn_journal_is_bounded_except_for_open_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,6 +240,7 @@ def test_number_of_processes_is_bounded(
     gauges = client.registry.gauges()
     assert gauges.pop("processes_finished") == processes.FINISHED_MAX
     assert not any(gauges.values())
+    client.registry.close()  # its thread removes the files after it has reported the end
     assert not [*(tmp_path / "processes").glob("proc_*")]
 
 

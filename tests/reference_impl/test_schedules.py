@@ -114,6 +114,11 @@ class FakeTurnJournal:
 class OneWordAgent:
     """An agent that writes one word, cancelled or not."""
 
+    @property
+    def system_prompt(self) -> str:
+        """None is needed."""
+        return ""
+
     def run_turn(self, message: str, history: Sequence[Message], output: TurnOutput) -> str:
         """Write the word."""
         assert message

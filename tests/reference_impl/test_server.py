@@ -158,6 +158,9 @@ def test_wakeup_arrives_in_an_open_stream(server: ServerProcess) -> None:
         server.post("/api/session/delete", {"session_id": other})
         assert names(list(other_watch.events())) == ["initial"]
     assert "woke" in server.messages(sid)[-2]["content"]
+    processes = server.get(f"/api/session/processes?session_id={sid}").json
+    assert processes["running"] == []
+    assert [process["exit_code"] for process in processes["finished"]] == [3]
 
 
 def test_acknowledgement_changes_nothing(server: ServerProcess) -> None:
@@ -183,7 +186,8 @@ def test_session_changes_show_in_every_view(server: ServerProcess) -> None:
     sid = server.new()
     for number in range(3):
         server.read(server.start(sid, f"number {number}"))
-    assert server.get(f"/api/session/status?session_id={sid}").json["message_count"] == 6
+    status = server.get(f"/api/session/status?session_id={sid}").json
+    assert (status["message_count"], status["title"]) == (6, "number 0")
 
     server.post("/api/session/rename", {"session_id": sid, "title": "A name"})
     server.post("/api/session/truncate", {"session_id": sid, "keep_count": 4})
@@ -748,27 +752,63 @@ has_browser = pytest.mark.skipif(
 )
 
 
+NOTICES = "[...document.getElementById('wakeups').children].map((line) => line.innerText)"
+
+
 @has_browser
-def test_browser_page_shows_a_wakeup(server: ServerProcess, browser: Browser) -> None:
-    """C7, W2: in an open tab, without a reload."""
-    browser.open(server.address)
-    browser.until("document.getElementById('linked').innerText === 'live'")
-    press(browser, "new", "!document.getElementById('say').hidden")
-    say(browser, "count [tokens=3] [process=0.3:good morning]", "turn 2")
-    browser.until("document.querySelector('article.process_wakeup small') !== null")
-    assert "good morning" in browser.run("document.getElementById('talk').innerText")
+def test_browser_tabs_show_wakeups_through_a_kill(tmp_path: Path, browser: Browser) -> None:
+    """C7, C2, C3, W2, W13: two open tabs, without a reload; each notice once, no message lost."""
+    with ServerProcess(tmp_path) as server:
+        browser.open(server.address)
+        browser.until("document.getElementById('linked').innerText === 'live'")
+        press(browser, "new", "!document.getElementById('say').hidden")
+        browser.other_tab(browser.run("location.href"))
+        browser.until("document.getElementById('linked').innerText === 'live'")
+        say(browser, "count [tokens=3] [process=0.3:watch=good:good morning]", "turn 3")
+        for _ in range(2):
+            browser.until("document.querySelectorAll('article.process_wakeup').length === 2")
+            browser.until(f"{is_shown('turn 3')}")
+            notices = browser.run(NOTICES)
+            assert ["printed" in notice for notice in notices] == [False, True]  # the latest first
+            assert "good morning" in browser.run("document.getElementById('talk').innerText")
+            browser.switch()
+        port, sid = server.port, browser.run("location.hash.slice(1)")
+        server.start(sid, "hold [tokens=3] [sleep=900]")
+        for _ in range(2):
+            browser.until(is_shown("0 1 2"))
+            browser.switch()
+        server.kill()
+    with ServerProcess(tmp_path, "--port", str(port)) as server:
+        for _ in range(2):
+            browser.until(
+                f"{is_shown('interrupted')} && document.getElementById('cancel').disabled"
+            )
+            browser.switch()
+        server.start(sid, "after [tokens=2]")
+        for _ in range(2):
+            browser.until(is_shown("turn 5"))
+            shown = browser.run("document.getElementById('talk').innerText")
+            assert (shown.count("0 1 2"), shown.count("after")) == (2, 1)
+            assert len(browser.run(NOTICES)) == 2
+            browser.switch()
 
 
 @has_browser
 def test_browser_page_changes_sessions_on_a_phone(server: ServerProcess, browser: Browser) -> None:
     """S15: search, rename, retry, undo, compress, clear and delete, on 390 px."""
+    listed = "document.querySelectorAll('#sessions li').length"
+    is_listed = "document.getElementById('sessions').innerText.includes('plans')"
     browser.resize(390, 800)
+    server.new()
     browser.open(server.address)
     browser.until("document.getElementById('linked').innerText === 'live'")
     browser.run("window.confirm = () => true; window.prompt = () => 'plans'")
     press(browser, "new", "!document.getElementById('say').hidden")
     say(browser, "quince [tokens=2]", "turn 1")
     say(browser, "walnut [tokens=2]", "turn 2")
+    # A late word of their start changes nothing.
+    browser.run("[...over].forEach((stream) => attach(stream, 'user'))")
+    assert browser.run("[live, document.getElementById('cancel').disabled]") == [None, True]
     assert browser.run("document.documentElement.scrollWidth") == 390
     send = browser.run("document.querySelector('button.main').getBoundingClientRect().right")
     assert 0 < send <= 390
@@ -776,8 +816,7 @@ def test_browser_page_changes_sessions_on_a_phone(server: ServerProcess, browser
     press(browser, "rename", "document.getElementById('title').innerText === 'plans'")
     browser.run("document.getElementById('find').value = 'walnut'")
     browser.run("document.getElementById('find').oninput()")
-    browser.until("document.querySelectorAll('#sessions li').length === 1")
-    assert "plans" in browser.run("document.getElementById('sessions').innerText")
+    browser.until(f"{listed} === 1 && {is_listed}")
 
     ends = "(document.getElementById('events').textContent.match(/stream_end/g) ?? []).length"
     press(browser, "retry", f"{ends} === 3")
@@ -786,5 +825,20 @@ def test_browser_page_changes_sessions_on_a_phone(server: ServerProcess, browser
     press(browser, "undo", f"!{is_shown('walnut')}")
     press(browser, "undo", "document.getElementById('says').innerText !== ''")  # no message is left
     press(browser, "clear", is_shown("Nothing was said yet"))
+    browser.run("document.getElementById('find').value = ''")
+    browser.run("document.getElementById('find').oninput()")
+    browser.until(is_listed)
     press(browser, "delete", "document.getElementById('say').hidden")
-    browser.until("document.querySelectorAll('#sessions li').length === 0")
+    browser.until(f"!{is_listed}")
+
+    sent = "JSON.parse(window.sent.body).prev_session_id"  # L15: leaving a session is a boundary
+    browser.run("window.plain = fetch")
+    browser.run("""window.fetch = (path, about) => {
+        if (path.endsWith("/new")) window.sent = about;
+        return plain(path, about);
+    }""")
+    press(browser, "new", "!document.getElementById('say').hidden")
+    left = browser.run("location.hash.slice(1)")
+    press(browser, "new", f"location.hash.slice(1) !== {left!r}")
+    browser.run("window.fetch = window.plain")
+    assert browser.run(sent) == left

@@ -42,6 +42,7 @@ from reference_impl.sessions.store import (
     SessionStore,
     StaleCopyError,
 )
+from reference_impl.sessions.titles import OWN_CHARS, own_title
 from reference_impl.storage import files
 from reference_impl.storage.files import LockBusyError, SharedLock
 
@@ -228,6 +229,14 @@ def test_stale_copy_is_refused(store: SessionStore) -> None:
         store.new("s1")
 
 
+def backup_count(store: SessionStore) -> int | None:
+    """The number of messages in the backup of `s1`; -1 for an unreadable one."""
+    backup = store.files.backup("s1")
+    if backup is not None:
+        return backup.message_count
+    return -1 if store.files.has("s1", "json.damaged") else None
+
+
 @pytest.mark.parametrize(
     "busy", [{"active_stream_id": "r1"}, {"pending_user_message": "hello"}], ids=["run", "pending"]
 )
@@ -241,7 +250,7 @@ def test_emptying_save_during_a_turn_is_refused(store: SessionStore, busy: dict[
         store.save(replace(session, messages=(), active_stream_id=None, pending_user_message=None))
 
     assert texts(store.load("s1")) == ["one"]
-    assert store.backup_count("s1") is None
+    assert backup_count(store) is None
 
 
 def test_invalid_json_is_refused_before_writing(store: SessionStore) -> None:
@@ -283,7 +292,6 @@ def test_hostile_id_raises_and_touches_no_file(store: SessionStore, sid: str) ->
         lambda: store.clear(sid),
         lambda: store.delete(sid),
         lambda: store.clean_stale_stream(sid, lambda _: False),
-        lambda: store.backup_count(sid),
     ]
     for act in acts:
         with pytest.raises(InvalidSessionIdError):
@@ -312,7 +320,7 @@ def test_unintentional_shrink_is_undone_with_later_messages(
     shrink(store, "s1", 4)
     store.append("s1", *user_messages("x"))
     shrink(store, "s1", 1)
-    assert store.backup_count("s1") == 9
+    assert backup_count(store) == 9
     store.append("s1", *user_messages("y"))
     store.rename("s1", "newer")
 
@@ -364,7 +372,7 @@ def test_messages_removed_by_the_user_stay_removed(
             after = store.truncate("s1", 2)
         case "undo":
             after = store.undo("s1")
-    assert store.backup_count("s1") == 8
+    assert backup_count(store) == 8
     restored: list[tuple[str, ...]] = [(), ()]
     if then == "damaged":
         truncate_file(store, "s1")
@@ -417,7 +425,7 @@ def test_unintentional_shrink_after_truncate_is_undone(
     store.append("s1", *user_messages("x"))
     shrink(store, "s1", 2)
 
-    assert store.backup_count("s1") == 5
+    assert backup_count(store) == 5
     recover_all(store)
     assert texts(store.load("s1")) == [*"abcd", "x"]
 
@@ -432,7 +440,7 @@ def test_damaged_sidecar_is_copied_before_its_replacement(store: SessionStore) -
     store.append("s1", *user_messages("three"))
 
     assert texts(SessionStore(store.files.folder).load("s1")) == ["one", "two", "three"]
-    assert store.backup_count("s1") == -1
+    assert backup_count(store) == -1
     assert (folder_of(store) / "s1.json.damaged").read_bytes() == torn
 
 
@@ -746,6 +754,52 @@ def test_unwritten_row_is_written_with_the_next(
         ("s3", "Untitled"),
         ("s1", "renamed"),
     ]
+
+
+WOKEN: Message = {"role": "user", "content": "woken", "source": "process_wakeup"}
+
+
+@pytest.mark.parametrize(
+    ("session", "title"),
+    [
+        ({}, "Untitled"),
+        ({"messages": user_messages("one", "two")}, "one"),
+        ({"messages": (WOKEN, *user_messages("one"))}, "one"),
+        ({"messages": (WOKEN,), "pending_user_message": "two"}, "two"),
+        (
+            {"pending_user_message": "woken", "extra": {"pending_user_source": "process_wakeup"}},
+            "Untitled",
+        ),
+        ({"messages": user_messages(" \u200b\n a \n b ")}, "a b"),
+        ({"messages": user_messages("\u200b")}, "Untitled"),
+        ({"messages": ({"role": "user", "content": [1]},)}, "Untitled"),
+        ({"messages": user_messages("x" * 10_000)}, "x" * OWN_CHARS),
+        ({"messages": user_messages("x" * (OWN_CHARS - 1) + " y")}, "x" * (OWN_CHARS - 1)),
+    ],
+)
+def test_own_title_is_the_first_request(session: dict[str, Any], title: str) -> None:
+    """S14: a wakeup's prompt is none, and a request that waits is one."""
+    assert own_title(Session(session_id="s1", **session)) == title
+
+
+def test_own_title_follows_the_messages(tmp_path: Path) -> None:
+    """S6, S14: nothing of removed text stays, not in a backup's title, and a given title does."""
+    store = SessionStore(tmp_path, own_title=own_title)
+    store.new("s1")
+    assert store.append("s1", *user_messages("one", "two")).title == "one"
+    assert store.truncate("s1", 1).title == "one"
+    assert store.clear("s1").title == "Untitled"
+    (tmp_path / "s1.json").unlink()
+    (tmp_path / "_index.json").unlink()
+    store = SessionStore(tmp_path, own_title=own_title)
+    recover_all(store)
+    assert store.load("s1").title == "Untitled"
+
+    assert store.append("s1", *user_messages("three")).title == "three"
+    assert store.rename("s1", "given").title == "given"
+    assert store.clear("s1").title == "given"
+    assert store.append("s1", *user_messages("four")).title == "given"
+    assert store.rename("s1", "Untitled").title == "four"
 
 
 def append_many(folder: Path, name: str, count: int) -> None:

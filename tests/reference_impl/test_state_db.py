@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from reference_impl.sessions.sidecar import Session
 from reference_impl.state_db import ticket_lock, write_queue
 from reference_impl.state_db.errors import (
     ClosedError,
@@ -25,7 +26,8 @@ from reference_impl.state_db.errors import (
     SessionUnknownError,
     TitleTakenError,
 )
-from reference_impl.state_db.state_db import Draft, StateDb
+from reference_impl.state_db.state_db import _ADDED, Draft, StateDb, Usage
+from reference_impl.state_db.sync import StateSync
 from reference_impl.state_db.ticket_lock import TicketLock
 from reference_impl.state_db.wal import LIMIT_BYTES, Commit
 
@@ -178,15 +180,15 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arm]:
 def test_session_has_its_stored_values(db: StateDb) -> None:
     db.create_session("s", "elsewhere")
     db.set_system_prompt("s", "be brief")
-    db.add_tokens("s", 3, 4)
-    db.add_tokens("s", 1, 1)
+    db.add_tokens("s", Usage(3, 4))
+    db.add_tokens("s", Usage(1, 1))
     db.append_message("s", "user", "hello wide world", [{"name": "f"}, {"name": "g"}])
 
     session = db.get_session("s")
 
     assert session is not None
     assert (session.source, session.system_prompt) == ("cli", "be brief")
-    assert (session.input_tokens, session.output_tokens) == (4, 5)
+    assert (session.usage.input_tokens, session.usage.output_tokens) == (4, 5)
     assert (session.message_count, session.tool_call_count) == (1, 2)
     assert [message.tool_calls for message in db.search("WORLD hello")] == [
         ({"name": "f"}, {"name": "g"})
@@ -194,13 +196,37 @@ def test_session_has_its_stored_values(db: StateDb) -> None:
 
 
 def test_set_tokens_replaces_the_totals(db: StateDb) -> None:
-    db.add_tokens("s", 3, 4)
-    db.set_tokens("s", 10, 20)
+    db.add_tokens("s", Usage(3, 4))
+    db.set_tokens("s", Usage(10, 20))
 
     session = db.get_session("s")
 
     assert session is not None
-    assert (session.input_tokens, session.output_tokens) == (10, 20)
+    assert (session.usage.input_tokens, session.usage.output_tokens) == (10, 20)
+
+
+def test_older_file_gets_the_columns_it_lacks(path: Path) -> None:
+    """D13: a file of the first schema is completed as it is opened, also beside another handle."""
+    with StateDb(path) as db:
+        db.create_session("s", "cli", model="small")
+        db.append_message("s", "user", "x", reasoning="so")
+    with closing(sqlite3.connect(path)) as connection:
+        for table, columns in _ADDED.items():
+            for column in columns:
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.execute("PRAGMA user_version = 1")
+
+    with StateDb(path) as db, StateDb(path) as other:
+        other.append_message("s", "tool", "y", {"name": "f"}, tool_name="f", reasoning_details=(1,))
+        db.add_tokens("s", Usage(1, 2, reasoning_tokens=3, cost_usd=0.5, model="large"))
+        session, (old, new) = db.get_session("s"), db.get_messages("s")
+
+    assert session is not None
+    assert session.usage == Usage(1, 2, reasoning_tokens=3, cost_usd=0.5, model="large")
+    assert old.draft() == Draft("user", "x")
+    assert new.draft() == Draft(
+        "tool", "y", ({"name": "f"},), tool_name="f", reasoning_details=(1,)
+    )
 
 
 def test_first_end_stays_until_the_session_reopens(path: Path) -> None:
@@ -268,6 +294,18 @@ def test_prune_deletes_only_old_ended_sessions(path: Path) -> None:
     assert_consistent(path)
 
 
+def test_search_sessions_finds_each_beside_a_long_one(db: StateDb) -> None:
+    db.create_session("long", "cli")
+    db.append_message("s", "user", "one word")
+    db.replace_messages("long", [Draft("user", f"word {number}") for number in range(1500)])
+
+    found = [
+        (message.session, message.content) for message in db.search("word", one_a_session=True)
+    ]
+
+    assert found == [("long", "word 1499"), ("s", "one word")]
+
+
 @pytest.mark.parametrize("words", ["", "  ", '"', "AND", "*", "a* OR", "NEAR(x", "col:x", "\0"])
 def test_search_with_hostile_words_finds_nothing(db: StateDb, words: str) -> None:
     db.append_message("s", "user", "plain")
@@ -331,7 +369,7 @@ def test_failed_sync_raises_not_synced(db: StateDb, monkeypatch: pytest.MonkeyPa
         lambda db: db.end_session("unknown", "done"),
         lambda db: db.reopen_session("unknown"),
         lambda db: db.set_system_prompt("unknown", "x"),
-        lambda db: db.add_tokens("unknown", 1, 1),
+        lambda db: db.add_tokens("unknown", Usage(1, 1)),
     ],
 )
 def test_write_to_an_unknown_session_raises(
@@ -813,3 +851,32 @@ def test_full_disk_leaves_acknowledged_writes_readable(faulty: Arm, path: Path) 
         with pytest.raises(DatabaseFailedError, match=r"state\.db: database or disk is full"):
             db.append_message("s", "user", "refused")
         assert texts(db) == ["kept"]
+
+
+def test_sync_leaves_rows_of_an_older_server(db: StateDb) -> None:
+    """D13: they have no details, and a large session is not written again for these."""
+    for role, text in (("user", "a"), ("assistant", "b")):
+        db.append_message("s", role, text)
+    before = db.get_messages("s")
+    messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+    sync = StateSync(db)
+    sync(Session(session_id="s", messages=messages))
+    assert db.get_messages("s") == before
+
+    sync(Session(session_id="s", messages=(messages[0], {**messages[1], "content": "c"})))
+    assert [(message.content, message.finish_reason) for message in db.get_messages("s")] == [
+        ("a", None),
+        ("c", "stop"),
+    ]
+
+
+def test_sync_copies_the_present_end_of_a_session(db: StateDb) -> None:
+    """When and why, also where the database has a former end, or missed a reopening."""
+    db.end_session("s", "former")
+    sync = StateSync(db)
+    ends: tuple[tuple[object, str | None], ...] = ((3.5, "done"), (4, "again"), ("never", None))
+    for at, reason in ends:
+        sync(Session(session_id="s", extra={"ended_at": at, "end_reason": reason}))
+        found = db.get_session("s")
+        assert found is not None
+        assert (found.ended_at, found.end_reason) == (at if reason else None, reason)

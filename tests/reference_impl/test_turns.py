@@ -157,7 +157,7 @@ def test_turn_works_with_what_it_was_asked(app: AssembledApp) -> None:
 
     session = app.store.load("s1")
     assert seen == [{"model": "m", "attachments": ["a.txt"]}, {"model": "m", "attachments": []}]
-    assert session.extra == {"model": "m"}
+    assert session.extra["model"] == "m"
     assert [message.get("attachments") for message in session.messages[::2]] == [["a.txt"], None]
 
 

@@ -131,7 +131,17 @@ class AppWithWakeups:
             app.turns.start,
             announce=lambda sid, each: self.announced.append((sid, each.event_id)),
         )
+        self.delivered = threading.Semaphore(0)  # once for each wakeup that left its queue
+        self._release = self.wakeups._release
+        self.wakeups._release = self._release_noted  # type: ignore[method-assign]
         app.turns.listen(self.wakeups)
+
+    def _release_noted(self, session_id: str, outcome: Any) -> None:
+        self._release(session_id, outcome)
+        if outcome is wakeups._Outcome.DELIVERED:
+            self.delivered.release()
+        with self.app.recorder._changed:
+            self.app.recorder._changed.notify_all()
 
     def wakeup_ids(self, session_id: str) -> list[str]:
         """Ids of the session's wakeups, in order."""
@@ -139,11 +149,16 @@ class AppWithWakeups:
         return [message["wakeup_id"] for message in messages if "wakeup_id" in message]
 
     def until_quiet(self, count: int) -> None:
-        """Wait until that many wakeups have ended, and nothing runs."""
+        """Wait until that many wakeups have ended, nothing runs, and nothing is being delivered."""
         with self.app.recorder._changed:
             assert self.app.recorder._changed.wait_for(
-                lambda: self._ended() >= count and not self.app.turns.gauges()["runs"], LONG_S
+                lambda: self._ended() >= count and self._is_quiet(), LONG_S
             ), (self._ended(), self.wakeups.gauges(), self.app.turns.gauges())
+
+    def _is_quiet(self) -> bool:
+        queues = list(self.wakeups._queues.values())
+        is_claimed = any(queue.is_claimed for queue in queues)
+        return not is_claimed and not self.app.turns.gauges()["runs"]
 
     def _ended(self) -> int:
         return sum(self.registry.marks.values())
@@ -257,12 +272,16 @@ def test_completions_of_a_busy_session_follow_its_run() -> None:
     W3: user:     |-- run --|
         process:     p1 p2   p3 (inside the teardown)
         wakeups:             |- p1 -||- p2 -||- p3 -|    only by the ends of turns
+
+    Each wakeup ends after its delivery did: else a drain thread would start the next one.
     """  # noqa: D212, D205, D415 - a drawing
     gate = Gate()
 
     def act(message: str, _: TurnOutput) -> str:
         if message == "user":
             gate.wait()
+        else:
+            assert assembled.delivered.acquire(timeout=LONG_S)
         return "ok"
 
     with app_with_wakeups(act) as assembled:
