@@ -31,5 +31,9 @@ class TargetUnavailableError(UsageError):
     """The target is unknown, cannot be installed here, or does not start."""
 
 
+class AdapterError(HarnessError):
+    """An adapter failed at its own work, so nothing is known of the target."""
+
+
 class TargetLostError(HarnessError):
     """The target's process ended in the middle of a call, though the harness did not kill it."""

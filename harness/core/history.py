@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from harness.core.errors import HistoryDamagedError
@@ -171,7 +170,7 @@ class Journal:
 
     def __init__(self, path: Path, clock: Callable[[], int]) -> None:
         """Append to the file at `path`; `clock` gives monotonic nanoseconds."""
-        self._path = path
+        self.path = path
         self._clock = clock
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._is_torn = False
@@ -232,7 +231,7 @@ class Journal:
         # A full disk takes what fits. No line may follow a torn line: it would be lost as well.
         if self._is_torn or os.write(self._fd, line) < len(line):
             self._is_torn = True
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def close(self) -> None:
         """Close the file."""
@@ -241,12 +240,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

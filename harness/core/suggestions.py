@@ -8,10 +8,10 @@ from collections.abc import Iterable
 SHOWN = 12  # names that a message lists
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown(kind: str, name: str, known: Iterable[str], shown: int = SHOWN) -> str:
     """A sentence for an unknown name: `unknown target 'foo'; did you mean 'fox'? Known: ...`."""
     names = list(known)
     near = difflib.get_close_matches(name, names)
     hint = f"; did you mean {' or '.join(map(repr, near))}? Known:" if near else "; known:"
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"unknown {kind} {name!r}{hint} {', '.join(names[:SHOWN]) or 'none'}{more}"
+    more = f", and {len(names) - shown} more" if len(names) > shown else ""
+    return f"unknown {kind} {name!r}{hint} {', '.join(names[:shown]) or 'none'}{more}"

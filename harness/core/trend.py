@@ -82,16 +82,16 @@ def _slope(middles: Sequence[float], floors: Sequence[float]) -> tuple[float, fl
         return 0.0, 0.0, 0.0, 0.0
     plain = theilslopes(floors, middles, CONFIDENCE)
     expected = [plain.intercept + plain.slope * x for x in middles]
-    inflation = _inflation([y - e for y, e in zip(floors, expected, strict=True)])
+    factor = inflation([y - e for y, e in zip(floors, expected, strict=True)])
     # Fewer independent values widen the bounds, as a higher confidence would.
-    width = norm.isf((1 - CONFIDENCE) / 2) * math.sqrt(inflation)
+    width = norm.isf((1 - CONFIDENCE) / 2) * math.sqrt(factor)
     wide = theilslopes(floors, middles, 2 * norm.sf(width))
     tau = kendalltau(middles, floors, alternative="greater")
-    z = norm.isf(tau.pvalue) / math.sqrt(inflation)
+    z = norm.isf(tau.pvalue) / math.sqrt(factor)
     return float(plain.slope), float(wide.low_slope), float(wide.high_slope), float(z)
 
 
-def _inflation(residuals: Sequence[float]) -> float:
+def inflation(residuals: Sequence[float]) -> float:
     """The factor by which autocorrelation inflates the variance of a mean; at least 1."""
     mean = sum(residuals) / len(residuals)
     centred = [residual - mean for residual in residuals]

@@ -17,17 +17,53 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.worker import reach
 
+T = TypeVar("T")
 PATIENCE_S = 60.0  # the longest time for a reply; a child that takes longer counts as hung
 TAIL_BYTES = 2000  # of the child's standard error, quoted in messages
 
-_starter = ThreadPoolExecutor(1, "child-starter")  # the thread that starts every child
+
+class _Starter:
+    """The thread that starts every child; a child ends with it, so it lives as long as the process.
+
+    An end of the process does not wait for it. It would for a pool's thread that a signal's
+    exception hides from the pool, as it comes while the thread starts.
+    """
+
+    def __init__(self) -> None:
+        self._orders: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call a function in the thread; return its result, or raise what it raised."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():  # or a fork has left it behind
+                thread = threading.Thread(target=self._serve, daemon=True, name="child-starter")
+                thread.start()
+                self._thread = thread
+        called: Future[T] = Future()
+        self._orders.put((called, function))
+        return called.result()
+
+    def _serve(self) -> None:
+        while True:
+            called, function = self._orders.get()
+            try:
+                called.set_result(function())
+            except BaseException as error:  # noqa: BLE001  raised by the caller's result
+                called.set_exception(error)
+            del called, function
+
+
+_starter = _Starter()
 
 
 class LostError(Exception):
@@ -56,7 +92,7 @@ class Remote:
         """Start the child. `files` are the driver's and those of the adapter and its wrappers."""
         self._patience_s = patience_s
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the child lives
-        self._process = _starter.submit(self._start, files, environment).result()
+        self._process = _starter.call(partial(self._start, files, environment))
         self._numbers = itertools.count()
         self._lanes: dict[int, int] = {}
         self._waiting: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}

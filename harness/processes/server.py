@@ -24,7 +24,7 @@ EXIT_PATIENCE_S = 30.0  # far more than the drain deadline
 DRAIN_S = "4"
 LOG_CHARS = 1000
 REFERENCE = """
-import os, runpy, signal, threading
+import json, os, runpy, signal, threading
 
 def follow():
     os.read(0, 1)
@@ -33,6 +33,10 @@ def follow():
 threading.Thread(target=follow, daemon=True).start()
 if "HARNESS_REACH" in os.environ:
     runpy.run_path(os.environ["HARNESS_REACH_CODE"])["start"]()
+if "HARNESS_PROBE" in os.environ:
+    probe = runpy.run_path(os.environ["HARNESS_PROBE_CODE"])
+    probe["change_constants"](json.loads(os.environ["HARNESS_PROBE_CONSTANTS"]))
+    probe["start"](os.environ["HARNESS_PROBE"])
 if "HARNESS_CALL_COUNTS" in os.environ:
     runpy.run_path(os.environ["HARNESS_CALL_COUNTER_CODE"])["begin"](os.environ["HARNESS_CALL_COUNTS"])
 runpy.run_module("reference_impl", run_name="__main__", alter_sys=True)

@@ -9,6 +9,7 @@ This module imports the standard library only, because it runs inside the target
 """
 
 import atexit
+import mmap
 import os
 import sqlite3
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 
 SETTING = "HARNESS_CALL_COUNTS"  # environment variable of the target: the path of the file
 PERIOD_S = 0.05
-SETTLED_S = 4 * PERIOD_S
+SETTLED_S = 4 * PERIOD_S  # between two looks: that nothing comes shows only after a time
 PATIENCE_S = 30.0
 _NAMES = ("SQL statements", "locks taken")
 _STATEMENTS, _LOCKS = range(len(_NAMES))
@@ -33,10 +34,13 @@ _counts: list[list[int]] = []  # of each thread that ever counted
 
 def begin(path: str) -> None:
     """Start counting in this process."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-    atexit.register(_write, fd)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.write(fd, _content())
+    totals = mmap.mmap(fd, 0)  # so that the process makes no write of its own
+    os.close(fd)
+    atexit.register(_write, totals)
     writer = threading.Thread(
-        target=_write_periodically, args=(fd,), name="call-counter", daemon=True
+        target=_write_periodically, args=(totals,), name="call-counter", daemon=True
     )
     writer.start()
     threading.Lock = CountedLock  # type: ignore[assignment]
@@ -56,15 +60,19 @@ def read(path: Path) -> dict[str, int]:
     return dict(zip(_NAMES, map(int, content.split()), strict=True))
 
 
-def _write_periodically(fd: int) -> None:
+def _write_periodically(totals: mmap.mmap) -> None:
     while True:
-        _write(fd)
+        _write(totals)
         time.sleep(PERIOD_S)
 
 
-def _write(fd: int) -> None:
+def _write(totals: mmap.mmap) -> None:
+    totals[:] = _content()
+
+
+def _content() -> bytes:
     totals = [sum(column) for column in zip(*_counts, strict=True)] or [0] * len(_NAMES)
-    os.pwrite(fd, b" ".join(b"%0*d" % (_DIGITS, total) for total in totals), 0)
+    return b" ".join(b"%0*d" % (_DIGITS, total) for total in totals)
 
 
 def _count(kind: int) -> None:

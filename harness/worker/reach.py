@@ -101,7 +101,7 @@ class _Recorder:
         return self._files[file]
 
     def monitor(self) -> None:
-        """Use `sys.monitoring`."""
+        """Note each line that runs, once, by `sys.monitoring` (Python 3.12 and later)."""
         monitoring: Any = getattr(sys, "monitoring")  # noqa: B009  absent before 3.12
         monitoring.use_tool_id(TOOL, "harness reach")
 

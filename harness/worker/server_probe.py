@@ -33,6 +33,7 @@ COUNTED: tuple[type, ...] = (
     *(sqlite3.Connection, socket.socket),
 )
 SWITCH_S = 1e-6  # between threads that race
+HELD_S = 30.0  # the longest that a thread is held back
 MEMBERS_MAX = 2000  # of a container whose members are counted
 EVERY_CAP = "*"  # the name of all constants that bound a cache
 CAP_NAME = re.compile(
@@ -167,6 +168,47 @@ def _measure(name: str, value: Any, found: dict[str, int], seen: set[int]) -> No
     found[name] = size
 
 
+def holders(_held: list[Any], package: str, key: str) -> list[str]:
+    """Names of the global containers, as in `sizes`, that have a member or key with this text."""
+    found = []
+    for name, value in _containers_of(package):
+        try:
+            members = list(value.items()) if hasattr(value, "items") else list(value)
+        except RuntimeError:  # it changed meanwhile
+            continue
+        if any(_has(member, key) for member in members):
+            found.append(name)
+    return found
+
+
+def _has(member: Any, key: str) -> bool:
+    """Whether a member is this text, or a pair of which a part is."""
+    if isinstance(member, tuple):
+        return any(_has(part, key) for part in member)
+    return isinstance(member, str) and member == key
+
+
+def _containers_of(package: str) -> list[tuple[str, Any]]:
+    found = []
+    for name, module in sorted(sys.modules.items()):
+        if module is None or not name.startswith(package + "."):
+            continue
+        for key, value in sorted(vars(module).items()):
+            if key.startswith("__"):
+                continue
+            inner = getattr(value, "__dict__", {})
+            is_own = getattr(type(value), "__module__", "").startswith(package + ".")
+            parts = {f"{key}.{at}": part for at, part in inner.items()} if is_own else {}
+            short = name[len(package) + 1 :]
+            found += [
+                (f"{short}.{at}", part)
+                for at, part in {key: value, **parts}.items()
+                if isinstance(part, CONTAINERS)
+            ]
+    by_id = {id(value): (name, value) for name, value in reversed(found)}
+    return sorted(by_id.values(), key=lambda pair: pair[0])
+
+
 def census(_held: list[Any], package: str) -> dict[str, int]:
     """The number of living objects of each class of the package, and of each class in `COUNTED`."""
     gc.collect()
@@ -176,6 +218,30 @@ def census(_held: list[Any], package: str) -> dict[str, int]:
         if kind in COUNTED or str(getattr(kind, "__module__", "")).startswith(package + "."):
             found[f"objects of {kind.__module__}.{kind.__qualname__}"] += 1
     return dict(found)
+
+
+def held(_held: list[Any], package: str) -> dict[str, int]:
+    """The sizes of the containers in attributes of all objects of the package's classes.
+
+    By `module.Class.attribute`, added up over all objects of the class.
+    """
+    gc.collect()
+    found: collections.Counter[str] = collections.Counter()
+    for instance in gc.get_objects():
+        kind = type(instance)
+        if not str(getattr(kind, "__module__", "")).startswith(package + "."):
+            continue
+        for name, value in attributes(instance):
+            if isinstance(value, NESTED) and not isinstance(value, tuple):
+                found[f"{kind.__module__}.{kind.__qualname__}.{name}"] += len(value)
+    return dict(found)
+
+
+def attributes(instance: Any) -> list[tuple[str, Any]]:
+    """Name and value of each attribute that the object itself has."""
+    slots = [name for kind in type(instance).__mro__ for name in getattr(kind, "__slots__", ())]
+    in_slots = [(name, getattr(instance, name)) for name in slots if hasattr(instance, name)]
+    return [*in_slots, *getattr(instance, "__dict__", {}).items()]
 
 
 def process(_held: list[Any]) -> dict[str, int]:
@@ -199,6 +265,33 @@ def release(held: list[Any]) -> None:
     """Release every lock that is held."""
     while held:
         held.pop().release()
+
+
+_run = threading.Thread.run
+_may_begin: dict[str, threading.Event] = {}
+
+
+def hold_workers(_held: list[Any], key: str) -> None:
+    """Let no thread begin that gets this text as an argument, as on a busy machine."""
+    _may_begin[key] = threading.Event()
+
+    def run(thread: threading.Thread) -> None:
+        arguments = (
+            *getattr(thread, "_args", ()),
+            *getattr(thread, "_kwargs", {}).values(),
+        )
+        for held_key, may_begin in list(_may_begin.items()):
+            if any(isinstance(each, str) and each == held_key for each in arguments):
+                may_begin.wait(HELD_S)
+        _run(thread)
+
+    vars_of_thread: Any = threading.Thread
+    vars_of_thread.run = run
+
+
+def let_workers(_held: list[Any], key: str) -> None:
+    """Let the threads with this argument begin."""
+    _may_begin.pop(key, threading.Event()).set()
 
 
 def call(_held: list[Any], module: str, path: str, argument: list[Any]) -> None:
@@ -283,10 +376,14 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         sizes,
+        holders,
         census,
+        held,
         process,
         hold,
         release,
+        hold_workers,
+        let_workers,
         call,
         fields,
         has,

@@ -88,6 +88,27 @@ def test_size_counts_members_of_members(package: str) -> None:
     assert server_probe.sizes([], package)["rows.ROWS"] == 3
 
 
+def test_holders_have_a_text_as_key_or_member(package: str) -> None:
+    """In a pair too; a container that only has a longer text holds it not."""
+    module: Any = importlib.import_module(f"{package}.rows")
+    module.KEYS, module.PAIRS, module.OTHERS = {"x": 1}, {("x", 1)}, ["xy", 1]
+
+    assert server_probe.holders([], package, "x") == ["rows.KEYS", "rows.PAIRS"]
+    assert server_probe.holders([], package, "a") == ["rows.ROWS"]
+
+
+def test_containers_of_objects_are_added_up_by_attribute(package: str) -> None:
+    """In attributes and slots of every object of the package's classes."""
+    module: Any = importlib.import_module(f"{package}.rows")
+    module.KEPT = [module.Row(), module.Row()]
+    for row in module.KEPT:
+        row.parts, row.number, row.pair = {"x": 1, "y": 2}, 7, (1, 2)
+
+    found = server_probe.held([], package)
+
+    assert found == {f"{package}.rows.Row.parts": 4}
+
+
 def test_census_counts_what_is_alive(package: str) -> None:
     """Objects of the package's classes, and threads, queues and the like."""
     module: Any = importlib.import_module(f"{package}.rows")
