@@ -24,8 +24,9 @@ from typing import Any
 
 from harness.schedule.control import in_charge
 from harness.schedule.races import Races
-from harness.schedule.scheduler import LIBRARY, Scheduler
+from harness.schedule.scheduler import Scheduler
 from harness.schedule.sites import HOOK, Site, Source
+from harness.schedule.tasks import LIBRARY
 
 SPINS = 20_000  # accesses of one site without a step, after which its loop gets a point
 _SPINS_MIN = 1_000  # after a second too

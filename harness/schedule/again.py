@@ -14,9 +14,9 @@ from harness.schedule.executor import Executor, Settings, known_modules
 from harness.schedule.finding import Finding, raised_at, traced
 from harness.schedule.locks import LockRules
 from harness.schedule.program import Body, Run
-from harness.schedule.scheduler import ESCAPED, NONDETERMINISTIC, LostError
 from harness.schedule.story import Recorder
 from harness.schedule.strategies import Replay
+from harness.schedule.tasks import ESCAPED, NONDETERMINISTIC, LostError
 
 _PACKED = (
     *("choices", "level", "modules", "timers", "points", "order", "stock"),

@@ -25,7 +25,9 @@ def replace_captured(replacements: Mapping[int, tuple[Any, Any]], spared: set[in
     `spared` are the identities of objects that keep theirs.
     """
     originals = [original for original, _ in replacements.values()]
-    spared = spared | {id(vars(each)) for each in list(sys.modules.values()) if _is_module(each)}
+    spared = spared | {
+        id(vars(module)) for module in list(sys.modules.values()) if _is_module(module)
+    }
     spared |= {id(originals), id(replacements)}
     undo: list[Undo] = []
     new = {key: replacement for key, (_, replacement) in replacements.items()}

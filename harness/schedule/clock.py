@@ -49,6 +49,13 @@ class Clock:
             self.now_ns += SPIN_NS
         return self.now_ns
 
+    def monotonic_s(self) -> float:
+        """Return the seconds of the monotonic clock."""
+        self.reads += 1
+        if self.reads > SPIN_READS:
+            self.now_ns += SPIN_NS
+        return (self.now_ns + self.origin_ns) / 1e9
+
 
 def _origin_s(uptime_s: int) -> int:
     """Return an origin that is equal on nearly all machines, so floats are equally coarse."""

@@ -27,7 +27,8 @@ from typing import Any
 from harness.schedule.accesses import is_under_test
 from harness.schedule.asyncio_tasks.loop import state_of
 from harness.schedule.control import in_charge
-from harness.schedule.scheduler import Scheduler, Task
+from harness.schedule.scheduler import Scheduler
+from harness.schedule.tasks import Task
 
 _LOCKS = (type(_thread.allocate_lock()), type(_thread.RLock()))
 _STANDING_ON_LOCKS = ("threading", "queue")
@@ -117,7 +118,7 @@ class Audit:
             if not isinstance(item, _LOCKS) or id(item) in self._made:
                 continue
             self._made.add(id(item))
-            holders = [each for each in gc.get_referrers(item) if each is not frame]
+            holders = [referrer for referrer in gc.get_referrers(item) if referrer is not frame]
             if not any(_is_of_the_harness(holder) for holder in holders):
                 self.found[
                     f"a native lock, made in {_place(frame)}, which is not under control:"

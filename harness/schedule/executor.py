@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,7 +31,8 @@ from harness.schedule.monitor import Monitor
 from harness.schedule.patches import Patches, adopt, are_patched, restart_thread_numbers
 from harness.schedule.program import Body, Run
 from harness.schedule.races import Both, Races
-from harness.schedule.scheduler import TIMERS, Chooser, Ending, Observer, Scheduler, Task
+from harness.schedule.scheduler import TIMERS, Scheduler
+from harness.schedule.tasks import Chooser, Ending, Observer, Task
 from harness.schedule.trace import Level, Settrace, Tracer
 
 T = TypeVar("T")
@@ -272,7 +274,11 @@ def known_modules(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _pin() -> None:
-    """Pin the calling thread, and those that it starts, to one core."""
+    """Pin the calling thread, and those that it starts, to one core, as a batch job."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
+    if hasattr(os, "SCHED_BATCH"):
+        # A woken thread does not interrupt the one that wakes it, which only then would wait.
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

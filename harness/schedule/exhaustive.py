@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from harness.schedule.scheduler import LIBRARY, TIME, Ending, NondeterministicError, Scheduler, Task
+from harness.schedule.scheduler import TIME, Scheduler
 from harness.schedule.strategies import stay
+from harness.schedule.tasks import LIBRARY, Ending, NondeterministicError, Task
 
 PENDING = 200_000  # untried prefixes; a search with more is not exhaustive
 
@@ -205,11 +206,12 @@ class Reduced:
         if self._node is not None:
             self._node.taken[task.number] = done
             self._node = None
-        self._sleeping = {
-            number: touched
-            for number, touched in self._sleeping.items()
-            if number != task.number and touched.commutes(done)
-        }
+        if self._sleeping:
+            self._sleeping = {
+                number: touched
+                for number, touched in self._sleeping.items()
+                if number != task.number and touched.commutes(done)
+            }
         if len(enabled) == 1 and enabled[0].number in self._sleeping:
             self._prune()
 
@@ -264,10 +266,15 @@ def _library_call() -> FrameType | None:
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the only way to read a stack
     call = None
     while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if name in LIBRARY:
+        module = frame.f_globals.get("__name__", "")
+        if module in LIBRARY:
             call = frame
-        elif not name.startswith("harness.schedule"):
-            return call
+        elif module not in _EXPLORER:
+            if not module.startswith("harness.schedule"):
+                return call
+            _EXPLORER.add(module)
         frame = frame.f_back
     return None
+
+
+_EXPLORER: set[str] = set()  # the modules of the explorer that were met

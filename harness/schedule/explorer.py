@@ -32,17 +32,11 @@ from harness.schedule.exhaustive import Bounded, Reduced
 from harness.schedule.finding import Finding, raised_at, signature, traced
 from harness.schedule.locks import LockRules
 from harness.schedule.program import Body
-from harness.schedule.scheduler import (
-    ESCAPED,
-    NONDETERMINISTIC,
-    TIMERS,
-    Ending,
-    LostError,
-    Scheduler,
-)
+from harness.schedule.scheduler import TIMERS, Scheduler
 from harness.schedule.shrink import shrink
 from harness.schedule.story import Recorder, mark, step_of
 from harness.schedule.strategies import PCT, POS, Replay, Sticky, Strategy, Uniform
+from harness.schedule.tasks import ESCAPED, NONDETERMINISTIC, Ending, LostError
 from harness.schedule.trace import Level
 
 PORTFOLIO = ("bounded", "pct-2", "sticky", "pct-3", "random", "pos")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from harness.schedule.asyncio_tasks.order import LoopOrder
-from harness.schedule.scheduler import Ending
 from harness.schedule.story import Step, format_steps
+from harness.schedule.tasks import Ending
 from harness.schedule.trace import Level
 
 RULES = ("held", "nested", "lock-order", "unawaited")  # known by their messages

@@ -17,7 +17,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from harness.schedule.control import scheduler
 from harness.schedule.primitives import Lock
-from harness.schedule.scheduler import Ending, Scheduler, Task
+from harness.schedule.scheduler import Scheduler
+from harness.schedule.tasks import Ending, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -72,7 +72,8 @@ class Operations:
 
     With `tasks` each sequence of calls is an asyncio task, and an answer that can be awaited is.
     `impatient` are the processes, from 1, whose client cancels such a task wherever it waits: the
-    outcome of the cancelled call is unknown.
+    outcome of the cancelled call is unknown. `arrivals_s` is a short time, in whole microseconds:
+    each task sleeps before each call, and the sleeps tie, so each order of arrival is explored.
 
     The events of an `Instrumented` subject join the history as operations of process 0.
 
@@ -89,6 +90,7 @@ class Operations:
     refusals: tuple[type[Exception], ...] = ()
     tasks: bool = False
     impatient: Collection[int] = ()
+    arrivals_s: float = 0.0
     _known: dict[str, Verdict] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, run: Run) -> None:
@@ -172,7 +174,13 @@ class _HistoryRecorder:
 
     async def do_awaited(self, process: int, calls: Sequence[Call]) -> None:
         """Make these calls in order, as this process, and await their answers."""
+        position = process
+        pause_s = self._program.arrivals_s if process else 0.0
+        parts = len(self._program.threads) + 1
         for requested in calls:
+            if pause_s:  # in two parts, for equal sleeps end in the order in which they began
+                await asyncio.sleep(pause_s * position)
+                await asyncio.sleep(pause_s * (parts - position))
             with _Attempt(self, process, requested) as attempt:
                 answer = self._program.ask(self._subject, requested)
                 attempt.result = await answer if isawaitable(answer) else answer

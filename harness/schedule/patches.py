@@ -29,11 +29,12 @@ from harness.schedule.captured import replace_captured
 from harness.schedule.clock import nanoseconds
 from harness.schedule.control import scheduler
 from harness.schedule.primitives import Lock, RLock, Signal
-from harness.schedule.scheduler import Unwound
+from harness.schedule.tasks import Unwound
 
 _LOCK = type(_thread.allocate_lock())
 _RLOCK = type(_thread.RLock())
 _UNTOUCHED = ("_", "importlib", "posix", "linecache", "tokenize", "harness.schedule")
+_WITH_LOCKS = ("concurrent.futures.thread", "tempfile", "_strptime")  # that their calls take
 _CONDITION = ("acquire", "release", "_release_save", "_acquire_restore", "_is_owned")
 _sleep = time.sleep
 _excepthook = threading.excepthook
@@ -115,6 +116,7 @@ _REPLACEMENTS: list[tuple[Any, Any]] = [
     *files.replacements(),
     *databases.replacements(),
     *threads.replacements(),
+    *asyncio_tasks.REPLACEMENTS,
 ]
 
 
@@ -172,7 +174,7 @@ class Patches:
             self._replace(concurrent.futures.ThreadPoolExecutor, "__init__", _make_pool_in_order)
             self._undo.append(network.patch())
             self._undo.append(asyncio_tasks.patch())
-            adopt(concurrent.futures.thread)
+        adopt(*(sys.modules[name] for name in _WITH_LOCKS if name in sys.modules))
         _entered.append(self)
         return self
 

@@ -17,7 +17,7 @@ from types import CodeType, FrameType, TracebackType
 
 from harness.schedule.clock import nanoseconds
 from harness.schedule.control import in_charge, scheduler
-from harness.schedule.scheduler import LIBRARY, Task
+from harness.schedule.tasks import LIBRARY, Task
 
 _allocate = _thread.allocate_lock
 _get_ident = _thread.get_ident

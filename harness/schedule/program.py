@@ -15,7 +15,8 @@ from typing import Any, Generic, TypeVar
 
 from harness.schedule.control import scheduler
 from harness.schedule.primitives import creation_key
-from harness.schedule.scheduler import Scheduler, Task
+from harness.schedule.scheduler import Scheduler
+from harness.schedule.tasks import Task
 
 T = TypeVar("T")
 Body = Callable[["Run"], Any]

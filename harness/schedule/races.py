@@ -18,8 +18,9 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from harness.schedule.scheduler import Footprint, Scheduler, Task
+from harness.schedule.scheduler import Scheduler
 from harness.schedule.sites import Site
+from harness.schedule.tasks import Footprint, Task
 
 Clock = dict[int, int]  # the number of a task, and the last of its epochs that is known
 

@@ -14,8 +14,8 @@ from harness.schedule.executor import Execution, Executor, Settings, known_modul
 from harness.schedule.finding import Finding, signature
 from harness.schedule.locks import LockRules
 from harness.schedule.program import Body
-from harness.schedule.scheduler import Ending, LostError
 from harness.schedule.strategies import Replay
+from harness.schedule.tasks import Ending, LostError
 from harness.schedule.trace import Level
 
 

@@ -18,160 +18,34 @@ import ctypes
 import sys
 from _thread import get_ident, get_native_id
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness.core.errors import HarnessError
 from harness.schedule.clock import SPIN_NS, Clock
 from harness.schedule.workers import Pool, Worker, allocate_baton
 
 if TYPE_CHECKING:
     from harness.schedule.primitives import Lock
+from harness.schedule.tasks import (
+    ESCAPED,
+    NONDETERMINISTIC,
+    PAUSE,
+    Chooser,
+    Ending,
+    Footprint,
+    Loop,
+    LostError,
+    NondeterministicError,
+    Observer,
+    Pause,
+    Task,
+    Unwound,
+    format_stack,
+)
 
 TIME = -1  # the number of the choice that time passes although a task could act
 TIMERS = 1  # such choices in one schedule, if a search does not set another number
 REFUSALS = 1_000  # operations of an unwound task, after which its thread counts as lost
 _FRUITLESS = 1_000  # consecutive polls without another task's step that count as a deadlock
-_ALWAYS_LOCKED: Callable[[], bool] = lambda: True  # noqa: E731 - a gate's `locked`
-
-
-LIBRARY = frozenset({"threading", "queue", "concurrent.futures.thread", "concurrent.futures._base"})
-ESCAPED = "escaped"
-
-
-NONDETERMINISTIC = "nondeterministic"
-
-
-class NondeterministicError(HarnessError):
-    """The program is not deterministic under the same choices, so no search of it is complete."""
-
-
-class LostError(HarnessError):
-    """The body itself waits for something real, so the exploration cannot continue."""
-
-
-class Unwound(BaseException):
-    """Raised in a task whose schedule is over, so that its frames release what they hold."""
-
-
-class Gate(Protocol):
-    """An object that a task can wait for."""
-
-    @property
-    def locked(self) -> Callable[[], bool]:
-        """Whether the waiter has to keep waiting."""
-        ...
-
-    @property
-    def label(self) -> str:
-        """The displayed name."""
-        ...
-
-
-class Task:
-    """A thread under control. `number` is its position in the order of creation; the body is 0."""
-
-    __slots__ = (
-        "baton",
-        "creations",
-        "daemon",
-        "deadline_ns",
-        "done",
-        "early",
-        "gate",
-        "gate_locked",
-        "held",
-        "ident",
-        "kind",
-        "lost",
-        "name",
-        "number",
-        "polls",
-        "refusals",
-        "started",
-        "strand",
-        "target",
-        "timed_out",
-        "worker",
-    )
-
-    def __init__(self, number: int, name: str, worker: Worker, *, daemon: bool) -> None:
-        """Prepare a task that will run on this worker."""
-        self.number = number
-        self.name = name
-        self.worker = worker
-        self.baton = worker.baton
-        self.ident = worker.ident
-        self.daemon = daemon
-        self.started = False
-        self.done: list[Callable[[], None]] = []  # callbacks at the task's end, in order
-        self.gate: Any = None
-        self.gate_locked: Callable[[], bool] | None = None
-        self.deadline_ns: int | None = None
-        self.timed_out = False
-        self.early = False  # the deadline passed although another task could act
-        self.polls = False
-        self.lost = False  # the task escaped control, and the schedule ended without it
-        self.kind = "start"
-        self.target: Any = None
-        self.held: dict[Lock, None] = {}
-        self.refusals = 0
-        self.strand: str | None = (
-            None  # the name of the asyncio task that the thread runs, in a story
-        )
-        self.creations = 0  # the number of locks and cells that the task created
-
-    def __repr__(self) -> str:
-        return f"<task {self.number} {self.name}>"
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a schedule ended before its body did, or because its body failed."""
-
-    kind: str  # a `Finding.kind`; or escaped, nondeterministic, pruned
-    message: str
-    task: str
-    error: BaseException | None = None
-    stacks: tuple[tuple[str, str], ...] = ()
-
-
-class Chooser(Protocol):
-    """Chooses the next task. Called only when more than one task can act."""
-
-    def choose(self, enabled: list[Task], current: Task) -> Task:
-        """Pick one of the enabled tasks; `current` is the calling task."""
-        ...
-
-
-class Observer(Protocol):
-    """Observes each operation just before it happens, in order."""
-
-    def observe(self, task: Task, kind: str, target: Any) -> None:
-        """Observe that `task` is about to do `kind` to `target`."""
-        ...
-
-
-class Loop(Protocol):
-    """An event loop of the program, which one of the threads runs."""
-
-    @property
-    def is_external(self) -> bool:
-        """Whether only something outside the schedule may wake the loop."""
-        ...
-
-    def judge(self) -> None:
-        """End the schedule with a failure that a task left, if there is one."""
-        ...
-
-    def close(self) -> None:
-        """Drop what the loop holds, after the schedule."""
-        ...
-
-    def stacks(self) -> list[tuple[str, str]]:
-        """Return the stack of every pending task."""
-        ...
 
 
 class _All:
@@ -192,18 +66,6 @@ class _Others:
     def __init__(self, scheduler: Scheduler) -> None:
         alive = scheduler.alive
         self.locked: Callable[[], bool] = lambda: any(not t.daemon for t in alive[1:])
-
-
-class Pause:
-    """The gate of a sleeping task: only its deadline ends the wait."""
-
-    locked = staticmethod(_ALWAYS_LOCKED)
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-
-
-PAUSE = Pause("time")
 
 
 class _Passing(Task):
@@ -273,6 +135,31 @@ class Scheduler:
         `enter` and `leave` are called on each task's thread, around it. Returns the body's value;
         None, with `ending` set, if the schedule ended otherwise.
         """
+        self._begin(chooser, enter, leave)
+        result = None
+        enter(self.body)
+        try:
+            result = body()
+            self._body_returned = True
+            if len(self.alive) > 1:
+                self.wait("end", _Others(self))
+            for loop in self.loops:
+                loop.judge()
+        except Unwound:
+            pass
+        except BaseException as error:  # noqa: BLE001 - an escaped exception is a finding
+            self.end(_escaped(error, self.body))
+        finally:
+            leave(self.body)
+            if self.body.lost:
+                raise SystemExit  # the executor continued without this thread
+            self._unwind()
+        return None if self.ending else result
+
+    def _begin(
+        self, chooser: Chooser, enter: Callable[[Task], None], leave: Callable[[Task], None]
+    ) -> None:
+        """Reset what belongs to one schedule."""
         self.body = Task(0, "main", self._own, daemon=False)
         self.body.started = True
         self.current = self.body
@@ -295,25 +182,6 @@ class Scheduler:
         self._enter = enter
         self._leave = leave
         self.leftovers: dict[Lock, None] = {}
-        result = None
-        enter(self.body)
-        try:
-            result = body()
-            self._body_returned = True
-            if len(self.alive) > 1:
-                self.wait("end", _Others(self))
-            for loop in self.loops:
-                loop.judge()
-        except Unwound:
-            pass
-        except BaseException as error:  # noqa: BLE001 - an escaped exception is a finding
-            self.end(_escaped(error, self.body))
-        finally:
-            leave(self.body)
-            if self.body.lost:
-                raise SystemExit  # the executor continued without this thread
-            self._unwind()
-        return None if self.ending else result
 
     @property
     def party_count(self) -> int:
@@ -425,6 +293,15 @@ class Scheduler:
         task = self.current
         if self.unwinding:
             raise Unwound
+        if deadline_ns is None and self.footprint is None and len(self.alive) == 1:
+            # There is no other thread: `_count_step`, inlined, as this is most of what a loop does.
+            self.steps += 1
+            self.heartbeat += 1
+            self.clock.reads = 0
+            self._idle_polls = 0
+            if self.steps >= self._fair_after:
+                self._enforce_fairness()
+            return
         task.kind = "turn"
         task.target = loop
         if deadline_ns is None:
@@ -450,6 +327,11 @@ class Scheduler:
         """Wait in the current task until its event loop is woken, or its next timer is due."""
         if self.unwinding:
             raise Unwound
+        is_alone = self.footprint is None and self.observer is None and len(self.alive) == 1
+        if is_alone and timeout_ns is not None and loop.is_asleep:
+            self._count_step()  # nothing but its next timer can wake it
+            self.clock.now_ns += timeout_ns
+            return
         self.wait("idle", loop, timeout_ns)
         if self.footprint is not None:
             self.footprint.touch_anything()
@@ -510,6 +392,15 @@ class Scheduler:
         self._pass_to_body()
 
     # -- switches -------------------------------------------------------------------------------
+
+    def _count_step(self) -> None:
+        """Count a step of the only thread."""
+        self.steps += 1
+        self.heartbeat += 1
+        self.clock.reads = 0
+        self._idle_polls = 0
+        if self.steps >= self._fair_after:
+            self._enforce_fairness()
 
     def _dispatch(self, task: Task) -> None:
         self.steps += 1
@@ -754,51 +645,11 @@ class Scheduler:
         return (*threads, *(stack for loop in self.loops for stack in loop.stacks()))
 
 
-class Footprint(Protocol):
-    """Records what a transition touches, for searches that need to know which ones commute."""
-
-    def touch_anything(self) -> None:
-        """Record that the current transition may depend on any other."""
-        ...
-
-    def spawned(self, task: Task) -> None:
-        """Record that the current task starts another one."""
-        ...
-
-    def joined(self, tasks: list[Task]) -> None:
-        """Record that the current task has waited for the end of these tasks."""
-        ...
-
-    def touch(self, target: Any, *, write: bool) -> None:
-        """Record that the current transition touches `target`."""
-        ...
-
-    def publish(self, target: Any) -> None:
-        """Record that the current transition adds to `target`, a queue that another task reads."""
-        ...
-
-    def step(self, task: Task, enabled: list[Task]) -> None:
-        """End the current transition, and begin another one."""
-        ...
-
-
 def _interrupt(task: Task) -> None:
     """Raise Unwound in the thread of a lost task when it next runs Python code."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(task.ident), ctypes.py_object(Unwound)
     )
-
-
-def format_stack(frame: FrameType | None) -> str:
-    """Format a stack as lines `file:line function`, innermost last, without explorer frames."""
-    lines: list[str] = []
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if not name.startswith("harness.schedule"):
-            code = frame.f_code
-            lines.append(f"{code.co_filename}:{frame.f_lineno} {code.co_qualname}")
-        frame = frame.f_back
-    return "\n".join(reversed(lines))
 
 
 def _number(task: Task) -> int:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from harness.schedule.executor import Execution
-from harness.schedule.scheduler import TIME, Task
+from harness.schedule.scheduler import TIME
 from harness.schedule.strategies import stay
+from harness.schedule.tasks import Task
 
 _UNLIMITED = 1 << 30
 Turn = tuple[int, int]

@@ -194,7 +194,7 @@ class _Rewriter(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: Any) -> Any:
         """Rewrite the body."""
-        line = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+        line = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         self._names.append(node.name)
         self._functions.append((".".join(self._names), line))
         self._names.append("<locals>")
@@ -229,7 +229,7 @@ class _Rewriter(ast.NodeTransformer):
         """Leave the pattern, in which an attribute must stay one."""
         if node.guard is not None:
             node.guard = self.visit(node.guard)
-        node.body = [new for each in node.body for new in _listed(self.visit(each))]
+        node.body = [new for statement in node.body for new in _listed(self.visit(statement))]
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
@@ -273,7 +273,7 @@ class _Rewriter(ast.NodeTransformer):
             node.func = self._attribute(node.func, "method")
         else:
             node.func = self.visit(node.func)
-        node.args = [self._value(each) for each in node.args]
+        node.args = [self._value(argument) for argument in node.args]
         for keyword in node.keywords:
             keyword.value = self._value(keyword.value)
         return node
@@ -323,7 +323,7 @@ class _Rewriter(ast.NodeTransformer):
     def visit_Compare(self, node: ast.Compare) -> Any:
         """`x in items`: the items are read."""
         node.left = self._value(node.left)
-        node.comparators = [self._value(each) for each in node.comparators]
+        node.comparators = [self._value(comparator) for comparator in node.comparators]
         return node
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> Any:
@@ -333,7 +333,7 @@ class _Rewriter(ast.NodeTransformer):
 
     def visit_BoolOp(self, node: ast.BoolOp) -> Any:
         """`items or ...`: the items are read."""
-        node.values = [self._value(each) for each in node.values]
+        node.values = [self._value(operand) for operand in node.values]
         return node
 
     def visit_BinOp(self, node: ast.BinOp) -> Any:
@@ -350,7 +350,7 @@ class _Rewriter(ast.NodeTransformer):
         """`for x in items`: the items are read, one after the other."""
         node.iter = self._looped(node.iter)
         node.target = self.visit(node.target)
-        node.ifs = [self._value(each) for each in node.ifs]
+        node.ifs = [self._value(condition) for condition in node.ifs]
         return node
 
     def visit_IfExp(self, node: ast.IfExp) -> Any:

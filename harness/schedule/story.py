@@ -16,7 +16,8 @@ from types import CodeType, FrameType
 from typing import Any
 
 from harness.schedule.accesses import STDLIB
-from harness.schedule.scheduler import LIBRARY, Scheduler, Task
+from harness.schedule.scheduler import Scheduler
+from harness.schedule.tasks import LIBRARY, Task
 
 _WIDTH = 110
 _NARROWEST = 18
@@ -124,7 +125,7 @@ def format_steps(steps: Sequence[Step]) -> str:
             where = f"| {step.place.partition(' ')[0]}"
             both = f"{where} {step.source}"
             sources = [both] if len(both) <= width - 2 else [where, f"| {step.source}"]
-            lines += [line for each in sources for line in _truncated(each, width - 2)]
+            lines += [line for source in sources for line in _truncated(source, width - 2)]
         for index, line in enumerate(lines):
             head = f"{step.number:4}{mark} " if not index else "      "
             rows.append(head + " " * (column * width) + line)

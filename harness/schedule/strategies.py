@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import Protocol
 
-from harness.schedule.scheduler import TIME, Task
+from harness.schedule.scheduler import TIME
+from harness.schedule.tasks import Task
 
 
 class Strategy(Protocol):

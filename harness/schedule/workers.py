@@ -12,6 +12,7 @@ import gc
 import threading
 from collections.abc import Callable
 from contextvars import Context
+from itertools import compress
 
 allocate_baton = _thread.allocate_lock
 _spawn = _thread.start_new_thread
@@ -74,9 +75,9 @@ class Pool:
         """Find the existing thread-locals; later ones end with their schedule."""
         own = getattr(threading, "_thread_local_info", None)  # in 3.13 it holds the thread itself
         kinds = {threading.local, *_descendants(threading.local)}
-        self._locals = [
-            item for item in gc.get_objects() if type(item) in kinds and item is not own
-        ]
+        items = gc.get_objects()  # all of the process, so no step in Python for each of them
+        found = compress(items, map(kinds.__contains__, map(type, items)))
+        self._locals = [item for item in found if item is not own]
         self._idle: list[Worker] = []
         self._retired: list[Worker] = []
 

@@ -7,24 +7,23 @@ everything that the judgement depends on, so a stored history gives the same ver
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any, ClassVar
 
 import hypothesis
-from hypothesis.errors import Flaky, UnsatisfiedAssumption
+from hypothesis.errors import Flaky, Unsatisfiable, UnsatisfiedAssumption
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from harness.checkers.conformance import Fold
 from harness.core.errors import UsageError
-from harness.core.history import Journal, Operation
+from harness.core.history import Operation
 from harness.core.model import Model
 from harness.core.verdict import Anomaly
 from harness.engine.context import Context, Episode, Workload
+from harness.engine.minimizing import fewest, unrecorded
 
 STEPS_MAX = 30
 MINIMIZING_S_MAX = 5.0  # for each signature
@@ -209,6 +208,10 @@ def _search(prepared: type[Machine], seed: str, examples: int, steps: int) -> No
         prepared.examples_begun = max(prepared.examples_begun, begun + examples)
     except HarnessFailureError as error:
         raise error.failure from None
+    except Unsatisfiable:  # what was found comes in the first calls of each example
+        if not prepared.proofs:
+            raise
+        prepared.examples_begun = max(prepared.examples_begun, begun + examples)
     except (PromiseBrokenError, Flaky):
         if prepared.examples_begun == begun:
             raise
@@ -221,37 +224,14 @@ def _length(anomaly: Anomaly) -> int:
 
 
 def minimize(context: Context, model: Model[Any], anomaly: Anomaly, ends_at: float) -> None:
-    """Remove operations, one at a time, while the same promise breaks; journal the remaining ones.
+    """Remove operations while the same promise breaks, and journal the remaining ones.
 
-    This is delta debugging with subsets of one (Zeller and Hildebrandt, "Simplifying and Isolating
-    Failure-Inducing Input", TSE 2002). A journal of its own records the tries: they are no
-    evidence. Without the removed operation another one may hang, so the search ends at `ends_at`, a
-    value of `time.monotonic`.
+    The search ends at `ends_at`, a value of `time.monotonic`.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="harness-") as folder,
-        Journal(Path(folder) / "tries.jsonl", time.monotonic_ns) as journal,
-    ):
-        tries = replace(context, journal=journal)
-        smaller: Anomaly | None = anomaly
-        while smaller is not None:
-            anomaly = smaller
-            smaller = _smaller(tries, model, anomaly, ends_at)
-    _ask(context, model, anomaly.evidence, anomaly)
-
-
-def _smaller(
-    context: Context, model: Model[Any], anomaly: Anomaly, ends_at: float
-) -> Anomaly | None:
-    """The same anomaly with fewer operations, removed from the end; None if all are needed."""
-    smallest, index = anomaly, len(anomaly.evidence) - 1
-    while index > 0 and time.monotonic() < ends_at:
-        index -= 1
-        evidence = smallest.evidence
-        found = _ask(context, model, (*evidence[:index], *evidence[index + 1 :]), anomaly)
-        if found is not None:
-            smallest, index = found, min(index, len(found.evidence) - 1)
-    return None if smallest is anomaly else smallest
+    with unrecorded(context) as tries:
+        ask = partial(_ask, tries, model, sought=anomaly)
+        smallest = fewest(ask, anomaly, ends_at)
+    _ask(context, model, smallest.evidence, anomaly)
 
 
 def _ask(
@@ -262,7 +242,7 @@ def _ask(
     Returns the first anomaly of the sought promise; it goes on past others.
     """
     fold = Fold(model)
-    with context.episode() as episode, suppress(UsageError):
+    with context.part() as episode, suppress(UsageError):
         for operation in calls:
             answer = episode.client.ask(operation.function, operation.argument)
             anomaly = fold.step(answer)

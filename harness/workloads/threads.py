@@ -27,7 +27,7 @@ from harness.core.errors import UsageError
 from harness.core.history import History
 from harness.core.verdict import Anomaly, Validity, Verdict
 from harness.engine.context import Context
-from harness.engine.scenario import Expectation
+from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.schedule import (
     Budget,
     Call,
@@ -43,7 +43,6 @@ from harness.schedule import (
 )
 from harness.schedule.explorer import PORTFOLIO
 from harness.schedule.patches import Patches
-from harness.schedule.program import Body
 from harness.schedule.replay import replay_finding
 
 SAMPLES = 16  # random continuations at each step of a failure, to find the decisive step
@@ -60,7 +59,7 @@ class Program:
 
     `stuck` is the promise that a deadlock, a livelock or an escaped exception breaks, and `also`
     are those that it breaks as well; `held` are the promises that a lock breaks which is held where
-    none may be.
+    none may be. `strategies` are those of the interleaving by default.
     """
 
     name: str
@@ -73,6 +72,7 @@ class Program:
         Promise
     ] = ()  # a lock that is taken inside another; those of `held` by default
     also: Sequence[Promise] = ()
+    strategies: Sequence[str] = ()
 
     def broken_by(self, kind: str) -> Sequence[Promise]:
         """The promises that a finding of this kind breaks."""
@@ -107,6 +107,22 @@ class Interleaving:
     timers: int = 0
     samples: int = 3
 
+    def scenario(
+        self, name: str, *, ability: str, promises: Sequence[Promise], examples: int
+    ) -> Scenario:
+        """The scenario that explores the programs, and expects each of the meetings."""
+        return Scenario(
+            name=name,
+            mode=Mode.SCHEDULE,
+            ability=ability,
+            promises=tuple(promises),
+            workload=self.explore,
+            checker=self.judge,
+            expectations=tuple(self.met(meeting) for meeting in self.meetings),
+            examples=examples,
+            replay=self.replay,
+        )
+
     def explore(self, context: Context) -> None:
         """Explore the programs, one after the other."""
         share = max(1, context.examples // len(self.programs))
@@ -118,7 +134,7 @@ class Interleaving:
         for program in self.programs:
             seed = context.rng(program.name).randrange(1 << 31)
             with self._played(context, program) as played:
-                results = self._results(played.body, self.schedules or share, seed, points)
+                results = self._results(played, self.schedules or share, seed, points)
                 points |= dict.fromkeys(results[0].points)
                 finding, failed, story = results[-1].finding, played.failed, ""
                 if finding is not None:
@@ -131,17 +147,18 @@ class Interleaving:
             played.write(finding, failed, {**_extent(results), "story": story})
 
     def _results(
-        self, body: Body, schedules: int, seed: int, points: Collection[str]
+        self, played: _Played, schedules: int, seed: int, points: Collection[str]
     ) -> list[Result]:
         """Explore a program, and then at the lines of the modules on trial, until a finding."""
         by_line = max(1, schedules // LINES_SHARE) if self.modules else 0
         budget = Budget(max(1, schedules - by_line), SECONDS_MAX, timers=self.timers)
+        body, strategies = played.body, played.program.strategies or self.strategies
         result = explore(
             body,
             budget=budget,
             seed=seed,
             rules=self.rules,
-            strategies=self.strategies,
+            strategies=strategies,
             points=tuple(points),
             stock=True,
         )
@@ -227,7 +244,7 @@ class _Played:
         self, context: Context, program: Program, interleaving: Interleaving, folder: Path
     ) -> None:
         self._context = context
-        self._program = program
+        self.program = program
         self._interleaving = interleaving
         self._folder = folder
         self._meetings: Counter[str] = Counter(dict.fromkeys(interleaving.meetings, 0))
@@ -260,7 +277,7 @@ class _Played:
     def write(self, finding: Finding | None, failed: History, notes: Mapping[str, Any]) -> None:
         """Write the episode: the extent of the exploration, and the failing history, if any."""
         self._context.journal.episode(
-            program=self._program.name,
+            program=self.program.name,
             finding=None if finding is None else finding.to_json(),
             meetings=dict(self._meetings),
             unjudged=list(self._unjudged),
@@ -277,7 +294,7 @@ class _Played:
         samples = [*self._met.values(), *self._others]
         for sample in samples[: self._interleaving.samples]:
             self._context.journal.episode(
-                program=self._program.name,
+                program=self.program.name,
                 finding=None,
                 bound=notes.get("bound"),
                 schedules=0,

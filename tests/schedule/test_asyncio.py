@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from harness.core.verdict import Validity
 from harness.schedule import (
     Budget,
     Finding,
+    LockRules,
     LoopOrder,
     Result,
     Run,
@@ -556,6 +558,87 @@ def test_group_cancels_in_one_order() -> None:
         return "".join(order)
 
     assert len(outcomes(main, order="fifo")) == 1
+
+
+def test_abandoned_generator_ends_as_in_stock() -> None:
+    """Its `aclose`, which is no coroutine, is a task of its own."""
+    log: list[str] = []
+
+    async def items() -> AsyncIterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            log.append("closed")
+
+    async def main(_run: Any = None) -> None:
+        log.clear()
+        async for _ in items():
+            break
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert log == ["closed"]
+    result = explore(body_of(main), budget=FEW, rules=LockRules())
+    assert result.validity is Validity.VALID, result.story
+    assert log == ["closed"]
+
+
+def test_end_of_run_waits_for_what_is_left() -> None:
+    """`asyncio.run` spends no rounds on its end, unless something is left to do."""
+
+    def body(_run: Run) -> tuple[str, ...]:
+        log: list[str] = []
+        names: list[str] = []
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            names.append(asyncio.current_task().get_name())  # type: ignore[union-attr]
+            loop.call_soon(loop.call_soon, loop.call_soon, log.append, "late")
+
+        asyncio.run(main())
+        asyncio.run(main())
+        return (*log, *names)
+
+    result = explore(body, budget=FEW)
+    assert list(result.outcomes) == [("late", "late", "Task-1", "Task-4")]
+
+
+def test_as_completed_is_repeated() -> None:
+    """Its set of coroutines has the order of their addresses."""
+
+    async def main(_run: Run) -> str:
+        log = ""
+
+        async def note(letter: str) -> None:
+            nonlocal log
+            log += letter
+
+        for done in asyncio.as_completed([note(letter) for letter in "abcdefgh"]):
+            await done
+        return log
+
+    result = search(main)
+    assert result.validity is Validity.VALID, result
+    assert list(result.outcomes) == ["abcdefgh"]
+
+
+def test_signal_handler_is_accepted() -> None:
+    """As in the main thread of a service; no signal comes, so nothing is exhausted."""
+
+    async def main(_run: Run) -> tuple[bool, ...]:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, loop.stop)
+        with pytest.raises(TypeError, match="coroutines"):
+            loop.add_signal_handler(signal.SIGTERM, main)  # type: ignore[arg-type]
+        return tuple(loop.remove_signal_handler(signal.SIGTERM) for _ in range(2))
+
+    handler = signal.getsignal(signal.SIGTERM)
+    result = search(main)
+    assert result.validity is Validity.VALID, result
+    assert not result.exhausted
+    assert list(result.outcomes) == [(True, False)]
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_asyncio_is_restored() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -16,13 +18,31 @@ import pytest
 from harness.core.errors import UsageError
 from harness.core.history import History
 from harness.core.verdict import Validity, Verdict
-from harness.schedule import Budget, Call, Level, Operations, Run, explore, reproduced
+from harness.schedule import (
+    Budget,
+    Call,
+    Level,
+    Operations,
+    Run,
+    explore,
+    install,
+    reproduced,
+    uninstall,
+)
 from harness.schedule.control import in_charge
 from harness.schedule.escapes import StallDetector
 from harness.schedule.program import Body
 from harness.schedule.scheduler import Scheduler
 
 FEW = Budget(schedules=3_000, seconds=20.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _patched() -> Iterator[None]:
+    """Patch once for all tests: each search looks through all objects otherwise."""
+    install()
+    yield
+    uninstall()
 
 
 def wait_for_worker(run: Run) -> bool:
@@ -299,6 +319,19 @@ def test_check_that_returns_nothing_is_usage_error() -> None:
     program = Operations(dict, [[Call("copy")], [Call("copy")]], check)
     with pytest.raises(UsageError, match="check: check returned NoneType, expected a Verdict"):
         explore(program, budget=FEW)
+
+
+def test_temporary_files_and_dates_are_controlled() -> None:
+    """They take locks of CPython's library that exist before the schedule."""
+
+    def body(run: Run) -> None:
+        run.thread(lambda: time.strptime("2026", "%Y"))
+        run.thread(lambda: tempfile.TemporaryFile().close())
+        run.join()
+
+    time.strptime("2026", "%Y")  # its module must not be imported in a schedule
+    result = explore(body, budget=Budget(schedules=20, seconds=20.0))
+    assert result.validity is Validity.VALID, result
 
 
 def test_stall_check_before_first_schedule_is_quiet() -> None:

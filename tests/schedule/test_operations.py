@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
+
+import pytest
 
 from harness.checkers.linearizability import linearizable
 from harness.contract import promises
 from harness.core.history import History, Outcome
 from harness.core.verdict import VALID, Validity, Verdict
 from harness.models.register import Register
-from harness.schedule import Budget, Call, Operations, explore, shrink_calls, small_scope
+from harness.schedule import (
+    Budget,
+    Call,
+    Operations,
+    explore,
+    install,
+    shrink_calls,
+    small_scope,
+    uninstall,
+)
 
 BUDGET = Budget(schedules=3_000, seconds=20.0)
 CHECK = linearizable(Register(promises.S9, start=0), promises.S9)
 READ = Call("read")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _patched() -> Iterator[None]:
+    """Patch once for all tests: each search looks through all objects otherwise."""
+    install()
+    yield
+    uninstall()
 
 
 class Cell:

@@ -8,19 +8,27 @@ shared memory only under locks or through cells.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.schedule import Budget, Cell, Level, Run, explore
+from harness.schedule import Budget, Cell, Level, Run, explore, install, uninstall
 from harness.schedule.program import Body
 
 AMPLE = Budget(schedules=200_000, seconds=60.0)
 UNGUARDED = ("bounded", "reduced")
 GUARDED = (*UNGUARDED, "guarded")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _patched() -> Iterator[None]:
+    """Patch once for all tests: each search looks through all objects otherwise."""
+    install()
+    yield
+    uninstall()
 
 
 def outcomes(body: Body, search: str, level: Level = Level.SYNC) -> set[Hashable]:

@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from harness.checkers.conformance import Fold
 from harness.contract import promises
 from harness.contract.models.lifecycle import LifecycleModel
 from harness.core.contract import Promise
 from harness.core.history import Journal, Operation, read
+from harness.core.model import Refusal
 from harness.engine import runner
 from harness.engine.context import Context
 from harness.engine.target import AdapterInstance, Instance
@@ -150,6 +151,47 @@ def test_unstable_rules_are_not_a_failure(tmp_path: Path) -> None:
         machine.explore(UnstableRules)(Context(ToyTarget(Toy), "lifecycle", "1", 40, journal))
 
     assert len(read(path)) >= 40
+
+
+class RefusesAll:
+    """A model that allows no answer, and cannot go on behind one."""
+
+    name = "none"
+
+    def initial(self) -> None:
+        """There is one state."""
+
+    def step(self, state: None, operation: Operation) -> Refusal:
+        """Refuse."""
+        return Refusal(promises.L1, f"{operation.call} after {state}")
+
+    def adopt(self, state: None, operation: Operation) -> tuple[None, ...]:  # noqa: ARG002
+        """No state follows."""
+        return ()
+
+
+class BrokenAtOnce(machine.Machine):
+    """A machine whose first call finds something in each example."""
+
+    model = RefusesAll()
+
+    @initialize()
+    def ask_first(self) -> None:
+        """Ask for what is refused."""
+        self.ask("dirty", session="s1")
+
+    @rule(flag=st.booleans())
+    def draw_boolean(self, *, flag: bool) -> None:
+        """Draw a boolean."""
+
+
+def test_first_call_of_each_example_may_be_refused(tmp_path: Path) -> None:
+    """Then no example is left for another search, and that is no failure."""
+    with Journal(tmp_path / "history.jsonl", time.monotonic_ns) as journal:
+        context = Context(ToyTarget(Toy), "lifecycle", "1", 4, journal, goes_on=True)
+        machine.explore(BrokenAtOnce)(context)
+
+    assert len(read(tmp_path / "history.jsonl")) >= 2
 
 
 def test_full_disk_is_a_failure_of_the_harness(

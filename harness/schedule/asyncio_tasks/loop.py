@@ -7,21 +7,35 @@ from contextlib import suppress
 from typing import Any
 
 from harness.schedule.asyncio_tasks.order import LoopOrder
-from harness.schedule.asyncio_tasks.task import Task, frames, name_of
+from harness.schedule.asyncio_tasks.task import FIRST, Strand, Task, frames, make, name_of
 from harness.schedule.asyncio_tasks.timers import Timers
 from harness.schedule.asyncio_tasks.waits import sentence
 from harness.schedule.primitives import creation_key
-from harness.schedule.scheduler import Ending, Scheduler
-from harness.schedule.scheduler import Task as Thread
+from harness.schedule.scheduler import Scheduler
+from harness.schedule.tasks import Ending
+from harness.schedule.tasks import Task as Thread
 
 ATTRIBUTE = "_controlled_loop"  # of a loop: its state here
 ROUNDS = 1_000  # of a loop that is never idle; from then on time passes in each
 
 
+class OutOfTurn:
+    """The target of a choice that asyncio's queue does not have."""
+
+    feasible = False
+    label = "the event loop's queue"
+
+
+_OUT_OF_TURN = OutOfTurn()
+
+
 def state_of(loop: Any) -> LoopState | None:
     """Return the state of a loop under control; None for another one, or after its schedule."""
-    state = vars(loop).get(ATTRIBUTE) if hasattr(loop, "__dict__") else None
-    return state if isinstance(state, LoopState) and not state.is_over else None
+    try:
+        state: LoopState | None = loop.__dict__.get(ATTRIBUTE)
+    except AttributeError:  # a loop written in C
+        return None
+    return None if state is None or state.is_over else state
 
 
 class LoopState:
@@ -37,6 +51,7 @@ class LoopState:
         self.thread: Thread | None = None  # that runs the loop
         self.tasks: list[Any] = []
         self._numbers: dict[int, int] = {}  # of tasks that the program made, by identity
+        self._strands: dict[int, Strand] = {}
         self.timers = Timers(self)
         self.is_awake = False  # another thread has woken the loop
         self.is_over = False
@@ -53,7 +68,12 @@ class LoopState:
     @property
     def is_external(self) -> bool:
         """Whether the loop waits for sockets or pipes, which something outside may write to."""
-        return bool(self.selector.get_map())
+        return bool(self.selector._fd_to_key)  # noqa: SLF001 - `get_map` is slow
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether nothing but a timer, or another thread, can wake the idle loop."""
+        return not self.is_awake and not self.selector._fd_to_key  # noqa: SLF001
 
     label = "the event loop"
 
@@ -74,11 +94,6 @@ class LoopState:
         self.is_awake = True
         if self.run.footprint is not None:
             self.run.footprint.publish(self)
-
-    def touch(self) -> None:
-        """Record that the current transition uses the loop's queue."""
-        if self.run.footprint is not None:
-            self.run.footprint.touch(self, write=True)
 
     # -- the end of the schedule ---------------------------------------------------------------
 
@@ -130,6 +145,10 @@ class LoopState:
             loop._scheduled.clear()  # noqa: SLF001
             with suppress(BaseException):
                 self.selector.close()
+        run = self.run
+        vars(self).clear()  # else only the garbage collector would free the loop
+        self.run = run
+        self.is_over = True
 
     def stacks(self) -> list[tuple[str, str]]:
         """Return where each pending task is suspended, the innermost call last."""
@@ -140,7 +159,7 @@ class LoopState:
         number = self.run.number_strand()
         if options.get("name") is None:
             options["name"] = f"Task-{number}"
-        task = Task(number, coroutine, loop=self.loop, **options)
+        task = make(number, coroutine, self.loop, options)
         self.tasks.append(task)
         return task
 
@@ -151,6 +170,29 @@ class LoopState:
             if str(task.get_name()).startswith("Task-"):
                 task.set_name(f"Task-{number}")
         return task
+
+    def strand(self, number: int) -> Strand:
+        """Return the choice of the next step of the task of this number; 0: of another callback."""
+        found = self._strands.get(number)
+        if found is None:
+            found = self._strands[number] = Strand(FIRST + number, "a callback", _OUT_OF_TURN)
+        return found
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the loop has nothing to do, and no other thread can give it anything."""
+        loop = self.loop
+        run = self.run
+        return not (
+            loop._ready  # noqa: SLF001 - the attributes of CPython
+            or loop._scheduled  # noqa: SLF001
+            or loop._asyncgens  # noqa: SLF001
+            or loop._task_factory is not None  # noqa: SLF001
+            or loop._debug  # noqa: SLF001
+            or self.selector._fd_to_key  # noqa: SLF001
+            or len(run.alive) > 1
+            or run.unwinding
+        )
 
     def number_of(self, task: Any) -> int:
         """Return a task's number; one that the program made itself gets one now, and is kept."""

@@ -31,7 +31,7 @@ def observe(run: Scheduler, handle: Any) -> None:
     task = stepped(handle)
     observer = run.observer
     assert observer is not None
-    if task is not None and task.get_coro().__name__ in _HOUSEKEEPING:
+    if task is not None and getattr(task.get_coro(), "__name__", "") in _HOUSEKEEPING:
         thread.strand = None
         return
     if task is not None:
@@ -63,8 +63,8 @@ def observe(run: Scheduler, handle: Any) -> None:
 def _kind(task: Any, handle: Any) -> str:
     coroutine = task.get_coro()
     if task._must_cancel or any(  # noqa: SLF001 - the attributes of CPython
-        isinstance(each, asyncio.Future) and each.cancelled()
-        for each in handle._args or ()  # noqa: SLF001
+        isinstance(argument, asyncio.Future) and argument.cancelled()
+        for argument in handle._args or ()  # noqa: SLF001
     ):
         return "cancelled"
     is_new = iscoroutine(coroutine) and getcoroutinestate(coroutine) == CORO_CREATED

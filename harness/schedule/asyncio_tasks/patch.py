@@ -10,11 +10,14 @@ class changes how callbacks are queued, is left as it is; `escapes.py` reports i
 from __future__ import annotations
 
 import asyncio
+import inspect
+import sys
 import warnings
 from asyncio import base_events, locks, selector_events
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from harness.core.errors import HarnessError
 from harness.schedule.asyncio_tasks.jobs import Jobs
 from harness.schedule.asyncio_tasks.loop import ATTRIBUTE, LoopState, state_of
 from harness.schedule.asyncio_tasks.queue import ReadyQueue
@@ -22,9 +25,10 @@ from harness.schedule.asyncio_tasks.selector import Selector
 from harness.schedule.asyncio_tasks.timers import RESOLUTION_S
 from harness.schedule.asyncio_tasks.waits import HOLDER
 from harness.schedule.control import scheduler
-from harness.schedule.scheduler import Ending, Unwound
+from harness.schedule.tasks import Ending, Unwound
 
 Loop = base_events.BaseEventLoop
+UnixLoop = asyncio.SelectorEventLoop
 SelectorLoop = selector_events.BaseSelectorEventLoop
 _QUEUEING = ("_run_once", "run_forever", "call_soon", "_call_soon", "call_soon_threadsafe", "time")
 _stock = {name: getattr(Loop, name) for name in _QUEUEING}
@@ -48,6 +52,7 @@ def _init(loop: Any, selector: Any = None) -> None:
     loop._ready = queue = ReadyQueue()
     queue.state = state
     loop._clock_resolution = RESOLUTION_S
+    loop.time = run.clock.monotonic_s
 
 
 def _make_self_pipe(loop: Any) -> None:
@@ -126,6 +131,71 @@ async def shutdown_default_executor(loop: Any, *args: Any, **options: Any) -> No
     await jobs.end()
 
 
+def _run_until_complete(loop: Any, future: Any) -> Any:
+    """Run the loop; what `asyncio.run` does at its end needs no round if the loop has no work.
+
+    That is an end of generators and jobs that do not exist. It takes the tasks' numbers all the
+    same, so that later tasks have the names that they have in stock asyncio.
+    """
+    state = state_of(loop)
+    if (
+        state is None
+        or getattr(future, "cr_code", None) not in _HOUSEKEEPING
+        or not state.is_quiet
+        or not isinstance(loop._default_executor, Jobs | None)
+        or asyncio._get_running_loop() is not None
+    ):
+        return _native_run_until_complete(loop, future)
+    state.run.number_strand()
+    try:
+        future.send(None)
+    except StopIteration as done:
+        return done.value
+    raise HarnessError(f"{future.__qualname__} waits in a loop that has nothing to do")
+
+
+def _add_signal_handler(loop: Any, number: int, callback: Any, *args: Any) -> None:
+    """Keep the handler. No signal comes in a schedule, and so a search is never exhausted."""
+    state = state_of(loop)
+    if state is None:
+        _native_add_signal_handler(loop, number, callback, *args)
+        return
+    if asyncio.iscoroutine(callback) or asyncio.iscoroutinefunction(callback):
+        raise TypeError("coroutines cannot be used with add_signal_handler()")
+    loop._check_signal(number)
+    loop._check_closed()
+    loop._signal_handlers[number] = asyncio.Handle(callback, args, loop)
+    state.run.has_input = True
+
+
+def _remove_signal_handler(loop: Any, number: int) -> Any:
+    if state_of(loop) is None:
+        return _native_remove_signal_handler(loop, number)
+    loop._check_signal(number)
+    return loop._signal_handlers.pop(number, None) is not None
+
+
+def _as_completed(awaitables: Any, *, timeout: float | None = None) -> Any:
+    """Make the tasks in the order of the awaitables: asyncio makes them in that of addresses."""
+    if asyncio.isfuture(awaitables) or inspect.isawaitable(awaitables):
+        return _native_as_completed(awaitables, timeout=timeout)
+    if sys.version_info < (3, 13):
+        return _as_completed_lazily(awaitables, timeout)
+    return _native_as_completed(_tasks_in_order(awaitables), timeout=timeout)
+
+
+def _as_completed_lazily(awaitables: Any, timeout: float | None) -> Iterator[Any]:
+    yield from _native_as_completed(_tasks_in_order(awaitables), timeout=timeout)
+
+
+def _tasks_in_order(awaitables: Any) -> Any:
+    loop = asyncio._get_running_loop()
+    if loop is None or state_of(loop) is None:
+        return awaitables
+    distinct = dict.fromkeys(awaitables)
+    return [asyncio.ensure_future(awaitable, loop=loop) for awaitable in distinct]
+
+
 async def _acquire(self: Any) -> bool:
     acquired: bool = await _native_acquire(self)
     if scheduler() is not None:
@@ -154,9 +224,15 @@ _PATCHES: list[tuple[Any, str, Any]] = [
     (Loop, "call_exception_handler", _call_exception_handler),
     (Loop, "run_in_executor", _run_in_executor),
     (Loop, "shutdown_default_executor", shutdown_default_executor),
+    (Loop, "run_until_complete", _run_until_complete),
+    (UnixLoop, "add_signal_handler", _add_signal_handler),
+    (UnixLoop, "remove_signal_handler", _remove_signal_handler),
     (locks.Lock, "acquire", _acquire),
     (warnings, "_warn_unawaited_coroutine", _warn_unawaited),
 ]
+_HOUSEKEEPING = (Loop.shutdown_asyncgens.__code__, shutdown_default_executor.__code__)
+_native_as_completed: Any = asyncio.as_completed
+REPLACEMENTS: list[tuple[Any, Any]] = [(asyncio.as_completed, _as_completed)]
 _natives = [vars(owner)[name] for owner, name, _ in _PATCHES]
 (
     _native_init,
@@ -168,6 +244,9 @@ _natives = [vars(owner)[name] for owner, name, _ in _PATCHES]
     _native_handle,
     _native_run_in_executor,
     _native_shutdown_executor,
+    _native_run_until_complete,
+    _native_add_signal_handler,
+    _native_remove_signal_handler,
     _native_acquire,
     _native_warn,
 ) = _natives

@@ -11,20 +11,10 @@ from typing import Any
 
 from harness.schedule.asyncio_tasks.loop import LoopState
 from harness.schedule.asyncio_tasks.observed import observe
-from harness.schedule.asyncio_tasks.task import FIRST, Strand, stepped
+from harness.schedule.asyncio_tasks.task import FIRST, Task, stepped
 
 _append = deque.append
 _popleft = deque.popleft
-
-
-class OutOfTurn:
-    """The target of a choice that asyncio's queue does not have."""
-
-    feasible = False
-    label = "the event loop's queue"
-
-
-_OUT_OF_TURN = OutOfTurn()
 
 
 class ReadyQueue(deque[Any]):
@@ -37,8 +27,8 @@ class ReadyQueue(deque[Any]):
         state = self.state
         run = state.run
         if not state.is_over:
-            thread = run.current
-            if state.thread not in (thread, None) and thread.ident == get_ident():
+            thread, own = run.current, state.thread
+            if own is not thread and own is not None and thread.ident == get_ident():
                 run.point("call_soon", state)
             if run.footprint is not None:
                 run.footprint.publish(state)
@@ -46,12 +36,13 @@ class ReadyQueue(deque[Any]):
 
     def popleft(self) -> Any:
         """Take the next callback, after other threads had the chance to act."""
-        state = self.state
-        run = state.run
         if self[0]._cancelled:
             return _popleft(self)
+        state = self.state
+        run = state.run
         run.turn(state)
-        state.touch()
+        if run.footprint is not None:
+            run.footprint.touch(state, write=True)
         if self[0]._cancelled:
             return _popleft(self)
         is_free = state.is_relaxed and len(self) > 1
@@ -62,20 +53,28 @@ class ReadyQueue(deque[Any]):
 
     def _take_any(self) -> Any:
         """Take the first callback of any task, or the first that is no step of a task."""
-        indices: dict[Any, int] = {}
+        state = self.state
+        first: dict[int, int] = {}  # of each task's number, and 0 of all else: the first callback
         for index, handle in enumerate(self):
             if not handle._cancelled:
-                indices.setdefault(stepped(handle), index)
-        state = self.state
-        strands = [
-            Strand(FIRST + (state.number_of(task) if task else 0), "a callback", _OUT_OF_TURN)
-            for task in indices
-        ]
-        run = state.run
-        chosen = strands[0] if len(strands) == 1 else run.pick(strands)
-        if chosen is not strands[0]:
-            run.out_of_turn += 1
-        index = list(indices.values())[strands.index(chosen)]
+                task = stepped(handle)
+                if task is None:
+                    number = 0
+                else:
+                    number = task.number if type(task) is Task else state.number_of(task)
+                if number not in first:
+                    first[number] = index
+        if len(first) == 1:
+            (index,) = first.values()
+        else:
+            strands = [state.strand(number) for number in first]
+            run = state.run
+            chosen = run.pick(strands)
+            if chosen is not strands[0]:
+                run.out_of_turn += 1
+            index = first[chosen.number - FIRST]
+        if not index:
+            return _popleft(self)
         handle = self[index]
         del self[index]
         return handle

@@ -23,33 +23,45 @@ class Selector(selectors.PollSelector):
 
     def has_events(self) -> bool:
         """Whether a socket or pipe is ready."""
-        return bool(self.get_map()) and bool(self._selector.poll(0))  # type: ignore[attr-defined]
+        return bool(self._fd_to_key) and bool(self._selector.poll(0))  # type: ignore[attr-defined]
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait as long as the loop has nothing to do; other threads may act in any case."""
         state = self.state
         run = state.run
-        state.thread = run.current
-        state.thread.strand = None
+        state.thread = thread = run.current
+        thread.strand = None
+        scheduled = state.loop._scheduled  # noqa: SLF001 - the attribute of CPython
+        if timeout == 0 and not scheduled and state.rounds < ROUNDS:
+            state.rounds += 1
+            run.turn(state)
+        else:
+            self._wait(timeout)
+        if run.footprint is not None:
+            run.footprint.touch(state, write=True)
+        state.is_awake = False
+        events = self._events() if self._fd_to_key else []  # type: ignore[attr-defined]
+        return state.timers.run_due(events) if len(scheduled) > 1 else events
+
+    def _wait(self, timeout: float | None) -> None:
+        """Wait for an event or the next timer; a busy loop only takes a turn."""
+        state = self.state
+        run = state.run
         timers = state.timers
         wait_ns = None if timeout is None else timers.instant(timeout) - run.clock.now_ns
         if wait_ns is None or wait_ns > 0:
             state.rounds = 0
             run.turn_idle(state, wait_ns)
-        else:
-            state.rounds += 1
-            next_ns = timers.next_ns()
-            run.turn(state, next_ns if state.drifts else None)
-            if state.rounds > ROUNDS:
-                # The program polls with sleep(0): in reality that takes time.
-                run.advance(next_ns)
-        state.touch()
-        state.is_awake = False
-        return timers.run_due(self._events())
+            return
+        state.rounds += 1
+        is_polling = state.rounds > ROUNDS
+        next_ns = timers.next_ns() if state.drifts or is_polling else None
+        run.turn(state, next_ns if state.drifts else None)
+        if is_polling:
+            # The program polls with sleep(0): in reality that takes time.
+            run.advance(next_ns)
 
     def _events(self) -> list[Any]:
-        if not self.get_map():
-            return []
         ready = dict(self._selector.poll(0))  # type: ignore[attr-defined]
         events = []
         for key in self.get_map().values():

@@ -14,13 +14,18 @@ _STEPS = frozenset({"", "task_wakeup", "TaskWakeupMethWrapper", "__step", "__wak
 class Task(asyncio.Task[Any]):
     """A stock task with a number: sets of tasks are in order of numbers, not of addresses."""
 
-    def __init__(self, number: int, coroutine: Any, **options: Any) -> None:
-        """Number the task before asyncio registers it in its set of all tasks."""
-        self.number = number
-        super().__init__(coroutine, **options)
+    number: int
 
     def __hash__(self) -> int:
         return self.number
+
+
+def make(number: int, coroutine: Any, loop: Any, options: dict[str, Any]) -> Task:
+    """Make a task that has its number before asyncio registers it in its set of all tasks."""
+    task = Task.__new__(Task)
+    task.number = number
+    task.__init__(coroutine, loop=loop, **options)  # type: ignore[misc]
+    return task
 
 
 class JobFuture(asyncio.Future[Any]):
@@ -49,9 +54,9 @@ def stepped(handle: Any) -> Any:
     """Return the task whose next step this callback is; None for any other callback."""
     callback = handle._callback  # noqa: SLF001 - the attribute of CPython
     owner = getattr(callback, "__self__", None)
-    if isinstance(owner, asyncio.Task) and getattr(callback, "__name__", "") in _STEPS:
-        return owner
-    return None
+    if type(owner) is not Task and not isinstance(owner, asyncio.Task):
+        return None
+    return owner if getattr(callback, "__name__", "") in _STEPS else None
 
 
 def name_of(task: Any) -> str:

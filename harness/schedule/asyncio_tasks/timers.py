@@ -27,17 +27,19 @@ class Timers:
     """When each timer of a loop was made."""
 
     def __init__(self, state: LoopState) -> None:
+        self._clock = state.run.clock
         self._state = state
         self._made: dict[int, tuple[Any, int, int]] = {}  # the timer, its number, the instant
         self._count = 0
 
     def note(self, timer: Any) -> None:
         """Record that a timer was made."""
-        if len(self._made) > _FORGOTTEN + 2 * len(self._scheduled):
-            left = {id(each) for each in self._scheduled}
-            self._made = {key: made for key, made in self._made.items() if key in left}
+        made = self._made
+        if len(made) > _FORGOTTEN and len(made) > _FORGOTTEN + 2 * len(self._scheduled):
+            left = {id(handle) for handle in self._scheduled}
+            made = self._made = {key: entry for key, entry in made.items() if key in left}
         self._count += 1
-        self._made[id(timer)] = (timer, self._count, self._state.run.clock.now_ns)
+        made[id(timer)] = (timer, self._count, self._clock.now_ns)
 
     @property
     def _scheduled(self) -> list[Any]:
@@ -45,12 +47,12 @@ class Timers:
 
     def instant(self, timeout_s: float) -> int:
         """Return when a wait of this length ends: on a whole microsecond, so that ends can tie."""
-        ends_ns = self._state.run.clock.now_ns + timeout_s * 1e9
+        ends_ns = self._clock.now_ns + timeout_s * 1e9
         return round(ends_ns / _RESOLUTION_NS) * _RESOLUTION_NS
 
     def next_ns(self) -> int | None:
         """Return when the next timer is due, if it is later than now."""
-        clock = self._state.run.clock
+        clock = self._clock
         for timer in self._scheduled[:1]:
             left_s = timer._when - (clock.now_ns + clock.origin_ns) / 1e9  # noqa: SLF001
             if left_s >= RESOLUTION_S:
@@ -63,10 +65,11 @@ class Timers:
         A loop handles its events first, so they are handled here if the timers are.
         """
         scheduled = self._scheduled
-        if len(scheduled) < 2:  # noqa: PLR2004 - no order
-            return events
-        clock = self._state.run.clock
+        clock = self._clock
         ends_s = (clock.now_ns + clock.origin_ns) / 1e9 + RESOLUTION_S
+        # The list is a heap: of two that are due one is the first, the other below it.
+        if not any(timer._when < ends_s for timer in scheduled[1:3]):  # noqa: SLF001
+            return events
         due = [t for t in scheduled if t._when < ends_s and not t._cancelled]  # noqa: SLF001
         if len(due) < 2:  # noqa: PLR2004
             return events
@@ -74,35 +77,47 @@ class Timers:
         loop._process_events(events)  # noqa: SLF001
         rest = [t for t in scheduled if not (t._when < ends_s) or t._cancelled]  # noqa: SLF001
         scheduled[:] = rest
-        heapq.heapify(scheduled)
-        due.sort(key=self._by_instant)
-        while due:
-            timer = self._next(due)
-            due.remove(timer)
-            timer._scheduled = False  # noqa: SLF001
-            deque.append(loop._ready, timer)  # noqa: SLF001
+        if len(rest) > 1:
+            heapq.heapify(scheduled)
+        waiting = [_Due(timer, *self._made.get(id(timer), _UNKNOWN)[1:]) for timer in due]
+        waiting.sort(key=_Due.order)
+        while waiting:
+            chosen = self._next(waiting)
+            waiting.remove(chosen)
+            chosen.timer._scheduled = False  # noqa: SLF001
+            deque.append(loop._ready, chosen.timer)  # noqa: SLF001
         return []
 
-    def _next(self, due: list[Any]) -> Any:
+    def _next(self, waiting: list[_Due]) -> _Due:
         """Choose among the timers that no other one must precede."""
-        free = [timer for timer in due if not any(self._precedes(other, timer) for other in due)]
+        if len(waiting) == 1:
+            return waiting[0]
+        free = [due for due in waiting if not any(other.precedes(due) for other in waiting)]
         if len(free) == 1:
             return free[0]
-        strands = [Strand(FIRST + self._number(timer), "a timer", _TIE) for timer in free]
-        return free[strands.index(self._state.run.pick(strands))]
+        return self._state.run.pick(free)  # type: ignore[no-any-return]
 
-    def _precedes(self, first: Any, second: Any) -> bool:
-        if first is second:
+
+class _Due(Strand):
+    """A timer that is due: a choice of the callback that runs next."""
+
+    __slots__ = ("instant", "timer", "when")
+
+    def __init__(self, timer: Any, number: int, instant: int) -> None:
+        super().__init__(FIRST + number, "a timer", _TIE)
+        self.timer = timer
+        self.when: float = timer._when  # noqa: SLF001 - the attribute of CPython
+        self.instant = instant  # at which the timer was made
+
+    def order(self) -> tuple[int, int]:
+        """Order timers by when they are due, and then as they were made."""
+        return round(self.when / RESOLUTION_S), self.number
+
+    def precedes(self, other: _Due) -> bool:
+        """Whether this timer comes first on any clock."""
+        if self is other:
             return False
-        later_s = second._when - first._when  # noqa: SLF001
+        later_s = other.when - self.when
         if abs(later_s) >= RESOLUTION_S:
-            return bool(later_s > 0)
-        _, number, instant = self._made.get(id(first), _UNKNOWN)
-        _, other_number, other_instant = self._made.get(id(second), _UNKNOWN)
-        return instant == other_instant and number < other_number
-
-    def _number(self, timer: Any) -> int:
-        return self._made.get(id(timer), _UNKNOWN)[1]
-
-    def _by_instant(self, timer: Any) -> tuple[int, int]:
-        return round(timer._when / RESOLUTION_S), self._number(timer)  # noqa: SLF001
+            return later_s > 0
+        return self.instant == other.instant and self.number < other.number

@@ -31,9 +31,9 @@ def _awaited(task: Any, own: Any) -> str:
         if frame.f_code is asyncio.sleep.__code__:
             return "a timer"
     waited = getattr(task, "_fut_waiter", None)
-    children = [each for each in getattr(waited, "_children", ()) if not each.done()]
-    if children and all(isinstance(each, asyncio.Task) for each in children):
-        return " and ".join(name_of(each) for each in children)
+    children = [child for child in getattr(waited, "_children", ()) if not child.done()]
+    if children and all(isinstance(child, asyncio.Task) for child in children):
+        return " and ".join(name_of(child) for child in children)
     if isinstance(waited, asyncio.Task):
         return name_of(waited)
     return "its next step" if waited is None else "a future"
