@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.core.errors import TargetLostError, UsageError
+from harness.core.errors import AdapterError, TargetLostError, UsageError
 from harness.core.history import Journal, Operation, Outcome
 from harness.engine.target import Instance
 
@@ -23,11 +23,14 @@ class RecordingClient:
         self._process = process
 
     def ask(self, function: str, argument: Mapping[str, Any]) -> Operation:
-        """Call a function, and return the operation. Raises UsageError for an unknown function."""
+        """Call a function, and return the operation.
+
+        Raises UsageError for an unknown function, AdapterError where the adapter itself failed.
+        """
         number = self._journal.invoke(self._process, function, dict(argument))
         try:
             result = self._instance.call(function, argument)
-        except UsageError:
+        except (UsageError, AdapterError):
             raise
         except TargetLostError as error:
             return self._journal.complete(number, Outcome.INFO, error=_line(error))

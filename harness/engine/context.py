@@ -64,9 +64,13 @@ class Context:
         """Begin another episode with an instance that is open already."""
         self.journal.episode(**notes)
 
-    def close(self, episode: Episode) -> None:
-        """End an episode: ask its instance's epilogue, if it has one, and delete its folder."""
-        if getattr(episode.instance, "has_epilogue", False):
+    def close(self, episode: Episode, *, is_whole: bool = True) -> None:
+        """End an episode: ask its instance's epilogue, if it has one, and delete its folder.
+
+        An episode that is not whole stopped amid its calls, and has no epilogue: what they left
+        open is no one's fault.
+        """
+        if is_whole and getattr(episode.instance, "has_epilogue", False):
             episode.client.ask(EPILOGUE, {})
         episode.instance.close()
         shutil.rmtree(episode.folder, ignore_errors=True)
@@ -80,6 +84,15 @@ class Context:
         finally:
             self.close(episode)
 
+    @contextmanager
+    def part(self, **notes: Any) -> Iterator[Episode]:
+        """An episode of some calls of another one: it ends with the block, without an epilogue."""
+        episode = self.open(**notes)
+        try:
+            yield episode
+        finally:
+            self.close(episode, is_whole=False)
+
 
 Workload = Callable[[Context], None]
 Replay = Callable[[Context, History], None]
@@ -87,6 +100,6 @@ Replay = Callable[[Context, History], None]
 
 def ask_again(context: Context, failed: History) -> None:
     """Replay a failure by asking its operations again, one after another."""
-    with context.episode(**failed.notes) as episode:
+    with context.part(**failed.notes) as episode:
         for operation in failed:
             episode.client.ask(operation.function, operation.argument)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from harness.core.errors import TargetLostError
+from harness.core.sse import Frame, Frames
 
 LOOPBACK = "127.0.0.1"
 PATIENCE_S = 20.0
@@ -56,13 +57,14 @@ class Web:
     host: str = LOOPBACK
     last: tuple[str, ...] = ()  # names of events behind which a stream closes within `closing_s`
     closing_s: float = PATIENCE_S
+    objects: Callable[[dict[str, Any]], Any] | None = None  # makes what an answer's objects become
     lasts: bool = False  # each wait for an event has `timeout_s`: for streams kept over many calls
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Send a request; the status and the JSON. Raises NotReachedError, TargetLostError."""
         data = None if body is None else json.dumps(body).encode()
         with self._exchange(method, path, data, {}) as response:
-            return response.status, json.loads(response.read())
+            return response.status, json.loads(response.read(), object_hook=self.objects)
 
     def status(self, path: str) -> int:
         """Read a whole response, and return its status only. Raises as `ask` does."""
@@ -89,7 +91,7 @@ class Web:
         takes longer than `timeout_s`, and TimeoutError when no byte comes for as long. The block
         raises TargetLostError when the connection is lost. Opening raises StatusError for a status
         other than 200; a busy server has at least PATIENCE_S to answer, however short a silence
-        ends the reading.
+        ends the reading. Reading raises UnreadableStreamError for bytes without a single event.
         """
         opening_s = max(self.timeout_s, PATIENCE_S)
         with self._exchange("GET", path, None, headers or {}, opening_s) as response:
@@ -103,24 +105,23 @@ class Web:
     def _events(self, response: http.client.HTTPResponse) -> Iterator[Event]:
         """Read events; behind a last one, only as long as the stream may take to close."""
         patience_s, ends_at = self.timeout_s, time.monotonic() + self.timeout_s
-        fields: dict[str, str] = {}
-        for line in response:  # heartbeats bring a line now and then
-            if time.monotonic() > ends_at:
-                raise StillOpenError(f"expected the stream to close within {patience_s:g} s")
-            name, _, value = line.decode().rstrip("\n").partition(": ")
-            if line.startswith(b":"):
-                yield Event("", "", None)
-            elif name:
-                fields[name] = value
-            elif "event" in fields:
-                event = Event(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
-                if event.name in self.last:
-                    patience_s, ends_at = self.closing_s, time.monotonic() + self.closing_s
-                    _set_timeout(response, patience_s)
-                yield event
-                fields = {}
-                if self.lasts:
-                    ends_at = time.monotonic() + patience_s
+        frames = Frames()
+        try:
+            while data := response.read1(_CHUNK_BYTES):
+                _check_open(patience_s, ends_at)  # heartbeats bring a comment now and then
+                for frame in frames.cut(data):
+                    _check_open(patience_s, ends_at)
+                    event = _decoded(frame, self.objects)
+                    if event.name in self.last:
+                        patience_s, ends_at = self.closing_s, time.monotonic() + self.closing_s
+                        _set_timeout(response, patience_s)
+                    yield event
+                    if self.lasts and event.name:
+                        ends_at = time.monotonic() + patience_s
+        except TimeoutError:
+            frames.check()
+            raise
+        frames.check()
 
     @contextmanager
     def _exchange(
@@ -148,6 +149,19 @@ class Web:
             raise TargetLostError(f"{method} {path}: {error!r}") from error
         finally:
             connection.close()
+
+
+def _check_open(patience_s: float, ends_at: float) -> None:
+    if time.monotonic() > ends_at:
+        raise StillOpenError(f"expected the stream to close within {patience_s:g} s")
+
+
+def _decoded(frame: Frame, objects: Callable[[dict[str, Any]], Any] | None) -> Event:
+    """The event of a frame; its data is JSON."""
+    if frame.is_comment:
+        return Event("", "", None)
+    id_, name, data = (field.decode(errors="replace") for field in (frame.id or b"", *frame[1:]))
+    return Event(id_, name, json.loads(data, object_hook=objects))
 
 
 def _set_timeout(response: http.client.HTTPResponse, seconds: float) -> None:

@@ -15,11 +15,14 @@ from harness.core import history
 from harness.core.extent import Extent, extent_of
 from harness.core.history import History, Journal
 from harness.core.verdict import Anomaly, ExpectationCount, Verdict, merge
-from harness.engine.context import Context
+from harness.engine.context import Context, ask_again
+from harness.engine.minimizing import WalkMinimizer, is_walk
 from harness.engine.scenario import Scenario
 from harness.engine.target import Target
 
 HISTORY = "history.jsonl"
+MINIMIZING_S_MAX = 8.0  # for all walks of a scenario
+WALKS_MAX = 3  # that are minimized: a bug breaks several promises, and needs few proofs
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +69,35 @@ def run(  # noqa: PLR0913  a run is scenario x target x seed, its cost, and a fo
     with Journal(folder / HISTORY, time.monotonic_ns) as journal:
         for number in range(rounds):
             name = f"{seed}/{scenario.name}" + (f"/{number}" if number else "")
-            scenario.workload(
-                Context(target, scenario.ability, name, examples, journal, goes_on, minimizes)
-            )
+            context = Context(target, scenario.ability, name, examples, journal, goes_on, minimizes)
+            scenario.workload(context)
             judged = judge(scenario, folder)
             if judged.verdict.anomalies or not judged.verdict.unmet:
                 break
+        if minimizes and _minimize(scenario, context, judged):
+            judged = judge(scenario, folder)
     return judged
+
+
+def where_histories_are(run: Path) -> str:
+    """What to name instead of a run without histories: a part of it, if that has some."""
+    parts = sorted({path.parents[1] for path in run.glob(f"*/*/{HISTORY}")})
+    if not parts:
+        return "Name a run folder, such as reports/runs/latest"
+    return f"It has {len(parts)} parts with histories: name one of them, such as {parts[0]}"
+
+
+def _minimize(scenario: Scenario, context: Context, judged: Judgement) -> bool:
+    """Ask less of the first long walks that broke a promise; whether there were any."""
+    if scenario.replay is not ask_again:
+        return False
+    found = zip(judged.verdict.anomalies, judged.found_in, strict=True)
+    walks = [anomaly for anomaly, episode in found if is_walk(anomaly, episode)]
+    ends_at = time.monotonic() + MINIMIZING_S_MAX
+    minimizer = WalkMinimizer(context, scenario.checker, judged.signatures.keys(), ends_at)
+    for anomaly in walks[:WALKS_MAX]:
+        minimizer.minimize(anomaly)
+    return bool(walks)
 
 
 def judge(scenario: Scenario, folder: Path, *, is_whole: bool = True) -> Judgement:

@@ -44,7 +44,7 @@ class Scenario:
     """A group of promises on trial.
 
     `ability` is what the target must offer. `examples` is the number of episodes that the workload
-    explores at effort 1, as in a gate of 180 s; `replay` asks a stored failure again.
+    explores at effort 1, as in a gate of 190 s; `replay` asks a stored failure again.
     `extras` names the optional packages that it needs: `pip install 'hermes-harness[EXTRA]'`.
     """
 

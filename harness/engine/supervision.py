@@ -24,7 +24,7 @@ VARIABLE = "HARNESS_LIFELINE"
 
 
 class Endable(Protocol):
-    """What `leave` ends."""
+    """A child process that `leave` ends."""
 
     def kill(self) -> None:
         """End it at once; may be called from a signal handler."""
@@ -103,7 +103,7 @@ def leave() -> None:
 
 
 class Lifeline:
-    """The child's end."""
+    """The child's end of the socket to the process that supervises it."""
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)

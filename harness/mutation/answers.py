@@ -54,14 +54,26 @@ class AnswerMutant:
     @property
     def field(self) -> str:
         """The leaf without positions: `messages[*].text`; `-` for the answer as a whole."""
-        text = "".join("[*]" if isinstance(step, int) else f".{step}" for step in self.path)
-        return text.removeprefix(".") or "-"
+        return _field(self.path)
 
     def applied(self, history: History) -> History:
         """The history with this change in it."""
         operations = list(history.operations)
         operations[self.index] = self.after
         return replace(history, operations=tuple(operations))
+
+
+def differing_fields(one: Any, other: Any) -> set[str]:
+    """The fields in which two answers differ; `-` if they have different shapes."""
+    mine, others = dict(_leaves(one, ())), dict(_leaves(other, ()))
+    if mine.keys() != others.keys():
+        return {"-"}
+    return {_field(path) for path, value in mine.items() if value != others[path]}
+
+
+def _field(path: Path) -> str:
+    text = "".join("[*]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".") or "-"
 
 
 def mutants_of(history: History, rng: Random, per_field: int) -> list[AnswerMutant]:

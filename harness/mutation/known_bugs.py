@@ -77,6 +77,7 @@ def plant(bug: KnownBug, folder: Path) -> Path:
     if applied.returncode != 0:
         reason = " ".join(applied.stderr.split())
         raise HarnessError(f"{bug.patch.name} does not apply to {bug.suite.source}: {reason}")
+    _share_compiled(bug.suite, folder)
     return folder
 
 
@@ -91,6 +92,29 @@ def copy_source(suite: Suite, folder: Path) -> None:
     else:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, folder / source.name)
+
+
+def _share_compiled(suite: Suite, folder: Path) -> None:
+    """Copy the compiled modules that the patch left as they are, so that none compiles again.
+
+    A module is recognised by its size and the time of its source, so one that the patch wrote must
+    bring none: both may be those of the source by coincidence.
+    """
+    source = suite.source
+    assert source is not None
+    for compiled in source.rglob("__pycache__/*.pyc") if source.is_dir() else ():
+        cache = compiled.parent.relative_to(source)
+        name = compiled.name.partition(".")[0] + ".py"
+        original, copy = (top / cache.parent / name for top in (source, folder / source.name))
+        if _written_ns(original) == _written_ns(copy) is not None:
+            place = folder / source.name / cache
+            place.mkdir(exist_ok=True)
+            shutil.copy(compiled, place)
+
+
+def _written_ns(file: Path) -> int | None:
+    """When a file was written; None where there is none."""
+    return file.stat().st_mtime_ns if file.exists() else None
 
 
 def _path() -> str:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.core.errors import TargetLostError
+from harness.core.sse import UnreadableStreamError
 from harness.engine import http
 from harness.engine.http import LOOPBACK, PATIENCE_S, StillOpenError, Web
 
@@ -78,3 +79,24 @@ def test_closing_without_an_answer_is_a_lost_connection() -> None:
         Web(port, SILENCE_S).stream("/"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("wire", "expected"),
+    [(b"data: 1\r\rdata: 2\r\r", [1, 2]), (b"data: 1\r\n\r\n", [1])],
+)
+def test_stream_is_read_with_any_line_ends(wire: bytes, expected: list[int]) -> None:
+    """An event without a name is a message."""
+    with served(HEAD + wire, stays=False) as port, Web(port, PATIENCE_S).stream("/") as events:
+        assert [(event.name, event.data) for event in events] == [("message", n) for n in expected]
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_bytes_without_an_event_are_unknown(*, stays: bool) -> None:
+    """Neither their end nor a silence after them makes them an empty stream."""
+    with (
+        served(HEAD + b'{"a": 1}\n', stays=stays) as port,
+        pytest.raises(UnreadableStreamError),
+        Web(port, SILENCE_S).stream("/") as events,
+    ):
+        list(events)

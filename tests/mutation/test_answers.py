@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.core.history import History, Operation, Outcome
-from harness.mutation.answers import REFUSED, AnswerMutant, Change, mutants_of
+from harness.mutation.answers import REFUSED, AnswerMutant, Change, differing_fields, mutants_of
 from harness.testing import fails, history, ok, unknown
 
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -171,3 +171,11 @@ def test_a_refusal_becomes_an_answer_of_its_function() -> None:
 
     assert answer_of(changed[0]) == (Outcome.FAIL, None, REFUSED)
     assert answer_of(changed[1]) == (Outcome.OK, 5, "")
+
+
+def test_differing_fields_are_named_without_positions() -> None:
+    one = {"a": [1, {"b": 2}], "c": 3}
+
+    assert differing_fields(one, {"a": [1, {"b": 4}], "c": 5}) == {"a[*].b", "c"} | {"a"}
+    assert differing_fields(one, one) == set()
+    assert differing_fields(one, {"c": 3}) == {"-"}

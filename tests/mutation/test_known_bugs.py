@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import compileall
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -13,12 +16,14 @@ import pytest
 from harness.contract import promises
 from harness.core.errors import HarnessError, UsageError
 from harness.engine.scenario import Mode
-from harness.engine.suite import suite_with_source, use_folders
+from harness.engine.suite import choose, suite_with_source, use_folders
 from harness.mutation.known_bugs import KnownBug, canaries, find_bugs, plant
 from harness.mutation.mutants import source_folder
 from harness.runs.gate import trials_of
+from harness.targets.registry import find_target
 
 BUGS = find_bugs()
+SCENARIOS = choose(())
 REFERENCE = source_folder()
 PACKAGE = REFERENCE.name
 
@@ -57,11 +62,30 @@ def test_a_planted_copy_differs_where_the_patch_says(bug: KnownBug, tmp_path: Pa
 
 @pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
 def test_a_known_bug_has_a_story_and_trials(bug: KnownBug) -> None:
-    """It names promise, mode and origin, and a scenario of that mode tries the promise."""
+    """It names promise, mode and origin; scenarios try the promise that its target can do."""
     assert bug.story
     assert bug.upstream
     assert bug.explains({bug.promise})
     assert trials_of(bug)
+    abilities = find_target(bug.suite.target).abilities
+    assert {SCENARIOS[name].ability for name in trials_of(bug)} <= abilities
+
+
+def test_planted_copy_compiles_only_what_changed(tmp_path: Path) -> None:
+    """Compiled modules come along, save those of the patched files, which would be stale."""
+    top = tmp_path / "source" / PACKAGE
+    shutil.copytree(REFERENCE, top, ignore=shutil.ignore_patterns("__pycache__"))
+    assert compileall.compile_dir(top, quiet=1)
+    bug = BUGS["commit-every-turn"]
+    of_copy = replace(bug, suite=replace(bug.suite, source=top))
+    planted = plant(of_copy, tmp_path / "planted") / PACKAGE
+
+    compiled = {Path(cache_from_source(str(path))) for path in planted.rglob("*.py")}
+    missing = {path for path in compiled if not path.is_file()}
+    patched = {name for name in sources(top) if sources(planted)[name] != sources(top)[name]}
+    assert missing == {Path(cache_from_source(str(planted / name))) for name in patched}
+    assert missing
+    assert missing != compiled
 
 
 def test_a_canary_is_a_bug_of_its_mode() -> None:
