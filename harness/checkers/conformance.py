@@ -28,6 +28,15 @@ class Adopting(Protocol[State]):
         ...
 
 
+@runtime_checkable
+class Narrow(Protocol):
+    """A model whose refusals depend on few of the operations before."""
+
+    def evidence(self, past: Sequence[Operation]) -> tuple[Operation, ...]:
+        """Of all operations so far those that explain why the last one was refused, and that."""
+        ...
+
+
 @dataclass
 class Fold(Generic[State]):
     """A model's possible states after the operations so far.
@@ -70,7 +79,7 @@ class Fold(Generic[State]):
         return Anomaly(
             first.promise,
             first.message,
-            evidence=tuple(self.past),
+            evidence=self._evidence(),
             name=f"not-{self.model.name}",
             accepted=tuple(accepted),
             also=first.also,
@@ -78,6 +87,12 @@ class Fold(Generic[State]):
             observed=first.observed or operation.answer,
             behind=self.anomalies - 1,
         )
+
+    def _evidence(self) -> tuple[Operation, ...]:
+        """What proves that the last operation was refused."""
+        if isinstance(self.model, Narrow):
+            return self.model.evidence(self.past)
+        return tuple(self.past)
 
     def _adopt(self, operation: Operation) -> None:
         """Go on from the states that explain a refused operation, if the model knows them."""

@@ -23,6 +23,7 @@ from harness.core.trend import READINGS_MIN, Trend, trend_of
 from harness.core.verdict import Anomaly, Verdict
 
 SAMPLE = "sample"
+GROWTH = "growth"  # the name of the anomaly
 EARLIER = 7 / 8  # of the samples: those of the first of the two alarms
 OTHERS_SHOWN = 3
 
@@ -123,9 +124,9 @@ def growth_of(samples: Sequence[Operation], reading: str, limit: Limit) -> Growt
     operations, readings = series(samples, reading)
     trend = trend_of(operations, readings)
     too_fast = limit.over(operations[-1] - operations[0])
-    is_growing = _is_growing(operations, readings, too_fast)
     ends = (readings[0], readings[-1])
-    return Growth(reading, limit.promise, trend, too_fast, *ends, is_growing)
+    grows = is_growing(operations, readings, too_fast)
+    return Growth(reading, limit.promise, trend, too_fast, *ends, grows)
 
 
 def series(samples: Sequence[Operation], reading: str) -> tuple[list[float], list[float]]:
@@ -135,7 +136,7 @@ def series(samples: Sequence[Operation], reading: str) -> tuple[list[float], lis
     return operations, [float(readings.get(reading, 0.0)) for readings in values]
 
 
-def _is_growing(operations: Sequence[float], readings: Sequence[float], too_fast: float) -> bool:
+def is_growing(operations: Sequence[float], readings: Sequence[float], too_fast: float) -> bool:
     """Whether all samples raise an alarm, and the first seven eighths raise one too."""
     earlier = max(READINGS_MIN, round(len(readings) * EARLIER))
     return all(
@@ -146,9 +147,9 @@ def _is_growing(operations: Sequence[float], readings: Sequence[float], too_fast
 
 def _misjudged(samples: Sequence[Operation], controls: Controls) -> Iterator[str]:
     """Report the controls that the rules judge wrongly."""
-    if not _is_growing(*series(samples, controls.grows), controls.per_operation):
+    if not is_growing(*series(samples, controls.grows), controls.per_operation):
         yield f"the control {controls.grows} grows, but shows no growth: too few operations"
-    if _is_growing(*series(samples, controls.steady), controls.per_operation):
+    if is_growing(*series(samples, controls.steady), controls.per_operation):
         yield f"the control {controls.steady} is steady, but shows growth: the warm-up is too short"
 
 
@@ -165,7 +166,7 @@ def _anomaly(growing: Sequence[Growth], samples: Sequence[Operation]) -> Anomaly
         first.promise,
         message,
         evidence,
-        name="growth",
+        name=GROWTH,
         expected=f"{first.reading}: at most {first.too_fast:+.3g} an operation",
         observed=f"{first.reading}: from {first.first:,g} to {first.last:,g}",
     )

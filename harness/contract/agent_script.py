@@ -5,10 +5,13 @@ A message may hold directives, which the scripted agent of a target obeys in ord
     [sleep=2]                    waits that many seconds, or until it is interrupted
     [tokens=10]                  shows that many tokens; `[tokens=10x4]`: on each of 4 threads
     [beat=25:0.04]               shows 25 tokens, one each 0.04 s, that name the time when due
+    [think=2]                    shows 2 thoughts, which are no part of the reply
     [tool]                       calls a tool, which answers with the session of its turn
     [asked]                      calls a tool, which answers with what its turn works with
     [process=0.5:exit=3:hello]   starts a background process that prints `hello` after 0.5 s;
-                                 `watch=TEXT` before the output watches for a text
+                                 `watch=TEXT` before the output watches for a text;
+                                 `lost=1` starts it from a thread that does not know its turn
+    [kill]                       kills the background processes of its session
     [fail]  [exit]               raises an error; tries to end the program
     [linger=0.3]                 waits until it is interrupted, and that many seconds more;
                                  `[linger=0.3:fail]` raises an error after that
@@ -30,10 +33,12 @@ from dataclasses import dataclass
 
 HELD_S = 100.0  # a sleep of at least this many seconds outlasts every scenario
 REPLY_END = "That was turn"  # the last token of each completed turn begins with these words
+MATCHED = "matched"  # the report of a watched line begins with this word
 PROMPT_START = "[IMPORTANT: Background process"
 
 _DIRECTIVE = re.compile(
-    r"\[(sleep|tokens|beat|tool|asked|process|fail|linger|hang|exit)(?:=([^\[\]]*))?\]"
+    r"\[(sleep|tokens|beat|think|tool|asked|process|kill|fail|linger|hang|exit)"
+    r"(?:=([^\[\]]*))?\]"
 )
 _REPLY_END = re.compile(rf"{REPLY_END} (\d+) of (\S+)\.$")
 _BEAT = re.compile(rb'"@([0-9.]+) ')
@@ -54,9 +59,14 @@ class Directive:
         return f"[{self.verb}={self.value}]" if self.value else f"[{self.verb}]"
 
 
-TOOL, ASKED, FAIL, EXIT, HANG = (
-    Directive(verb) for verb in ("tool", "asked", "fail", "exit", "hang")
+TOOL, ASKED, KILL, FAIL, EXIT, HANG = (
+    Directive(verb) for verb in ("tool", "asked", "kill", "fail", "exit", "hang")
 )
+
+
+def think(count: int) -> Directive:
+    """Build a directive that shows thoughts."""
+    return Directive("think", f"{count}")
 
 
 def sleep(seconds: float) -> Directive:
@@ -126,18 +136,26 @@ class Process:
     output: str
     exit_code: int = 0
     watch: str | None = None
+    is_lost: bool = False  # its thread does not know its turn, only the key of its session
 
     @property
     def directive(self) -> Directive:
         """The directive that starts it."""
         options = [f"exit={self.exit_code}"] if self.exit_code else []
         options += [f"watch={self.watch}"] if self.watch is not None else []
+        options += ["lost=1"] if self.is_lost else []
         return Directive("process", ":".join([f"{self.delay_s}", *options, self.output]))
 
     @property
     def printed(self) -> str:
         """What the process prints."""
         return self.output.translate(_BRACKETS)
+
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """What wakes its session: the watched line, and its end."""
+        is_seen = self.watch is not None and self.watch in self.printed
+        return (f"{MATCHED} {self.printed}", self.printed) if is_seen else (self.printed,)
 
     @property
     def command(self) -> str:
@@ -150,10 +168,11 @@ class Process:
         """Read a directive's value. Raises ValueError where it names no process."""
         seconds, *rest = value.split(":")
         options: dict[str, str] = {}
-        while rest and rest[0].partition("=")[0] in ("exit", "watch"):
+        while rest and rest[0].partition("=")[0] in ("exit", "watch", "lost"):
             name, _, options[name] = rest.pop(0).partition("=")
         code = int(options.get("exit", 0))
-        return cls(float(seconds), ":".join(rest), code, options.get("watch"))
+        is_lost = "lost" in options
+        return cls(float(seconds), ":".join(rest), code, options.get("watch"), is_lost)
 
 
 def braced(text: str) -> str:

@@ -84,7 +84,7 @@ class _Item:
 
     @property
     def operations(self) -> tuple[Operation, ...]:
-        """Both of them."""
+        """The enqueue, and the dequeue if there was one."""
         return (self.put,) if self.taken is None else (self.put, self.taken)
 
 

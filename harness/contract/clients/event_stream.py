@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from harness.contract.checkers.server.sse_delivery import StreamReader
+from harness.contract.checkers.server.stream_reader import StreamReader
 from harness.core.errors import TargetLostError
 from harness.core.sse import Frame
 from harness.engine.http import NotReachedError, StatusError

@@ -112,7 +112,7 @@ class Names:
         self._names[id_] = name
 
     def all(self) -> list[str]:
-        """Every name."""
+        """The names of all sessions that were recorded."""
         return list(self._ids)
 
     def id(self, name: str) -> str:

@@ -26,15 +26,25 @@ ACCEPTED = (200,)
 MALFORMED = (400, 411, 413, 414, 431, 501, 505)
 _LENGTH = re.compile(r"Content-Length: ([0-9]{1,3})\r\n")
 OTHERS = {"health": 200, "sessions": 200}  # what other clients get beside slow ones
+NEW = "/api/session/new"
+DIGEST = re.compile("[0-9a-f]{64}")
+SIDECAR = re.compile(r"(?:.*/)?sessions/[0-9A-Za-z-][0-9A-Za-z_-]*\.json")
+# Files that belong to no session: an accepted request may change them.
+SHARED = re.compile(r"(?:.*/)?(?:_index[^/]*|_turn_journal\.jsonl|models_cache\.json)")
 Files = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Every file by its name since the last accepted request; None if unknown."""
+    """Every file by its name at the last look; None if unknown.
+
+    Since then a request `was_accepted`, and `made` sessions were created.
+    """
 
     files: Files | None = None
     bystanders: Files | None = None
+    was_accepted: bool = False
+    made: int = 0
 
 
 class BadInputModel:
@@ -80,8 +90,8 @@ class BadInputModel:
     def adopt(self, state: State, operation: Operation) -> tuple[State, ...]:
         """Go on after an answer that was refused; what it did to the files is unknown."""
         if operation.function == "files" and operation.outcome is Outcome.OK:
-            names = ("files", "bystanders")
-            return (State(*(_pairs(operation.result[name]) for name in names)),)
+            result = operation.result
+            return (State(_pairs(result["files"]), _pairs(result["bystanders"])),)
         return (replace(state, files=None),)
 
 
@@ -94,15 +104,17 @@ def _answered(state: State, operation: Operation) -> tuple[State] | Refusal:
         return refusal
     if not operation.argument["bad"] and operation.function == "ask_badly":
         changes = _changes_files(operation.argument) and _succeeded(statuses)
+        made = operation.argument["path"] == NEW and changes
         if len(statuses) == 1:
-            return (replace(state, files=None) if changes else state,)
-    elif not operation.argument["bad"]:
+            was_accepted = state.was_accepted or changes
+            return (replace(state, was_accepted=was_accepted, made=state.made + made),)
+    elif not operation.argument["bad"] and len(statuses) == operation.argument["times"]:
         return (state,)
     if len(statuses) > 1:
         return Refusal(
             promises.H2,
-            f"{operation.call} is one request, and was read as {len(statuses)}",
-            expected="one status",
+            f"{operation.call}: another number of requests was read, {len(statuses)}",
+            expected=f"{operation.argument.get('times', 1)} statuses",
         )
     return (state,)
 
@@ -202,17 +214,37 @@ def _succeeded(statuses: list[int]) -> bool:
 def _unchanged(state: State, operation: Operation) -> tuple[State] | Refusal:
     """Judge the files on disk."""
     files, bystanders = (_pairs(operation.result[name]) for name in ("files", "bystanders"))
-    for before, after in ((state.bystanders, bystanders), (state.files, files)):
-        if before is not None and before != after:
-            changed = sorted({name for name, _ in set(before) ^ set(after)})
-            return Refusal(
-                promises.H2,
-                f"{operation.function}(): refused requests changed files",
-                also=(promises.S12, promises.S2),
-                expected="the same files with the same content as before the refused requests",
-                observed=f"changed, new or missing: {', '.join(changed)}",
-            )
+    changed = {name for name, digest in (*files, *bystanders) if not DIGEST.fullmatch(digest)}
+    if state.bystanders is not None:
+        changed |= {name for name, _ in {*state.bystanders} ^ {*bystanders}}
+    if state.files is not None:
+        changed |= _wrong_changes(state, files)
+    if changed:
+        return Refusal(
+            promises.H2,
+            f"{operation.function}(): refused requests changed files",
+            also=(promises.S12, promises.S2),
+            expected="the same files with the same content as before the refused requests",
+            observed=f"changed, new or missing: {', '.join(sorted(changed))}",
+        )
     return (State(files, bystanders),)
+
+
+def _wrong_changes(state: State, files: Files) -> set[str]:
+    """The files that changed without a reason.
+
+    An accepted request is for no session that exists. It may change files that belong to none, and
+    each that makes a session adds its sidecar.
+    """
+    before = state.files or ()
+    changed = {name for name, _ in {*before} ^ {*files}}
+    if not state.was_accepted:
+        return changed
+    known = {name for name, _ in before}
+    added = {name for name, _ in files if SIDECAR.fullmatch(name)} - known
+    if len(added) != state.made:
+        return {*changed, f"{len(added)} sidecars of {state.made} new sessions"}
+    return {name for name in changed - added if not SHARED.fullmatch(name)}
 
 
 def _pairs(files: dict[str, Any]) -> Files:

@@ -15,12 +15,12 @@ from typing import Any
 
 from harness.contract import promises
 from harness.contract.agent_script import ReplyEnd, Script
+from harness.contract.models.titles import own_title
 from harness.core.contract import Promise
 from harness.core.history import Operation
 from harness.core.model import Refusal
 
 OK, CONFLICT = 200, 409
-UNTITLED = "Untitled"
 ANOTHER = "another"  # a run that no client named, such as a wakeup's
 
 
@@ -76,7 +76,7 @@ class Phase(Enum):
 class Session:
     """Its turns, the pending one last; its last run; wakeups that are owed, and delivered."""
 
-    title: str = UNTITLED
+    named: str | None = None  # by a client
     turns: tuple[Turn, ...] = ()
     phase: Phase = Phase.IDLE
     run: Turn | None = None
@@ -88,6 +88,12 @@ class Session:
     was_deferred: bool = False
     was_struck: bool = False
     is_unknown: bool = False  # an answer about it was wrong, so that its content is not known
+
+    @property
+    def title(self) -> str:
+        """The title that a client gave, or the beginning of the first request."""
+        request = self.turns[0].text if self.turns else None
+        return own_title(request) if self.named is None else self.named
 
     @property
     def is_pending(self) -> bool:
@@ -164,17 +170,23 @@ class Session:
 
 def renamed(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
     """The session has another title."""
-    return replace(session, title=operation.argument["title"])
+    return replace(session, named=operation.argument["title"])
 
 
 def titled(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
-    """Judge the title: it is the last one that was given."""
-    if operation.result == session.title:
+    """Judge the title: the last one that was given, or that of the first request.
+
+    A target whose titles of its own follow another rule answers none where no client gave one.
+    """
+    if operation.result == session.title or (operation.result is None and session.named is None):
         return session
+    is_own = session.named is None
+    source = "that of the first request" if is_own else "the last one that was given"
     return Refusal(
         promises.S2,
-        f"{operation.call} answers another title than the last one that was given",
+        f"{operation.call} answers another title than {source}",
         (session.title,),
+        also=(promises.S14, promises.S6) if is_own else (),
         expected=f"{session.title!r}",
     )
 
@@ -202,9 +214,7 @@ def undone(session: Session, operation: Operation, _turn: Turn | None) -> Sessio
     return session.shortened(count - 1, operation.function) if count else session
 
 
-def sent(  # noqa: PLR0911 - one for each answer
-    session: Session, operation: Operation, _turn: Turn | None
-) -> Session | Refusal:
+def sent(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
     """A turn begins, or a run under way refuses it."""
     status, active = operation.result["status"], operation.result["active"]
     if status not in (OK, CONFLICT) or (status == OK and active is not None):
@@ -213,34 +223,15 @@ def sent(  # noqa: PLR0911 - one for each answer
             f"{operation.call} got an answer that no start has",
             expected=f"status {OK} without an active run, or {CONFLICT}",
         )
-    if operation.function == "send_watched" and status == OK and operation.result["heard"] is False:
+    if status == CONFLICT:
+        return _refused(session, operation, active)
+    if operation.function == "send_watched" and operation.result["heard"] is False:
         return Refusal(
             promises.C3,
             f"{operation.call}: a watching client did not hear of the end of the process",
             also=(promises.W7,),
             expected="bg_task_complete on the stream of the session",
         )
-    if status == CONFLICT:
-        if session.is_surely_idle:
-            return Refusal(
-                promises.T3,
-                f"{operation.call} was refused although the session is idle",
-                also=(promises.T1,),
-                expected=f"a started run (status {OK})",
-            )
-        if session.has_ended and not session.owed:
-            return Refusal(
-                promises.T8,
-                f"{operation.call} was refused although its client has received the end of the run",
-                also=(promises.T1,),
-                expected=f"a started run (status {OK})",
-            )
-        if session.owed or active == session.offered:
-            return session
-        is_leaving = session.phase is Phase.SAVED and not session.is_cancelled
-        if is_leaving and session.run and active == session.run.run:
-            return session
-        return _wrong_run(session, operation, active)
     if session.is_surely_busy:
         return Refusal(
             promises.T1,
@@ -256,9 +247,38 @@ def sent(  # noqa: PLR0911 - one for each answer
         phase=Phase.PENDING,
         run=turn,
         is_cancelled=False,
-        owed=(*session.owed, *(process.printed for process in Script.parse(text).processes)),
+        owed=(*session.owed, *_reports(text)),
         was_deferred=turn.is_held,
     )
+
+
+def _refused(session: Session, operation: Operation, active: str | None) -> Session | Refusal:
+    """A start was refused, because of the active run: there can be one, and it is this one."""
+    if session.is_surely_idle:
+        return Refusal(
+            promises.T3,
+            f"{operation.call} was refused although the session is idle",
+            also=(promises.T1,),
+            expected=f"a started run (status {OK})",
+        )
+    if session.has_ended and not session.owed:
+        return Refusal(
+            promises.T8,
+            f"{operation.call} was refused although its client has received the end of the run",
+            also=(promises.T1,),
+            expected=f"a started run (status {OK})",
+        )
+    if session.owed or active == session.offered:
+        return session
+    is_leaving = session.phase is Phase.SAVED and not session.is_cancelled
+    if is_leaving and session.run and active == session.run.run:
+        return session
+    return _wrong_run(session, operation, active)
+
+
+def _reports(text: str) -> tuple[str, ...]:
+    """What the processes of a script report to their session."""
+    return tuple(report for process in Script.parse(text).processes for report in process.reports)
 
 
 def _wrong_run(session: Session, operation: Operation, active: str | None) -> Refusal:
@@ -337,7 +357,8 @@ def status_read(session: Session, operation: Operation, _turn: Turn | None) -> S
 def run_offered(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
     """Judge the run that is offered to a client that begins to watch."""
     is_sure = session.is_surely_busy or session.is_surely_idle
-    is_right = operation.result == session.offered or not is_sure
+    possible = (None, ANOTHER, session.run.run if session.run else None)
+    is_right = operation.result == session.offered or (not is_sure and operation.result in possible)
     if is_right and not session.hides(operation.result):
         return session
     return _wrong_run(session, operation, operation.result)
@@ -503,6 +524,13 @@ def _wrong_reply(session: Session, operation: Operation) -> Refusal | None:
     return None
 
 
+def _lost(session: Session, missing: list[str]) -> bool:
+    """Whether one of these is of a process whose session is known by its key only."""
+    scripts = [Script.parse(turn.text) for turn in session.begun]
+    processes = (process for script in scripts for process in script.processes)
+    return any(process.is_lost and process.printed in missing for process in processes)
+
+
 def wakeups_read(session: Session, operation: Operation, _turn: Turn | None) -> Session | Refusal:
     """Judge the wakeups after the client has waited for those that are owed."""
     outputs = operation.result
@@ -514,14 +542,19 @@ def wakeups_read(session: Session, operation: Operation, _turn: Turn | None) -> 
         if session.was_struck:
             promise = promises.W4
             which = which if session.was_deferred else "processes that outlived their server"
+        also = (promises.W12,) if session.was_struck and not session.was_deferred else ()
+        if _lost(session, missing):
+            also = (promises.W6, *also)
         return Refusal(
             promise,
             f"{operation.call}: {which} started no wakeup turn",
-            also=(promises.W12,) if session.was_struck and not session.was_deferred else (),
+            also=also,
             expected=f"one wakeup each of {', '.join(missing)}",
             observed=f"wakeups of {outputs}",
         )
     after = session
+    if [*session.delivered] != outputs[: len(session.delivered)]:
+        return _wakeups_once(session, outputs, operation)
     if session.owed:  # the last wakeup turn may still be under way
         known = (*session.delivered, *session.owed)
         delivered = tuple(dict.fromkeys(output for output in outputs if output in known))
@@ -547,7 +580,7 @@ def _wakeups_once(session: Session, outputs: list[str], operation: Operation) ->
                 expected=f"only wakeups of {[*session.delivered, *session.owed]}",
                 observed=f"wakeups of {outputs}",
             )
-    if [output for output in outputs if output in session.delivered] != [*session.delivered]:
+    if outputs[: len(session.delivered)] != [*session.delivered]:
         return Refusal(
             promises.S2,
             f"{operation.call} lacks wakeup messages that were there before, or has another order",

@@ -67,6 +67,25 @@ _KEPT = {
     "enabled_toolsets": _TEXTS,
 }
 
+
+def _change(
+    path: str,
+    body: Schema | None = None,
+    *,
+    needs: tuple[str, ...] = (),
+    gives: tuple[str, ...] = _CHANGED,
+) -> Endpoint:
+    """A change of a session: `body` and `needs` have the fields besides its id."""
+    return Endpoint(
+        "POST",
+        path,
+        body={**_SESSION, **(body or {})},
+        needs=("session_id", *needs),
+        refusals=(404, 409, *DISK),
+        gives=gives,
+    )
+
+
 ENDPOINTS = (
     Endpoint("GET", "/", kind=PAGE),
     Endpoint("GET", "/openapi.json", gives=("openapi", "paths")),
@@ -114,53 +133,40 @@ ENDPOINTS = (
         refusals=DISK,
         gives=("query", "count", "sessions"),
     ),
+    _change("/api/session/rename", {"title": _needed(TITLE_MAX)}, needs=("title",)),
+    _change("/api/session/clear"),
+    _change("/api/session/truncate", {"keep_count": COUNT}, needs=("keep_count",)),
+    _change("/api/session/undo"),
+    _change("/api/session/retry", gives=_BEGUN),
+    _change("/api/session/compress"),
+    _change("/api/session/end", {"reason": _text(100)}),
+    _change("/api/session/reopen"),
     Endpoint(
-        "POST",
-        "/api/session/rename",
-        body={**_SESSION, "title": _needed(TITLE_MAX)},
-        needs=("session_id", "title"),
-        refusals=(404, 409, *DISK),
-        gives=_CHANGED,
-    ),
-    Endpoint(
-        "POST",
-        "/api/session/clear",
-        body=_SESSION,
+        "GET",
+        "/api/session/record",
+        _SESSION,
         needs=("session_id",),
-        refusals=(404, 409, *DISK),
-        gives=_CHANGED,
+        refusals=(404, *DISK),
+        gives=("record",),
     ),
     Endpoint(
-        "POST",
-        "/api/session/truncate",
-        body={**_SESSION, "keep_count": COUNT},
-        needs=("session_id", "keep_count"),
-        refusals=(404, 409, *DISK),
-        gives=_CHANGED,
-    ),
-    Endpoint(
-        "POST",
-        "/api/session/undo",
-        body=_SESSION,
+        "GET",
+        "/api/session/processes",
+        _SESSION,
         needs=("session_id",),
-        refusals=(404, 409, *DISK),
-        gives=_CHANGED,
+        refusals=(404, *DISK),
+        gives=("running", "finished"),
     ),
     Endpoint(
         "POST",
-        "/api/session/retry",
-        body=_SESSION,
-        needs=("session_id",),
-        refusals=(404, 409, *DISK),
-        gives=_BEGUN,
-    ),
-    Endpoint(
-        "POST",
-        "/api/session/compress",
-        body=_SESSION,
-        needs=("session_id",),
-        refusals=(404, 409, *DISK),
-        gives=_CHANGED,
+        "/api/sessions/prune",
+        body={
+            "older_than_days": {"type": "integer", "minimum": 0, "maximum": 100_000},
+            "source": _text(100),
+        },
+        needs=("older_than_days",),
+        refusals=DISK,
+        gives=("ok", "pruned"),
     ),
     Endpoint(
         "POST",

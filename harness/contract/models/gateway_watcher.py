@@ -91,8 +91,8 @@ class GatewayWatcherModel:
         match operation.function:
             case "fail" if operation.outcome is Outcome.OK and operation.result is None:
                 return (replace(state, failing=bool(argument["how"])),)
-            case "poll":
-                return _poll(state, operation)
+            case "poll" | "poll_beside":
+                return _polled(state, operation)
             case "shown":
                 return _shown(state, operation)
         if refusal := _badly_written(state, operation):
@@ -200,6 +200,34 @@ def _poll(  # noqa: PLR0911  one answer a case
     if not _is_counted(operation, int(announced is not None), 1):
         return _miscounted(operation)
     return (replace(state, touched=False, seen=state.untimed, announced=state.rows),)
+
+
+def _polled(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """Judge two polls, and those that another process meets with a write.
+
+    It writes during the first projection, if there is one. So the polls announce the list before
+    the write or after it, and the next polls must know the write.
+    """
+    is_beside = operation.function == "poll_beside" and operation.outcome is Outcome.OK
+    is_written = is_beside and operation.result["written"]
+    if not is_written or not state.touched or state.failing:
+        return _poll(state, operation)
+    after = _written(replace(state, calls=state.calls + 1), **operation.argument["write"])
+    result = operation.result
+    for announced in (state, after):
+        rows = [list(row) for row in announced.rows]
+        is_whole = result.get("facts", _facts(announced)) == _facts(announced)
+        if result["announced"] == rows and is_whole:
+            if not 1 <= result.get("projections", 1) <= POLLS:
+                return _miscounted(operation)
+            return (replace(after, seen=announced.untimed, announced=announced.rows),)
+    rows = [list(row) for row in after.rows]
+    return Refusal(
+        promises.G1,
+        f"{operation.call} announced neither the sessions before the write nor those after it",
+        ({**result, "announced": rows, **({"facts": _facts(after)} if "facts" in result else {})},),
+        expected=f"announced = {rows}",
+    )
 
 
 def _facts(state: State) -> list[list[Any]]:

@@ -14,6 +14,7 @@ NOTHING: dict[str, Any] = {}
 _ANSWERS = {
     "begin": None,
     "leave": {"left": NOTHING},
+    "leave_stalled": {"left": NOTHING},
     "rest": {"left": NOTHING},
     "idle": {"wakeups_above": 0, "cpu_ms_above": 0},
 }
@@ -28,15 +29,15 @@ class LeavingReadersModel:
         """No state."""
 
     def adopt(self, state: None, operation: Operation) -> tuple[None]:  # noqa: ARG002
-        """No state either."""
+        """There is nothing to adopt: the model has no state."""
         return (None,)
 
     def step(self, state: None, operation: Operation) -> tuple[None] | Refusal:
         """Judge one answer."""
         wanted = _ANSWERS[operation.function]
-        if operation.function == "leave" and wanted is not None:
-            wanted = {**wanted, "ended": operation.argument["readers"]}
-        if operation.outcome is Outcome.OK and operation.result == wanted:
+        for name in _EACH.get(operation.function, ()):
+            wanted = {**(wanted or {}), name: operation.argument["readers"]}
+        if operation.outcome is Outcome.OK and _judged(operation.result) == wanted:
             return (state,)
         first, *also = _broken(operation)
         return Refusal(
@@ -48,9 +49,20 @@ class LeavingReadersModel:
         )
 
 
+_EACH = {"leave": ("ended",), "leave_stalled": ("ended", "counted")}  # counts of all readers
+
+
+def _judged(result: Any) -> Any:
+    """The answer without the number of stalled readers, which a kernel's buffers decide."""
+    if not isinstance(result, dict):
+        return result
+    return {name: value for name, value in result.items() if name != "stalled"}
+
+
 _PROBLEMS = {
     "begin": "the server did not serve its readers",
     "leave": "readers that had left were still served or counted: {endpoint}, {way}",
+    "leave_stalled": "readers that took nothing were counted wrongly, or after they left: {way}",
     "rest": "gauges were above their first values after every client had left",
     "idle": "the server without clients was not quiet",
 }
@@ -68,10 +80,10 @@ def _broken(operation: Operation) -> tuple[Promise, ...]:
         return (promises.C11,)
     left = operation.result["left"]
     is_of_readers = any(name.startswith(OF_READERS) for name in left)
-    has_hung = (
-        operation.function == "leave"
-        and operation.result["ended"] != (operation.argument["readers"])
-    )
+    readers = operation.argument.get("readers")
+    has_hung = readers is not None and operation.result["ended"] != readers
+    if not left and not has_hung and operation.function == "leave_stalled":
+        return (promises.H4, promises.C8)
     if operation.function == "rest":
         return (promises.H8, promises.C11) if is_of_readers else (promises.H8,)
     if is_of_readers or has_hung:

@@ -10,6 +10,9 @@ itself; one that was cancelled, failed or asked aside never does. What the provi
 it gets with the next turn or boundary of their session, and until then the session is not
 extracted. `turns` says which it accepted.
 
+A session whose agent has gone while the provider refused its turns gets another agent with its next
+turn, so these turns have two owners: the next boundary reaches the provider once for each.
+
 The client does not wait for a boundary of clear or of a new session, so the next turn of the same
 session may be committed with it; a workload starts one such turn at most.
 """
@@ -35,6 +38,9 @@ class State:
     cached: tuple[str, ...] = ()  # the least recently used first
     owed: tuple[str, ...] = ()  # requests that the provider must get
     refused: frozenset[str] = frozenset()  # sessions that the provider refuses
+    takes_turns: bool = False  # whether it refuses to extract them only
+    orphaned: frozenset[str] = frozenset()  # dirty sessions whose agent has gone
+    earlier: tuple[str, ...] = ()  # of each owner of dirty turns before the last one: its session
     closing: frozenset[str] = frozenset()  # sessions whose boundary may commit a later turn too
     retried: tuple[str, ...] = ()  # requests that a shutdown may repeat
     unsent: tuple[tuple[str, str], ...] = ()  # turns that the provider refused: session and text
@@ -42,7 +48,7 @@ class State:
 
     def synchronised(self, session: str, *texts: str) -> State:
         """This state after turns of the session were sent, if the provider takes them."""
-        if session in self.refused:
+        if session in self.refused and not self.takes_turns:
             return replace(self, unsent=(*self.unsent, *((session, text) for text in texts)))
         late = [turn for turn in self.unsent if turn[0] == session]
         return replace(
@@ -58,8 +64,16 @@ class State:
         if session in self.refused and any(turn[0] == session for turn in self.unsent):
             return self
         self = self.synchronised(session)  # noqa: PLW0642 - the same state, a little later
-        dirty = self.dirty if session in self.refused else self.dirty - {session}
-        return replace(self, dirty=dirty, owed=(*self.owed, session))
+        if session in self.refused:
+            return replace(self, owed=(*self.owed, session))
+        owners = self.earlier.count(session) + 1
+        return replace(
+            self,
+            dirty=self.dirty - {session},
+            owed=(*self.owed, *[session] * owners),
+            orphaned=self.orphaned - {session},
+            earlier=tuple(other for other in self.earlier if other != session),
+        )
 
     def close(self, session: str) -> State:
         """This state, with the session's boundary on a thread of its own."""
@@ -70,7 +84,8 @@ class State:
         if session not in self.cached:
             return self
         cached = tuple(other for other in self.cached if other != session)
-        return replace(self.at_boundary(session), cached=cached)
+        after = self.at_boundary(session)
+        return replace(after, cached=cached, orphaned=after.orphaned | ({session} & after.dirty))
 
     def talked(self, session: str, text: str, end: str) -> State:
         """This state after a turn of the session, whose agent is the latest now."""
@@ -80,6 +95,9 @@ class State:
             state = state.evicted(oldest)
         if end != "done":
             return state
+        if session in state.orphaned:
+            orphaned = state.orphaned - {session}
+            state = replace(state, earlier=(*state.earlier, session), orphaned=orphaned)
         return replace(state.synchronised(session, text), dirty=state.dirty | {session})
 
 
@@ -107,7 +125,9 @@ class MemoryBoundariesModel:
             )
         match operation.function:
             case "provider":
-                return (replace(state, refused=frozenset(argument["refuses"])),)
+                takes_turns = argument.get("takes_turns", False)
+                refused = frozenset(argument["refuses"])
+                return (replace(state, refused=refused, takes_turns=takes_turns),)
             case "talk":
                 end = argument.get("end", "done")
                 return (state.talked(argument["session"], argument.get("text", ""), end),)
@@ -200,4 +220,10 @@ def _after_stop(state: State) -> State:
     unsent = {session for session, _ in state.unsent}
     again = tuple(session for session in left if session not in unsent)
     retried = again * passes
-    return State(owed=after.owed, refused=state.refused, retried=retried, turns=after.turns)
+    return State(
+        owed=after.owed,
+        refused=state.refused,
+        takes_turns=state.takes_turns,
+        retried=retried,
+        turns=after.turns,
+    )

@@ -3,7 +3,8 @@
 Operations are those of the *next_turn* ability. A completion waits. With the idle path it starts a
 turn of its own when its session is idle. Without it, the user's next turn takes along all that wait
 in its session, right before the user's message; with neither it goes on waiting, also through a
-kill. What was delivered by one path is delivered by no other, and not again after a restart.
+kill. What was delivered by one path is delivered by no other, and not again after a restart. What
+waits in a session goes with it.
 
 A reply has the number of the messages, of the user or of wakeups, that its agent was shown.
 """
@@ -82,7 +83,7 @@ class NextTurnModel:
                 expected="an answer",
             )
         argument = operation.argument
-        if operation.function not in ("settle", "look") and operation.result is not None:
+        if operation.function not in ("settle", "look", "delete") and operation.result is not None:
             return Refusal(
                 promises.T3,
                 f"{operation.call} returned a value",
@@ -94,6 +95,8 @@ class NextTurnModel:
                 return (_booted(state, idle=argument["idle"], joins=argument["joins"]),)
             case "new":
                 return (state.put(argument["session"], Session()),)
+            case "delete":
+                return _deleted(state, operation)
             case "settle":
                 return _settled(state, operation)
             case "look":
@@ -137,6 +140,20 @@ def _settled(state: State, operation: Operation) -> tuple[State] | Refusal:
     for name, session in state.sessions:
         state = state.put(name, session.woken())
     return (state,)
+
+
+def _deleted(state: State, operation: Operation) -> tuple[State] | Refusal:
+    rest = tuple(known for known in state.sessions if known[0] != operation.argument["session"])
+    waiting = sum(len(session.waiting) for _, session in rest)
+    if operation.result != waiting:
+        return Refusal(
+            promises.W9,
+            f"{operation.call}: completions of a deleted session wait, or others do not",
+            also=(promises.W5,),
+            expected=f"{waiting}",
+            observed=f"{operation.result}",
+        )
+    return (replace(state, sessions=rest),)
 
 
 def _looked(state: State, operation: Operation) -> tuple[State] | Refusal:

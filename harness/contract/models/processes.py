@@ -1,8 +1,7 @@
 """Model of background processes: each reports its end once, and its watched lines at a rate.
 
 Operations are those of the *processes* ability (`harness.targets`). A process prints what `say`
-gives it, and ends by `finish` or `kill`. A restart or a kill of its host changes nothing of that,
-but for the exit code of a process that is killed later: no parent is left to see it.
+gives it, and ends by `finish` or `kill`. A restart or a kill of its host changes nothing of that.
 """
 
 from __future__ import annotations
@@ -21,7 +20,16 @@ WATCH_EVENTS_MAX = 20
 SLACK_S = 5.0  # an advance is never that close to the interval
 MARKS = "\n[one]\n\n[two]\n"  # what the adapter prints behind each text
 KILLED = -9
-UNCHANGED = ("proof", "left", "refused", "leave_files", "ended")  # calls that start and end nothing
+TRIES = 3  # to start a process while the disk refuses
+UNCHANGED = (
+    "proof",
+    "left",
+    "refused",
+    "leave_files",
+    "ended",
+    "bounded",
+    "no_command",
+)  # calls that start and end nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +99,14 @@ class ProcessesModel:
             return accepted
         argument = operation.argument
         process = next((p for p in state.running if p.process == argument.get("process")), None)
+        if operation.function == "kill" and process is None:
+            return accepted
         return (_after(state, operation.function, argument, process),)
 
 
-def _answer(state: State, operation: Operation) -> tuple[object, Promise]:
+def _answer(  # noqa: PLR0911 - one for each function
+    state: State, operation: Operation
+) -> tuple[object, Promise]:
     """The one right answer, and the promise that another one breaks."""
     match operation.function:
         case "proof":
@@ -108,10 +120,17 @@ def _answer(state: State, operation: Operation) -> tuple[object, Promise]:
             has_ended = operation.result["running"] < len(state.running)
             promise = promises.W12 if has_ended else promises.W9
             return {**gauges, "ledger": owed + kept, "files": kept}, promise
+        case "bounded":  # where a file cannot have holes, it may be as long as what was printed
+            return None if operation.result is None else True, promises.W9
         case "refused":
-            return "OSError", promises.W12
+            has_leaked = operation.result["files"] != 0
+            wanted = {"errors": ["OSError"] * TRIES, "files": 0}
+            return wanted, promises.H8 if has_leaked else promises.W12
+        case "no_command" | "spawn_late":
+            return "SpawnRefusedError", promises.W12
         case "kill":
-            return True, promises.W12
+            names = {process.process for process in state.running}
+            return operation.argument["process"] in names, promises.W12
     return None, promises.W12
 
 
@@ -137,7 +156,7 @@ def _after(state: State, function: str, argument: Any, process: Running | None) 
         return replace(state, running=(*state.running, started), proof=proof)
     if function == "advance":
         return replace(state, now_s=state.now_s + argument["seconds"])
-    if function in ("restart", "kill_host"):
+    if function in ("restart", "kill_host", "spawn_late"):
         adopted = (replace(p, is_adopted=True) for p in state.running if p.is_kept)
         return replace(state, running=tuple(adopted))
     assert process is not None, function
@@ -145,8 +164,7 @@ def _after(state: State, function: str, argument: Any, process: Running | None) 
     if function == "say":
         text = "x" * argument.get("size", 0) + argument["text"] + MARKS
         return _said(replace(state, running=others), process, text)
-    killed = None if process.is_adopted else KILLED
-    code = killed if function == "kill" else process.exit_code
+    code = KILLED if function == "kill" else process.exit_code
     if function == "finish":
         state = replace(state, proof=(*state.proof, f"{process.process} end"))
     state = replace(state, running=others)

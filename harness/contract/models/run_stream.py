@@ -26,6 +26,8 @@ class Part:
 
 def streamed(session: Session, operation: Operation, turn: Turn | None) -> Session | Refusal:
     """A run's events behind a cursor of its own, read to their end."""
+    if refusal := _uneven(operation):
+        return refusal
     ids, names = operation.result["ids"], operation.result["names"]
     after = operation.argument["after"]
     if names[:1] == [SNAPSHOT] and (turn is None or turn.rows is None or after > turn.rows):
@@ -38,6 +40,8 @@ def streamed(session: Session, operation: Operation, turn: Turn | None) -> Sessi
 
 def resumed(session: Session, operation: Operation, turn: Turn | None) -> Session | Refusal:
     """A run's events behind a foreign cursor: a snapshot comes first."""
+    if refusal := _uneven(operation):
+        return refusal
     ids, names = operation.result["ids"], operation.result["names"]
     if names[:1] != [SNAPSHOT]:
         return Refusal(
@@ -68,10 +72,26 @@ def _read(
         )
     if not part.names:
         return session
-    is_whole = operation.function == "events" and not operation.argument["after"]
-    if is_whole and (wrong := wrong_events(turn, operation)):
-        return wrong
+    texts = operation.result.get("texts")
+    if texts is not None:
+        rows_read = list(zip(part.names, texts[len(texts) - len(part.names) :], strict=True))
+        if wrong := wrong_events(turn, operation, rows_read, part.after):
+            return wrong
     return _closed(session, operation, replace(turn, rows=rows))
+
+
+def _uneven(operation: Operation) -> Refusal | None:
+    """The refusal of events that lack an id or a text, or whose id is no number."""
+    result = operation.result
+    counts = {len(result["ids"]), len(result["names"]), len(result.get("texts", result["names"]))}
+    if len(counts) == 1 and all(id_ is None or isinstance(id_, int) for id_ in result["ids"]):
+        return None
+    return Refusal(
+        promises.C3,
+        f"{operation.call}: an event without an id, a name or a text",
+        also=(promises.C2, promises.C4),
+        expected="as many ids, which are numbers, and texts as names",
+    )
 
 
 def _closed(session: Session, operation: Operation, turn: Turn | None) -> Session | Refusal:

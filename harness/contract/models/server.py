@@ -22,9 +22,10 @@ NEVER = "KeyError"  # the error of a session that was never made
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Every session by its name."""
+    """Every session by its name, and the runs of those that were deleted."""
 
     sessions: tuple[tuple[str, Session], ...] = ()
+    gone: frozenset[str] = frozenset()
 
     def put(self, name: str, session: Session | None) -> State:
         """This state with another session of that name, or without one (None)."""
@@ -86,7 +87,11 @@ class ServerModel:
             case "sessions" if is_ok:
                 return _listed(state, [name for name, _ in state.sessions], operation)
             case "titles" if is_ok:
-                rows = [[name, session.title] for name, session in state.sessions]
+                own = {name: title for name, title in operation.result if title is None}
+                rows = [
+                    [name, own.get(name, session.title) if session.named is None else session.title]
+                    for name, session in state.sessions
+                ]
                 return _listed(state, rows, operation)
             case "kill":
                 return state.after_death("interrupted")
@@ -117,8 +122,10 @@ class ServerModel:
             adopted = state
             listed = dict(operation.result)
             for name, session in state.sessions:
-                known = replace(session, title=listed[name]) if name in listed else None
-                adopted = adopted.put(name, known)
+                title = listed.get(name)
+                is_right = title in (session.title, session.named)
+                known = session if is_right else replace(session, named=title)
+                adopted = adopted.put(name, known if name in listed else None)
             return (adopted,)
         found = state.named(argument.get("session"), argument.get("run"))
         if found is None or operation.outcome is Outcome.FAIL:
@@ -145,9 +152,13 @@ def _listed(state: State, rows: list[Any], operation: Operation) -> tuple[State]
         return (state,)
     is_short = len(operation.result) < len(rows)
     problem = "lacks sessions" if is_short else "lists other sessions or titles"
+    is_of_titles = operation.function == "titles" and (
+        [name for name, _ in operation.result] == [name for name, _ in rows]
+    )
     return Refusal(
         promises.S2 if is_short else promises.S11,
         f"{operation.call} {problem}",
+        also=(promises.S14, promises.S15) if is_of_titles else (),
         expected=f"{rows}",
     )
 
@@ -169,7 +180,8 @@ def _of_session(state: State, operation: Operation) -> tuple[State, ...] | Refus
             expected=f"an answer about {name}",
         )
     if operation.function == "delete":
-        return (state.put(name, None),)
+        runs = {turn.run for turn in session.begun}
+        return (replace(state.put(name, None), gone=state.gone | runs),)
     refusals: list[Refusal] = []
     after: list[State] = []
     for outlook in session.outlooks():
@@ -192,6 +204,14 @@ def _of_no_session(state: State, operation: Operation) -> tuple[State] | Refusal
             promises.H2,
             f"{operation.call} about a session that does not exist failed otherwise than by a 404",
             expected=f"{GONE} (a 404), or {NEVER}",
+        )
+    is_read = operation.function in ("events", "events_from")
+    if is_read and operation.argument["run"] in state.gone:
+        return Refusal(
+            promises.S6,
+            f"{operation.call} read a run of a deleted session",
+            also=(promises.S14,),
+            expected=f"{GONE} (a 404)",
         )
     is_empty = operation.result == [] or "session" not in operation.argument
     if operation.function == "delete" or is_empty:

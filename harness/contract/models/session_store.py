@@ -53,6 +53,7 @@ from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
 Texts = tuple[str, ...]
+UNTITLED = "Untitled"
 HELD_MAX = 1  # idle sessions that the store may hold in memory
 
 
@@ -77,14 +78,17 @@ class Session:
     `whole` is what recovery has to restore: the messages, and those that shrinks without a user's
     request removed. `spare` is what the backup has to hold after such a shrink, `backup` the least
     number of its messages; None for no backup, -1 for a copy of any content. `seen_at` is the last
-    known `updated_at`, None if a call may have changed it since.
+    known `updated_at`, None if a call may have changed it since. `title` is None behind damage,
+    until a row shows it.
     """
 
     messages: Texts = ()
     whole: Texts | None = None
     spare: Texts = ()
     backup: int | None = None
+    longest: int = 0  # the most messages that any version of it had
     title: str | None = None
+    was_miscounted: bool = False  # a row had another count; no read of the messages followed
     seen_at: float | None = None
     blur: Blur | None = None
     was_confirmed: bool = False  # its messages were read, and no call changed them since
@@ -119,6 +123,8 @@ class State:
 
     def put(self, name: str, session: Session) -> State:
         """This state with one session changed, without activity."""
+        counts = (session.longest, len(session.messages), len(session.whole or ()))
+        session = replace(session, longest=max(counts))
         return replace(self, sessions=tuple(sorted({**dict(self.sessions), name: session}.items())))
 
     def drop(self, name: str) -> State:
@@ -188,7 +194,7 @@ def _write(
     if operation.outcome is Outcome.FAIL:
         return _failed(state, operation, session)
     is_made_again = operation.function == "new" and operation.outcome is Outcome.OK
-    if is_made_again and session is not None and _is_clear(session):
+    if is_made_again and session is not None and _is_surely_there(session):
         return Refusal(
             promises.S9,
             f"{operation.call} made a session that exists already",
@@ -205,7 +211,14 @@ def _write(
     happened = _WRITES[operation.function](state, session or Session(), **argument)
     if operation.outcome is Outcome.OK:
         return happened
-    return tuple(dict.fromkeys(_crashed(after, name) for after in (*happened, state)))
+    was_made = session is None  # so that it is the newest, if it is there
+    crashed = (_crashed(after, name, was_made=was_made) for after in (*happened, state))
+    return tuple(dict.fromkeys(crashed))
+
+
+def _is_surely_there(session: Session) -> bool:
+    """Whether a file of the session exists; a restart may move one that cannot be read away."""
+    return session.blur is None or session.blur.was_replaced or not session.blur.was_restarted
 
 
 def _is_clear(session: Session) -> bool:
@@ -220,27 +233,30 @@ def _failed(
     function = operation.function
     if session is None:
         may_fail = function not in ("new", "delete")
+    elif session.blur is None:
+        may_fail = function == "new" or (function == "undo" and not session.messages)
     else:
-        may_fail = (
-            not _is_clear(session)
-            or function == "new"
-            or (function == "undo" and not session.messages)
-        )
+        may_be_empty = function == "undo" and not session.blur.tail
+        is_readable = session.blur.was_replaced and not may_be_empty
+        may_fail = function == "new" or (function != "delete" and not is_readable)
     if may_fail:
         return (state,)
+    was_hit = session is not None and not _is_clear(session)  # its file may be a mixture then
     return Refusal(
-        promises.S2 if function != "new" else promises.S11,
+        promises.S11 if function == "new" else promises.S1 if was_hit else promises.S2,
         f"{operation.call} failed without a reason",
+        also=(promises.S2,) if was_hit else (),
         expected="null: it happened",
     )
 
 
-def _crashed(state: State, name: str) -> State:
+def _crashed(state: State, name: str, *, was_made: bool) -> State:
     session = state.get(name)
     if session is None:
         return state
     crashed = replace(session, was_crashed=True, was_confirmed=False, seen_at=None)
-    return state.put(name, crashed).somewhere(name)
+    after = state.put(name, replace(crashed, was_miscounted=False))
+    return after if was_made else after.somewhere(name)
 
 
 # Calls that change a session ----------------------------------------------------------------------
@@ -250,7 +266,7 @@ def _new(state: State, _: Session, session: str) -> tuple[State, ...]:
     if state.get(session) is not None:
         return (state,)
     fresh = replace(state, deleted=state.deleted - {session})
-    return (fresh.put(session, Session()).newest(session),)
+    return (fresh.put(session, Session(title=UNTITLED)).newest(session),)
 
 
 def _append(state: State, found: Session, session: str, text: str) -> tuple[State, ...]:
@@ -329,7 +345,7 @@ def _cleanup(state: State, _: Session, session: str) -> tuple[State, ...]:  # no
 
 
 def _corrupt(state: State, found: Session, session: str) -> tuple[State, ...]:
-    damaged = replace(found, blur=Blur(), was_confirmed=False)
+    damaged = replace(found, blur=Blur(), was_confirmed=False, was_miscounted=False)
     return (state.put(session, damaged).somewhere(session),)
 
 
@@ -432,7 +448,9 @@ def _recovered(session: Session, operation: Operation) -> Session:
 # Calls that only read -----------------------------------------------------------------------------
 
 
-def _messages(state: State, operation: Operation, session: str) -> tuple[State] | Refusal:
+def _messages(  # noqa: PLR0911  one for each answer
+    state: State, operation: Operation, session: str
+) -> tuple[State] | Refusal:
     found, texts = state.get(session), _texts(operation)
     if found is None:
         if operation.result is None and operation.outcome is Outcome.OK:
@@ -452,6 +470,12 @@ def _messages(state: State, operation: Operation, session: str) -> tuple[State] 
         return _sharpened(state, operation, found, texts)
     if texts not in found.readings:
         return _wrong_messages(state, operation, texts, found.readings)
+    if found.was_miscounted:
+        return Refusal(
+            promises.S11,
+            f"{operation.call} is right, and the row of {session} had another count before",
+            expected="the row counts the messages of the session",
+        )
     if found.whole is None:  # the lost messages are back
         state = replace(state, lost=state.lost.difference((session, text) for text in texts))
     return (state.put(session, replace(found, was_confirmed=True, was_crashed=False)),)
@@ -567,7 +591,7 @@ def _list(state: State, operation: Operation) -> tuple[State] | Refusal:
             f"{operation.call} does not list the sessions",
             expected=f"the sessions {names}, newest activity first",
         )
-    sure = {name for name, session in state.sessions if session.was_confirmed or _is_clear(session)}
+    sure = {name for name, session in state.sessions if _must_be_listed(session)}
     if Counter(listed) - Counter(names) or sure - {*listed}:
         return Refusal(
             promises.S11,
@@ -586,6 +610,12 @@ def _list(state: State, operation: Operation) -> tuple[State] | Refusal:
         )
     order = (*listed, *sorted(unlisted))
     return (replace(state, order=order, loose=frozenset(unlisted)),)
+
+
+def _must_be_listed(session: Session) -> bool:
+    """Whether the session has a file that can be read."""
+    was_saved = session.blur is not None and session.blur.was_replaced and not session.was_crashed
+    return session.was_confirmed or was_saved or _is_clear(session)
 
 
 def _row(state: State, operation: Operation, session: str) -> tuple[State] | Refusal:
@@ -612,7 +642,10 @@ def _row(state: State, operation: Operation, session: str) -> tuple[State] | Ref
             ({**row, "updated_at": found.seen_at},),
             expected=f"updated_at = {found.seen_at}",
         )
-    return (state.put(session, replace(found, seen_at=row["updated_at"])),)
+    counts = {len(texts) for texts in found.readings}
+    is_wrong = not found.was_crashed and row["message_count"] not in counts
+    after = replace(found, seen_at=row["updated_at"], title=row["title"])
+    return (state.put(session, replace(after, was_miscounted=is_wrong)),)
 
 
 def _right_row(row: Mapping[str, Any] | None, found: Session) -> str:
@@ -634,6 +667,20 @@ def _backup(state: State, operation: Operation, session: str) -> tuple[State] | 
     found, count = state.get(session), operation.result
     needed = None if found is None else found.backup
     available = -2 if operation.outcome is Outcome.FAIL or count is None else int(count)
+    is_failed = operation.outcome is Outcome.FAIL
+    if found is not None and (is_failed or available > found.longest):
+        return Refusal(
+            promises.S4,
+            f"{operation.call}: no count, or more messages than the session ever had",
+            expected=f"at most {found.longest}, or null for no backup",
+        )
+    if found is None and (is_failed or (count is not None and session not in state.deleted)):
+        return Refusal(
+            promises.S11,
+            f"{operation.call} does not say that {session} does not exist",
+            (None,),
+            expected="null",
+        )
     if needed is None or available >= needed:
         return (state,)
     copy = "a copy of the damaged sidecar" if needed < 0 else "a backup"
@@ -647,12 +694,14 @@ def _backup(state: State, operation: Operation, session: str) -> tuple[State] | 
 def _held(state: State, operation: Operation) -> tuple[State] | Refusal:
     # A call that a fault hit may have left a session that is not known to be on disk.
     damaged = sum(session.blur is not None or session.was_crashed for _, session in state.sessions)
-    if operation.outcome is Outcome.OK and operation.result <= HELD_MAX + damaged:
+    most = HELD_MAX + damaged  # another process may have deleted one of them
+    most = min(most, len(state.sessions) + len(state.deleted))
+    if operation.outcome is Outcome.OK and 0 <= operation.result <= most:
         return (state,)
     return Refusal(
         promises.A6,
         f"{operation.call}: too many sessions are in memory",
-        expected=f"at most {HELD_MAX} idle and {damaged} that may not be on disk",
+        expected=f"at most {most}: one idle session, and those that may not be on disk",
     )
 
 

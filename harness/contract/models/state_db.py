@@ -3,7 +3,9 @@
 Operations are those of the *state_db* ability (`harness.targets`). Where the contract is silent the
 model is lenient: it ignores times; a call about an unknown session may be refused or do nothing
 (adding tokens may create it); whether an age that equals the limit is older is open, as is what a
-search for other characters than letters and digits finds.
+search for other characters than letters and digits finds. A later `create` may fill what the
+session lacks, perhaps all but its user, or change nothing; a later model and billing mode may
+replace the first, or not.
 
 Which promise is broken:
 
@@ -15,8 +17,8 @@ Which promise is broken:
 - D3: a write was refused because of a lock, though no other call writes;
 - D8: a read, or opening the file, was refused because of a lock;
 - D10: a call was refused for another reason though it should succeed, or its error has no text.
-- D13: a system prompt, a tool call or the reason of an end is missing, or `prune` went by another
-  age than that of the start.
+- D13: a system prompt, a tool call, the reason of an end or another column is missing, a title is
+  not sanitised, or `prune` went by another age than that of the start.
 
 `harness.contract.models.fault_outcomes` wraps this model, and judges what a fault leaves behind
 (D9, and D5 after a kill).
@@ -24,6 +26,7 @@ Which promise is broken:
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -32,12 +35,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.contract import promises
+from harness.contract.models.titles import sanitised
 from harness.core.contract import Promise
 from harness.core.errors import UsageError
 from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
+_LOCKED = r"\block(ed|ing)?\b|\bbusy\b|Patience"  # in an error because of a lock
 Message = tuple[str, str]  # role and text
+
+ABOUT = ("model", "model_config", "user_id", "parent_session_id")
+USAGE = ("cache_read_tokens", "cache_write_tokens", "reasoning_tokens", "cost_usd")
+DETAILS = ("tool_call_id", "tool_name", "token_count", "finish_reason", "reasoning")
+NO_DETAILS = "{}"  # of a message: its columns with a value, as JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,10 @@ class Session:
     calls: tuple[int, ...] = ()  # tool calls by message
     system_prompt: str | None = None
     end_reason: str | None = None
+    about: tuple[str | None, ...] = (None,) * len(ABOUT)  # its configuration as JSON
+    usage: tuple[float, ...] = (0,) * len(USAGE)
+    billing_mode: str | None = None
+    details: tuple[str, ...] = ()  # by message, as JSON
     drift: int = 0  # by which a target was seen to count too many messages
 
 
@@ -92,8 +106,17 @@ class State:
             if name in names
             for message in session.messages
         }
-        left = tuple(item for item in self.sessions if item[0] not in names)
+        left = tuple(
+            (name, _orphaned(session, names))
+            for name, session in self.sessions
+            if name not in names
+        )
         return replace(self, sessions=left, removed=self.removed | gone)
+
+
+def _orphaned(session: Session, gone: set[str]) -> Session:
+    *about, parent = session.about
+    return replace(session, about=(*about, None)) if parent in gone else session
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +129,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All results that a call may have, and whether it may fail instead."""
+    """All results that a call may have, and whether it may fail instead.
+
+    An error has to contain one of the texts `because`, if there are any.
+    """
 
     possible: tuple[Answer, ...]
     may_fail: bool = False
+    because: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +185,32 @@ class StateDbModel:
 # Possible answers --------------------------------------------------------------------------------
 
 
-def _create(state: State, session: str, source: str) -> Answers:
-    known = state.get(session) is not None
-    return _answer(state if known else state.put(session, Session(source, state.day)))
+def _create(
+    state: State, session: str, source: str, about: Mapping[str, Any] | None = None
+) -> Answers:
+    about = about or {}
+    given = tuple(about.get(name) for name in ABOUT)
+    config = about.get("model_config")
+    given = (given[0], None if config is None else _json(config), *given[2:])
+    prompt = about.get("system_prompt")
+    found = state.get(session)
+    parent = about.get("parent_session_id")
+    refuses = parent is not None and state.get(parent) is None
+    if found is None:
+        new = Session(source, state.day, system_prompt=prompt, about=given)
+        return Answers((), may_fail=True) if refuses else _answer(state.put(session, new))
+    filled = replace(
+        found,
+        about=tuple(
+            has if has is not None else new for has, new in zip(found.about, given, strict=True)
+        ),
+        system_prompt=prompt if found.system_prompt is None else found.system_prompt,
+    )
+    model, config, _, parent = filled.about
+    same_user = replace(filled, about=(model, config, found.about[2], parent))
+    readings = (found,) if refuses else (found, filled, same_user)
+    afters = (state.put(session, reading) for reading in readings)
+    return Answers(tuple(Answer(None, after) for after in afters), may_fail=refuses)
 
 
 def _end(state: State, session: str, reason: str) -> Answers:
@@ -181,10 +231,10 @@ def _set_title(state: State, session: str, title: str | None) -> Answers:
     found = state.get(session)
     if found is None:
         return _answer(state, result=False, may_fail=True)
-    if title is not None and (not title or title.isspace()):
-        title = None
-    if title and _owner(state, title) not in (None, session):
-        return Answers((), may_fail=True)
+    title = sanitised(title)
+    owner = _owner(state, title) if title else None
+    if title and owner not in (None, session):
+        return Answers((), may_fail=True, because=(title, f"{owner}"))
     return _answer(state.put(session, replace(found, title=title)), result=True)
 
 
@@ -192,46 +242,106 @@ def _set_system_prompt(state: State, session: str, text: str) -> Answers:
     return _change(state, session, lambda found: replace(found, system_prompt=text))
 
 
-def _add_tokens(state: State, session: str, input: int, output: int) -> Answers:  # noqa: A002  (likewise)
-    return _count(
-        state,
-        session,
-        lambda found: replace(
+def _add_tokens(
+    state: State,
+    session: str,
+    input: int,  # noqa: A002  (likewise)
+    output: int,
+    more: Mapping[str, Any] | None = None,
+) -> Answers:
+    added = _usage(more)
+
+    def add(found: Session) -> Session:
+        return replace(
             found,
             input_tokens=found.input_tokens + input,
             output_tokens=found.output_tokens + output,
-        ),
-    )
+            usage=tuple(had + new for had, new in zip(found.usage, added, strict=True)),
+        )
+
+    return _count(state, session, *_named(add, more))
 
 
-def _set_tokens(state: State, session: str, input: int, output: int) -> Answers:  # noqa: A002  (likewise)
-    return _count(
-        state, session, lambda found: replace(found, input_tokens=input, output_tokens=output)
-    )
+def _set_tokens(
+    state: State,
+    session: str,
+    input: int,  # noqa: A002  (likewise)
+    output: int,
+    more: Mapping[str, Any] | None = None,
+) -> Answers:
+    def put(found: Session) -> Session:
+        return replace(found, input_tokens=input, output_tokens=output, usage=_usage(more))
+
+    return _count(state, session, *_named(put, more))
 
 
-def _append(state: State, session: str, role: str, text: str, tool_calls: int = 0) -> Answers:
+def _usage(more: Mapping[str, Any] | None) -> tuple[float, ...]:
+    return tuple((more or {}).get(name, 0) for name in USAGE)
+
+
+def _named(
+    change: Callable[[Session], Session], more: Mapping[str, Any] | None
+) -> Iterable[Callable[[Session], Session]]:
+    """The change, after which the first model and billing mode stay, or the last ones do."""
+    model, mode = ((more or {}).get(name) for name in ("model", "billing_mode"))
+
+    def first_stays(found: Session) -> Session:
+        has, *about = found.about
+        return replace(
+            change(found),
+            about=(model if has is None else has, *about),
+            billing_mode=mode if found.billing_mode is None else found.billing_mode,
+        )
+
+    def last_wins(found: Session) -> Session:
+        has, *about = found.about
+        return replace(
+            change(found),
+            about=(has if model is None else model, *about),
+            billing_mode=found.billing_mode if mode is None else mode,
+        )
+
+    return first_stays, last_wins
+
+
+def _append(  # noqa: PLR0913, PLR0917  (likewise)
+    state: State,
+    session: str,
+    role: str,
+    text: str,
+    tool_calls: int | Mapping[str, str] = 0,
+    more: Mapping[str, Any] | None = None,
+) -> Answers:
+    """Append a message with a number of tool calls, or with one that is given without a list."""
     found = state.get(session)
     if found is None:
         return Answers((), may_fail=True)
-    messages = (*found.messages, (role, text))
+    tool_calls = tool_calls if isinstance(tool_calls, int) else 1
     after = replace(
         found,
-        messages=messages,
+        messages=(*found.messages, (role, text)),
         calls=(*found.calls, tool_calls),
+        details=(*found.details, _json(more or {})),
         tool_calls=found.tool_calls + tool_calls,
     )
     return _answer(state.put(session, after))
 
 
-def _replace(state: State, session: str, messages: list[list[str]]) -> Answers:
+def _replace(
+    state: State,
+    session: str,
+    messages: list[list[str]],
+    more: list[Mapping[str, Any]] | None = None,
+) -> Answers:
     found = state.get(session)
     if found is None and messages:
         return Answers((), may_fail=True)
     rows = tuple((role, text) for role, text in messages)
+    details = tuple(map(_json, more)) if more else (NO_DETAILS,) * len(rows)
 
     def replaced(found: Session) -> Session:
-        return replace(found, messages=rows, calls=(0,) * len(rows), tool_calls=0, drift=0)
+        none = (0,) * len(rows)
+        return replace(found, messages=rows, calls=none, details=details, tool_calls=0, drift=0)
 
     return _change(state, session, replaced)
 
@@ -265,6 +375,21 @@ def _details(state: State, session: str) -> Answers:
         "end_reason": found.end_reason,
         "tool_calls": list(found.calls),
         "in_order": True,
+    }
+    return _answer(state, result=row)
+
+
+def _columns(state: State, session: str) -> Answers:
+    found = state.get(session)
+    if found is None:
+        return _answer(state)
+    model, config, *others = found.about
+    about = (model, None if config is None else json.loads(config), *others)
+    row = {
+        **dict(zip(ABOUT, about, strict=True)),
+        **dict(zip(USAGE, found.usage, strict=True)),
+        "billing_mode": found.billing_mode,
+        "messages": [json.loads(details) for details in found.details],
     }
     return _answer(state, result=row)
 
@@ -318,6 +443,24 @@ def _reopen_file(state: State) -> Answers:
     return _answer(state)
 
 
+def _reopen_older(state: State) -> Answers:
+    """Take the newer columns out of the file, and open it, which adds them without values."""
+    sessions = tuple(
+        (
+            name,
+            replace(
+                found,
+                about=(None, None, None, found.about[-1]),
+                usage=(0,) * len(USAGE),
+                billing_mode=None,
+                details=(NO_DETAILS,) * len(found.messages),
+            ),
+        )
+        for name, found in state.sessions
+    )
+    return _answer(replace(state, sessions=sessions))
+
+
 def _counters(state: State, session: str) -> Answers:
     found = state.get(session)
     if found is None:
@@ -339,6 +482,7 @@ _ANSWERS: Mapping[str, Callable[..., Answers]] = {
     "clear": _clear,
     "get": _get,
     "details": _details,
+    "columns": _columns,
     "list": _list,
     "messages": _messages,
     "search": _search,
@@ -346,9 +490,13 @@ _ANSWERS: Mapping[str, Callable[..., Answers]] = {
     "prune": _prune,
     "advance": _advance,
     "reopen_file": _reopen_file,
+    "reopen_older": _reopen_older,
     "counters": _counters,
 }
-_TAKE_NO_LOCK = ("get", "details", "list", "messages", "search", "counters", "reopen_file")
+_TAKE_NO_LOCK = (
+    *("get", "details", "columns", "list", "messages", "search", "counters"),
+    *("reopen_file", "reopen_older"),
+)
 
 
 def _answer(after: State, *, result: Any = None, may_fail: bool = False) -> Answers:
@@ -363,13 +511,17 @@ def _change(state: State, name: str, *changes: Callable[[Session], Session]) -> 
     return Answers(tuple(Answer(None, state.put(name, change(found))) for change in changes))
 
 
-def _count(state: State, name: str, change: Callable[[Session], Session]) -> Answers:
+def _count(state: State, name: str, *changes: Callable[[Session], Session]) -> Answers:
     """Count tokens; for an unknown session fail, do nothing, or create it."""
-    answers = _change(state, name, change)
+    answers = _change(state, name, *changes)
     if state.get(name) is not None:
         return answers
-    created = state.put(name, change(Session("unknown", state.day)))
+    created = state.put(name, changes[0](Session("unknown", state.day)))
     return replace(answers, possible=(*answers.possible, Answer(None, created)))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _owner(state: State, title: str) -> str | None:
@@ -426,6 +578,28 @@ def _adopt_details(state: State, operation: Operation) -> tuple[State, ...]:
     return (state.put(name, after),)
 
 
+def _adopt_columns(state: State, operation: Operation) -> tuple[State, ...]:
+    name, seen = operation.argument["session"], operation.result
+    found = state.get(name)
+    if seen is None:
+        return (state.drop([name]),)
+    if found is None or len(seen["messages"]) != len(found.messages):
+        return ()
+    config = seen["model_config"]
+    after = replace(
+        found,
+        about=(
+            seen["model"],
+            None if config is None else _json(config),
+            *(seen[name] for name in ABOUT[2:]),
+        ),
+        usage=tuple(seen[name] for name in USAGE),
+        billing_mode=seen["billing_mode"],
+        details=tuple(map(_json, seen["messages"])),
+    )
+    return (state.put(name, after),)
+
+
 def _adopt_messages(state: State, operation: Operation) -> tuple[State, ...]:
     """Other messages; the count may be that of before, or that of the rows; as may tool calls."""
     name = operation.argument["session"]
@@ -470,6 +644,7 @@ def _adopt_prune(state: State, operation: Operation) -> tuple[State, ...]:
 _ADOPTS: Mapping[str, Callable[[State, Operation], tuple[State, ...]]] = {
     "get": _adopt_get,
     "details": _adopt_details,
+    "columns": _adopt_columns,
     "messages": _adopt_messages,
     "list": _adopt_list,
     "counters": _adopt_counters,
@@ -493,6 +668,7 @@ def _judge_result(
         return Refusal(
             promises.D2,
             f"{operation.call} succeeded although it has to be refused",
+            also=(promises.D13,) if operation.function == "create" else (),  # of a parent
             expected="an error",
         )
     blame = _BLAMES.get(operation.function, _blame_answer)(state, operation, accepted[0])
@@ -504,25 +680,47 @@ def _either(accepted: Iterable[Any]) -> str:
     return " or ".join(dict.fromkeys(map(repr, accepted))) or "an error that says why"
 
 
+def _naming(text: str) -> Callable[[str], bool]:
+    """Whether the text has a name as a word of its own."""
+    return lambda name: re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
+
+
 def _judge_error(
     state: State, operation: Operation, answers: Answers
 ) -> tuple[State, ...] | Refusal:
     accepted = tuple(answer.result for answer in answers.possible)
     if answers.may_fail:
         _, _, text = operation.error.partition(":")
-        if text.strip():
-            return (state,)
+        if not text.strip():
+            return Refusal(
+                promises.D10,
+                f"{operation.call} failed with an error that has no text",
+                accepted,
+                expected="an error whose text says why, or a result",
+            )
+        is_waiting = re.search(_LOCKED, text) is not None
+        if answers.because and not is_waiting and not any(map(_naming(text), answers.because)):
+            return Refusal(
+                promises.D13,
+                f"{operation.call} failed with an error that does not say who has the title",
+                accepted,
+                also=(promises.D10,),
+                expected=f"an error that names {' or '.join(map(repr, answers.because))}",
+            )
+        return (state,)
+    if re.search("no such column|has no column", operation.error):
         return Refusal(
-            promises.D10,
-            f"{operation.call} failed with an error that has no text",
+            promises.D13,
+            f"{operation.call} found a column missing",
             accepted,
-            expected="an error whose text says why, or a result",
+            expected=_either(accepted),
         )
-    if not re.search(r"\block(ed|ing)?\b|\bbusy\b|Patience", operation.error):
+    if not re.search(_LOCKED, operation.error):
         return Refusal(
             promises.D10,
             f"{operation.call} failed although it has to succeed",
             accepted,
+            also=(promises.D13,) if "constraint" in operation.error else (),
             expected=_either(accepted),
         )
     return Refusal(
@@ -560,6 +758,8 @@ def _blame_get(state: State, operation: Operation, expected: Any) -> Blame:
             lost = (promises.D1,) if (seen.get(counter) or 0) < expected[counter] else ()
             return Blame(promises.D2, f"{counter} drifted", lost)
     title = seen.get("title")
+    if "title" in wrong and title is not None and sanitised(title) != title:
+        return Blame(promises.D1, f"the title {title!r} is not sanitised", (promises.D13,))
     if "title" in wrong and title and _owner(state, title) is not None:
         return Blame(promises.D2, f"two sessions have the title {title!r}")
     return Blame(promises.D1, f"acknowledged values are lost: {', '.join(sorted(wrong))}")
@@ -621,6 +821,7 @@ _BLAMES: Mapping[str, Callable[[State, Operation, Any], Blame]] = {
     "delete": _blame_existence,
     "get": _blame_get,
     "details": _blame_details,
+    "columns": _blame_details,
     "list": _blame_list,
     "messages": _blame_messages,
     "search": _blame_search,

@@ -53,19 +53,21 @@ def is_reply(script: Script, session: str, text: str, mark: str) -> bool:
     return is_start and (number is not None) is (mark != "error")
 
 
-def wrong_events(turn: Turn, operation: Operation) -> Refusal | None:
-    """The refusal of a run's events, read from its start to its end, where they are wrong."""
-    result = operation.result
-    if "texts" not in result or not result["closed"] or not is_predictable(Script.parse(turn.text)):
+def wrong_events(
+    turn: Turn, operation: Operation, rows: list[tuple[str, str]], after: int
+) -> Refusal | None:
+    """The refusal of a run's events behind a number, read to its end, where they are wrong.
+
+    `rows` are their names and texts. A cursor behind the script's events leaves only an end.
+    """
+    script = Script.parse(turn.text)
+    wanted = parts(script)
+    if not operation.result["closed"] or not is_predictable(script) or after > len(wanted):
         return None
-    rows = list(zip(result["names"], result["texts"], strict=False))
-    if len(result["names"]) != len(result["texts"]):
-        return _refused_events(operation, "as many texts as names")
+    rows = [*wanted[:after], *rows]
     names = [name for name, _ in rows]
     last = names[-1] if names else ""
     body = rows[:-2] if last == "stream_end" else rows[:-1]
-    script = Script.parse(turn.text)
-    wanted = parts(script)
     if last == "stream_end":
         is_right = names[-2:] == ["done", "stream_end"] and _is_last_token(body[-1:])
         is_right = is_right and not script.fails and _same(body[:-1], wanted, script)

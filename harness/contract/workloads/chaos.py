@@ -49,7 +49,7 @@ class Moments:
         self.is_over = False
 
     def observe(self, moment: Moment) -> None:
-        """Count one."""
+        """Count a moment, and wake those that wait for more of them."""
         with self._changed:
             self._counts[moment] += 1
             self._changed.notify_all()
@@ -66,7 +66,7 @@ class Moments:
             self._changed.wait_for(lambda: self.is_over or is_due(), MOMENT_PATIENCE_S)
 
     def begin(self) -> None:
-        """Let waits begin."""
+        """Let calls wait for moments again, until `end`."""
         self.is_over = False
 
     def end(self) -> None:

@@ -36,6 +36,12 @@ HANG_S = 50.0  # without a log entry: a hang, since every patience is shorter
 ABILITY = "state_db_crowd"
 OLD_VERSION = 11  # of the schema that the earliest released packages create
 
+NEWER = (  # some columns of the present schema
+    ("sessions", "model"),
+    ("sessions", "reasoning_tokens"),
+    ("messages", "reasoning"),
+    ("messages", "tool_name"),
+)
 CHILD = ".child"  # see `harness/worker/writers.py`
 
 Step = tuple[str, Mapping[str, Any]]
@@ -190,8 +196,16 @@ class WriterPool:
         return log.stat().st_size if log.exists() else 0
 
     def age(self) -> None:
-        """Set an earlier schema version in the file, which no process has open."""
+        """Set an earlier schema version in the file, which no process has open.
+
+        A file that keeps its version in the pragma loses the columns that version 1 did not have.
+        """
         with closing(sqlite3.connect(self.database)) as connection, connection:
+            if connection.execute("PRAGMA user_version").fetchone()[0] > 1:
+                for table, column in NEWER:
+                    present = connection.execute(f"PRAGMA table_info({table})").fetchall()
+                    if column in (name for _, name, *_ in present):
+                        connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
             connection.execute("PRAGMA user_version = 0")
             tables = "SELECT 1 FROM sqlite_master WHERE name = 'schema_version'"
             if connection.execute(tables).fetchone():

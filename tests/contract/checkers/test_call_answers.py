@@ -46,6 +46,8 @@ FRESH = {
     "channel_frames_kept": 0,
 }
 ENDED: list[Any] = ["p-w1", 5.0]
+SEEN = ("n:1", "process_watch_match", "a", "p-w1", None)
+INITIAL = ["", "initial", "a", None, None]
 
 
 def sound() -> Builder:
@@ -67,7 +69,7 @@ def sound() -> Builder:
     built.add("cancel", result=False, run="r1")
     ends = [("n:1", name, "a", *ENDED) for name in ("bg_task_complete", "process_complete")]
     for _ in range(2):
-        built.watch("a", [ends[0], ("n:2", *ends[1][1:])])
+        built.watch("a", [SEEN, ("n:2", *ends[0][1:]), ("n:3", *ends[1][1:])])
     built.add("settled", result=True)
     built.send("a", LAST, "r3")
     _come_to_rest(built, AT_REST)
@@ -137,9 +139,11 @@ WRONG: tuple[tuple[str, dict[str, Any], Callable[[Any], Any], Promise], ...] = (
     (
         "watch",
         {},
-        _with(rows=[["", "initial", "a", None, None], ["n:1", "bg_task_complete", "a", "p-w1", 5]]),
+        _with(rows=[INITIAL, ["n:1", "bg_task_complete", "a", "p-w1", 5]]),
         promises.W1,
     ),
+    ("watch", {}, _with(rows=[INITIAL, ["n:1", SEEN[1], "a", None, None]]), promises.C3),
+    ("watch", {}, _with(rows=[INITIAL, ["", *SEEN[1:]]]), promises.C3),
     ("read", {"session": "a"}, _with(rows=ROWS), promises.S15),
     ("read", {"session": "a"}, _with(rows=ALL[2:]), promises.S15),
     ("read", {"session": "a"}, _with(rows=[*ALL[:2], *ALL[1:]]), promises.S2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ SIZES = {
     "lifecycle_entries": 1,
     "sessions_held": 2,
     "session_index_rows": 2,
-    "wakeup_index": 2,
+    "wakeup_index": 0,
     "channels": 2,
     "channel_subscribers": 2,
     "channel_frames_kept": 5,
@@ -74,7 +75,7 @@ def test_churn_explains_every_container() -> None:
         ("channels", 1, promises.C9),
         ("channel_subscribers", 3, promises.C8),
         ("turn_journal", 3, promises.T6),
-        ("wakeup_index", 3, promises.W9),
+        ("wakeup_index", 1, promises.W9),
         ("wakeup_lines", 1, promises.W9),
         ("processes_finished", 0, promises.W9),
         ("session_index_rows", 3, promises.S11),
@@ -86,6 +87,27 @@ def test_one_entry_more_or_less_breaks_its_promise(name: str, size: int, promise
     verdict = CHECK(_churn({name: size}))
 
     assert promise in {broken for anomaly in verdict.anomalies for broken in anomaly.promises}
+
+
+def test_samples_alone_predict_no_size() -> None:
+    """A long soak keeps no acts, and a size below zero is wrong there too."""
+    (*_, sample) = _churn({}).operations
+    alone = replace(sample, argument={"operations": 12})
+    assert CHECK(History((alone, alone))).is_valid
+    assert not CHECK(History((replace(sample, argument={"operations": 0}),))).is_valid
+
+    negative = replace(alone, result={**alone.result, "process/fds": -1})
+    assert not CHECK(History((negative,))).is_valid
+
+
+def test_large_container_without_a_gauge_is_invalid() -> None:
+    """With the acts before a sample, and without them."""
+    for acts in (_churn({}).operations, ()):
+        (*before, sample) = acts or _churn({}).operations[-1:]
+        large = replace(sample, result={**sample.result, "held/TurnJournal._old": 300})
+        large = large if acts else replace(large, argument={"operations": 12})
+        verdict = CHECK(History((*before, large)))
+        assert {promises.T6, promises.H4} <= {*verdict.anomalies[0].promises}
 
 
 def test_act_that_fails_or_answers_is_invalid() -> None:

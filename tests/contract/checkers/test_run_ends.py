@@ -72,6 +72,8 @@ CANCEL_LATE = op("cancel", (20, 21), {"cancelled": True, "saved": True}, run="r1
 UNSAVED = op("cancel", (6, 12), {"cancelled": True, "saved": False}, run="r1")
 EARLY = op("cancel", (5, 6), {"cancelled": True, "saved": True}, run="r1")
 DENIED = op("cancel", (7, 8), {"cancelled": False, "saved": True}, run="r1")
+DISOWNED = op("cancel", (6, 12), {"cancelled": False, "saved": True}, run="r1")
+TALKING = [begin((1, 2), "r1"), *CANCELLED[1:3], DISOWNED, *CANCELLED[4:]]
 DENIED_AFTER = op("cancel", (13, 14), {"cancelled": False, "saved": True}, run="r1")
 NEXT = begin((13, 16), "r2", status=409, after="r1")
 
@@ -123,6 +125,7 @@ def test_right_history_is_valid(operations: tuple[Operation, ...]) -> None:
         ((*CANCELLED, seen("cancelling", 7), status((9, 10), "r1"), settle(*KEPT)), promises.T4),
         ((*CANCELLED, begin((13, 14), "r2", status=409, active="r1"), settle(*KEPT)), promises.T4),
         ((*CANCELLED[:3], UNSAVED, *CANCELLED[4:], settle(*KEPT, turn=KEPT_TURN)), promises.T4),
+        ((*TALKING, settle(turn=KEPT_TURN)), promises.T4),
         ((*CANCELLED, settle(*KEPT)), promises.T3),
         ((*DONE, settle(*SAVED, turn="started")), promises.T3),
         ((*DONE, status((20, 21), "r1", busy=False), settle(*SAVED)), promises.T3),
@@ -144,3 +147,55 @@ def test_wrong_history_names_the_promise(
 ) -> None:
     """One operation is wrong in each history."""
     assert blamed(*operations) == promise
+
+
+# Summaries ----------------------------------------------------------------------------------------
+
+FURNISHED = op("furnish", (1, 2), session="s", runs=["q1", "q2"])
+CLEARED = op("clear", (4, 5), session="s")
+SUMMARY, FIRST_TURN = ["system", "q1 talk", ""], ["user", "q1 talk", ""]
+LAST_TURN = (["user", "q2 talk", ""], ["assistant", "word", ""])
+
+
+def compress(result: int) -> Operation:
+    """A compress that a clear may meet."""
+    return op("compress", (3, 9), result, session="s")
+
+
+@pytest.mark.parametrize(
+    ("operations", "promise"),
+    [
+        ((compress(200), settle(SUMMARY, *LAST_TURN)), None),
+        ((compress(200), settle(FIRST_TURN, *LAST_TURN)), promises.S6),
+        ((compress(200), settle(*LAST_TURN)), promises.S6),
+        ((compress(422), settle(FIRST_TURN, *LAST_TURN)), promises.S10),
+        ((compress(422), settle(SUMMARY, *LAST_TURN)), promises.S10),
+        ((compress(422), CLEARED, settle()), None),
+        ((compress(200), CLEARED, settle()), None),
+        ((compress(200), CLEARED, settle(SUMMARY)), promises.S6),
+        ((compress(422), CLEARED, settle(FIRST_TURN)), promises.S6),
+    ],
+)
+def test_summary_fits_an_order(operations: tuple[Operation, ...], promise: Promise | None) -> None:
+    """A compress happens before or after a removal, or is refused because of it."""
+    assert blamed(FURNISHED, *operations) == promise
+
+
+def test_summary_of_a_later_turn_is_valid() -> None:
+    """A session began anew, and its first new turn was summarized."""
+    furnished = op("furnish", (-4, -3), session="s", runs=["q1", "q2"])
+    named, late = ["system", "r1 talk", ""], op("compress", (20, 29), 200, session="s")
+    anew = (furnished, op("clear", (-2, -1), session="s"), *DONE)
+
+    assert blamed(*anew, late, settle(named)) is None
+    assert blamed(*anew, settle(named)) == promises.S2
+    assert blamed(*anew, late, settle(named, named)) == promises.S2
+
+
+def test_retry_after_a_clear_may_be_refused() -> None:
+    """There is nothing to retry any more; without a clear there is."""
+    result = {"status": 422, "active": None, "stored": False}
+    retry = op("retry", (6, 7), result, session="s", run="q2", script="talk")
+
+    assert blamed(FURNISHED, CLEARED, retry, settle()) is None
+    assert blamed(FURNISHED, retry, settle(FIRST_TURN, *LAST_TURN)) == promises.T3

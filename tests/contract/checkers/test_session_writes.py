@@ -235,8 +235,34 @@ def test_list_that_began_before_its_request_is_rejected() -> None:
     assert blamed(*met, listed((6, 10), None)) == promises.S15
 
 
+def test_list_with_another_sessions_old_row_is_rejected() -> None:
+    """Each row counts the messages of its own session.
+
+    C0: |- append to s -|   |- listed -|
+    C1: |- append to o -|
+    """
+    of_o = (op("new", (1, 2), session="o"), op("append", (3, 5), session="o", text="u"))
+    met = (NEW, *of_o, append((3, 4), "t"))
+
+    assert blamed(*met, op("listed", (6, 7), {"s": 1, "o": 1})) is None
+    assert blamed(*met, op("listed", (6, 7), {"s": 1, "o": 0})) == promises.S15
+    assert blamed(*met, op("listed", (6, 7), {"s": 2, "o": 1})) == promises.S15
+    assert blamed(*met, op("listed_elsewhere", (6, 7), {"s": 1, "o": 0})) == promises.S15
+
+
 def test_list_that_fails_is_rejected() -> None:
     assert blamed(NEW, op("listed", (3, 4), outcome=FAIL)) == promises.S11
+
+
+def test_counted_row_is_as_new_as_its_request() -> None:
+    """It counts each change before it, and may count one that it meets."""
+    met = (op("count_up", (1, 2)), op("count_up", (4, 6)))
+
+    assert blamed(*met, op("counted", (3, 5), 1)) is None
+    assert blamed(*met, op("counted", (3, 5), 2)) is None
+    assert blamed(*met, op("counted", (3, 5), 0)) == promises.S15
+    assert blamed(*met, op("counted", (3, 5), 3)) == promises.S15
+    assert blamed(*met, op("counted", (3, 5), outcome=FAIL)) == promises.S15
 
 
 def test_list_after_a_removal_lacks_what_was_removed() -> None:
@@ -349,3 +375,25 @@ def test_serial_histories_are_valid() -> None:
     """A store without concurrency keeps every promise."""
     for seed in range(1_000):
         assert check_session_writes(serially(Random(seed))) == VALID, seed
+
+
+def held(span: Span, *sessions: str) -> Operation:
+    return op("held", span, [*sessions])
+
+
+def test_a_session_with_a_run_leaves_memory() -> None:
+    assert blamed(start((1, 2)), held((3, 4), "other")) == promises.A6
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        (start((1, 2)), held((3, 4), "s")),
+        (start((1, 4)), held((2, 3))),
+        (start((1, 2), outcome=FAIL), leave((3, 4)), held((5, 6))),
+        (start((1, 2)), cleanup((3, 4)), held((5, 6))),
+    ],
+    ids=["held", "meanwhile", "refused", "cleaned"],
+)
+def test_a_session_may_leave_memory(others: tuple[Operation, ...]) -> None:
+    assert blamed(*others) != promises.A6

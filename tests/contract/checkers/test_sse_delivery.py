@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.contract import promises
-from harness.contract.checkers.server.sse_delivery import StreamReader, check_delivery, check_load
+from harness.contract.checkers.server.sse_delivery import check_delivery, check_load
+from harness.contract.checkers.server.stream_reader import StreamReader
 from harness.core.contract import Promise
 from harness.core.history import FaultInterval, History, Operation, Outcome
 from harness.core.sse import COMMENT, Frame, Frames
@@ -336,3 +337,72 @@ def test_answers_that_contradict_each_other_are_reported() -> None:
     assert judged(send(), messages(("hi", "never sent"))) == [promises.S2]
     assert judged(op("new", {}, {"session": "z"}), send()) == [promises.S11]
     assert judged(op("send", send().argument, named)) == [promises.T1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"snapshots": 1},
+        {"snapshots": -1},
+        {"stream": "q"},
+    ],
+)
+def test_relay_with_other_numbers_is_rejected(wrong: dict[str, Any]) -> None:
+    """A snapshot stands for events that are missing, so it never comes with all of them."""
+    assert judged(reading(WHOLE)) == []
+    assert judged(reading({**WHOLE, **wrong})) == [promises.C3]
+
+
+def test_parts_of_a_run_have_its_tokens() -> None:
+    """Three reads: events 1 to 2, those behind 2, and all; or only parts of a known run."""
+    first, rest = read(*run(4)[:2]), read(*run(4)[2:], after=2)
+    parts = (reading(first), reading(rest, after=2), reading(WHOLE))
+    wrong = reading({**rest, "tokens": rest["tokens"] + 1}, after=2)
+    none = reading({**first, "tokens": 0})
+
+    assert judged(*parts) == []
+    assert judged(parts[0], wrong, parts[2]) == [promises.C3]
+    assert judged(none, parts[1], parts[2]) == [promises.C3]
+    assert judged(send(tokens=1), parts[0]) == [promises.C3]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"snapshots": -1},
+        {"tokens": 1},
+        {"first": None},
+        {"last": None},
+        {"first": 0},
+        {"last": 5},
+        {"stream": None},
+    ],
+)
+def test_notices_with_other_numbers_are_rejected(wrong: dict[str, Any]) -> None:
+    """Some events have no number, so there may be more events than numbers, but not fewer."""
+    heard = {**WHOLE, "stream": "n", "tokens": 0, "first": 2, "last": 3, "events": 3}
+    heard |= {"terminal": "", "end": "left"}
+
+    assert judged(reading(heard, stream="", notices=True)) == []
+    assert judged(reading({**heard, **wrong}, stream="", notices=True)) == [promises.C3]
+
+
+def test_two_streams_of_notices_at_once_are_rejected() -> None:
+    """Of one session; and one stream of two sessions. Later there may be another stream."""
+    heard = {**WHOLE, "stream": "n", "tokens": 0, "first": 2, "last": 3, "events": 3}
+    heard |= {"terminal": "", "end": "left"}
+    other = {**heard, "stream": "m"}
+    one = reading(heard, stream="", notices=True)
+    later = replace(one, invoked_ns=60_000 * MS, completed_ns=90_000 * MS, result=other)
+
+    assert judged(one, reading(heard, stream="", notices=True), later) == []
+    assert judged(one, reading(other, stream="", notices=True)) == [promises.C5]
+    assert judged(one, reading(heard, stream="", notices=True, session="t")) == [promises.C5]
+
+
+def test_bytes_without_an_event_are_unknown() -> None:
+    """The history says so, and is not valid."""
+    result = read(b'{"token": 1}\n{"token": 2}\n')
+    verdict = check_delivery(History((reading(result),)))
+    assert not verdict.anomalies
+    assert "expected an event" in verdict.unknowns[0]

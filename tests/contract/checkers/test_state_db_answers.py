@@ -72,6 +72,24 @@ def test_sound_answers_are_valid() -> None:
     assert check_answers(History(SOUND)) == Verdict()
 
 
+def unacknowledged(operation: Operation) -> Operation:
+    """The same write, whose client was killed before its answer."""
+    return replace(operation, outcome=Outcome.INFO, completed_ns=None)
+
+
+def test_what_a_read_has_shown_stays() -> None:
+    """An append or a session without an acknowledgement may be missing until a read shows it."""
+    lost = append(1, "alpha 1", 2)
+    writes = (unacknowledged(op(1, "create", {**S1, "source": "cli"}, 1)), unacknowledged(lost))
+    nothing = (op(2, "list", {}, 5, []), op(2, "messages", S1, 6, []))
+    shown = (op(2, "list", {}, 7, ["s1"]), op(2, "messages", S1, 8, ROWS[:1]))
+    gone = (op(3, "list", {}, 9, []), op(3, "messages", S1, 10, []))
+
+    assert check_answers(History((*writes, *nothing, *shown))) == Verdict()
+    found = check_answers(History((*writes, *shown, *gone))).anomalies
+    assert {anomaly.name for anomaly in found} == {"lost-session", "lost-write"}
+
+
 @pytest.mark.parametrize(
     ("function", "argument", "wrong", "promise"),
     [

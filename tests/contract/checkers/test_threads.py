@@ -193,6 +193,15 @@ def test_wakeups_are_judged_once_all_is_quiet(
     assert broken(check_wakeup_routing(one_by_one(*calls))) == expected
 
 
+@pytest.mark.parametrize(("lines", "also"), [(0, (promises.W9,)), (1, ())])
+def test_event_in_no_queue_breaks_w9_too(lines: int, also: tuple[Promise, ...]) -> None:
+    """W9: an id that no queue holds is left behind, and is not a wakeup that waits."""
+    history = one_by_one(P1, wake("p1"), ("settle", {}, {"kept": 1, "lines": lines}))
+    (found,) = check_wakeup_routing(history).anomalies
+
+    assert (found.promise, tuple(found.also)) == (promises.W3, also)
+
+
 def test_process_recorded_for_another_session_is_rejected() -> None:
     """T7, W6: a turn of `s` started a process, and `t` owns it.
 
@@ -369,6 +378,45 @@ def test_reads_of_a_run_are_judged(numbers: list[int] | None, expected: list[Pro
     run = {"session": "s", "stream": "r"}
     calls = [("emit", {**run, "number": number, "event": "token"}, True) for number in (1, 2)]
     history = one_by_one(*calls, ("read_run", {"stream": "r"}, numbers))
+
+    assert broken(check_channel_lifetime(history)) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({}, []),
+        ({"numbers": [[1, 2], [1]]}, [promises.C3]),
+        ({"is_late": True}, [promises.C3]),
+        ({"numbers": [[1, 2]]}, [promises.C3]),
+        ({"timers": 1}, [promises.C11]),
+    ],
+)
+def test_relayed_events_are_whole_and_at_once(
+    answer: dict[str, Any], expected: list[Promise]
+) -> None:
+    """C3, C11: the loop writes every event to each client, needs no timer for that, and rests."""
+    run = {"session": "s", "stream": "r"}
+    calls = [("emit", {**run, "number": number, "event": "token"}, True) for number in (1, 2)]
+    right = {"numbers": [[1, 2], [1, 2]], "is_late": False, "timers": 0}
+    history = one_by_one(*calls, ("relay_run", {"stream": "r", "clients": 2}, {**right, **answer}))
+
+    assert broken(check_channel_lifetime(history)) == expected
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [([4], []), ([2, 4], [promises.C3]), ([], [promises.C3]), ([4, 4], [promises.C3])],
+)
+def test_client_is_informed_of_all_messages(counts: list[int], expected: list[Promise]) -> None:
+    """C3: it subscribes with a number of messages, and hears of more in either way."""
+    heard = {"reader": "a"}, {**SILENT, "counts": counts}
+    history = one_by_one(
+        ("count", {"session": "s", "messages": 2}, None),
+        ("greet", {"session": "s", "reader": "a", "known": 2}, None),
+        ("count", {"session": "s", "messages": 4}, None),
+        ("heard", *heard),
+    )
 
     assert broken(check_channel_lifetime(history)) == expected
 

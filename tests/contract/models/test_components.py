@@ -22,6 +22,7 @@ from harness.contract.models.model_catalog import (
     ModelCatalogModel,
     is_volatile,
 )
+from harness.contract.models.session_store import SessionStoreModel
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
 from harness.core.model import Model, Refusal
@@ -262,6 +263,12 @@ def polled(*facts: list[Any], messages: int = 0, ended: bool = False) -> Operati
     return op("poll", {"announced": announced, "projections": 1, "facts": list(facts)})
 
 
+def beside(announced: Any, projections: int, *, written: bool = True) -> Operation:
+    """A poll, during whose projection another process adds a message."""
+    result = {"announced": announced, "projections": projections, "written": written}
+    return op("poll_beside", result, write={"function": "append", "session": "s", "text": "t9"})
+
+
 def create(session: str = "s", source: str = "cli") -> Operation:
     return op("create", session=session, source=source)
 
@@ -295,6 +302,10 @@ RIGHT_WATCHERS: list[Story] = [
     [*SEEN, FAILS, create("u"), op("delete", session="u"), poll()],
     [*SEEN, raised("rename", session="s", title="taken"), poll()],
     [*SEEN, op("restore", session="s"), poll([], 1)],
+    [*SEEN, SAID, beside(row(2), 1), poll(row(3), 1), poll()],
+    [*SEEN, SAID, beside(row(3), 2), poll(), op("shown", row(3))],
+    [*SEEN, beside(None, 0, written=False), poll()],
+    [*SEEN, FAILS, SAID, beside(None, 2, written=False), WORKS, poll(row(2), 1)],
     [create(), polled(["s", "cli", None, None, 1, None, 1])],
     [create(), SAID, ENDED, polled(["s", "cli", None, "done", 1, 3, 2], messages=1, ended=True)],
 ]
@@ -320,6 +331,10 @@ WRONG_WATCHERS: list[tuple[Promise, Story]] = [
     (promises.G3, [*SEEN, FAILS, SAID, raised("poll")]),
     (promises.G3, [*SEEN, raised("shown")]),
     (promises.G1, [*SEEN, op("restore", session="s"), poll()]),
+    (promises.G1, [*SEEN, SAID, beside(row(2), 1), poll()]),
+    (promises.G1, [*SEEN, SAID, beside(row(1), 1)]),
+    (promises.G2, [*SEEN, SAID, beside(row(2), 3)]),
+    (promises.G2, [*SEEN, beside(row(1), 1)]),
     (promises.G1, [create(), polled(["s", "cli", None, None, 1, None, None])]),
     (promises.G1, [create(), SAID, polled(["s", "cli", None, None, 1, None, 1], messages=1)]),
     (promises.G1, [create(), polled(["s", "telegram", None, None, 1, None, 1])]),
@@ -433,7 +448,12 @@ def read(value: int) -> Operation:
 
 def striking(outcome: Outcome, function: str, argument: Any, result: Any = None) -> Operation:
     """A call under a disk fault; one that returned has its result."""
-    request: Mapping[str, Any] = {"strike": "kill", "function": function, "argument": argument}
+    request: Mapping[str, Any] = {
+        "strike": "broken once",
+        "at": 9,
+        "function": function,
+        "argument": argument,
+    }
     answer = {"struck": True, "result": result} if outcome is Outcome.OK else None
     error = "" if outcome is Outcome.OK else "OSError: struck"
     return Operation(0, "striking", request, outcome, 0, 0, answer, error)
@@ -458,6 +478,43 @@ WRONG_STRUCK: list[Story] = [
 @pytest.mark.parametrize("story", RIGHT_STRUCK)
 def test_struck_call_happened_or_did_not(story: Story) -> None:
     assert accepts(STRUCK, story)
+
+
+@pytest.mark.parametrize(
+    ("function", "strike", "at", "was_struck", "is_possible"),
+    [
+        ("write", "kill", 9, False, True),
+        ("write", "kill", 9, True, False),
+        ("write", "power torn", 9, True, False),
+        ("append", "kill", 9, False, True),
+        ("append", "kill", 4, False, False),
+        ("append", "broken once", 4, False, False),
+        ("append", "broken once", 6, True, True),
+        ("append", "full", 2, True, False),
+        ("append", "full", 4, True, True),
+    ],
+)
+def test_struck_says_whether_a_fault_hit(
+    function: str, strike: str, at: int, *, was_struck: bool, is_possible: bool
+) -> None:
+    """A killed process returns nothing, and a save makes the changes that a whole save needs."""
+    given: Mapping[str, Any] = {
+        "strike": strike,
+        "at": at,
+        "function": function,
+        "argument": {"session": "s", "text": "a"} if function == "append" else {"value": 1},
+    }
+    answer = {"struck": was_struck, "result": None}
+    made = Operation(0, "new", {"session": "s"}, Outcome.OK, 0, 0)
+    inner: Any = SessionStoreModel() if function == "append" else Register(promises.S1, start=0)
+    story = [made] if function == "append" else []
+    fold = Fold(DiskFaultsModel(inner))
+    for operation in story:
+        assert fold.step(operation) is None
+    found = fold.step(Operation(0, "striking", given, Outcome.OK, 0, 0, answer))
+
+    assert (found is None) is is_possible
+    assert found is None or found.promise is promises.S1
 
 
 @pytest.mark.parametrize("story", WRONG_STRUCK)

@@ -16,7 +16,7 @@ from harness.core.history import Operation, Outcome
 from harness.core.model import Refusal
 
 TEXT, REPLY = "r1 [tokens=1]", "0 That was turn 1 of s1."
-SESSION = Session(title="plans", turns=(Turn("r1", TEXT),), begun=(Turn("r1", TEXT),))
+SESSION = Session(named="plans", turns=(Turn("r1", TEXT),), begun=(Turn("r1", TEXT),))
 COPY: dict[str, Any] = {
     "title": "plans",
     "count": 2,

@@ -23,6 +23,7 @@ CLEAR: Call = ("clear", {"session": "s1"}, None)
 DELETE: Call = ("delete", {"session": "s1"}, None)
 ACCEPT: Call = ("provider", {"refuses": []}, None)
 REFUSE: Call = ("provider", {"refuses": ["s1"]}, None)
+REFUSE_COMMITS: Call = ("provider", {"refuses": ["s1"], "takes_turns": True}, None)
 
 
 def got(*sessions: str) -> Call:
@@ -35,6 +36,12 @@ def ends(end: str) -> Call:
 
 def heard(*rows: tuple[str, str, str]) -> Call:
     return "turns", {"expected": len(rows)}, [list(row) for row in rows]
+
+
+def owned_by_two(*requests: str) -> Sequence[Call]:
+    """A session whose second turn has another agent, and what its boundary asked for."""
+    before = (TALK, REFUSE_COMMITS, CLEAR, got("s1"), ends("done"), heard(FIRST, NINTH), ACCEPT)
+    return *before, LEAVE, got(*requests)
 
 
 FIRST, NINTH = ("s1", "t1", "whole"), ("s1", "t9", "whole")
@@ -77,6 +84,8 @@ WRONG: tuple[tuple[Sequence[Call], Promise], ...] = (
     ((REFUSE, TALK, LEAVE, got("s1")), promises.L15),
     ((REFUSE, TALK, LEAVE, ("refused_turns", {"expected": 2}, 1)), promises.L15),
     ((("clear", {"session": "s1"}, 1),), promises.L15),
+    (owned_by_two("s1"), promises.L15),
+    (owned_by_two("s1", "s1", "s1", "s1"), promises.L12),
 )
 
 
@@ -100,6 +109,7 @@ def wrong_stories() -> Iterator[tuple[MemoryBoundariesModel, Sequence[Operation]
         (TALK, ends("fail"), ends("cancel"), ends("aside"), heard(FIRST), LEAVE, got("s1")),
         (REFUSE, TALK, LEAVE, got(), ACCEPT, ends("done"), heard(FIRST, NINTH)),
         (REFUSE, TALK, LEAVE, ("refused_turns", {"expected": 2}, 2), heard()),
+        owned_by_two("s1", "s1"),
     ],
 )
 def test_right_requests_are_accepted(calls: Sequence[Call]) -> None:

@@ -64,6 +64,8 @@ WRONG: tuple[tuple[Sequence[Call], Promise], ...] = (
     ((*READY, booted(idle=True), settled(1)), promises.W3),
     ((*READY, looked([["user", "w1", "", ""], ["reply", 1, ""]])), promises.S2),
     ((booted(), ("new", {"session": "s"}, "x")), promises.T3),
+    ((*READY, ("delete", {"session": "s", "waiting": 0}, 1)), promises.W9),
+    ((*READY, ("new", {"session": "t"}, None), ("delete", {"session": "t"}, 0)), promises.W9),
 )
 
 
@@ -81,6 +83,7 @@ def wrong_stories() -> Iterator[tuple[NextTurnModel, Sequence[Operation]]]:
         (*READY, looked(SPAWNED), TALK, looked(JOINED)),
         (booted(joins=False), NEW, SPAWN, TALK, booted(idle=True), settled(), looked(WOKEN)),
         (*READY, HOLD, booted(idle=True), settled(), looked(STRUCK)),
+        (*READY, ("delete", {"session": "s", "waiting": 0}, 0)),
     ],
 )
 def test_each_completion_by_one_path_is_accepted(calls: Sequence[Call]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from harness.checkers.conformance import Fold
 from harness.contract import promises
-from harness.contract.models.processes import MARKS, ProcessesModel
+from harness.contract.models.processes import MARKS, TRIES, ProcessesModel
 from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 
@@ -43,6 +43,11 @@ def taken_some(
     return ("take_some", {"count": 1, "marks": marks}, result)
 
 
+def tried(error: str = "OSError", files: int = 0) -> tuple[str, dict[str, Any], Any]:
+    """Starts of a process that the disk refuses, and the files that they left open."""
+    return "refused", {"process": "p"}, {"errors": [error] * TRIES, "files": files}
+
+
 UNMARKED = taken_some(event(), errors=1, owed=1, marks=False)
 KEYED = ("spawn", {"process": "p", "session": "s", "key": "k"}, None)
 KEYED_START = START.replace("KEY=s", "KEY=k")
@@ -63,6 +68,10 @@ def accused(*calls: tuple[str, dict[str, Any], Any]) -> Promise | None:
     "calls",
     [
         (SPAWNED, FINISHED, taken(event())),
+        (("no_command", {"kind": "nul"}, "SpawnRefusedError"),),
+        (tried(),),
+        (SPAWNED, ("spawn_late", {}, "SpawnRefusedError"), FINISHED, taken(event())),
+        (SPAWNED, FINISHED, taken(event()), ("kill", {"process": "p"}, False)),
         (SPAWNED, SAID, taken(MATCH), FINISHED, taken(ENDED)),
         (SPAWNED, SAID, SAID, taken(MATCH)),
         (SPAWNED, OTHER, FINISHED, OTHER_FINISHED, taken_some(event()), taken(event(process="q"))),
@@ -72,7 +81,7 @@ def accused(*calls: tuple[str, dict[str, Any], Any]) -> Promise | None:
         (SPAWNED, SAID, taken(MATCH), KILLED_HOST, FINISHED, taken(ENDED)),
         (
             *(SPAWNED, KILLED_HOST, ("kill", {"process": "p"}, True)),
-            taken(event(exit_code=None)),
+            taken(event(exit_code=-9)),
         ),
     ],
 )
@@ -84,6 +93,11 @@ def test_right_registry_is_accepted(calls: tuple[tuple[str, dict[str, Any], Any]
     ("calls", "promise"),
     [
         ((SPAWNED, FINISHED, taken()), promises.W12),
+        ((("no_command", {"kind": "nul"}, "none"),), promises.W12),
+        ((tried("none"),), promises.W12),
+        ((tried(files=2),), promises.H8),
+        ((SPAWNED, ("spawn_late", {}, "none")), promises.W12),
+        ((SPAWNED, FINISHED, taken(event()), ("kill", {"process": "p"}, True)), promises.W12),
         ((SPAWNED, FINISHED, taken(event(), event())), promises.W1),
         ((SPAWNED, FINISHED, taken(event(exit_code=1))), promises.W12),
         ((SPAWNED, FINISHED, taken(event(owner="t"))), promises.W6),
@@ -108,6 +122,7 @@ def test_right_registry_is_accepted(calls: tuple[tuple[str, dict[str, Any], Any]
         ((SPAWNED, SAID, taken(MATCH), KILLED_HOST, FINISHED, taken(event())), promises.W12),
         ((SPAWNED, SAID, taken(MATCH), KILLED_HOST, SAID, taken(MATCH)), promises.W13),
         ((SPAWNED, ("kill", {"process": "p"}, False)), promises.W12),
+        ((SPAWNED, SAID, ("bounded", {"process": "p", "most": 9}, False)), promises.W9),
         ((SPAWNED, OTHER, OTHER_FINISHED, taken(event())), promises.W12),
         (
             (

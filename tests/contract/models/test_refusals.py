@@ -21,6 +21,7 @@ from harness.contract.models.bad_input import BadInputModel
 from harness.contract.models.catalog_over_http import CatalogOverHttpModel
 from harness.contract.models.catalog_sources import CatalogSourcesModel
 from harness.contract.models.channels import ChannelsModel
+from harness.contract.models.disk_faults import DiskFaultsModel
 from harness.contract.models.disturbances import DisturbancesModel
 from harness.contract.models.durable_map import DurableMapModel
 from harness.contract.models.fault_outcomes import FaultOutcomesModel
@@ -33,7 +34,9 @@ from harness.contract.models.server import ServerModel
 from harness.contract.models.session_folder import SessionFolderModel
 from harness.contract.models.session_store import SessionStoreModel
 from harness.contract.models.settings import SettingsModel
+from harness.contract.models.shapes import SHAPE_FACTS
 from harness.contract.models.state_db import StateDbModel
+from harness.contract.models.turn_ways import TURN_FACTS
 from harness.contract.models.upkeep import UpkeepModel
 from harness.contract.models.wakeups import WakeupsModel
 from harness.core.contract import Promise
@@ -67,6 +70,7 @@ MODELS = sorted(
     for path in (ROOT / folder).glob("*.py")
 )
 CHECKERS = sorted((ROOT / "harness/checkers").rglob("*.py"))
+Story = tuple[Model[Any], Sequence[Operation]]
 Site = tuple[str, int]  # file and line of a call of Refusal
 
 
@@ -118,7 +122,7 @@ def under(fault: str, outcome: Outcome, error: str = "", result: Any = None) -> 
     return Operation(0, "faulty", argument, outcome, 0, 1, answer, error)
 
 
-def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
+def stories() -> Iterator[Story]:
     """Histories whose last operation, or an earlier one, its model refuses."""
     components: list[tuple[Model[Any], list[tuple[Promise, test_components.Story]]]] = [
         (test_components.CACHE, test_components.WRONG_CACHES),
@@ -160,7 +164,7 @@ def stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     yield from further_stories()
 
 
-def faulted_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
+def faulted_stories() -> Iterator[Story]:
     """Wrong answers of a database under faults."""
     model = FaultOutcomesModel(StateDbModel())
     create = done("create", session="s", source="cli")
@@ -174,15 +178,31 @@ def faulted_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:
     yield model, [done("probe", {"locked": False, "integrity": "bad page"})]
 
 
-def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # noqa: PLR0915 - a list
+NEW = operations_of([test_server.NEW])
+TALK = operations_of([test_server.TALK])
+IDLE = operations_of([test_server.IDLE])
+SENT = {"session": "s1", "run": "r2", "text": "r2"}
+
+
+def further_stories() -> Iterator[Story]:
     """Wrong answers that no other test of the models has."""
+    yield from conversation_stories()
+    yield from server_stories()
+    yield from test_visible_state.wrong_stories()
+    yield from test_memory_boundaries.wrong_stories()
+    yield from test_next_turn.wrong_stories()
+    yield from request_stories()
+    yield from fact_stories()
+    yield from cursor_stories()
+    yield from component_stories()
+    yield from store_stories()
+
+
+def conversation_stories() -> Iterator[Story]:
+    """Wrong answers about a conversation over HTTP."""
     busy = [*operations_of([test_server.NEW, test_server.HOLD])]
     conflict = {"status": 409, "active": "r0"}
     spawn = "r1 [process=0:p1] [tokens=1]"
-    idle = operations_of([test_server.IDLE])
-    new = operations_of([test_server.NEW])
-    talk = operations_of([test_server.TALK])
-    sent = {"session": "s1", "run": "r2", "text": "r2"}
 
     def messages(*said: list[Any], woken: Sequence[str] = ()) -> Operation:
         result = {"said": list(said), "woken": list(woken), "pending": None}
@@ -191,11 +211,11 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     def wakeups(*outputs: str) -> Operation:
         return done("wakeups", list(outputs), session="s1")
 
-    spawned = [*new, done("send", test_server.BEGUN, session="s1", run="r1", text=spawn)]
-    over = [*new, *talk, *idle]
-    server_stories: list[list[Operation]] = [
-        [*new, done("send", conflict, **sent)],
-        [*busy, done("send", conflict, **sent)],
+    spawned = [*NEW, done("send", test_server.BEGUN, session="s1", run="r1", text=spawn)]
+    over = [*NEW, *TALK, *IDLE]
+    stories: list[list[Operation]] = [
+        [*NEW, done("send", conflict, **SENT)],
+        [*busy, done("send", conflict, **SENT)],
         [failed("kill")],
         [*over, *operations_of([test_server.CANCEL])],
         [*busy, done("watch", "r0", session="s1")],
@@ -203,7 +223,7 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
         [
             *over[:2],
             done("shown", "abc", run="r1"),
-            *idle,
+            *IDLE,
             messages(["user", test_server.SHORT, ""], ["assistant", "x", ""]),
         ],
         [*over, messages(["user", test_server.SHORT, ""], ["user", "other", ""])],
@@ -222,12 +242,35 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
             ),
         ],
     ]
-    yield from ((ServerModel(), story) for story in server_stories)
+    yield from ((ServerModel(), story) for story in stories)
+
+
+def server_stories() -> Iterator[Story]:
+    """Wrong answers of a server to single calls."""
     late_view = {**test_copies.VIEWS, "titles": ["plans", "notes"]}
-    titled = [*new, done("rename", session="s1", title="plans")]
+    titled = [*NEW, done("rename", session="s1", title="plans")]
     other_copy = test_copies.changed("copies", "search", "texts", to=[])
     yield ServerModel(), [*titled, done("views", late_view, session="s1")]
     yield ServerModel(), [*titled, done("copies", other_copy, session="s1")]
+    yield ServerModel(), [lost("titles")]
+    yield ServerModel(), [failed("begin")]
+    yield ServerModel(), [done("begin", 1)]
+    yield ServerModel(), [*NEW, done("send", {"status": 201, "active": None}, **SENT)]
+    unheard = {"status": 200, "active": None, "heard": False}
+    yield ServerModel(), [*NEW, done("send_watched", unheard, **SENT)]
+    rows = {"said": [], "woken": [], "rows": [["assistant", "x", "", ""]], "pending": None}
+    yield ServerModel(), [*NEW, done("messages", rows, session="s1")]
+    heard = {**rows, "rows": [], "heard": [[3, 1]]}
+    yield ServerModel(), [*NEW, done("messages", heard, session="s1")]
+    alone = {**rows, "said": [["assistant", "x", ""]]}
+    yield ServerModel(), [*NEW, done("messages", alone, session="s1")]
+    named: dict[str, Any] = {"ids": [1], "names": ["stream_end"], "texts": [""], "closed": True}
+    begun = done("send", {"status": 200, "active": None}, **SENT)
+    yield ServerModel(), [*NEW, begun, done("events", named, run="r2", after=0)]
+
+
+def request_stories() -> Iterator[Story]:
+    """Wrong answers to bad input, and of doors and tabs."""
     yield BadInputModel(), [done("begin", 0)]
     bad = {"bad": True, "promise": "H2", "data": "GET / HTTP/1.1\r\n\r\n", "times": 1}
     refused_once = {"statuses": [400], "error": "no", "traced": False}
@@ -242,34 +285,28 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield BadInputModel(), [lost("ask_badly", bad=True, promise="S12")]
     yield BadInputModel(), [failed("ask_badly", bad=True, promise="S12")]
     yield BadInputModel(), [done("describe", {})]
-    yield ServerModel(), [lost("titles")]
-    yield ServerModel(), [failed("begin")]
-    yield ServerModel(), [done("begin", 1)]
-    yield ServerModel(), [*new, done("send", {"status": 201, "active": None}, **sent)]
-    unheard = {"status": 200, "active": None, "heard": False}
-    yield ServerModel(), [*new, done("send_watched", unheard, **sent)]
-    rows = {"said": [], "woken": [], "rows": [["assistant", "x", "", ""]], "pending": None}
-    yield ServerModel(), [*new, done("messages", rows, session="s1")]
-    heard = {**rows, "rows": [], "heard": [[3, 1]]}
-    yield ServerModel(), [*new, done("messages", heard, session="s1")]
-    alone = {**rows, "said": [["assistant", "x", ""]]}
-    yield ServerModel(), [*new, done("messages", alone, session="s1")]
-    named: dict[str, Any] = {"ids": [1], "names": ["stream_end"], "texts": [""], "closed": True}
-    begun = done("send", {"status": 200, "active": None}, **sent)
-    yield ServerModel(), [*new, begun, done("events", named, run="r2", after=0)]
-    yield from test_visible_state.wrong_stories()
-    yield from test_memory_boundaries.wrong_stories()
-    yield from test_next_turn.wrong_stories()
     half = ["s1", "a notice without both names of its process", "p"]
     opened = done("open", tab="a", session="s1")
     awaited = {"tab": "a", "name": "bg_task_complete", "subject": "p"}
-    yield NotificationsModel(), [*new, opened, done("hear", [half], **awaited)]
+    yield NotificationsModel(), [*NEW, opened, done("hear", [half], **awaited)]
+    end, line = ["s1", "bg_task_complete", "p"], ["s1", "process_watch_match", "matched p"]
+    yield NotificationsModel(), [*NEW, opened, done("hear", [end, line], **awaited)]
+
+
+def fact_stories() -> Iterator[Story]:
+    """Wrong facts about views, and about what use leaves."""
     yield BackpressureModel(), [failed("stop")]
     yield SettingsModel(), [failed("knock")]
     yield NotificationsModel(), [failed("begin")]
     yield LeavingReadersModel(), [done("rest", {"left": {"channels": 1}})]
     yield DisturbancesModel(), [failed("raced", kind="start")]
     yield DisturbancesModel(), [done("followed", False, opened="head")]  # noqa: FBT003  an answer
+    yield SHAPE_FACTS, [failed("round", kind="made")]
+    yield SHAPE_FACTS, [done("round", ["a", "a"], kind="made")]
+    yield SHAPE_FACTS, [done("fact", "lost: a message", name="plain, made: whole")]
+    yield TURN_FACTS, [failed("way", name="ended")]
+    yield TURN_FACTS, [done("way", ["a", "a"], name="ended")]
+    yield TURN_FACTS, [done("fact", "lost text: a", name="plain, ended: kept")]
     yield UpkeepModel(), [done("grew", True, name="a")]  # noqa: FBT003  an answer
     kept = {"status": 200, "same": True, "copied": True}
     yield UpkeepModel(), [done("kept", {**kept, "status": 500}, change="a")]
@@ -281,6 +318,10 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield UpkeepModel(), [done("idle_without", True, part="a", seconds=1)]  # noqa: FBT003
     yield UpkeepModel(), [done("started_at_once", 2, starter="a")]
     yield UpkeepModel(), [failed("churn")]
+
+
+def cursor_stories() -> Iterator[Story]:
+    """Wrong answers to readers of streams."""
     cursors = test_streams.CursorsModel()
     yield cursors, [failed("read")]
     yield cursors, [done("prepare", {**test_streams.PREPARED, "killed": []}, tokens=3)]
@@ -292,6 +333,10 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     yield cursors, [done("grow", whole, tokens=3, cursors=[None])]
     partly: dict[str, Any] = {"first": [], "live": [], "ended": []}
     yield cursors, [done("grow", partly, tokens=3, cursors=[])]
+
+
+def component_stories() -> Iterator[Story]:
+    """Wrong answers of single components."""
     yield CatalogOverHttpModel(), [failed("shown")]
     committed = list(test_lifecycle.play(test_lifecycle.Toy(), "turn a, ok"))
     late = {"returned": False, "called": []}
@@ -301,6 +346,10 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     register = Register(promises.S2)
     yield register, [done("write", value=1), done("read", 2)]
     yield KeyValue(promises.S2), [done("put", key="x", value="a"), done("get", "b", key="x")]
+
+
+def store_stories() -> Iterator[Story]:
+    """Wrong answers of a session store, and beside faults of its disk."""
     model = SessionStoreModel()
     created = done("new", session="s")
     said = done("append", session="s", text="a")
@@ -309,8 +358,10 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
     restart = done("restart")
     shrunk = done("shrink", session="s", keep=0)
     row = {"title": "t", "message_count": 0, "updated_at": 1.0}
-    store_stories: list[list[Operation]] = [
+    untitled = done("row", {**row, "title": "Untitled"}, session="s")
+    stories: list[list[Operation]] = [
         [done("new", 0, session="s")],
+        [done("backup", 1, session="s")],
         [failed("new", session="s")],
         [created, created],
         [failed("swap")],
@@ -332,10 +383,14 @@ def further_stories() -> Iterator[tuple[Model[Any], Sequence[Operation]]]:  # no
             done("row", {**row, "updated_at": 2}, session="s"),
         ],
         [created, said, shrunk, done("backup", None, session="s")],
+        [created, said, untitled, done("messages", ["a"], session="s")],
+        [created, said, done("backup", 2, session="s")],
         [done("held", 5)],
         [created, done("save_stub", session="s")],
     ]
-    yield from ((model, story) for story in store_stories)
+    yield from ((model, story) for story in stories)
+    given = {"function": "new", "argument": {"session": "s"}, "strike": "kill", "at": 9}
+    yield DiskFaultsModel(model), [done("striking", {"struck": True, "result": None}, **given)]
     for wrong_store, _ in test_session_store.WRONG:
         for seed in range(40):
             rng = Random(seed)

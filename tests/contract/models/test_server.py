@@ -19,7 +19,7 @@ from harness.contract.models.server import ServerModel
 from harness.contract.models.settings import SettingsModel
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
-from harness.core.model import Model
+from harness.core.model import Model, Refusal
 from harness.targets.server.backpressure import SNAPSHOT, is_whole
 from scenarios.server import openapi
 
@@ -123,6 +123,17 @@ def said(reply: str) -> dict[str, Any]:
             (NEW, of_session("rename", None, title="x"), ("titles", {}, [["s1", "Untitled"]])),
             promises.S11,
         ),
+        ((NEW, TALK, of_session("title", SHORT), ("titles", {}, [["s1", SHORT]])), None),
+        ((NEW, TALK, of_session("title", None), ("titles", {}, [["s1", None]])), None),
+        ((NEW, TALK, of_session("title", "Untitled")), promises.S2),
+        ((NEW, TALK, ("titles", {}, [["s1", "Untitled"]])), promises.S11),
+        ((NEW, TALK, IDLE, of_session("clear", None), of_session("title", SHORT)), promises.S2),
+        ((NEW, TALK, IDLE, of_session("clear", None), of_session("title", "Untitled")), None),
+        ((NEW, of_session("rename", None, title="x"), of_session("title", None)), promises.S2),
+        (
+            (NEW, of_session("rename", None, title="x"), ("titles", {}, [["s1", None]])),
+            promises.S11,
+        ),
         ((NEW, ("titles", {}, [])), promises.S2),
         ((NEW, of_session("delete", None), of_session("title", "x")), promises.S6),
         ((NEW, of_session("delete", None), of_session("title", GONE)), None),
@@ -132,6 +143,12 @@ def said(reply: str) -> dict[str, Any]:
         ),
         ((NEW, of_session("title", GONE)), promises.S2),
         ((NEW, HOLD, ("kill", {}, None), of_session("disk", [])), promises.S13),
+        ((NEW, of_session("delete", None), of_session("delete", None)), None),
+        ((NEW, of_session("delete", None), of_session("delete", GONE)), None),
+        ((NEW, TALK, READ, of_session("delete", None), READ), promises.S6),
+        ((NEW, TALK, READ, of_session("delete", None), of_run("events", GONE, after=0)), None),
+        ((NEW, TALK, of_run("events", {**DONE, "ids": ["x"]}, after=0)), promises.C3),
+        ((NEW, TALK, of_run("events_from", {**DONE, "ids": []}, cursor="negative")), promises.C3),
         ((NEW, ("terminate", {}, 1)), promises.H3),
         (
             (NEW, TALK, of_run("events", stream(1, 3, names=("token", "cancel")), after=0)),
@@ -240,9 +257,24 @@ def talked(**changes: Any) -> Call:
     return "converse", argument, {**TALKED, **changes}
 
 
-def files(bait: str, bystander: str = "b") -> Call:
-    """The files on disk."""
-    return "files", {}, {"files": {"bait": bait}, "bystanders": {"b.json": bystander}}
+def files(bait: str, bystander: str = "b", *more: str, index: str = "0") -> Call:
+    """The files on disk; each content is one digit of its digest."""
+    found = {"bait": bait * 64, "sessions/_index.json": index * 64}
+    found |= dict.fromkeys(more, "c" * 64)
+    return "files", {}, {"files": found, "bystanders": {"b.json": bystander * 64}}
+
+
+CREATED: Call = (
+    "ask_badly",
+    {
+        "method": "POST",
+        "path": "/api/session/new",
+        "bad": False,
+        "promise": "H2",
+        "statuses": [200],
+    },
+    {"statuses": [200], "error": None, "traced": False},
+)
 
 
 @pytest.mark.parametrize(
@@ -258,9 +290,16 @@ def files(bait: str, bystander: str = "b") -> Call:
         ((answered(400, traced=True),), promises.H2),
         ((answered(400, 400),), promises.H2),
         ((answered(error=None),), promises.H2),
-        ((files("x"), answered(400), files("y")), promises.H2),
-        ((files("x"), answered(200, bad=False, error=None), files("y")), None),
-        ((files("x"), answered(200, bad=False, error=None), files("y", "c")), promises.H2),
+        ((files("a"), answered(400), files("b")), promises.H2),
+        ((files("a"), answered(400), files("a", index="1")), promises.H2),
+        ((files("a"), answered(200, bad=False, error=None), files("a", index="1")), None),
+        ((files("a"), answered(200, bad=False, error=None), files("b")), promises.H2),
+        ((files("a"), answered(200, bad=False, error=None), files("a", "c")), promises.H2),
+        ((files("a"), CREATED, files("a", "b", "sessions/s1.json", index="1")), None),
+        ((files("a"), CREATED, files("a")), promises.H2),
+        ((files("a"), CREATED, files("a", "b", "sessions/s1.txt")), promises.H2),
+        ((files("a"), answered(400), files("a", "b", "sessions/s1.json")), promises.H2),
+        ((files("x"),), promises.H2),
         ((("dawdle", {}, {"health": 200, "sessions": 503}),), promises.C10),
         ((talked(),), None),
         ((talked(statuses=[404, 200]),), promises.H2),
@@ -338,6 +377,7 @@ def test_stream_is_whole_if_snapshots_cover_its_gaps(numbers: list[str], *, expe
     assert is_whole(read) is expected
 
 
+BOTH = [2, 2]  # readers that were dropped, by each health endpoint
 STALLED = {
     "whole": True,
     "last": "stream_end",
@@ -372,11 +412,15 @@ SILENT = {
 @pytest.mark.parametrize(
     ("call", "promise"),
     [
-        (("stall", {"readers": 2}, {**STALLED, "dropped": 2}), None),
-        (("stall", {"readers": 2}, {**STALLED, "dropped": 1}), promises.C8),
-        (("stall", {"readers": 2}, {**STALLED, "dropped": 2, "last": "token"}), promises.C8),
-        (("stall", {"readers": 2}, {**STALLED, "dropped": 2, "kept_bytes": 1 << 24}), promises.C8),
-        (("stall", {"readers": 2}, {**STALLED, "dropped": 2, "whole": False}), promises.C3),
+        (("stall", {"readers": 2}, {**STALLED, "dropped": BOTH}), None),
+        (("stall", {"readers": 2}, {**STALLED, "dropped": [1, 1]}), promises.C8),
+        (("stall", {"readers": 2}, {**STALLED, "dropped": [2, 0]}), promises.C8),
+        (("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "last": "token"}), promises.C8),
+        (
+            ("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "kept_bytes": 1 << 24}),
+            promises.C8,
+        ),
+        (("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "whole": False}), promises.C3),
         (("fill", {"streams": 4}, FILLED), None),
         (("fill", {"streams": 4}, {**FILLED, "answered": [200, 503, 200, 200]}), promises.C10),
         (("fill", {"streams": 4}, {**FILLED, "refused": [503, 503]}), promises.C10),
@@ -398,6 +442,14 @@ SILENT = {
 )
 def test_backpressure_model_names_the_broken_promise(call: Call, promise: Promise | None) -> None:
     assert judged(BackpressureModel(), call) is promise
+
+
+def test_uncounted_drop_breaks_the_gauges_too() -> None:
+    """A reader may have been dropped, and not counted."""
+    (stall,) = operations_of([("stall", {"readers": 2}, {**STALLED, "dropped": [1, 1]})])
+    refusal = BackpressureModel().step(None, stall)
+    assert isinstance(refusal, Refusal)
+    assert refusal.also == (promises.H4,)
 
 
 ANSWERING = {"askers": 2, "hangs": False}
@@ -439,9 +491,14 @@ OPEN = ("open", {"tab": "a", "session": "s1"}, None)
 START = ["s1", "turn_started", "r1"]
 BY_SERVER = ["s1", "server_turn_started", "r1"]
 END = ["s1", "bg_task_complete", "p1"]
+SEEN = ["s1", "process_watch_match", "matched p1"]
+WATCHED = of_session("send", BEGUN, run="r1", text="r1 [process=0:watch=p1:p1]")
+WAITED = ("hear", {"tab": "a", "name": END[1], "subject": END[2]})
+LATER = ("open", {"tab": "b", "session": "s1"}, None)
 HALF = ["s1", "a notice without both names of its process", "p1"]
 AGAIN = of_session("send", BEGUN, run="r2", text="r2 [tokens=1]")
 SECOND = ["s1", "turn_started", "r2"]
+SPAWN = of_session("send", BEGUN, run="r2", text="r2 [process=0:p1]")
 
 
 @pytest.mark.parametrize(
@@ -452,8 +509,19 @@ SECOND = ["s1", "turn_started", "r2"]
         ((NEW, OPEN, TALK, heard(BY_SERVER, START)), promises.C7),
         ((NEW, OPEN, TALK, heard(["s2", *START[1:]])), promises.C5),
         ((NEW, OPEN, TALK, heard(START, START)), promises.C2),
-        ((NEW, OPEN, TALK, heard(END, END, START)), promises.C2),
+        ((NEW, OPEN, TALK, SPAWN, heard(START, SECOND, END, until="r2")), None),
+        ((NEW, OPEN, TALK, SPAWN, heard(START, SECOND, END, END, until="r2")), promises.C2),
+        ((NEW, OPEN, TALK, SPAWN, heard(START, END, SECOND, until="r2")), promises.C1),
+        ((NEW, OPEN, TALK, heard(END, START)), promises.C5),
+        ((NEW, OPEN, TALK, heard(SECOND, START)), promises.C5),
+        ((NEW, OPEN, ("begin", {}, "x")), promises.C3),
+        ((NEW, ("open", {"tab": "a", "session": "s1"}, "r9")), promises.C7),
         ((NEW, OPEN, TALK, heard(HALF, START)), promises.W11),
+        ((NEW, OPEN, WATCHED, (*WAITED, [START, SEEN, END])), None),
+        ((NEW, OPEN, WATCHED, LATER, ("hear", {**WAITED[1], "tab": "b"}, [END])), None),
+        ((NEW, OPEN, WATCHED, (*WAITED, [START, END])), promises.W13),
+        ((NEW, OPEN, WATCHED, (*WAITED, [START, SEEN, SEEN, END])), promises.C2),
+        ((NEW, OPEN, WATCHED, (*WAITED, [START, END, SEEN])), promises.W13),
         ((NEW, OPEN, TALK, AGAIN, heard(SECOND, START, until="r2")), promises.C1),
         ((NEW, OPEN, TALK, ("open_again", {"tab": "a"}, None), heard()), None),
         ((NEW, of_session("acknowledge", {"noop": True, "task": "p"}, task="p")), None),

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from harness.checkers.conformance import Fold
-from harness.contract.models.session_folder import SessionFolderModel, digest
+from harness.contract.models.folder_values import digest
+from harness.contract.models.session_folder import SessionFolderModel
 from harness.core.history import Operation, Outcome
 from harness.targets.components.session_folder import SessionFolderAdapter
 
@@ -105,6 +106,11 @@ def with_unfinished_removal(seen: dict[str, Any]) -> None:
     seen["files"] = sorted([*seen["files"], "s9.json.deleted"])
 
 
+def with_damage_of_a_deleted_session(seen: dict[str, Any]) -> None:
+    if "s1" not in seen["disk"] and "s2" in seen["disk"]:
+        seen["files"] = sorted([*seen["files"], "s1.json.damaged"])
+
+
 def with_removal_that_was_none(seen: dict[str, Any]) -> None:
     session = seen["disk"].get("s1")
     if session and session["version"] == 3:
@@ -139,6 +145,17 @@ def test_reference_conforms_to_the_folder_model(tmp_path: Path) -> None:
     assert judged(tmp_path) == set()
 
 
+def test_missing_index_is_not_damaged(tmp_path: Path) -> None:
+    """A walk may draw that damage first of all, or twice in a row."""
+    calls = (
+        ("damage_index", {"kind": "other time"}),
+        ("new", {"session": "s1"}),
+        ("damage_index", {"kind": "missing"}),
+        ("damage_index", {"kind": "cut"}),
+    )
+    assert judged(tmp_path, calls=calls) == set()
+
+
 def test_refused_save_leaves_what_it_loaded_in_memory(tmp_path: Path) -> None:
     """It is then the last one that was used, so another is dropped first."""
     order: list[list[str]] = []
@@ -156,6 +173,7 @@ def test_refused_save_leaves_what_it_loaded_in_memory(tmp_path: Path) -> None:
         (with_old_backup, "S4"),
         (with_temporary_file, "S1"),
         (with_unfinished_removal, "S14"),
+        (with_damage_of_a_deleted_session, "S14"),
         (with_removal_that_was_none, "S5"),
         (with_other_list, "S15"),
         (with_crowded_memory, "A6"),
@@ -267,3 +285,81 @@ def test_recovery_of_a_sound_session_is_named(tmp_path: Path, finding: str, prom
         return {**result, "restored": ["s2"], "findings": [row]}
 
     assert judged(tmp_path, change) == {promise}
+
+
+STRUCK_RECOVERY: tuple[tuple[str, dict[str, Any]], ...] = (
+    *CALLS[:4],
+    ("shrink", {"session": "s1", "keep": 1}),
+    (
+        "striking",
+        {"function": "recover", "argument": {"at": 2_000.0}, "strike": "full once", "at": 1},
+    ),
+)
+
+
+def without_findings(report: dict[str, Any]) -> None:
+    report["findings"] = []
+
+
+def with_restored(report: dict[str, Any]) -> None:
+    report["restored"] = ["s1"]
+
+
+def with_another(report: dict[str, Any]) -> None:
+    report["restored"] = ["s2"]
+
+
+@pytest.mark.parametrize("act", [without_findings, with_restored, with_another])
+def test_wrong_report_of_a_struck_recovery_is_named(
+    tmp_path: Path, act: Callable[[dict[str, Any]], None]
+) -> None:
+    """It forgets what the disk refused, or reports that as restored."""
+
+    def change(function: str, answer: Any) -> Any:
+        if function == "striking":
+            assert (answer["struck"], answer["result"]["restored"]) == (True, [])
+            act(answer["result"])
+        return answer
+
+    with TemporaryDirectory() as folder:
+        assert judged(Path(folder), calls=STRUCK_RECOVERY) == set()
+    assert "S16" in judged(tmp_path, change, STRUCK_RECOVERY)
+
+
+STRUCK_AUDIT: tuple[tuple[str, dict[str, Any]], ...] = (
+    *STRUCK_RECOVERY[:-1],
+    (
+        "striking",
+        {"function": "audit", "argument": {"at": 2_000.0}, "strike": "unreadable once", "at": 6},
+    ),
+)
+
+
+def without_left_out(report: dict[str, Any]) -> None:
+    report["findings"].pop()
+
+
+def with_one_twice(report: dict[str, Any]) -> None:
+    report["findings"].append(report["findings"][-1])
+
+
+def with_a_count(report: dict[str, Any]) -> None:
+    report["findings"][-1]["live_messages"] = 0
+
+
+@pytest.mark.parametrize("act", [without_left_out, with_one_twice, with_a_count])
+def test_wrong_report_of_a_struck_audit_is_named(
+    tmp_path: Path, act: Callable[[dict[str, Any]], None]
+) -> None:
+    """It leaves out what it could not read, or knows something of it."""
+
+    def change(function: str, answer: Any) -> Any:
+        if function == "striking":
+            assert answer["struck"]
+            assert [row["kind"] for row in answer["result"]["findings"]] == ["not_examined"]
+            act(answer["result"])
+        return answer
+
+    with TemporaryDirectory() as folder:
+        assert judged(Path(folder), calls=STRUCK_AUDIT) == set()
+    assert "S16" in judged(tmp_path, change, STRUCK_AUDIT)

@@ -158,6 +158,8 @@ class Toy:
         return {"title": stored.title, "message_count": count, "updated_at": at}
 
     def backup(self, session: str) -> int | None:
+        if session not in self.sessions:
+            return None
         stored = self._get(session)
         if stored.backup is not None:
             return len(stored.backup)
@@ -507,6 +509,78 @@ def test_damaged_session_may_have_older_texts() -> None:
     assert anomaly.promises == {promises.S2}
 
 
+SAID: list[Ask] = [("new", {"session": "s"}), ("append", {"session": "s", "text": "a"})]
+SAVED_SINCE: list[Ask] = [
+    *SAID,
+    ("corrupt", {"session": "s"}),
+    ("append", {"session": "s", "text": "b"}),
+]
+ROW = {"title": "Untitled", "message_count": 1, "updated_at": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("asks", "function", "result", "promise"),
+    [
+        (SAID, "row", ROW, None),
+        (SAID, "row", {**ROW, "title": "x"}, promises.S11),
+        (SAID, "backup", 1, None),
+        (SAID, "backup", 2, promises.S4),
+        (SAID, "backup", Outcome.FAIL, promises.S4),
+        ([], "backup", None, None),
+        ([], "backup", 1, promises.S11),
+        ([], "backup", Outcome.FAIL, promises.S11),
+        ([], "held", 1, promises.A6),
+        (SAID, "held", -1, promises.A6),
+        (SAID, "held", 2, promises.A6),
+        (SAVED_SINCE, "list", [], promises.S11),
+        (SAVED_SINCE, "rename", Outcome.FAIL, promises.S1),
+        (SAVED_SINCE, "undo", Outcome.FAIL, promises.S1),
+        (SAVED_SINCE, "new", None, promises.S9),
+        (SAVED_SINCE, "new", Outcome.FAIL, None),
+        (SAVED_SINCE[:3], "rename", Outcome.FAIL, None),
+        (SAVED_SINCE[:3], "delete", Outcome.FAIL, promises.S1),
+    ],
+)
+def test_answer_is_judged_beside_damage(
+    asks: list[Ask], function: str, result: Any, promise: Promise | None
+) -> None:
+    """What is sure of a session is judged; a damaged file that no save replaced may be lost."""
+    fold = Fold(SessionStoreModel())
+    for name, argument in asks:
+        assert fold.step(Operation(0, name, argument, Outcome.OK, 0, 1)) is None
+    outcome = result if isinstance(result, Outcome) else Outcome.OK
+    given = {} if function in ("held", "list") else {"session": "s"}
+    given |= {"title": "t"} if function == "rename" else {}
+    value = None if outcome is Outcome.FAIL else result
+    found = fold.step(Operation(0, function, given, outcome, 0, 1, value))
+
+    assert (found.promise if found else None) is promise
+
+
+def test_wrong_count_is_found_by_next_read() -> None:
+    """Not before: the messages themselves may be wrong, which is another finding."""
+    fold = Fold(SessionStoreModel())
+    for name, argument in SAID:
+        assert fold.step(Operation(0, name, argument, Outcome.OK, 0, 1)) is None
+    row = Operation(0, "row", {"session": "s"}, Outcome.OK, 0, 1, {**ROW, "message_count": 0})
+    read = Operation(0, "messages", {"session": "s"}, Outcome.OK, 0, 1, ["a"])
+
+    assert fold.step(row) is None
+    found = fold.step(read)
+    assert found is not None
+    assert found.promise is promises.S11
+
+
+@pytest.mark.parametrize(("listed", "promise"), [(["t", "s"], None), (["s", "t"], promises.S8)])
+def test_new_session_is_first_after_crash(listed: list[str], promise: Promise | None) -> None:
+    fold = Fold(SessionStoreModel())
+    assert fold.step(Operation(0, "new", {"session": "s"}, Outcome.OK, 0, 1)) is None
+    assert fold.step(Operation(0, "new", {"session": "t"}, Outcome.INFO, 0, None)) is None
+    found = fold.step(Operation(0, "list", {}, Outcome.OK, 0, 1, listed))
+
+    assert (found.promise if found else None) is promise
+
+
 def test_unknown_function_is_a_usage_error() -> None:
     with pytest.raises(UsageError):
         SessionStoreModel().step(
@@ -595,7 +669,11 @@ class Reference:
         return dict(rows[0]) if rows else None
 
     def backup(self, session: str) -> int | None:
-        return self.store.backup_count(session)
+        backup = self.store.files.backup(session)
+        if backup is not None:
+            return backup.message_count
+        copies = (self.folder / f"{session}.{kind}" for kind in ("json.bak", "json.damaged"))
+        return -1 if any(copy.exists() for copy in copies) else None
 
     def save_stub(self, session: str) -> None:
         self.store.save(self.store.load_metadata_only(session))

@@ -37,19 +37,52 @@ def call(function: str, **arguments: st.SearchStrategy[Any]) -> st.SearchStrateg
     return st.tuples(st.just(function), st.fixed_dictionaries(arguments))
 
 
+def some(**columns: Any) -> st.SearchStrategy[dict[str, Any]]:
+    """Some of these columns."""
+    return st.fixed_dictionaries(
+        {}, optional={name: st.just(value) for name, value in columns.items()}
+    )
+
+
+ABOUT = some(model="small", model_config={"steps": 3}, user_id="u", parent_session_id="t")
+USAGE = some(cache_read_tokens=2, reasoning_tokens=3, cost_usd=0.25, model="large")
+MESSAGE_DETAILS = some(tool_name="read", token_count=3, reasoning="so", reasoning_details=["so"])
+MORE_ROWS = st.lists(st.tuples(TEXTS, MESSAGE_DETAILS), max_size=3)
+
 CALLS = st.one_of(
-    call("create", session=SESSIONS, source=st.sampled_from(["cli", "web"])),
+    call("create", session=SESSIONS, source=st.sampled_from(["cli", "web"]), about=ABOUT),
     call("end", session=SESSIONS, reason=st.just("done")),
     call("reopen", session=SESSIONS),
-    call("set_title", session=SESSIONS, title=st.sampled_from([None, "a", "b", " "])),
+    call(
+        "set_title", session=SESSIONS, title=st.sampled_from([None, "a", "b", " ", "a\n  b\u200b"])
+    ),
     call("set_system_prompt", session=SESSIONS, text=TEXTS),
-    call("add_tokens", session=SESSIONS, input=COUNTS, output=COUNTS),
-    call("set_tokens", session=SESSIONS, input=COUNTS, output=COUNTS),
+    call("add_tokens", session=SESSIONS, input=COUNTS, output=COUNTS, more=USAGE),
+    call("set_tokens", session=SESSIONS, input=COUNTS, output=COUNTS, more=USAGE),
     call("append", session=SESSIONS, role=st.just("user"), text=TEXTS, tool_calls=COUNTS),
+    call(
+        "append",
+        session=SESSIONS,
+        role=st.just("user"),
+        text=TEXTS,
+        tool_calls=st.just({"id": "call-0"}),
+        more=MESSAGE_DETAILS,
+    ),
+    MORE_ROWS.map(
+        lambda rows: (
+            "replace",
+            {
+                "session": "s",
+                "messages": [["user", text] for text, _ in rows],
+                "more": [more for _, more in rows],
+            },
+        )
+    ),
     call("replace", session=SESSIONS, messages=ROWS),
     call("clear", session=SESSIONS),
     call("get", session=SESSIONS),
     call("details", session=SESSIONS),
+    call("columns", session=SESSIONS),
     call("list"),
     call("messages", session=SESSIONS),
     call("search", word=st.sampled_from(["red", "PEAR", "apfel", "absent"])),
@@ -57,8 +90,12 @@ CALLS = st.one_of(
     call("prune", days=st.sampled_from([1, 7]), source=st.sampled_from([None, "web"])),
     call("advance", days=st.sampled_from([1, 5])),
     call("reopen_file"),
+    call("reopen_older"),
     call("counters", session=SESSIONS),
 )
+
+
+USED = ("cache_read_tokens", "cache_write_tokens", "reasoning_tokens", "cost_usd")
 
 
 class RefusedError(Exception):
@@ -79,6 +116,9 @@ class Row:
     messages: list[list[str]] = field(default_factory=list)
     calls: list[int] = field(default_factory=list)
     prompt: str | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)
+    details: list[dict[str, Any]] = field(default_factory=list)
     reason: str | None = None
 
 
@@ -95,8 +135,13 @@ class Plain:
             raise RefusedError(f"no session {session}")
         return self.rows[session]
 
-    def create(self, session: str, source: str) -> None:
-        self.rows.setdefault(session, Row(source, self.day))
+    def create(self, session: str, source: str, about: dict[str, Any] | None = None) -> None:
+        about = dict(about or {})
+        if "parent_session_id" in about:
+            self.find(about["parent_session_id"])
+        if session not in self.rows:
+            prompt = about.pop("system_prompt", None)
+            self.rows[session] = Row(source, self.day, prompt=prompt, about=about)
 
     def end(self, session: str, reason: str) -> None:
         row = self.find(session)
@@ -110,7 +155,7 @@ class Plain:
     def set_title(self, session: str, title: str | None) -> bool:
         if session not in self.rows:
             return False
-        title = title if title and not title.isspace() else None
+        title = " ".join((title or "").replace("\u200b", "").split()) or None
         for name, row in self.rows.items():
             if title is not None and row.title == title and name != session:
                 raise RefusedError(f"{name} is called {title}")
@@ -120,28 +165,61 @@ class Plain:
     def set_system_prompt(self, session: str, text: str) -> None:
         self.find(session).prompt = text
 
-    def add_tokens(self, session: str, input: int, output: int) -> None:  # noqa: A002
-        had = self.find(session).tokens
-        self.find(session).tokens = (had[0] + input, had[1] + output)
-
-    def set_tokens(self, session: str, input: int, output: int) -> None:  # noqa: A002
-        self.find(session).tokens = (input, output)
-
-    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+    def add_tokens(
+        self,
+        session: str,
+        input: int,  # noqa: A002
+        output: int,
+        more: dict[str, Any] | None = None,
+    ) -> None:
         row = self.find(session)
+        row.tokens = (row.tokens[0] + input, row.tokens[1] + output)
+        for name in USED:
+            row.usage[name] = row.usage.get(name, 0) + (more or {}).get(name, 0)
+        self.note(row, more)
+
+    def set_tokens(
+        self,
+        session: str,
+        input: int,  # noqa: A002
+        output: int,
+        more: dict[str, Any] | None = None,
+    ) -> None:
+        row = self.find(session)
+        row.tokens = (input, output)
+        row.usage.update({name: (more or {}).get(name, 0) for name in USED})
+        self.note(row, more)
+
+    def note(self, row: Row, more: dict[str, Any] | None) -> None:
+        if more and "model" in more:
+            row.about.setdefault("model", more["model"])
+
+    def append(
+        self,
+        session: str,
+        role: str,
+        text: str,
+        tool_calls: int | dict[str, str] = 0,
+        more: dict[str, Any] | None = None,
+    ) -> None:
+        row = self.find(session)
+        tool_calls = tool_calls if isinstance(tool_calls, int) else 1
         row.count += 1
         row.tool_calls += tool_calls
         row.messages.append([role, text])
         row.calls.append(tool_calls)
+        row.details.append(dict(more or {}))
         self.index.append([session, text])
 
-    def replace(self, session: str, messages: list[list[str]]) -> None:
+    def replace(
+        self, session: str, messages: list[list[str]], more: list[dict[str, Any]] | None = None
+    ) -> None:
         row = self.find(session)
         row.count, row.tool_calls, row.messages = 0, 0, []
-        row.calls = []
+        row.calls, row.details = [], []
         self.index = [entry for entry in self.index if entry[0] != session]
-        for role, text in messages:
-            self.append(session, role, text)
+        for (role, text), details in zip(messages, more or [{}] * len(messages), strict=True):
+            Plain.append(self, session, role, text, more=details)
 
     def clear(self, session: str) -> None:
         self.replace(session, [])
@@ -171,6 +249,17 @@ class Plain:
             "in_order": True,
         }
 
+    def columns(self, session: str) -> dict[str, Any] | None:
+        row = self.rows.get(session)
+        if row is None:
+            return None
+        about = ("model", "model_config", "user_id", "parent_session_id", "billing_mode")
+        return {
+            **{name: row.about.get(name) for name in about},
+            **{name: row.usage.get(name, 0) for name in USED},
+            "messages": [dict(details) for details in row.details],
+        }
+
     def list(self) -> Any:
         return sorted(self.rows)
 
@@ -184,6 +273,9 @@ class Plain:
 
     def delete(self, session: str) -> bool:
         self.index = [entry for entry in self.index if entry[0] != session]
+        for row in self.rows.values():
+            if row.about.get("parent_session_id") == session:
+                row.about["parent_session_id"] = None
         return self.rows.pop(session, None) is not None
 
     def prune(self, days: int, source: str | None = None) -> int:
@@ -201,6 +293,11 @@ class Plain:
 
     def reopen_file(self) -> None:
         pass
+
+    def reopen_older(self) -> None:
+        for row in self.rows.values():
+            row.about = {"parent_session_id": row.about.get("parent_session_id")}
+            row.usage, row.details = {}, [{} for _ in row.details]
 
     def counters(self, session: str) -> dict[str, Any]:
         row = self.rows.get(session)
@@ -274,24 +371,32 @@ def test_equal_histories_lead_to_equal_states(calls: list[Call]) -> None:
 
 
 class LosesAnAppend(Plain):
-    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+    def append(
+        self, session: str, role: str, text: str, tool_calls: Any = 0, more: Any = None
+    ) -> None:
         if text != "red pear":
             super().append(session, role, text, tool_calls)
 
 
 class CountsInAnotherTransaction(Plain):
-    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+    def append(
+        self, session: str, role: str, text: str, tool_calls: Any = 0, more: Any = None
+    ) -> None:
         super().append(session, role, text, tool_calls)
         self.find(session).count -= 1
 
 
 class ForgetsToolCalls(Plain):
-    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+    def append(
+        self, session: str, role: str, text: str, tool_calls: Any = 0, more: Any = None
+    ) -> None:
         super().append(session, role, text)
 
 
 class CountsTwice(Plain):
-    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+    def append(
+        self, session: str, role: str, text: str, tool_calls: Any = 0, more: Any = None
+    ) -> None:
         super().append(session, role, text, tool_calls)
         super().append(session, role, text, tool_calls)
 
@@ -306,7 +411,9 @@ class RefusesButWrites(Plain):
 
 
 class RefusesButCreates(Plain):
-    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+    def append(
+        self, session: str, role: str, text: str, tool_calls: Any = 0, more: Any = None
+    ) -> None:
         known = session in self.rows
         self.create(session, "cli")
         super().append(session, role, text, tool_calls)
@@ -318,6 +425,16 @@ class AcceptsAnyTitle(Plain):
     def set_title(self, session: str, title: str | None) -> bool:
         self.find(session).title = title
         return True
+
+
+class ChecksTitlesTooEarly(Plain):
+    """As if another title came between the check and the write."""
+
+    def set_title(self, session: str, title: str | None) -> bool:
+        try:
+            return super().set_title(session, title)
+        except RefusedError:
+            raise RefusedError("UNIQUE constraint failed: sessions.title") from None
 
 
 class IndexIsNotPartOfTheWrite(Plain):
@@ -389,13 +506,45 @@ class BlankIsATitle(Plain):
         return True
 
 
+class ReplacesBare(Plain):
+    def replace(
+        self, session: str, messages: list[list[str]], more: list[dict[str, Any]] | None = None
+    ) -> None:
+        super().replace(session, messages)
+
+
+class LeavesReasoning(Plain):
+    def set_tokens(
+        self,
+        session: str,
+        input: int,  # noqa: A002
+        output: int,
+        more: dict[str, Any] | None = None,
+    ) -> None:
+        kept = self.find(session).usage.get("reasoning_tokens", 0)
+        super().set_tokens(session, input, output, more)
+        self.find(session).usage["reasoning_tokens"] = kept
+
+
+class LacksAColumn(Plain):
+    def columns(self, session: str) -> dict[str, Any] | None:
+        raise RefusedError("no such column: reasoning")
+
+
+class KeepsGoneParents(Plain):
+    def delete(self, session: str) -> bool:
+        return self.rows.pop(session, None) is not None
+
+
 class Reverses(Plain):
     def messages(self, session: str) -> Any:
         return super().messages(session)[::-1]
 
 
 class IsLocked(Plain):
-    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+    def append(
+        self, session: str, role: str, text: str, tool_calls: Any = 0, more: Any = None
+    ) -> None:
         raise RefusedError("database is locked")
 
 
@@ -405,7 +554,9 @@ class CannotBeReadBesideAWriter(Plain):
 
 
 class FailsForNoReason(Plain):
-    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
+    def append(
+        self, session: str, role: str, text: str, tool_calls: Any = 0, more: Any = None
+    ) -> None:
         raise RefusedError("disk I/O error")
 
 
@@ -437,8 +588,27 @@ PROMPT: Call = ("set_system_prompt", {"session": "s", "text": "be brief"})
 REOPEN: Call = ("reopen", {"session": "s"})
 DETAILS: Call = ("details", {"session": "s"})
 
+CHILD: Call = (
+    "create",
+    {"session": "s", "source": "cli", "about": {"parent_session_id": "t", "model": "small"}},
+)
+THOUGHT: Call = (
+    "replace",
+    {"session": "s", "messages": [["user", "red"]], "more": [{"reasoning": "so"}]},
+)
+SPENT: Call = (
+    "set_tokens",
+    {"session": "s", "input": 2, "output": 2, "more": {"reasoning_tokens": 3}},
+)
+COLUMNS: Call = ("columns", {"session": "s"})
+DELETE_T: Call = ("delete", {"session": "t"})
+
 CULPRITS: list[tuple[type[Plain], Promise, list[Call]]] = [
     (LosesAnAppend, promises.D1, [CREATE, APPLE, PEAR, MESSAGES]),
+    (ReplacesBare, promises.D13, [CREATE, THOUGHT, COLUMNS]),
+    (LeavesReasoning, promises.D13, [CREATE, SPENT, COLUMNS]),
+    (LacksAColumn, promises.D13, [CREATE, COLUMNS]),
+    (KeepsGoneParents, promises.D13, [CREATE_T, CHILD, DELETE_T, COLUMNS]),
     (LosesAnAppend, promises.D1, [CREATE, PEAR, COUNTERS]),
     (CountsInAnotherTransaction, promises.D2, [CREATE, APPLE, COUNTERS]),
     (CountsInAnotherTransaction, promises.D2, [CREATE, APPLE, GET]),
@@ -451,6 +621,7 @@ CULPRITS: list[tuple[type[Plain], Promise, list[Call]]] = [
     (RefusesButCreates, promises.D2, [APPLE, COUNTERS]),
     (RefusesButCreates, promises.D2, [APPLE, MESSAGES]),
     (AcceptsAnyTitle, promises.D2, [CREATE, CREATE_T, TITLE_T, TITLE]),
+    (ChecksTitlesTooEarly, promises.D13, [CREATE, CREATE_T, TITLE_T, TITLE]),
     (IndexIsNotPartOfTheWrite, promises.D2, [CREATE, APPLE, DELETE, RED]),
     (LosesAnAppend, promises.D2, [CREATE, PEAR, RED]),
     (ClearComesUndone, promises.D1, [CREATE, APPLE, CLEAR, MESSAGES]),
@@ -515,9 +686,9 @@ def test_one_broken_promise_is_accused_once(culprit: type[Plain], calls: list[Ca
 
 def test_tokens_of_an_unknown_session_may_create_it() -> None:
     class Creates(Plain):
-        def set_tokens(self, session: str, input: int, output: int) -> None:  # noqa: A002
+        def set_tokens(self, session: str, *counts: Any, **more: Any) -> None:
             self.create(session, "unknown")
-            super().set_tokens(session, input, output)
+            super().set_tokens(session, *counts, **more)
 
     assert judge(Creates(), TOKENS, GET).is_valid
 

@@ -159,6 +159,8 @@ def test_run_read_in_part_is_rejected(live: list[Any]) -> None:
 
 
 LEAVE = {"endpoint": "run", "way": "half", "moment": "sent", "readers": 3}
+STALL = {"way": "half", "readers": 3}
+STALLED: dict[str, Any] = {"left": {}, "ended": 3, "stalled": 3, "counted": 3}
 
 
 @pytest.mark.parametrize(
@@ -167,6 +169,9 @@ LEAVE = {"endpoint": "run", "way": "half", "moment": "sent", "readers": 3}
         ("leave", LEAVE, {"left": {"sse_streams": 3}, "ended": 3}, promises.C11),
         ("leave", LEAVE, {"left": {}, "ended": 2}, promises.C11),
         ("leave", LEAVE, {"left": {"fds": 3}, "ended": 3}, promises.H8),
+        ("leave_stalled", STALL, {**STALLED, "left": {"sse_stalled": 3}}, promises.C11),
+        ("leave_stalled", STALL, {**STALLED, "ended": 2}, promises.C11),
+        ("leave_stalled", STALL, {**STALLED, "counted": 6}, promises.H4),
         ("rest", {}, {"left": {"channels": 1}}, promises.H8),
         ("idle", {}, {"wakeups_above": 80, "cpu_ms_above": 0}, promises.H5),
     ],
@@ -183,6 +188,7 @@ def test_server_that_releases_all_is_accepted() -> None:
     answers = (
         operation("begin", {}, None),
         operation("leave", LEAVE, {"left": {}, "ended": 3}, 4),
+        operation("leave_stalled", STALL, {**STALLED, "stalled": 2}, 5),
         operation("rest", {}, {"left": {}}, 6),
         operation("idle", {}, {"wakeups_above": 0, "cpu_ms_above": 0}, 8),
     )

@@ -48,23 +48,27 @@ def test_reply_fits_the_script_and_the_end(text: str, mark: str, *, expected: bo
 
 
 @pytest.mark.parametrize(
-    ("names", "texts", "is_right"),
+    ("names", "texts", "after", "is_right"),
     [
-        (NAMES, TEXTS, True),
-        (NAMES[1:], TEXTS[1:], False),
-        ([*NAMES[:2], *NAMES[:1], *NAMES[2:]], [*TEXTS[:2], "1 ", *TEXTS[2:]], False),
-        (NAMES, ["1 ", "0 ", *TEXTS[2:]], False),
-        (["token", "cancel"], ["0 ", ""], True),
-        (["token", "cancel"], ["1 ", ""], False),
+        (NAMES, TEXTS, 0, True),
+        (NAMES[1:], TEXTS[1:], 0, False),
+        (NAMES[1:], TEXTS[1:], 1, True),
+        (NAMES[1:], ["0 ", *TEXTS[2:]], 1, False),
+        (NAMES[-1:], TEXTS[-1:], 9, True),
+        ([*NAMES[:2], *NAMES[:1], *NAMES[2:]], [*TEXTS[:2], "1 ", *TEXTS[2:]], 0, False),
+        (NAMES, ["1 ", "0 ", *TEXTS[2:]], 0, False),
+        (["token", "cancel"], ["0 ", ""], 0, True),
+        (["token", "cancel"], ["1 ", ""], 0, False),
     ],
 )
 def test_events_are_those_of_the_script(
-    names: list[str], texts: list[str], *, is_right: bool
+    names: list[str], texts: list[str], after: int, *, is_right: bool
 ) -> None:
-    """Each once, in order, to the end."""
-    result = {"ids": [], "names": names, "texts": texts, "closed": True}
+    """Each once, in order, to the end; from its start, or from behind a number."""
+    read = operation("events", {"names": names, "texts": texts, "closed": True})
+    rows = list(zip(names, texts, strict=True))
 
-    assert (wrong_events(Turn("r1", TEXT), operation("events", result)) is None) is is_right
+    assert (wrong_events(Turn("r1", TEXT), read, rows, after) is None) is is_right
 
 
 @pytest.mark.parametrize(

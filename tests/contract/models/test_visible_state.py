@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from harness.checkers.conformance import conforms
+from harness.checkers.conformance import Fold, conforms
 from harness.contract import promises
 from harness.contract.checkers.server.back_to_zero import resting
 from harness.contract.models.answers import AtLeast, OneOf, Span, Text, difference
-from harness.contract.models.visible_state import JSON_HEADERS, STREAM_TYPE, VisibleStateModel
+from harness.contract.models.server_answers import JSON_HEADERS, STREAM_TYPE, predicted
+from harness.contract.models.server_values import COUNTED
+from harness.contract.models.visible_state import VisibleStateModel
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
 
@@ -33,7 +36,7 @@ STARTED = {
     "session_id": "<s1>",
     "pending_started_at": 2,
     "turn_id": TURN,
-    "title": "Untitled",
+    "title": "hold [tokens=1][sleep=900]",
     "effective_model": "scripted-agent",
     "effective_model_provider": "scripted",
 }
@@ -104,6 +107,119 @@ def wrong_stories() -> Iterator[tuple[VisibleStateModel, Sequence[Operation]]]:
     for last in lasts:
         yield VisibleStateModel(), history(BOOT, NEW, START, last).operations
     yield VisibleStateModel(), [LOST]
+
+
+RECORD: dict[str, Any] = {
+    **dict.fromkeys(("title", "system_prompt", "user_id", "parent_session_id", "model_config")),
+    "id": "<s1>",
+    "source": "webui",
+    "started_at": 2,
+    "ended_at": 2,
+    "end_reason": "user",
+    "message_count": 0,
+    "tool_call_count": 0,
+    "usage": {**dict.fromkeys(("model", "billing_mode")), **dict.fromkeys(COUNTED, 0)},
+}
+END: Call = (
+    "call",
+    call("POST", "/api/session/end", session_id="<s1>"),
+    answered(
+        {
+            "ok": True,
+            "session": {
+                **ROW,
+                "version": 2,
+                "updated_at": 2,
+                "ended_at": 2,
+                "end_reason": "user",
+            },
+        }
+    ),
+)
+
+
+def recorded(**values: Any) -> Call:
+    """The row of the session in state.db."""
+    asked = call("GET", "/api/session/record", session_id="<s1>")
+    return "call", asked, answered({"record": {**RECORD, **values}})
+
+
+def pruned(days: int, count: int) -> Call:
+    """Old sessions are deleted."""
+    asked = call("POST", "/api/sessions/prune", older_than_days=days)
+    return "call", asked, answered({"ok": True, "pruned": count})
+
+
+@pytest.mark.parametrize(
+    ("last", "promise"),
+    [
+        (recorded(), None),
+        (recorded(ended_at=None), promises.D13),
+        (recorded(usage={**RECORD["usage"], "input_tokens": 1}), promises.D13),
+        (recorded(message_count=1), promises.S14),
+        (pruned(0, 1), None),
+        (pruned(0, 0), promises.D13),
+        (pruned(1, 1), promises.D13),
+    ],
+)
+def test_record_and_prune_follow_the_end(last: Call, promise: Promise | None) -> None:
+    """D13: an ended session is pruned by the age of its start, and its row says all of it."""
+    assert promise_of(BOOT, NEW, END, last) is promise
+
+
+def test_session_that_began_days_ago_is_pruned() -> None:
+    """D13: its row says when it began, and what ended lately began long ago."""
+    left: Call = ("kill", {"left": {"<s1>": "age"}}, None)
+
+    assert promise_of(BOOT, NEW, END, left, recorded(started_at=-1)) is None
+    assert promise_of(BOOT, NEW, END, left, recorded()) is promises.S14
+    assert promise_of(BOOT, NEW, END, left, pruned(1, 1)) is None
+    assert promise_of(BOOT, NEW, END, left, pruned(1, 0)) is promises.D13
+    assert promise_of(BOOT, NEW, END, left, pruned(2, 1)) is promises.D13
+
+
+def test_pruned_session_in_a_list_is_rejected() -> None:
+    """S6 and D13, besides what the list breaks."""
+    row = {**ROW, "version": 2, "updated_at": 2, "ended_at": 2, "end_reason": "user"}
+    about = {"webui_session_count": 1, "server_time": 4, "server_tz": "+0000"}
+    asked = call("GET", "/api/sessions")
+    shown: Call = ("call", asked, answered({"sessions": [row], **about}))
+    none: Call = ("call", asked, answered({"sessions": [], **about, "webui_session_count": 0}))
+
+    check = conforms(VisibleStateModel())
+    assert check(history(BOOT, NEW, END, pruned(0, 1), none)).is_valid
+    (anomaly,) = check(history(BOOT, NEW, END, pruned(0, 1), shown)).anomalies
+    assert {promises.S6, promises.D13} <= {anomaly.promise, *anomaly.also}
+
+
+def test_session_of_another_program_stays() -> None:
+    """D1: neither a start nor a prune of other sessions removes it."""
+    left: Call = ("kill", {"left": {"<f>": "foreign"}}, None)
+
+    def stored(title: str) -> Call:
+        copy = {"title": title, "count": 0, "texts": []}
+        copies = {"database": copy, "search": copy}
+        rest = {"runs": {}, "tool_calls": {"count": 0, "calls": []}, "details": []}
+        found = {"files": [], "index": None, "copies": copies, **rest}
+        return "stored", {"session": "<f>", "runs": []}, found
+
+    assert promise_of(BOOT, left, stored("foreign")) is None
+    assert promise_of(BOOT, left, stored("Untitled")) is promises.D1
+    assert promise_of(BOOT, left, pruned(1, 0), stored("foreign")) is None
+    assert promise_of(BOOT, left, pruned(0, 1), stored("Untitled")) is None
+    assert promise_of(BOOT, left, pruned(0, 1), stored("foreign")) is promises.S6
+
+
+def test_start_answers_the_title_of_its_request() -> None:
+    """S15: the first request names the session; a later rename stays."""
+    untitled = answered({**STARTED, "title": "Untitled"})
+    assert promise_of(BOOT, NEW, (*START[:2], untitled)) is promises.S15
+
+    renamed = {**ROW, "version": 2, "updated_at": 2, "title": "a name"}
+    rename = call("POST", "/api/session/rename", session_id="<s1>", title="a name")
+    name: Call = ("call", rename, answered({"ok": True, "session": renamed}))
+    begun = {**STARTED, "pending_started_at": 3, "title": "a name"}
+    assert promise_of(BOOT, NEW, name, (*START[:2], answered(begun))) is None
 
 
 def test_right_answers_are_accepted() -> None:
@@ -202,3 +318,65 @@ def test_gauge_above_its_first_value_breaks_h8() -> None:
     (left,) = check(history(BOOT, ("epilogue", {}, {"left": {"channels": 1}}))).anomalies
     assert left.promise is promises.H8
     assert promises.C11 in left.also
+
+
+# Health -------------------------------------------------------------------------------------------
+
+
+def filled(expected: Any) -> Any:
+    """A value that a predicted one accepts."""
+    match expected:
+        case Span(first, _):
+            return first
+        case AtLeast(least):
+            return least
+        case OneOf(values):
+            return values[0]
+        case dict():
+            return {name: filled(value) for name, value in expected.items()}
+        case list() | tuple():
+            return [filled(value) for value in expected]
+    return expected
+
+
+def health(path: str, **query: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The argument and a right answer of a health request, with a run since call 2."""
+    argument = call("GET", path, **query)
+    fold = Fold(VisibleStateModel())
+    for operation in history(BOOT, NEW, START):
+        fold.step(operation)
+    (state,) = fold.states
+    return argument, filled(predicted(replace(state, clock=state.clock + 1), argument).body)
+
+
+def blamed(argument: dict[str, Any], body: Any) -> Promise | None:
+    return promise_of(BOOT, NEW, START, ("call", argument, answered(body)))
+
+
+def test_age_dates_the_oldest_run() -> None:
+    """Its age is as long as the run, and an uptime ends with the answer."""
+    argument, body = health("/health")
+
+    assert blamed(argument, body) is None
+    assert blamed(argument, {**body, "oldest_run_age_seconds": 3}) == promises.H4
+    assert blamed(argument, {**body, "uptime_seconds": 2}) == promises.H4
+
+
+def test_deep_health_says_what_it_checked() -> None:
+    argument, body = health("/health", deep=1)
+    checks = body.pop("checks")
+
+    broken = {**checks, "state_db": {"status": "broken"}}
+
+    assert blamed(argument, {**body, "checks": checks}) is None
+    assert blamed(argument, body) == promises.H4
+    assert blamed(argument, {**body, "checks": broken}) == promises.H4
+
+
+def test_fields_of_one_answer_agree() -> None:
+    """The same size stands in two places of a health response."""
+    argument, body = health("/api/system/health")
+    held = {**body["containers"], "sessions_held": 5}
+
+    assert blamed(argument, body) is None
+    assert blamed(argument, {**body, "containers": held}) == promises.H4

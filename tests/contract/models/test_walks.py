@@ -56,3 +56,13 @@ def test_question_without_a_list_is_not_judged() -> None:
     """The answer that named it may have been left out."""
     assert walked((), op("kept", change="a"), LISTS) == ()
     assert walked((), op("other"), LISTS) == ()
+
+
+def test_question_that_gives_names_is_judged_too() -> None:
+    """A round is named by one list, and names its facts."""
+    lists = {"rounds": Asked("round", "kind"), "round": Asked("fact", "name")}
+    named = walked((), op("rounds", ["made", "changed"]), lists)
+    assert not isinstance(named, str)
+
+    assert not isinstance(walked(named, op("round", ["a"], kind="changed"), lists), str)
+    assert isinstance(walked(named, op("round", ["a"], kind="deleted"), lists), str)

@@ -142,10 +142,13 @@ def test_age_resets_both_schema_versions(tmp_path: Path) -> None:
         marks = ("PRAGMA user_version", "SELECT version FROM schema_version")
         with closing(sqlite3.connect(pool.database)) as other, other:
             other.execute("PRAGMA user_version = 7")
+            other.execute("ALTER TABLE messages ADD COLUMN reasoning TEXT")
             other.execute("CREATE TABLE schema_version AS SELECT 22 AS version")
         pool.age()
         with closing(sqlite3.connect(pool.database)) as other:
             assert [other.execute(mark).fetchone()[0] for mark in marks] == [0, OLD_VERSION]
+            columns = other.execute("PRAGMA table_info(messages)").fetchall()
+            assert "reasoning" not in {name for _, name, *_ in columns}
 
 
 def test_log_bytes_without_a_log_is_zero(tmp_path: Path) -> None:

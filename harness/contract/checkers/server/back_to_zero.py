@@ -30,14 +30,14 @@ def resting(checker: Checker) -> Checker:
         found = [
             replace(anomaly, behind=before)
             for operation in epilogues
-            if (anomaly := _left(operation))
+            if (anomaly := _left(operation, history))
         ]
         return replace(verdict, anomalies=(*verdict.anomalies, *found))
 
     return check
 
 
-def _left(operation: Operation) -> Anomaly | None:
+def _left(operation: Operation, history: History) -> Anomaly | None:
     """The anomaly of an epilogue after which something is left."""
     if operation.is_unanswered:
         return None
@@ -57,7 +57,7 @@ def _left(operation: Operation) -> Anomaly | None:
     return Anomaly(
         promises.H8,
         "after every client had left, gauges stayed above their first values",
-        (operation,),
+        history.operations,
         name=f"left {', '.join(sorted(left))}",
         also=tuple(also),
         expected="every gauge, thread and descriptor at its first value",

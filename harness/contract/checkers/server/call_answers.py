@@ -9,13 +9,18 @@ server at rest has the sizes that its sessions explain.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
-from typing import Any
 
 from harness.contract import promises
 from harness.contract.agent_script import ReplyEnd, Script, WakeupPrompt
+from harness.contract.checkers.server.client_calls import (
+    ENDED,
+    OPEN_NS_MIN,
+    RUNS_KEPT,
+    Calls,
+    malformed_answer,
+)
 from harness.contract.checkers.server.client_history import (
     CONFLICT,
     OK,
@@ -25,17 +30,18 @@ from harness.contract.checkers.server.client_history import (
     shown,
     texts,
 )
+from harness.contract.checkers.server.reported_sizes import wrong_containers
+from harness.contract.checkers.server.run_answers import (
+    busy_at_rest,
+    mistaken_runs,
+    unlisted_runs,
+    wrong_cancels,
+)
 from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.core.verdict import Anomaly
 
-SLACK_NS = 1_000_000_000  # between the death of a server and the call that says so
-CALL_NS_MAX = 25_000_000_000  # a call that is not answered is given up before that
-OPEN_NS_MIN = 15_000_000_000  # a client calls a stream open after a longer silence only
-GRACE_NS = 50_000_000_000  # a channel without readers stays at least as long
-RUNS_KEPT = 8  # of a session; the journal of an older run may be gone
 PORTS = range(1, 65_536)
-PHASES = ("running", "cancelling", "ending", "")
 ROLES = ("user", "assistant", "wakeup")
 MARKS = ("", "interrupted", "cancelled")
 NOTHING = ("new", "clear", "truncate", "delete", "kill")  # functions that return nothing
@@ -45,10 +51,10 @@ SUBJECTS = (
     "turn_started",
     "bg_task_complete",
     "process_complete",
+    "process_watch_match",
     "session_snapshot",
 )
-ENDED = ("bg_task_complete", "process_complete")
-
+NUMBERED = ("initial", "session-updated", "process_watch_match", *ENDED)  # but the first
 Rule = Callable[["Calls"], Iterable[Anomaly]]
 
 
@@ -57,75 +63,6 @@ def call_anomalies(view: ClientHistory) -> Iterator[Anomaly]:
     calls = Calls(view)
     for rule in RULES:
         yield from rule(calls)
-
-
-class Calls:
-    """A history of clients with indexes of what its runs and servers did."""
-
-    def __init__(self, view: ClientHistory) -> None:
-        """Each index is computed when it is first used."""
-        self.view = view
-
-    @cached_property
-    def down(self) -> list[tuple[int, int]]:
-        """The intervals in which there was no server, or a dying one."""
-        boots = self.view.all("boot")
-        intervals = []
-        for death in self.view.all("kill", "terminate"):
-            later = [boot.completed_ns for boot in boots if boot.invoked_ns >= death.invoked_ns]
-            until = later[0] if later and later[0] is not None else 1 << 63
-            intervals.append((death.invoked_ns - SLACK_NS, until + SLACK_NS))
-        return intervals
-
-    def is_struck(self, operation: Operation) -> bool:
-        """Whether the server was down, or a fault active, while this call was under way."""
-        ended_ns = operation.completed_ns or operation.invoked_ns + CALL_NS_MAX
-        faults = ((fault.began_ns, fault.healed_ns) for fault in self.view.history.faults)
-        return any(
-            began_ns <= ended_ns and (until_ns is None or until_ns >= operation.invoked_ns)
-            for began_ns, until_ns in (*self.down, *faults)
-        )
-
-    @cached_property
-    def rest(self) -> Operation | None:
-        """The first call that found the server at rest."""
-        return next((op for op in self.view.done("rest") if not op.result["left"]), None)
-
-    def is_at_rest(self, operation: Operation) -> bool:
-        """Whether all clients were done before this call."""
-        return self.rest is not None and self.rest.precedes(operation)
-
-    @cached_property
-    def spawners(self) -> set[str]:
-        """The sessions in which processes were started, or turns of unknown outcome."""
-        return {
-            op.argument["session"]
-            for op in self.view.all("send")
-            if op.outcome is Outcome.INFO or Script.parse(op.argument["text"]).processes
-        }
-
-    @cached_property
-    def has_both_notices(self) -> bool:
-        """Whether this server announces each end by both notices."""
-        rows_ = (row for op in self.view.done("watch") for row in op.result["rows"])
-        return {row[1] for row in rows_}.issuperset(ENDED)
-
-    def removed_since(self, session: str, since: Operation) -> bool:
-        """Whether messages of the session may have been removed after an operation began."""
-        removals = (*self.view.cuts.get(session, ()), *self.view.deletes.get(session, ()))
-        return any(not removal.precedes(since) for removal in removals)
-
-    def effective_cancels(self, run: str, without: Operation | None = None) -> list[Operation]:
-        """The cancels of a run that may have ended it."""
-        return [
-            op
-            for op in self.view.cancels.get(run, ())
-            if op is not without
-            and (op.outcome is Outcome.INFO or (op.outcome is Outcome.OK and op.result is True))
-        ]
-
-
-# Refusals and lost replies
 
 
 def _unexplained(calls: Calls) -> Iterator[Anomaly]:
@@ -204,249 +141,18 @@ def _contentless(calls: Calls) -> Iterator[Anomaly]:
     """An answer of a form that its function does not have."""
     for op in calls.view.done(*NOTHING):
         if op.result is not None:
-            yield _malformed(op, "no content")
+            yield malformed_answer(op, "no content")
     for op in calls.view.done("send"):
         status, run = op.result["status"], op.result["run"]
         if status not in (OK, CONFLICT) or (status == OK and not run):
-            yield _malformed(op, f"status {OK} and a run, or status {CONFLICT}")
+            yield malformed_answer(op, f"status {OK} and a run, or status {CONFLICT}")
     before = None
     for op in calls.view.done("boot"):
         if op.result["port"] not in PORTS or op.result["pid"] <= 0:
-            yield _malformed(op, "a port and a process id")
+            yield malformed_answer(op, "a port and a process id")
         if before is not None and op.result["pid"] == before.result["pid"]:
-            yield _malformed(op, "another process than the one that died")
+            yield malformed_answer(op, "another process than the one that died")
         before = op
-
-
-def _malformed(operation: Operation, expected: str) -> Anomaly:
-    return Anomaly(
-        promises.H2,
-        f"{operation.call} was answered with something else than {expected}",
-        (operation,),
-        "malformed",
-        also=(promises.T1, promises.S15),
-        expected=expected,
-        observed=operation.answer,
-    )
-
-
-# Runs
-
-
-def _namings(calls: Calls) -> Iterator[tuple[str, str, Operation]]:
-    """Every answer that names a run: the session, the run, and the call."""
-    view = calls.view
-    for op in view.done("send", "status"):
-        if op.result["run"] is not None:
-            yield op.argument["session"], op.result["run"], op
-    for op in view.done("offered"):
-        if op.result is not None:
-            yield op.argument["session"], op.result, op
-    for op in view.done("runs"):
-        for session, run, _ in op.result:
-            yield session, run, op
-    for op in view.done("watch"):
-        for _, name, session, subject, _ in op.result["rows"]:
-            if name in ("server_turn_started", "turn_started"):
-                yield session, subject, op
-
-
-def _mistaken_runs(calls: Calls) -> Iterator[Anomaly]:
-    """A run that two answers attribute to two sessions, or an id that no run has."""
-    owners: dict[str, tuple[str, Operation]] = {}
-    lengths = Counter(len(run) for _, run, _ in _namings(calls)).most_common(1)
-    made = {op.argument["session"] for op in calls.view.all("new")}
-    for session, run, op in _namings(calls):
-        owner, first = owners.setdefault(run, (session, op))
-        if owner != session:
-            yield _confused(op, first, f"run {run} of {owner}")
-        elif session not in made or len(run) != lengths[0][0]:
-            yield _confused(op, op, f"a run of session {session} of those that were made")
-        elif run not in calls.view.runs and session not in calls.spawners:
-            yield _confused(op, op, f"one of the runs that were begun in {session}")
-    yield from _mistaken_sends(calls)
-    for op in calls.view.done("runs"):
-        if sorted(op.result) != op.result:
-            yield _confused(op, op, "the runs in the order of their sessions")
-        for _, run, phase in op.result:
-            if phase not in PHASES:
-                yield _confused(op, op, f"one of the phases {PHASES} of run {run}")
-
-
-def _mistaken_sends(calls: Calls) -> Iterator[Anomaly]:
-    """Two acknowledged sends with one run, or events of a run that no answer named."""
-    begun: dict[str, Operation] = {}
-    for op in calls.view.accepted:
-        first = begun.setdefault(op.result["run"], op)
-        if first is not op:
-            yield _confused(op, first, f"a run of its own, not {op.result['run']}")
-    named = {run for _, run, _ in _namings(calls)}
-    for run, relays in calls.view.relays.items():
-        if run not in named:
-            yield _confused(relays[0], relays[0], "no events of a run that no answer named")
-
-
-def _confused(operation: Operation, first: Operation, expected: str) -> Anomaly:
-    return Anomaly(
-        promises.T1,
-        f"{operation.call} names a run that cannot be meant",
-        (first, operation) if first is not operation else (operation,),
-        "mistaken-run",
-        also=(promises.C5, promises.C7, promises.W7),
-        expected=expected,
-        observed=operation.answer,
-    )
-
-
-def _unlisted_runs(calls: Calls) -> Iterator[Anomaly]:
-    """A held run that the list of runs lacks, or whose session is not busy (T1)."""
-    held = [op for op in calls.view.accepted if Script.parse(op.argument["text"]).is_held]
-    for look in calls.view.done("runs", "status"):
-        for sent in held:
-            session, run = sent.argument["session"], sent.result["run"]
-            is_about = look.function == "runs" or look.argument["session"] == session
-            if not is_about or not sent.precedes(look) or _may_be_over(calls, sent, look):
-                continue
-            if look.function == "runs":
-                is_shown = [session, run] in [row[:2] for row in look.result]
-            else:
-                is_shown = look.result["busy"]
-            if not is_shown:
-                yield Anomaly(
-                    promises.T1,
-                    f"{look.call} does not show the run of {session} that is under way",
-                    (sent, look),
-                    "run-not-shown",
-                    also=(promises.C7, promises.H4),
-                    expected=f"run {run} of {session}",
-                    observed=look.answer,
-                )
-
-
-def _may_be_over(calls: Calls, held: Operation, by: Operation) -> bool:
-    """Whether something may have ended a held run before `by` was answered."""
-    view = calls.view
-    ends = [
-        *calls.effective_cancels(held.result["run"], by),
-        *view.all("kill", "terminate"),
-        *view.deletes.get(held.argument["session"], ()),
-    ]
-    late = (end for end in ends if not end.precedes(held))
-    return view.is_refused_since(held) or any(not by.precedes(end) for end in late)
-
-
-def _busy_at_rest(calls: Calls) -> Iterator[Anomaly]:
-    """A session that is busy, or offers a run, although all is quiet (T3)."""
-    idle: Mapping[str, Any] = {"status": {"busy": False, "run": None}, "offered": None}
-    for look in calls.view.done("status", "offered"):
-        if calls.is_at_rest(look) and look.result != idle[look.function]:
-            yield Anomaly(
-                promises.T3,
-                f"{look.call} shows a run although no run is under way",
-                (look,),
-                "busy-at-rest",
-                also=(promises.C7, promises.T4),
-                expected=f"{idle[look.function]}",
-                observed=look.answer,
-            )
-
-
-# Cancels
-
-
-def _cancels(calls: Calls) -> Iterator[Anomaly]:
-    """A cancel whose answer contradicts how the run ended (T4)."""
-    for run, cancels in calls.view.cancels.items():
-        sent = calls.view.runs.get(run)
-        for cancel in cancels:
-            if cancel.outcome is not Outcome.OK or calls.view.is_refused_since(sent or cancel):
-                continue
-            if not isinstance(cancel.result, bool):
-                yield _malformed(cancel, "true or false")
-            elif cancel.result:
-                yield from _needless(calls, cancel, sent)
-            elif sent is not None and _is_held(sent) and not _may_be_over(calls, sent, cancel):
-                yield _contradicted(cancel, (sent,), "true: the run was under way", cancel.answer)
-    for run in {*calls.view.runs, *calls.view.cancels}:
-        yield from _uncaused(calls, run)
-
-
-def _is_held(sent: Operation) -> bool:
-    return Script.parse(sent.argument["text"]).is_held
-
-
-def _needless(calls: Calls, cancel: Operation, sent: Operation | None) -> Iterator[Anomaly]:
-    """A successful cancel of a run that ended in another way."""
-    ends = _ends(calls, cancel.argument["run"])
-    strange = [end for end in ends if end != "cancel"]
-    if strange:
-        wanted = "a run that ends with the event cancel"
-        yield _contradicted(cancel, tuple(ends.values()), wanted, f"{strange}")
-    found = _mark(calls, sent) if sent is not None else None
-    if sent is None or found is None:
-        return
-    mark, read = found
-    if mark != "cancelled" and (mark or _is_held(sent)):
-        wanted = "a stored turn with the mark 'cancelled'"
-        yield _contradicted(cancel, (sent, read), wanted, f"mark {mark!r}")
-
-
-def _uncaused(calls: Calls, run: str) -> Iterator[Anomaly]:
-    """A run that ended as cancelled without an effective cancel."""
-    sent, asked = calls.view.runs.get(run), calls.view.cancels.get(run, [])
-    since = sent or asked[0]
-    if (
-        calls.effective_cancels(run)
-        or calls.view.deaths_since(since)
-        or calls.view.is_refused_since(since)
-        or (sent is not None and calls.view.deletes.get(sent.argument["session"]))
-    ):
-        return
-    found = _mark(calls, sent) if sent is not None else None
-    look = _ends(calls, run).get("cancel")
-    if look is None and found is not None and found[0] == "cancelled":
-        look = found[1]
-    if look is not None:
-        wanted = "another end: no client cancelled the run with success"
-        yield _contradicted(look, tuple(asked), wanted, "a cancelled run")
-
-
-def _contradicted(
-    operation: Operation, others: tuple[Operation, ...], expected: str, observed: str
-) -> Anomaly:
-    return Anomaly(
-        promises.T4,
-        f"{operation.call} contradicts how the run ended",
-        (*others, operation),
-        "contradicted-cancel",
-        also=(promises.T3,),
-        expected=expected,
-        observed=observed,
-    )
-
-
-def _ends(calls: Calls, run: str) -> dict[str, Operation]:
-    """The terminal events of a run, each with a read that returned it."""
-    return {
-        name: relay
-        for relay in calls.view.relays.get(run, ())
-        for _, name, _ in relay.result["rows"]
-        if name in TERMINAL
-    }
-
-
-def _mark(calls: Calls, sent: Operation) -> tuple[str, Operation] | None:
-    """The mark of the stored turn, and the read that returned it."""
-    read = calls.view.final.get(sent.argument["session"])
-    if read is None:
-        return None
-    text = sent.argument["text"]
-    return next(
-        ((mark, read) for role, its, mark in rows(read) if (role, its) == ("user", text)), None
-    )
-
-
-# Streams
 
 
 def _stream_shapes(calls: Calls) -> Iterator[Anomaly]:
@@ -511,7 +217,7 @@ def _watch_problem(calls: Calls, op: Operation) -> tuple[str, str] | None:
     for id_, name, _, subject, at in found:
         if (subject is not None) != (name in SUBJECTS) or (at is not None) != (name in ENDED):
             return f"subject and time of {name}", f"{name} of {subject} at {at}"
-        if (id_ == "") != (name == "initial") and name in ("initial", "session-updated", *ENDED):
+        if (id_ == "") != (name == "initial") and name in NUMBERED:
             return f"an id of {name}", f"{id_!r} of {name}"
     return None
 
@@ -550,9 +256,6 @@ def _misannounced(operation: Operation, other: Operation, expected: str) -> Anom
         expected=expected,
         observed=operation.answer,
     )
-
-
-# Reads
 
 
 def _forgetful_reads(calls: Calls) -> Iterator[Anomaly]:
@@ -713,9 +416,6 @@ def _kept_pending(calls: Calls) -> Iterator[Anomaly]:
         )
 
 
-# Lists
-
-
 def _lists(calls: Calls) -> Iterator[Anomaly]:
     """A list with a session twice, with one that was never made, or in another order (S11)."""
     made = {op.argument["session"] for op in calls.view.all("new")}
@@ -746,116 +446,6 @@ def _lists(calls: Calls) -> Iterator[Anomaly]:
                 expected=problem,
                 observed=listed.answer,
             )
-
-
-# Sizes at rest
-
-_ZERO = (
-    *("runs", "streams", "runs_abandoned", "run_writers", "channel_runs", "channel_runs_offered"),
-    *("channel_subscribers", "watcher_subscribers", "streams_taken", "calls"),
-    *("connections_idle", "connections_leaving", "sse_streams", "sse_stalled", "sse_ready"),
-    *("processes_running", "process_events_pending", "process_completion_queue", "process_ledger"),
-    *("wakeup_events", "wakeup_ready", "wakeup_homeless"),
-    *("wakeup_index", "wakeup_runs", "agents_aside", "agents_leaving", "agents_claimed"),
-    *("catalog_flights", "catalogs_kept"),
-)
-_ZERO_WHEN_FRESH = (
-    *("agents_kept", "agents_cached", "lifecycle_entries", "processes_finished"),
-    *("channel_frames_kept", "channel_bytes_kept", "wakeup_timers", "wakeup_lines"),
-)
-SESSIONS_MAX, AGENTS_MAX, TURNS_MAX, FINISHED_MAX = 100, 25, 256, 64
-NOTICES_MAX = 64
-
-
-def _sizes(calls: Calls) -> Iterator[Anomaly]:
-    """A container at rest that its sessions do not explain (H4, H8)."""
-    earlier: Operation | None = None
-    for report in calls.view.done("gauges"):
-        for name, expected, promise in _wrong_sizes(calls, report, earlier):
-            yield Anomaly(
-                promise,
-                f"gauges() at rest: {name} is not what the sessions explain",
-                (report,),
-                "size-at-rest",
-                also=(promises.H8, promises.H4),
-                expected=f"{name} = {expected}",
-                observed=f"{name} = {report.result.get(name)}",
-            )
-        earlier = report
-
-
-def _wrong_sizes(
-    calls: Calls, report: Operation, earlier: Operation | None
-) -> Iterator[tuple[str, str, Promise]]:
-    """The containers with a wrong size: name, what it should be, and the promise that it breaks."""
-    sizes: Mapping[str, int] = report.result
-    view = calls.view
-    boot = next((op for op in reversed(view.done("boot")) if op.precedes(report)), None)
-    settings = boot.argument if boot is not None else {}
-    since_ns = boot.invoked_ns if boot is not None else 0
-
-    def lately(*functions: str) -> list[Operation]:
-        return [op for op in view.all(*functions) if since_ns < op.invoked_ns < report.invoked_ns]
-
-    is_fresh = earlier is not None and not lately("send", "new")
-    answers = {op.argument["session"]: op for op in lately("read")}
-    present = sum(op.outcome is Outcome.OK for op in answers.values())
-    lists = [op for op in lately("sessions") if op.outcome is Outcome.OK]
-    listed = len(lists[-1].result) if lists else present
-    offers = [op for op in lately("offered") if op.outcome is Outcome.OK]
-    watched = len({op.argument["session"] for op in offers})
-    is_early = not offers or (report.completed_ns or 0) - offers[0].invoked_ns < GRACE_NS
-    sessions_max = int(settings.get("HERMES_WEBUI_SESSIONS_MAX", SESSIONS_MAX))
-    agents_max = int(settings.get("HERMES_WEBUI_AGENT_CACHE_MAX", AGENTS_MAX))
-    agents = sizes.get("agents_cached", 0)
-    exact: list[tuple[str, Iterable[int], Promise]] = [
-        *((name, (0,), _promise_of(name)) for name in _ZERO),
-        *((name, (0,), _promise_of(name)) for name in _ZERO_WHEN_FRESH if is_fresh),
-        (
-            "sessions_held",
-            range(min(sessions_max, present), min(sessions_max, listed) + 1),
-            promises.A6,
-        ),
-        ("session_index_rows", (listed,), promises.S11),
-        ("sessions_listed", (listed,), promises.S11),
-        ("channels", range(watched if is_early else 0, watched + 1), promises.C9),
-        ("agents_cached", range(min(agents_max, present) + 1), promises.A1),
-        ("agents_kept", (agents,), promises.A1),
-        ("lifecycle_entries", (agents,), promises.L9),
-        ("processes_finished", range(FINISHED_MAX + 1), promises.W9),
-        ("channel_frames_kept", range(NOTICES_MAX * watched + 2), promises.C8),
-        ("turn_journal", range(TURNS_MAX + 1), promises.T6),
-        # A retry that another path made needless passes at its time, and its queue with it.
-        ("wakeup_timers", range(listed + 1), promises.W9),
-        ("wakeup_lines", range(listed + 1), promises.W9),
-    ]
-    if is_fresh and earlier is not None and "turn_journal" in earlier.result:
-        exact.append(("turn_journal", (earlier.result["turn_journal"],), promises.T6))
-    for name, right, promise in exact:
-        if name in sizes and sizes[name] not in right:
-            yield name, _range_of(right), promise
-    for name, size in sizes.items():
-        if size < 0:
-            yield name, "at least 0", promises.H4
-
-
-def _promise_of(name: str) -> Promise:
-    patterns = {
-        "wakeup": promises.W9,
-        "process": promises.W9,
-        "run": promises.T3,
-        "streams": promises.T3,
-        "channel": promises.C8,
-        "agents": promises.A1,
-        "lifecycle": promises.L9,
-        "sse": promises.C11,
-    }
-    return next((known for start, known in patterns.items() if name.startswith(start)), promises.H8)
-
-
-def _range_of(right: Iterable[int]) -> str:
-    values = sorted(right)
-    return f"{values[0]}" if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
 def _copies(calls: Calls) -> Iterator[Anomaly]:
@@ -920,19 +510,19 @@ def _deferred(calls: Calls) -> Iterator[Anomaly]:
 
 RULES: tuple[Rule, ...] = (
     _contentless,
-    _mistaken_runs,
+    mistaken_runs,
     _strange_rows,
     _forgetful_reads,
     _stream_shapes,
     _announced_ends,
-    _cancels,
-    _unlisted_runs,
+    wrong_cancels,
+    unlisted_runs,
     _kept_pending,
     _lists,
-    _busy_at_rest,
+    busy_at_rest,
     _deferred,
     _unsettled,
     _copies,
-    _sizes,
+    wrong_containers,
     _unexplained,
 )

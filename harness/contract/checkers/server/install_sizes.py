@@ -38,6 +38,7 @@ class Install:
     agents_max: int
     sessions_max: int
     sessions: set[str] = field(default_factory=set)
+    indexed: set[str] = field(default_factory=set)  # those that a process belongs to
     readers: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)  # since the last deletion: by a turn
     touched: set[str] = field(default_factory=set)  # since the last deletion: in any way
@@ -63,7 +64,9 @@ class Install:
                 self.turns += 1
                 self.used.add(session)
                 self.touched.add(session)
-                self.started += len(Script.parse(act["text"]).processes)
+                if processes := Script.parse(act["text"]).processes:
+                    self.started += len(processes)
+                    self.indexed.add(session)
             case "clear":
                 self.touched.add(session)
             case "open_tab":
@@ -73,6 +76,7 @@ class Install:
                 self.readers.pop(act["tab"], None)
             case "delete":
                 self.sessions.discard(session)
+                self.indexed.discard(session)
                 self.used.clear()
                 self.touched.clear()
                 self.readers = {tab: of for tab, of in self.readers.items() if of != session}
@@ -90,7 +94,7 @@ class Install:
             "lifecycle_entries": (agents,),
             "sessions_held": range(held, self.sessions_max + 1),
             "session_index_rows": (len(self.sessions),),
-            "wakeup_index": (len(self.sessions),),
+            "wakeup_index": (len(self.indexed),),
             "channels": (len(watched),),
             "channel_subscribers": (1 + len(self.readers),),
             "channel_frames_kept": range(1, 2 + NOTICES_MAX * len(watched)),

@@ -2,7 +2,8 @@
 
 For writers that append unique texts, each to any session, at any time, in any number of processes.
 A read lies between two bounds: it has what was acknowledged before it began, and nothing that was
-called after it ended. What was refused is never seen. Sessions that other writes than `create` and
+called after it ended. What was refused is never seen. What one read has shown, each later read
+shows, unless a fault other than a kill came between. Sessions that other writes than `create` and
 `append` changed are judged by a model instead, in scenarios whose calls follow one another.
 """
 
@@ -105,17 +106,35 @@ class _Writes:
                     self.has_deletions = True
             if session is not None:
                 self.others[session].add(op.function)
+        # By session and text, or session alone: when the first read that showed it ended.
+        self._shown: dict[tuple[Any, Any], int] = {}
+        if all(fault.name.startswith(KILL) for fault in history.faults):
+            self._note_shown(history)
+
+    def _note_shown(self, history: History) -> None:
+        for read in history.happened.of("list", "messages"):
+            if not isinstance(read.result, list) or read.completed_ns is None:
+                continue
+            session = read.argument.get("session")
+            for row in read.result:
+                key = (row, None) if read.function == "list" else (session, row[-1])
+                self._shown[key] = min(self._shown.get(key, read.completed_ns), read.completed_ns)
+
+    def was_shown(self, read: Operation, session: str, text: str | None = None) -> bool:
+        """Whether an earlier read had shown the session, or the text in it."""
+        return self._shown.get((session, text), read.invoked_ns) < read.invoked_ns
 
     def only_appended(self, session: str) -> bool:
         """Whether only appends changed the session's messages."""
         return not (self.has_deletions or SHRINKING & self.others[session])
 
     def due(self, read: Operation, session: str) -> dict[str, Operation]:
-        """The appends that were acknowledged before the read began, by text."""
+        """The appends that were acknowledged, or shown, before the read began, by text."""
         return {
             text: op
             for text, op in self.appends[session].items()
-            if op.outcome is Outcome.OK and op.precedes(read)
+            if (op.outcome is Outcome.OK and op.precedes(read))
+            or self.was_shown(read, session, text)
         }
 
     def possible(self, read: Operation, session: str) -> dict[str, Operation]:
@@ -140,6 +159,7 @@ def _list(read: Operation, writes: _Writes) -> Iterator[Anomaly]:
         session
         for session, creates in writes.creates.items()
         if any(op.outcome is Outcome.OK and op.precedes(read) for op in creates)
+        or writes.was_shown(read, session)
     }
     possible = {
         session

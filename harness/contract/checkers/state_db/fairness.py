@@ -59,11 +59,12 @@ def _early(refused: Iterable[Operation], patience_s: float, history: History) ->
         done = [other for other in history.happened if _within(other, op)]
         yield Anomaly(
             promises.D3,
-            f"{op.call} was refused while other writers made progress",
+            f"{op.call} was refused before its patience was over",
             (*done[-2:], op),
             "refused",
             expected=f"a wait of up to {patience_s:g} s for the lock",
-            observed=f"a refusal after {_waited_s(op):.3f} s, with {len(done)} other writes done",
+            observed=f"a refusal after {_waited_s(op):.3f} s; "
+            f"other writes done meanwhile: {len(done)}",
         )
 
 

@@ -18,6 +18,7 @@ from harness.core.verdict import Anomaly, Verdict
 Rule = Callable[[History], Iterable[Anomaly]]
 LAST_EVENT = "stream_end"
 _OF_SESSIONS = ("subscribe", "read_events")
+_READS = ("read_run", "relay_run")
 
 
 def check_channel_lifetime(history: History) -> Verdict:
@@ -45,7 +46,7 @@ def _collected_live(history: History) -> Iterator[Anomaly]:
 
 def _miscounted(history: History) -> Iterator[Anomaly]:
     """More readers than there are (C11), or a collection of another number of channels (C9)."""
-    calls = history.happened.of(*_OF_SESSIONS, "watch_list", "leave", "read_run")
+    calls = history.happened.of(*_OF_SESSIONS, "watch_list", "leave", *_READS)
     for sizes in history.happened.of("sizes"):
         readers = [op for op in calls if op.function in ("subscribe", "read_events", "watch_list")]
         reading = [op for op in readers if _is_reading(history, op, sizes)]
@@ -294,6 +295,11 @@ def _misread_run(history: History) -> Iterator[Anomaly]:
     is_closed = bool(history.happened.of("close_all"))
     reads = [(op, op.argument["stream"], op.result) for op in history.happened.of("read_run")]
     reads += [
+        (op, op.argument["stream"], numbers)
+        for op in history.happened.of("relay_run")
+        for numbers in op.result["numbers"]
+    ]
+    reads += [
         (heard, run.argument["stream"], numbers)
         for _, heard in _readers(history, "read_events")
         for run in history.happened.of("begin_run")
@@ -316,6 +322,68 @@ def _misread_run(history: History) -> Iterator[Anomaly]:
             expected=f"events {emitted}",
             observed=f"events {numbers}",
         )
+
+
+def _relayed_late(history: History) -> Iterator[Anomaly]:
+    """A relay that lost a client, or wrote what it had only when time passed (C3)."""
+    for relay in history.happened.of("relay_run"):
+        is_whole = len(relay.result["numbers"]) == relay.argument["clients"]
+        if relay.result["is_late"] is not False or not is_whole:
+            yield Anomaly(
+                promises.C3,
+                f"{relay.call} did not write to each client at once",
+                (*history.happened.of("emit", "end_run"), relay),
+                "relayed-late",
+                also=(promises.C6,),
+                expected="every event at once",
+                observed=relay.answer,
+            )
+
+
+def _ticking(history: History) -> Iterator[Anomaly]:
+    """A loop that sets timers although every client has left (C11)."""
+    for relay in history.happened.of("relay_run"):
+        if relay.result["timers"] != 0:
+            yield Anomaly(
+                promises.C11,
+                f"{relay.call} left timers behind",
+                (relay,),
+                "ticking",
+                also=(promises.H5,),
+                expected="0 timers once all clients have left",
+                observed=relay.answer,
+            )
+
+
+def _missed_count(history: History) -> Iterator[Anomaly]:
+    """A client that was not informed of each message that it lacks, or of others (C3)."""
+    for greet, heard in _readers(history, "greet"):
+        session = greet.argument["session"]
+        saved = [op for op in history.happened.of("count") if op.argument["session"] == session]
+        came, allowed = heard.result["counts"], _counts(greet, saved)
+        if came not in allowed:
+            yield Anomaly(
+                promises.C3,
+                f"reader {greet.argument['reader']!r} was not informed of its session's messages",
+                (*saved, greet, heard),
+                "missed-count",
+                expected=" or ".join(f"{counts}" for counts in allowed),
+                observed=f"{came}",
+            )
+
+
+def _counts(greet: Operation, saved: list[Operation]) -> list[list[int]]:
+    """What a client may hear of: the messages as it subscribes, and those that are saved later."""
+    number = [op.argument["messages"] for op in saved]
+    first = max((at for at, op in enumerate(saved, 1) if op.precedes(greet)), default=0)
+    last = max((at for at, op in enumerate(saved, 1) if not greet.precedes(op)), default=0)
+    allowed = []
+    for seen in range(first, last + 1):  # how many are saved when they are counted
+        counted = [number[seen - 1]] if seen else [0]
+        greeting = counted if counted != [greet.argument["known"]] else []
+        # It subscribes before that, so it may be notified of what it was counted in, too.
+        allowed += [[*greeting, *number[since:]] for since in range(first, seen + 1)]
+    return allowed
 
 
 def _foreign_events(history: History) -> Iterator[Anomaly]:
@@ -410,6 +478,9 @@ _RULES: tuple[Rule, ...] = (
     _doubled_notice,
     _disordered,
     _misread_run,
+    _relayed_late,
+    _ticking,
+    _missed_count,
     _misread_list,
     _never_ended,
     _never_woken,

@@ -2,8 +2,9 @@
 
 For histories that end with a quiet `messages` and `active`. An acknowledged write is observed; a
 refused save is not; one of unknown outcome may be either. No text is written twice. A `clear` or
-`delete` removes what was written before it, and may remove what it meets. Each `listed` counts the
-messages of the session as they were at some moment during the call.
+`delete` removes what was written before it, and may remove what it meets. Each of LISTS counts the
+messages of the session as they were at some moment during the call, each `counted` those of the row
+in memory likewise, and a quiet `held` has each session that has a run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from harness.core.verdict import Anomaly, Verdict
 
 WRITES = ("append", "save_copy")
 REMOVALS = ("clear", "delete")
-READS = ("messages", "active", "listed")
+LISTS = ("listed", "listed_elsewhere")
+READS = ("messages", "active", "counted", "held", *LISTS)
 _REFUSED_BREAKS = {"new": promises.S11, "cleanup": promises.S7, "delete": promises.S6}
 
 
@@ -42,10 +44,14 @@ def _anomalies(history: History) -> Iterator[Anomaly]:
         if read.function == "messages" and read.outcome is Outcome.OK:
             yield from _lost_or_stray(history, read)
             yield from _out_of_order(history, read)
-        if read.function == "listed":
+        if read.function in LISTS:
             yield from _wrong_list(history, read)
+        if read.function == "counted":
+            yield from _wrong_count(history, read)
         if read.function == "active" and read.outcome is Outcome.OK:
             yield from _wrong_mark(history, read)
+        if read.function == "held":
+            yield from _dropped(history, read)
     yield from _needless_refusals(history)
 
 
@@ -174,8 +180,14 @@ def _wrong_list(history: History, read: Operation) -> Iterator[Anomaly]:
             observed=read.answer,
         )
         return
-    removals = _removals(history, read)
-    writes = [op for op in history.happened if op.function in WRITES]
+    for sid in sorted({op.argument["session"] for op in history.of("new")}):
+        yield from _wrong_row(history, read, sid)
+
+
+def _wrong_row(history: History, read: Operation, sid: str) -> Iterator[Anomaly]:
+    """A row with another number of messages than its session had at any moment of the call."""
+    removals = [op for op in _removals(history, read) if _session(op) == sid]
+    writes = [op for op in history.happened if op.function in WRITES and _session(op) == sid]
     done = [op for op in writes if op.outcome is Outcome.OK and op.precedes(read)]
     least = sum(all(removal.precedes(op) for removal in removals) for op in done)
     surely = [op for op in removals if op.outcome is Outcome.OK and op.precedes(read)]
@@ -183,19 +195,58 @@ def _wrong_list(history: History, read: Operation) -> Iterator[Anomaly]:
     most = sum(not any(op.precedes(removal) for removal in surely) for op in begun)
     is_gone = any(op.function == "delete" for op in surely)
     may_be_gone = any(op.function == "delete" for op in removals)
-    for sid in sorted({op.argument["session"] for op in history.of("new")}):
-        count = read.result.get(sid)
-        if count is None and may_be_gone:
-            continue
-        if is_gone or count is None or not least <= count <= most:
+    count = read.result.get(sid)
+    if count is None and may_be_gone:
+        return
+    if is_gone or count is None or not least <= count <= most:
+        yield Anomaly(
+            promises.S15,
+            f"{read.call} is older than what was acknowledged before it",
+            (*surely, *done, read),
+            "old-list",
+            expected=f"no {sid}" if is_gone else f"{sid} with {least} to {most} messages",
+            observed=f"{read.result}",
+            also=(promises.S11, promises.S6) if is_gone else (promises.S11,),
+        )
+
+
+def _session(op: Operation) -> str:
+    session: str = op.argument["session"]
+    return session
+
+
+def _wrong_count(history: History, read: Operation) -> Iterator[Anomaly]:
+    """A list of the row in memory that is older than its request (S15)."""
+    changes = history.of("count_up")
+    least = sum(change.precedes(read) for change in changes)
+    most = sum(not read.precedes(change) for change in changes)
+    if read.outcome is not Outcome.OK or not least <= read.result <= most:
+        yield Anomaly(
+            promises.S15,
+            f"{read.call} is older than what was acknowledged before it",
+            (*changes, read),
+            "old-list",
+            expected=f"{least} to {most} messages",
+            observed=read.answer,
+            also=(promises.S11,),
+        )
+
+
+def _dropped(history: History, read: Operation) -> Iterator[Anomaly]:
+    """A session that has a run, and is not in memory (A6)."""
+    for start in history.happened.of("start_run"):
+        session = start.argument["session"]
+        changes = [*history.of("cleanup"), *history.of("leave_behind"), *_removals(history, read)]
+        is_later = all(change.precedes(start) for change in changes)
+        is_held = read.outcome is Outcome.OK and session in read.result
+        if start.outcome is Outcome.OK and start.precedes(read) and is_later and not is_held:
             yield Anomaly(
-                promises.S15,
-                f"{read.call} is older than what was acknowledged before it",
-                (*surely, *done, read),
-                "old-list",
-                expected=f"no {sid}" if is_gone else f"{sid} with {least} to {most} messages",
-                observed=f"{read.result}",
-                also=(promises.S11, promises.S6) if is_gone else (promises.S11,),
+                promises.A6,
+                f"{start.call} was acknowledged, and its session is no longer in memory",
+                (start, read),
+                "dropped-run",
+                expected=f"{session!r} among those in memory",
+                observed=read.answer,
             )
 
 

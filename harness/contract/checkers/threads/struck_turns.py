@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.contract import promises
-from harness.contract.checkers.threads.run_ends import wrong
+from harness.contract.checkers.threads.run_facts import wrong
 from harness.core.history import History, Operation, Outcome
 from harness.core.verdict import Anomaly, Verdict
 

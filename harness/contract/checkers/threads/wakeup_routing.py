@@ -213,6 +213,10 @@ def _left_over(history: History) -> Iterator[Anomaly]:
                 "left-over",
                 expected=f"{dict.fromkeys(op.result, 0)}",
                 observed=op.answer,
+                # An event that is in no queue of its session is not pending, but forgotten.
+                also=(promises.W9,)
+                if op.result.get("kept") and not op.result.get("lines", 1)
+                else (),
             )
 
 
