@@ -95,3 +95,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / packages.YAML).mkdir(parents=True)
     monkeypatch.setenv("HARNESS_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def unbooted(tmp_path: Path) -> WebuiLaunch:
+    """A checkout that is never booted: its source names no route."""
+    (tmp_path / "api").mkdir()
+    (tmp_path / "server.py").write_text("")
+    return WebuiLaunch(tmp_path, tmp_path, tmp_path, tmp_path, tmp_path)

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.targets.reference import soak
-from harness.targets.reference.soak import Rest
+from harness.targets.reference.soak import Rest, oversized
 
 
 class Sizes:
@@ -34,3 +34,32 @@ def test_host_that_never_rests_is_awaited_once(monkeypatch: pytest.MonkeyPatch) 
     asked = sizes.asked
     rest.wait(sizes)
     assert (asked, sizes.asked) == (1, 1)
+
+
+class Journal:
+    """A class of the package, with one container in its attributes and one in a slot of another."""
+
+    def __init__(self, size: int) -> None:
+        self.rows = list(range(size))
+
+
+class Owner:
+    """It holds the journals in a container."""
+
+    __slots__ = ("journals",)
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.journals = [Journal(size) for size in sizes]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "found"),
+    [([7, 100], {}), ([7, 101], {"Journal.rows": 101}), ([1] * 101, {"Owner.journals": 101})],
+)
+def test_container_without_a_gauge_is_found(
+    sizes: list[int], found: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever an object of the package holds it, once it is larger than any cache."""
+    for kind in (Journal, Owner):
+        monkeypatch.setattr(kind, "__module__", "reference_impl.fake")
+    assert oversized(Owner(sizes)) == found

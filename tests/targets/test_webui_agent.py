@@ -253,3 +253,40 @@ def test_agent_is_importable_by_the_servers_names(tmp_path: Path) -> None:
         env={"PYTHONPATH": str(tmp_path), scripted.SPOOL: str(tmp_path / "spool")},
         check=True,
     )
+
+
+def test_steps_are_messages_with_calls_of_tools() -> None:
+    """Each call has its result behind it, and the reply comes last."""
+    messages = AIAgent(session_id="s").run_conversation("look [steps=2][tokens=1]")["messages"]
+
+    calls = [call["id"] for message in messages for call in message.get("tool_calls", ())]
+    results = [message["tool_call_id"] for message in messages if message["role"] == "tool"]
+    assert calls == results == ["look-0", "look-1"]
+    assert [message["role"] for message in messages[::5]] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(("directive", "stays"), [("[compact]", False), ("[prune]", True)])
+def test_summary_stands_for_the_history(directive: str, stays: bool) -> None:  # noqa: FBT001
+    """It goes on in a session of another id, or in the same one."""
+    agent = AIAgent(session_id="s")
+    history = agent.run_conversation("[tokens=1]")["messages"]
+
+    result = agent.run_conversation(f"{directive}[tokens=1]", conversation_history=history)
+
+    assert result["messages"][0] == scripted.SUMMARY
+    assert len(result["messages"]) == 3
+    assert (agent.session_id == "s") is stays
+
+
+def test_agent_may_return_no_reply() -> None:
+    """It lacks what was shown, an error stands for it, or there is none."""
+    agent = AIAgent(session_id="s")
+
+    lacking = agent.run_conversation("[tokens=1][lacking]")
+    reporting = agent.run_conversation("[tokens=1][reporting]")
+    silent = agent.run_conversation("[plain]")
+
+    assert [len(result["messages"]) for result in (lacking, reporting, silent)] == [1, 1, 1]
+    assert lacking["final_response"].startswith("0 ")
+    assert reporting["failed"]
+    assert silent["final_response"] == ""

@@ -52,7 +52,10 @@ def test_checkout_has_the_abilities_of_its_files(checkout: Path, tmp_path: Path)
     try:
         instance.call("new", {"session": "s1"})
 
-        assert target.abilities == {"http", "doors", "leaving", "upkeep", "disturbed", "memory"}
+        assert target.abilities == {
+            *("http", "doors", "leaving", "upkeep", "disturbed", "memory", "measured"),
+            *("shapes", "stored", "turns", "network"),
+        }
         assert instance.call("sessions", {}) == ["s1"]
     finally:
         instance.close()

@@ -1,15 +1,17 @@
 """The *watcher* ability: a gateway watcher, and another process that writes its database.
 
 `poll` polls twice, as the contract allows, and returns what was announced and how often the list
-was projected; `shown` returns the list that a new subscriber receives. The writer's clock is the
-number of its call, so that each time in a list is known. `facts` are the fields of the announced
-list in its order: id, source, title, why it ended, and
-the calls of its start, end and latest activity.
+was projected; `poll_beside` does the same while the writer writes during the first projection, and
+says whether it wrote; `shown` returns the list that a new subscriber receives. The writer's clock
+is the number of its call, so that each time in a list is known. `facts` are the fields of the
+announced list in its order: id, source, title, why it ended, and the calls of its start, end and
+latest activity.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,53 @@ class ProjectionError(Exception):
     """The projection fails, as the script says."""
 
 
-class WatcherAdapter:
+class ScriptedWatcher(ABC):
+    """A watcher whose projections fail, or meet a write of the other process, as the script says.
+
+    Each write is a function of the adapter. `_scripted` runs a projection.
+    """
+
+    def __init__(self) -> None:
+        self._projections = 0
+        self._failure = ""
+        self._meanwhile: dict[str, Any] | None = None
+
+    def _scripted(self, project: Callable[[], Any]) -> Any:
+        self._projections += 1
+        match self._failure:
+            case "raises":
+                raise ProjectionError("the projection is scripted to fail")
+            case "none":
+                return None
+        projected = project()
+        if (write := self._meanwhile) is not None:
+            self._meanwhile = None
+            function, *arguments = write.values()
+            getattr(self, function)(*arguments)
+        return projected
+
+    def fail(self, how: str) -> None:
+        """Let the projection raise ("raises"), return None ("none") or work again ("")."""
+        self._failure = how
+
+    @abstractmethod
+    def poll(self) -> dict[str, Any]:
+        """Poll twice; what was announced, and how often the list was projected."""
+
+    def poll_beside(self, write: dict[str, Any]) -> dict[str, Any]:
+        """Poll twice; the other process writes during the first projection, if there is one."""
+        self._meanwhile = write
+        polled = self.poll()
+        written, self._meanwhile = self._meanwhile is None, None
+        return {**polled, "written": written}
+
+
+class WatcherAdapter(ScriptedWatcher):
     """One database, a writer with a connection of its own, and a watcher of it."""
 
     def __init__(self, folder: Path, modules: Callable[[str], Any]) -> None:
         """`modules(name)` imports a module of the reference implementation."""
+        super().__init__()
         self._path = path = folder / "state.db"
         self._calls = 0
         self._state_db = modules("state_db.state_db").StateDb
@@ -36,20 +80,12 @@ class WatcherAdapter:
             path, project=self._projected
         )
         self._subscription = self._watcher.subscribe(lambda: None)
-        self._projections = 0
-        self._failure = ""
 
     def _opened(self) -> Any:
         return self._state_db(self._path, clock=lambda: float(self._calls))
 
     def _projected(self, connection: Any) -> Any:
-        self._projections += 1
-        match self._failure:
-            case "raises":
-                raise ProjectionError("the projection is scripted to fail")
-            case "none":
-                return None
-        return self._project(connection)
+        return self._scripted(lambda: self._project(connection))
 
     # Calls of the other process
 
@@ -99,10 +135,6 @@ class WatcherAdapter:
         self._writer.delete_session(session)
 
     # Calls of the watcher
-
-    def fail(self, how: str) -> None:
-        """Let the projection raise ("raises"), return None ("none") or work again ("")."""
-        self._failure = how
 
     def poll(self) -> dict[str, Any]:
         """Poll twice."""

@@ -62,11 +62,22 @@ class ProcessesAdapter:
         self._printed[process] = 0
         self._pipes[process] = os.open(pipe, os.O_WRONLY)  # waits for its reader
 
-    def refused(self, process: str) -> str:
-        """Try to start a process while the disk refuses every sync; returns the error's type."""
+    def refused(self, process: str) -> dict[str, Any]:
+        """Try to start a process while the disk refuses every sync, again and again.
+
+        The errors' types, and how many more files are open than after the first try.
+        """
         proof = shlex.quote(str(self._folder / "proof"))
         command = f"echo {shlex.quote(process)} start >> {proof}"
-        return str(self._host.call("refused", {"command": command}))
+        return dict(self._host.call("refused", {"command": command}))
+
+    def no_command(self, kind: str) -> str:
+        """Try to start what is no command; returns the error's type."""
+        return str(self._host.call("no_command", {"kind": kind}))
+
+    def spawn_late(self) -> str:
+        """Close the registry, and close it again; try to start a process; restart."""
+        return str(self._host.call("spawn_late", {}))
 
     def leave_files(self) -> None:
         """Leave the files of a process whose end was reported by a host that was then killed."""
@@ -90,6 +101,13 @@ class ProcessesAdapter:
         self._printed[process] += len(data)
         while data:
             data = data[os.write(self._pipes[process], data) :]
+
+    def bounded(self, process: str, most: int) -> bool | None:
+        """Whether its output takes at most that many bytes of the disk; None if none can tell."""
+        bounded: bool | None = self._host.call(
+            "bounded", {"process_id": self._ids[process], "most": most}
+        )
+        return bounded
 
     def finish(self, process: str) -> None:
         """Let the process end."""

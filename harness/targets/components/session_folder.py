@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -18,14 +19,7 @@ from threading import Thread
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from harness.contract.models.session_folder import (
-    CAP,
-    DAMAGED,
-    FIELDS,
-    NO_NUMBER,
-    REMOVED,
-    digest,
-)
+from harness.contract.models.folder_values import CAP, DAMAGED, FIELDS, NO_NUMBER, REMOVED, digest
 from harness.core.errors import TargetLostError
 from harness.faults.simulated_disk import SimulatedDisk
 from harness.targets.components.session_store import LOSSES, SessionsAdapter, UnknownSessionError
@@ -46,6 +40,8 @@ _DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
     "other id": lambda data: data.replace(b'"session_id": "', b'"session_id": "other', 1),
     "no messages": lambda _: b'{"session_id": "s1"}\n',
     "wrong version": lambda data: data.replace(b'"version": ', b'"version": "x', 1),
+    "text for version": lambda data: re.sub(rb'("version": )(\d+)', rb'\1"\2"', data, count=1),
+    "strange messages": lambda data: data.replace(b'"messages": [', b'"messages": [1, ', 1),
     "nul": lambda data: b"\0" * len(data),
     NO_NUMBER: lambda data: data.replace(b'    {"role": ', b'    {"cost": NaN, "role": '),
     REMOVED: lambda data: data,
@@ -62,6 +58,10 @@ _INDEX_DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
     "other version": lambda data: _with(data, version="1"),
     "other time": lambda data: _with(data, updated_at=True),
     "nul": lambda data: b"\0" * len(data),
+}
+_LOG_DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
+    "log cut": lambda data: data[:-2],
+    "log strange": lambda data: data + b"[1]\n",
 }
 
 
@@ -135,10 +135,13 @@ class SessionFolderAdapter(SessionsAdapter):
         self._damage(f"{session}.json.bak", _DAMAGES[kind])
 
     def damage_index(self, kind: str) -> None:
-        """Damage or remove the list of the index."""
-        if kind == "missing":
+        """Damage or remove the list of the index, or damage its log, if there is one."""
+        if kind in _LOG_DAMAGES:
+            if (self._folder / LOG).exists():
+                self._damage(LOG, _LOG_DAMAGES[kind])
+        elif kind == "missing":
             (self._folder / INDEX).unlink(missing_ok=True)
-        else:
+        elif (self._folder / INDEX).exists():
             self._damage(INDEX, _INDEX_DAMAGES[kind])
 
     def _damage(self, name: str, damage: Callable[[bytes], bytes]) -> None:
@@ -190,6 +193,7 @@ class SessionFolderAdapter(SessionsAdapter):
             plain = json.loads(text, parse_constant=lambda _: None)
             is_session = {*FIELDS, "messages"} <= plain.keys() and isinstance(plain["version"], int)
             is_own = is_session and plain["session_id"] == name.partition(".")[0]
+            is_own = is_own and all(isinstance(row, dict) for row in plain["messages"])
         except (OSError, ValueError, AttributeError):
             is_own = False
         return plain if is_own else DAMAGED
@@ -219,13 +223,12 @@ class SessionFolderAdapter(SessionsAdapter):
         return _whole(self._store.load(session))
 
     def head(self, session: str) -> dict[str, Any]:
-        """The metadata."""
+        """The session's metadata, without its messages."""
         return _plain(self._store.load_metadata_only(session))
 
     def backup_count(self, session: str) -> int | None:
         """The number of messages in the backup."""
-        count: int | None = self._store.backup_count(session)
-        return count
+        return self._backup_count(session)
 
     # Writes
 

@@ -22,7 +22,8 @@ from harness.faults.simulated_disk import STRIKES, Image, SimulatedCrash, Simula
 LOSSES = 6  # the number of images of a power loss to choose from, the extremes first
 HOSTILE_LENGTH = 10_000
 UNREADABLE = "unreadable once"  # a read fails, not a change
-EPIC, EPIC_TIMES = "epic", 16_500
+EPIC_TIMES = 16_500
+EPIC = f"epic * {EPIC_TIMES}"  # stands for a title of that length
 
 
 class UnknownSessionError(Exception):
@@ -66,7 +67,7 @@ class SessionsAdapter:
 
     def rename(self, session: str, title: str) -> None:
         """Set the title; an epic title makes the session list as large as hundreds of sessions."""
-        self._store.rename(session, title * EPIC_TIMES if title == EPIC else title)
+        self._store.rename(session, "epic" * EPIC_TIMES if title == EPIC else title)
 
     def clear(self, session: str) -> None:
         """Remove all messages."""
@@ -103,14 +104,22 @@ class SessionsAdapter:
         shown = ("title", "message_count", "updated_at")
         rows = [row for row in self._store.rows() if row["session_id"] == session]
         row = {key: rows[0][key] for key in shown} if rows else None
-        if row is not None and row["title"] == EPIC * EPIC_TIMES:
+        if row is not None and row["title"] == "epic" * EPIC_TIMES:
             row["title"] = EPIC
         return row
 
     def backup(self, session: str) -> int | None:
         """The number of messages in the backup."""
-        count: int | None = self._store.backup_count(session)
-        return count
+        return self._backup_count(session)
+
+    def _backup_count(self, session: str) -> int | None:
+        """The number of messages in the backup; -1 for only an unreadable copy, None for none."""
+        files = self._store.files
+        backup = files.backup(self._modules("sessions.session_files").checked_id(session))
+        if backup is not None:
+            return int(backup.message_count)
+        has_copy = any(files.has(session, kind) for kind in ("json.bak", "json.damaged"))
+        return -1 if has_copy else None
 
     def held(self) -> int:
         """The number of sessions in memory."""

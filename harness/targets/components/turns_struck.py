@@ -233,6 +233,8 @@ def _quiet_threads() -> Iterator[None]:
 class _Agent:
     """An agent that shows two words, and ends in the way that the message names."""
 
+    system_prompt = ""
+
     def __init__(self, let_go: threading.Event) -> None:
         self._let_go = let_go
 

@@ -17,12 +17,19 @@ import hermes_state  # the target, which is not a dependency
 
 EVERYTHING = 1_000_000  # a limit above every count
 DAY_S = 86_400.0
+ABOUT = ("model", "user_id", "parent_session_id", "billing_mode")
+USAGE = ("cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
+DETAILS = (
+    *("tool_call_id", "tool_name", "token_count", "finish_reason", "reasoning"),
+    "reasoning_details",
+)
 COLUMNS = (
     *("source", "title", "message_count", "tool_call_count"),
     *("input_tokens", "output_tokens"),
 )
 
 Names = list[str]
+Fields = dict[str, Any]
 Rows = list[list[str]]  # [role, text] or [session, text]
 
 
@@ -55,9 +62,9 @@ class StateDbAdapter:
         hermes_state.time = self._clock
         self._db = hermes_state.SessionDB(path)
 
-    def create(self, session: str, source: str) -> None:
-        """Create the session, unless it exists."""
-        self._db.create_session(session, source)
+    def create(self, session: str, source: str, about: Fields | None = None) -> None:
+        """Create the session, unless it exists; `about` has further columns."""
+        self._db.create_session(session, source, **(about or {}))
 
     def end(self, session: str, reason: str) -> None:
         """End the session."""
@@ -75,24 +82,50 @@ class StateDbAdapter:
         """Store the system prompt."""
         self._db.update_system_prompt(session, text)
 
-    def add_tokens(self, session: str, input: int, output: int) -> None:  # noqa: A002  the wire's
-        """Add to the counts."""
-        self._db.update_token_counts(session, input_tokens=input, output_tokens=output)
-
-    def set_tokens(self, session: str, input: int, output: int) -> None:  # noqa: A002  the wire's
-        """Set the counts."""
+    def add_tokens(
+        self,
+        session: str,
+        input: int,  # noqa: A002  the wire's
+        output: int,
+        more: Fields | None = None,
+    ) -> None:
+        """Add to the counts; `more` has the other counts, and whose they are."""
         self._db.update_token_counts(
-            session, input_tokens=input, output_tokens=output, absolute=True
+            session, input_tokens=input, output_tokens=output, **_usage(more)
         )
 
-    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
-        """Append a message that made `tool_calls` tool calls."""
-        calls = [{"id": f"call-{number}"} for number in range(tool_calls)]
-        self._db.append_message(session, role, text, tool_calls=calls or None)
+    def set_tokens(
+        self,
+        session: str,
+        input: int,  # noqa: A002  the wire's
+        output: int,
+        more: Fields | None = None,
+    ) -> None:
+        """Set the counts."""
+        self._db.update_token_counts(
+            session, input_tokens=input, output_tokens=output, absolute=True, **_usage(more)
+        )
 
-    def replace(self, session: str, messages: Rows) -> None:
-        """Replace all messages."""
-        rows = [{"role": role, "content": text} for role, text in messages]
+    def append(
+        self,
+        session: str,
+        role: str,
+        text: str,
+        tool_calls: int | Fields = 0,
+        more: Fields | None = None,
+    ) -> None:
+        """Append a message that made a number of tool calls, or one that is not in a list."""
+        calls: Any = tool_calls
+        if isinstance(tool_calls, int):
+            calls = [{"id": f"call-{number}"} for number in range(tool_calls)]
+        self._db.append_message(session, role, text, tool_calls=calls or None, **(more or {}))
+
+    def replace(self, session: str, messages: Rows, more: list[Fields] | None = None) -> None:
+        """Replace all messages; `more` has the further columns of each."""
+        rows = [
+            {"role": role, "content": text, **columns}
+            for (role, text), columns in zip(messages, more or [{}] * len(messages), strict=True)
+        ]
         self._db.replace_messages(session, rows)
 
     def clear(self, session: str) -> None:
@@ -117,11 +150,32 @@ class StateDbAdapter:
         messages = self._db.get_messages(session)
         calls = [message.get("tool_calls") or [] for message in messages]
         parsed = [json.loads(call) if isinstance(call, str) else call for call in calls]
+        parsed = [[call] if isinstance(call, dict) else call for call in parsed]
         return {
             "system_prompt": row["system_prompt"],
             "end_reason": row["end_reason"],
-            "tool_calls": [_numbered([call["id"] for call in each]) for each in parsed],
+            "tool_calls": [_numbered([call["id"] for call in of_message]) for of_message in parsed],
             "in_order": all(one["id"] < two["id"] for one, two in pairwise(messages)),
+        }
+
+    def columns(self, session: str) -> Fields | None:
+        """The columns that no other function shows; None if the session is unknown."""
+        row = self._db.get_session(session)
+        if row is None:
+            return None
+        return {
+            **{name: row[name] for name in ABOUT},
+            **{name: row[name] or 0 for name in USAGE},
+            "model_config": _parsed(row["model_config"]),
+            "cost_usd": row["estimated_cost_usd"] or 0,
+            "messages": [
+                {
+                    name: _parsed(message[name]) if name == "reasoning_details" else message[name]
+                    for name in DETAILS
+                    if message.get(name)
+                }
+                for message in self._db.get_messages(session)
+            ],
         }
 
     def list(self) -> Names:
@@ -187,6 +241,18 @@ class StateDbAdapter:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def _usage(more: Fields | None) -> Fields:
+    """Counts by the names of the package."""
+    given = dict(more or {})
+    if "cost_usd" in given:
+        given["estimated_cost_usd"] = given.pop("cost_usd")
+    return given
+
+
+def _parsed(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
 
 
 def _numbered(calls: list[str]) -> int:

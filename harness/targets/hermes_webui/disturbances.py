@@ -7,8 +7,8 @@ from pathlib import Path
 
 from harness.engine.http import PATIENCE_S
 from harness.targets.hermes_webui.scripted_agent import OF_CHILD, TORN
-from harness.targets.hermes_webui.server import ask_probe
 from harness.targets.server.disturbances import POLL_S, TOKEN, DisturbancesAdapter
+from harness.targets.server.probe import ask_probe
 
 # Changes to the last event of a process, which make it another kind of event; None is no field.
 _FIELDS = ("session_id", "command", "exit_code", "output", "completed_at")

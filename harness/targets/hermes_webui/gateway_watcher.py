@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.targets.components.gateway_watcher import POLLS, ProjectionError
+from harness.targets.components.gateway_watcher import POLLS, ScriptedWatcher
 from harness.targets.hermes_webui import checkout
 
 UNTITLED = "Agent Session"
@@ -52,11 +52,12 @@ class Iterations:
         return self._left < 0
 
 
-class WebuiWatcherAdapter:
+class WebuiWatcherAdapter(ScriptedWatcher):
     """One database, a connection that writes it, and a watcher of it."""
 
     def __init__(self, folder: Path) -> None:
         """Create the database, and start to watch it."""
+        super().__init__()
         checkout.set_environment(folder)
         self._module: Any = checkout.module("gateway_watcher")
         checkout.reset_globals()
@@ -72,19 +73,11 @@ class WebuiWatcherAdapter:
         )
         self._watcher.POLL_INTERVAL = 0
         self._announcements: queue.Queue[Any] = self._watcher.subscribe()
-        self._projections = 0
-        self._failure = ""
         self._last_sessions: Any = None
         self._shown: list[list[Any]] | None = None
 
     def _projected(self, *given: Any, **named: Any) -> Any:
-        self._projections += 1
-        match self._failure:
-            case "raises":
-                raise ProjectionError("the projection is scripted to fail")
-            case "none":
-                return None
-        return self._read(*given, **named)
+        return self._scripted(lambda: self._read(*given, **named))
 
     # Calls of the other process
 
@@ -145,10 +138,6 @@ class WebuiWatcherAdapter:
         self._writer.execute(statement, values)
 
     # Calls of the watcher
-
-    def fail(self, how: str) -> None:
-        """Let the projection raise ("raises"), return None ("none") or work again ("")."""
-        self._failure = how
 
     def poll(self) -> dict[str, Any]:
         """Poll twice."""

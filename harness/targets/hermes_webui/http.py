@@ -1,9 +1,10 @@
 """The *http* ability of a hermes-webui server, where it differs from the reference.
 
 The server does not list a session without messages, and stores it with its first message only: no
-promise covers such an empty session. A title that no client set is the server's own; a clear drops
-a title, so the adapter sets it again. The text of an interrupted turn loses its last blank. After a
-kill the server takes a run for alive for half a minute, and the adapter waits for that.
+promise covers such an empty session. A title that no client set follows rules of the server, so the
+adapter answers none; a clear drops a title, so the adapter sets it again. The text of an
+interrupted turn loses its last blank. After a kill the server takes a run for alive for half a
+minute, and the adapter waits for that.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ READ_S = 8.0  # of a stream that is about to end
 CLOSING_S = 2.5  # of a stream that has ended
 KNOWN_OPEN_S = 0.3  # the same, once one was left open for the whole of that time
 ENDS = [[name] for name in TERMINAL]
-UNTITLED = "Untitled"
 QUIET_S = 6.0  # slightly more than its heartbeat
 NOTHING_KNOWN = -1  # a count of messages below that of every session
 
@@ -74,17 +74,18 @@ class WebuiHttpAdapter(HttpAdapter):
         super().rename(session, title)
         self._titles[session] = title
 
-    def title(self, session: str) -> str:
-        """The session's title."""
+    def title(self, session: str) -> str | None:
+        """The session's title; None for one that no client set."""
         title = super().title(session)
-        return title if session in self._titles else UNTITLED
+        return title if session in self._titles else None
 
-    def titles(self) -> list[list[str]]:
-        """The names and titles of all sessions."""
-        listed = dict(super().titles())
-        titles = {name: self._titles.get(name, UNTITLED) for name in self._unlisted({*listed})}
-        titles |= {name: listed[name] if name in self._titles else UNTITLED for name in listed}
-        return sorted([name, title] for name, title in titles.items())
+    def titles(self) -> list[list[str | None]]:
+        """The names and titles of all sessions; None for a title that no client set."""
+        rows: list[Any] = super().titles()
+        listed: dict[str, str] = dict(rows)
+        titles = {name: self._titles.get(name) for name in self._unlisted({*listed})}
+        titles |= {name: listed[name] if name in self._titles else None for name in listed}
+        return [[name, titles[name]] for name in sorted(titles)]
 
     def undo(self, session: str) -> bool:
         """Remove the last turn; whether there was one."""
@@ -201,7 +202,7 @@ class WebuiHttpAdapter(HttpAdapter):
         """The run that a new subscriber of the session is offered."""
         self.status(session)  # raises for an unknown session, for which the stream opens
         query = f"session_id={self._sessions[session]}&known_count={NOTHING_KNOWN}"
-        web = Web(self._server.boot()["port"], QUIET_S)
+        web = Web(self._port(), QUIET_S)
         try:
             with web.stream(f"/api/session/stream?{query}", comments=True) as events:
                 for event in events:
@@ -235,7 +236,7 @@ class WebuiHttpAdapter(HttpAdapter):
     def _reader(self) -> Web:
         """A client of a run's stream, which is read when the run is over, or about to be."""
         closing_s = KNOWN_OPEN_S if self._leaves_open else CLOSING_S
-        return Web(self._server.boot()["port"], READ_S, last=TERMINAL, closing_s=closing_s)
+        return Web(self._port(), READ_S, last=TERMINAL, closing_s=closing_s)
 
     # Restarts
 

@@ -7,9 +7,9 @@ from contextlib import suppress
 
 from harness.engine.http import StatusError
 from harness.processes.probe import cost_of
-from harness.targets.hermes_webui.server import ask_probe
 from harness.targets.hermes_webui.upkeep import PACKAGE
 from harness.targets.server.leaving_readers import LeavingReadersAdapter
+from harness.targets.server.probe import ask_probe
 
 # The classes whose objects belong to readers, or to what serves them.
 OF_READERS = re.compile(r"Queue|Thread|Event|socket|Channel|Stream|Subscri|Watcher")

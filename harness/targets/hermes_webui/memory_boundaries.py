@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from harness.core.errors import TargetLostError
-from harness.targets.hermes_webui.server import ProbeError, ask_probe
 from harness.targets.server.memory_boundaries import PATIENCE_S, POLL_S, MemoryBoundariesAdapter
+from harness.targets.server.probe import ProbeError, ask_probe
 
 _FAILED = re.compile(r"failed for session (\S+)|uncommitted sessions: (.*)")
 

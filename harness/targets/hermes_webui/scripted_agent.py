@@ -10,7 +10,17 @@
                                     `[linger=0.3:fail]` raises an error after that
     [child=0.5]                     starts a child, which writes into the database after 0.5 s,
                                     by the handle of this agent, whether its turn is over or not
+    [steps=2]                       calls 2 tools, which are messages of the conversation
+    [compact]                       goes on in a session of another id, whose history is a summary
+    [prune]                         goes on in this session, whose history is a summary
+    [plain]                         has no token at its end that says which turn it was
+    [lacking]                       returns a conversation that lacks the reply
+    [twice]                         returns a conversation that has the reply twice
+    [reporting]                     returns an error, and a conversation that lacks the reply
+    [unkept]                        writes no rows for this turn
     [hang]                          hangs, and ignores interrupts, until the server ends
+
+The steps of `scripted_turns` are directives too.
 
 In a process's output `{` and `}` become `[` and `]`, so that it can contain directives for the
 wakeup.
@@ -42,23 +52,43 @@ from pathlib import Path
 from typing import Any
 
 from harness.contract import agent_script
+from harness.targets.hermes_webui import scripted_turns
 
 Message = dict[str, Any]
 
 # The variable that says whether the agent has a database; `all` of its sessions may have rows.
 DATABASE = "HARNESS_AGENT_DATABASE"
-SPOOL = "HARNESS_AGENT_SPOOL"  # the variable that names the folder of the processes' output
+SPOOL = scripted_turns.SPOOL
 MEMORY = "HERMES_MEMORY_URL"  # the variable that names the memory provider, if there is one
 TORN = "torn"  # the file of sessions whose agent found its database closed while it worked
 CHILD = re.compile(r"\[child=([0-9.]+)\]")
+STEPS = re.compile(r"\[steps=([0-9]+)\]")
+COMPACTS, PRUNES, PLAIN = "[compact]", "[prune]", "[plain]"
+LACKING, REPORTING, UNKEPT = "[lacking]", "[reporting]", "[unkept]"
+TWICE = "[twice]"
+SUMMARY = {"role": "user", "content": "[CONTEXT COMPACTION] what was said before"}
 OF_CHILD = "_child"  # the end of the id of a child's session
 PROVIDER_S = 60.0
 POLL_S = 0.05
 PARSER = "harness_agent_script"  # the name of the parser in the agent's folder
+APPROVALS = "tools.approval"
+OWN = "from harness.targets.hermes_webui "  # how the parts of the agent import one another
+PROMPTS = (
+    "_gateway_queues, _lock, _pending, _permanent_approved, approve_permanent, approve_session, "
+    "disable_session_yolo, enable_session_yolo, has_blocking_approval, has_pending, is_approved, "
+    "is_session_yolo_enabled, pop_pending, register_gateway_notify, resolve_gateway_approval, "
+    "save_permanent_allowlist, submit_pending, unregister_gateway_notify"
+)
+TITLES = "HARNESS_AGENT_TITLES"  # the variable that says whether a model titles sessions
+TITLING = "call_llm, _get_auxiliary_task_config"
+GOALS = "CONTINUATION_PROMPT_TEMPLATE, DEFAULT_MAX_TURNS, GoalManager, GoalState, judge_goal"
+PARTS_OF_AGENT = (  # beside this file
+    *("scripted_turns", "scripted_prompts", "scripted_titles", "scripted_goals"),
+)
 MODULES = {
     "run_agent": "AIAgent",
     "tools.process_registry": "format_process_notification, process_registry",
-    "tools.approval": "get_current_session_key, reset_current_session_key, set_current_session_key",
+    APPROVALS: "get_current_session_key, reset_current_session_key, set_current_session_key",
     "gateway.session_context": "_SESSION_KEY, _SESSION_UI_SESSION_ID",
     "hermes_constants": ("get_hermes_home, reset_hermes_home_override, set_hermes_home_override"),
     "tools.skills_tool": "SKILLS_DIR, _SKILLS_DIR_AT_IMPORT, _skills_dir",
@@ -84,6 +114,9 @@ def sources() -> dict[str, str]:
         "from harness.contract import agent_script", f"import {PARSER} as agent_script", 1
     )
     files = {f"{name}.py": own, f"{PARSER}.py": parser}
+    for part in PARTS_OF_AGENT:
+        files[f"{part}.py"] = Path(__file__).with_name(f"{part}.py").read_text(encoding="utf-8")
+    files = {path: source.replace(OWN, "") for path, source in files.items()}
     database = Path(__file__).with_name("scripted_database.py").read_text(encoding="utf-8")
     future = "from __future__ import annotations\n"
     absent = f"import os\nif not os.environ.get({DATABASE!r}):\n    raise ImportError\n"
@@ -93,6 +126,12 @@ def sources() -> dict[str, str]:
             f"import os\nif os.environ.get({WITHOUT!r}) == {module!r}:\n    raise ImportError\n"
         )
         files[f"{module.replace('.', '/')}.py"] = f"{missing}from {name} import {offered}\n"
+    files[f"{APPROVALS.replace('.', '/')}.py"] += f"from scripted_prompts import {PROMPTS}\n"
+    absent = f"import os\nif not os.environ.get({TITLES!r}):\n    raise ImportError\n"
+    files["agent/auxiliary_client.py"] = f"{absent}from scripted_titles import {TITLING}\n"
+    files["hermes_cli/goals.py"] = (
+        f"{absent}from scripted_goals import {GOALS}, load_goal, save_goal\n"
+    )
     # The server trusts an agent that has its skills' modules loaded to run turns side by side.
     files["run_agent.py"] += "import tools.skill_manager_tool\nimport tools.skills_tool\n"
     return files
@@ -266,6 +305,19 @@ class ProcessRegistry:
             return [{"session_id": id_} for id_ in self._processes]
 
 
+def steps_of(text: str) -> list[Message]:
+    """The calls of tools that the message asks for, with their results."""
+    found = STEPS.search(text)
+    steps: list[Message] = []
+    for number in range(int(found[1]) if found else 0):
+        call = f"{text.split(maxsplit=1)[0]}-{number}"
+        function = {"name": "look", "arguments": json.dumps({"at": call})}
+        calls = [{"id": call, "type": "function", "function": function}]
+        steps.append({"role": "assistant", "content": "", "tool_calls": calls})
+        steps.append({"role": "tool", "content": f"seen {call}", "tool_call_id": call})
+    return steps
+
+
 def _registry() -> Any:
     """The registry, perhaps without one of its parts."""
     registry = ProcessRegistry(Path(os.environ.get(SPOOL, "spool")))
@@ -319,6 +371,8 @@ class AIAgent:
         tool_progress_callback: Callable[..., None] | None = None,
         tool_start_callback: Callable[[str, str, Any], None] | None = None,
         tool_complete_callback: Callable[[str, str, Any, str], None] | None = None,
+        interim_assistant_callback: Callable[..., None] | None = None,
+        clarify_callback: Callable[[str, Any], str] | None = None,
         **_unused: Any,
     ) -> None:
         self.session_id = session_id
@@ -327,7 +381,13 @@ class AIAgent:
         self.tool_progress_callback = tool_progress_callback
         self.tool_start_callback = tool_start_callback
         self.tool_complete_callback = tool_complete_callback
+        self.interim_assistant_callback = interim_assistant_callback
+        self.clarify_callback = clarify_callback
+        self.steering: list[str] = []  # messages beside the turn, which it has not taken
+        self.steered = threading.Event()
+        self.session_api_calls = 0
         self._session_db = session_db
+        self._last_error: str | None = None
         self._stop = threading.Event()
 
     @property
@@ -343,6 +403,38 @@ class AIAgent:
         """Interrupt the current turn, or else the next one."""
         self._stop.set()
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the turn is interrupted."""
+        return self._stop.is_set()
+
+    @is_stopped.setter
+    def is_stopped(self, is_stopped: bool) -> None:
+        self._interrupted = is_stopped
+
+    def wait_until_stopped(self) -> None:
+        """Wait for an interrupt."""
+        self._stop.wait()
+
+    def steer(self, text: str) -> bool:
+        """Take a message beside the turn."""
+        self.steering.append(text)
+        self.steered.set()
+        return True
+
+    def taken_steering(self) -> list[str]:
+        """The messages beside the turn, each given once."""
+        taken, self.steering = self.steering, []
+        return taken
+
+    def _drain_pending_steer(self) -> str | None:
+        """The messages that the turn left, for the server."""
+        return "\n".join(self.taken_steering()) or None
+
+    def spawn(self, output: str) -> None:
+        """Start a background process that prints this at once."""
+        process_registry.spawn(0.0, output, 0)
+
     def run_conversation(
         self,
         user_message: Any,
@@ -354,49 +446,86 @@ class AIAgent:
     ) -> dict[str, Any]:
         """Follow the message's directives; the conversation, with the shown text as the reply."""
         history = list(conversation_history or [])
+        self._last_error = None
         text = persist_user_message if persist_user_message is not None else str(user_message)
         shown: list[str] = []
-        note = self._noting()
+        self.session_api_calls += 1
+        history = self._shortened(history, text)
+        note = self._noting(text)
+        if script := scripted_turns.steps_in(text):
+            turn = scripted_turns.ScriptedTurn(self, get_current_session_key(), note)
+            return turn.follow(script, history, text)
         note("user", text)
+        steps = steps_of(text)
+        for step in steps:
+            note(**step)
         try:
-            for seconds in CHILD.findall(text):
-                threading.Thread(target=self._work_as_child, args=(float(seconds),)).start()
+            self._start_children(text)
             for directive in agent_script.Script.parse(text).directives:
                 if self._stop.is_set():
                     break
                 self._obey(directive.verb, directive.value, shown)
             is_whole = not self._stop.is_set()
-            if is_whole:
+            if is_whole and PLAIN not in text:
                 turn = 1 + sum(message.get("role") == "user" for message in history)
                 self._show(shown, str(agent_script.ReplyEnd(turn, self.session_id)))
         finally:
             was_stopped = self._stop.is_set()
             self._stop.clear()
-            if shown:
-                try:
-                    note("assistant", "".join(shown))
-                except sqlite3.Error:  # after a cancel the server may have closed it
-                    if not was_stopped:
-                        self._report_torn()
+            self._note_reply(shown, note, was_stopped=was_stopped)
         reply = "".join(shown)
-        new = [{"role": "user", "content": text}, {"role": "assistant", "content": reply}]
+        said = [*history, {"role": "user", "content": text}, *steps]
+        if REPORTING in text:
+            failed = {"error": "the message asked for it", "failed": True, "completed": False}
+            return {"final_response": "", "messages": said, **failed}
+        if LACKING not in text and (reply or not is_whole):
+            said.append({"role": "assistant", "content": reply})
+        if TWICE in text:
+            said.append({"role": "assistant", "content": reply})
         return {
             "final_response": reply,
-            "messages": [*history, *new],
+            "messages": said,
             "completed": is_whole,
             "interrupted": not is_whole,
             "api_calls": 1,
         }
 
-    def _noting(self) -> Callable[[str, str], None]:
+    def _note_reply(
+        self, shown: Sequence[str], note: Callable[..., None], *, was_stopped: bool
+    ) -> None:
+        """Write what was shown; after a cancel the server may have closed the database."""
+        if shown:
+            try:
+                note("assistant", "".join(shown))
+            except sqlite3.Error:
+                if not was_stopped:
+                    self._report_torn()
+
+    def _shortened(self, history: list[Message], text: str) -> list[Message]:
+        """The history, or a summary of it where the message asks for that."""
+        if COMPACTS in text and history:
+            return self._compacted(text)
+        return [dict(SUMMARY)] if PRUNES in text and history else history
+
+    def _compacted(self, text: str) -> list[Message]:
+        """Go on in a session of another id; its history."""
+        before, self.session_id = self.session_id, uuid.uuid4().hex[:12]
+        database = self._session_db
+        if database is not None and UNKEPT not in text and database.keeps(before):
+            database.end_session(before, "compression")
+            database.ensure_session(self.session_id, parent=before)
+            database.append_message(self.session_id, **SUMMARY)
+        return [dict(SUMMARY)]
+
+    def _noting(self, text: str) -> Callable[..., None]:
         """The function that writes a message of this session to the database, if it has rows."""
         database = self._session_db
-        if database is None or not database.keeps(self.session_id):
-            return lambda _role, _text: None
+        if database is None or UNKEPT in text or not database.keeps(self.session_id):
+            return lambda *_message, **_fields: None
 
-        def note(role: str, text: str) -> None:
+        def note(role: str, content: str, **fields: Any) -> None:
             database.ensure_session(self.session_id)
-            database.append_message(self.session_id, role, text)
+            database.append_message(self.session_id, role, content, **fields)
 
         return note
 
@@ -476,6 +605,10 @@ class AIAgent:
             self.tool_complete_callback(call, name, {}, session_key)
         elif self.tool_progress_callback is not None:
             self.tool_progress_callback("tool.completed", name, session_key, {})
+
+    def _start_children(self, text: str) -> None:
+        for seconds in CHILD.findall(text):
+            threading.Thread(target=self._work_as_child, args=(float(seconds),)).start()
 
     def _work_as_child(self, seconds: float) -> None:
         """Write after a while with the handle that the parent has now, as a delegated task does."""

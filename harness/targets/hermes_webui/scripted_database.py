@@ -19,13 +19,16 @@ from typing import Any
 
 BUSY_S = 10.0
 OPENING_S = 0.5  # for the lock, as the real one migrates the file; a server must open it again
+TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 LACKS_ROWS = 3  # each third session
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
     id TEXT PRIMARY KEY, source TEXT NOT NULL, user_id TEXT, model TEXT, model_config TEXT,
     system_prompt TEXT, parent_session_id TEXT, started_at REAL NOT NULL, ended_at REAL,
     end_reason TEXT, message_count INTEGER DEFAULT 0, tool_call_count INTEGER DEFAULT 0,
-    input_tokens INTEGER DEFAULT 0, output_tokens INTEGER DEFAULT 0, title TEXT
+    input_tokens INTEGER DEFAULT 0, output_tokens INTEGER DEFAULT 0, title TEXT,
+    api_call_count INTEGER DEFAULT 0, cache_read_tokens INTEGER DEFAULT 0,
+    cache_write_tokens INTEGER DEFAULT 0, estimated_cost_usd REAL, cwd TEXT
 );
 CREATE TABLE IF NOT EXISTS messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT, session_id TEXT NOT NULL REFERENCES sessions(id),
@@ -33,6 +36,7 @@ CREATE TABLE IF NOT EXISTS messages (
     timestamp REAL NOT NULL, token_count INTEGER, finish_reason TEXT, reasoning TEXT
 );
 CREATE INDEX IF NOT EXISTS messages_of_session ON messages(session_id, timestamp);
+CREATE TABLE IF NOT EXISTS state_meta (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS scripted_order (id TEXT PRIMARY KEY);
 """
 
@@ -80,14 +84,19 @@ class SessionDB:
         return bool(number % LACKS_ROWS)
 
     def ensure_session(
-        self, session_id: str, source: str = "webui", model: str | None = None, **_unused: Any
+        self,
+        session_id: str,
+        source: str = "webui",
+        model: str | None = None,
+        parent: str | None = None,
+        **_unused: Any,
     ) -> str:
         """Create the session's row, unless it exists."""
         with self._write() as connection:
             connection.execute(
-                "INSERT OR IGNORE INTO sessions (id, source, model, started_at)"
-                " VALUES (?, ?, ?, ?)",
-                (session_id, source, model, time.time()),
+                "INSERT OR IGNORE INTO sessions (id, source, model, started_at, parent_session_id)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (session_id, source, model, time.time(), parent),
             )
         return session_id
 
@@ -98,22 +107,31 @@ class SessionDB:
     ) -> int | None:
         """Add a message; its number."""
         text = content if isinstance(content, str) or content is None else json.dumps(content)
+        calls = fields.get("tool_calls")
+        more = (
+            *(time.time(), fields.get("reasoning"), fields.get("tool_call_id")),
+            json.dumps(calls) if calls else None,
+        )
         with self._write() as connection:
             cursor = connection.execute(
-                "INSERT INTO messages (session_id, role, content, timestamp, reasoning)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (session_id, role, text, time.time(), fields.get("reasoning")),
+                "INSERT INTO messages"
+                " (session_id, role, content, timestamp, reasoning, tool_call_id, tool_calls)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (session_id, role, text, *more),
             )
             count = "UPDATE sessions SET message_count = message_count + 1 WHERE id = ?"
             connection.execute(count, (session_id,))
             return cursor.lastrowid
 
     def update_token_counts(self, session_id: str, *_counts: Any, **counts: Any) -> None:
-        """Set the counts of tokens."""
-        tokens = (counts.get("input_tokens", 0), counts.get("output_tokens", 0), session_id)
+        """Set the counts of tokens, and that of calls and the cost if they are given."""
+        more = (counts.get("api_call_count"), counts.get("estimated_cost_usd"), session_id)
         with self._write() as connection:
             connection.execute(
-                "UPDATE sessions SET input_tokens = ?, output_tokens = ? WHERE id = ?", tokens
+                "UPDATE sessions SET input_tokens = ?, output_tokens = ?, cache_read_tokens = ?,"
+                " cache_write_tokens = ?, api_call_count = coalesce(?, api_call_count),"
+                " estimated_cost_usd = coalesce(?, estimated_cost_usd) WHERE id = ?",
+                (*(counts.get(name, 0) for name in TOKENS), *more),
             )
 
     def set_session_title(self, session_id: str, title: str) -> bool:
@@ -172,6 +190,16 @@ class SessionDB:
             cursor = self._conn.execute(statement, values)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def get_meta(self, key: str) -> str | None:
+        """A text that the server keeps here."""
+        rows = self._read("SELECT value FROM state_meta WHERE key = ?", key)
+        return str(rows[0]["value"]) if rows else None
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Keep a text for the server."""
+        with self._write() as connection:
+            connection.execute("INSERT OR REPLACE INTO state_meta VALUES (?, ?)", (key, value))
 
     def close(self) -> None:
         """Close the connection."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import socket
 import subprocess
 import sys
 import time
@@ -24,10 +23,10 @@ from harness.core.errors import TargetLostError
 from harness.engine.http import NotReachedError, Web
 from harness.processes.server import Process
 from harness.targets.hermes_webui.scripted_agent import SPOOL
+from harness.targets.server.probe import probe_path
 from harness.worker import reach, server_probe
 
 POLL_S = 0.02
-PROBE_PATIENCE_S = 60.0
 # The server states these bounds in seconds and has no setting for them. The harness shortens them,
 # so that a scenario can pass them; a release that lacks one keeps its own.
 CONSTANTS = {
@@ -87,6 +86,11 @@ class WebuiLaunch:
             start_new_session=True,
         )
 
+    def source(self) -> str:
+        """The text of the server's own modules, which names its routes, fields and settings."""
+        files = [self.checkout / "server.py", *(self.checkout / "api").glob("*.py")]
+        return "".join(file.read_text(encoding="utf-8") for file in files)
+
     def _environment(self, state: Path) -> dict[str, str]:
         home = state.parent
         return {
@@ -126,32 +130,6 @@ class WebuiLaunch:
                 return int(port)
             time.sleep(POLL_S)
         return None
-
-
-class ProbeError(Exception):
-    """The probe could not answer; the message is the error inside the server."""
-
-
-def probe_path(state: Path) -> Path:
-    """The socket of the probe in the server of this folder."""
-    return state.parent / "probe.sock"
-
-
-def ask_probe(state: Path, function: str, /, **argument: Any) -> Any:
-    """Ask the probe inside the server. Raises TargetLostError, ProbeError."""
-    question = json.dumps({"function": function, "argument": argument}) + "\n"
-    try:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(PROBE_PATIENCE_S)
-            client.connect(str(probe_path(state)))
-            client.sendall(question.encode())
-            with client.makefile(encoding="utf-8") as lines:
-                answer = json.loads(lines.readline())
-    except (OSError, ValueError) as error:
-        raise TargetLostError(f"the probe did not answer {function}: {error!r}") from error
-    if "error" in answer:
-        raise ProbeError(f"{function}: {answer['error']}")
-    return answer["result"]
 
 
 def _is_healthy(host: str, port: int) -> bool:

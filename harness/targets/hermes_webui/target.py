@@ -28,16 +28,21 @@ from harness.targets.hermes_webui.disturbances import WebuiDisturbancesAdapter
 from harness.targets.hermes_webui.http import WebuiHttpAdapter
 from harness.targets.hermes_webui.leaving_readers import WebuiLeavingReadersAdapter
 from harness.targets.hermes_webui.lifecycle import ModuleLifecycle, execute
+from harness.targets.hermes_webui.measured import WebuiMeasuredAdapter
 from harness.targets.hermes_webui.memory_boundaries import WebuiMemoryBoundariesAdapter
 from harness.targets.hermes_webui.module_process import ADAPTERS, ModuleInstance, pool_of
+from harness.targets.hermes_webui.network import WebuiNetworkAdapter
 from harness.targets.hermes_webui.packages import (
     agent_folder,
     bytecode_folder,
     packages_folder,
     workspace_folder,
 )
-from harness.targets.hermes_webui.scripted_agent import DATABASE
+from harness.targets.hermes_webui.scripted_agent import DATABASE, TITLES
 from harness.targets.hermes_webui.server import CONSTANTS, WebuiLaunch
+from harness.targets.hermes_webui.shapes import WebuiShapesAdapter
+from harness.targets.hermes_webui.stored_sessions import WebuiStoredAdapter
+from harness.targets.hermes_webui.turns_beside import WebuiTurnsBesideAdapter
 from harness.targets.hermes_webui.upkeep import WebuiUpkeepAdapter
 from harness.targets.threads.lifecycle import LifecycleThreadsAdapter
 
@@ -48,14 +53,27 @@ _OVER_HTTP = {
     "http": WebuiHttpAdapter,
     "doors": WebuiAccessControlAdapter,
     "leaving": WebuiLeavingReadersAdapter,
+    "network": WebuiNetworkAdapter,
     "upkeep": WebuiUpkeepAdapter,
     "disturbed": WebuiDisturbancesAdapter,
+    "shapes": WebuiShapesAdapter,
+    "stored": WebuiStoredAdapter,
+    "turns": WebuiTurnsBesideAdapter,
     "memory": WebuiMemoryBoundariesAdapter,
+    "measured": WebuiMeasuredAdapter,
 }
 _SMALL = {"HERMES_WEBUI_SESSIONS_MAX": "2", "HERMES_WEBUI_AGENT_CACHE_MAX": "2"}
-_DATABASE = {DATABASE: "1"}
+_DATABASE, _EVERY = {DATABASE: "1"}, {DATABASE: "all"}
 # Settings and constants of the server, by ability.
-_SETTINGS = {"upkeep": {**_SMALL, **_DATABASE}, "http": _DATABASE, "disturbed": {DATABASE: "all"}}
+_SETTINGS = {
+    "upkeep": {**_SMALL, **_DATABASE},
+    "http": _DATABASE,
+    "disturbed": _EVERY,
+    "measured": _EVERY,
+    "shapes": _EVERY,
+    "stored": _EVERY,
+    "turns": {**_EVERY, TITLES: "1"},
+}
 _CONSTANTS: dict[str, dict[str, Any]] = {
     "upkeep": {  # every cache is small; older releases have no setting for these two
         "api.*": 4,
@@ -63,6 +81,7 @@ _CONSTANTS: dict[str, dict[str, Any]] = {
         "api.config.SESSION_AGENT_CACHE_MAX": 2,
     }
 }
+_STOCK = ("measured",)  # abilities of which no constant is changed
 _SMALL_EVERY = {"http": 2}  # each second server has small caches
 _FILES = {  # the file that an ability needs
     **dict.fromkeys(_LIFECYCLES, MODULE),
@@ -151,7 +170,7 @@ class HermesWebuiTarget:
         settings = dict(_SETTINGS.get(ability, {}))
         if self._opened[ability] % _SMALL_EVERY.get(ability, 1) == 0 and ability in _SMALL_EVERY:
             settings |= _SMALL
-        constants = {**CONSTANTS, **_CONSTANTS.get(ability, {})}
+        constants = {**CONSTANTS, **_CONSTANTS.get(ability, {})} if ability not in _STOCK else {}
         return replace(self._launch, settings=settings, constants=constants)
 
     @property

@@ -17,7 +17,7 @@ from harness.processes.probe import cost_of
 from harness.processes.server import Launch
 from harness.targets.hermes_webui.scripted_agent import PARTS, WITHOUT
 from harness.targets.hermes_webui.scripted_database import SCHEMA
-from harness.targets.hermes_webui.server import ask_probe
+from harness.targets.server.probe import ask_probe
 from harness.targets.server.upkeep import CALLERS, CHANGES, READS, TIMES, UpkeepAdapter
 
 PACKAGE = "api"

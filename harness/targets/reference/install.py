@@ -225,7 +225,6 @@ class InstallAdapter:
 
     def _new(self, session: str) -> None:
         id_ = self._ids[session] = self._app.store.new().session_id
-        self._app.wakeups.index(f"key-{id_}", id_)
         self._app.channels.sessions_changed("created", id_)
 
     def _chat(self, session: str, text: str) -> None:

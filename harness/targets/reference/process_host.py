@@ -6,6 +6,7 @@ library and the package `reference_impl`, found on the path. The registry's cloc
 """
 
 import contextlib
+import ctypes
 import errno
 import importlib
 import os
@@ -17,6 +18,12 @@ from typing import Any
 PATIENCE_S = 10.0
 IDLE_S = 0.5  # from the end of the last process to its event
 POLL_S = 0.002
+TRIES = 3
+BLOCK_BYTES = 512  # of `st_blocks`
+PAGE_BYTES = 4096
+PUNCH = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+
+NO_COMMANDS = {"empty": "", "nul": "a\0b", "long": ":" + " " * 40_000, "no text": "\ud800"}
 
 
 class ProcessHost:
@@ -47,13 +54,39 @@ class ProcessHost:
         with turn:
             return str(self._registry.spawn(command, **options))
 
-    def refused(self, command: str) -> str:
-        """Try to start a process while the disk refuses every sync; returns the error's type."""
-        with _refusing_disk():
-            try:
-                self._registry.spawn(command)
-            except OSError as error:
-                return type(error).__name__
+    def refused(self, command: str) -> dict[str, Any]:
+        """Try to start a process while the disk refuses every sync, again and again.
+
+        The errors' types, and how many more files are open than after the first try.
+        """
+        errors, files = [], []
+        for _ in range(TRIES):
+            with _refusing_disk():
+                try:
+                    self._registry.spawn(command)
+                    errors.append("none")
+                except OSError as error:
+                    errors.append(type(error).__name__)
+            files.append(sum(1 for _ in Path("/proc/self/fd").iterdir()))
+        return {"errors": errors, "files": files[-1] - files[0]}
+
+    def no_command(self, kind: str) -> str:
+        """Try to start what is no command; returns the error's type."""
+        return self._error_of(NO_COMMANDS[kind])
+
+    def spawn_late(self) -> str:
+        """Close the registry, and close it again; try to start a process; open another one."""
+        for _ in range(2):
+            self._registry.close()
+        error = self._error_of(":")
+        self._registry = self._open()
+        return error
+
+    def _error_of(self, command: str) -> str:
+        try:
+            self._registry.spawn(command)
+        except self._module.SpawnRefusedError as error:
+            return type(error).__name__
         return "none"
 
     def kill(self, process_id: str) -> bool:
@@ -70,6 +103,21 @@ class ProcessHost:
             return bool(output.size() >= size and is_searched)
 
         self._wait(is_read)
+
+    def bounded(self, process_id: str, most: int) -> bool | None:
+        """Whether the output takes at most that many bytes of the disk, after a while.
+
+        None where a file cannot have holes.
+        """
+        output = self._folder / f"{process_id}.out"
+        if not _has_holes(self._folder / "proc_hole"):
+            return None
+
+        def is_small() -> bool:
+            return output.stat().st_blocks * BLOCK_BYTES <= most
+
+        self._wait(is_small)
+        return is_small()
 
     def wait_until_ended(self, process_id: str) -> None:
         """Wait until the end of the process is an event."""
@@ -141,6 +189,18 @@ def _shown(event: Any) -> dict[str, Any]:
     names = ("process_id", "owner", "command", "exit_code", "output", "pattern", "suppressed")
     shown = {name: getattr(event, name) for name in names}
     return {"kind": str(event.kind), "key": event.session_key, **shown}
+
+
+def _has_holes(path: Path) -> bool:
+    """Whether a file there may have a hole."""
+    fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
+    with path.open("wb") as file:
+        file.write(bytes(4 * PAGE_BYTES))
+        file.flush()
+        size = ctypes.c_int64(2 * PAGE_BYTES)
+        code = fallocate and fallocate(file.fileno(), PUNCH, ctypes.c_int64(0), size)
+    path.unlink()
+    return code == 0
 
 
 @contextlib.contextmanager

@@ -18,7 +18,8 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -38,6 +39,9 @@ SESSIONS_MAX = 8
 GRACE_S = 120.0  # after which a channel without readers is collected
 FRAMES = 8
 SITES_MAX = 20
+CONTAINERS = (dict, list, set, deque)
+HELD_MAX = 100  # entries of a container that no gauge shows; this host has fewer sessions at once
+HISTORIES = {"TurnJournal": 256, "DurableMap": 256}  # classes that keep the last turns
 KIB = 1024
 _NOISE = """
 import sys
@@ -151,8 +155,7 @@ class SoakAdapter:
         """Create a session, and commit the memory of the previous one."""
         if previous is not None:
             self._app.commit_memory(self._names[previous])
-        id_ = self._names[session] = self._app.store.new().session_id
-        self._app.wakeups.index(f"key-{id_}", id_)
+        self._names[session] = self._app.store.new().session_id
 
     def chat(self, session: str, text: str) -> None:
         """Run a turn, and read its events to the end, as a browser does."""
@@ -242,6 +245,7 @@ class SoakAdapter:
         gc.collect()
         return {
             **{f"containers/{name}": size for name, size in self._app.gauges().items()},
+            **{f"held/{name}": size for name, size in oversized(self._app).items()},
             **{f"files/{name}": size for name, size in file_sizes(self._state).items()},
             "watcher/projections_unasked": max(0, self._projections - 1),
             "process/blocks": sys.getallocatedblocks(),
@@ -310,6 +314,54 @@ class SoakAdapter:
 def module(name: str) -> Any:
     """Import a module of the reference implementation."""
     return importlib.import_module(f"reference_impl.{name}")
+
+
+def oversized(app: Any) -> dict[str, int]:
+    """Containers with more entries than any cache of this host keeps, by class and attribute.
+
+    Every object of the package is looked at, so that also a container without a gauge is found.
+    """
+    found: dict[str, int] = {}
+    for owner, name, size in containers(app):
+        most = HISTORIES.get(owner, HELD_MAX)
+        if size > most:
+            found[f"{owner}.{name}"] = max(size, found.get(f"{owner}.{name}", 0))
+    return found
+
+
+def containers(app: Any) -> Iterator[tuple[str, str, int]]:
+    """Class, attribute and size of each container that an object of the package has.
+
+    From the application, and from what is global in the package, along attributes and members.
+    """
+    modules = [module for name, module in sys.modules.items() if name.startswith("reference_impl.")]
+    waiting = [app]
+    for module_ in modules:
+        for name, value in list(vars(module_).items()):
+            if isinstance(value, CONTAINERS) and not name.startswith("__"):
+                yield module_.__name__.rpartition(".")[2], name, len(value)
+            waiting.append(value)
+    seen: set[int] = set()
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, (*CONTAINERS, tuple)):
+            waiting += item.values() if isinstance(item, dict) else item
+        elif type(item).__module__.startswith("reference_impl."):
+            for name, value in _attributes(item):
+                if isinstance(value, CONTAINERS):
+                    yield type(item).__name__, name, len(value)
+                waiting.append(value)
+
+
+def _attributes(item: Any) -> Iterator[tuple[str, Any]]:
+    yield from list(getattr(item, "__dict__", {}).items())
+    for kind in type(item).__mro__:
+        for name in getattr(kind, "__slots__", ()):
+            if hasattr(item, name):
+                yield name, getattr(item, name)
 
 
 def memory() -> dict[str, int]:

@@ -18,9 +18,26 @@ COLUMNS = (
     *("source", "title", "message_count", "tool_call_count"),
     *("input_tokens", "output_tokens"),
 )
+ABOUT = ("model_config", "user_id", "parent_session_id")
+USAGE = (
+    *("cache_read_tokens", "cache_write_tokens", "reasoning_tokens", "cost_usd"),
+    *("model", "billing_mode"),
+)
+DETAILS = (
+    *("tool_call_id", "tool_name", "token_count", "finish_reason", "reasoning"),
+    "reasoning_details",
+)
+NEWER = {  # than the first schema
+    "sessions": (
+        *("model", "model_config", "user_id", "cache_read_tokens", "cache_write_tokens"),
+        *("reasoning_tokens", "estimated_cost_usd", "billing_mode"),
+    ),
+    "messages": DETAILS,
+}
 PATIENCE_S = 30.0  # of a write, unless the environment says otherwise
 
 Names = list[str]
+Fields = dict[str, Any]
 Rows = list[list[str]]  # [role, text] or [session, text]
 
 
@@ -54,9 +71,9 @@ class StateDbAdapter:
         patience_s = float(os.environ.get("HARNESS_PATIENCE_S", PATIENCE_S))
         return self._module.StateDb(self.path, clock=self._clock, patience_s=patience_s)
 
-    def create(self, session: str, source: str) -> None:
-        """Create the session, unless it exists."""
-        self._db.create_session(session, source)
+    def create(self, session: str, source: str, about: Fields | None = None) -> None:
+        """Create the session, unless it exists; `about` has further columns."""
+        self._db.create_session(session, source, **(about or {}))
 
     def end(self, session: str, reason: str) -> None:
         """End the session."""
@@ -74,22 +91,46 @@ class StateDbAdapter:
         """Store the system prompt."""
         self._db.set_system_prompt(session, text)
 
-    def add_tokens(self, session: str, input: int, output: int) -> None:  # noqa: A002  the wire's
-        """Add to the counts."""
-        self._db.add_tokens(session, input, output)
+    def add_tokens(
+        self,
+        session: str,
+        input: int,  # noqa: A002  the wire's
+        output: int,
+        more: Fields | None = None,
+    ) -> None:
+        """Add to the counts; `more` has the other counts, and whose they are."""
+        self._db.add_tokens(session, self._module.Usage(input, output, **(more or {})))
 
-    def set_tokens(self, session: str, input: int, output: int) -> None:  # noqa: A002  the wire's
+    def set_tokens(
+        self,
+        session: str,
+        input: int,  # noqa: A002  the wire's
+        output: int,
+        more: Fields | None = None,
+    ) -> None:
         """Set the counts."""
-        self._db.set_tokens(session, input, output)
+        self._db.set_tokens(session, self._module.Usage(input, output, **(more or {})))
 
-    def append(self, session: str, role: str, text: str, tool_calls: int = 0) -> None:
-        """Append a message that made `tool_calls` tool calls."""
-        calls = [{"id": f"call-{number}"} for number in range(tool_calls)]
-        self._db.append_message(session, role, text, calls)
+    def append(
+        self,
+        session: str,
+        role: str,
+        text: str,
+        tool_calls: int | Fields = 0,
+        more: Fields | None = None,
+    ) -> None:
+        """Append a message that made a number of tool calls, or one that is not in a list."""
+        calls: Any = tool_calls
+        if isinstance(tool_calls, int):
+            calls = [{"id": f"call-{number}"} for number in range(tool_calls)]
+        self._db.append_message(session, role, text, calls, **_draft(more))
 
-    def replace(self, session: str, messages: Rows) -> None:
-        """Replace all messages."""
-        drafts = [self._module.Draft(role, text) for role, text in messages]
+    def replace(self, session: str, messages: Rows, more: list[Fields] | None = None) -> None:
+        """Replace all messages; `more` has the further columns of each."""
+        drafts = [
+            self._module.Draft(role, text, **_draft(columns))
+            for (role, text), columns in zip(messages, more or [{}] * len(messages), strict=True)
+        ]
         self._db.replace_messages(session, drafts)
 
     def clear(self, session: str) -> None:
@@ -101,7 +142,8 @@ class StateDbAdapter:
         found = self._db.get_session(session)
         if found is None:
             return None
-        row = {name: getattr(found, name) for name in COLUMNS}
+        row = {name: getattr(found, name, None) for name in COLUMNS}
+        row |= {name: getattr(found.usage, name) for name in COLUMNS[-2:]}
         return row | {"ended": found.ended_at is not None}
 
     def details(self, session: str) -> dict[str, Any] | None:
@@ -114,12 +156,31 @@ class StateDbAdapter:
             return None
         messages = self._db.get_messages(session)
         places = [(message.id, message.timestamp) for message in messages]
-        calls = [[call["id"] for call in message.tool_calls] for message in messages]
+        calls = [list(map(_id, message.tool_calls)) for message in messages]
         return {
             "system_prompt": found.system_prompt,
             "end_reason": found.end_reason,
             "tool_calls": [_numbered(ids) for ids in calls],
             "in_order": all(one[0] < two[0] for one, two in pairwise(places)),
+        }
+
+    def columns(self, session: str) -> Fields | None:
+        """The columns that no other function shows; None if the session is unknown."""
+        found = self._db.get_session(session)
+        if found is None:
+            return None
+        messages = self._db.get_messages(session)
+        return {
+            **{name: getattr(found, name) for name in ABOUT},
+            **{name: getattr(found.usage, name) for name in USAGE},
+            "messages": [
+                {
+                    name: list(value) if name == "reasoning_details" else value
+                    for name in DETAILS
+                    if (value := getattr(message, name)) not in (None, ())
+                }
+                for message in messages
+            ],
         }
 
     def list(self) -> Names:
@@ -151,6 +212,16 @@ class StateDbAdapter:
         self._db.close()
         self._db = self._open()
 
+    def reopen_older(self) -> None:
+        """Close the file, take out what an older schema did not have, and open it again."""
+        self._db.close()
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            for table, columns in NEWER.items():
+                for column in columns:
+                    connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+            connection.execute("PRAGMA user_version = 1")
+        self._db = self._open()
+
     def counters(self, session: str) -> dict[str, int | None]:
         """The stored count of messages and the number of rows, as another connection sees them."""
         count = "SELECT message_count FROM sessions WHERE id = ?"
@@ -177,6 +248,18 @@ class StateDbAdapter:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def _draft(columns: Fields | None) -> Fields:
+    """Columns of a message as the database takes them."""
+    given = columns or {}
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+
+
+def _id(call: Any) -> Any:
+    return call.get("id") if isinstance(call, dict) else call
 
 
 def _numbered(calls: list[str]) -> int:

@@ -51,6 +51,7 @@ from harness.targets.reference import process_host
 from harness.targets.reference import soak as soak_adapter
 from harness.targets.reference import state_db as state_db_adapter
 from harness.targets.reference.soak_http import SoakHttpAdapter
+from harness.targets.reference.upkeep import ReferenceUpkeepAdapter
 from harness.targets.server.access_control import AccessControlAdapter
 from harness.targets.server.backpressure import BackpressureAdapter
 from harness.targets.server.bad_input import BadInputAdapter
@@ -60,15 +61,21 @@ from harness.targets.server.external_writer import ExternalWriterAdapter
 from harness.targets.server.http import HttpAdapter
 from harness.targets.server.leaving_readers import LeavingReadersAdapter
 from harness.targets.server.lifecycle import ServerAdapter
+from harness.targets.server.measured import SOURCE, MeasuredAdapter, text_of
 from harness.targets.server.memory_boundaries import MemoryBoundariesAdapter, MemoryTurnsAdapter
+from harness.targets.server.network import NetworkAdapter
 from harness.targets.server.next_turn import NextTurnAdapter
 from harness.targets.server.notifications import NotificationsAdapter
 from harness.targets.server.settings import SettingsAdapter
+from harness.targets.server.shapes import ShapesAdapter
+from harness.targets.server.stalled_readers import StalledReadersAdapter
+from harness.targets.server.stored import StoredFilesAdapter
 from harness.targets.server.stream_cursors import StreamCursorsAdapter
-from harness.targets.server.upkeep import UpkeepAdapter
+from harness.targets.server.turns import TurnsAdapter
 from harness.targets.threads.channels import ChannelsThreadsAdapter
 from harness.targets.threads.gateway_watcher import WatcherThreadsAdapter
 from harness.targets.threads.lifecycle import AgentCacheThreadsAdapter, LifecycleThreadsAdapter
+from harness.targets.threads.memory_provider import MemoryProviderThreadsAdapter
 from harness.targets.threads.model_catalog import CatalogThreadsAdapter
 from harness.targets.threads.processes import ProcessesThreadsAdapter
 from harness.targets.threads.run_calls import RunCallsAdapter
@@ -76,7 +83,7 @@ from harness.targets.threads.session_store import SessionsThreadsAdapter
 from harness.targets.threads.state_db import StateDbThreadsAdapter
 from harness.targets.threads.turns import TurnsThreadsAdapter
 from harness.targets.threads.wakeups import WakeupsThreadsAdapter
-from harness.worker import sql_faults, virtual_time, writers
+from harness.worker import holders, sql_faults, virtual_time, writers
 
 PACKAGE = "reference_impl"
 _schedules = itertools.count()
@@ -196,6 +203,11 @@ def open_catalog_threads(folder: Path) -> Any:
     return CatalogThreadsAdapter(folder, _module)
 
 
+def open_memory_provider_threads(folder: Path) -> Any:  # noqa: ARG001  (it keeps no files)
+    """Open a session's memory, for threads."""
+    return MemoryProviderThreadsAdapter(_module)
+
+
 def open_wakeups_restarts(folder: Path) -> Any:
     """Open wakeups over a process registry with its files in `folder`."""
     return WakeupsRestartsAdapter(folder, _module)
@@ -288,9 +300,19 @@ def open_stream_cursors(folder: Path) -> Any:
     return StreamCursorsAdapter(folder, _launch())
 
 
+def open_network(folder: Path) -> Any:
+    """Open a server in a process of its own, and another way to it."""
+    return NetworkAdapter(folder, _launch())
+
+
 def open_leaving_readers(folder: Path) -> Any:
     """Open a server in a process of its own, and readers that leave."""
     return LeavingReadersAdapter(folder, _launch())
+
+
+def open_stalled_readers(folder: Path) -> Any:
+    """Open a server whose readers take nothing and then leave, with its state in `folder`."""
+    return StalledReadersAdapter(folder, _launch())
 
 
 def open_memory(folder: Path) -> Any:
@@ -303,9 +325,24 @@ def open_disturbances(folder: Path) -> Any:
     return DisturbancesAdapter(folder, _launch())
 
 
+def open_shapes(folder: Path) -> Any:
+    """Open a server in a process of its own, and sessions of many shapes."""
+    return ShapesAdapter(folder, _launch())
+
+
+def open_stored(folder: Path) -> Any:
+    """Open a server in a process of its own, which boots on files that it has not written."""
+    return StoredFilesAdapter(folder, _launch())
+
+
+def open_turns_every_way(folder: Path) -> Any:
+    """Open a server in a process of its own, and turns of every kind."""
+    return TurnsAdapter(folder, _launch())
+
+
 def open_upkeep(folder: Path) -> Any:
     """Open servers in processes of their own, which sessions come to and leave."""
-    return UpkeepAdapter(folder, _launch())
+    return ReferenceUpkeepAdapter(folder, _launch())
 
 
 def open_external_writer(folder: Path) -> Any:
@@ -320,6 +357,23 @@ def open_external_writer(folder: Path) -> Any:
 def open_server(folder: Path) -> Any:
     """Open a server in a process of its own, with its files in `folder`."""
     return ServerAdapter(folder, _launch())
+
+
+def open_measured(folder: Path) -> Any:
+    """Open a server in a process of its own, whose database another process has filled."""
+
+    def fill(state: Path, sessions: int, messages: int) -> None:
+        database = state_db_adapter.open_adapter(state)
+        try:
+            for number in range(sessions):
+                name = f"outside-{number}"
+                database.create(name, SOURCE)
+                database.set_title(name, name)
+                database.replace(name, [["user", text_of(index)] for index in range(messages)])
+        finally:
+            database.close()
+
+    return MeasuredAdapter(folder, _launch(), folder / "state" / "state.db", fill)
 
 
 def open_soak_http(folder: Path) -> Any:
@@ -355,6 +409,7 @@ _ADAPTERS = {
     "channels": open_channels,
     "channels_threads": open_channels_threads,
     "catalog_threads": open_catalog_threads,
+    "memory_provider_threads": open_memory_provider_threads,
     "watcher_threads": open_watcher_threads,
     "wakeups_restarts": open_wakeups_restarts,
     "turns_struck": open_turns_struck,
@@ -362,6 +417,7 @@ _ADAPTERS = {
     "processes": open_processes,
     "state_db_threads": open_state_db_threads,
     "state_db": open_state_db,
+    "state_db_older": open_state_db,
     "http": open_http,
     "endpoints": open_endpoints,
     "hostile": open_bad_input,
@@ -370,6 +426,8 @@ _ADAPTERS = {
     "tabs": open_notifications,
     "streams": open_backpressure,
     "leaving": open_leaving_readers,
+    "stalled": open_stalled_readers,
+    "network": open_network,
     "cursors": open_stream_cursors,
     "outside": open_external_writer,
     "memory": open_memory,
@@ -377,7 +435,11 @@ _ADAPTERS = {
     "next_turn": open_next_turn,
     "upkeep": open_upkeep,
     "disturbed": open_disturbances,
+    "shapes": open_shapes,
+    "stored": open_stored,
+    "turns": open_turns_every_way,
     "server": open_server,
+    "measured": open_measured,
     "soak_served": open_soak_http,
 }
 _DRIVEN = {
@@ -386,7 +448,7 @@ _DRIVEN = {
     "state_db_crash": (Path(state_db_adapter.__file__), Path(sql_faults.__file__)),
     "state_db_crowd": (Path(state_db_adapter.__file__), Path(writers.__file__)),
     "state_db_syncs": (Path(state_db_adapter.__file__), Path(writers.__file__)),
-    "soak": (Path(soak_adapter.__file__),),
+    "soak": (Path(soak_adapter.__file__), Path(holders.__file__)),
 }
 
 

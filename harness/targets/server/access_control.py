@@ -55,8 +55,10 @@ class AccessControlAdapter:
         return [self.request(method, path, headers)[0] for method, path in REQUESTS]
 
     def credentials(self, scheme: str, word: str) -> dict[str, str]:
-        """The headers of a client with this password."""
+        """The headers of a client with this password; *Unencoded* is a malformed *Basic*."""
         text = b64encode(f"me:{word}".encode()).decode() if scheme == "Basic" else word
+        if scheme == "Unencoded":
+            return {"Authorization": f"Basic {text}"}
         return {"Authorization": f"{scheme} {text}"}
 
     def request(

@@ -18,6 +18,7 @@ from threading import Event, Thread
 from typing import Any, Self
 
 from harness.contract.agent_script import Tokens, sleep
+from harness.core.sse import Frames
 from harness.engine.http import LOOPBACK, PATIENCE_S, NotReachedError, StatusError, Web
 from harness.processes.server import Launch
 from harness.targets.server.lifecycle import ServerAdapter
@@ -27,6 +28,7 @@ TINY_BYTES = 2048  # the receive buffer of a stalled reader
 SNAPSHOT = "session_snapshot"
 HELD = f"{Tokens(3).directive}{sleep(900)}"
 QUICK_S = 0.3
+QUIET_S = 1.0  # without any stream, after which a server may have stopped its timers
 DEFAULTS = {"HERMES_WEBUI_STREAMS_MAX": "64"}
 CROWD = 540  # connections, more than a server keeps beside its streams
 TALKS = 10  # of a stream that speaks each second
@@ -61,7 +63,7 @@ class BackpressureAdapter:
                 received = [(event.id, event.name) for event in events]
             health = web.get("/health")["containers"]
             answered = [web.ask("GET", path)[0] for path in ("/api/sessions", "/api/models")]
-            let_go = _came_true(lambda: _dropped(web) >= readers and not _taken(web))
+            let_go = _came_true(lambda: not _taken(web))
             return {
                 "whole": is_whole(received),
                 "last": received[-1][1],
@@ -134,6 +136,9 @@ class BackpressureAdapter:
         """Open four idle streams, hold a session lock, and wait for a heartbeat on each stream."""
         web = self._booted(HERMES_WEBUI_REQUEST_PATIENCE=str(SHORT_PATIENCE_S))
         sid = _new(web)
+        _opened(web, f"/api/session/stream?session_id={sid}")  # those that come are not the first
+        _came_true(lambda: not _taken(web))
+        time.sleep(QUIET_S)
         run = _start(web, _new(web), HELD)
         talk = _start(web, _new(web), f"{Tokens(1).directive}{sleep(1)}" * TALKS)
         paths = (
@@ -215,8 +220,11 @@ def _taken(web: Web) -> int:
     return _containers(web)["streams_taken"]
 
 
-def _dropped(web: Web) -> int:
-    return int(web.get("/health")["accept_loop"]["streams_dropped"])
+def _dropped(web: Web) -> list[int]:
+    """How many readers were dropped, as each of both health endpoints says."""
+    streams = web.get("/api/system/health")["webui_runtime"]["streams"]
+    accepted = web.get("/health")["accept_loop"]
+    return [accepted["streams_dropped"], streams["subscribers_dropped"]]
 
 
 def is_whole(events: list[tuple[str, str]]) -> bool:
@@ -332,12 +340,12 @@ def _is_served(client: socket.socket) -> bool:
 def _silence_s(stream: socket.socket) -> float:
     """Wait for a stream's first comment; the seconds since the event before it."""
     began_at = time.monotonic()
-    with stream.makefile("rb") as lines:
-        for line in lines:
-            if line.startswith(b":"):
+    frames = Frames()  # the head of the response has lines, too, and no event
+    while data := stream.recv(1 << 16):
+        for frame in frames.cut(data):
+            if frame.is_comment:
                 return time.monotonic() - began_at
-            if line.startswith((b"event:", b"data:")):
-                began_at = time.monotonic()
+            began_at = time.monotonic()
     raise NotReachedError("the stream was closed")
 
 

@@ -10,8 +10,10 @@ import hashlib
 import http.client
 import json
 import re
+import select
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +25,7 @@ from harness.engine.http import LOOPBACK, Web
 from harness.processes.server import Launch
 from harness.targets.server.lifecycle import ServerAdapter
 
+SLOW_BYTES, BETWEEN_BYTES_S = 30, 0.001  # of a part behind another one
 PATIENCE_S = 20.0
 POLL_S = 0.01
 SHORT = f"{Tokens(3).directive}"
@@ -130,8 +133,9 @@ class BadInputAdapter:
         *,
         data: str,
         times: int,
-        bad: bool,  # noqa: ARG002 - only the model reads these two
+        bad: bool,  # noqa: ARG002 - only the model reads these three
         promise: str,  # noqa: ARG002
+        statuses: Sequence[int] = (),  # noqa: ARG002
     ) -> dict[str, Any]:
         """Send these bytes, as Latin-1, `times` times; the response.
 
@@ -150,8 +154,8 @@ class BadInputAdapter:
             with suppress(ConnectionResetError, TimeoutError):
                 while chunk := client.recv(1 << 16):
                     received += chunk
-        statuses = [int(status) for status in _STATUS.findall(received)]
-        return _summary(statuses, received.rpartition(b"\r\n\r\n")[2])
+        answered = [int(status) for status in _STATUS.findall(received)]
+        return _summary(answered, received.rpartition(b"\r\n\r\n")[2])
 
     def converse(
         self,
@@ -216,6 +220,8 @@ class _Conversation:
 
     def __init__(self, port: int, methods: list[str]) -> None:
         self._client = socket.create_connection((LOOPBACK, port), PATIENCE_S)
+        self._client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._is_first = True
         self._methods = iter(methods)
         self._received = b""
         self._statuses: list[int] = []
@@ -229,9 +235,22 @@ class _Conversation:
         self._client.close()
 
     def send(self, part: str) -> None:
-        """Send a part; a server that has closed the connection does not read it."""
+        """Send a part; a server that has closed the connection does not read it.
+
+        A later part begins byte by byte, and goes on at once behind an answer: so some of it comes
+        while the call before is executed, and the rest later.
+        """
+        data = part.encode("latin-1")
+        sent = 0
         with suppress(BrokenPipeError, ConnectionResetError):
-            self._client.sendall(part.encode("latin-1"))
+            while not self._is_first and sent < min(len(data) - 1, SLOW_BYTES):
+                self._client.sendall(data[sent : sent + 1])
+                sent += 1
+                if select.select([self._client], [], [], BETWEEN_BYTES_S)[0]:
+                    self._more()
+                    break
+            self._client.sendall(data[sent:])
+        self._is_first = False
 
     def await_continue(self) -> None:
         """Wait for the permission to send the body; a response is no permission."""

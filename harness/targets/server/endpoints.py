@@ -36,9 +36,19 @@ HEADERS = (
 )
 TIMES = (
     *("created_at", "updated_at", "pending_started_at", "timestamp", "started_at"),
-    *("last_run_finished_at", "last_request_at", "server_started_at", "server_time"),
+    *("ended_at", "last_run_finished_at", "last_request_at", "server_started_at", "server_time"),
 )
-AGES = ("uptime_seconds", "oldest_run_age_seconds")
+LEFT = {
+    "end": "UPDATE sessions SET ended_at = NULL, end_reason = NULL WHERE id = ?",
+    "reopen": "UPDATE sessions SET ended_at = started_at, end_reason = 'user' WHERE id = ?",
+    "other end": "UPDATE sessions SET ended_at = 1.0, end_reason = 'former' WHERE id = ?",
+    "foreign": (
+        "INSERT INTO sessions(id, source, started_at, ended_at, end_reason, title)"
+        " SELECT ?, 'cli', julianday('now') * 86400 - 210866760000, 1.0, 'done', 'foreign'"
+    ),
+    "age": "UPDATE sessions SET started_at = started_at - 2 * 86400 WHERE id = ?",
+}
+UPTIME, AGES = "uptime_seconds", ("oldest_run_age_seconds",)
 _ID = re.compile(r"[0-9a-f]{12}(?:[0-9a-f]{20})?")
 _NAME = re.compile(r"<[^<>]+>")
 _RECOVERED = re.compile(r"recovery: (\d+) sessions scanned, (\d+) restored, (\d+) settled")
@@ -65,10 +75,17 @@ class EndpointsAdapter:
         self._server.boot()
         self._sent = 1  # for the first values of the gauges
 
-    def kill(self) -> None:
-        """Kill the server with kill -9, and boot another one on its folder."""
+    def kill(self, left: Mapping[str, str] | None = None) -> None:
+        """Kill the server with kill -9, and boot another one on its folder.
+
+        In between state.db gets what the kill `left` of a session, by a key of LEFT: an end or a
+        reopening that was not copied there, a former end, or a start two days before; or a
+        session of another program.
+        """
         self._begin()
         self._server.kill()
+        for session, name in (left or {}).items():
+            self._server.write_database(LEFT[name], self._with_ids(session))
         self._server.boot()
         self._sent = 1
 
@@ -216,7 +233,7 @@ class EndpointsAdapter:
         return False
 
     def stored(self, session: str, runs: list[str]) -> dict[str, Any]:
-        """What is on disk of a session and its runs: copies, and the names of files."""
+        """What is on disk of a session and its runs: copies, names of files and empty folders."""
         self._begin()
         sid = self._with_ids(session)
         folder = self._server.state / "sessions"
@@ -224,7 +241,7 @@ class EndpointsAdapter:
         files = [
             str(path.relative_to(folder))
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and ids & {*_ID.findall(str(path.relative_to(folder)))}
+            if _is_left(path) and ids & {*_ID.findall(str(path.relative_to(folder)))}
         ]
         row = self._server.index_row(sid)
         copies = self._server.database(sid)
@@ -242,6 +259,7 @@ class EndpointsAdapter:
             "copies": copies,
             "runs": self._server.journal(sid),
             "tool_calls": self._server.tool_calls(sid),
+            "details": self._server.details(sid),
         }
         named: dict[str, Any] = self._named(stored)
         named["runs"] = {self._text(run): text for run, text in named["runs"].items()}
@@ -323,9 +341,9 @@ class EndpointsAdapter:
             known = {name: answer["session"]["session_id"]}
         else:
             known = {name: answer["stream_id"], f"<turn of {name[1:-1]}>": answer["turn_id"]}
-        for each, id_ in known.items():
-            self._ids[each] = id_
-            self._names.setdefault(id_, each)
+        for alias, id_ in known.items():
+            self._ids[alias] = id_
+            self._names.setdefault(id_, alias)
 
     @contextmanager
     def _stream(
@@ -360,20 +378,40 @@ class EndpointsAdapter:
         named = _ID.sub(lambda found: self._names.get(found[0], found[0]), text)
         return named.replace(str(self._server.state), "<home>")
 
-    def _named(self, value: Any, key: str = "") -> Any:  # noqa: PLR0911 - one for each kind
+    def _named(self, value: Any, key: str = "") -> Any:
         if isinstance(value, Mapping):
-            return {name: self._named(below, name) for name, below in value.items()}
+            ages = self._moments(value)
+            return {name: self._named(below, name) for name, below in value.items()} | ages
         if isinstance(value, list):
             return [self._named(below) for below in value]
         if isinstance(value, str):
             return self._text(value)
         if key == "requests_total":
             return value - self._sent
-        if key in AGES:
-            return value >= 0
         if key in TIMES and isinstance(value, float | int):
-            return bisect_right(self._began, value) - 1
+            return self._call_at(value)
         return value
+
+    def _moments(self, answer: Mapping[str, Any]) -> dict[str, int]:
+        """Of each age in a health response, the call in which what it dates lies.
+
+        An uptime dates the response itself, and every other age what began that long before it.
+        """
+        started, uptime_s = answer.get("server_started_at"), answer.get(UPTIME)
+        if not isinstance(started, float) or not isinstance(uptime_s, float):
+            return {}
+        now = started + uptime_s
+        ages = {name: answer[name] for name in AGES if isinstance(answer.get(name), float)}
+        began = {name: self._call_at(now - age_s) for name, age_s in ages.items()}
+        return {UPTIME: self._call_at(now), **began}
+
+    def _call_at(self, time_s: float) -> int:
+        return bisect_right(self._began, time_s) - 1
+
+
+def _is_left(path: Path) -> bool:
+    """Whether it is a file, or a folder that is empty."""
+    return path.is_file() or (path.is_dir() and not any(path.iterdir()))
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[Event]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from harness.contract.agent_script import WakeupPrompt
+from harness.contract.agent_script import MATCHED, WakeupPrompt
 from harness.contract.clients.message_format import translated
 from harness.engine.http import PATIENCE_S, Event, StatusError, Web
 from harness.processes.server import Launch
@@ -51,6 +51,7 @@ class HttpAdapter:
         self._sessions: dict[str, str] = {}
         self._streams: dict[str, str] = {}
         self._others: set[str] = set()
+        self._through: int | None = None
 
     def begin(self) -> None:
         """Forget every name; sessions that exist by now belong to earlier examples."""
@@ -73,12 +74,12 @@ class HttpAdapter:
         """Set the session's title."""
         self._post("/api/session/rename", session_id=self._sessions[session], title=title)
 
-    def title(self, session: str) -> str:
+    def title(self, session: str) -> str | None:
         """The session's title."""
         response = self._get(f"/api/session/status?session_id={self._sessions[session]}")
         return str(response["title"])
 
-    def titles(self) -> list[list[str]]:
+    def titles(self) -> list[list[str | None]]:
         """The names and titles of all sessions."""
         rows = self._get("/api/sessions")["sessions"]
         return sorted(
@@ -254,7 +255,7 @@ class HttpAdapter:
                 received.extend(events)
             except TimeoutError:
                 is_closed = False
-        ids = [_seq(event.id, stream_id) for event in received]
+        ids = [seq(event.id, stream_id) for event in received]
         texts = [event.data.get("text", "") if event.name == "token" else "" for event in received]
         names = [event.name for event in received]
         return {"ids": ids, "names": names, "texts": texts, "closed": is_closed}
@@ -286,7 +287,7 @@ class HttpAdapter:
         """Kill the server with kill -9, and boot another one on its folder.
 
         `index` names what happens to the index of the sessions in between, if anything. A database
-        that `lags` has older replies, as if the kill came before retried turns were synced.
+        that `lags` has older replies, or titles, as if the kill came before they were synced.
         """
         self._server.boot()
         self._server.kill()
@@ -313,8 +314,12 @@ class HttpAdapter:
 
     # HTTP
 
+    def _port(self) -> int:
+        """The port of the server, or the one through which it is reached."""
+        return self._server.boot()["port"] if self._through is None else self._through
+
     def _web(self) -> Web:
-        return Web(self._server.boot()["port"])
+        return Web(self._port())
 
     def _get(self, path: str) -> Any:
         with unknown_as_error():
@@ -363,9 +368,10 @@ def named(names: Mapping[str, str], id_: str | None) -> str | None:
     return next((name for name, known in names.items() if known == id_), ANOTHER)
 
 
-def _seq(id_: str, stream_id: str) -> int | None:
-    stream, _, seq = id_.rpartition(":")
-    return int(seq) if stream == stream_id and seq.isdigit() else None
+def seq(id_: str, stream_id: str) -> int | None:
+    """The number in an event's id; None for the id of another stream."""
+    stream, _, number = id_.rpartition(":")
+    return int(number) if stream == stream_id and number.isdigit() else None
 
 
 def _copy(session: Mapping[str, Any]) -> dict[str, Any]:
@@ -381,7 +387,11 @@ def _is_wakeup(message: Mapping[str, Any]) -> bool:
 def _output(message: Mapping[str, Any]) -> str:
     content = str(message["content"])
     prompt = WakeupPrompt.parse(content)
-    return prompt.output if prompt else content
+    if prompt is None:
+        return content
+    if prompt.is_match:
+        return f"{MATCHED} {prompt.output}"
+    return prompt.announced if "exit_code=-" in prompt.cause else prompt.output  # killed by a turn
 
 
 def _row(message: Mapping[str, Any]) -> list[str]:

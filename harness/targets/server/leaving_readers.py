@@ -7,6 +7,7 @@ readers left has had its turn to see it.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.contract.agent_script import Tokens, sleep
+from harness.core.sse import Frames
 from harness.engine.http import LOOPBACK, PATIENCE_S, Web
 from harness.processes.server import Launch
 from harness.targets.server.lifecycle import ServerAdapter
 
 POLL_S = 0.05
 BACK_S, BACK_POLLS = 3.0, 60  # before the first comment of a stream, which would reveal the reader
-SLOW_S = 0.3  # between the bytes of a slow reader
+PIPED = 40  # how often a request is sent again byte by byte, at most
 REST_S = 20.0
 WATCHED_S = 1.5  # an idle server
 WAKEUPS_MAX = 10.0  # of its loop, a second; nothing is due without a client
@@ -87,30 +89,29 @@ class LeavingReadersAdapter:
 
         `way` is close, reset or half (the reader sends no more, but stays). `moment`: the request
         is *sent*, or while it is *prepared* (the server is suspended until the readers have left),
-        its *head* came, an event was *shown*, or more was sent than the request, *piped*.
+        its *head* came, an event was *shown*, or more was sent than the request, *piped*: at once
+        by the first reader, and by the others byte for byte until the head comes, so that bytes
+        come while the stream is prepared.
         """
         if moment == "prepared":
             self._server.pause()
         clients = []
         try:
-            for _ in range(readers):
+            for number in range(readers):
                 clients.append(client := self._connected(endpoint, moment))
+                if moment == "piped":
+                    self._pipe(client, endpoint, at_once=number == 0)
                 if moment in ("head", "piped"):
                     client.recv(1)
                 elif moment == "shown" and endpoint not in QUIET:
-                    _read_until(client, b"data:")
-                if way == "half":
-                    client.shutdown(socket.SHUT_WR)
-                elif way == "reset":
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
-                if way != "half":
-                    client.close()
+                    _read_event(client)
+                depart(client, way)
         finally:
             if moment == "prepared":
                 self._server.resume()
         left = self._left(self._first)
         self._first = {name: size + left.get(name, 0) for name, size in self._first.items()}
-        ended = sum(map(_has_ended, clients)) if way == "half" else readers
+        ended = sum(map(has_ended, clients)) if way == "half" else readers
         for client in clients:
             client.close()
         return {"left": left, "ended": ended}
@@ -143,11 +144,20 @@ class LeavingReadersAdapter:
         path = PATHS[endpoint].format(**self._ids)
         if endpoint in RESUMED and moment in RESUMED[endpoint]:
             path += f"{'&' if '?' in path else '?'}after_event_id={self._ids['run']}:1"
-        request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-        client.sendall(request)
-        if moment == "piped":
-            client.sendall(request)
+        client.sendall(request(path))
         return client
+
+    def _pipe(self, client: socket.socket, endpoint: str, *, at_once: bool) -> None:
+        """Send the request again behind itself; byte for byte, until the head comes."""
+        again = request(PATHS[endpoint].format(**self._ids))
+        if at_once:
+            client.sendall(again)
+            return
+        with suppress(ConnectionError):  # a server may refuse more than it was asked to read
+            for at in range(len(again) * PIPED):
+                if select.select([client], [], [], 0)[0]:
+                    return
+                client.sendall(again[at % len(again) :][:1])
 
     def _read_one(self, endpoint: str) -> None:
         with self._connected(endpoint, "shown") as client:
@@ -185,6 +195,21 @@ class LeavingReadersAdapter:
         self._server.close()
 
 
+def depart(client: socket.socket, way: str) -> None:
+    """Leave by a close, by a reset, or by half: send no more, but stay."""
+    if way == "half":
+        client.shutdown(socket.SHUT_WR)
+        return
+    if way == "reset":
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
+    client.close()
+
+
+def request(path: str) -> bytes:
+    """The bytes of a request for a stream."""
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
 _OF_CLIENTS = ("streams", "sse", "channel", "connections", "calls", "active", "watcher", "run_w")
 
 
@@ -194,16 +219,14 @@ def _above(first: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
     return {name: excess for name, excess in over.items() if excess > 0}
 
 
-def _read_until(client: socket.socket, wanted: bytes) -> None:
-    data = b""
-    while wanted not in data:
-        received = client.recv(1 << 16)
-        if not received:
-            return
-        data += received
+def _read_event(client: socket.socket) -> None:
+    """Read until an event came; the head of the response has lines, too, and no event."""
+    frames = Frames()
+    while not frames.events and (data := client.recv(1 << 16)):
+        frames.cut(data)
 
 
-def _has_ended(client: socket.socket) -> bool:
+def has_ended(client: socket.socket) -> bool:
     """Whether the server has closed its side, by now or within a moment."""
     ends_at = time.monotonic() + BACK_S
     try:

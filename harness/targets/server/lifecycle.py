@@ -109,12 +109,24 @@ class ServerAdapter:
             path.write_bytes(INDEX_DAMAGES[kind](data))
 
     def age_database(self) -> None:
-        """Give each session an older last reply in state.db, of a server that does not run."""
+        """Give each session an older last reply in state.db, or without one an older title.
+
+        No server runs. One of both: a server that finds an older title copies the reply too.
+        """
         with closing(sqlite3.connect(self.state / "state.db")) as connection, connection:
             connection.execute(
                 "UPDATE messages SET content = 'older: ' || content WHERE role = 'assistant'"
                 " AND id IN (SELECT max(id) FROM messages GROUP BY session_id)"
             )
+            connection.execute(
+                "UPDATE sessions SET title = 'older: ' || title WHERE title IS NOT NULL"
+                " AND id NOT IN (SELECT session_id FROM messages WHERE role = 'assistant')"
+            )
+
+    def write_database(self, statement: str, session_id: str) -> None:
+        """Execute a statement about a session on state.db. No server runs."""
+        with closing(sqlite3.connect(self.state / "state.db")) as connection, connection:
+            connection.execute(statement, (session_id,))
 
     # Copies of the sessions, for comparisons at rest
 
@@ -172,6 +184,18 @@ class ServerAdapter:
             read = "SELECT tool_calls FROM messages WHERE session_id = ? ORDER BY id"
             rows = [calls for (calls,) in connection.execute(read, (session_id,)) if calls]
         return {"count": count, "calls": [json.loads(calls) for calls in rows]}
+
+    def details(self, session_id: str) -> list[list[Any]]:
+        """The finish reason, reasoning and token count of each message in state.db."""
+        path = self.state / "state.db"
+        if not path.exists():
+            return []
+        with closing(sqlite3.connect(path)) as connection:
+            read = (
+                "SELECT finish_reason, reasoning, token_count FROM messages"
+                " WHERE session_id = ? ORDER BY id"
+            )
+            return [[*row] for row in connection.execute(read, (session_id,))]
 
     def copies(self, session_id: str) -> dict[str, Any]:
         """Each copy of a session: texts with their roles, and counts. Empty for no session.

@@ -41,6 +41,7 @@ class Provider:
         A turn is sent at any time after its end, so a refusal may meet one that ended before.
         """
         self.refused: set[str] = set()
+        self.refuses_turns = refuses_turns
         self.answers = Event()  # while it is not set, requests wait
         self.answers.set()
         self._asked: list[str] = []
@@ -55,7 +56,9 @@ class Provider:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 found = _REQUEST.fullmatch(self.path)
                 session, what = (found[1], found[2]) if found else (self.path, "commit")
-                is_refused = session in provider.refused and (what == "commit" or refuses_turns)
+                is_refused = session in provider.refused and (
+                    what == "commit" or provider.refuses_turns
+                )
                 status = UNAVAILABLE if is_refused else 200
                 if what == "commit":
                     provider.note(session)
@@ -225,6 +228,11 @@ class MemoryTurnsAdapter(MemoryBoundariesAdapter):
         super().__init__(folder, launch)
         self._provider.close()
         self._provider = Provider(refuses_turns=True)
+
+    def provider(self, refuses: list[str], *, takes_turns: bool = False) -> None:
+        """Let the provider refuse these sessions from now on; maybe not their turns."""
+        self._provider.refuses_turns = not takes_turns
+        super().provider(refuses)
 
     def talk(self, session: str, text: str, end: str = "done") -> None:  # type: ignore[override]
         """Start a turn with that text and end, and wait until its session is idle."""

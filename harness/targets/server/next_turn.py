@@ -57,6 +57,12 @@ class NextTurnAdapter:
             path = f"/api/session/status?session_id={sid}"
             self._await(lambda: not self._web.get(path)["agent_running"])
 
+    def delete(self, session: str, waiting: int) -> int:
+        """Delete a session, and wait until only `waiting` completions wait; how many do."""
+        self._web.post("/api/session/delete", session_id=self._sessions.pop(session))
+        self._await(lambda: self._waiting() == waiting, is_needed=False)
+        return self._waiting()
+
     def settle(self) -> int:
         """Wait until nothing runs, and every wakeup was delivered; how many wait all the same."""
         names = ("runs", "process_events_pending", "process_completion_queue")

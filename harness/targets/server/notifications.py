@@ -1,7 +1,7 @@
 """The *tabs* ability: the *http* ability, and tabs that subscribe to its sessions.
 
-A tab receives an event for each turn that starts and each process that ends. `hear` names the event
-up to which it reads, and returns all events since the last `hear`.
+A tab receives an event for each turn that starts, each watched line and each process that ends.
+`hear` names the event up to which it reads, and returns all events since the last `hear`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.contract.agent_script import MATCHED
 from harness.engine.http import Event, Web
 from harness.processes.server import Launch
 from harness.targets.server.http import HttpAdapter, UnknownError, named
 
 TAB_S = 60.0  # the timeout of a tab's stream
-STARTED, ENDED = ("server_turn_started", "turn_started"), "bg_task_complete"
+STARTED = ("server_turn_started", "turn_started")
+ENDED, SEEN = "bg_task_complete", "process_watch_match"
 HALF_NAMED = "a notice without both names of its process"
 _UNKNOWN_COUNT = 10**9  # a count that no session has, so that the server sends its own
 
@@ -66,7 +68,7 @@ class NotificationsAdapter(HttpAdapter):
         try:
             for event in self._tabs[tab].events:
                 self._tabs[tab].last_id = event.id or self._tabs[tab].last_id
-                if event.name in (*STARTED, ENDED):
+                if event.name in (*STARTED, ENDED, SEEN):
                     heard.append(self._row(event))
                     if [event.name, heard[-1][2]] == [name, subject]:
                         break
@@ -84,12 +86,14 @@ class NotificationsAdapter(HttpAdapter):
         return {"noop": response["noop"], "task": response["task_id"]}
 
     def _row(self, event: Event) -> list[str | None]:
-        """The event's session, its name, and its subject: a run, or a command's last word."""
+        """The event's session, its name, and its subject: a run, a line, or a command's word."""
         session = named(self._sessions, event.data["session_id"])
         if event.name in STARTED:
             return [session, event.name, named(self._streams, event.data["stream_id"])]
-        word = event.data["summary"].partition("%s ")[2].partition(" ")[0]
         names = event.data["task_id"], event.data.get("process_id")
+        word = event.data["summary"].partition("%s ")[2].partition(" ")[0]
+        if event.name == SEEN:
+            word = f"{MATCHED} {event.data['summary']}"
         return [session, event.name if names[0] == names[1] else HALF_NAMED, word]
 
     def _connect(self, tab: Tab) -> str | None:

@@ -30,6 +30,7 @@ GROWN_S = 60.0  # a read of a large run that lacks its last event
 GROWING_S = 120.0  # for all tokens of a run, on a busy machine
 POLL_S = 0.02
 HEADER = "header"
+OLDER = {"after_seq": "0", "after_event_id": "unknown:1"}
 ENDPOINTS = {
     "run": "/api/chat/stream?stream_id={stream}",
     "events": "/api/sessions/{session}/events?",
@@ -78,8 +79,9 @@ class StreamCursorsAdapter:
     def read(self, endpoint: str, subject: str, cases: list[Case]) -> list[dict[str, Any]]:
         """Read one endpoint of one subject once with each cursor, several at once.
 
-        A case is its cursor, how it is sent (header, after_event_id or after_seq), how many events
-        are expected, and whether the server must close the stream behind them.
+        A case is its cursor, how it is sent (header, after_event_id or after_seq; behind a `+` the
+        parameter of an older cursor that is sent too), how many events are expected, and whether
+        the server must close the stream behind them.
         """
         id_ = self._ids.get(subject, subject)
         path = ENDPOINTS[endpoint].format(session=id_, stream=id_)
@@ -119,6 +121,8 @@ class StreamCursorsAdapter:
         if cursor is not None:
             name, colon, seq = cursor.rpartition(":")
             cursor = f"{self._ids[name]}:{seq}" if colon and name in self._ids else cursor
+            by, _, older = by.partition("+")
+            path = f"{path}&{older}={OLDER[older]}" if older else path
             if by == HEADER:
                 headers = {"Last-Event-ID": cursor}
             else:

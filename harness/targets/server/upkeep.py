@@ -29,7 +29,9 @@ SILENT_S = 0.2  # of a turn; a cancel before its agent has begun may not reach i
 SHOWN_S = 5.0  # for the first token
 LOOKED_S = 1.0  # of a stream that shows nothing
 LOCKED_S = 14.0  # longer than any bounded wait of a request
-SETTLED_S = 0.4  # before a reading, for what ends by itself
+# Before a reading, for what ends by itself. A time will do: what is late is late in every round,
+# and only what each round adds to the one before counts as growth.
+SETTLED_S = 0.4
 BOOTED_S = 0.5  # for work after the boot
 SHARE_MAX = 0.2  # of a core, of an idle server; a busy loop takes one
 GROWS = 0.5  # of an entry a session
@@ -74,6 +76,7 @@ class UpkeepAdapter:
     kinds: tuple[str, ...] = ()  # of use, besides the mixed one
     changing: tuple[str, ...] = ("rename",)  # changes that keep the messages
     settings: Mapping[str, str] = {}
+    settled_s = SETTLED_S
     calls: tuple[str, ...] = tuple(name for name in CHANGES if name != "send")  # it waits twice
 
     def __init__(self, folder: Path, launch: Launch) -> None:
@@ -131,7 +134,7 @@ class UpkeepAdapter:
             if "{id}" not in path:
                 with suppress(NotReachedError, TargetLostError):
                     web.status(path)
-        time.sleep(SETTLED_S)
+        time.sleep(self.settled_s)
         return self.sizes(web)
 
     def _use(self, web: Web, session: str, index: int) -> None:
@@ -325,8 +328,7 @@ class UpkeepAdapter:
     def _new(web: Web) -> str:
         return str(web.post("/api/session/new")["session"]["session_id"])
 
-    @staticmethod
-    def _start(web: Web, session: str, message: str) -> str:
+    def _start(self, web: Web, session: str, message: str) -> str:
         started = web.post("/api/chat/start", session_id=session, message=message)
         return str(started["stream_id"])
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import re
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -15,13 +18,35 @@ class ChannelsThreadsAdapter:
     def __init__(self, modules: Callable[[str], Any]) -> None:
         """`modules(name)` imports a module of the reference implementation."""
         self._journal = _Journal(modules("turns.journal"))
+        self._modules = modules
         self._channels = modules("live.channels").Channels(self._journal)
+        self._counts: dict[str, int] = {}  # of messages, by session
+        self._counts_lock = threading.Lock()
         self._readers: dict[str, Any] = {}
         self._woken: set[str] = set()
 
     def subscribe(self, session: str, reader: str) -> None:
         """Subscribe a reader to the session."""
         self._readers[reader] = self._channels.subscribe(session, self._waker(reader))
+
+    def greet(self, session: str, reader: str, known: int) -> None:
+        """Subscribe a reader to the session, as a client asks that has this number of messages."""
+        store = SimpleNamespace(load_metadata_only=self._counted)
+        app = SimpleNamespace(channels=self._channels, store=store)
+        api = self._modules("web.api").Api(app, "localhost", "")
+        asked = {"session_id": session, "known_count": known}
+        self._readers[reader] = api.session_stream(asked, self._waker(reader)).subscription
+
+    def _counted(self, session: str) -> Any:
+        with self._counts_lock:
+            return SimpleNamespace(message_count=self._counts.get(session, 0))
+
+    def count(self, session: str, messages: int) -> None:
+        """Save this number of messages of the session, and announce that."""
+        with self._counts_lock:
+            self._counts[session] = messages
+        about = {"session_id": session, "message_count": messages}
+        self._channels.notify(session, _COUNTED, about)
 
     def read_events(self, session: str, reader: str) -> None:
         """Subscribe a reader to the session's run or, without one, to its notices."""
@@ -89,6 +114,35 @@ class ChannelsThreadsAdapter:
         reader.close()
         return numbers
 
+    def relay_run(self, stream: str, clients: int) -> dict[str, Any]:
+        """Read a run to its end as a server's loop writes it to clients, which read at once.
+
+        The numbers of the events that each received, whether virtual time had to pass for that, and
+        how many timers are set when all have left.
+        """
+        return asyncio.run(self._relayed(stream, clients))
+
+    async def _relayed(self, stream: str, clients: int) -> dict[str, Any]:
+        began_s = time.monotonic()
+        module = self._modules("web.streams")
+        streams = module.Streams(WRITE_DEADLINE_S)
+        found = [_Client() for _ in range(clients)]
+        relays = [module.Stream(streams, client) for client in found]
+        loop = asyncio.get_running_loop()
+        for relay in relays:  # as a thread of the server opens it
+            reader = await loop.run_in_executor(
+                None, self._channels.subscribe_run, stream, relay.wake
+            )
+            relay.begin(b"", reader, b": quiet\n\n")
+        for client, relay in zip(found, relays, strict=True):
+            await client.closed.wait()
+            relay.end()
+        answer = {
+            "numbers": [client.numbers() for client in found],
+            "is_late": time.monotonic() > began_s,
+        }
+        return {**answer, "timers": await _timers_at_rest(loop)}
+
     def collect(self) -> int:
         """Collect the channels that had no reader for a while; their number."""
         collected: int = self._channels.collect()
@@ -101,7 +155,8 @@ class ChannelsThreadsAdapter:
     def heard(self, reader: str) -> dict[str, Any]:
         """What the reader received, in order, whether it was woken, and whether no more can come.
 
-        Notices by number, runs that were announced, events of runs by id, versions of the list.
+        Notices by number, runs that were announced, events of runs by id, numbers of messages, and
+        versions of the list.
         """
         subscription, is_woken = self._readers[reader], reader in self._woken
         self._woken.discard(reader)
@@ -110,6 +165,7 @@ class ChannelsThreadsAdapter:
             "notices": [frame.data["number"] for frame in frames if frame.event == "notice"],
             "runs": [frame.data["stream_id"] for frame in frames if frame.event == _STARTED],
             "events": [frame.id for frame in frames if frame.event in _OF_RUNS],
+            "counts": [frame.data["message_count"] for frame in frames if frame.event == _COUNTED],
             "versions": [frame.data["version"] for frame in frames if frame.event == _CHANGED],
             "woken": is_woken,
             "ended": subscription.is_over,
@@ -124,8 +180,61 @@ class ChannelsThreadsAdapter:
         """Do nothing: the channels hold no resource."""
 
 
+WRITE_DEADLINE_S = 20.0
+REST_S = 10.0  # of virtual time, longer than any silence
+_NUMBER = re.compile(rb"^id: [^\n]*:(\d+)$", re.MULTILINE)
 _STARTED, _CHANGED = "server_turn_started", "sessions_changed"
+_COUNTED = "session-updated"
 _OF_RUNS = ("token", "stream_end")
+
+
+async def _timers_at_rest(loop: Any) -> int:
+    """How many timers a loop without clients sets, after the last one that was set before."""
+    await loop.run_in_executor(None, time.sleep, REST_S)
+    timers: list[float] = []
+    set_timer = loop.call_later
+
+    def call_later(delay_s: float, *act: Any, **options: Any) -> Any:
+        timers.append(delay_s)
+        return set_timer(delay_s, *act, **options)
+
+    loop.call_later = call_later
+    await loop.run_in_executor(None, time.sleep, REST_S)
+    del loop.call_later
+    return len(timers)
+
+
+class _Client:
+    """A transport, whose client reads whatever is written."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+        self._data = bytearray()
+
+    def numbers(self) -> list[int]:
+        """The numbers of the events that came."""
+        return [int(found[1]) for found in _NUMBER.finditer(bytes(self._data))]
+
+    def write(self, data: bytes) -> None:
+        self._data += data
+
+    def close(self) -> None:
+        self.closed.set()
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.closed.is_set()
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        """Accept the limits: nothing is ever left in the buffer."""
+
+    def get_extra_info(self, _name: str) -> _Client:
+        """Give the socket, which is the client itself."""
+        return self
+
+    def setsockopt(self, *_: object) -> None:
+        """Accept the option."""
 
 
 class _Journal:

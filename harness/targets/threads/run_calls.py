@@ -1,16 +1,19 @@
 """The *run_calls* ability: real turns whose calls meet in concurrent threads.
 
-Starts, cancels, repairs, removals and the shutdown meet runs that reply, wait, fail, exit or hang.
-Fakes in memory replace the files, also below the real journal of turns, so that a schedule costs a
-few milliseconds. A run is named by the first word of its message; the second word says what its
-agent does.
+Starts, cancels, repairs, removals, summaries and the shutdown meet runs that reply, wait, fail,
+exit or hang. Fakes in memory replace the files, also below the real journal of turns, so that a
+schedule costs a few milliseconds. A run is named by the first word of its message; the second word
+says what its agent does.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from harness.targets.threads import turns
@@ -29,8 +32,11 @@ UNWINDS = {  # after a cancel, by the script
     "late": UNWIND_BOUND_S,
     "later": UNWIND_BOUND_S + 5.0,
 }
-WORD_S = 0.001
+WORD, WORD_S = "word", 0.001
 ROW_S = 0.002
+SUMMARY_S = 5.0  # of an agent that summarizes, so that whole runs may pass meanwhile
+COPIED, COPY_S = "copied", 0.01  # a script, and what the copies of its session take
+DELETE_S = 0.01  # on a slow disk
 SAVE_S = 0.01  # of a session whose agent talks on, so that it talks while its turn is saved
 MARKS = ("interrupted", "cancelled", "error")
 
@@ -43,8 +49,11 @@ class RunCallsAdapter:
         self._errors = {
             modules("turns.turns").ShuttingDownError: 503,
             modules("sessions.session_files").UnknownSessionError: 404,
+            modules("sessions.store").SaveRefusedError: 422,
         }
         self._conflict = modules("turns.turns").TurnConflictError
+        self._module = modules("turns.turns")
+        self._module.uuid = _Ids()
         self._store = Store(modules)
         self._runs = Runs(modules("turns.journal").RunWriter)
         self._journal = _turn_journal(modules("turns.journal"))
@@ -54,6 +63,7 @@ class RunCallsAdapter:
             self._journal,
             modules("memory.lifecycle").Lifecycle(),
             lambda session: _Agent(self, session),
+            sync=_copy,
             unwind_bound_s=UNWIND_BOUND_S,
         )
         self._names: dict[str, str] = {}  # of runs, by stream
@@ -72,12 +82,30 @@ class RunCallsAdapter:
         """Make a session."""
         self._store.make(session)
 
+    def slow_down(self) -> None:
+        """Let the disk be slow from now on: a run's file takes longer than a removal."""
+        self._store.delete_s, self._runs.begin_s = DELETE_S, 2 * DELETE_S
+
+    def furnish(self, session: str, runs: Sequence[str]) -> None:
+        """Make a session with a turn for each of these names, which is over."""
+        self._store.make(session)
+        rows = [(("user", f"{run} talk"), ("assistant", WORD)) for run in runs]
+        messages = [{"role": role, "content": text} for turn in rows for role, text in turn]
+        self._store.change(session, lambda found: found.appended(*messages))
+
     def start(self, session: str, run: str, script: str) -> dict[str, Any]:
         """Begin a turn; the status, the run that refused it, and whether its message is stored."""
         is_slow = script == "chat"  # of a slow disk
         self._store.save_s, self._runs.row_s = (SAVE_S, ROW_S) if is_slow else (0.0, 0.0)
+        return self._begun(session, run, lambda: self._turns.start(session, f"{run} {script}"))
+
+    def retry(self, session: str, run: str, script: str) -> dict[str, Any]:  # noqa: ARG002
+        """Begin the last turn anew, whose message names this run and this script."""
+        return self._begun(session, run, lambda: self._turns.retry(session))
+
+    def _begun(self, session: str, run: str, begin: Callable[[], Any]) -> dict[str, Any]:
         try:
-            self._turns.start(session, f"{run} {script}")
+            begin()
         except self._conflict as conflict:
             active = conflict.stream_id and self._names.get(conflict.stream_id, "unknown")
             return {"status": 409, "active": active, "stored": False}
@@ -123,6 +151,16 @@ class RunCallsAdapter:
         """Remove the messages."""
         self._store.change(session, lambda found: found.cut(0))
 
+    def compress(self, session: str) -> int:
+        """Let the agent summarize all turns but the last; the status."""
+        try:
+            self._turns.compress(session)
+        except self._conflict:
+            return 409
+        except tuple(self._errors) as refused:
+            return self._errors[type(refused)]
+        return 200
+
     def delete(self, session: str) -> bool:
         """End the session's run and delete the session; whether its run ended in time."""
         if not self._turns.end(session, PATIENCE_S):
@@ -151,7 +189,8 @@ class RunCallsAdapter:
         return {"left": left, "sessions": self._store.content(), "turns": turns}
 
     def close(self) -> None:
-        """Do nothing: the host holds no resource."""
+        """Let ids be drawn again."""
+        self._module.uuid = uuid
 
     # What happens inside
 
@@ -189,6 +228,22 @@ class RunCallsAdapter:
 
     def _cancelling_of(self, run: str) -> threading.Event:
         return self._cancelling.setdefault(run, threading.Event())
+
+
+class _Ids:
+    """Ids in order: a drawn one decides which lock its turn shares, so no schedule would repeat."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    def uuid4(self) -> Any:
+        return SimpleNamespace(hex=f"{next(self._numbers):032x}")
+
+
+def _copy(session: Any) -> None:
+    """Bring other copies up to the session, which is slow after a turn of that script."""
+    if any(message["content"].endswith(COPIED) for message in session.messages):
+        time.sleep(COPY_S)
 
 
 def _listener(base: Any, adapter: RunCallsAdapter) -> Any:
@@ -251,7 +306,7 @@ class _Agent(Agent):
             self._adapter.see("work", {"run": run, "session": self._session}, begun)
 
     def _obey(self, run: str, script: str, output: Any) -> str:
-        output.token("word")
+        output.token(WORD)
         if script in UNWINDS:
             output.cancelled.wait()
             self._adapter.seen_cancelled(run, self._session)
@@ -266,7 +321,12 @@ class _Agent(Agent):
                 raise ScriptError
             case "exit":
                 raise SystemExit(1)
-        return "word"
+        return WORD
+
+    def summarize(self, messages: Sequence[Any]) -> str:
+        """Name the requests, after a while."""
+        time.sleep(SUMMARY_S)
+        return ", ".join(row["content"] for row in messages if row["role"] == "user")
 
     def close(self) -> None:
         """End a run that hangs."""
@@ -279,7 +339,7 @@ class Store(turns.Store):
     def __init__(self, modules: Callable[[str], Any]) -> None:
         super().__init__(modules("sessions.sidecar").Session)
         self._unknown = modules("sessions.session_files").UnknownSessionError
-        self.save_s = 0.0
+        self.save_s = self.delete_s = 0.0
 
     def make(self, session: str) -> None:
         """Make a session."""
@@ -301,6 +361,8 @@ class Store(turns.Store):
 
     def delete(self, session: str) -> None:
         """Delete a session."""
+        if self.delete_s:
+            time.sleep(self.delete_s)
         with self._lock:
             self._sessions.pop(session, None)
 

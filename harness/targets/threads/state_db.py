@@ -194,15 +194,22 @@ class StateDbThreadsAdapter(StateDbAdapter):
 
     # Calls of one handle -------------------------------------------------------------------------
 
-    def append(
-        self, session: str, role: str, text: str, tool_calls: int = 0, handle: int = 0
+    def append(  # noqa: PLR0913, PLR0917  one more than the ability has
+        self,
+        session: str,
+        role: str,
+        text: str,
+        tool_calls: int | dict[str, Any] = 0,
+        more: dict[str, Any] | None = None,
+        handle: int = 0,
     ) -> None:
         """Append a message; reports how long that took."""
+        assert isinstance(tool_calls, int)
         calls = [{"id": f"call-{number}"} for number in range(tool_calls)]
         self._current.handle = handle
         begun, began_s = self.tick(), time.monotonic()
         try:
-            self._opened(handle).append_message(session, role, text, calls)
+            self._opened(handle).append_message(session, role, text, calls, **(more or {}))
         finally:
             took_s = round(time.monotonic() - began_s, 6)
             self.see("took", {"text": text, "handle": handle, "seconds": took_s}, begun)

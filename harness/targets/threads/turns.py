@@ -127,6 +127,8 @@ class _Joining:
 class Agent:
     """What every agent of these rooms has, which has no memory and holds no resource."""
 
+    system_prompt = ""
+
     def sync_turn(self, turn_id: str, request: str, reply: str) -> None:
         """Do nothing: the agent has no memory."""
 
@@ -199,10 +201,12 @@ class Runs:
 
     def __init__(self, writer: Callable[..., Any]) -> None:
         self._writer = writer
-        self.row_s = 0.0  # what a row takes, of virtual time
+        self.row_s = self.begin_s = 0.0  # what a row and a run's file take, of virtual time
 
     def begin(self, session_id: str, stream_id: str, show: Callable[[Any], object]) -> Any:
         """Open a run's journal."""
+        if self.begin_s:
+            time.sleep(self.begin_s)
         heading = {"run_id": stream_id, "session_id": session_id}
         return self._writer(_RunFile(self.row_s), heading, show, lambda: 0.0, lambda: None)
 

@@ -33,6 +33,7 @@ class WakeupsThreadsAdapter:
         self._runs: dict[str, Any] = {}
         self._deleted: set[str] = set()
         self._failing = 0
+        self._is_served = False
         self._numbers = itertools.count(1)
         self._wakeups = modules("turns.wakeups").Wakeups(self._registry, self._start)
 
@@ -40,9 +41,18 @@ class WakeupsThreadsAdapter:
         """Report events to `see`, with times of the clock `tick`."""
         self._tick, self._see = tick, see
 
-    def complete(self, session: str, process: str, times: int = 1) -> None:
-        """End a background process of the session; the registry publishes that `times` times."""
-        event = completion(self._modules, next(self._numbers), session, process)
+    def serve(self) -> None:
+        """Start the drain threads; from now on they alone drain."""
+        self._is_served = True
+        self._wakeups.begin()
+
+    def complete(self, session: str, process: str, times: int = 1, key: str = "") -> None:
+        """End a background process of the session; the registry publishes that `times` times.
+
+        With a `key` its owner is not recorded: the session is found by that key.
+        """
+        owner = None if key else session
+        event = completion(self._modules, next(self._numbers), owner, process, key)
         self._registry.publish(event, times)
 
     def begin_run(self, session: str) -> None:
@@ -88,20 +98,33 @@ class WakeupsThreadsAdapter:
         self._wakeups.drain()
 
     def settle(self) -> dict[str, int]:
-        """Drain, and end all runs, until no wakeup is pending; the number in the end."""
+        """Drain, and end all runs, until no wakeup is pending; what the bookkeeping still holds.
+
+        Where drain threads run, they alone drain, and are stopped in the end.
+        """
         for _ in range(SETTLINGS_MAX):
-            self._wakeups.drain()
+            self._drain_once()
             if not self._runs and not self._pending:
                 break
             for session in list(self._runs):
                 self.end_run(session)
             time.sleep(SETTLING_S)
         time.sleep(HELD_S_MAX)  # a session may be left free for a user
-        self._wakeups.drain()
-        return {"kept": self._pending, "lines": self._wakeups.gauges()["wakeup_lines"]}
+        self._drain_once()
+        self._wakeups.stop()
+        sizes = self._wakeups.gauges()
+        left = {name: sizes[f"wakeup_{name}"] for name in ("lines", "ready", "runs", "timers")}
+        return {"kept": self._pending, **left}
+
+    def _drain_once(self) -> None:
+        if self._is_served:
+            time.sleep(SETTLING_S)  # virtual time passes when no drain thread can act
+        else:
+            self._wakeups.drain()
 
     def close(self) -> None:
-        """Do nothing: the wakeups hold no resource."""
+        """Stop the drain threads, if there are any."""
+        self._wakeups.stop()
 
     @property
     def _pending(self) -> int:
@@ -164,10 +187,12 @@ class _BusyError(Exception):
         self.run = run
 
 
-def completion(modules: Callable[[str], Any], number: int, owner: str | None, process: str) -> Any:
-    """Make the event of a process's end."""
+def completion(
+    modules: Callable[[str], Any], number: int, owner: str | None, process: str, key: str = ""
+) -> Any:
+    """Make the event of a process's end, whose key is its owner by default."""
     module = modules("agents.processes")
-    key = owner or ""
+    key = key or owner or ""
     return module.Event(
         number, process, module.Kind.COMPLETION, process, owner, key, "true", 0.0, 0
     )

@@ -1,0 +1,114 @@
+"""The *stored* ability: a server boots on files of sessions that it has not written itself.
+
+An earlier version, a kill or a full disk has left them: a file behind its backup, a turn without an
+end, an index that lacks a session or has one too many. What each session must show is known from
+the files. Nothing is changed afterwards; a kill and one more boot must show the same.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.targets.server.shapes import Row, Shape, ShapesAdapter
+
+AGE_S = 86_400.0  # of the first session
+SAID_S = 3.0  # between two messages
+SHOWN = "what was shown of it"  # before a kill
+GHOST = "0" * 12  # the id of a session that has no file
+Message = dict[str, Any]
+
+
+class StoredFilesAdapter(ShapesAdapter):
+    """One server and its folder, in which files are before it boots."""
+
+    kinds = ("made", "restarted")
+    shapes = (
+        *("whole", "behind its backup", "cut off", "cut off, shown", "not in the index"),
+        "older in the index",
+    )
+    struck: Mapping[str, str] = {}
+    erring = ("cut off",)
+    views = tuple(view for view in ShapesAdapter.views if view != "found")  # there are no rows
+
+    def _make_all(self) -> None:
+        """Write the files, and boot."""
+        sessions = self._server.state / "sessions"
+        sessions.mkdir(parents=True)
+        index: list[Message] = []
+        for number, name in enumerate(self.shapes):
+            shape = Shape(name, f"{number:x}5704ed{number:04x}", title=f"the title of {name}")
+            self._shapes[name] = shape
+            fields = self._write(sessions, shape, time.time() - AGE_S + number)
+            shape.updated_at = fields["updated_at"]
+            if name == "older in the index":
+                index.append({**fields, "title": "older", "message_count": 1})
+            elif name != "not in the index":
+                index.append(fields)
+        index.append({**index[0], "session_id": GHOST})
+        _write(sessions / "_index.json", index)
+        self._settle([name for name in self.shapes if name.startswith("cut off")])
+        self._facts["the list, made: made"] = ""
+
+    def _write(self, sessions: Path, shape: Shape, began: float) -> Message:
+        """Write the files of a session, and note what it must show; its fields."""
+        rows: list[Row] = []
+        for number in range(3):
+            word = f"{shape.id}x{number}"
+            rows += [("user", f"{word} asks"), ("assistant", f"a reply to {word}")]
+        times = [began + SAID_S * number for number in range(len(rows))]
+        messages: list[Message] = [
+            {"role": role, "content": text, "timestamp": at}
+            for (role, text), at in zip(rows, times, strict=True)
+        ]
+        shape.rows = rows
+        fields: Message = {"active_stream_id": None, "pending_user_message": None}
+        path = sessions / f"{shape.id}.json"
+        if shape.name.startswith("cut off"):
+            run = f"{shape.id}{'0' * 20}"
+            pending = messages[-2]["content"]
+            fields = {"active_stream_id": run, "pending_user_message": pending}
+            fields["pending_started_at"] = times[-2]
+            del messages[-2:], rows[-1]
+            if shape.name == "cut off, shown":
+                rows.append(("assistant", SHOWN))
+                _write_journal(sessions / "_run_journal" / shape.id / f"{run}.jsonl", times[-1])
+        fields |= {"session_id": shape.id, "version": 1, "title": shape.title}
+        fields |= {"created_at": times[0], "updated_at": times[-1]}
+        if shape.name == "behind its backup":
+            backup = {**fields, "message_count": len(messages), "messages": [*messages]}
+            _write(path.with_suffix(".json.bak"), backup)
+            del messages[-2:]
+        fields["message_count"] = len(messages)
+        _write(path, {**fields, "messages": messages})
+        return fields
+
+
+def _write_journal(path: Path, at: float) -> None:
+    """What a run has shown."""
+    run, session = path.stem, path.parent.name
+    rows = [
+        {
+            "version": 1,
+            "event_id": f"{run}:{seq}",
+            "seq": seq,
+            "run_id": run,
+            "session_id": session,
+            "event": "token",
+            "type": "token",
+            "created_at": at,
+            "terminal": False,
+            "terminal_state": None,
+            "payload": {"text": f"{word} "},
+        }
+        for seq, word in enumerate(SHOWN.split(), start=1)
+    ]
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
