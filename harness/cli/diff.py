@@ -54,7 +54,10 @@ def print_difference(difference: Difference) -> None:
         "still broken": difference.still,
         "no longer tried": difference.not_tried,
     }
-    text = ", ".join(f"{len(findings)} {kind}" for kind, findings in counts.items())
+    parts = [f"{len(findings)} {kind}" for kind, findings in counts.items()]
+    if difference.unjudged:
+        parts.append(f"{len(difference.unjudged)} scenarios no longer judged")
+    text = ", ".join(parts)
     print_result(f" since {difference.earlier.name}", text)
 
 

@@ -28,7 +28,11 @@ from harness.runs.gate import Gate
 @click.command("gate")
 @target_option
 @click.option(
-    "--budget", type=Duration(), default="120s", show_default=True, help="Time for the scenarios."
+    "--budget",
+    type=Duration(),
+    default="120s",
+    show_default=True,
+    help="Time for the scenarios; a busy machine may take half as long again.",
 )
 @scenarios_option
 @scenario_option
@@ -97,9 +101,9 @@ def gate_command(  # noqa: PLR0913  one parameter an option
 
     A larger budget asks more, by the same code; the same seed and budget ask the same. The last
     lines say what was bought: operations, examples, schedules, pairs of consecutive calls, and with
-    --reach the blocks of the code on trial that ran. What is not finished when the
-    budget ends is unknown, never valid. In each mode a known bug, the canary, must be detected,
-    else the run is untrustworthy; REPORTS/canaries.json remembers that for a week.
+    --reach the blocks of the code on trial that ran. A busy machine may take half as long again;
+    what is not finished then is unknown, never valid. In each mode a known bug, the canary, must be
+    detected, else the run is untrustworthy; REPORTS/canaries.json remembers that for a week.
 
     \b
     harness gate --budget 15m --reach

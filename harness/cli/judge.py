@@ -31,7 +31,7 @@ def judge_command(*, run: Path, wants_json: bool) -> int:
 
     \b
     harness judge reports/runs/latest
-    harness judge reports/runs/latest/server-http --json
+    harness judge reports/runs/latest/server-one-client --json
 
     Results go to the terminal; nothing is written.
     """  # noqa: D301  click needs the backslash
@@ -67,7 +67,7 @@ def rejudge(run: Path) -> list[Record]:
     if not folders:
         raise UsageError(
             f"{run}: expected {runner.HISTORY} in it or in a folder below; found none. "
-            "Name a run folder, such as reports/runs/latest"
+            f"{runner.where_histories_are(run)}"
         )
     return [_rejudged(scenario, folders[name]) for name, scenario in choose(folders).items()]
 

@@ -13,6 +13,7 @@ from harness.cli.options import (
     refuse_beside,
     run_options,
     target_option,
+    users_option,
 )
 from harness.cli.output import print_conclusion, print_result, print_text, progress
 from harness.contract.workloads.load import MIXED, SHAPES, WAKEUPS, Load, join, mix_of
@@ -32,13 +33,7 @@ WORKER_LACKS = (
 
 @click.command("load")
 @target_option
-@click.option(
-    "--users",
-    type=click.IntRange(10, 100_000),
-    default=100,
-    show_default=True,
-    help="Number of users.",
-)
+@users_option
 @click.option(
     "--for", "for_s", type=Duration(), default="60s", show_default=True, help="Length of the load."
 )

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import click
 
 from harness.cli.audit import audit_command
+from harness.cli.check import check_command
 from harness.cli.ci import ci_command
 from harness.cli.compare import compare_command
 from harness.cli.delay import delay_command
@@ -26,6 +27,7 @@ from harness.cli.listing import list_command
 from harness.cli.load import load_command
 from harness.cli.merge import merge_command
 from harness.cli.mutate import mutate_command
+from harness.cli.night import night_command
 from harness.cli.output import print_text
 from harness.cli.profile import profile_command
 from harness.cli.prove import prove_command
@@ -33,6 +35,7 @@ from harness.cli.reach import reach_command
 from harness.cli.replay import replay_command
 from harness.cli.soak import soak_command
 from harness.cli.track import track_command
+from harness.cli.trends import trends_command
 from harness.core.errors import HarnessError, UsageError
 from harness.engine import supervision
 from harness.report import folder
@@ -45,7 +48,7 @@ def cli() -> None:
     """Judge a session server of long-running agents.
 
     \b
-    harness gate                                judge the reference, in about a minute
+    harness gate                                judge the reference, in two minutes
     harness gate --target hermes-agent==0.19.0  judge a released package
     harness load --users 200 --for 60s          load it with clients, judge every stream
     harness profile                             measure where the time goes under load
@@ -60,10 +63,13 @@ def cli() -> None:
     harness judge reports/runs/latest           judge stored histories again
     harness diff RUN reports/runs/latest        tell what changed between two runs
     harness digest                              sum up the runs of a night
+    harness night --budget 4h                   all of this for some hours, and one page
+    harness trends                              tell which figures changed their level
     harness merge RUN...                        put the shards of a run together
     harness ci reports/runs/latest              report a gate to continuous integration
     harness track TABLE REPO                    compare revisions before and after a mend
     harness delay SOURCE COPY                   copy a target with pauses that meet races
+    harness check FILE.toml                     try the file that declares a server
     harness list                                scenarios, promises, targets, bugs
 
     Results go to reports/runs/, where `latest` points to the newest run; --reports names another
@@ -82,9 +88,12 @@ for _command in (
         track_command,
         diff_command,
         digest_command,
+        trends_command,
+        night_command,
         merge_command,
         ci_command,
         compare_command,
+        check_command,
     ),
 ):
     cli.add_command(_command)

@@ -139,6 +139,11 @@ _SHARED: dict[str, Decorator] = {
     ),
 }
 as_json = _SHARED["json"]
+budgets_option = click.option(
+    "--budgets",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A TOML file of budgets: the most that a figure may be, and why.",
+)
 
 
 def run_options(*names: str) -> Decorator:
@@ -254,6 +259,13 @@ mode_option = click.option(
 )
 
 
+users_option = click.option(
+    "--users",
+    type=click.IntRange(10, 100_000),
+    default=100,
+    show_default=True,
+    help="Number of users.",
+)
 shard_option = click.option(
     "--shard",
     type=Share(),
@@ -269,7 +281,7 @@ def effort_option(default: float) -> Decorator:
         type=click.FloatRange(0.01, 100),
         default=default,
         show_default=True,
-        help="How much each scenario asks; 1 is as much as a gate of 180 s.",
+        help="How much each scenario asks; 1 is as much as a gate of 190 s.",
     )
 
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
-from harness.cli.options import Duration, RunOptions, run_options, target_option
+from harness.cli.options import (
+    Duration,
+    RunOptions,
+    budgets_option,
+    run_options,
+    target_option,
+    users_option,
+)
 from harness.cli.output import print_result, print_text, progress
 from harness.core.extras import require_extras
-from harness.runs.profile import Profile, markdown
+from harness.runs.budgets import read_budgets
+from harness.runs.counts import COUNTS
+from harness.runs.figures import FIGURES
+from harness.runs.profile import BUDGETED, Profile, markdown
 
 
 @click.command("profile")
 @target_option
-@click.option(
-    "--users",
-    type=click.IntRange(10, 100_000),
-    default=100,
-    show_default=True,
-    help="Number of users.",
-)
+@users_option
 @click.option(
     "--window",
     "window_s",
@@ -29,8 +34,11 @@ from harness.runs.profile import Profile, markdown
     show_default=True,
     help="Length of each measurement under load.",
 )
+@budgets_option
 @run_options("keep", "seed", "reports", "json")
-def profile_command(*, target: str, users: int, window_s: float, options: RunOptions) -> int:
+def profile_command(
+    *, target: str, users: int, window_s: float, budgets: Path | None, options: RunOptions
+) -> int:
     """Measure where a target's time goes under load, and what a turn and a stream cost.
 
     Each measurement has a window of its own, so that none disturbs another: memory at rest, counts
@@ -42,15 +50,18 @@ def profile_command(*, target: str, users: int, window_s: float, options: RunOpt
 
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: summary.md,
     profile.json, load.html, flame.svg and speedscope.json.
+
+    Exit codes: 1 only for a broken budget; 2 if a budget could not be judged; else 0.
     """  # noqa: D301  click needs the backslash
     require_extras("`harness profile`", "load", "soak")
+    limits = () if budgets is None else read_budgets(budgets, (*FIGURES, *COUNTS, *BUDGETED))
     print_text(f"profile · target {target} · seed {options.seed} · {users} users")
     reports = options.reports.resolve()
-    profile = Profile(target, options.seed, users, window_s, reports, options.keep)
+    profile = Profile(target, options.seed, users, window_s, reports, options.keep, limits)
     with progress() as step:
         run, result = profile.run(step)
     if options.wants_json:
         click.echo(json.dumps({"run": str(run), **result}, indent=2))
     print_result(markdown(result))
     print_result(str(run))
-    return 0
+    return int(result["exit_code"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import click
 
@@ -25,7 +27,7 @@ from harness.core.extras import require_extras
 from harness.engine.scenario import Mode
 from harness.mutation.known_bugs import KnownBug, find_bugs
 from harness.runs import baselines
-from harness.runs.bug_detection import CleanRun, Detection, DetectionRun, read_clean_run
+from harness.runs.bug_detection import CleanRun, Detection, DetectionRun, read_clean_run, sources_of
 from harness.runs.gate import extras_of, shared
 
 HEAD = ("bug", "promise", "mode", "detected", "by another", "clean", "s to detect")
@@ -65,6 +67,12 @@ HEAD = ("bug", "promise", "mode", "detected", "by another", "clean", "s to detec
     "ask with its effort.",
 )
 @record_option
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Leave out the bugs that the file of --record has as detected: on the same seed and "
+    "sources, with the same effort, --tries and --brief.",
+)
 @effort_option(1.0)
 @run_options()
 def prove_command(  # noqa: PLR0913  one parameter an option
@@ -76,6 +84,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     clean_folder: Path | None,
     is_brief: bool,
     record: Path | None,
+    resume: bool,
     effort: float,
     options: RunOptions,
 ) -> int:
@@ -85,47 +94,86 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     its own promise, and the clean source is valid on the same seeds.
 
     \b
-    harness prove
     harness prove commit-every-turn double-wakeup --tries 10
     harness gate --seed 1 && harness prove --seed 1 --brief --clean reports/runs/latest
+    harness prove --seed 1 --brief --record proof.json --resume
+
+    --record writes each result as soon as it is known, beside the results of other bugs in the
+    file, if seed, sources, effort, --tries and --brief are the same. So a proof that was cut short
+    can be resumed, and shares can be recorded one after another.
 
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to: verdict.json,
     and a folder for each bug with its failures and histories.
     """  # noqa: D301  click needs the backslash
     refuse_beside("clean_folder", ["effort"], "the effort is that of the gate")
-    chosen = [bug for bug in find_bugs(bugs).values() if not modes or str(bug.mode) in modes]
-    if not chosen:
-        named = f"of {', '.join(bugs)} none" if bugs else "no known bug"
-        raise UsageError(f"--by {' '.join(modes)}: {named} is to be detected by this mode")
+    if resume and record is None:
+        raise UsageError("--resume needs --record: it goes on with the results of that file")
+    chosen = _of_modes(bugs, modes)
     names = shared([bug.name for bug in chosen], shard, "known bugs")
     every = sorted(bug.name for bug in chosen)
     chosen = [bug for bug in chosen if bug.name in names]
     require_extras("`harness prove`", *{extra for bug in chosen for extra in extras_of(bug)})
-    seeds = range(options.seed, options.seed + tries)
     clean = _read_clean(clean_folder, chosen, options.seed)
     effort = clean.effort if clean else effort
+    conditions = {
+        "effort": effort,
+        "tries": tries,
+        "brief": is_brief,
+        "sources": sources_of(chosen[0].suite.target),
+    }
+    if record is not None and resume:
+        done = baselines.proven(record, options.seed, conditions)
+        chosen = [bug for bug in chosen if bug.name not in done]
+        print_text(f"{len(done)} known bugs are detected in {record}")
+        if not chosen:
+            return 0
     print_text(f"prove · {len(chosen)} known bugs · seed {options.seed} · tries {tries}")
-    reports = options.reports.resolve()
-    known = {(name, clean.seed): word for name, word in clean.verdicts.items()} if clean else {}
+    seeds, reports = range(options.seed, options.seed + tries), options.reports.resolve()
     proof = DetectionRun(
         *(chosen, seeds, effort, reports, options.workers, options.keep),
-        clean=known,
+        clean=clean.by_seed if clean else {},
+        scenario_s=clean.seconds if clean else {},
         is_brief=is_brief,
         every=every,
+        keep_result=_recorder(record, options.seed, conditions),
     )
     with progress() as step:
         run, detections = proof.run(step)
-    if options.wants_json:
+    return _show(run, detections, wants_json=options.wants_json)
+
+
+def _of_modes(bugs: Sequence[str], modes: Sequence[str]) -> list[KnownBug]:
+    """The bugs of these names, and of these modes if any are named."""
+    chosen = [bug for bug in find_bugs(bugs).values() if not modes or str(bug.mode) in modes]
+    if not chosen:
+        named = f"of {', '.join(bugs)} none" if bugs else "no known bug"
+        raise UsageError(f"--by {' '.join(modes)}: {named} is to be detected by this mode")
+    return chosen
+
+
+def _show(run: Path, detections: Sequence[Detection], *, wants_json: bool) -> int:
+    """Print the results; the exit code."""
+    if wants_json:
         rows = [detection.to_json() for detection in detections]
         click.echo(json.dumps({"run": str(run), "bugs": rows}, indent=2))
     print_table(table(HEAD, map(_cells, detections)))
     detected = sum(detection.is_detected for detection in detections)
-    if record is not None:
-        figures = {"effort": effort, "tries": tries, "bugs": len(detections), "detected": detected}
-        rows = [detection.to_json() for detection in detections]
-        baselines.record(record, options.seed, {**figures, "results": rows})
     print_result(f"{detected} of {len(detections)} detected by their own promise")
     return 0 if detected == len(detections) else 1
+
+
+def _recorder(
+    file: Path | None, seed: int, conditions: Mapping[str, Any]
+) -> Callable[[Detection], None]:
+    """Put each result into the file, one at a time."""
+    writing = Lock()
+
+    def keep(detection: Detection) -> None:
+        if file is not None:
+            with writing:
+                baselines.record_proof(file, seed, conditions, [detection.to_json()])
+
+    return keep
 
 
 def _read_clean(run: Path | None, bugs: Sequence[KnownBug], seed: int) -> CleanRun | None:

@@ -9,7 +9,7 @@ import click
 
 from harness.cli.options import as_json, checked, scenarios_option
 from harness.cli.output import print_result
-from harness.report.judgement import anomaly_lines
+from harness.report.judgement import anomaly_lines, step_lines
 from harness.runs.replay import read_failure, run
 from harness.targets.registry import find_target
 
@@ -37,8 +37,8 @@ def replay_command(*, failure: Path, target: str | None, wants_json: bool) -> in
     promise is still broken.
 
     \b
-    harness replay reports/runs/latest/server-http/failure.json
-    harness replay reports/runs/latest/server-http --target reference@FOLDER
+    harness replay reports/runs/latest/server-one-client/failure.json
+    harness replay reports/runs/latest/server-one-client --target reference@FOLDER
 
     Results go to the terminal; nothing is written.
     """  # noqa: D301  click needs the backslash
@@ -46,8 +46,8 @@ def replay_command(*, failure: Path, target: str | None, wants_json: bool) -> in
     replayed = run(stored, target or stored.target)
     if wants_json:
         click.echo(json.dumps(replayed.to_json(), indent=2))
-    for number, operation in enumerate(replayed.history, start=1):
-        print_result(f"{number:3}. {operation}")
+    for line in step_lines(replayed.history, "which --json has"):
+        print_result(line)
     for anomaly in replayed.verdict.anomalies:
         print_result("\n".join(anomaly_lines(anomaly)))
     print_result("", str(replayed.verdict.validity))

@@ -78,12 +78,12 @@ def track_command(  # noqa: PLR0913  one parameter an option
     )
     tracked = []
     with progress() as step:
-        for each in track.run(pairs, step):
-            tracked.append(each)
-            print_text(" | ".join(each.row()))
+        for result in track.run(pairs, step):
+            tracked.append(result)
+            print_text(" | ".join(result.row()))
     if options.wants_json:
-        click.echo(json.dumps([each.to_json() for each in tracked], indent=2))
-    print_table(table(HEAD, [each.row() for each in tracked]))
-    distinguished = sum(each.is_distinguished for each in tracked)
+        click.echo(json.dumps([result.to_json() for result in tracked], indent=2))
+    print_table(table(HEAD, [result.row() for result in tracked]))
+    distinguished = sum(result.is_distinguished for result in tracked)
     print_text(f"{distinguished} of {len(tracked)} pairs are distinguished")
     return 0 if distinguished == len(tracked) else 1

@@ -70,7 +70,7 @@ def _findings(
     reasons = {known["signature"]: known["reason"] for known in sorted_["known"]}
     sites = Sites(root if seen else None)
     for signature, found in sorted(seen.items()):
-        record, number, anomaly = min(found, key=lambda each: len(each[2].evidence))
+        record, number, anomaly = min(found, key=lambda triple: len(triple[2].evidence))
         is_new = signature in sorted_["new"]
         site = sites.first(record, anomaly, {record.scenario: _story(run, record, number)})
         yield {
@@ -88,7 +88,7 @@ def _findings(
             "site": None if site is None else {"file": site[0], "line": site[1]},
             "steps": [shortened(str(step)) for step in anomaly.evidence[-STEPS_MAX:]],
             "steps_in_all": len(anomaly.evidence),
-            "shown_by": [_proof(*each, run) for each in found],
+            "shown_by": [_proof(*proof, run) for proof in found],
         }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.core.extent import Extent
 from harness.core.extras import DISTRIBUTION, harness_version
+from harness.core.history import Operation
 from harness.core.text import shortened
 from harness.core.verdict import Anomaly, Verdict
 from harness.engine.context import ask_again
@@ -68,7 +69,7 @@ class Record:
         lines = [f"{self.scenario}: {verdict.validity} · {self.operations} operations"]
         for number, anomaly in enumerate(verdict.anomalies):
             lines += anomaly_lines(anomaly)
-            lines += _step_lines(anomaly)
+            lines += step_lines(anomaly.evidence)
             lines += [f"  reproduce: {line}" for line in self.reproduce[number : number + 1]]
         lines += [f"  expectation not met: {met.name}" for met in verdict.unmet]
         lines += [f"  unknown: {reason}" for reason in verdict.unknowns]
@@ -107,16 +108,18 @@ def headline(anomaly: Anomaly) -> str:
     return f"{anomaly.promise.id}: {shortened(anomaly.message, HEADLINE_CHARS_MAX)}"
 
 
-def _step_lines(anomaly: Anomaly) -> list[str]:
-    """The numbered steps of the evidence; of very many the first and the last."""
+def step_lines(
+    operations: Iterable[Operation], whole: str = "which the failure file has"
+) -> list[str]:
+    """The numbered steps of a proof; of very many the first and the last, and where all are."""
     lines = [
         f"  {step:3}. {shortened(str(operation))}"
-        for step, operation in enumerate(anomaly.evidence, start=1)
+        for step, operation in enumerate(operations, start=1)
     ]
     hidden = len(lines) - STEPS_FIRST - STEPS_LAST
     if hidden <= 0:
         return lines
-    between = f"       ... {hidden:,} more steps, which the failure file has"
+    between = f"       ... {hidden:,} more steps, {whole}"
     return [*lines[:STEPS_FIRST], between, *lines[-STEPS_LAST:]]
 
 

@@ -10,13 +10,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from harness.core.histogram import Histogram, merged
 from harness.core.history import FaultInterval, History, Operation
+from harness.report.page import template
 
 US_A_MS = 1000.0
 WIDTH, HEIGHT = 900.0, 150.0
@@ -145,11 +143,11 @@ def _at_once(seconds: Sequence[Second]) -> Second:
 
 def _added_facts(facts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Sums, but the longest time, and rates anew from what was added."""
-    added = {name: sum(each.get(name, 0) for each in facts) for name in facts[0]}
+    added = {name: sum(fact.get(name, 0) for fact in facts) for name in facts[0]}
     events, generator_s = added["events checked"], added["generator CPU seconds"]
     return {
         **{name: round(value, 2) for name, value in added.items()},
-        "seconds": max(each["seconds"] for each in facts),
+        "seconds": max(fact["seconds"] for fact in facts),
         "events checked per second of generator CPU": round(events / max(generator_s, 1e-3)),
         "target CPU per 1000 events, ms": round(
             1e6 * added["target CPU seconds"] / max(events, 1), 1
@@ -335,12 +333,14 @@ class Chart:
                 }
                 for line in self.lines
             ],
-            "ticks": [(y(value), f"{value:,.10g}") for value in _ticks(bottom, top, self.is_log)],
+            "ticks": [
+                (y(value), f"{value:,.10g}") for value in _ticks(bottom, top, is_log=self.is_log)
+            ],
             "seconds": [(x(at_s), f"{at_s:g} s") for at_s in _round_steps(ends_s)],
         }
 
 
-def _ticks(bottom: float, top: float, is_log: bool) -> list[float]:  # noqa: FBT001  the kind of axis
+def _ticks(bottom: float, top: float, *, is_log: bool) -> list[float]:
     if not is_log:
         return _round_steps(top)
     powers = range(math.floor(math.log10(bottom)), math.ceil(math.log10(top)) + 1)
@@ -388,19 +388,51 @@ def _quantiles(seconds: Iterable[Second], name: str, share: float) -> Iterator[t
             yield second.at_s, second.latencies[name].quantile(share) / US_A_MS
 
 
+def distribution(seconds: Sequence[Second]) -> dict[str, Any]:
+    """The empirical distribution of each latency, over the logarithm of the time."""
+    names = sorted({name for second in seconds for name in second.latencies})
+    every = {
+        name: merged(s.latencies[name] for s in seconds if name in s.latencies) for name in names
+    }
+    waits = {name: histogram for name, histogram in every.items() if histogram.count}
+    low = min((h.quantile(0.001) for h in waits.values()), default=1) / US_A_MS
+    high = max((h.maximum for h in waits.values()), default=1) / US_A_MS
+    bottom = 10.0 ** math.floor(math.log10(max(low, 0.01)))
+    top = max(10 * bottom, 10.0 ** math.ceil(math.log10(max(high, 0.01))))
+    span = math.log10(top / bottom)
+
+    def x(ms: float) -> float:
+        return round(WIDTH * math.log10(max(ms, bottom) / bottom) / span, 1)
+
+    shares = [number / 100 for number in range(101)] + [0.995, 0.999, 0.9999, 1.0]
+    return {
+        "lines": [
+            {
+                "name": f"{name} ({histogram.count:,})",
+                "path": " ".join(
+                    f"{x(histogram.quantile(share) / US_A_MS)},{round(HEIGHT * (1 - share), 1)}"
+                    for share in sorted(shares)
+                ),
+            }
+            for name, histogram in waits.items()
+        ],
+        "shares": [
+            (round(HEIGHT * (1 - share), 1), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)
+        ],
+        "times": [(x(ms), f"{ms:,.10g} ms") for ms in _ticks(bottom, top, is_log=True)],
+    }
+
+
 def page(account: Account, title: str, verdict: str) -> str:
     """Render the figures as one HTML file without further files."""
-    source = Path(__file__).with_name("load.html").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        source
-    )
     ends_s = max(
         [1.0, *(second.at_s for second in account.seconds), *(at for at, _, _ in account.target)]
     )
     scale = WIDTH / max(ends_s, 1e-9)
-    return template.render(
+    return template("load.html").render(
         title=title,
         verdict=verdict,
+        waits=distribution(account.seconds),
         charts=[chart.drawn(ends_s) for chart in charts(account)],
         faults=[
             {"name": name, "x": round(scale * since, 1), "width": max(2.0, scale * (to - since))}

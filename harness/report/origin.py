@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ def origin() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": machine(),
     }
+
+
+def origin_line(facts: Mapping[str, Any]) -> str:
+    """The same in one line."""
+    on = facts["machine"]
+    return (
+        f"{facts['version']} at {facts['commit']}, Python {facts['python']}, {on['system']}"
+        f" {on['release']} on {on['architecture']}, {on['cores']} cores"
+    )
 
 
 def setting(target: Target, source: Path | None = None) -> dict[str, Any]:

@@ -18,16 +18,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from harness.core.contract import Promise
+from harness.core.errors import UsageError
 from harness.core.text import shortened
 from harness.core.verdict import Anomaly
 from harness.report import folder, summary
 from harness.report.judgement import Record
+from harness.report.run_drawings import HEIGHT, WIDTH, drawings
+from harness.report.run_history import FILE
 
 PAGE = "report.html"
 INDEX = "index.html"
 RUNS_MAX = 200
 FIGURE_CHARS_MAX = 400_000
 _FIGURE = re.compile(r"<figure>.*?</figure>", re.DOTALL)
+_PAGES = (PAGE, "load.html", "soak.html")  # of a run, the one that the index links
 _MODE_PAGES = ("load.html", "flame.svg")
 
 
@@ -64,6 +68,7 @@ def render(conclusion: Mapping[str, Any], run: Path) -> str:
     return template("report.html").render(
         conclusion=conclusion,
         plan=_plan(run),
+        bought=summary.bought_line(conclusion["bought"]) if "bought" in conclusion else "",
         groups=_groups(records, run),
         head=summary.HEAD,
         rows=summary.rows(records, conclusion.get("untried")),
@@ -73,19 +78,30 @@ def render(conclusion: Mapping[str, Any], run: Path) -> str:
     )
 
 
-def render_index(reports: Path) -> str:
-    """Render the list of runs in `reports`/runs, the newest first."""
+def render_index(reports: Path, history: Path | None = None) -> str:
+    """Render the list of runs in `reports`/runs, the newest first, and their trends."""
     plans = sorted(
         (plan for plan in reports.glob(f"runs/*/{folder.PLAN}") if not plan.parent.is_symlink()),
         key=lambda plan: plan.parent.name,
         reverse=True,
     )
-    return template("index.html").render(runs=[_row(plan.parent) for plan in plans[:RUNS_MAX]])
+    return template("index.html").render(
+        runs=[_row(plan.parent) for plan in plans[:RUNS_MAX]],
+        drawings=drawings(history or reports / FILE),
+        width=WIDTH,
+        height=HEIGHT,
+    )
 
 
 def _row(run: Path) -> dict[str, Any]:
-    """What the index says of a run; one without a verdict was cut short."""
-    plan, verdict = _plan(run), _read(run / folder.VERDICT)
+    """What the index says of a run; one without a verdict was cut short.
+
+    A damaged folder spoils no other run's row.
+    """
+    try:
+        plan, verdict = _plan(run), _read(run / folder.VERDICT)
+    except UsageError:
+        plan, verdict = {}, {"conclusion": "damaged"}
     scenarios = verdict.get("scenarios", [])
     broken = sorted({a["promise"] for row in scenarios for a in row.get("anomalies", [])})
     return {
@@ -98,7 +114,7 @@ def _row(run: Path) -> dict[str, Any]:
         "operations": sum(row.get("operations", 0) for row in scenarios),
         "scenarios": len(scenarios),
         "broken": broken,
-        "has_page": (run / PAGE).exists(),
+        "page": next((name for name in _PAGES if (run / name).exists()), ""),
     }
 
 

@@ -70,7 +70,7 @@ def _result(row: Mapping[str, Any], numbers: Mapping[str, int]) -> dict[str, Any
     said = [row["message"]]
     said += [f"expected: {row['expected']}"] if row["expected"] else []
     said += [f"observed: {row['observed']}"] if row["observed"] else []
-    said.append(f"seen in: {', '.join(each['scenario'] for each in row['shown_by'])}")
+    said.append(f"seen in: {', '.join(shown['scenario'] for shown in row['shown_by'])}")
     is_known = row["status"] == "known"
     suppression = {"kind": "external", "justification": row["reason"]}
     return {

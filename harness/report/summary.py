@@ -75,7 +75,8 @@ def family_verdict(
 def bought_line(bought: Mapping[str, int]) -> str:
     """What a gate bought, in one line."""
     text = (
-        f"asked: {bought['operations']:,} operations in {bought['examples']:,} examples"
+        f"asked: {bought['operations']:,} operations in {bought['examples']:,}"
+        f" example{'s' * (bought['examples'] != 1)}"
         f" ({bought['schedules']:,} of them schedules)"
         f" · {bought['pairs']:,} of {bought['pairs_possible']:,} pairs of consecutive calls"
     )

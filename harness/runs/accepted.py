@@ -8,7 +8,6 @@ A TOML file has one table `[[finding]]` for each: the `target` (a shell pattern 
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import UsageError
+from harness.core.toml_files import read_toml
 from harness.core.verdict import Anomaly
 from harness.report.judgement import Record
 
@@ -71,10 +71,7 @@ class Sorted:
 
 def read_accepted(path: Path) -> list[Accepted]:
     """Read a file of accepted findings. Raises UsageError with the entry and what it lacks."""
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("finding", [])
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--accept {path}: cannot be read: {error}") from error
+    entries = read_toml(path, f"--accept {path}").get("finding", [])
     return [_accepted(path, number, entry) for number, entry in enumerate(entries, start=1)]
 
 

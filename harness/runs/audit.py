@@ -21,10 +21,10 @@ from harness.core.errors import HistoryDamagedError, UsageError
 from harness.core.history import History
 from harness.core.partition import WHOLE
 from harness.core.verdict import Validity
-from harness.engine.runner import HISTORY
+from harness.engine.runner import HISTORY, where_histories_are
 from harness.engine.scenario import Scenario
 from harness.engine.suite import choose, find_suites
-from harness.mutation.answers import AnswerMutant, mutants_of
+from harness.mutation.answers import AnswerMutant, Change, differing_fields, mutants_of
 from harness.runs.gate import shared
 from harness.runs.pytest_run import Progress
 
@@ -122,7 +122,8 @@ class Audit:
         names = [name for name in known if (self.run_folder / name / HISTORY).exists()]
         if not names:
             raise UsageError(
-                f"{self.run_folder}: expected SCENARIO/{HISTORY} of a known scenario; found none"
+                f"{self.run_folder}: expected SCENARIO/{HISTORY} of a known scenario; found none. "
+                f"{where_histories_are(self.run_folder)}"
             )
         return shared(names, self.share, "scenarios")
 
@@ -134,7 +135,7 @@ class Audit:
         except HistoryDamagedError as error:
             return Score(name, 0, 0, 0, 0, 0.0, str(error)), []
         excuses = [excuse for suite in find_suites() for excuse in suite.suite.unpredictable]
-        counted = self._count(scenario, histories, began + self.seconds_per_scenario)
+        counted = self._count(scenario, histories, began + self.seconds_per_scenario, excuses)
         rows = [
             Row(name, function, field, change, *counts, _excuse(name, function, field, excuses))
             for (function, field, change), counts in counted.items()
@@ -142,7 +143,11 @@ class Audit:
         return _score(name, rows, time.monotonic() - began), rows
 
     def _count(
-        self, scenario: Scenario, histories: Sequence[History], ends_at: float
+        self,
+        scenario: Scenario,
+        histories: Sequence[History],
+        ends_at: float,
+        excuses: Sequence[Unpredictable],
     ) -> Mapping[tuple[str, str, str], tuple[int, int]]:
         """Changed and noticed by function, field and change, until the time is over."""
         rng = Random(f"{self.seed}/{scenario.name}")
@@ -158,6 +163,8 @@ class Audit:
                 if time.monotonic() > ends_at:
                     break
                 key = (mutant.function, mutant.field, str(mutant.change))
+                if _is_excused(mutant, episode, scenario.name, excuses):
+                    continue
                 changed, noticed = counted.get(key, (0, 0))
                 is_noticed = _is_noticed(scenario, mutant.applied(episode))
                 counted[key] = (changed + 1, noticed + is_noticed)
@@ -181,6 +188,17 @@ def _is_noticed(scenario: Scenario, changed: History) -> bool:
         return scenario.checker(changed).validity is not Validity.VALID
     except (LookupError, TypeError, ValueError, AttributeError, AssertionError):
         return True
+
+
+def _is_excused(
+    mutant: AnswerMutant, episode: History, scenario: str, excuses: Iterable[Unpredictable]
+) -> bool:
+    """Whether an older answer differs from this one in unpredictable fields only."""
+    if mutant.change is not Change.OLDER:
+        return False
+    before = episode.operations[mutant.index].result
+    different = differing_fields(before, mutant.after.result)
+    return all(_excuse(scenario, mutant.function, field, excuses) for field in different)
 
 
 def _excuse(scenario: str, function: str, field: str, excuses: Iterable[Unpredictable]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +24,19 @@ from harness.engine.suite import chosen_folders
 from harness.mutation.known_bugs import KnownBug, plant
 from harness.report import folder
 from harness.runs.gate import proven_unfinished, trials_of
-from harness.runs.pytest_run import Progress, Results, Session, run_session
+from harness.runs.pytest_run import Progress, Results, Session
 from harness.runs.reached import source_of
 from harness.runs.sources import digest_of
+from harness.runs.warm_trials import WarmWorkers, judge_warm, quickest_first
 from harness.targets import planted
 from harness.targets.registry import find_target
+
+SHARE_S_MIN, SHARE_FACTOR = 45.0, 10.0
+"""What a scenario of a brief proof may take: at least, and as a multiple of its clean time.
+
+A bug may let a scenario wait at every step. What it shows until then counts, and others go on. The
+least is more than the longest patience of a scenario, which ends a wait that is in vain.
+"""
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,10 @@ class DetectionRun:
     """The bugs to plant, the seeds, and how much each scenario asks.
 
     `every` are the names of the bugs of all shares, where these are one share.
-    `clean` are the verdicts on the clean source that are known, by scenario and seed. With
-    `is_brief` the scenarios of a bug end once one has detected it.
+    `clean` are the verdicts on the clean source that are known, by scenario and seed, and
+    `scenario_s` the seconds that a scenario took there. With `is_brief` the scenarios of a bug end
+    once one has detected it, and those that tell soonest are asked first. `keep_result` gets each
+    detection as soon as it is known; workers call it at the same time.
     """
 
     bugs: Sequence[KnownBug]
@@ -80,10 +90,13 @@ class DetectionRun:
     reports: Path
     workers: int
     keep: int = 20
-    timeout_s: float = 120.0
+    timeout_s: float = 180.0
     every: Sequence[str] = ()
     clean: Mapping[tuple[str, int], Validity] = field(default_factory=dict)
+    scenario_s: Mapping[str, float] = field(default_factory=dict)
     is_brief: bool = False
+    keep_result: Callable[[Detection], None] = lambda _: None
+    warm_workers: WarmWorkers = field(default_factory=WarmWorkers, repr=False)
 
     def run(self, progress: Progress) -> tuple[Path, list[Detection]]:
         """Judge each planted bug, and the clean source, once for every seed."""
@@ -91,14 +104,20 @@ class DetectionRun:
         plan = {"target": "known bugs", "effort": self.effort, "bugs": names, "scenarios": []}
         chosen = {"chosen": list(self.every or names), "seeds": list(self.seeds)}
         run = folder.create(self.reports, "prove", self.seeds[0], {**plan, **chosen})
-        with ThreadPoolExecutor(self.workers) as pool:
+        with self.warm_workers, ThreadPoolExecutor(self.workers) as pool:
             clean = self._judge_clean(run, pool, progress)
-            judged = pool.map(lambda bug: self._judge(bug, run, clean, progress), self.bugs)
-            detections = list(judged)
+            longest_first = sorted(self.bugs, key=self._seconds_at_most, reverse=True)
+            judged = pool.map(lambda bug: self._judge(bug, run, clean, progress), longest_first)
+            by_name = {detection.bug.name: detection for detection in judged}
+        detections = [by_name[bug.name] for bug in self.bugs]
         document = {"bugs": [detection.to_json() for detection in detections]}
         folder.write_json(run / folder.VERDICT, document)
         folder.retain(self.reports, self.keep)
         return run, detections
+
+    def _seconds_at_most(self, bug: KnownBug) -> float:
+        """What all scenarios of a bug take on the clean source, as far as that is known."""
+        return sum(self.scenario_s.get(name, 0.0) for name in trials_of(bug))
 
     def _judge_clean(
         self, run: Path, pool: ThreadPoolExecutor, progress: Progress
@@ -131,6 +150,8 @@ class DetectionRun:
                 f"{bug.name}: expected a scenario of mode {bug.mode} for promise {bug.promise.id}; "
                 "found none"
             )
+        if self.is_brief:
+            names = quickest_first(names, self.scenario_s)
         own, others, seconds = 0, Counter[str](), list[float]()
         for seed in self.seeds:
             began = time.monotonic()
@@ -144,7 +165,10 @@ class DetectionRun:
             )
         progress(f"{bug.name}: {own} of {len(self.seeds)}")
         worst = max(clean[name] for name in names)
-        return Detection(bug, len(self.seeds), own, others, worst, sum(seconds) / len(seconds))
+        mean_s = sum(seconds) / len(seconds)
+        detection = Detection(bug, len(self.seeds), own, others, worst, mean_s)
+        self.keep_result(detection)
+        return detection
 
     def _judge_planted(
         self, bug: KnownBug, names: list[str], seed: int, run: Path
@@ -178,16 +202,38 @@ class DetectionRun:
     ) -> Results:
         session_folder.mkdir(parents=True)
         session = Session(names, target, seed, self.effort, goes_on=False, enough=enough)
-        return run_session(session, session_folder, self.timeout_s, settings=settings)
+        limits_s = {
+            name: max(SHARE_S_MIN, SHARE_FACTOR * clean_s)
+            for name, clean_s in self.scenario_s.items()
+            if self.is_brief
+        }
+        return judge_warm(
+            *(session, session_folder, self.timeout_s, self.warm_workers, settings),
+            limits_s=limits_s,
+        )
 
 
 @dataclass(frozen=True)
 class CleanRun:
-    """A finished gate of the clean source: its seed, its effort, and its verdicts by scenario."""
+    """A finished gate of the clean source: its seed, and its effort.
+
+    By scenario it has the verdicts, and the seconds that they took.
+    """
 
     seed: int
     effort: float
     verdicts: Mapping[str, Validity]
+    seconds: Mapping[str, float]
+
+    @property
+    def by_seed(self) -> dict[tuple[str, int], Validity]:
+        """The verdicts, by scenario and seed."""
+        return {(name, self.seed): verdict for name, verdict in self.verdicts.items()}
+
+
+def sources_of(target: str) -> str:
+    """A digest of all that decides a proof: the harness, the scenarios, and the target's source."""
+    return digest_of([source_of(find_target(target)), *chosen_folders()])
 
 
 def read_clean_run(run: Path, target: str) -> CleanRun:
@@ -204,8 +250,9 @@ def read_clean_run(run: Path, target: str) -> CleanRun:
         raise UsageError(
             f"{run}: expected a gate of {target}; found {plan.get('what')} of {plan.get('target')}"
         )
-    if plan.get("sources") != digest_of([source_of(find_target(target)), *chosen_folders()]):
+    if plan.get("sources") != sources_of(target):
         raise UsageError(f"{run}: the sources have changed since; run the gate again")
     rows = verdict["scenarios"]
     verdicts = {row["scenario"]: Validity[row["validity"].upper()] for row in rows}
-    return CleanRun(plan["seed"], plan["effort"], verdicts)
+    seconds = {row["scenario"]: row["seconds"] for row in rows}
+    return CleanRun(plan["seed"], plan["effort"], verdicts, seconds)

@@ -8,6 +8,7 @@ Files are in memory where there is room: the time of a disk is in no figure.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,17 +26,31 @@ import psutil
 from harness.core.errors import TargetUnavailableError, UsageError
 from harness.engine.supervision import Child
 from harness.report import folder
-from harness.runs import server_host
-from harness.runs.figures import FIGURES, Figures, Subject
-from harness.runs.ratios import MARGIN, RESAMPLES, Row, blocks_needed, exit_code, judge
+from harness.report.origin import origin, origin_line
+from harness.runs import counts, server_host
+from harness.runs.budgets import Budget, Judged, judged_budgets
+from harness.runs.budgets import markdown as budget_lines
+from harness.runs.figures import (
+    EVENT_P99,
+    FIGURES,
+    IDLE,
+    OFTEN,
+    TAILS,
+    Figures,
+    Subject,
+    idle_shares,
+)
+from harness.runs.ratios import MARGIN, RESAMPLES, Row, Word, blocks_needed, exit_code, judge
 from harness.runs.scratch import scratch
 from harness.targets.registry import find_target
+from harness.worker import call_counter
 
 BOOT_S = 60.0
 END_S = 15.0
 GROUPS = 4  # of four rounds, in each block
 BLOCKS = 14
 RESULT = "compare.json"
+ROUNDS = (*OFTEN, EVENT_P99)  # figures that need rounds
 
 Sides = tuple[str, str]
 Measured = Mapping[str, Sequence[float]]  # the values of one side, by figure
@@ -43,7 +58,7 @@ Measured = Mapping[str, Sequence[float]]  # the values of one side, by figure
 
 @dataclass(frozen=True)
 class Comparison:
-    """The targets, the number of blocks, the margin, and the figures; all for none."""
+    """The targets, the number of blocks, the margin, the figures (all for none), the budgets."""
 
     targets: Sides
     seed: int
@@ -52,6 +67,7 @@ class Comparison:
     margin: float = MARGIN
     figures: Sequence[str] = ()
     keep: int = 20
+    budgets: Sequence[Budget] = ()
 
     def run(self, progress: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
         """Measure both, and write the run folder: the folder, and the content of the result.
@@ -62,8 +78,9 @@ class Comparison:
         for name, given in zip(names, self.targets, strict=True):
             if server_host.ABILITY not in find_target(given).abilities:
                 raise UsageError(f"target {name!r} has no ability {server_host.ABILITY!r}")
-        wanted = tuple(self.figures) or FIGURES
-        if self.blocks < (needed := blocks_needed(len(wanted))):
+        wanted = tuple(f for f in self.figures or FIGURES if f in FIGURES)
+        counted = tuple(f for f in self.figures or counts.COUNTS if f in counts.COUNTS)
+        if wanted and self.blocks < (needed := blocks_needed(len(wanted))):
             raise UsageError(
                 f"--blocks {self.blocks}: {len(wanted)} figures need at least {needed} blocks, else"
                 " no difference is significant"
@@ -71,12 +88,29 @@ class Comparison:
         plan = {"target": " and ".join(names), "blocks": self.blocks, "margin": self.margin}
         run = folder.create(self.reports, "compare", self.seed, plan)
         began = time.monotonic()
-        measured = self._measure(progress)
+        measured = self._measure(progress, wanted) if wanted else []
+        samples = self._count(progress) if counted else {"a": [], "b": []}
         rows = judged(measured, wanted, self.margin, self.seed)
-        code = exit_code(rows)
+        count_rows = [
+            row
+            for row in counts.judged_counts(samples["a"], samples["b"], self.margin)
+            if row.figure in counted
+        ]
+        budgets = judged_budgets(
+            self.budgets, of_side_b(rows, count_rows), (*wanted, *counted), names[1]
+        )
+        tails = () if self.figures else TAILS
+        is_clear = (
+            exit_code(rows, tails) == 0
+            if wanted
+            else all(row.word is not counts.Word.TOO_NOISY for row in count_rows)
+            and len(count_rows) == len(counted)
+        )
+        conclusion, code = concluded(rows, count_rows, budgets, is_clear=is_clear)
         result = {
-            "conclusion": {0: "not slower", 1: "slower", 2: "too noisy"}[code],
+            "conclusion": conclusion,
             "exit_code": code,
+            "origin": origin(),
             "a": names[0],
             "b": names[1],
             "seed": self.seed,
@@ -85,14 +119,20 @@ class Comparison:
             "seconds": round(time.monotonic() - began, 1),
             "figures": [row.to_json() for row in rows],
             "unavailable": [n for n in wanted if n not in {row.figure for row in rows}],
+            "counts": [row.to_json() for row in count_rows],
+            "uncounted": [n for n in counted if n not in {row.figure for row in count_rows}],
+            "budgets": [budget.to_json() for budget in budgets],
             "rounds": measured,
+            "count_rounds": samples,
         }
         folder.write_json(run / RESULT, result)
         folder.write_text(run / "summary.md", markdown(result))
         folder.retain(self.reports, self.keep)
         return run, result
 
-    def _measure(self, progress: Callable[[str], None]) -> list[dict[str, list[dict[str, float]]]]:
+    def _measure(
+        self, progress: Callable[[str], None], wanted: Sequence[str]
+    ) -> list[dict[str, list[dict[str, float]]]]:
         """For each block the figures of both sides, one row a round, in order."""
         rng = random.Random(f"{self.seed}/order")
         server, client = cores()
@@ -100,14 +140,36 @@ class Comparison:
             os.sched_setaffinity(0, client)
         try:
             blocks = []
-            for number in range(self.blocks):
-                with scratch() as place:
-                    blocks.append(measure_block(self.targets, rng, Path(place), server))
-                progress(f"block {number + 1} of {self.blocks}")
+            with scratch() as templates:
+                for number in range(self.blocks):
+                    with scratch() as place:
+                        host = Host(Path(place), Path(templates), server)
+                        blocks.append(measure_block(self.targets, rng, host, wanted))
+                    progress(f"block {number + 1} of {self.blocks}")
         finally:
             if client:
                 os.sched_setaffinity(0, {*client, *server})
         return blocks
+
+    def _count(self, progress: Callable[[str], None]) -> dict[str, list[counts.Sample]]:
+        """For each side the counts of every boot."""
+        rng = random.Random(f"{self.seed}/counts")
+        samples: dict[str, list[counts.Sample]] = {"a": [], "b": []}
+        with scratch() as templates:
+            for number in range(counts.BOOTS):
+                for side in drawn_order(rng):
+                    with scratch() as place:
+                        host = Host(Path(place), Path(templates), ()).of(side)
+                        samples[side].append(count_boot(self.targets["ab".index(side)], host))
+                progress(f"counts of boot {number + 1} of {counts.BOOTS}")
+        return samples
+
+
+def count_boot(target: str, host: Host) -> counts.Sample:
+    """Boot a server that counts, and take its counts."""
+    counter = host.place / "counts"
+    with hosted(target, replace(host, counter=counter)) as subject:
+        return counts.sample(subject, counter)
 
 
 def cores() -> tuple[list[int], list[int]]:
@@ -116,23 +178,42 @@ def cores() -> tuple[list[int], list[int]]:
     return ([usable[-1]], usable[:-1]) if len(usable) > 1 else ([], [])
 
 
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The folder of a block, that of the databases which each block copies, and the core."""
+
+    place: Path
+    templates: Path
+    core: Sequence[int]
+    counter: Path | None = None  # a file for what the server counts in itself
+
+    def of(self, side: str) -> Host:
+        """The same for one side."""
+        return Host(self.place / side, self.templates / side, self.core)
+
+
 def measure_block(
-    targets: Sides, rng: random.Random, place: Path, core: Sequence[int]
+    targets: Sides, rng: random.Random, host: Host, wanted: Sequence[str]
 ) -> dict[str, list[dict[str, float]]]:
     """Boot both, fill both, and take rounds in turn; the sides are drawn for each group."""
     measured: dict[str, list[dict[str, float]]] = {"a": [], "b": []}
     with ExitStack() as stack:
         subjects = {}
         for side in drawn_order(rng):
-            (place / side).mkdir()
             name = targets["ab".index(side)]
-            subjects[side] = stack.enter_context(hosted(name, place / side, core))
+            subjects[side] = stack.enter_context(hosted(name, host.of(side)))
         for side in drawn_order(rng):
             measured[side].append(subjects[side].fill())
-        for _ in range(GROUPS):
+        for _ in range(GROUPS if any(name in wanted for name in ROUNDS) else 0):
             first, second = drawn_order(rng)
             for side in (first, second, second, first):
                 measured[side].append(subjects[side].round())
+        for side in drawn_order(rng):
+            measured[side][0] |= subjects[side].finish()
+        if IDLE in wanted:  # both at once, as neither is asked anything
+            shares = idle_shares([subject.pid for subject in subjects.values()])
+            for side, share in zip(subjects, shares, strict=True):
+                measured[side][0][IDLE] = share
     return measured
 
 
@@ -142,17 +223,22 @@ def drawn_order(rng: random.Random) -> Sides:
 
 
 @contextmanager
-def hosted(target: str, place: Path, core: Sequence[int]) -> Iterator[Subject]:
+def hosted(target: str, host: Host) -> Iterator[Subject]:
     """A booted server of a target, in a process of its own. Raises TargetUnavailableError."""
-    command = [sys.executable, "-m", server_host.__name__, target, str(place), str(list(core))]
-    with (place / "host.log").open("wb") as log:
-        child = Child(command, os.environ, log, place)
+    host.place.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", server_host.__name__, target, str(host.place)]
+    settings = {call_counter.SETTING: str(host.counter), **counts.SETTINGS} if host.counter else {}
+    command += [str(list(host.core)), str(host.templates), json.dumps(settings)]
+    with (host.place / "host.log").open("wb") as log:
+        child = Child(command, os.environ, log, host.place)
         reported: Mapping[str, Any] = {}
         try:
             reported = next(child.events(time.monotonic() + BOOT_S), {})
             if "port" not in reported:
                 raise TargetUnavailableError(f"{target}: the server does not boot: {reported}")
-            yield Subject(reported["port"], reported["pid"], reported["start_up_ms"])
+            yield Subject(
+                reported["port"], reported["pid"], reported["start_up_ms"], reported["database"]
+            )
         finally:
             child.end()
             await_end(reported.get("pid"))
@@ -193,6 +279,37 @@ def judged(
     return judge(logs, medians, margin, seed, resamples)
 
 
+def of_side_b(
+    rows: Sequence[Row], count_rows: Sequence[counts.CountRow]
+) -> dict[str, tuple[float, float]]:
+    """What a budget judges: the median of each figure of B, and the range of each count."""
+    medians = {row.figure: (row.b, row.b) for row in rows}
+    return medians | {row.figure: row.b for row in count_rows}
+
+
+def concluded(
+    rows: Sequence[Row],
+    count_rows: Sequence[counts.CountRow],
+    budgets: Sequence[Judged],
+    *,
+    is_clear: bool,
+) -> tuple[str, int]:
+    """The conclusion in words, and the exit code: 1 for what is proven, 2 for what is not known.
+
+    Unless all that was asked for `is_clear`, nothing is known. A count that varies proves nothing.
+    """
+    causes = ["slower"] if any(row.word is Word.SLOWER for row in rows) else []
+    causes += ["costs more"] if any(row.is_beyond for row in count_rows) else []
+    causes += ["over budget"] if any(budget.is_broken for budget in budgets) else []
+    if causes:
+        return ", ".join(causes), 1
+    if not is_clear:
+        return "too noisy", 2
+    if any(budget.is_unknown for budget in budgets):
+        return "not every budget was judged", 2
+    return ("not slower" if rows else "costs no more"), 0
+
+
 def values_of(rounds: Sequence[Figures], name: str) -> list[float]:
     """The values of a figure on one side of a block, in the order of the rounds."""
     return [figures[name] for figures in rounds if name in figures]
@@ -219,14 +336,22 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"# {result['conclusion']}: B = {result['b']}, against A = {result['a']}",
         "",
         f"{how} · {result['seconds']} s",
+        *([f"Harness {origin_line(result['origin'])}"] if "origin" in result else []),
         "",
-        "| figure | A | B | B / A | 95 % interval | p, corrected | B is |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
+    if result["figures"] or result["unavailable"]:
+        lines += [
+            "| figure | A | B | B / A | 95 % interval | p, corrected | B is |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
     lines += [
         f"| {row['figure']} | {row['a']:g} | {row['b']:g} | {row['ratio']:.3f}"
         f" | {row['low']:.3f} to {row['high']:.3f} | {row['p_corrected']:.2g} | {row['word']} |"
         for row in result["figures"]
     ]
     lines += [f"| {name} | - | - | - | - | - | unavailable |" for name in result["unavailable"]]
+    if result.get("counts") or result.get("uncounted"):
+        lines += ["", *counts.markdown(result["counts"], result["uncounted"])]
+    if result.get("budgets"):
+        lines += ["", *budget_lines(result["budgets"])]
     return "\n".join(lines) + "\n"

@@ -75,7 +75,7 @@ class CrowdReport:
             f"one write was overtaken {waits.overtaken_max} times by one writer{share}",
             f"write-ahead log: {self.log_bytes:,} bytes at most",
         ]
-        counts = Counter((each.promise.id, each.name) for each in self.verdict.anomalies)
+        counts = Counter((broken.promise.id, broken.name) for broken in self.verdict.anomalies)
         for anomaly in self.verdict.anomalies:
             count = counts.pop((anomaly.promise.id, anomaly.name), 0)
             if not count:
@@ -158,7 +158,11 @@ def _write_at_once(pool: WriterPool, processes: int, writes: int, *, kills: bool
 def _durable(found: History) -> Verdict:
     """Judge what is left; whether a write may be refused depends on the patience."""
     verdict = check_append_durability(found)
-    left = (each for each in verdict.anomalies if (each.promise, each.name) != (D3, "refused"))
+    left = (
+        anomaly
+        for anomaly in verdict.anomalies
+        if (anomaly.promise, anomaly.name) != (D3, "refused")
+    )
     return replace(verdict, anomalies=tuple(left))
 
 

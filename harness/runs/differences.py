@@ -18,7 +18,8 @@ from harness.report import folder
 from harness.report.judgement import Record
 from harness.runs.pytest_run import collect
 
-PROFILE = "profile.json"
+PROFILE, COMPARE = "profile.json", "compare.json"
+MEASURED = (PROFILE, COMPARE)  # of runs that measure, and judge no promise
 UNSETTLED = ("", "unknown", "untrustworthy")  # conclusions that say nothing of what is missing
 
 Key = tuple[str, str]  # the promise's ID and the signature
@@ -111,7 +112,13 @@ class Difference:
         }
         lines = [f"{kind}: {finding}" for kind, findings in kinds.items() for finding in findings]
         changes = sorted(self.unjudged.items())
-        return [*lines, *(f"no longer judged: {name} ({a}, now {b})" for name, (a, b) in changes)]
+        lines += [f"no longer judged: {name} ({a}, now {b})" for name, (a, b) in changes]
+        if self.earlier.target != self.later.target:
+            lines.append(f"another target: {self.earlier.target}, now {self.later.target}")
+        if self.later.conclusion in UNSETTLED:
+            word = self.later.conclusion or "it did not end"
+            lines.append(f"no conclusion: {self.later.name} ({word})")
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """Render as one JSON document."""
@@ -145,7 +152,8 @@ def read_run(run: Path) -> StoredRun:
         if "bugs" in conclusion:
             return _proof(name, conclusion)
         records = _records(run, plan, conclusion)
-        figures = {**figures_of(conclusion, records), **_more_figures(run, conclusion)}
+        judged = {} if _measures(run) else figures_of(conclusion, records)
+        figures = {**judged, **_more_figures(run, conclusion)}
         word = _word(run, conclusion)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise UsageError(f"{run}: damaged: {type(error).__name__}: {error}") from error
@@ -211,7 +219,11 @@ def _word(run: Path, conclusion: Mapping[str, Any]) -> str:
     """The conclusion; of a run that only measures, that it came to its end."""
     if "conclusion" in conclusion or "validity" in conclusion:
         return str(conclusion.get("conclusion", conclusion.get("validity")))
-    return "measured" if "score" in conclusion or (run / PROFILE).exists() else ""
+    return "measured" if "score" in conclusion or _measures(run) else ""
+
+
+def _measures(run: Path) -> bool:
+    return any((run / name).exists() for name in MEASURED)
 
 
 def _proof(name: str, document: Mapping[str, Any]) -> StoredRun:
@@ -247,7 +259,7 @@ def figures_of(conclusion: Mapping[str, Any], records: Iterable[Record]) -> dict
 
 
 def _more_figures(run: Path, conclusion: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a soak, of a mutation score, and of a profile, by the names of its tables."""
+    """The figures of what is no gate, by the names of its tables."""
     tables = {name: conclusion[name] for name in ("totals", "costs", "score") if name in conclusion}
     if (run / PROFILE).exists():
         result = folder.read_json(run / PROFILE)
@@ -257,6 +269,12 @@ def _more_figures(run: Path, conclusion: Mapping[str, Any]) -> dict[str, float]:
             for row in result.get("latency", [])
             for key in ("p50", "p99", "worst")
         }
+    if (run / COMPARE).exists():
+        result = folder.read_json(run / COMPARE)
+        for row in result.get("figures", []):
+            tables[row["figure"]] = {"A": row["a"], "B": row["b"]}
+        for row in result.get("counts", []):  # the least of each side
+            tables[row["figure"]] = {"A": row["a"][0], "B": row["b"][0]}
     return dict(_numbers(tables))
 
 

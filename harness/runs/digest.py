@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def digest(reports: Path, since_s: float, now_s: float) -> list[Night]:
     """
     nights: list[Night] = []
     before: dict[tuple[str, ...], StoredRun] = {}
-    for path, began_s in _runs(reports):
+    for path, began_s in runs_of(reports):
         plan = folder.read_json(path / folder.PLAN)
         if plan.get("what") not in (
             "gate",
@@ -96,7 +96,7 @@ def digest(reports: Path, since_s: float, now_s: float) -> list[Night]:
             "merge",
         ):
             continue
-        key = _key(plan)
+        key = key_of(plan)
         run = read_run(path)
         if began_s >= now_s - since_s:
             earlier = before.get(key)
@@ -119,16 +119,28 @@ def exit_code(nights: Iterable[Night]) -> int:
     return 0 if all(night.is_settled for night in every) else 2
 
 
-def store(reports: Path, nights: Sequence[Night]) -> Path:
-    """Write the page and the text; the path of the page."""
+def store(
+    reports: Path,
+    nights: Sequence[Night],
+    changed: Sequence[str] = (),
+    unfinished: Sequence[str] = (),
+) -> Path:
+    """Write the page and the text; the path of the page.
+
+    `changed` are the figures whose level changed, and `unfinished` the steps that were cut.
+    """
     rows = [{**n.to_json(), "has_page": (n.path / PAGE).exists()} for n in nights]
-    text = template(PAGE_NAME).render(nights=rows, new=sum(len(night.new) for night in nights))
+    new = sum(len(night.new) for night in nights)
+    more = {"changed": changed, "unfinished": unfinished}
+    text = template(PAGE_NAME).render(nights=rows, new=new, **more)
     folder.write_text(reports / PAGE_NAME, text)
-    folder.write_text(reports / TEXT_NAME, markdown(nights))
+    folder.write_text(reports / TEXT_NAME, markdown(nights, changed, unfinished))
     return reports / PAGE_NAME
 
 
-def markdown(nights: Sequence[Night]) -> str:
+def markdown(
+    nights: Sequence[Night], changed: Sequence[str] = (), unfinished: Sequence[str] = ()
+) -> str:
     """Render the runs as a table, and what changed below it."""
     lines = [
         f"# {sum(len(night.new) for night in nights)} new findings in {len(nights)} runs",
@@ -147,13 +159,16 @@ def markdown(nights: Sequence[Night]) -> str:
             lines += ["", f"## {night.what} · {night.path.name}", ""]
             lines += [f"- `{change.replace('`', chr(39))}`" for change in night.changes]
             lines += [f"- moved: {line}" for line in night.moved]
+    for title, rows in (("changed levels", changed), ("not finished", unfinished)):
+        if rows:
+            lines += ["", f"## {title}", "", *(f"- {row}" for row in rows)]
     return "\n".join(lines) + "\n"
 
 
-def _runs(reports: Path) -> Iterator[tuple[Path, float]]:
-    """Run folders with the time at which they began, the oldest first."""
+def runs_of(reports: Path, known: Container[str] = ()) -> Iterator[tuple[Path, float]]:
+    """Run folders with the time at which they began, the oldest first, but those that are known."""
     for plan in sorted(reports.glob(f"runs/*/{folder.PLAN}")):
-        if not plan.parent.is_symlink():
+        if not plan.parent.is_symlink() and plan.parent.name not in known:
             stamp = plan.parent.name.partition("-")[0]
             try:
                 yield plan.parent, time.mktime(time.strptime(stamp, STAMP))
@@ -161,7 +176,7 @@ def _runs(reports: Path) -> Iterator[tuple[Path, float]]:
                 continue  # a folder of another origin
 
 
-def _key(plan: Mapping[str, Any]) -> tuple[str, ...]:
+def key_of(plan: Mapping[str, Any]) -> tuple[str, ...]:
     """What makes two runs comparable."""
     soak = plan.get("soak", {})
     over = ("over HTTP",) if soak.get("over_http") else ()

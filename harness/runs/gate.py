@@ -35,10 +35,12 @@ from harness.runs.pytest_run import Progress, Results, Session, run_session
 from harness.runs.reached import Reached, blocks_in, excuses_for, hit, source_of, top_of
 from harness.runs.seed_ledger import read_ledger, remember, to_ask, with_proofs
 from harness.runs.sources import digest_of
+from harness.runs.warm_trials import WarmWorkers, judge_warm, quickest_first
 from harness.targets.registry import find_target
 from harness.worker import reach as recorder
 
-EFFORT_SECONDS = 180.0  # a budget of this many seconds is effort 1
+EFFORT_SECONDS = 190.0  # a budget of this many seconds is effort 1
+GRACE = 1.5  # times the budget: a busy machine takes longer for what the budget asks
 CANARY_EFFORT = 0.25
 CANARY_TIMEOUT_S = 60.0  # for any budget: a canary that had too little time shows nothing
 REACH = "reach"  # the folder of a run in which its processes record the lines that they run
@@ -161,6 +163,11 @@ class Conclusion:
         }
 
 
+def _require_patches() -> None:
+    """Raise UsageError where a suite names a canary that it has no patch for."""
+    find_bugs(canaries().values())
+
+
 @dataclass(frozen=True)
 class Gate:
     """The target, the budget, and the scenarios by name or glob, promise ID and mode.
@@ -191,7 +198,8 @@ class Gate:
     def run(self, progress: Progress) -> Conclusion:
         """Run the scenarios and the canaries, and write the run folder.
 
-        Raises UsageError where no scenario fits the selection, or the target cannot be prepared.
+        Raises UsageError where no scenario fits the selection, a canary has no patch, or the target
+        cannot be prepared.
         """
         began = time.monotonic()
         target = find_target(self.target)
@@ -199,6 +207,8 @@ class Gate:
         chosen = choose(self.scenarios, self.promises, self.modes)
         if not chosen:
             raise UsageError(f"no scenario fits all of {self._selection()}")
+        if self.asks_canaries:
+            _require_patches()
         every = sorted(chosen)
         chosen = {name: chosen[name] for name in shared(every, self.share, "scenarios")}
         skipped = {
@@ -234,7 +244,7 @@ class Gate:
         again = self._ask_failing_seeds(session, run, progress)
         results = Results()
         if able:
-            results = run_session(session, run, self.budget_s, progress, settings)
+            results = run_session(session, run, GRACE * self.budget_s, progress, settings)
         self._judge_unfinished(results, able, target, run)
         self._add_failing_seeds(results, target.name, effort, again)
         canaries, remembered = self._judge_canaries(able.values(), results, progress)
@@ -331,16 +341,19 @@ class Gate:
             if name not in remembered and missing_extra(extras_of(bug)) is None
         ]
 
+        took = {name: record.seconds for name, record in results.records.items()}
+        workers = WarmWorkers()
+
         def judge_canary(name: str) -> bool | None:
             try:
-                return is_detected(bugs[name], self.seed, CANARY_TIMEOUT_S)
+                return is_detected(bugs[name], self.seed, CANARY_TIMEOUT_S, workers, took)
             except HarnessError as error:
                 results.broken[f"canary {name}"] = str(error)
                 return None
             finally:
                 progress(f"canary {name}")
 
-        with ThreadPoolExecutor(self.workers) as pool:
+        with workers, ThreadPoolExecutor(self.workers) as pool:
             judged = zip(names, pool.map(judge_canary, names), strict=True)
             detections = {name: detected for name, detected in judged if detected is not None}
         for name in [name for name, detected in detections.items() if detected]:
@@ -371,18 +384,29 @@ def declared(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def is_detected(bug: KnownBug, seed: int, budget_s: float) -> bool:
+def is_detected(
+    bug: KnownBug,
+    seed: int,
+    budget_s: float,
+    workers: WarmWorkers,
+    scenario_s: Mapping[str, float],
+) -> bool:
     """Whether the scenarios of the bug's mode and promise judge a planted copy invalid by it.
 
-    Raises HarnessError where the bug cannot be planted, or the session fails.
+    `scenario_s` says how long a scenario takes, where that is known; the first that detects the
+    bug ends the others. Raises HarnessError where the bug cannot be planted, or the session fails.
     """
-    names = trials_of(bug)
+    names = quickest_first(trials_of(bug), scenario_s)
     with tempfile.TemporaryDirectory(prefix="harness-canary-") as scratch:
         planted = plant(bug, Path(scratch) / "planted")
         run = Path(scratch) / "run"
         run.mkdir()
-        session = Session(names, bug.target_in(planted), seed, CANARY_EFFORT, goes_on=False)
-        results = run_session(session, run, budget_s)
+        session = Session(
+            *(names, bug.target_in(planted), seed, CANARY_EFFORT),
+            goes_on=False,
+            enough=bug.promise.id,
+        )
+        results = judge_warm(session, run, budget_s, workers)
         if results.broken:
             raise HarnessError("; ".join(results.broken.values()))
         finished = [a for record in results.records.values() for a in record.verdict.anomalies]
@@ -401,11 +425,14 @@ def proven_unfinished(results: Results, run: Path) -> list[Anomaly]:
 
 
 def trials_of(bug: KnownBug) -> list[str]:
-    """Names of the scenarios that should detect the bug."""
+    """Names of the scenarios that should detect the bug, of those that its target can do."""
+    abilities = find_target(bug.suite.target).abilities
     return [
         scenario.name
         for scenario in choose(()).values()
-        if scenario.mode is Mode(bug.mode) and bug.promise in scenario.promises
+        if scenario.mode is Mode(bug.mode)
+        and bug.promise in scenario.promises
+        and scenario.ability in abilities
     ]
 
 

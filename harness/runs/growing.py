@@ -24,7 +24,7 @@ from harness.core.errors import UsageError
 from harness.core.extras import require_extras
 from harness.core.history import History, Operation, Outcome
 from harness.core.trend import READINGS_MIN
-from harness.runs.holders import name_of, path_to
+from harness.worker.holders import name_of, path_to
 
 Gauge = Callable[[], int | float | Sized]
 KEEPS_NOTHING = Promise("GROWTH", "No use leaves anything behind.")

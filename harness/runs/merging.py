@@ -284,7 +284,7 @@ def _reached(parts: Sequence[Part]) -> Reached | None:
 def _add_load_report(conclusion: Conclusion, parts: Sequence[Part]) -> None:
     """Add the figures of all loads together to the summary, and the page with charts."""
     histories = [history.read(part.folder / SCENARIO / runner.HISTORY)[0] for part in parts]
-    figures = load_report.together([load_report.account(each) for each in histories])
+    figures = load_report.together([load_report.account(episode) for episode in histories])
     path = conclusion.run / "summary.md"
     text = path.read_text(encoding="utf-8") + load_report.markdown(figures)
     folder.write_text(path, text)

@@ -476,7 +476,7 @@ class MutationScore:
 
 
 def score(results: Sequence[Stored]) -> MutationScore:
-    """Count results."""
+    """Count the results by status, and take the median of the seconds that one took."""
     counts = Counter(stored.status for stored in results)
     asked = [stored.seconds for stored in results if stored.status in RESULTS]
     return MutationScore(counts, statistics.median(asked) if asked else 0.0)

@@ -8,9 +8,6 @@ reason.
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 import tempfile
 import threading
 import time
@@ -33,9 +30,16 @@ from harness.engine.http import LOOPBACK, Web
 from harness.engine.runner import HISTORY
 from harness.engine.target import Target
 from harness.processes import probe
+from harness.processes.tracing import counted_calls
 from harness.report import folder
 from harness.report import load as report
+from harness.report.origin import origin_line, setting
+from harness.runs import counts, server_host
+from harness.runs.budgets import Budget, judged_budgets
+from harness.runs.budgets import markdown as budget_lines
+from harness.runs.compare import Host, count_boot
 from harness.runs.load import locustfile as default_locustfile
+from harness.runs.scratch import scratch
 from harness.targets.registry import find_target
 from harness.worker import call_counter
 
@@ -48,9 +52,16 @@ TURN = f"{Tokens(20).directive}"
 WARM_UP_S = 3.0
 MARGIN_S = 5.0
 FLAME, SPEEDSCOPE, PAGE, RESULT = "flame.svg", "speedscope.json", "load.html", "profile.json"
-PROBING_S = 15.0  # for strace to begin, and to end
 SYSCALLS = ("fsync", "fdatasync", "write", "pwrite64", "futex", "sendto", "sendmsg", "openat")
-_COUNTED = re.compile(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", re.MULTILINE)
+
+BUDGET_BOOTS = 2  # of servers that count what a turn costs
+LATENCIES = ("event", "send", "turn", "/api/sessions", "/health")
+BUDGETED = (  # figures that only a profile has
+    *("KiB a stream", "threads a stream", "events a turn", "us an event", "us a call"),
+    *(f"{name} {key}, ms" for name in LATENCIES for key in ("p50", "p99", "worst")),
+)
+
+INSEPARABLE = "unavailable: events and calls came in one proportion; use a longer window"
 
 Costs = Mapping[str, float | str]
 
@@ -65,6 +76,7 @@ class Profile:
     window_s: float
     reports: Path
     keep: int = 20
+    budgets: Sequence[Budget] = ()
 
     def run(self, progress: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
         """Measure, and write the run folder: the folder, and the content of `profile.json`."""
@@ -72,13 +84,50 @@ class Profile:
         target.prepare()
         if ABILITY not in target.abilities:
             raise UsageError(f"target {target.name!r} has no ability {ABILITY!r}")
-        plan = {"target": target.name, "users": self.users, "window_s": self.window_s}
+        plan = {
+            "target": target.name,
+            "users": self.users,
+            "window_s": self.window_s,
+            **setting(target),
+        }
         run = folder.create(self.reports, "profile", self.seed, plan)
-        result = self._measure(target, run, progress)
+        result = {name: plan[name] for name in ("origin", "source", "target_commit")}
+        result |= self._measure(target, run, progress)
+        counted = self._count(progress)
+        result["counts"] = {name: counts.spread(bounds) for name, bounds in counted.items()}
+        budgets = judged_budgets(
+            self.budgets,
+            figures_of(result) | counted,
+            (*BUDGETED, *counts.COUNTS),
+            target.name,
+        )
+        result["budgets"] = [budget.to_json() for budget in budgets]
+        is_unknown = any(budget.is_unknown for budget in budgets)
+        result["exit_code"] = (
+            1 if any(budget.is_broken for budget in budgets) else 2 if is_unknown else 0
+        )
         folder.write_json(run / RESULT, result)
         folder.write_text(run / "summary.md", markdown(result))
         folder.retain(self.reports, self.keep)
         return run, result
+
+    def _count(self, progress: Callable[[str], None]) -> dict[str, tuple[float, float]]:
+        """The range of each count, if a budget is about one: in boots as those of a comparison."""
+        asked = {budget.figure for budget in self.budgets} & set(counts.COUNTS)
+        if not asked or server_host.ABILITY not in find_target(self.target).abilities:
+            return {}
+        samples = []
+        with scratch() as templates:
+            for number in range(BUDGET_BOOTS):
+                progress(f"counts of boot {number + 1} of {BUDGET_BOOTS}")
+                with scratch() as place:
+                    host = Host(Path(place), Path(templates) / "filled", ())
+                    samples.append(count_boot(self.target, host))
+        return {
+            name: (min(sample[name] for sample in samples), max(sample[name] for sample in samples))
+            for name in counts.COUNTS
+            if all(name in sample for sample in samples)
+        }
 
     def _measure(
         self, target: Target, run: Path, progress: Callable[[str], None]
@@ -199,49 +248,11 @@ def take_turns(web: Web, session: str, count: int) -> int:
 
 def system_calls(pid: int, act: Callable[[], object]) -> Costs:
     """System calls for each turn of `act`, counted by strace."""
-    strace = shutil.which("strace")
-    if strace is None:
-        return {"system calls": "unavailable: strace is not installed"}
-    traced = f"trace={','.join(SYSCALLS)}"
-    child = subprocess.Popen(  # noqa: S603  a fixed command
-        [strace, "-c", "-f", "-q", "-e", traced, "-p", str(pid)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
     try:
-        is_traced = _wait_for(lambda: _tracer(pid) != 0 or child.poll() is not None)
-        if is_traced and child.poll() is None:
-            act()
-        child.send_signal(2)
-        _, output = child.communicate(timeout=PROBING_S)
-    finally:
-        child.kill()
-        child.wait()
-    calls = parse_strace(output)
-    if not calls:
-        return {"system calls": f"unavailable: {' '.join(output.split())[:200]}"}
-    return {f"{name} calls": round(calls.get(name, 0) / TURNS, 2) for name in SYSCALLS}
-
-
-def parse_strace(summary: str) -> dict[str, int]:
-    """The number of each system call in the output of `strace -c`."""
-    found = _COUNTED.findall(summary)
-    return {name: int(count) for count, name in found if name != "total"}
-
-
-def _tracer(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    return int(status.partition("TracerPid:")[2].split()[0])
-
-
-def _wait_for(condition: Callable[[], bool]) -> bool:
-    ends_at = time.monotonic() + PROBING_S
-    while not condition():
-        if time.monotonic() > ends_at:
-            return False
-        time.sleep(0.01)
-    return True
+        calls = counted_calls(pid, SYSCALLS, act)
+    except probe.UnavailableError as error:
+        return {"system calls": f"unavailable: {error}"}
+    return {f"{name} calls": round(count / TURNS, 2) for name, count in calls.items()}
 
 
 # Under load
@@ -298,25 +309,45 @@ def recorded(pid: int, seconds: float, threads: int, path: Path) -> str:
     return path.name
 
 
-def processor(seconds: Sequence[report.Second], cpu_s: float) -> dict[str, float]:
+def processor(seconds: Sequence[report.Second], cpu_s: float) -> dict[str, float | str]:
     """Divide the processor time into a cost of each event and a cost of each call.
 
-    By least squares over the seconds, neither below zero (Lawson and Hanson).
+    By least squares over the seconds, neither below zero (Lawson and Hanson). Where one of them is
+    zero, events and calls came in one proportion, and the seconds cannot tell them apart.
     """
     from scipy.optimize import nnls  # noqa: PLC0415  slow to import
 
     rows = [(second.counts.get("events", 0), second.counts.get("calls", 0)) for second in seconds]
-    costs = {
+    costs: dict[str, float | str] = {
         "events": float(sum(events for events, _ in rows)),
         "calls": float(sum(calls for _, calls in rows)),
     }
     spent = [second.target_cpu_s for second in seconds]
     if len(rows) > 2 and cpu_s > 0:  # noqa: PLR2004  unknowns
         with suppress(RuntimeError):  # it does not always converge
-            (an_event, a_call), _ = nnls(rows, spent)
-            costs["us an event"] = round(1e6 * float(an_event), 1)
-            costs["us a call"] = round(1e6 * float(a_call), 1)
+            solved, _ = nnls(rows, spent)
+            for name, cost in zip(("us an event", "us a call"), solved, strict=True):
+                costs[name] = round(1e6 * float(cost), 1) if min(solved) > 0 else INSEPARABLE
     return costs
+
+
+def figures_of(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """The figures that a budget may name, each as a range of one value."""
+    values = {
+        **result["memory"],
+        "events a turn": result["per turn"].get("events"),
+        **{name: result["processor"].get(name) for name in ("us an event", "us a call")},
+        **{
+            f"{latency['name']} {key}, ms": latency[key]
+            for latency in result["latency"]
+            for key in ("p50", "p99", "worst")
+        },
+    }
+    return {
+        name: (float(value), float(value))
+        for name, value in values.items()
+        if name in BUDGETED and isinstance(value, int | float)
+    }
 
 
 # As text
@@ -325,7 +356,13 @@ def processor(seconds: Sequence[report.Second], cpu_s: float) -> dict[str, float
 def markdown(result: Mapping[str, Any]) -> str:
     """Render the content of `profile.json` as tables that can be pasted."""
     lines = [f"# Profile: {result['target']}, {result['users']} users", ""]
-    for title in ("memory", "per turn", "processor", "stacks"):
+    if "origin" in result:
+        commit = result["target_commit"]
+        of_target = "" if commit == "unknown" else f"Target at {commit}; harness "
+        lines += [f"{of_target or 'Harness '}{origin_line(result['origin'])}", ""]
+    for title in ("memory", "per turn", "counts", "processor", "stacks"):
+        if not result.get(title):
+            continue
         lines += [f"| {title} | |", "| --- | --- |", *_rows(result[title].items()), ""]
     lines += ["| latency of | count | p50 ms | p99 ms | worst ms |", "|" + " --- |" * 5]
     lines += [
@@ -333,6 +370,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         f" | {latency['p99']:.1f} | {latency['worst']:.1f} |"
         for latency in result["latency"]
     ]
+    if result.get("budgets"):
+        lines += ["", *budget_lines(result["budgets"])]
     return "\n".join(lines) + "\n"
 
 

@@ -106,13 +106,13 @@ def _follow(
         if event["outcome"] != "skipped":
             done += 1
             _show(event, done, len(session.scenarios), progress)
-        if session.enough and _breaks(run / event.get("scenario", ""), session.enough):
+        if session.enough and breaks(run / event.get("scenario", ""), session.enough):
             return None
     exit_code = child.wait()
     return None if session.stops_early and exit_code == TESTS_FAILED else exit_code
 
 
-def _breaks(scenario_folder: Path, promise: str) -> bool:
+def breaks(scenario_folder: Path, promise: str) -> bool:
     """Whether a scenario's verdict says that the promise of this ID is broken."""
     if not (scenario_folder / folder.VERDICT).exists():
         return False

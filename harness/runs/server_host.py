@@ -17,10 +17,11 @@ from harness.core.errors import HarnessError
 from harness.engine.supervision import Lifeline, inherited_lifeline
 from harness.targets.registry import find_target
 
-ABILITY = "server"
+ABILITY = "measured"
+SESSIONS, MESSAGES = 300, 100  # of another program, in the database
 
 
-def main(target_name: str, folder: str, cores: str) -> int:
+def main(target_name: str, folder: str, cores: str, template: str, settings: str) -> int:
     """Boot, and tell the parent the port, the process and how long it took; or why it failed."""
     lifeline = inherited_lifeline()
     assert lifeline is not None, "the parent starts this module"
@@ -28,7 +29,7 @@ def main(target_name: str, folder: str, cores: str) -> int:
     if chosen := json.loads(cores):
         os.sched_setaffinity(0, chosen)
     try:
-        _serve(target_name, Path(folder), lifeline)
+        _serve(target_name, Path(folder), template, json.loads(settings), lifeline)
     except HarnessError as error:
         lifeline.tell({"error": str(error)})
         return 1
@@ -38,12 +39,16 @@ def main(target_name: str, folder: str, cores: str) -> int:
     return 0
 
 
-def _serve(target_name: str, folder: Path, lifeline: Lifeline) -> None:
+def _serve(
+    target_name: str, folder: Path, template: str, settings: dict[str, str], lifeline: Lifeline
+) -> None:
     target = find_target(target_name)
     target.prepare()
     instance = target.open(ABILITY, folder)
+    filling = {"sessions": SESSIONS, "messages": MESSAGES, "template": template}
+    instance.call("populate", filling)
     began_ns = time.monotonic_ns()
-    server = instance.call("boot", {})
+    server = instance.call("measured", settings)
     lifeline.tell({**server, "start_up_ms": (time.monotonic_ns() - began_ns) / 1e6})
     signal.pause()  # until the parent kills the group
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.checkers.growth import SAMPLE, GrowsWithin, Growth
+from harness.checkers.growth import GROWTH, SAMPLE, GrowsWithin, Growth
 from harness.contract.checkers.server.container_sizes import AllOf
 from harness.contract.workloads.session_churn import Churn
 from harness.core import history
@@ -35,7 +35,7 @@ from harness.engine.suite import choose
 from harness.engine.target import Instance, Target
 from harness.processes import probe
 from harness.processes.remote import RefusedError
-from harness.report import folder, judgement, machine_formats
+from harness.report import folder, judgement, machine_formats, soaking
 from harness.report.judgement import Record
 from harness.report.origin import setting
 from harness.runs.pytest_run import Progress
@@ -126,7 +126,7 @@ class SoakTotals:
 
 @dataclass
 class SoakResult:
-    """The verdict of a soak, its totals and costs, what grows, and the lines that allocate."""
+    """The verdict of a soak, its totals and costs, what grows, its holders and lines."""
 
     run: Path
     plan: SoakPlan
@@ -135,6 +135,7 @@ class SoakResult:
     growths: list[Growth] = field(default_factory=list)
     costs: dict[str, float] = field(default_factory=dict)
     sites: list[Mapping[str, Any]] = field(default_factory=list)
+    holders: list[Mapping[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -159,6 +160,7 @@ class SoakResult:
             ],
             "costs": self.costs,
             "sites": [dict(site) for site in self.sites],
+            "holders": [dict(holder) for holder in self.holders],
             "notes": self.notes,
         }
 
@@ -254,13 +256,20 @@ def run_soak(run: Path, progress: Progress) -> SoakResult:
     record = judgement.store(judged, target, plan.seed, seconds, run / SCENARIO)
     result.verdict = merge([judged.verdict, result.verdict])
     _add_figures(result, _checker(scenario))
-    if judged.verdict.anomalies:
+    for blamed in _blamed(judged.verdict):
         progress("looking for the lines that allocate")
-        (blamed,) = judged.verdict.anomalies[0].evidence[-1].result
         _find_sites(result, target, plan.seed, blamed)
     folder.write_json(run / folder.VERDICT, result.to_json())
+    drawn = soaking.page(result.to_json(), _warm_samples(result, _checker(scenario)))
+    folder.write_text(run / soaking.PAGE, drawn)
     _write_for_programs(result, replace(record, verdict=result.verdict), seconds)
     return result
+
+
+def _blamed(verdict: Verdict) -> list[str]:
+    """The reading that grows, if one does."""
+    growing = [anomaly for anomaly in verdict.anomalies if anomaly.name == GROWTH]
+    return [name for anomaly in growing[:1] for name in anomaly.evidence[-1].result]
 
 
 def _write_for_programs(result: SoakResult, record: Record, seconds: float) -> None:
@@ -289,12 +298,17 @@ def _write_for_programs(result: SoakResult, record: Record, seconds: float) -> N
 
 def _add_figures(result: SoakResult, checker: GrowsWithin) -> None:
     """Add the totals, and the growths and costs of the last episode that is long enough."""
-    episodes = history.read(result.run / SCENARIO / SAMPLES)
-    result.totals = SoakTotals.of(episodes)
-    for episode in [episode for episode in episodes if checker.judgeable(episode)][-1:]:
-        samples = checker.warm(episode)
+    result.totals = SoakTotals.of(history.read(result.run / SCENARIO / SAMPLES))
+    if samples := _warm_samples(result, checker):
         result.growths = list(checker.growths(samples))
         result.costs = _costs(samples[0], samples[-1])
+
+
+def _warm_samples(result: SoakResult, checker: GrowsWithin) -> list[Operation]:
+    """The samples of the last life that is long enough, after its warm-up; none without one."""
+    episodes = history.read(result.run / SCENARIO / SAMPLES)
+    long = [episode for episode in episodes if checker.judgeable(episode)][-1:]
+    return checker.warm(long[0]) if long else []
 
 
 def _costs(first: Operation, last: Operation) -> dict[str, float]:
@@ -416,8 +430,9 @@ def _find_sites(result: SoakResult, target: Target, seed: int, blamed: str) -> N
                     episode.call("mark")
                     _step(episode, episode.operations + TRACED_OPERATIONS)
                 result.sites = episode.call("sites", reading=blamed)
+                result.holders = episode.call("holders", reading=blamed)
         except (TargetLostError, RefusedError) as error:
-            result.notes.append(f"allocation sites: unavailable: {error}")
+            result.notes.append(f"allocation sites and holders: unavailable: {error}")
         finally:
             with suppress(TargetLostError):
                 instance.close()

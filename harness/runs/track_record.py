@@ -12,7 +12,6 @@ import subprocess
 import tarfile
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import HarnessError, UsageError
+from harness.core.toml_files import read_toml
 from harness.runs.gate import Conclusion, Gate
 from harness.runs.pytest_run import Progress
 
@@ -54,7 +54,7 @@ class Tracked:
         """The signatures that only the earlier revision has, and at how many seeds."""
         gone = frozenset().union(*self.after.values())
         found = frozenset().union(*self.before.values()) - gone
-        return {name: sum(name in each for each in self.before.values()) for name in sorted(found)}
+        return {name: sum(name in seen for seen in self.before.values()) for name in sorted(found)}
 
     @property
     def is_distinguished(self) -> bool:
@@ -93,10 +93,7 @@ class Tracked:
 
 def read_pairs(path: Path) -> list[Pair]:
     """Read a table of pairs. Raises UsageError with the pair and what it lacks."""
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("pair", [])
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
+    entries = read_toml(path, str(path)).get("pair", [])
     pairs = []
     for number, entry in enumerate(entries, start=1):
         for name in FIELDS:

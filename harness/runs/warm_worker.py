@@ -45,7 +45,8 @@ class Trial:
     """One scenario to judge on one target, and the folder for its results.
 
     `settings` are added to the environment. With `minimizes` anomalies are made small, and a search
-    goes on after the first.
+    goes on after the first. Temporary files go into the folder `scratch`; by default into one of
+    the run folder.
     """
 
     scenario: str
@@ -56,6 +57,7 @@ class Trial:
     timeout_s: float
     settings: Mapping[str, str] = field(default_factory=dict)
     minimizes: bool = False
+    scratch: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object."""
@@ -203,7 +205,7 @@ def _judge(trial: Trial) -> None:
 
 def _temporary(trial: Trial) -> Path:
     """Where the fork's temporary files go."""
-    return trial.run_folder / f"tmp-{trial.scenario}"
+    return Path(trial.scratch or trial.run_folder) / f"tmp-{trial.scenario}"
 
 
 if __name__ == "__main__":

@@ -136,6 +136,8 @@ def write_failure(scenario_folder: Path) -> Path:
         (["gate", "--source", "."], "--source needs --reach"),
         (["prove", "--clean", ".", "--effort", "1"], "--clean cannot be combined with --effort"),
         (["mutate", "--survivors"], "--survivors needs --session"),
+        (["gate", "--accept", "nope.toml"], "--accept nope.toml: cannot be read: No such file"),
+        (["prove", "--resume"], "--resume needs --record"),
         (["load", "--worker", "h", "--users", "10"], "--worker cannot be combined with --users"),
         (["load", "--deadline", "-1"], "-1.0 is not in the range"),
         (["soak", "--days", "9", "--ops", "9"], "--days cannot be combined with --ops"),
@@ -529,6 +531,16 @@ def test_a_result_row_is_one_line(
 def test_judge_accepts_the_folder_of_one_scenario(valid_run: Path) -> None:
     """A scenario's folder needs no plan."""
     assert run("judge", valid_run / LIFECYCLE) == 0
+
+
+def test_judge_names_the_parts_of_a_proof(printed: Printed, tmp_path: Path) -> None:
+    """Each part has the histories of a bug, or of the clean source."""
+    history = tmp_path / "clean-toy-1" / "toy" / "history.jsonl"
+    history.parent.mkdir(parents=True)
+    history.touch()
+
+    assert run("judge", tmp_path) == 254
+    assert f"name one of them, such as {tmp_path}/clean-toy-1" in printed()[1]
 
 
 def test_judge_finds_a_broken_promise_again(printed: Printed, tmp_path: Path) -> None:

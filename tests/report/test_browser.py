@@ -13,14 +13,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from harness.contract import promises
+from harness.core.histogram import Histogram
 from harness.core.history import FaultInterval, History, Operation, Outcome
 from harness.core.verdict import Anomaly, ExpectationCount, Verdict
-from harness.report import folder, page, timeline
+from harness.report import folder, load, page, run_history, soaking, timeline
 from harness.report.judgement import Record
 
 if TYPE_CHECKING:
@@ -126,12 +127,87 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "skipped": {"other": "the target cannot do it"},
         "unfinished": ["late-one"],
         "broken": {"broken-one": "OSError: full"},
+        "bought": {
+            "operations": 24_690,
+            "examples": 30,
+            "schedules": 4,
+            "pairs": 9,
+            "pairs_possible": 16,
+            "blocks": 2309,
+            "blocks_reached": 2100,
+        },
         "canaries": {"commit-every-turn": "detected", "double-wakeup": "SURVIVED"},
     }
     folder.write_json(made / folder.VERDICT, conclusion)
     folder.write_text(made / page.PAGE, page.render(conclusion, made))
+    folder.write_text(made / "load.html", load.page(a_load(), "Load of reference", "invalid"))
+    folder.write_text(made / soaking.PAGE, soaking.page(a_soak(), soak_samples()))
+    with run_history.opened(reports / run_history.FILE) as history:
+        for night in range(20):
+            history.add(
+                f"night-{night:02}", "gate toy", night, {"seconds": 40.0 + 20 * (night > 9)}
+            )
+        shift = run_history.Shift("gate toy", "seconds", "night-10", 40, 60, 1e-4, "night-14")
+        history.replace_shifts([shift], [])
     folder.write_text(reports / page.INDEX, page.render_index(reports))
     return made
+
+
+def a_load() -> load.Account:
+    """Some seconds of latencies, with a fault."""
+    seconds = []
+    for at in range(1, 30):
+        latencies = {}
+        for number, name in enumerate(("event", "send", "wakeup is seen", "/health", "read")):
+            latencies[name] = Histogram()
+            for value in range(50):
+                latencies[name].record(1000 * (number + 1) + 40 * value**2)
+        counts = {"events": 5000.0, "wall_s": 1.0}
+        seconds.append(load.Second(at, at * 10**9, 200, 180, counts, 0.4, 0.6, latencies))
+    generators = [{"cpu_share": 0.5, "lag_ms": {"p50": 0.2, "p99": 3.5}}]
+    target = [(float(at), 0.6, 120.0 + at) for at in range(30)]
+    facts = {"events checked": 150_000.0, "target CPU per 1000 events, ms": 12.5}
+    faults = [("kill process 4711", 9.0, 11.0)]
+    return load.Account(seconds, load.latencies(seconds), generators, target, faults, facts)
+
+
+def soak_samples() -> list[Operation]:
+    """Two readings, one of which grows."""
+    return [
+        Operation(
+            *(0, "sample", {"operations": 100 * n}, Outcome.OK, n, n + 1),
+            {"containers/lifecycle_entries": 10 * n, "process/uss_bytes": 5e7 + 1000 * (n % 7)},
+        )
+        for n in range(1, 200)
+    ]
+
+
+def a_soak() -> dict[str, Any]:
+    """The result of a soak in which something grows."""
+    slope = {"p": 1e-9, "late": 0.1, "first": 10.0, "last": 2000.0}
+    grows = Anomaly(promises.L9, "containers/lifecycle_entries +0.1", tuple(soak_samples()[:3]))
+    return {
+        "conclusion": "invalid",
+        "plan": {"target": "reference", "over_http": True, "seed": 7},
+        "totals": {"operations": 20_000, "sessions": 2000, "seconds": 600.0, "episodes": 1},
+        "costs": {"rss_bytes": 5e7, "cpu_us_an_operation": 900.0},
+        "verdict": Verdict((grows,)).to_json(),
+        "sites": [{"file": "lifecycle.py", "line": 84, "blocks": 600, "evenness": 0.99}],
+        "notes": [],
+        "slopes": [
+            {"reading": name, "promise": promise, **slope, **numbers}
+            for name, promise, numbers in (
+                (
+                    *("containers/lifecycle_entries", "L9"),
+                    {"slope": 0.1, "low": 0.098, "high": 0.102, "too_fast": 0.01},
+                ),
+                (
+                    *("process/uss_bytes", "H4"),
+                    {"slope": 0.5, "low": -0.5, "high": 1.5, "too_fast": 160.0},
+                ),
+            )
+        ],
+    }
 
 
 def opened(browser: Browser, file: Path) -> Page:
@@ -156,7 +232,14 @@ def take(tab: Page, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [page.PAGE, "session-folder-struck/timeline.html", f"../../{page.INDEX}"]
+    "name",
+    [
+        page.PAGE,
+        "session-folder-struck/timeline.html",
+        f"../../{page.INDEX}",
+        "load.html",
+        soaking.PAGE,
+    ],
 )
 def test_page_fits_and_can_be_read(browser: Browser, run: Path, name: str) -> None:
     """Nothing is wider than the screen but what scrolls by itself; each text has contrast."""
@@ -213,10 +296,31 @@ def test_page_is_used_by_keyboard(browser: Browser, run: Path) -> None:
 def test_page_says_verdicts_in_words(browser: Browser, run: Path) -> None:
     """Each coloured verdict has its word; the steps that break a promise are marked."""
     tab = opened(browser, run / page.PAGE)
+    assert tab.locator("header:has-text('2,100 of 2,309 blocks (90.9%)')").count() == 1
 
     words = tab.locator(".word").all_inner_texts()
     assert {"invalid", "valid", "unknown", "the harness failed"} <= set(words)
     assert all(words)
     assert tab.locator("rect.proof").count() == 6
     assert sorted(tab.locator("svg text.step").all_text_contents()) == list("123456")
+    tab.context.close()
+
+
+def test_pages_draw_what_they_state(browser: Browser, run: Path) -> None:
+    """A distribution for each latency; samples beside slope and limit; the changed level."""
+    tab = opened(browser, run / "load.html")
+    waits = tab.locator("svg[aria-label='Distribution of waits'] polyline")
+    assert waits.count() == 5
+    assert tab.locator("rect.band").count() > 0
+    tab.context.close()
+
+    tab = opened(browser, run / soaking.PAGE)
+    assert tab.locator("polyline.samples").count() == 2
+    assert tab.locator("line.slope").count() == tab.locator("line.limit").count() == 2
+    assert tab.locator("h2:has-text('lifecycle_entries') .invalid").count() == 1
+    tab.context.close()
+
+    tab = opened(browser, run.parents[1] / page.INDEX)
+    assert tab.locator("figure.trend line.mark").count() == 1
+    assert tab.locator("text=changed from 40 to 60 since night-10").count() == 1
     tab.context.close()

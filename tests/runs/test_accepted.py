@@ -82,7 +82,7 @@ def test_proposed_file_accepts_all_and_keeps_reasons(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("[[finding]]\ntarget = 'toy'\n", "promise"),
-        ("[[finding]\n", "cannot be read"),
+        ("[[finding]\n", "expected a TOML file"),
         (
             "[[finding]]\ntarget='t'\npromise='S2'\nsignature='s'\nreason='r'\nuntil='soon'\n",
             "until",

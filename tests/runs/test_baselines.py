@@ -63,6 +63,19 @@ def test_whole_score_is_never_behind(tmp_path: Path) -> None:
     assert len(behind([scored(41, 46)], file)) == 1
 
 
+def test_many_comparisons_share_one_chance(tmp_path: Path) -> None:
+    """What is behind alone may be chance among a hundred, and a large loss is never chance."""
+    names = [f"toy-{number}" for number in range(100)]
+    file = tmp_path / ANSWERS
+    recorded = [scored(95, 100, name).to_json() for name in names]
+    baselines.record(file, 1, {"scenarios": recorded})
+    others = [scored(95, 100, name) for name in names[1:]]
+
+    assert len(behind([scored(81, 100, names[0])], file)) == 1
+    assert behind([scored(81, 100, names[0]), *others], file) == []
+    assert len(behind([scored(70, 100, names[0]), *others], file)) == 1
+
+
 @pytest.mark.parametrize("name", CHEAP)
 def test_scenario_keeps_its_answer_score(name: str, tmp_path: Path) -> None:
     """A checker that no longer looks at a field makes it fall behind the recorded share."""
@@ -85,8 +98,37 @@ def test_baseline_names_commit_seed_and_machine(name: str) -> None:
     assert document["machine"].keys() == {"cores", "python", "system"}
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.glob(BUGS)))
-def test_recorded_proof_is_complete(file: Path) -> None:
-    """A bug that came later is not in it yet."""
-    document = json.loads(file.read_text(encoding="utf-8"))
-    assert document["detected"] == document["bugs"] <= len(find_bugs())
+def proof(bug: str, *, detected: bool = True) -> dict[str, object]:
+    """A result of a known bug."""
+    return {"bug": bug, "detected": detected}
+
+
+def test_partial_proofs_make_one_record(tmp_path: Path) -> None:
+    """A later result of a bug replaces the earlier one, and others stay."""
+    file, same = tmp_path / BUGS, {"effort": 1.0, "sources": "a"}
+    baselines.record_proof(file, 1, same, [proof("two", detected=False), proof("one")])
+    assert baselines.proven(file, 1, same) == {"one"}
+    baselines.record_proof(file, 1, same, [proof("two")])
+
+    document = json.loads(file.read_text())
+    assert (document["bugs"], document["detected"]) == (2, 2)
+    assert [row["bug"] for row in document["results"]] == ["one", "two"]
+
+
+@pytest.mark.parametrize("other", [(2, "a"), (1, "b")], ids=["seed", "sources"])
+def test_other_conditions_begin_a_new_record(other: tuple[int, str], tmp_path: Path) -> None:
+    """What was measured otherwise is not mixed with it, nor resumed."""
+    file, (seed, sources) = tmp_path / BUGS, other
+    baselines.record_proof(file, 1, {"sources": "a"}, [proof("one")])
+    assert baselines.proven(file, seed, {"sources": sources}) == set()
+    baselines.record_proof(file, seed, {"sources": sources}, [proof("two")])
+
+    assert baselines.proven(file, seed, {"sources": sources}) == {"two"}
+
+
+def test_recorded_proof_is_complete() -> None:
+    """If there is a record; a bug that came later is not in it yet."""
+    for file in FOLDER.glob(BUGS):
+        document = json.loads(file.read_text(encoding="utf-8"))
+        assert document["detected"] == document["bugs"] == len(document["results"])
+        assert 0 < document["bugs"] <= len(find_bugs())

@@ -38,15 +38,17 @@ def write(run: Path, **plan: Any) -> None:
     whole = {"what": "gate", "target": "reference", "seed": 3, "effort": 0.8, "sources": "today"}
     folder.write_json(run / folder.PLAN, {**whole, **plan})
     folder.write_json(
-        run / folder.VERDICT, {"scenarios": [{"scenario": NAME, "validity": "unknown"}]}
+        run / folder.VERDICT,
+        {"scenarios": [{"scenario": NAME, "validity": "unknown", "seconds": 2.5}]},
     )
 
 
 def test_verdicts_of_a_gate_are_read(gate: Path) -> None:
-    """With its seed and its effort."""
+    """With its seed, its effort, and the seconds of each scenario."""
     clean = read_clean_run(gate, "reference")
 
     assert (clean.seed, clean.effort, clean.verdicts) == (3, 0.8, {NAME: Validity.UNKNOWN})
+    assert clean.seconds == {NAME: 2.5}
 
 
 @pytest.mark.parametrize(

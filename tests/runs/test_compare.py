@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -15,21 +21,52 @@ import pytest
 from harness.cli import main as command
 from harness.core.errors import TargetUnavailableError
 from harness.runs import compare
-from harness.runs.compare import Comparison, drawn_order, judged, log_ratio, markdown
-from harness.runs.figures import BOOT, CPU, FIGURES, LIST, SEARCH, TURN
+from harness.runs import figures as figures_module
+from harness.runs.compare import Comparison, Host, drawn_order, judged, log_ratio, markdown
+from harness.runs.figures import (
+    BOOT,
+    CPU,
+    EVENT_P99,
+    FIGURES,
+    LIST,
+    SEARCH,
+    TAILS,
+    TURN,
+    idle_shares,
+    lock_waits,
+)
 from harness.runs.ratios import (
     ALPHA,
     Word,
     blocks_needed,
     centre,
-    chance,
     corrected,
     exit_code,
     interval,
 )
+from harness.targets.reference.target import ReferenceTarget
 from tests.support.simulated_rounds import MACHINES, Blocks, simulated
 
 FEW = 20  # resamples
+LONG_S = 20.0
+
+
+class Loop:
+    """A process that runs one line, and says when it begins."""
+
+    def __init__(self, line: str) -> None:
+        command = [sys.executable, "-S", "-c", f"import time; print(1, flush=True); {line}"]
+        command[-1] = command[-1].replace("; while", "\nwhile")
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603
+        self.pid = self._process.pid
+
+    def await_start(self) -> None:
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 def words(blocks: Blocks, margin: float = 0.03) -> dict[str, Word]:
@@ -55,7 +92,7 @@ def test_slower_figure_alone_is_named() -> None:
 
 def test_slow_down_within_the_margin_is_none() -> None:
     """It is significant on a quiet machine, and yet the same; with a margin of 0 it is slower."""
-    blocks = simulated(MACHINES["quiet"], Random(1), 12, {CPU: 1.02})
+    blocks = simulated(MACHINES["quiet"], Random(1), 14, {CPU: 1.02})
     assert words(blocks)[CPU] is Word.SAME
     assert words(blocks, 0.0)[CPU] is Word.SLOWER
 
@@ -80,30 +117,43 @@ def test_drift_within_a_group_cancels() -> None:
     [
         ([0.1 * n for n in range(1, 13)], 2 / 2**12),
         ([0.1] * 8, 2 / 2**8),  # ties
-        ([0.1] * 7 + [0.0], 2 / 2**7),  # a zero has no sign
+        ([0.1] * 7 + [0.0], 4 / 2**8),  # a zero has no sign
         ([0.0] * 12, 1.0),
         ([-1.0, 1.0], 1.0),
     ],
 )
 def test_chance_is_exact(values: Sequence[float], expected: float) -> None:
-    """By the number of assignments of signs."""
-    assert chance(values) == pytest.approx(expected)
+    """By the number of assignments of signs; a figure twice is one figure."""
+    assert corrected([values]) == pytest.approx([expected])
+    assert corrected([values, values]) == pytest.approx([expected] * 2)
 
 
-def test_correction_is_holms() -> None:
-    """Sorted, multiplied by how many are left, and never falling."""
-    assert corrected([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert corrected([0.9, 0.8]) == [1.0, 1.0]
+def test_correction_counts_other_figures() -> None:
+    """No p-value is below its own alone; that of a large effect stays small."""
+    rng = Random(1)
+    rows = [[rng.gauss(shift, 1) for _ in range(12)] for shift in (2, 0.4, 0, 0)]
+    alone = [corrected([row])[0] for row in rows]
+    together = corrected(rows)
+    assert all(a <= b for a, b in zip(alone, together, strict=True))
+    assert together[0] < 0.01 < min(together[1:])
+    assert together[1] > alone[1]
+    assert corrected([]) == []
+
+
+def test_many_blocks_are_drawn() -> None:
+    """Above 14 blocks signs are drawn, with nearly the same p-value, and the seed's."""
+    rng = Random(1)
+    rows = [[rng.gauss(0.5, 1) for _ in range(14)], [rng.gauss(0, 1) for _ in range(14)]]
+    padded = [[*row, 0.0] for row in rows]
+    assert corrected(padded, 1) == pytest.approx(corrected(rows), abs=0.02)
+    assert corrected(padded, 1) == corrected(padded, 1)
 
 
 def test_enough_blocks_can_be_significant() -> None:
-    """One fewer cannot, however large the difference."""
-    for figures in (1, 8, 10):
+    """One fewer cannot, however large the difference, where the figures have nothing in common."""
+    for figures in (1, 8, 16):
         needed = blocks_needed(figures)
-        smallest = [
-            chance([float(n) for n in range(1, blocks + 1)]) for blocks in (needed, needed - 1)
-        ]
-        assert smallest[0] * figures <= ALPHA < smallest[1] * figures
+        assert 2 / 2**needed * figures <= ALPHA < 2 / 2 ** (needed - 1) * figures
 
 
 def test_interval_holds_the_centre() -> None:
@@ -129,6 +179,66 @@ def test_exit_code_is_1_for_slower_only() -> None:
     assert code() == 2
 
 
+def test_noisy_tail_is_no_verdict() -> None:
+    """A high percentile may be too noisy, but not slower; asked for alone it must be clear."""
+    (row,) = judged(simulated(MACHINES["quiet"], Random(1), 13), (EVENT_P99,), 0.5, 1, FEW)
+    noisy = replace(row, word=Word.TOO_NOISY)
+    quiet = replace(row, figure=TURN, word=Word.SAME)
+    assert exit_code([noisy, quiet], TAILS) == 0
+    assert exit_code([noisy, quiet]) == 2
+    assert exit_code([replace(noisy, word=Word.SLOWER), quiet], TAILS) == 1
+
+
+class ProbeClock:
+    """A clock that the pauses of a probe advance; `has_waited` once they are 30 ms."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.has_waited = threading.Event()
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += 0.001
+        if self.now_s >= 0.03:
+            self.has_waited.set()
+        time.sleep(seconds)
+
+
+def test_lock_wait_shows_a_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait of another writer lasts as long as the lock is held; no file, no wait."""
+    clock = ProbeClock()
+    monkeypatch.setattr(figures_module, "time", clock)
+    path = tmp_path / "state.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("CREATE TABLE held (id)")
+        holder.execute("BEGIN IMMEDIATE")
+        with lock_waits(str(path)) as waits_ms:
+            assert clock.has_waited.wait(LONG_S)
+            held = list(waits_ms)
+            holder.execute("ROLLBACK")
+            while not waits_ms:
+                time.sleep(0.001)
+    assert held == []
+    assert waits_ms[0] >= 30
+
+    with lock_waits(str(tmp_path / "absent.db")) as none:
+        pass
+    assert none == []
+    assert not (tmp_path / "absent.db").exists()
+
+
+def test_idle_share_shows_a_busy_process() -> None:
+    """A process that computes costs nearly a core; one that sleeps counts as the floor."""
+    with closing(Loop("while True: pass")) as busy, closing(Loop("time.sleep(60)")) as idle:
+        for each in (busy, idle):
+            each.await_start()
+        shares = idle_shares([busy.pid, idle.pid], 0.3)
+    assert shares[0] > 5
+    assert shares[1] < shares[0] / 4
+
+
 def test_figure_of_one_side_is_unavailable() -> None:
     """It is no row, and the table says so."""
     blocks = simulated(MACHINES["quiet"], Random(1), 12)
@@ -150,6 +260,7 @@ def test_command_writes_rounds_and_is_red(
     rounds = iter(simulated(MACHINES["quiet"], Random(2), 14, {TURN: 1.3}))
     monkeypatch.setattr(compare, "measure_block", lambda *_: next(rounds))
     monkeypatch.setattr(compare, "cores", lambda: ([], []))
+    monkeypatch.setattr(compare, "count_boot", lambda *_: {})
     arguments = ["compare", "reference", "reference", "--seed", "2", "--json"]
 
     assert command.run_command([*arguments, "--reports", str(tmp_path)]) == 1
@@ -167,7 +278,7 @@ def test_command_writes_rounds_and_is_red(
     ("arguments", "sentence"),
     [
         (["refrence", "reference"], "unknown target 'refrence'"),
-        (["reference", "sqlite@jitter-15"], "target 'sqlite@jitter-15' has no ability 'server'"),
+        (["reference", "sqlite@jitter-15"], "target 'sqlite@jitter-15' has no ability 'measured'"),
         (["reference", "reference", "--blocks", "5"], "need at least 12 blocks"),
         (["reference", "reference", "--figure", "turns"], "unknown figure 'turns'"),
     ],
@@ -185,14 +296,32 @@ def test_side_that_does_not_boot_is_named(tmp_path: Path) -> None:
     target = f"reference@{tmp_path}"
     with (
         pytest.raises(TargetUnavailableError, match="contains no package reference_impl"),
-        compare.hosted(target, tmp_path, []),
+        compare.hosted(target, Host(tmp_path, tmp_path / "database", [])),
     ):
         pytest.fail("it booted")
+
+
+def test_database_is_filled_once_and_copied(tmp_path: Path) -> None:
+    """Each block has the same rows, and what a server writes is in no later block."""
+    target = ReferenceTarget()
+    target.prepare()
+    rows = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        instance = target.open("measured", tmp_path / name)
+        filling = {"sessions": 3, "messages": 2, "template": str(tmp_path / "template")}
+        instance.call("populate", filling)
+        with closing(sqlite3.connect(tmp_path / name / "state" / "state.db")) as db, db:
+            rows.append(db.execute("SELECT count(*) FROM messages").fetchone())
+            db.execute("DELETE FROM messages")
+        instance.close()
+    assert rows == [(6,), (6,)]
 
 
 def test_same_rounds_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All randomness of the judgement is the seed's."""
     monkeypatch.setattr(compare, "cores", lambda: ([], []))
+    monkeypatch.setattr(compare, "count_boot", lambda *_: {})
     results: list[dict[str, Any]] = []
     for number in range(2):
         rounds = iter(simulated(MACHINES["shared"], Random(2), 14))

@@ -225,3 +225,35 @@ def test_profiles_are_compared_by_figures(tmp_path: Path) -> None:
     assert run.figures["latency: event p99"] == 2.0
     assert run.figures["memory: MiB"] == 4.0
     assert compare(run, run).exit_code == 0
+
+
+def test_comparisons_are_compared_by_figures(tmp_path: Path) -> None:
+    """Medians, and the least of each count; a run that judges no scenario has no such figures."""
+    folder.write_json(tmp_path / folder.PLAN, {"target": "a and b"})
+    row = {"figure": "search, ms", "a": 1.0, "b": 2.0}
+    count = {"figure": "SQL statements a turn", "a": [20.0, 20.0], "b": [22.0, 23.0]}
+    folder.write_json(tmp_path / "compare.json", {"figures": [row], "counts": [count]})
+
+    run = read_run(tmp_path)
+    assert run.figures == {
+        "search, ms: A": 1.0,
+        "search, ms: B": 2.0,
+        "SQL statements a turn: A": 20.0,
+        "SQL statements a turn: B": 22.0,
+    }
+    assert compare(run, run).exit_code == 0
+
+
+def test_diff_says_why_nothing_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 always has a line: what was not judged, another target, a run that was killed."""
+    earlier = gate_run(tmp_path / "1", {"a": VALID})
+    later = gate_run(tmp_path / "2", {"b": VALID})
+    folder.write_json(later / folder.PLAN, {"target": "other", "seed": 1, "scenarios": ["b"]})
+    (later / folder.VERDICT).unlink()
+
+    assert command.run_command(["diff", str(earlier), str(later)]) == 2
+    out = capsys.readouterr().out
+    assert "no longer judged: a (valid, now not tried)" in out
+    assert "another target: toy, now other" in out
+    assert "no conclusion: 2 (it did not end)" in out
+    assert "1 scenarios no longer judged since 1" in out

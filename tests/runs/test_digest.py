@@ -1,14 +1,12 @@
-"""Tests of the digest of a night: what is new, what moved, and the steps of the nightly session."""
+"""Tests of the digest of a night: what is new, and what moved."""
 
 from __future__ import annotations
 
-import ast
 import time
 from pathlib import Path
 
 import pytest
 
-from harness.cli import main as command
 from harness.contract import promises
 from harness.core.errors import UsageError
 from harness.core.verdict import VALID, Anomaly, Verdict
@@ -18,7 +16,6 @@ from harness.runs.digest import STAMP, digest, exit_code, store
 from harness.runs.gate import Conclusion
 from harness.runs.gate import store as store_gate
 
-ROOT = Path(__file__).parents[2]
 NOW_S = time.mktime(time.strptime("20261128T060000", STAMP))
 DAY_S = 86_400.0
 LOST = Verdict((Anomaly(promises.S2, "a message is <b>lost</b>"),))
@@ -100,17 +97,3 @@ def test_night_without_runs_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="expected a run of the last 24 hours"):
         digest(tmp_path, DAY_S, NOW_S)
-
-
-def test_steps_of_the_nightly_session_exist() -> None:
-    """Each is a command with options that it has, and bounded by one of them or by its work."""
-    tree = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
-    (steps,) = [
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NIGHTLY"
-    ]
-    source = ast.unparse(steps).replace("MUTANTS", "'mutants.sqlite'")
-    for name, *arguments in ast.literal_eval(source).values():
-        shared = ["--seed", "1", "--reports", "x", "--keep", "60"]
-        command.cli.commands[name].make_context(name, [*arguments, *shared])

@@ -19,9 +19,10 @@ import pytest
 
 from harness.cli import main as command
 from harness.contract import promises
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, UsageError
 from harness.core.verdict import VALID, Anomaly, Validity, Verdict
 from harness.engine import runner
+from harness.engine.scenario import Mode
 from harness.mutation.known_bugs import KnownBug, find_bugs, plant
 from harness.report import folder
 from harness.report.judgement import Record
@@ -84,6 +85,14 @@ def test_a_short_budget_gives_unknown(tmp_path: Path) -> None:
 
     assert (conclusion.word, conclusion.exit_code) == ("unknown", 2)
     assert conclusion.unfinished == [LIFECYCLE]
+
+
+@pytest.mark.usefixtures("no_canary")
+def test_a_busy_machine_gets_more_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked comes to a verdict, though it took longer than the budget."""
+    monkeypatch.setattr(gate, "GRACE", TIMEOUT_S / 0.2)
+
+    assert run_gate(tmp_path, budget_s=0.2).unfinished == []
 
 
 @pytest.mark.usefixtures("no_canary")
@@ -195,6 +204,16 @@ def test_a_canary_that_cannot_be_planted_keeps_records(
     assert conclusion.exit_code == 255
     assert conclusion.broken == {"canary commit-every-turn": "commit-every-turn.patch does not fit"}
     assert folder.read_json(conclusion.run / folder.VERDICT)["scenarios"]
+
+
+def test_a_canary_without_patch_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is judged, by the name that the suite has for it."""
+    monkeypatch.setattr(gate, "canaries", lambda: {Mode.MODEL: "no-such-bug"})
+    with pytest.raises(UsageError, match="unknown bug 'no-such-bug'"):
+        run_gate(tmp_path)
+    assert not [*tmp_path.iterdir()]
 
 
 # Known bugs

@@ -11,7 +11,7 @@ import pytest
 
 from harness.core.errors import UsageError
 from harness.runs.growing import SAMPLES, GrowthReport, grows
-from harness.runs.holders import path_to
+from harness.worker.holders import path_to
 
 FEW = 2 * SAMPLES
 

@@ -16,6 +16,7 @@ from harness.contract.workloads.load import Load
 from harness.core import history
 from harness.core.history import History, Journal
 from harness.engine.context import Context
+from harness.processes.tracing import parse_strace
 from harness.report.load import Second
 from harness.runs import profile
 from harness.targets.reference.target import ReferenceTarget
@@ -59,8 +60,14 @@ def test_one_second_gives_no_costs() -> None:
     assert "us an event" not in profile.processor([second(5, 5, 0.1)], 0.1)
 
 
+def test_inseparable_costs_are_unavailable() -> None:
+    """Where each call has the same events, no division is right: none is zero."""
+    found = profile.processor([second(20 * n, n, n / 100) for n in range(1, 9)], 1.0)
+    assert found["us an event"] == found["us a call"] == profile.INSEPARABLE
+
+
 def test_parse_strace_reads_rows_with_errors() -> None:
-    assert profile.parse_strace(SUMMARY) == {"futex": 600, "fsync": 540}
+    assert parse_strace(SUMMARY) == {"futex": 600, "fsync": 540}
 
 
 COUNTED = """

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -28,7 +27,6 @@ from harness.report import folder, soaking, trends
 from harness.runs import soak
 from harness.runs.pytest_run import no_progress
 from harness.runs.soak import SoakEpisode, SoakPlan, SoakResult, run_soak
-from scenarios.soak.test_growth import CHURN, CHURN_GROWTH
 
 OPERATIONS = 20_000
 
@@ -69,6 +67,10 @@ class Host:
         assert reading == "containers/lifecycle_entries"
         return [{"file": "lifecycle.py", "line": 92, "blocks": 10, "evenness": 0.9}]
 
+    def holders(self, reading: str) -> list[dict[str, Any]]:
+        assert reading == "containers/lifecycle_entries"
+        return [{"path": "lifecycle.LIFECYCLE.sessions", "entries": 10}]
+
     def close(self) -> None:
         self.closed = True
 
@@ -98,12 +100,7 @@ class Hosts:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes samples often, judges growth alone, and replaces stacks and flame graphs.
-
-    The toy has one container, so exact sizes of all would not fit it.
-    """
-    growth_only = replace(CHURN, checker=CHURN_GROWTH)
-    monkeypatch.setattr(soak, "choose", lambda _names: {soak.SCENARIO: growth_only})
+    """Takes samples often, and replaces stacks and flame graphs."""
     monkeypatch.setattr(soak, "PERIOD_MIN_S", 0.0002)
     monkeypatch.setattr(probe, "stacks", lambda _pid: "stacks")
 
@@ -147,6 +144,7 @@ def test_growth_ends_the_soak_with_its_source(
     assert float(slope[1]) == pytest.approx(0.1, rel=0.2)  # one session in ten operations
     assert [row[0] for row in soaking.rows(done.to_json())] == ["containers/lifecycle_entries"]
     assert "allocated at lifecycle.py:92" in text
+    assert "held by lifecycle.LIFECYCLE.sessions (+10 entries" in text
     assert "a flame graph: unavailable: no py-spy" in text
     assert (done.run / "stacks.txt").read_text() == "stacks"
     assert [host.closed for host in hosts.opened] == [
