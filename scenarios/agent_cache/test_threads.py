@@ -8,7 +8,6 @@ from harness.contract.checkers.threads.memory_orders import memory_orders
 from harness.contract.checkers.threads.plain_answers import with_plain_answers
 from harness.core.history import History
 from harness.core.verdict import Verdict
-from harness.engine.scenario import Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.schedule import Call, LockRules
 from harness.workloads.threads import Interleaving, Program
@@ -92,19 +91,14 @@ MEETINGS = Interleaving(
     },
 )
 
-AGENT_CACHE_THREADS = Scenario(
-    name="agent-cache-threads",
-    mode=Mode.SCHEDULE,
+AGENT_CACHE_THREADS = MEETINGS.scenario(
+    "agent-cache-threads",
     ability="agent_cache_threads",
     promises=(
         *(promises.A1, promises.A2, promises.A3, promises.A4, promises.A5),
         *(promises.L8, promises.L14),
     ),
-    workload=MEETINGS.explore,
-    checker=MEETINGS.judge,
-    expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
     examples=3_800,
-    replay=MEETINGS.replay,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain, product
 
 from harness.contract import promises
@@ -10,7 +11,6 @@ from harness.contract.checkers.threads.channel_lifetime import check_channel_lif
 from harness.contract.checkers.threads.plain_answers import with_plain_answers
 from harness.core.contract import Promise
 from harness.core.history import History
-from harness.engine.scenario import Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.schedule import Call
 from harness.workloads.threads import Interleaving, Program
@@ -72,6 +72,7 @@ def program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> P
 
 
 READ = Call("read_run", {"stream": "r"})
+RELAY = Call("relay_run", {"stream": "r", "clients": 2})
 END = Call("end_run", {"stream": "r"})
 CLOSE = Call("close_all")
 
@@ -88,7 +89,12 @@ WITHDRAW = Call("withdraw", {"stream": "r"})
 FORGET = Call("forget", S)
 NEXT_RUN = Call("begin_run", {**S, "stream": "n"})
 BEGUN = (BEGIN_RUN, emit(1))
-SUBSCRIBES = ("subscribe", "read_events", "watch_list")
+SUBSCRIBES = ("subscribe", "read_events", "watch_list", "greet")
+
+
+def count(messages: int) -> Call:
+    """The session has this number of messages from now on."""
+    return Call("count", {**S, "messages": messages})
 
 
 def heard(reader: str) -> Call:
@@ -181,6 +187,13 @@ CHANGES = (
         (BEGIN_RUN,),
         (LAST, READ, SIZES),
     ),
+    met_program(
+        "a client meets the end of a turn",
+        promises.C3,
+        (count(2),),
+        (Call("greet", {**S, "reader": "r1", "known": 2}),),
+        (count(4),),
+    ),
 )
 
 
@@ -198,6 +211,10 @@ RUNS = (
     run_program("a reader meets the events", (emit(1),), (READ,), (emit(2), LAST, END)),
     run_program("two readers meet the end", (emit(1), emit(2)), (READ,), (READ,), (LAST, END)),
     run_program("a reader meets a run without a last event", (emit(1),), (READ,), (END,)),
+    replace(
+        run_program("two threads meet a relay", (), (RELAY,), (emit(1), LAST), (emit(2),)),
+        strategies=("sticky", "pct-3"),
+    ),
     run_program("a reader meets the shutdown", (emit(1),), (READ,), (emit(2),), (CLOSE,)),
 )
 
@@ -238,10 +255,11 @@ def channel_was_collected(history: History) -> bool:
 
 # Calls that nothing may refuse, and calls that return nothing.
 SILENT = (
-    *("begin_run", "change_list", "close_all", "end_run", "forget", "leave", "notify"),
+    *("begin_run", "change_list", "close_all", "count", "end_run", "forget", "greet", "leave"),
+    "notify",
     *("read_events", "subscribe", "wait", "watch_list", "withdraw"),
 )
-ACCEPTED = (*SILENT, "collect", "emit", "heard", "read_run", "sizes")
+ACCEPTED = (*SILENT, "collect", "emit", "heard", "read_run", "relay_run", "sizes")
 
 MEETINGS = Interleaving(
     programs=(
@@ -258,13 +276,14 @@ MEETINGS = Interleaving(
         *RUNS,
         *CHANGES,
     ),
-    modules=("reference_impl.live.event_buffer",),
+    modules=("reference_impl.live.event_buffer", "reference_impl.web.streams"),
     check=with_plain_answers(check_channel_lifetime, promises.C9, accepted=ACCEPTED, silent=SILENT),
     meetings={
         "a reader met a collection": reader_met_collection,
         "a channel was collected": channel_was_collected,
         "a reader met the end of its run": reader_met_end,
         "a reader came after the end": late_reader,
+        "events met a relay": met("relay_run", "emit"),
         "two changes of the list met": met("change_list", "change_list"),
         "a reader met a run's start": met("read_events", "begin_run"),
         "a reader met a cancel": met("subscribe", "withdraw"),
@@ -273,22 +292,18 @@ MEETINGS = Interleaving(
         "a reader met a deletion": met("subscribe", "forget"),
         "an event met itself": met("emit", "emit"),
         "a notice met a reader": met("heard", "notify"),
+        "a client met the end of a turn": met("greet", "count"),
     },
 )
 
-CHANNELS_THREADS = Scenario(
-    name="channels-threads",
-    mode=Mode.SCHEDULE,
+CHANNELS_THREADS = MEETINGS.scenario(
+    "channels-threads",
     ability="channels_threads",
     promises=(
         *(promises.C1, promises.C2, promises.C3, promises.C5, promises.C6, promises.C7),
         *(promises.C9, promises.C11, promises.H3),
     ),
-    workload=MEETINGS.explore,
-    checker=MEETINGS.judge,
-    expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
-    examples=1_800,
-    replay=MEETINGS.replay,
+    examples=1_600,
 )
 
 

@@ -91,23 +91,44 @@ class WatcherMachine(Machine):
     def poll(self) -> None:
         self.ask("poll")
 
+    @precondition(lambda self: self.lengths)
+    @rule(session=SESSIONS, function=st.sampled_from(["append", "rename", "end"]))
+    def poll_beside_a_write(self, session: str, function: str) -> None:
+        """Another process writes while the list of its last change is projected."""
+        if session not in self.lengths:
+            return
+        self.append(session)
+        named = {"append": "text", "rename": "title"}
+        write = {"function": function, "session": session}
+        if function in named:
+            write[named[function]] = self.text()
+        self.lengths[session] += function == "append"
+        self.ask("poll_beside", write=write)
+        self.poll()
+
     @rule()
     def look(self) -> None:
         self.ask("shown")
 
     def finish(self) -> None:
-        """Poll with a projection that works, and once more without a change."""
+        """Poll with a projection that works, once more without a change, and after rewrites."""
         self.ask("poll")
         self.ask("shown")
         self.ask("fail", how="")
         for _ in range(2):
             self.ask("poll")
         self.ask("shown")
+        for session in self.lengths:  # an older session's rewrite is announced as well
+            self.rewrite_as_many(session)
 
 
 def _announced(history: History) -> int:
     polls = history.of("poll")
     return sum(op.result is not None and op.result["announced"] is not None for op in polls)
+
+
+def _written_meanwhile(history: History) -> int:
+    return sum(bool(op.result and op.result["written"]) for op in history.of("poll_beside"))
 
 
 def _failed(history: History) -> int:
@@ -141,6 +162,7 @@ WATCHER = Scenario(
         Expectation("a projection failed", _failed),
         Expectation("a hidden session was written", _hidden),
         Expectation("messages were rewritten", _rewritten),
+        Expectation("a session was written during a projection", _written_meanwhile),
     ),
     examples=64,
 )

@@ -8,7 +8,6 @@ from harness.contract import promises
 from harness.contract.checkers.threads.plain_answers import with_plain_answers
 from harness.contract.checkers.threads.stream_shutdown import check_stream_shutdown
 from harness.core.history import History
-from harness.engine.scenario import Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.schedule import Call
 from harness.workloads.threads import Interleaving, Program
@@ -42,16 +41,11 @@ MEETINGS = Interleaving(
     meetings={"a reader met the stop": reader_met_stop},
 )
 
-WATCHER_THREADS = Scenario(
-    name="watcher-threads",
-    mode=Mode.SCHEDULE,
+WATCHER_THREADS = MEETINGS.scenario(
+    "watcher-threads",
     ability="watcher_threads",
     promises=(promises.G4,),
-    workload=MEETINGS.explore,
-    checker=MEETINGS.judge,
-    expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
     examples=1_200,
-    replay=MEETINGS.replay,
 )
 
 

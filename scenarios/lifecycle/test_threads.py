@@ -124,19 +124,14 @@ MEETINGS = Interleaving(
     },
 )
 
-LIFECYCLE_THREADS = Scenario(
-    name="lifecycle-threads",
-    mode=Mode.SCHEDULE,
+LIFECYCLE_THREADS = MEETINGS.scenario(
+    "lifecycle-threads",
     ability="lifecycle_threads",
     promises=(
         *(promises.L2, promises.L3, promises.L4, promises.L5, promises.L6),
         *(promises.L9, promises.L11, promises.L13, promises.L14),
     ),
-    workload=MEETINGS.explore,
-    checker=MEETINGS.judge,
-    expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
     examples=5_200,
-    replay=MEETINGS.replay,
 )
 
 # Every small program ------------------------------------------------------------------------------

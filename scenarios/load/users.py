@@ -230,10 +230,11 @@ class LoadUser(User):
         """
         while not self.has_to_leave:
             request = StreamRequest(session, run, after)
+            asked_s = time.time()
             try:
                 with self.opened(request) as stream:
                     for number, frame in enumerate(stream.frames(), start=1):
-                        self.note_delay(frame)
+                        self.note_delay(frame, asked_s)
                         if number == leave_after and not stream.reader.terminal:
                             break
                     if stream.reader.terminal:
@@ -247,11 +248,15 @@ class LoadUser(User):
                 gevent.sleep(AGAIN_S)
         return b""
 
-    def note_delay(self, frame: Frame) -> None:
-        """Measure the delay of an event that says when it was due."""
+    def note_delay(self, frame: Frame, asked_s: float) -> None:
+        """Measure the delay of an event that says when it was due.
+
+        One that was due before this reader asked is a replay: the reader was late, not the server.
+        """
         due_s = beat_due_s(frame.data)
         if due_s is not None:
-            generator.meter.late("event", time.time() - due_s)
+            name = "event" if due_s >= asked_s else "event, replayed"
+            generator.meter.late(name, time.time() - due_s)
 
 
 def _failed(

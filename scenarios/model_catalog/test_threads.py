@@ -10,7 +10,6 @@ from harness.contract.checkers.threads.catalog_budget import rebuilds_within_bud
 from harness.contract.checkers.threads.plain_answers import with_plain_answers
 from harness.core.history import History
 from harness.core.verdict import Verdict
-from harness.engine.scenario import Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.schedule import Call, LockRules
 from harness.targets.threads.model_catalog import BUDGET_S
@@ -74,16 +73,11 @@ MEETINGS = Interleaving(
     },
 )
 
-CATALOG_THREADS = Scenario(
-    name="catalog-threads",
-    mode=Mode.SCHEDULE,
+CATALOG_THREADS = MEETINGS.scenario(
+    "catalog-threads",
     ability="catalog_threads",
     promises=(promises.M1, promises.M2, promises.M3),
-    workload=MEETINGS.explore,
-    checker=MEETINGS.judge,
-    expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
     examples=400,
-    replay=MEETINGS.replay,
 )
 
 

@@ -16,7 +16,7 @@ PASSWORD = "open sesame"  # noqa: S105  of this scenario only
 CREDENTIALS = (  # the right ones first: after many wrong ones a server may delay a client
     *(("", ""), ("Bearer", PASSWORD), ("Basic", PASSWORD)),
     *(("Bearer", ""), ("Bearer", "open"), ("Bearer", PASSWORD[::-1])),
-    *(("Basic", ""), ("Basic", f"{PASSWORD}r"), ("Basic", "open")),
+    *(("Basic", ""), ("Basic", f"{PASSWORD}r"), ("Basic", "open"), ("Unencoded", "open!")),
 )
 
 

@@ -26,7 +26,7 @@ def stall_and_fill(context: Context) -> None:
 
 
 def _dropped(history: History) -> int:
-    return sum(op.result["dropped"] for op in history.happened.of("stall"))
+    return sum(op.result["dropped"][0] for op in history.happened.of("stall"))
 
 
 def _refused(history: History) -> int:

@@ -93,6 +93,7 @@ BAD_BODIES = (
     ],
 )
 BODIES = st.sampled_from(BAD_BODIES)
+WRONG_TYPES: tuple[Any, ...] = (True, 7, 1.5, "", " ", [], {})
 BAD_PATHS = (
     *[
         *("/nope", "/api", "/api/", "/api//sessions", "/api/session/../sessions", "/../bait.json"),
@@ -186,6 +187,29 @@ TOO_MUCH = (
     NEW + "Content-Length: 9000000\r\n\r\n",
     GET + "X: " + "y" * 20_000 + "\r\n\r\n",
 )
+BAD, NO_LENGTH, TOO_LARGE, LONG_HEAD, NO_METHOD, NO_VERSION = 400, 411, 413, 431, 501, 505
+
+
+def refusals(data: str) -> list[int]:
+    """The statuses that refuse such bytes, by what is wrong with them."""
+    head = data.partition("\r\n\r\n")[0]
+    if "Transfer-Encoding" in head:
+        return [BAD, NO_LENGTH, NO_METHOD]
+    if "9000000" in head:
+        return [TOO_LARGE]
+    if len(head) > HEAD_MAX:
+        return [LONG_HEAD]
+    if "HTTP/9.9" in head or "HTTP/2.0" in head:
+        return [BAD, NO_VERSION]
+    return [BAD, NO_METHOD] if head.startswith("get ") else [BAD]
+
+
+def malformed_bytes(data: str) -> dict[str, Any]:
+    """The argument that sends bytes which are no request."""
+    promise = promises.H2.id
+    return {"data": data, "times": 1, "bad": True, "promise": promise, "statuses": refusals(data)}
+
+
 OK = 200
 UNDO = f'{{"session_id": "{NO_SESSION}"}}'
 LAST = "Connection: close\r\n"
@@ -210,6 +234,7 @@ MIXED = (
     *((posted("", "X: y\r\n"), 400), (got("/health", method="PUT"), 405)),
     *((posted("[]" + " " * 9000), 400), (got("/openapi.json"), 200), (posted(UNDO), 404)),
     *((got("/health", "Origin: http://evil.example\r\n"), 403), (got("/health"), 200)),
+    (got(f"/api/chat/stream?stream_id={NO_RUN}", method="HEAD"), 405),  # a stream has none
 )
 
 
@@ -233,11 +258,14 @@ def conversations(rng: Random) -> Iterator[tuple[str, list[str], list[int], bool
     )
     yield "an older client", [got("/health").replace("1.1", "1.0") + got("/nope")], [200], True
     yield "no request", [got("/health") + "get\r\n\r\n" + got("/nope")], [200, 400], True
+    twice = got("/api/session?session_id=a&session_id=b")
+    yield "a field twice", [got("/health") + twice + got("/nope")], [200, 400], True
     head = posted(UNDO, WAITS).removesuffix(UNDO)
     yield "asked before the body", [head, UNDO, got("/health")], [404, 200], False
     yield "asked with the body", [head + UNDO + got("/health")], [404, 200], False
     big = f"POST /api/session/undo HTTP/1.1\r\n{HOST}Content-Length: {BODY_MAX + 1}\r\n{WAITS}\r\n"
     yield "asked, and too large", [big], [413], True
+    yield "read late", [got("/openapi.json") * LATE], [200] * LATE, False
     yield (
         "a head without an end",
         [f"GET /health HTTP/1.1\r\n{HOST}X: " + "y" * 40_000],
@@ -246,6 +274,7 @@ def conversations(rng: Random) -> Iterator[tuple[str, list[str], list[int], bool
     )
 
 
+LATE = 100  # answers that no client reads before the last request: more than a socket holds
 TORN = f"GET /api/sessions HTTP/1.1\r\n{HOST}X-Never: en"
 EXISTING = ("<session>", "<run>")  # placeholders of an existing session and run
 ID = re.compile("[0-9A-Za-z_-]+", re.ASCII)  # the widest form of an id that the contract allows
@@ -387,6 +416,7 @@ def every_mistake(known: Sequence[Endpoint]) -> Iterator[Request]:
             yield from _every_value(endpoint, plain, wrong)
         if endpoint.has_body:
             yield from (malformed(endpoint, body) for body in BAD_BODIES)
+            yield from of_wrong_types(endpoint)
         request = Request.of(endpoint, plain)
         for cursor in BAD_CURSORS if endpoint.is_stream else ():
             yield replace(request, query=[*request.query, ("after_event_id", cursor)])
@@ -438,6 +468,23 @@ def around(parameter: Parameter) -> Iterator[tuple[Any, bool]]:
         least, most = schema["minimum"], schema["maximum"]
         for value in (least - 1, least, least + 1, most - 1, most, most + 1):
             yield value, least <= value <= most
+        if parameter.place == "body":
+            yield float(least), True  # JSON has one kind of number
+
+
+def of_wrong_types(endpoint: Endpoint) -> Iterator[Request]:
+    """Each field of a body with values of other types, and without text; for no session."""
+    required = [parameter for parameter in endpoint.parameters if parameter.is_required]
+    plain: dict[Parameter, Any] = {known: PLAIN.get(known.name, "1") for known in required}
+    plain |= {known: 1 for known in required if known.schema.get("type") == "integer"}
+    plain |= {known: NO_SESSION for known in required if is_id(known)}
+    for parameter in endpoint.parameters:
+        for value in WRONG_TYPES:
+            is_blank = value == " " and not parameter.is_required
+            if parameter.place == "body" and not openapi.fits(value, parameter.schema) | is_blank:
+                bad = promises.S12 if is_id(parameter) else promises.H2
+                request = Request.of(endpoint, {**plain, parameter: value})
+                yield replace(request, bad=bad, statuses=(400,))
 
 
 def of_near_ids(known: Sequence[Endpoint]) -> Iterator[Request]:
@@ -509,7 +556,7 @@ def walk(context: Context) -> None:
         for request in every_mistake(openapi.endpoints(description)):
             ask("ask_badly", request.argument())
         for data in (*BAD_FRAMINGS, *TOO_MUCH):
-            ask("send_bytes", {"data": data, "times": 1, "bad": True, "promise": "H2"})
+            ask("send_bytes", malformed_bytes(data))
         for name, parts, statuses, closes in conversations(context.rng("conversations")):
             argument = {"name": name, "parts": parts, "wanted": statuses, "closes": closes}
             ask("converse", argument)
@@ -608,7 +655,7 @@ class BadInputMachine(Machine):
 
     @rule(data=FRAMINGS)
     def malformed_request(self, data: str) -> None:
-        self.ask("send_bytes", data=data, times=1, bad=True, promise="H2")
+        self.ask("send_bytes", **malformed_bytes(data))
 
     @rule(times=st.integers(2, 5))
     def pipelined_requests(self, times: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.checkers.conformance import Fold, conforms
 from harness.contract import promises
-from harness.contract.agent_script import ASKED, FAIL, HANG, TOOL, Tokens, sleep
+from harness.contract.agent_script import ASKED, FAIL, HANG, TOOL, Tokens, sleep, think
 from harness.contract.checkers.server.back_to_zero import resting
 from harness.contract.models.visible_state import VisibleStateModel
 from harness.core.history import History, Operation
@@ -25,12 +25,21 @@ from harness.pytest_plugin import Judge
 
 SHOWN = 3
 TOKENS = f"{Tokens(SHOWN).directive}"
-DONE, TOOLS = f"{TOKENS}{ASKED}", f"{TOKENS}{TOOL}"
+DONE, TOOLS = f"{TOKENS}{ASKED}", f"{TOKENS}{think(2)}{TOOL}"
 HELD = f"{TOKENS}{sleep(900)}{sleep(0)}"  # an agent sees a cancel between two directives
 FAILS, HANGS = f"{TOKENS}{FAIL}", f"{TOKENS}{HANG}"
 TEXTS = ("ship it", "Grüße, שלום, 你好", "🎈 \\ \"'% ⟨x⟩", "a\tb\nc", "é ≠ é")
-TITLES = ("plans", "Ünï 计划 🎈", "'; DROP TABLE sessions; --", "Plans")
+TAILS = ("", "\u200b and" + " on" * 20)  # the longer one is more than a title has
+TITLES = (
+    "plans",
+    "Ünï 计划 🎈",
+    "'; DROP TABLE sessions; --",
+    " Plans\t\n ",
+    "a long one " * 45 + "end",
+)
 STATES = ("empty", "rest", "held", "hanging", "cancelled", "failed", "ended", "interrupted")
+ENDED_IN = ("empty", "rest", "held", "interrupted")  # of the states, for a session's end
+FOREIGN = "<foreign>"  # a session of another program
 POLLED = 4  # turns that end while the list is read
 Body = Mapping[str, Any]
 # What a turn asks for; the session keeps all but the attachments.
@@ -39,6 +48,9 @@ ASKS: tuple[Body, ...] = (
     {"model": "m2", "model_provider": "p2", "workspace": "/ü", "attachments": ["a.txt", "ä/b 计"]},
     {"profile": "q2", "enabled_toolsets": ["web", "files"], "attachments": []},
     {"model": "", "enabled_toolsets": [], "attachments": ["c"]},
+    {"model_provider": "p3"},  # of the default model
+    {"workspace": "/only"},
+    {"model": "m3"},
 )
 
 
@@ -58,6 +70,7 @@ class Walker:
         self.numbers = itertools.count(1)
         self.runs: dict[str, list[str]] = {}
         self.met: set[tuple[str, str]] = set()
+        self.titles = itertools.cycle(TITLES)
 
     def ask(self, function: str, **argument: Any) -> Operation:
         """Call a function; raises BrokenError where the model refuses the answer."""
@@ -87,7 +100,7 @@ class Walker:
         """Start a turn; returns the name of its run."""
         number = next(self.numbers)
         run = f"<r{number}>"
-        text = f"{TEXTS[number % len(TEXTS)]} {number} {script}"
+        text = f"{TEXTS[number % len(TEXTS)]} {number} {script}{TAILS[number % len(TAILS)]}"
         asked = ASKS[number % len(ASKS)]
         self.post("/api/chat/start", run, session_id=session, message=text, **asked)
         self.runs[session].append(run)
@@ -134,6 +147,19 @@ class Walker:
         self.show(run)
         return run
 
+    def over(self, change: str) -> str:
+        """A session that is over, or has been; returns its name.
+
+        Only an old one has a turn: a start compares all copies of a session with a recent turn.
+        """
+        session = self.new()
+        if change == "age":
+            self.talk(session)
+        self.post("/api/session/end", session_id=session)
+        if change == "reopen":
+            self.post("/api/session/reopen", session_id=session)
+        return session
+
     def prepared(self, state: str) -> tuple[str, str]:
         """A session in that state, and its last run; an interrupted one still needs its kill."""
         session = self.new()
@@ -170,7 +196,8 @@ class Walker:
     def see_all(self, session: str, run: str) -> None:
         """Ask everything that changes nothing, and with every size of a page."""
         self.see(session, run)
-        for limit in (0, 1, 2, 3, 4, 5, 10**15 - 1):
+        self.get("/api/session/processes", session_id=session)
+        for limit in (0, 3, 10**15 - 1):
             self.get("/api/session", session_id=session, msg_limit=limit)
         self.ask("call", method="HEAD", path="/api/session", query={"session_id": session})
         self.relay(run)
@@ -198,6 +225,7 @@ class Walker:
         """Ask the endpoints that are about no session."""
         for path in ("/", "/health", "/api/system/health", "/api/models"):
             self.get(path)
+        self.get("/health", deep=1)
         self.get("/api/session/recovery/audit")
         self.get("/api/sessions/gateway/stream", probe="1")
         self.post("/api/process-complete-ack")
@@ -213,6 +241,12 @@ class Walker:
         (state,) = self._fold.states
         found = state.find(session)
         return None if found is None else state.attachable(found)
+
+    def record(self, session: str) -> None:
+        """Ask for the row in state.db of a session that is at rest."""
+        found = self.find(session)
+        if found is None or found.run is None:
+            self.get("/api/session/record", session_id=session)
 
     def relay(self, run: str) -> None:
         """Read the run from its start and behind every kind of cursor."""
@@ -264,6 +298,7 @@ class Walker:
                 self.ask("read", path="/api/chat/stream", query={"stream_id": run.name})
             self.ask("conclude", session=session)
             self.see(session, run.name)
+        self.record(session)
         self.ask("stored", session=session, runs=self.runs[session])
         for first in self.runs[session][:1]:
             self.search(session, first)
@@ -302,10 +337,13 @@ Action = Callable[[Walker, str, str], str | None]
 
 
 def _rename(walker: Walker, session: str, _run: str) -> None:
-    title = TITLES[len(walker.met) % 4]
+    title = next(walker.titles)
     walker.post("/api/session/rename", session_id=session, title=title)
-    walker.get("/api/sessions/search", q=title.upper() if title.isascii() else title)
-    walker.get("/api/sessions/search", q=f"{title} nowhere")
+    words = title[:99]
+    walker.get("/api/sessions/search", q=words.upper() if words.isascii() else words)
+    walker.get("/api/sessions/search", q=f"{words} nowhere")
+    if len(walker.met) % 2:
+        walker.post("/api/session/rename", session_id=session, title="\u200b \t")  # removes it
 
 
 def _clear(walker: Walker, session: str, _run: str) -> None:
@@ -385,6 +423,23 @@ def _cancel(walker: Walker, _session: str, run: str) -> None:
     walker.get("/api/chat/stream/status", stream_id=run)
 
 
+def _end(walker: Walker, session: str, _run: str) -> None:
+    for reason in ({}, {"reason": "done"}):  # the first end stays
+        walker.post("/api/session/end", session_id=session, **reason)
+    walker.record(session)
+    walker.post("/api/sessions/prune", older_than_days=1)
+    walker.post("/api/sessions/prune", older_than_days=0, source="cli")
+    found = walker.find(session)
+    if found is not None and found.run is None:
+        walker.post("/api/session/reopen", session_id=session)
+        walker.record(session)
+        walker.post("/api/session/end", session_id=session, reason="again")
+        walker.talk(session, TOOLS)  # it reopens the session
+        walker.record(session)
+        walker.post("/api/session/end", session_id=session)
+    walker.post("/api/sessions/prune", older_than_days=0)
+
+
 def _leave(walker: Walker, session: str, _run: str) -> None:
     walker.new(prev_session_id=session)
     other = next(reversed(walker.runs))
@@ -401,14 +456,17 @@ ACTIONS: Mapping[str, Action] = {
     "start": _start,
     "aside": _aside,
     "cancel": _cancel,
+    "end": _end,
     "leave": _leave,
 }
 WHOLE = {(state, "rename") for state in STATES} | {(state, "cancel") for state in STATES}
 
 
 def cases() -> Iterator[tuple[str, str]]:
-    """Every action in every state, except those that wait for a hanging agent."""
+    """Every action in every state, except those that wait for a hanging agent; few for an end."""
     for state, action in itertools.product(STATES, ACTIONS):
+        if action == "end" and state not in ENDED_IN:
+            continue
         if state != "hanging" or action not in ("delete", "rework"):
             yield state, action
 
@@ -422,7 +480,7 @@ def walk(context: Context) -> None:
             try:
                 walk_once(walker, rng.sample([*cases()], len([*cases()])))
             except BrokenError:
-                continue
+                episode.client.ask("kill", {})  # what the walk held would count as left behind
 
 
 def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
@@ -444,9 +502,20 @@ def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
     for _ in range(2):
         run = walker.talk(short)
     walker.post("/api/session/compress", session_id=short)
-    walker.ask("kill")
+    left = {change: walker.over(change) for change in ("end", "reopen", "other end", "age")}
+    changes = {session: change for change, session in left.items()}
+    walker.ask("kill", left={**changes, FOREIGN: "foreign"})
     walker.ask("logged")
     walker.others()
+    for session in left.values():
+        walker.record(session)
+    for query in ({"older_than_days": 1}, {"older_than_days": 0, "source": "webui"}):
+        walker.post("/api/sessions/prune", **query)
+        walker.ask("stored", session=FOREIGN, runs=[])
+    for change in ("age", "end", "other end"):
+        walker.finish(left[change])
+    walker.post("/api/sessions/prune", older_than_days=0, source="cli")
+    walker.ask("stored", session=FOREIGN, runs=[])
     walker.see_all(aside, asked)
     walker.see_all(short, run)  # what it was before is not recovered
     for action, (session, run) in struck:
@@ -454,7 +523,7 @@ def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
         walker.act(action, "interrupted", session, run)
     for session in [session for session in walker.runs if walker.find(session)]:
         walker.finish(session)
-    for session, runs in [*walker.runs.items()][:: len(STATES)]:
+    for session, runs in [*walker.runs.items()][:: 3 * len(STATES)]:
         walker.absent(session, (*runs, "<no run>")[0])
     walker.others()
 
@@ -514,7 +583,7 @@ def meet_aside(walker: Walker) -> None:
 
 def poll(walker: Walker) -> None:
     """Let turns end while the list is read: a list that is made meanwhile must not be kept."""
-    session = walker.new()
+    session = walker.new(model="", enabled_toolsets=[], project_id="")  # empty is not missing
     for _ in range(POLLED):
         run = walker.start(session, DONE)
         walker.ask("read", path="/api/chat/stream", query={"stream_id": run}, polls=2)
@@ -588,6 +657,8 @@ ENDPOINTS = Scenario(
             promises.C7,
             promises.W11,
             promises.M4,
+            promises.D1,
+            promises.D13,
             promises.H2,
             promises.H4,
             promises.H6,

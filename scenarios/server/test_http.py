@@ -29,6 +29,7 @@ from harness.workloads.stateful import PromiseBrokenError
 
 NAMES = ("s1", "s2", "s3")
 TOKENS = 3
+TURNLESS = "turnless"
 OUTLIVES_S = 1.5  # longer than a kill and a boot
 SHOWN = f"{Tokens(TOKENS).directive}"
 TALKS = (SHOWN, f"{SHOWN}{TOOL}", f"{Tokens(TOKENS, threads=4).directive}")
@@ -257,8 +258,10 @@ class User:
 
         Two of them go on before the kill: what they say then must not be taken for what was
         removed, nor bring it back. The index is damaged while no server runs, and the database has
-        older replies, as many as the sidecars.
+        older replies, as many as the sidecars, and older titles, also of a session without turns.
         """
+        self.ask("new", session=TURNLESS)
+        self.ask("rename", session=TURNLESS, title=f"about {next(self._numbers)}")
         for session in NAMES:
             self.ask("delete", session=session)
             self.ask("new", session=session)
@@ -275,6 +278,8 @@ class User:
             self.conclude(session, self.begin(session, SHOWN))
         self.ask("kill", index=self._rng.choice([*INDEX_DAMAGES]), lags=True)
         self.ask("sessions")
+        self.ask("copies", session=TURNLESS)
+        self.ask("delete", session=TURNLESS)
         self.look()
 
 

@@ -40,6 +40,16 @@ def leave_in_every_way(context: Context) -> None:
             episode.client.ask("idle", {})
 
 
+def leave_stalled(context: Context) -> None:
+    """Take nothing from a run that shows much, and leave in each way."""
+    for _ in range(context.examples):
+        with context.episode() as episode:
+            episode.client.ask("begin", {})
+            for way in WAYS:
+                episode.client.ask("leave_stalled", {"way": way, "readers": READERS})
+            episode.client.ask("rest", {})
+
+
 def _left(way: str) -> Expectation:
     def count(history: History) -> int:
         return sum(op.argument["way"] == way for op in history.happened.of("leave"))
@@ -61,6 +71,27 @@ LEAVING_READERS = Scenario(
     ),
     examples=1,
 )
+
+
+def _stalled(history: History) -> int:
+    return sum(op.result["stalled"] for op in history.happened.of("leave_stalled"))
+
+
+STALLED_READERS = Scenario(
+    name="server-stalled-readers-leave",
+    mode=Mode.HTTP,
+    ability="stalled",
+    promises=(promises.C8, promises.C11, promises.H4, promises.H8),
+    workload=leave_stalled,
+    checker=conforms(LeavingReadersModel()),
+    expectations=(Expectation("a reader that took nothing left", _stalled, len(WAYS) * READERS),),
+    examples=1,
+)
+
+
+def test_stalled_readers_that_leave_are_released(judge: Judge) -> None:
+    """A reader that takes nothing is released as any other one, before it is dropped."""
+    assert judge(STALLED_READERS).is_valid
 
 
 def test_readers_that_leave_are_released(judge: Judge) -> None:

@@ -162,10 +162,21 @@ class TurnsClient(Client):
         self.ask("provider", refuses=[])
         self.say(session)
         self.accept(session)
+        self.change_owner()
         self.talk(turns=2)
         self.ask("stop")
         self.look()
         self.hear()
+
+    def change_owner(self) -> None:
+        """Let a session's turns have two agents, and commit those of both at one boundary."""
+        session = self.talk()
+        self.ask("provider", refuses=[session], takes_turns=True)
+        self.leave(session, "clear")
+        self.say(session)
+        self.hear()
+        self.ask("provider", refuses=[])
+        self.leave(session, "new")
 
 
 def walked(make: type[Client]) -> Workload:
@@ -189,6 +200,12 @@ def _requests(history: History) -> int:
 
 def _turns(history: History) -> int:
     return sum(len(op.result) for op in history.happened.of("turns"))
+
+
+def _owners(history: History) -> int:
+    """The boundaries that committed the turns of several agents of one session."""
+    asked = history.happened.of("requests")
+    return sum(len(op.result) > len(set(op.result)) for op in asked)
 
 
 def _left(history: History) -> int:
@@ -220,6 +237,7 @@ MEMORY_TURNS = Scenario(
     expectations=(
         Expectation("the provider got a request", _requests, len(ENDS)),
         Expectation("the provider got a turn", _turns, 2 * len(ENDS)),
+        Expectation("a boundary committed turns of two agents", _owners),
     ),
     examples=1,
 )

@@ -1,27 +1,30 @@
 """Scenario of two clients and a background process: each reader gets its session's notices, once.
 
-Either client starts turns in either session; a process ends meanwhile and wakes its session; a
-reader loses its connection and resumes with its last cursor.
+Either client starts turns in either session; a process prints a watched line, ends or is killed
+meanwhile and wakes its session, also when it was started by a thread that lost its turn; a reader
+loses its connection and resumes with its last cursor.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from harness.checkers.conformance import conforms
 from harness.contract import promises
-from harness.contract.agent_script import Process, Tokens
+from harness.contract.agent_script import KILL, Process, Tokens
 from harness.contract.checkers.server.back_to_zero import resting
-from harness.contract.models.notifications import ENDED, STARTED, NotificationsModel
+from harness.contract.models.notifications import ENDED, SEEN, STARTED, NotificationsModel
 from harness.core.history import History
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.workloads.stateful import Machine, explore
 
 SESSIONS = st.sampled_from(["s1", "s2"])
+KINDS = st.sampled_from(["plain", "watched", "killed", "lost"])
 READERS = st.sampled_from(["a", "b"])
 EXAMPLES_PER_SERVER = 10
 STEPS = 15
@@ -38,6 +41,7 @@ class ReadersMachine(Machine):
         self.numbers = itertools.count(1)
         self.watched: dict[str, str] = {}
         self.unheard: dict[str, tuple[str, str]] = {}  # by reader: the last notice that it will get
+        self.bound: set[str] = set()  # sessions that a process is known to belong to
         self.with_cursor: set[str] = set()  # readers that have received a notice
 
     @initialize()
@@ -46,7 +50,7 @@ class ReadersMachine(Machine):
             self.ask("new", session=session)
         for tab, session in (("a", "s1"), ("b", "s1")):
             self.open(tab, session)
-        self.start_process("s1", 0)
+        self.start_process("s1", 0, "watched")
 
     @rule(tab=READERS, session=SESSIONS)
     def open(self, tab: str, session: str) -> None:
@@ -80,15 +84,26 @@ class ReadersMachine(Machine):
     def talk_shortly(self, session: str) -> None:
         self.talk(session, f"{Tokens(2).directive}")
 
-    @rule(session=SESSIONS, seconds=st.sampled_from([0, 0.05]))
-    def start_process(self, session: str, seconds: float) -> None:
+    @rule(session=SESSIONS, seconds=st.sampled_from([0, 0.05]), kind=KINDS)
+    def start_process(self, session: str, seconds: float, kind: str) -> None:
         output = f"p{next(self.numbers)}"
-        self.talk(session, f"{Process(seconds, output).directive}")
+        process = Process(900 if kind == "killed" else seconds, output)
+        if kind == "watched":
+            process = replace(process, watch=output)
+        if kind == "lost" and session in self.bound:
+            process = replace(process, is_lost=True)
+        self.talk(session, f"{process.directive}")
         self.hear_all()
+        if kind == "killed":
+            self.talk(session, f"{KILL}")
+            self.hear_all()
+        if kind == "lost":  # what goes to no session is announced to none
+            self.ask("wakeups", session=session, outputs=[*process.reports])
         self.expect(session, ENDED, output)
         self.hear_all()
-        self.ask("wakeups", session=session, outputs=[output])
+        self.ask("wakeups", session=session, outputs=[*process.reports])
         self.ask("wait_idle", session=session)
+        self.bound.add(session)
 
     @rule(tab=READERS)
     def hear(self, tab: str) -> None:
@@ -141,12 +156,14 @@ TWO_CLIENTS = Scenario(
             promises.T1,
         ),
         *(promises.T3, promises.W1, promises.W2, promises.W6, promises.W7, promises.W11),
+        *(promises.W13,),
     ),
     workload=explore(ReadersMachine, steps=STEPS),
     checker=resting(conforms(ReadersMachine.model)),
     expectations=(
         _heard(STARTED),
         _heard(ENDED),
+        _heard(SEEN),
         _count("a reader lost its connection", "open_again"),
         _count("an end was acknowledged", "acknowledge"),
     ),

@@ -14,14 +14,9 @@ NAMES = (*INTS, *SECONDS, *SWITCHES)
 HUGE = ("9" * 30, "1" + "0" * 5000, "1e300", "inf", "31622401")
 BAD = ("", " ", "many", "0", "-1", "nan", "1e3x", "0x10", "-0.5", "5x")
 GOOD = ("1", "7", "64")
-PASSWORDS = (
-    "open sesame",
-    "Ünï пароль שלום 密码 🎈",
-    "voilà",
-    "a:b",
-    "à",
-)  # à ends in a blank byte
-NEAR = ("", "open", "voil", "voila", "密码")
+# One for each server: with a blank and colons, of many scripts, and with a blank byte at its end.
+PASSWORDS = ("open: a:b", "Ünï:пароль שלום 密码 🎈", "voilà")
+NEAR = ("", "open", "b", "voil", "voila", "密码")
 
 
 def boot_with_everything(context: Context) -> None:
@@ -30,14 +25,14 @@ def boot_with_everything(context: Context) -> None:
     for _ in range(context.examples):
         with context.episode() as episode:
             fold = Fold(SettingsModel())
-            for texts in ((), HUGE, BAD, GOOD):
+            passwords = ("", *rng.sample(PASSWORDS, len(PASSWORDS)))
+            for texts, password in zip(((), HUGE, BAD, GOOD), passwords, strict=True):
                 first = rng.randrange(len(NAMES))  # so each text is asked of some setting
                 settings = {
                     name: texts[(first + number) % len(texts)]
                     for number, name in enumerate(NAMES)
                     if texts
                 }
-                password = rng.choice(PASSWORDS) if texts else ""
                 argument = {"settings": settings, "password": password}
                 if fold.step(episode.client.ask("boot", argument)):
                     break

@@ -51,7 +51,10 @@ def cursors() -> Iterator[str]:
 
 
 def cases(endpoint: str, subject: str) -> Iterator[tuple[str | None, str]]:
-    """Each cursor by header, and those of the subject by each other parameter."""
+    """Each cursor by header, those of the subject by each other parameter, and two at once.
+
+    A client that reconnects repeats the parameters of its first request, so its header counts.
+    """
     yield None, HEADER
     yield "", "after_event_id"
     for cursor in cursors():
@@ -59,7 +62,10 @@ def cases(endpoint: str, subject: str) -> Iterator[tuple[str | None, str]]:
     if endpoint in ("run", "events", "notices"):
         yield from ((f"{subject}:{seq}", "after_event_id") for seq in (0, 1, 2, 9))
         yield from ((f"previous:{seq}", "after_event_id") for seq in (1, 6))
+        yield from ((f"{subject}:{seq}", f"{HEADER}+after_event_id") for seq in (0, 1, 2))
     if endpoint == "run":
+        for by in (f"{HEADER}+after_seq", "after_event_id+after_seq"):
+            yield from ((f"{subject}:{seq}", by) for seq in (1, 2))
         yield from ((text, "after_seq") for text in ("0", "1", "2", "9", f"{FAR}", "x", "-1"))
 
 

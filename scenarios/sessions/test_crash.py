@@ -153,8 +153,11 @@ AFTER: tuple[Asked, ...] = (
     ("restart", {}),
     ("messages", {"session": "s1"}),
     ("list", {}),
+    ("row", {"session": "s1"}),
     ("append", {"session": "s1", "text": "t5"}),
     ("messages", {"session": "s1"}),
+    ("row", {"session": "s1"}),
+    ("swap", {}),
     ("row", {"session": "s1"}),
 )
 CALLS_MAX = 60

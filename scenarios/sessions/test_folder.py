@@ -9,7 +9,8 @@ from typing import Any
 
 from harness.checkers.conformance import conforms
 from harness.contract import promises
-from harness.contract.models.session_folder import NO_NUMBER, SessionFolderModel
+from harness.contract.models.folder_values import NO_NUMBER
+from harness.contract.models.session_folder import SessionFolderModel
 from harness.core.history import History, Operation, Outcome
 from harness.engine.client import RecordingClient
 from harness.engine.context import Context
@@ -60,10 +61,12 @@ DAMAGES = (
     *("empty", "cut head", "cut tail", "text", "list", "null", "other id", "no messages"),
     *("wrong version", "nul", "removed"),
 )
+TYPED_DAMAGES = ("text for version", "strange messages")  # JSON, and values of other types
 INDEX_DAMAGES = (
     *("missing", "empty", "cut", "object", "twice", "numbers", "no id", "nul"),
     *("no title", "other title", "other version", "other time"),
 )
+LOG_DAMAGES = ("log cut", "log strange")  # of the changes behind a long list
 STRAYS = ("_x.json", "_x.json.bak", "notes.txt", "a b.json", "_y.tmp.1.2", "s1.json.orig", "é.json")
 LOCKING = (
     *("new", "append", "rename", "truncate", "change", "maintain", "cleanup", "clear", "undo"),
@@ -256,7 +259,7 @@ def walk_damage(ask: Asked, _: Random) -> None:
     """Every damage of sidecar and backup, with strange files beside; recovered twice."""
     for name in STRAYS:
         ask.call("plant", name=name)
-    for number, kind in enumerate(DAMAGES):
+    for number, kind in enumerate((*DAMAGES, *TYPED_DAMAGES)):
         plain, cleared, shrunk = (f"{letter}{number}" for letter in "pcs")
         for sid in (plain, cleared, shrunk):
             ask.filled(sid)
@@ -281,7 +284,7 @@ def walk_damage(ask: Asked, _: Random) -> None:
             for sid in (plain, cleared, shrunk):
                 ask.call("load", session=sid)
                 ask.call("delete", session=sid)
-    for kind in (*DAMAGES[:-1], NO_NUMBER):
+    for kind in (*DAMAGES[:-1], *TYPED_DAMAGES, NO_NUMBER):
         ask.filled("k")
         ask.call("shrink", session="k", keep=1)
         ask.call("corrupt_backup", session="k", kind=kind)
@@ -295,7 +298,8 @@ def walk_damage(ask: Asked, _: Random) -> None:
 
 def walk_index_damage(ask: Asked, _: Random) -> None:
     """Every damage of the index, short and long, also beside a session that has to be restored."""
-    for kind, is_wide in itertools.product(INDEX_DAMAGES, (False, True)):
+    lists = itertools.product(INDEX_DAMAGES, (False, True))
+    for kind, is_wide in (*lists, *((kind, True) for kind in LOG_DAMAGES)):
         ask.filled("i", 1)
         if is_wide:
             ask.call("rename", session="i", title="w" * WIDE)
@@ -541,7 +545,8 @@ def strike_everything(context: Context) -> None:
     for _ in range(context.examples):  # each call, and each kind of fault
         drawn += zip(others, itertools.cycle(rng.sample(STRIKES, len(STRIKES))), strict=False)
     strike_the_list(context)
-    for (function, argument), strike in (*always, *drawn):
+    unread = [(call, "unreadable once") for call in STRUCK if call[0] == "audit"]
+    for (function, argument), strike in (*always, *drawn, *unread):
         step = 6 if function == "recover" else 1 if strike.startswith("unreadable") else 2
         is_wide = rng.random() < 0.3
         for at in range(rng.randint(1, step), CALLS_MAX, step):

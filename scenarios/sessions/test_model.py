@@ -14,6 +14,7 @@ from harness.contract.models.session_store import SessionStoreModel
 from harness.core.history import History, Outcome
 from harness.engine.scenario import Expectation, Mode, Scenario
 from harness.pytest_plugin import Judge
+from harness.targets.components.session_store import EPIC
 from harness.workloads.stateful import Machine, explore
 
 NAMES = ("s1", "s2")
@@ -46,7 +47,7 @@ class SessionsMachine(Machine):
                 for _ in range(length):
                     self.append(session)
         if is_long:
-            self.rename(NAMES[0], "epic")
+            self.rename(NAMES[0], EPIC)
 
     @rule(session=SESSIONS)
     def new(self, session: str) -> None:
@@ -56,7 +57,7 @@ class SessionsMachine(Machine):
     def append(self, session: str) -> None:
         self.ask("append", session=session, text=self.text())
 
-    @rule(session=SESSIONS, title=st.sampled_from(["plans", "notes", "epic"]))
+    @rule(session=SESSIONS, title=st.sampled_from(["plans", "notes", EPIC]))
     def rename(self, session: str, title: str) -> None:
         self.ask("rename", session=session, title=title)
 

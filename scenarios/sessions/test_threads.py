@@ -8,7 +8,6 @@ from harness.contract import promises
 from harness.contract.checkers.threads.plain_answers import with_plain_answers
 from harness.contract.checkers.threads.session_writes import check_session_writes
 from harness.core.history import History, Outcome
-from harness.engine.scenario import Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.schedule import Call
 from harness.workloads.threads import Interleaving, Program
@@ -21,9 +20,12 @@ CLEANUP = Call("cleanup", S)
 CLEAR, DELETE, LISTED = Call("clear", S), Call("delete", S), Call("listed")
 MESSAGES = Call("messages", S)
 GONE = (MESSAGES, LISTED)
+COUNT_UP, COUNTED = Call("count_up"), Call("counted")
 QUIET = (MESSAGES, Call("active", S), LISTED)
+OTHER = {"session": "other"}
 SILENT = (
-    *("append", "cleanup", "clear", "delete", "leave_behind", "new", "save_copy", "start_run"),
+    *("append", "cleanup", "clear", "count_up", "delete", "leave_behind", "new", "save_copy"),
+    *("start_run",),
 )
 
 
@@ -56,7 +58,7 @@ def cleanup_met_start(history: History) -> bool:
 
 def lists_met(history: History) -> bool:
     """A list was asked for while another one was made."""
-    lists = [*history.of("listed")]
+    lists = [*history.of("listed"), *history.of("counted")]
     return any(one.meets(other) for one, other in itertools.combinations(lists, 2))
 
 
@@ -67,9 +69,29 @@ MEETINGS = Interleaving(
         program("a cleanup and a start", (NEW, STALE), (CLEANUP,), (START,)),
         program("a cleanup and an append", (NEW, STALE), (CLEANUP,), (append("t1"),)),
         program("a list as a save ends", (NEW,), (LISTED,), (append("t1"), LISTED)),
+        Program(
+            "a change as a list is made",
+            ((COUNTED,), (COUNT_UP, COUNTED)),
+            promises.S15,
+            last=(COUNTED,),
+        ),
+        Program(
+            "two sessions of one index",
+            ((append("t1"),), (Call("append", {**OTHER, "text": "t2"}),)),
+            promises.S11,
+            (NEW, Call("new", OTHER)),
+            (Call("listed_elsewhere"), LISTED),
+        ),
         program("a clear and an append", (NEW, append("t0")), (CLEAR, MESSAGES), (append("t1"),)),
         program("a delete and a copy", (NEW, append("t0")), (DELETE, LISTED), (save("t1"),)),
         program("a delete and an append", (NEW,), (DELETE, MESSAGES), (append("t1"), MESSAGES)),
+        Program(
+            "another session and a start",
+            ((Call("messages", OTHER),), (START,)),
+            promises.A6,
+            (Call("new", OTHER), NEW),
+            (Call("held"), MESSAGES, Call("active", S)),  # a read would bring it back
+        ),
     ),
     check=with_plain_answers(check_session_writes, promises.S10, accepted=(), silent=SILENT),
     meetings={
@@ -79,19 +101,14 @@ MEETINGS = Interleaving(
     },
 )
 
-SESSIONS_THREADS = Scenario(
-    name="sessions-threads",
-    mode=Mode.SCHEDULE,
+SESSIONS_THREADS = MEETINGS.scenario(
+    "sessions-threads",
     ability="sessions_threads",
     promises=(
         *(promises.S1, promises.S2, promises.S6, promises.S7, promises.S9, promises.S10),
-        *(promises.S11, promises.S15),
+        *(promises.S11, promises.S15, promises.A6),
     ),
-    workload=MEETINGS.explore,
-    checker=MEETINGS.judge,
-    expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
     examples=600,
-    replay=MEETINGS.replay,
 )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from harness.checkers.conformance import Fold, conforms
 from harness.contract import promises
@@ -41,7 +42,7 @@ class CheckedEpisode:
         self.ask(("probe", {}))
         self.ask(_append("s1", "alpha and on"))
         for session in sessions:
-            for function in ("counters", "get", "messages", "details"):
+            for function in ("counters", "get", "messages", "details", "columns"):
                 self.ask((function, {"session": session}))
         self.ask(("list", {}))
         self.ask(("search", {"word": "alpha"}))
@@ -59,23 +60,37 @@ def _create(session: str) -> Step:
     return "create", {"session": session, "source": "cli"}
 
 
-def _append(session: str, text: str, tool_calls: int = 0) -> Step:
+def _append(
+    session: str, text: str, tool_calls: int = 0, more: Mapping[str, Any] | None = None
+) -> Step:
     message = {"session": session, "role": "assistant", "text": text, "tool_calls": tool_calls}
-    return "append", message
+    return "append", {**message, "more": more}
 
 
 S1 = {"session": "s1"}
+ABOUT = {"model": "small", "model_config": {"steps": 3}, "parent_session_id": "s2"}
+USAGE = {"cache_read_tokens": 2, "reasoning_tokens": 4, "cost_usd": 0.25, "billing_mode": "api"}
+DETAILS = {"tool_name": "search", "reasoning": "so", "reasoning_details": [{"text": "so"}]}
 KINDS = (
     Kind(lambda n: _append("s1", f"alpha {n}")),
-    Kind(lambda n: _append("s1", f"alpha {n}", tool_calls=2)),
-    Kind(lambda n: ("replace", {**S1, "messages": [["user", f"alpha {n}"], ["tool", "beta"]]})),
+    Kind(lambda n: _append("s1", f"alpha {n}", tool_calls=2, more=DETAILS)),
+    Kind(
+        lambda n: (
+            "replace",
+            {
+                **S1,
+                "messages": [["user", f"alpha {n}"], ["assistant", "beta"]],
+                "more": [{}, DETAILS],
+            },
+        )
+    ),
     Kind(lambda _: ("clear", S1), lambda n: [_append("s1", f"alpha {n}")]),
-    Kind(lambda n: _create(f"new {n}")),
+    Kind(lambda n: ("create", {"session": f"new {n}", "source": "cli", "about": ABOUT})),
     Kind(lambda _: ("end", {**S1, "reason": "done"}), lambda _: [("reopen", S1)]),
     Kind(lambda _: ("reopen", S1), lambda _: [("end", {**S1, "reason": "done"})]),
     Kind(lambda n: ("set_title", {**S1, "title": f"plan {n}"})),
     Kind(lambda n: ("set_system_prompt", {**S1, "text": f"beta {n}"})),
-    Kind(lambda _: ("add_tokens", {**S1, "input": 3, "output": 5})),
+    Kind(lambda _: ("add_tokens", {**S1, "input": 3, "output": 5, "more": USAGE})),
     Kind(lambda n: ("add_tokens", {"session": f"new {n}", "input": 3, "output": 5})),
     Kind(lambda n: ("set_tokens", {**S1, "input": n, "output": 2 * n})),
     Kind(

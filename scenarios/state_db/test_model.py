@@ -18,13 +18,42 @@ from harness.workloads.stateful import Machine, explore
 
 NAMES = ("s1", "s2", "s3", "S1", "s10")  # ids that differ in case only, or share a prefix
 SESSIONS = st.sampled_from(["s1", "s1", "s2", *NAMES])  # most calls meet in two of them
-TITLES = st.sampled_from(["plans", "notes", None, "Plans", "计划", "", " \t "])
+TITLES = st.sampled_from(["plans", "notes", None, "Plans", "计划", "", " \t ", " a\n \u200bplan "])
 TEXTS = ("alpha", "beta", "计划", "ёлка", "naïve", "100%", "a_b", "it's")
 WORDS = st.sampled_from(TEXTS)
 QUERIES = st.sampled_from([*TEXTS, "%", "_", "al%", "*", '"', "a*b", "NAIVE", "alph", ""])
 DAYS = st.sampled_from([5, 9.9, 10.1, 19.9, 20.1, 1000])
 ROLES = st.sampled_from(["user", "assistant", "tool"])
 TOKENS = st.integers(0, 1000)
+
+
+def some(**columns: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any] | None]:
+    """Some of these columns, or none."""
+    return st.one_of(st.none(), st.fixed_dictionaries({}, optional=columns))
+
+
+MODELS = st.sampled_from(["small", "large"])
+ABOUT = some(
+    model=MODELS,
+    model_config=st.sampled_from([{"steps": 3}, {"effort": "高", "tools": ["a"]}]),
+    system_prompt=st.sampled_from(["be brief", "be exact"]),
+    user_id=st.sampled_from(["u1", "u2"]),
+    parent_session_id=st.just("s2"),
+)
+USAGE = some(
+    **{f"{name}_tokens": TOKENS for name in ("cache_read", "cache_write", "reasoning")},
+    cost_usd=st.integers(0, 8).map(lambda quarters: quarters / 4),
+    model=MODELS,
+    billing_mode=st.sampled_from(["api", "plan"]),
+)
+DETAILS = some(
+    tool_call_id=st.just("call-0"),
+    tool_name=st.sampled_from(["search", "read"]),
+    token_count=st.integers(1, 1000),
+    finish_reason=st.sampled_from(["stop", "length"]),
+    reasoning=st.sampled_from(["so it is", "因此"]),
+    reasoning_details=st.just([{"type": "text", "text": "so"}]),
+)
 
 
 class StateDbMachine(Machine):
@@ -36,19 +65,33 @@ class StateDbMachine(Machine):
         super().__init__()
         self.numbers = itertools.count()
 
-    @rule(session=SESSIONS, source=st.sampled_from(["cli", "web"]))
-    def create(self, session: str, source: str) -> None:
-        self.ask("create", session=session, source=source)
+    @rule(session=SESSIONS, source=st.sampled_from(["cli", "web"]), about=ABOUT)
+    def create(self, session: str, source: str, about: dict[str, Any] | None = None) -> None:
+        self.ask("create", session=session, source=source, about=about)
 
-    @rule(session=SESSIONS, role=ROLES, word=WORDS, tool_calls=st.integers(0, 2))
-    def append(self, session: str, role: str, word: str, tool_calls: int) -> None:
+    @rule(
+        session=SESSIONS,
+        role=ROLES,
+        word=WORDS,
+        tool_calls=st.sampled_from([0, 1, 2, {"id": "call-0"}]),
+        more=DETAILS,
+    )
+    def append(
+        self,
+        session: str,
+        role: str,
+        word: str,
+        tool_calls: int | dict[str, str],
+        more: dict[str, Any] | None,
+    ) -> None:
         text = f"{word} {next(self.numbers)}"
-        self.ask("append", session=session, role=role, text=text, tool_calls=tool_calls)
+        self.ask("append", session=session, role=role, text=text, tool_calls=tool_calls, more=more)
 
-    @rule(session=SESSIONS, words=st.lists(WORDS, max_size=3))
-    def replace(self, session: str, words: list[str]) -> None:
-        messages = [["user", f"{word} {next(self.numbers)}"] for word in words]
-        self.ask("replace", session=session, messages=messages)
+    @rule(session=SESSIONS, words=st.lists(st.tuples(WORDS, DETAILS), max_size=3))
+    def replace(self, session: str, words: list[tuple[str, dict[str, Any] | None]]) -> None:
+        messages = [["assistant", f"{word} {next(self.numbers)}"] for word, _ in words]
+        more = [columns or {} for _, columns in words]
+        self.ask("replace", session=session, messages=messages, more=more)
 
     @rule(session=SESSIONS)
     def clear(self, session: str) -> None:
@@ -68,13 +111,13 @@ class StateDbMachine(Machine):
     def set_system_prompt(self, session: str, word: str) -> None:
         self.ask("set_system_prompt", session=session, text=word)
 
-    @rule(session=SESSIONS, given=TOKENS, made=TOKENS)
-    def add_tokens(self, session: str, given: int, made: int) -> None:
-        self.ask("add_tokens", session=session, input=given, output=made)
+    @rule(session=SESSIONS, given=TOKENS, made=TOKENS, more=USAGE)
+    def add_tokens(self, session: str, given: int, made: int, more: dict[str, Any] | None) -> None:
+        self.ask("add_tokens", session=session, input=given + 1, output=made, more=more)
 
-    @rule(session=SESSIONS, given=TOKENS, made=TOKENS)
-    def set_tokens(self, session: str, given: int, made: int) -> None:
-        self.ask("set_tokens", session=session, input=given, output=made)
+    @rule(session=SESSIONS, given=TOKENS, made=TOKENS, more=USAGE)
+    def set_tokens(self, session: str, given: int, made: int, more: dict[str, Any] | None) -> None:
+        self.ask("set_tokens", session=session, input=given + 1, output=made, more=more)
 
     @rule(session=SESSIONS, reason=st.sampled_from(["done", "error"]))
     def end(self, session: str, reason: str) -> None:
@@ -116,6 +159,7 @@ class StateDbMachine(Machine):
         self.ask("messages", session=session)
         self.ask("counters", session=session)
         self.ask("details", session=session)
+        self.ask("columns", session=session)
 
     @rule(word=QUERIES)
     def search(self, word: str) -> None:

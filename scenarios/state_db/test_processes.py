@@ -246,7 +246,7 @@ def test_locks_are_taken_at_begin_or_never(judge: Judge) -> None:
 PIN_S = 0.01
 PROMPTS = 125  # of each writer beside short readers: more than the log may hold
 OUTGROWN = LOG_BYTES_MAX // len(PROMPT) + 20  # prompts that make the log too long
-SHORT = OUTGROWN * 2 // 3  # prompts behind that: from its usual length it could outgrow it again
+SHORT = OUTGROWN  # prompts behind that: they would outgrow it again, if copies came later now
 CUT = 20  # prompts behind a long reader: enough to copy the log, and to start it over
 
 

@@ -99,15 +99,16 @@ def _killed_in(function: str) -> Callable[[History], int]:
     return count
 
 
+check_after_kills = all_of(
+    check_database_content, check_writes_after_kills, no_refused_reads, check_answers
+)
 STATE_DB_CROWD_KILLED = Scenario(
     name="state-db-crowd-killed",
     mode=Mode.CRASH,
     ability=ABILITY,
     promises=(promises.D1, promises.D2, promises.D5, promises.D8),
     workload=kill_short_lives,
-    checker=all_of(
-        check_database_content, check_writes_after_kills, no_refused_reads, check_answers
-    ),
+    checker=check_after_kills,
     replay=run_again(kill_short_lives),
     expectations=(
         Expectation("a writer was killed", _kills, 50),
@@ -148,9 +149,7 @@ STATE_DB_CROWD_KILLED_COPYING = Scenario(
     ability=ABILITY,
     promises=(promises.D1, promises.D2, promises.D5, promises.D6),
     workload=kill_while_the_log_is_copied,
-    checker=all_of(
-        check_database_content, check_writes_after_kills, no_refused_reads, check_answers
-    ),
+    checker=check_after_kills,
     replay=run_again(kill_while_the_log_is_copied),
     expectations=(Expectation("a writer was killed during a checkpoint", _kills),),
     examples=5,

@@ -64,7 +64,10 @@ def _call(rng: Random, texts: Iterator[str]) -> Call:
 # Programs in which something is in the way -------------------------------------------------------
 
 S1 = {"session": "s1"}
+S2 = {"session": "s2"}
 CREATE = Call("create", {**S1, "source": "cli"})
+CREATE_2 = Call("create", {**S2, "source": "cli"})
+CHILD = {"session": "s3", "source": "cli", "about": {"parent_session_id": "s2"}}
 TAKE = Call("take_lock")
 READS = tuple(Call(function, S1) for function in ("get", "messages", "counters"))
 SHORT_S = 0.005  # a patience that ends while the lock is polled
@@ -152,10 +155,17 @@ HARD = (
     ),
     hard(
         "a title that two sessions want",
-        (CREATE, Call("create", {"session": "s2", "source": "cli"})),
+        (CREATE, CREATE_2),
         (Call("set_title", {**S1, "title": "plans"}),),
-        (Call("set_title", {"session": "s2", "title": "plans"}), READS[0]),
-        last=(READS[0], Call("get", {"session": "s2"})),
+        (Call("set_title", {**S2, "title": "plans"}), READS[0]),
+        last=(READS[0], Call("get", S2)),
+    ),
+    hard(
+        "a parent that goes",
+        (CREATE, CREATE_2),
+        (Call("create", CHILD),),
+        (Call("delete", S2),),
+        last=(Call("get", S2), Call("columns", {"session": "s3"})),
     ),
     hard(
         "a slow sync fails",

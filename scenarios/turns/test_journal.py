@@ -52,16 +52,11 @@ MEETINGS = Interleaving(
     meetings={"two emits met": emits_met, "an end met an emit": end_met_emit},
 )
 
-JOURNAL_THREADS = Scenario(
-    name="journal-threads",
-    mode=Mode.SCHEDULE,
+JOURNAL_THREADS = MEETINGS.scenario(
+    "journal-threads",
     ability="journal",
     promises=(promises.T5, promises.C1),
-    workload=MEETINGS.explore,
-    checker=MEETINGS.judge,
-    expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
     examples=400,
-    replay=MEETINGS.replay,
 )
 
 # A disk that fails --------------------------------------------------------------------------------

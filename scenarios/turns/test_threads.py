@@ -8,7 +8,6 @@ from harness.contract import promises
 from harness.contract.checkers.threads.plain_answers import with_plain_answers
 from harness.contract.checkers.threads.wakeup_routing import check_wakeup_routing
 from harness.core.history import History
-from harness.engine.scenario import Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.schedule import Call
 from harness.workloads.threads import Interleaving, Program
@@ -64,16 +63,11 @@ MEETINGS = Interleaving(
     },
 )
 
-TURNS_THREADS = Scenario(
-    name="turns-threads",
-    mode=Mode.SCHEDULE,
+TURNS_THREADS = MEETINGS.scenario(
+    "turns-threads",
     ability="turns_threads",
     promises=(promises.T3, promises.T7, promises.W1, promises.W3, promises.W6),
-    workload=MEETINGS.explore,
-    checker=MEETINGS.judge,
-    expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
     examples=900,
-    replay=MEETINGS.replay,
 )
 
 

@@ -38,7 +38,7 @@ FAILURES = (
 )
 SIZES = (1, OUTPUT_CHARS_MAX - 1, OUTPUT_CHARS_MAX, OUTPUT_CHARS_MAX + 1, 20 * OUTPUT_CHARS_MAX)
 EXIT_CODES = (0, 1, 255, -9, None)
-FAILURES_MANY = 20
+FAILURES_MANY = 1100  # 2 ** 1024 is no float, so a delay that doubles for so long has no value
 PACES_S = (0.01, 1.5, 20.0)
 
 

@@ -7,7 +7,6 @@ from itertools import product
 from harness.contract import promises
 from harness.contract.checkers.threads.process_events import check_process_events
 from harness.core.history import History
-from harness.engine.scenario import Mode, Scenario
 from harness.pytest_plugin import Judge
 from harness.schedule import Call
 from harness.workloads.threads import Interleaving, Program
@@ -45,6 +44,7 @@ MEETINGS = Interleaving(
         program("two ends, two threads that take", (P1, P2), (DELIVER, DELIVER), (DELIVER,)),
         program("a look as the mark is refused", (REFUSED,), (LOOK, LOOK), first=(P1,)),
         program("a look as the event is marked", (P2, DELIVER), (LOOK, LOOK), first=(P1,)),
+        program("looks as the event is taken", (DELIVER,), (LOOK,), (LOOK,), first=(P1,)),
     ),
     check=check_process_events,
     meetings={
@@ -53,16 +53,11 @@ MEETINGS = Interleaving(
     },
 )
 
-PROCESSES_THREADS = Scenario(
-    name="processes-threads",
-    mode=Mode.SCHEDULE,
+PROCESSES_THREADS = MEETINGS.scenario(
+    "processes-threads",
     ability="processes_threads",
     promises=(promises.W1, promises.W3, promises.W5, promises.W9, promises.W12),
-    workload=MEETINGS.explore,
-    checker=MEETINGS.judge,
-    expectations=tuple(MEETINGS.met(meeting) for meeting in MEETINGS.meetings),
-    examples=240,
-    replay=MEETINGS.replay,
+    examples=960,
 )
 
 

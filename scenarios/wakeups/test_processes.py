@@ -23,6 +23,7 @@ Call = tuple[str, dict[str, Any]]
 SIZES = (0, 1, OUTPUT_CHARS_MAX - 1, OUTPUT_CHARS_MAX, OUTPUT_CHARS_MAX + 1, 20_000_000)
 RESTART: Call = ("restart", {})
 KILL_HOST: Call = ("kill_host", {})
+BOUNDED: Call = ("bounded", {"process": "p", "most": 4 << 20})
 HOST_ENDS = (RESTART, KILL_HOST)
 END: tuple[Call, ...] = (("left", {"running": 0}), ("proof", {}))
 
@@ -62,7 +63,8 @@ def programs() -> Iterator[list[Call]]:
     for code in (0, 1, 3, 255):
         yield [spawn("p", exit_code=code), finish(), take()]
     for size in SIZES:
-        yield [spawn("p"), say("the end", size=size), finish(), take()]
+        looked = [BOUNDED] if size == SIZES[-1] else []  # while the process goes on
+        yield [spawn("p"), say("the end", size=size), *looked, finish(), take()]
     yield [spawn("p"), say("first"), say("漢字 🙂 äß"), finish(), take()]
     yield [spawn("p"), ("kill", {"process": "p"}), take(), take(0)]
     yield [spawn("p", None), finish(), take()]
@@ -77,6 +79,10 @@ def programs() -> Iterator[list[Call]]:
         yield [*started, RESTART, ("proof", {}), *ended]
         yield [*started, finish(order[0]), take(), RESTART, *ended[2:], take(0)]
     yield [spawn("p", exit_code=3), RESTART, RESTART, finish(), take(), RESTART, take(0)]
+    kinds = ("empty", "nul", "long", "no text")
+    bad: list[Call] = [("no_command", {"kind": kind}) for kind in kinds]
+    yield [*bad, spawn("p"), ("spawn_late", {}), ("left", {"running": 1}), finish(), take()]
+    yield [spawn("p"), finish(), take(), ("kill", {"process": "p"}), ("proof", {})]
     yield from watches()
     for host_ends in HOST_ENDS:
         yield from outlived(host_ends)
@@ -113,6 +119,9 @@ def outlived(host_ends: Call) -> Iterator[list[Call]]:
         yield [watched, say("hit 1"), host_ends, take(), say("hit 2"), finish(), end]
         yield [watched, say("hit 1"), take(), host_ends, late, say("hit 2"), take(), finish(), end]
         yield [watched, host_ends, unheard("hit 1"), take(), host_ends, finish(), end, take(0)]
+        if host_ends is KILL_HOST:  # more than a host reads at once, in front of what it searches
+            burst = [unheard("\nhit 1", size=1_500_000), unheard("on", size=1_000_000)]
+            yield [watched, host_ends, *burst, take(), finish(), end]
         if host_ends is RESTART:  # after a kill, lines that were read and not reported count again
             both = [watched, say("hit 1"), say("hit 2"), take()]
             yield [*both, host_ends, late, say("hit 3"), take(), finish(), end]
@@ -177,6 +186,7 @@ PROCESSES = Scenario(
         promises.W12,
         promises.W13,
         promises.W14,
+        promises.H8,
     ),
     workload=walk,
     checker=conforms(ProcessesModel()),
