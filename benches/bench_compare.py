@@ -1,9 +1,11 @@
 """Measures how often `harness compare` is wrong: false rows without a difference, and its power.
 
-    python benches/bench_compare.py [--runs 400] [--record FILE]
+    python benches/bench_compare.py [--runs 400] [--record FILE] [--rounds COMPARE_JSON]
 
 Rounds are simulated (`tests/support/simulated_rounds.py`): machines that are quiet, shared, that
-drift, that have bursts, and heavy tails. The decisions are those of the command.
+drift, that have bursts, and heavy tails. With `--rounds`, a comparison of a target with itself that
+was really run is drawn from instead: its blocks with replacement, the sides of each at random. The
+decisions are those of the command.
 """
 
 # A script, not a package:
@@ -23,13 +25,30 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from harness.core.share import wilson  # noqa: E402  after the path
+from harness.report import folder  # noqa: E402
 from harness.runs import baselines  # noqa: E402
 from harness.runs.compare import BLOCKS, judged  # noqa: E402
 from harness.runs.figures import FIGURES, TURN  # noqa: E402
 from harness.runs.ratios import MARGIN, Word  # noqa: E402
-from tests.support.simulated_rounds import MACHINES, simulated  # noqa: E402
+from tests.support.simulated_rounds import MACHINES, Blocks, simulated  # noqa: E402
 
 EFFECTS = (1.05, 1.10, 1.20)
+RECORDED: Blocks = []
+
+
+def rounds_of(machine: str, rng: Random, slower: float = 1.0) -> Blocks:
+    """Blocks of a simulated machine, or some of those that were recorded."""
+    if machine in MACHINES:
+        return simulated(MACHINES[machine], rng, BLOCKS, {TURN: slower})
+    drawn = []
+    for block in rng.choices(RECORDED, k=BLOCKS):
+        first, second = rng.sample(("a", "b"), 2)
+        slowed = [
+            {name: value * (slower if name == TURN else 1) for name, value in each.items()}
+            for each in block[second]
+        ]
+        drawn.append({"a": block[first], "b": slowed})
+    return drawn
 
 
 def false_rows(machine: str, runs: int) -> int:
@@ -37,7 +56,7 @@ def false_rows(machine: str, runs: int) -> int:
     wrong = 0
     for number in range(runs):
         rng = Random(f"{machine}/{number}")
-        blocks = simulated(MACHINES[machine], rng, BLOCKS)
+        blocks = rounds_of(machine, rng)
         rows = judged(blocks, FIGURES, MARGIN, number, resamples=0)
         wrong += any(row.word in (Word.SLOWER, Word.FASTER) for row in rows)
     return wrong
@@ -48,7 +67,7 @@ def detections(machine: str, runs: int, effect: float) -> int:
     seen = 0
     for number in range(runs):
         rng = Random(f"{machine}/{effect}/{number}")
-        blocks = simulated(MACHINES[machine], rng, BLOCKS, {TURN: effect})
+        blocks = rounds_of(machine, rng, effect)
         rows = judged(blocks, FIGURES, MARGIN, number, resamples=0)
         seen += any(row.figure == TURN and row.word is Word.SLOWER for row in rows)
     return seen
@@ -59,11 +78,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--record", type=Path)
+    parser.add_argument("--rounds", type=Path)
     options = parser.parse_args()
+    if options.rounds is not None:
+        RECORDED.extend(folder.read_json(options.rounds)["rounds"])
     few = max(1, options.runs // 5)
     table = Table("machine", "false runs", "95 % interval", *(f"power at {e:g}" for e in EFFECTS))
     rows = []
-    for machine in MACHINES:
+    for machine in (*MACHINES, *(["recorded"] if RECORDED else [])):
         wrong = false_rows(machine, options.runs)
         low, high = wilson(wrong, options.runs)
         power = {f"{effect:g}": detections(machine, few, effect) / few for effect in EFFECTS}

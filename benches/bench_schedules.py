@@ -1,6 +1,6 @@
 """Measures how fast races are found: by this explorer, by frontrun, and by free-running threads.
 
-    python benches/bench_schedules.py [--seconds 5] [--seeds 20] [--frontrun PYTHON]
+    python benches/bench_schedules.py [--seconds 5] [--seeds 20] [--frontrun PYTHON] [--programs]
 
 The subject is the reference's session lifecycle, with three threads: two commits and a turn that
 completes meanwhile. The broken variant differs in one line: a late commit clears up to the current
@@ -9,6 +9,11 @@ numbers depend on the machine.
 
 `--frontrun` names the interpreter of a virtual environment with `pip install frontrun==0.7.0`;
 without it that arm is left out.
+
+`--programs` compares explorers instead, on the programs of `schedule_programs.py`: which broken
+ones each finds, which corrected ones it accuses, and its schedules in a processor second. Each
+other explorer gets an environment of its own below `--peers`; one that does not install is named.
+A program counts as found within `--seconds`; a corrected one is searched for a quarter of that.
 """
 
 # A script, not a package, which prints:
@@ -18,19 +23,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
+import os
+import platform
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from schedule_arms import ARMS  # noqa: E402
+from schedule_programs import PROGRAMS, Program  # noqa: E402
 
 from reference_impl.memory import lifecycle  # noqa: E402
 
@@ -40,6 +51,8 @@ TURNS = 2
 
 class Subject:
     """One lifecycle with a turn to commit, and the turns that its provider received."""
+
+    system_prompt = ""
 
     def __init__(self) -> None:
         """Complete the first turn."""
@@ -242,6 +255,92 @@ def measure_frontrun(seconds: float) -> None:
             )
 
 
+# Programs
+
+
+def _environment(arm: str, peers: Path, python: str) -> str:
+    """Return the interpreter of an explorer, installed if need be; empty if it does not install."""
+    if arm == "hermes-harness":
+        return sys.executable
+    interpreter = peers / arm / "bin" / "python"
+    if not interpreter.exists():
+        subprocess.run([python, "-m", "venv", str(peers / arm)], check=True)  # noqa: S603
+    install = [str(interpreter), "-m", "pip", "install", "-q", arm]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        print(f"{arm}: not installed: {done.stderr.strip().splitlines()[-1]}")
+        return ""
+    return str(interpreter)
+
+
+def _row(arm: str, interpreter: str, program: Program, seconds: float) -> dict[str, Any]:
+    """Run one program with one explorer, in a process of its own."""
+    variant = "broken" if program.broken else "corrected"
+    limit = seconds if program.broken else seconds / 4
+    command = [interpreter, str(Path(__file__).with_name("schedule_arms.py"))]
+    if arm == "frontrun":  # it runs only below its own command
+        command.insert(0, str(Path(interpreter).with_name("frontrun")))
+    environment = {**os.environ, "PROGRAM": program.name, "VARIANT": variant}
+    environment["PYTHONPATH"] = str(ROOT / "benches")
+    try:
+        done = subprocess.run(  # noqa: S603
+            [*command, arm, program.name, variant, str(limit)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10 + 4 * limit,
+            env=environment,
+        )
+        row: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        row = {"error": "no end"}
+    except (ValueError, IndexError):
+        row = {"error": "no result"}
+    return {"arm": arm, "program": program.name, "kind": program.kind, "variant": variant, **row}
+
+
+def compare_programs(seconds: float, peers: Path, python: str, file: Path | None) -> None:
+    """Run every program with every explorer, and print a table by kind of program."""
+    pythons = {arm: _environment(arm, peers, python) for arm in ARMS}
+    rows = [
+        _row(arm, pythons[arm], program, seconds)
+        for program in PROGRAMS
+        for arm, (_, kinds) in ARMS.items()
+        if program.kind in kinds and pythons[arm]
+    ]
+    print(
+        f"{'explorer':<16} {'kind':<8} {'found':>7} {'accused':>8} {'not run':>8}"
+        f" {'schedules/s':>12} {'seconds to find':>16}"
+    )
+    for arm in ARMS:
+        for kind in ("threads", "tasks", "mixed"):
+            own = [row for row in rows if (row["arm"], row["kind"]) == (arm, kind)]
+            if own:
+                print(f"{arm:<16} {kind:<8} {_summary(own)}")
+    for row in rows:
+        if "error" in row or row["found"] is not (row["variant"] == "broken"):
+            why = row.get("error", "missed" if row["variant"] == "broken" else "accused")
+            print(f"{row['arm']}: {row['program']}, {row['variant']}: {why}")
+    if file is not None:
+        data = {"programs": len(PROGRAMS), "python": platform.python_version(), "rows": rows}
+        file.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> str:
+    broken = [row for row in rows if row["variant"] == "broken"]
+    corrected = [row for row in rows if row["variant"] == "corrected" and "error" not in row]
+    found = [row for row in broken if row.get("found")]
+    rates = [row["per_s"] for row in corrected]
+    rate = f"{statistics.median(rates):.0f}" if rates else "-"
+    spent = f"{statistics.median(row['seconds'] for row in found):.3f}" if found else "-"
+    accused = sum(row["found"] for row in corrected)
+    errors = sum("error" in row for row in rows)
+    return (
+        f"{f'{len(found)}/{len(broken)}':>7} {f'{accused}/{len(corrected)}':>8} {errors:>8}"
+        f" {rate:>12} {spent:>16}"
+    )
+
+
 def main() -> None:
     """Run the arms in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -249,8 +348,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--frontrun", type=Path)
     parser.add_argument("--arm", choices=["frontrun"])
+    parser.add_argument("--programs", action="store_true")
+    parser.add_argument("--peers", type=Path, default=ROOT / ".nox" / "explorers")
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     logging.disable()
+    if options.programs:
+        compare_programs(options.seconds, options.peers, options.python, options.json)
+        return
     if options.arm:
         measure_frontrun(options.seconds)
         return

@@ -94,3 +94,10 @@ def test_entry_point_of_a_stranger_is_listed(tmp_path: Path) -> None:
         "abilities": ["chat"],
         "what": "a server from elsewhere",
     } in rows
+
+
+def test_clone_settings_do_not_reach_examples() -> None:
+    """A user of the library may have no plugin that the settings of the clone are for."""
+    options = ("-p", "no:timeout", "-p", "no:cacheprovider", "--collect-only", "-q")
+    finished = run(EXAMPLES, "pytest", *options)
+    assert finished.returncode == 0, finished.stdout

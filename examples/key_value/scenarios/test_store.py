@@ -95,17 +95,7 @@ ANY_SEQUENCE = Scenario(
     checker=conforms(CountersMachine.model),
     expectations=(Expectation("calls", len, 100),),
 )
-MEETING_THREADS = Scenario(
-    name="store-threads",
-    mode=Mode.SCHEDULE,
-    ability="store",
-    promises=(K1,),
-    workload=THREADS.explore,
-    checker=THREADS.judge,
-    expectations=(THREADS.met("two adds overlapped"),),
-    examples=200,
-    replay=THREADS.replay,
-)
+MEETING_THREADS = THREADS.scenario("store-threads", ability="store", promises=(K1,), examples=200)
 
 
 def test_any_sequence_of_calls_counts(judge: Judge) -> None:
