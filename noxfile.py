@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -12,16 +11,6 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "typing", "architecture", "docs", "tests"]
 
-MUTANTS = str(Path("reports", "nightly", "mutants.sqlite"))
-NIGHTLY = {
-    "gate": ("gate", "--budget", "1h"),
-    "bugs": ("prove",),
-    "soak": ("soak", "--for", "30m"),
-    "soak-http": ("soak", "--for", "30m", "--http"),
-    "days": ("soak", "--days", "30"),
-    "load": ("load", "--users", "200", "--for", "10m", "--kill-every", "60s"),
-    "mutants": ("mutate", "--session", MUTANTS, "--sample", "200", "--for", "1h"),
-}
 PYTHONS = ["3.11", "3.12", "3.13"]
 CONSTRAINTS = Path("constraints.txt")
 CONSTRAINTS_HEAD = """\
@@ -114,31 +103,33 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def nightly(session: nox.Session) -> None:
-    """Judge for some hours, and sum up what was found: `nox -s nightly -- SEED`.
+    """Judge for some hours, and sum up what was found: `nox -s nightly -- --budget 4h --seed 7`.
 
-    Each step is bounded. After a kill the same command on the same day goes on with the step that
-    was cut short; results are in `reports/nightly`, and its newest 60 runs are retained.
+    Each step is bounded. After a kill the same command goes on with the step that was cut short;
+    results are in `reports/nightly`, and its newest 60 runs are retained.
     """
     install(session, "all")
-    seed = (session.posargs or [time.strftime("%Y%m%d")])[0]
-    reports = Path("reports", "nightly")
-    done = reports / f"done-{time.strftime('%Y%m%d')}-{seed}"
-    done.mkdir(parents=True, exist_ok=True)
-    shared = ("--seed", seed, "--reports", str(reports), "--keep", "60")
-    for name, command in NIGHTLY.items():
-        if not (done / name).exists():
-            session.run("harness", *command, *shared, success_codes=[0, 1, 2])
-            (done / name).touch()
-    session.run("harness", "digest", "--since", "24h", "--reports", str(reports))
+    reports = ("--reports", str(Path("reports", "nightly")))
+    session.run("harness", "night", *reports, *session.posargs, success_codes=[0, 1, 2])
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure speed beside peers: `nox -s bench -- judging|schedules|compare|...`."""
+    """Measure speed beside peers: `nox -s bench -- judging|schedules|clean|compare|...`.
+
+    `nox -s bench -- schedules --programs` compares explorers, each in an environment of its own.
+    """
     install(session, "dev,bench")
     chosen = session.posargs[:1] or ["judging", "schedules", "state_db", "sse"]
     for name in chosen:
         session.run("python", f"benches/bench_{name}.py", *session.posargs[1:])
+
+
+@nox.session
+def evidence(session: nox.Session) -> None:
+    """Run the test file of each known bug, or of a run (`--run`), in fresh environments."""
+    install(session, "all")
+    session.run("python", "benches/bench_evidence.py", *session.posargs)
 
 
 @nox.session
