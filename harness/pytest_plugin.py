@@ -57,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--harness-effort",
         type=float,
         default=1.0,
-        help="how much each scenario asks; 1 is as much as a gate of 180 s (default: 1)",
+        help="how much each scenario asks; 1 is as much as a gate of 190 s (default: 1)",
     )
     group.addoption(
         "--harness-first-only",

@@ -106,8 +106,13 @@ class SSEUser(User):
             if response.status != OK:
                 raise http.client.HTTPException(f"GET {self.path}: status {response.status}")
             frames = Frames()
-            while data := response.read1(READ_BYTES):
-                yield from frames.cut(data.replace(b"\r", b""))
+            try:
+                while data := response.read1(READ_BYTES):
+                    yield from frames.cut(data)
+            except TimeoutError:
+                _check_read(frames)
+                raise
+            _check_read(frames)
 
     def _report(self, name: str, wrong: str) -> None:
         self._fire(name, 0.0, 0, WrongEventError(wrong))
@@ -117,3 +122,9 @@ class SSEUser(User):
         self.environment.events.request.fire(
             request_type="SSE", name=name, context={}, response=None, **facts
         )
+
+
+def _check_read(frames: Frames) -> None:
+    """Raise HTTPException if the stream sent bytes, but not one event."""
+    if frames.unread:
+        raise http.client.HTTPException(frames.unread)

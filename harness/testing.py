@@ -5,6 +5,8 @@ from harness.testing import fails, history, ok
 
 verdict = my_checker(history(ok("write", value=1), ok("read", result=2)))
 ```
+
+`run_concurrently` runs the rules of a sequential Hypothesis machine in threads or asyncio tasks.
 """
 
 from __future__ import annotations
@@ -19,6 +21,26 @@ from harness.core.errors import UsageError
 from harness.core.history import FaultInterval, History, Operation, Outcome
 from harness.core.verdict import VALID, Verdict
 from harness.engine.target import AdapterInstance, Instance
+from harness.workloads.concurrent_machines import (
+    Concurrency,
+    NotLinearizableError,
+    run_concurrently,
+)
+
+__all__ = [
+    "STEP_NS",
+    "Concurrency",
+    "FakeTarget",
+    "NotLinearizableError",
+    "RecordingChecker",
+    "at",
+    "fails",
+    "history",
+    "judged",
+    "ok",
+    "run_concurrently",
+    "unknown",
+]
 
 STEP_NS = 1_000_000  # between two events of a built history
 
@@ -62,7 +84,7 @@ def history(
             timed.append(at(operation, 2 * index, ends))
         else:
             timed.append(operation)
-    return History(tuple(sorted(timed, key=lambda each: each.invoked_ns)), faults, notes)
+    return History(tuple(sorted(timed, key=lambda operation: operation.invoked_ns)), faults, notes)
 
 
 @dataclass

@@ -58,6 +58,11 @@ class FakeAgent:
         self.act = act
         self.closed = threading.Event()
 
+    @property
+    def system_prompt(self) -> str:
+        """None is needed."""
+        return ""
+
     def run_turn(self, message: str, history: Sequence[Message], output: TurnOutput) -> str:
         """Call the function."""
         assert not self.closed.is_set()

@@ -33,7 +33,7 @@ def chromium() -> str | None:
 
 
 class Browser:
-    """One browser with one tab."""
+    """One browser with one tab, or two."""
 
     def __init__(self, folder: Path) -> None:
         """Start the browser with its profile in the folder."""
@@ -60,6 +60,7 @@ class Browser:
         self._received = b""
         self._number = 0
         self._tab: dict[str, str] = {}
+        self._other: dict[str, str] = {}
         targets = self._ask("Target.getTargets")["targetInfos"]
         page = next(target["targetId"] for target in targets if target["type"] == "page")
         attached = self._ask("Target.attachToTarget", targetId=page, flatten=True)
@@ -69,9 +70,20 @@ class Browser:
         """Go to a page."""
         self._ask("Page.navigate", url=address)
 
+    def other_tab(self, address: str) -> None:
+        """Open a page in a window of its own, and work there; `switch` goes back."""
+        page = self._ask("Target.createTarget", url=address, newWindow=True, of_tab=False)
+        asked = {"targetId": page["targetId"], "flatten": True}
+        attached = self._ask("Target.attachToTarget", **asked, of_tab=False)
+        self._other, self._tab = self._tab, {"sessionId": attached["sessionId"]}
+
+    def switch(self) -> None:
+        """Work in the other tab."""
+        self._other, self._tab = self._tab, self._other
+
     def resize(self, width: int, height: int) -> None:
         """Show pages as on a phone with a screen of that size."""
-        about = {"deviceScaleFactor": 1, "mobile": True}
+        about: dict[str, Any] = {"deviceScaleFactor": 1, "mobile": True}
         self._ask("Emulation.setDeviceMetricsOverride", width=width, height=height, **about)
 
     def run(self, script: str) -> Any:
@@ -96,9 +108,10 @@ class Browser:
                 return
         raise AssertionError(f"never came true: {condition}; {self.run('document.body.innerText')}")
 
-    def _ask(self, method: str, **parameters: Any) -> Any:
+    def _ask(self, method: str, *, of_tab: bool = True, **parameters: Any) -> Any:
         self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters, **self._tab}
+        tab = self._tab if of_tab else {}
+        message = {"id": self._number, "method": method, "params": parameters, **tab}
         os.write(self._out, json.dumps(message).encode() + b"\0")
         while True:
             response = self._next()

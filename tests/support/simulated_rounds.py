@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from random import Random
 
 from harness.runs.compare import GROUPS, drawn_order
-from harness.runs.figures import BOOT, FIGURES, MEMORY
+from harness.runs.figures import FIGURES, OFTEN, ONCE
 
-ONCE = (BOOT, MEMORY)  # measured once a block
-OFTEN = tuple(name for name in FIGURES if name not in ONCE)
 Blocks = list[dict[str, list[dict[str, float]]]]
 
 
