@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+from harness.core.errors import UsageError
 from harness.core.share import wilson
 from harness.report import folder
 from harness.report.origin import commit_of
@@ -48,6 +49,17 @@ def record_proof(
 def proven(file: Path, seed: int, conditions: Mapping[str, Any]) -> set[str]:
     """The bugs that a file names as detected, on this seed and under these conditions."""
     return {row["bug"] for row in _proofs(file, seed, conditions) if row["detected"]}
+
+
+def detecting_scenarios(file: Path) -> dict[str, list[str]]:
+    """By bug the scenarios that detected it when the file was recorded.
+
+    Raises UsageError where the file cannot be read.
+    """
+    results = folder.read_json(file).get("results")
+    if not isinstance(results, list):
+        raise UsageError(f"{file}: expected a file that `prove --record` wrote; it has no results")
+    return {row["bug"]: row.get("detected_in", []) for row in results}
 
 
 def _proofs(file: Path, seed: int, conditions: Mapping[str, Any]) -> list[dict[str, Any]]:

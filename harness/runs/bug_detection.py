@@ -44,6 +44,7 @@ class Detection:
     """The result for one bug: tries, detections by its own promise, and by each other one.
 
     `clean` is the worst verdict on the clean source; `seconds` is the mean time of a try.
+    `detected_in` are the scenarios in which its own promise was seen broken.
     """
 
     bug: KnownBug
@@ -52,6 +53,7 @@ class Detection:
     others: Mapping[str, int]
     clean: Validity
     seconds: float
+    detected_in: tuple[str, ...] = ()
 
     @property
     def is_detected(self) -> bool:
@@ -69,6 +71,7 @@ class Detection:
             "detections_by_another": dict(self.others),
             "clean": str(self.clean),
             "seconds_to_detect": round(self.seconds, 2),
+            "detected_in": list(self.detected_in),
             "detected": self.is_detected,
         }
 
@@ -80,8 +83,9 @@ class DetectionRun:
     `every` are the names of the bugs of all shares, where these are one share.
     `clean` are the verdicts on the clean source that are known, by scenario and seed, and
     `scenario_s` the seconds that a scenario took there. With `is_brief` the scenarios of a bug end
-    once one has detected it, and those that tell soonest are asked first. `keep_result` gets each
-    detection as soon as it is known; workers call it at the same time.
+    once one has detected it, and those that tell soonest are asked first: before all others those
+    that `detected_in` names for a bug. `keep_result` gets each detection as soon as it is known;
+    workers call it at the same time.
     """
 
     bugs: Sequence[KnownBug]
@@ -95,6 +99,7 @@ class DetectionRun:
     clean: Mapping[tuple[str, int], Validity] = field(default_factory=dict)
     scenario_s: Mapping[str, float] = field(default_factory=dict)
     is_brief: bool = False
+    detected_in: Mapping[str, Sequence[str]] = field(default_factory=dict)
     keep_result: Callable[[Detection], None] = lambda _: None
     warm_workers: WarmWorkers = field(default_factory=WarmWorkers, repr=False)
 
@@ -152,28 +157,39 @@ class DetectionRun:
             )
         if self.is_brief:
             names = quickest_first(names, self.scenario_s)
+            names.sort(key=lambda name: name not in self.detected_in.get(bug.name, ()))
         own, others, seconds = 0, Counter[str](), list[float]()
+        detected_in: set[str] = set()
         for seed in self.seeds:
             began = time.monotonic()
-            anomalies, cut_short = self._judge_planted(bug, names, seed, run)
+            finished, cut_short = self._judge_planted(bug, names, seed, run)
             seconds.append(time.monotonic() - began)
-            own += any(bug.promise in a.promises for a in (*anomalies, *cut_short))
+            telling = {
+                name
+                for name, anomalies in (*finished.items(), *cut_short.items())
+                if any(bug.promise in anomaly.promises for anomaly in anomalies)
+            }
+            own += bool(telling)
+            detected_in |= telling
             others.update(
                 anomaly.promise.id
+                for anomalies in finished.values()
                 for anomaly in anomalies
                 if not anomaly.behind and not bug.explains(anomaly.promises)
             )
         progress(f"{bug.name}: {own} of {len(self.seeds)}")
         worst = max(clean[name] for name in names)
         mean_s = sum(seconds) / len(seconds)
-        detection = Detection(bug, len(self.seeds), own, others, worst, mean_s)
+        detection = Detection(
+            *(bug, len(self.seeds), own, others, worst, mean_s), tuple(sorted(detected_in))
+        )
         self.keep_result(detection)
         return detection
 
     def _judge_planted(
         self, bug: KnownBug, names: list[str], seed: int, run: Path
-    ) -> tuple[list[Anomaly], list[Anomaly]]:
-        """The anomalies of the scenarios that finished, and of those that time cut short.
+    ) -> tuple[dict[str, tuple[Anomaly, ...]], dict[str, tuple[Anomaly, ...]]]:
+        """The anomalies of each scenario that finished, and of each that time cut short.
 
         What is missing at the end of the latter may be on its way: they are no reason to list
         another promise.
@@ -187,7 +203,7 @@ class DetectionRun:
             results = self._session(names, target, seed, session_folder, settings, enough=enough)
         if results.broken:
             raise HarnessError(f"{bug.name}: {next(iter(results.broken.values()))}")
-        finished = [a for record in results.records.values() for a in record.verdict.anomalies]
+        finished = {name: found.verdict.anomalies for name, found in results.records.items()}
         return finished, proven_unfinished(results, session_folder)
 
     def _session(  # noqa: PLR0913  what is asked of whom, and how it ends

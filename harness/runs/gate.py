@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -410,18 +411,17 @@ def is_detected(
         if results.broken:
             raise HarnessError("; ".join(results.broken.values()))
         finished = [a for record in results.records.values() for a in record.verdict.anomalies]
-        cut_short = proven_unfinished(results, run)
+        cut_short = chain.from_iterable(proven_unfinished(results, run).values())
     return any(bug.promise in anomaly.promises for anomaly in (*finished, *cut_short))
 
 
-def proven_unfinished(results: Results, run: Path) -> list[Anomaly]:
-    """The anomalies in the histories of scenarios that time cut short."""
-    anomalies: list[Anomaly] = []
-    for name in results.unfinished:
-        if (run / name / runner.HISTORY).exists():
-            judged = runner.judge(choose([name])[name], run / name, is_whole=False)
-            anomalies += judged.verdict.anomalies
-    return anomalies
+def proven_unfinished(results: Results, run: Path) -> dict[str, tuple[Anomaly, ...]]:
+    """The anomalies in the histories of scenarios that time cut short, by scenario."""
+    return {
+        name: runner.judge(choose([name])[name], run / name, is_whole=False).verdict.anomalies
+        for name in results.unfinished
+        if (run / name / runner.HISTORY).exists()
+    }
 
 
 def trials_of(bug: KnownBug) -> list[str]:

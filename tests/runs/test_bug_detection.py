@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pytest
 from harness.contract import promises
 from harness.core.errors import UsageError
 from harness.core.verdict import VALID, Anomaly, Validity, Verdict
-from harness.mutation.known_bugs import find_bugs
+from harness.mutation.known_bugs import KnownBug, find_bugs
 from harness.report import folder
 from harness.report.judgement import Record
-from harness.runs import bug_detection, pytest_run
+from harness.runs import baselines, bug_detection, pytest_run
 from harness.runs.bug_detection import DetectionRun, read_clean_run
 from harness.runs.gate import trials_of
 from harness.runs.pytest_run import Results, Session, no_progress
+from harness.runs.warm_trials import quickest_first
 
 BUG = "commit-every-turn"
 NAME = trials_of(find_bugs([BUG])[BUG])[0]
@@ -93,6 +95,32 @@ def test_known_verdicts_are_not_asked_again(
     assert (NAME, 3) not in asked
     assert (NAME, 4) in asked
     assert worst[NAME] is Validity.UNKNOWN
+
+
+def test_experience_decides_what_is_asked_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All others are still asked, in the order of their time."""
+    bug = next(bug for bug in find_bugs().values() if len(trials_of(bug)) > 1)
+    usual = quickest_first(trials_of(bug), {})
+    asked: list[list[str]] = []
+
+    def judge_planted(
+        _: DetectionRun, __: KnownBug, names: list[str], *___: object
+    ) -> tuple[dict[str, tuple[Anomaly, ...]], dict[str, tuple[Anomaly, ...]]]:
+        asked.append([*names])
+        return {usual[-1]: (Anomaly(bug.promise, "wrong", ()),)}, {}
+
+    monkeypatch.setattr(DetectionRun, "_judge_planted", judge_planted)
+    clean = dict.fromkeys(usual, Validity.VALID)
+    proof = DetectionRun([bug], [1], 1.0, tmp_path, 1, is_brief=True)
+    detected = proof._judge(bug, tmp_path, clean, no_progress)
+    file = tmp_path / "record.json"
+    baselines.record_proof(file, 1, {}, [detected.to_json()])
+    experienced = replace(proof, detected_in=baselines.detecting_scenarios(file))
+    experienced._judge(bug, tmp_path, clean, no_progress)
+
+    assert asked == [usual, [usual[-1], *usual[:-1]]]
 
 
 class Events:
