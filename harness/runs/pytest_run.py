@@ -25,7 +25,7 @@ LOG = "pytest.log"
 # An own settings file, so that those of the project in the current folder do not count.
 SETTINGS = "[pytest]\nconsole_output_style = classic\n"
 FOREIGN_VARIABLES = {"PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"}
-TESTS_FAILED = 1  # an exit code of pytest
+TESTS_FAILED, INTERRUPTED = 1, 2  # exit codes of pytest; with several workers the first ends all
 
 
 class Progress(Protocol):
@@ -109,7 +109,8 @@ def _follow(
         if session.enough and breaks(run / event.get("scenario", ""), session.enough):
             return None
     exit_code = child.wait()
-    return None if session.stops_early and exit_code == TESTS_FAILED else exit_code
+    ended_early = session.stops_early and exit_code in (TESTS_FAILED, INTERRUPTED)
+    return None if ended_early else exit_code
 
 
 def breaks(scenario_folder: Path, promise: str) -> bool:
@@ -164,7 +165,8 @@ def _command(session: Session, run: Path) -> list[str]:
     ]
     return [
         *(sys.executable, "-m", "pytest", "-c", str(run / "pytest.ini")),
-        *("-p", "no:cacheprovider", "-p", "no:logging", "-q", *workers),
+        # Asserts are not rewritten: each worker would do so with all modules of the harness.
+        *("-p", "no:cacheprovider", "-p", "no:logging", "--assert=plain", "-q", *workers),
         *(f"--harness-target={session.target}", f"--harness-seed={session.seed}"),
         *(["--maxfail=1"] if session.stops_early else []),
         *([] if session.goes_on else ["--harness-first-only"]),

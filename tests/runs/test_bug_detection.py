@@ -126,15 +126,15 @@ def test_experience_decides_what_is_asked_first(
 class Events:
     """A session whose scenarios end one after another; remembers which were waited for."""
 
-    def __init__(self, names: list[str]) -> None:
-        self.left = names
+    def __init__(self, names: list[str], exit_code: int = 1) -> None:
+        self.left, self.exit_code = names, exit_code
 
     def events(self, _: float) -> Iterator[dict[str, str]]:
         while self.left:
             yield {"outcome": "failed", "test": "t", "scenario": self.left.pop(0), "verdict": "x"}
 
     def wait(self) -> int:
-        return 1
+        return self.exit_code
 
 
 @pytest.mark.parametrize(("enough", "left"), [("L12", ["c"]), ("L1", []), ("", [])])
@@ -152,3 +152,17 @@ def test_session_ends_once_the_promise_is_broken(
     code = pytest_run._follow(events, 0.0, session, tmp_path, no_progress)
 
     assert (events.left, code) == (left, None if left else 1)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "stops_early", "expected"),
+    [(1, True, None), (2, True, None), (3, True, 3), (2, False, 2), (0, True, 0)],
+)
+def test_a_session_that_stops_early_has_not_failed(
+    exit_code: int, *, stops_early: bool, expected: int | None, tmp_path: Path
+) -> None:
+    """One worker of pytest then ends with 1, several with 2."""
+    session = Session(["a"], "reference", 1, 1.0, stops_early=stops_early)
+    events: Any = Events(["a"], exit_code)
+
+    assert pytest_run._follow(events, 0.0, session, tmp_path, no_progress) == expected
