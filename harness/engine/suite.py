@@ -50,11 +50,15 @@ class Suite:
 
 @dataclass(frozen=True)
 class LoadedSuite:
-    """A suite's folder, its declaration, and its scenarios by name, in the order of the files."""
+    """A suite's folder, its declaration, and its scenarios by name, in the order of the files.
+
+    `files` has the file of each scenario.
+    """
 
     folder: Path
     suite: Suite
     scenarios: Mapping[str, Scenario]
+    files: Mapping[str, Path]
 
     @property
     def patches(self) -> list[Path]:
@@ -111,15 +115,14 @@ def load_suite(folder: Path) -> LoadedSuite:
 
     Raises UsageError where one of them cannot be imported.
     """
-    files = sorted(folder.rglob("test_*.py"))
-    modules = [_import(file) for file in files]
-    scenarios = {
-        value.name: value
-        for module in modules
-        for value in vars(module).values()
-        if isinstance(value, Scenario)
-    }
-    return LoadedSuite(folder, _declared(folder, scenarios.values()), scenarios)
+    scenarios: dict[str, Scenario] = {}
+    files: dict[str, Path] = {}
+    for file in sorted(folder.rglob("test_*.py")):
+        for value in vars(_import(file)).values():
+            if isinstance(value, Scenario):
+                scenarios[value.name] = value
+                files[value.name] = file
+    return LoadedSuite(folder, _declared(folder, scenarios.values()), scenarios, files)
 
 
 def suite_with_source() -> Suite:

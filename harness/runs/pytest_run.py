@@ -157,12 +157,12 @@ def collect(scenarios: Iterable[str], run: Path, exit_code: int | None) -> Resul
 def _command(session: Session, run: Path) -> list[str]:
     workers = ["-n", str(session.workers), "--dist", "worksteal"] if session.workers > 1 else []
     chosen = [f"--harness-scenario={name}" for name in session.scenarios]
-    wanted = set(session.scenarios)
-    folders = [
-        str(suite.folder)
+    files = {
+        str(suite.files[name]): None
         for suite in find_suites()
-        if not wanted or wanted & suite.scenarios.keys()
-    ]
+        for name in session.scenarios
+        if name in suite.files
+    }
     return [
         *(sys.executable, "-m", "pytest", "-c", str(run / "pytest.ini")),
         # Asserts are not rewritten: each worker would do so with all modules of the harness.
@@ -170,7 +170,7 @@ def _command(session: Session, run: Path) -> list[str]:
         *(f"--harness-target={session.target}", f"--harness-seed={session.seed}"),
         *(["--maxfail=1"] if session.stops_early else []),
         *([] if session.goes_on else ["--harness-first-only"]),
-        *(f"--harness-effort={session.effort}", f"--harness-run-folder={run}", *chosen, *folders),
+        *(f"--harness-effort={session.effort}", f"--harness-run-folder={run}", *chosen, *files),
     ]
 
 
