@@ -262,18 +262,21 @@ class App:
         if not self.turns.end(session_id, PATIENCE_S):
             raise LockBusyError(f"session {session_id} is busy, try again")
         existed = self.store.delete(session_id)
-        self._forget(session_id)
+        self._forget(session_id, None if existed else SOURCE)
         return existed
 
-    def _forget(self, session_id: str) -> None:
-        """Remove everything else of a deleted session. Raises as state.db does."""
+    def _forget(self, session_id: str, source: str | None = None) -> None:
+        """Remove everything else of a deleted session. Raises as state.db does.
+
+        With a `source` a row of state.db stays that has another: it is of another program.
+        """
         self.runs.remove_session(session_id)
         self.channels.forget(session_id)
         self.wakeups.forget_session(session_id)
         self.turns.agents.evict(session_id)
         self.channels.sessions_changed("deleted", session_id)
         with self._sync_lock(session_id):
-            self._opened_db().delete_session(session_id)
+            self._opened_db().delete_session(session_id, source)
 
     def end_session(self, session_id: str, reason: str) -> Session:
         """Note that the session is over; the first end stays, and its next turn reopens it.

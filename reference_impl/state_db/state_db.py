@@ -365,13 +365,16 @@ class StateDb:
         rows = self._rows(_SELECT_SESSIONS + "ORDER BY started_at DESC, id")
         return [_session(row) for row in rows]
 
-    def delete_session(self, session: str) -> bool:
-        """Delete a session with its messages; False if there is none.
+    def delete_session(self, session: str, source: str | None = None) -> bool:
+        """Delete a session with its messages, of one source if it is given; False if there is none.
 
         Its children stay, without a parent.
         """
 
         def act(connection: sqlite3.Connection) -> bool:
+            found = "SELECT 1 FROM sessions WHERE id = ? AND source = ifnull(?, source)"
+            if connection.execute(found, (session, source)).fetchone() is None:
+                return False
             connection.execute("DELETE FROM messages WHERE session_id = ?", (session,))
             leave = "UPDATE sessions SET parent_session_id = NULL WHERE parent_session_id = ?"
             connection.execute(leave, (session,))

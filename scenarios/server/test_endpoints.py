@@ -509,6 +509,7 @@ def walk_once(walker: Walker, order: list[tuple[str, str]]) -> None:
     walker.others()
     for session in left.values():
         walker.record(session)
+    walker.absent(FOREIGN, "<no run>")  # the next look at its row shows it as it was
     for query in ({"older_than_days": 1}, {"older_than_days": 0, "source": "webui"}):
         walker.post("/api/sessions/prune", **query)
         walker.ask("stored", session=FOREIGN, runs=[])

@@ -29,7 +29,7 @@ PATIENCE_S = 20.0
 POLL_S = 0.005
 REST_S = 10.0
 SILENCE_S = 8.0  # of events, while comments come: two periods of them
-NEVER = {"<never>": "0" * 12, "<no run>": "0" * 32}
+NEVER = {"<never>": "0" * 12, "<no run>": "0" * 32, "<foreign>": "0" * 11 + "1"}
 HEADERS = (
     *("content-type", "cache-control", "x-content-type-options", "allow", "retry-after"),
     *("deprecation", "x-replaced-by"),
