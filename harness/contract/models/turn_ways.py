@@ -39,6 +39,9 @@ _VIEWS: dict[str, tuple[str, tuple[Promise, ...]]] = {
     "released": ("what there was before", (promises.H4, promises.C11)),
     "begun": ("a turn that goes on", (promises.H6, promises.T8)),
     "cursor": ("events, a snapshot or a refusal", (promises.C4, promises.H2)),
+    "told": ("a word on the turn", (promises.C3, promises.C7)),
+    "alone": ("a message of its own", (promises.S14, promises.T4)),
+    "filed": ("its title in the database too", (promises.S14,)),
     "taken": ("an answer that reaches its turn", (promises.T9, promises.S2)),
 }
 # The promise of a difference, by how it begins.
