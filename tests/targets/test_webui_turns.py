@@ -117,6 +117,21 @@ def test_gateway_waits_for_an_answer_or_a_stop(gateway: TurnGateway) -> None:
     assert "run.cancelled" in streams["stop"]
 
 
+def test_gateway_answers_late(gateway: TurnGateway) -> None:
+    """It has the request at once, and a run when its gate is open."""
+    answers: list[str] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(sent(gateway, "/v1/runs", {"input": "[late=g]"}))
+    )
+    asking.start()
+
+    assert came_true(lambda: bool(gateway.runs), TIMEOUT_S)
+    assert answers == []
+    gateway.opened.add("g")
+    asking.join(TIMEOUT_S)
+    assert [json.loads(answer)["run_id"] for answer in answers] == [*gateway.runs]
+
+
 @pytest.mark.parametrize(
     ("step", "error"),
     [

@@ -23,6 +23,7 @@
     [spawn=TEXT]                 starts a background process that prints this text
     [hold]                       waits until it is interrupted
     [forget=TEXT]                asks for an approval and does not wait, if a gateway does it
+    [late=NAME]                  begins only when this gate is open, if a gateway does it
     [cut]  [refuse=500]          ends in the middle, or with a status, if a gateway does it
 
 A message with one of these is followed by this module alone. A gateway follows the same steps. It
@@ -61,7 +62,7 @@ TOOLS = {
 GRANTS, FREED = ("once", "session", "always", "free"), "freed"
 _STEP = re.compile(
     r"\[(say|think|echo|call|run|edit|note|quiet|approve|free|both|clarify|raise|report|hint|blame|limit"
-    r"|usage|steered|deaf|hold|gate|spawn|parts|merged|refuse|cut|forget)(?:=([^\[\]]*))?\]"
+    r"|usage|steered|deaf|hold|gate|spawn|parts|merged|late|refuse|cut|forget)(?:=([^\[\]]*))?\]"
 )
 
 _METHODS = {"note": "_end_shown"}

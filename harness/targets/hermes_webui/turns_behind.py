@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from harness.targets.hermes_webui.server import WebuiLaunch
 from harness.targets.hermes_webui.turns import KINDS, PLAIN
 from harness.targets.hermes_webui.turns_beside import WebuiTurnsBesideAdapter
 from harness.targets.server.turn_facts import content_of
-from harness.targets.server.turns import LACKING_S, OK, Turn
+from harness.targets.server.turns import LACKING_S, OK, Turn, reading
 
 TITLED_ALIKE = ("titled alike", "titled alike too")
 IN_A_ROW = "in a row"
@@ -33,6 +34,8 @@ SESSION_STREAM = "/api/session/stream"
 FIRST = "initial"  # the event that each reader gets, whatever has happened
 COMMENTS = 2  # behind which nothing more comes at once
 CANCELLED = 2  # turns in a row
+EARLY = "cancelled early"
+EARLY_S = 0.5  # for a server that cancels without its gateway
 
 
 class WebuiTurnsBehindAdapter(WebuiTurnsBesideAdapter):
@@ -151,6 +154,24 @@ class WebuiTurnsBehindAdapter(WebuiTurnsBesideAdapter):
         except (StatusError, TimeoutError, TargetLostError):
             return "not answered"
         return "nothing of a turn that it missed: a reader came back"
+
+    # A gateway that is slow
+
+    def _go_by_gateway(self, name: str) -> None:
+        super()._go_by_gateway(name)
+        if name.endswith("cancelled"):
+            self._run_all(name, [self._turn(EARLY, ["late", "hold"])], self._cancel_early)
+
+    def _cancel_early(self, turn: Turn) -> None:
+        """Cancel the turn while the gateway has its request, and has not answered it."""
+        self._start(turn)
+        with reading(partial(self._follow, turn, f"/api/chat/stream?stream_id={turn.run}")):
+            came_true(lambda: any(run.text == turn.text for run in self._runs()), self._patience_s)
+            with ThreadPoolExecutor(1) as pool:
+                stopping = pool.submit(self._stop, turn)
+                came_true(stopping.done, EARLY_S)
+                self._open(turn.steps[0][1])
+                stopping.result()
 
     # Turns in a row
 
