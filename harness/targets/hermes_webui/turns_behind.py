@@ -70,7 +70,7 @@ class WebuiTurnsBehindAdapter(WebuiTurnsBesideAdapter):
     def _more_looks(self, turn: Turn) -> Mapping[str, Callable[[], str]]:
         looks = {**super()._more_looks(turn), "filed": partial(self._untitled, turn)}
         if turn.name == "woken" and f'"{SESSION_STREAM}"' in self._source:
-            looks["told"] = partial(self._untold, turn)
+            looks["learned"] = partial(self._untold, turn)
         if turn.session in self._before:
             looks["alone"] = partial(self._together, turn)
         return looks
