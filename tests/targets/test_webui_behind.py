@@ -149,6 +149,26 @@ def test_merged_messages_of_turns_are_seen(adapter: Any, turn: Turn) -> None:
     assert adapter._together(turn).startswith("one message of 2 turns")
 
 
+def test_turn_waits_for_a_cancelled_one(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, turn: Turn
+) -> None:
+    """Its session may be busy for a while, and is asked again."""
+    answers: list[Any] = [StatusError("POST", 409, {}), {"stream_id": "second"}]
+
+    def post(*_: Any, **__: Any) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(WebuiTurnsBehindAdapter, "_web", SimpleNamespace(post=post))
+    adapter._before["s"], turn.run = [], ""
+
+    adapter._start(turn)
+
+    assert turn.run == "second"
+
+
 def test_agent_merges_messages_of_users() -> None:
     """Only those that follow each other."""
     history = [{"role": "user", "content": text} for text in ("a", "b")]

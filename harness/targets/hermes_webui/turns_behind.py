@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -184,15 +184,24 @@ class WebuiTurnsBehindAdapter(WebuiTurnsBesideAdapter):
             each.session, each.next_status = turn.session, OK
         self._run_all(way, [turn], self._go_behind)
 
+    def _start(self, turn: Turn) -> None:
+        """Begin a turn; behind cancelled ones, when their runs are over."""
+        if turn.session in self._before:
+            came_true(partial(self._has_begun, turn), self._patience_s)
+        if not turn.run:
+            super()._start(turn)
+
+    def _has_begun(self, turn: Turn) -> bool:
+        """Whether the turn could begin now. A session that is busy is no error here."""
+        with suppress(StatusError):
+            super()._start(turn)
+        return bool(turn.run)
+
     def _go_behind(self, turn: Turn) -> None:
         """Cancel a turn, and another one; then begin one that ends well."""
         for before in self._before[turn.session]:
             self._cancel(before)
-            came_true(partial(self._is_over, before), self._patience_s)
         self._end(turn)
-
-    def _is_over(self, turn: Turn) -> bool:
-        return not self._is_waiting(turn)
 
     def _together(self, turn: Turn) -> str:
         """Whether the message of the turn has become one with those of cancelled turns."""
