@@ -120,12 +120,15 @@ class WebuiTurnsBehindAdapter(WebuiTurnsBesideAdapter):
 
     def _titles(self, session: str) -> list[Any]:
         """The title that the database has, if it has the session."""
+        return self._selected("SELECT title FROM sessions WHERE id = ?", session)
+
+    def _selected(self, select: str, session: str) -> list[Any]:
+        """What the agent's database has of a session, if there is one."""
         path = self._server.state.parent / "state.db"
         if not path.exists():
             return []
         with closing(sqlite3.connect(path, LACKING_S)) as connection:
-            select = "SELECT title FROM sessions WHERE id = ?"
-            return [title for (title,) in connection.execute(select, (session,))]
+            return [value for (value,) in connection.execute(select, (session,))]
 
     # Readers
 
@@ -200,8 +203,17 @@ class WebuiTurnsBehindAdapter(WebuiTurnsBesideAdapter):
     def _go_behind(self, turn: Turn) -> None:
         """Cancel a turn, and another one; then begin one that ends well."""
         for before in self._before[turn.session]:
-            self._cancel(before)
+            self._start(before)
+            path = f"/api/chat/stream?stream_id={before.run}"
+            with reading(partial(self._follow, before, path)):
+                came_true(partial(self._is_noted, before), self._patience_s)
+                self._stop(before)
         self._end(turn)
+
+    def _is_noted(self, turn: Turn) -> bool:
+        """Whether the agent is at work on the turn, and has its message in the database."""
+        select = "SELECT content FROM messages WHERE session_id = ?"
+        return any(turn.text in str(content) for content in self._selected(select, turn.session))
 
     def _together(self, turn: Turn) -> str:
         """Whether the message of the turn has become one with those of cancelled turns."""
