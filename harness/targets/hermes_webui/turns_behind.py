@@ -123,12 +123,16 @@ class WebuiTurnsBehindAdapter(WebuiTurnsBesideAdapter):
         return self._selected("SELECT title FROM sessions WHERE id = ?", session)
 
     def _selected(self, select: str, session: str) -> list[Any]:
-        """What the agent's database has of a session, if there is one."""
+        """What the agent's database has of a session, if it has tables yet."""
         path = self._server.state.parent / "state.db"
         if not path.exists():
             return []
-        with closing(sqlite3.connect(path, LACKING_S)) as connection:
+        with (
+            closing(sqlite3.connect(path, LACKING_S)) as connection,
+            suppress(sqlite3.OperationalError),
+        ):
             return [value for (value,) in connection.execute(select, (session,))]
+        return []
 
     # Readers
 
