@@ -53,7 +53,7 @@ def test_recovered_text_is_heard(adapter: Any) -> None:
 
 def test_calls_of_removed_turns_are_heard(adapter: Any) -> None:
     """A cut removes them from what the agent has in mind, even where nothing shows them."""
-    case = CASES["steps in its context alone"]
+    case = CASES["steps in mind alone"]
     context, shown = case.fields["context_messages"], case.said[:4]
     first, second = (
         [number for number, row in enumerate(context) if row["role"] == "user"][at] for at in (2, 3)

@@ -348,7 +348,7 @@ def _contexts(talks: Talks) -> Iterator[Case]:
             context = _without("timestamp")(said)
             rows = said if rows_ else []
             yield Case(f"{name}{rows_}", said, said, rows, {"context_messages": context})
-    for name, rows_ in (("steps in its context alone", ""), ("steps in context and rows", "all")):
+    for name, rows_ in (("steps in mind alone", ""), ("steps in mind and rows", "all")):
         said = talks.talk(script="[steps=1]")
         in_mind = {"context_messages": _without("timestamp")(said)}
         rows = said if rows_ else []
