@@ -434,7 +434,7 @@ def _cut_off(talks: Talks) -> Iterator[Case]:
     yield ended
     said = talks.talk()
     in_mind = {"context_messages": _without("timestamp")(said[:-2])}
-    heard = Case("cut off, shown, with a context", said, said[:-2], said[:-1], _pending(said))
+    heard = Case("cut off, shown, with a context", said, said[:-2], said[:-2], _pending(said))
     heard.fields |= in_mind
     heard.journal = [said[-2], {**said[-1], "content": SHOWN}]
     heard.said = [*said[:-2], *heard.journal]
