@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.targets.hermes_webui import shapes, stored_sessions
+from harness.targets.hermes_webui import stored_sessions
 from harness.targets.hermes_webui.server import WebuiLaunch
 from harness.targets.hermes_webui.shapes import WebuiShapesAdapter, upload
 from harness.targets.hermes_webui.stored_cases import Talks, cases
@@ -134,7 +134,7 @@ def test_upload_has_the_form_of_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
         def read(self) -> bytes:
             return json.dumps({"filename": "notes.txt", "path": "/p", "other": 1}).encode()
 
-    monkeypatch.setattr(shapes.urllib.request, "build_opener", lambda *_: Opener())
+    monkeypatch.setattr("urllib.request.build_opener", lambda *_: Opener())
     web: Any = SimpleNamespace(host="127.0.0.1", port=1, timeout_s=2.0)
 
     assert upload(web, "a1", "notes.txt", CONTENT) == {"name": "notes.txt", "path": "/p"}

@@ -41,7 +41,7 @@ EARLY_S = 0.5  # for a server that cancels without its gateway
 class WebuiTurnsBehindAdapter(WebuiTurnsBesideAdapter):
     """The turns of a server, and what they leave behind."""
 
-    kinds: Mapping[str, str] = {**KINDS, **dict.fromkeys(TITLED_ALIKE, PLAIN)}
+    kinds = KINDS | dict.fromkeys(TITLED_ALIKE, PLAIN)
 
     def __init__(self, folder: Path, launch: WebuiLaunch) -> None:
         """Boot nothing yet."""
@@ -68,7 +68,10 @@ class WebuiTurnsBehindAdapter(WebuiTurnsBesideAdapter):
         return turn
 
     def _more_looks(self, turn: Turn) -> Mapping[str, Callable[[], str]]:
-        looks = {**super()._more_looks(turn), "filed": partial(self._untitled, turn)}
+        looks: dict[str, Callable[[], str]] = {
+            **super()._more_looks(turn),
+            "filed": partial(self._untitled, turn),
+        }
         if turn.name == "woken" and f'"{SESSION_STREAM}"' in self._source:
             looks["learned"] = partial(self._untold, turn)
         if turn.session in self._before:
