@@ -92,6 +92,15 @@ def test_approvals_wait_for_answers_in_turn(session: list[Any]) -> None:
     assert prompts.ask("another session", "a command", lambda: False) == "no user"
 
 
+def test_two_answers_come_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the questions, whatever their words are."""
+    monkeypatch.setattr(prompts, "ask", lambda *_: "once")
+
+    result = AIAgent(session_id="s").run_conversation("[both=z+a]")
+
+    assert result["final_response"] == "z once a once "
+
+
 def test_gateway_streams_each_step(gateway: TurnGateway) -> None:
     """A turn is one request, or a run with a stream of events."""
     text = text_of(*STEPS)

@@ -284,7 +284,7 @@ class ScriptedTurn:
         for thread in threads:
             thread.join()
         if not self._agent.is_stopped:
-            shown = [f"{command} {answer} " for command, answer in sorted(answers.items())]
+            shown = [f"{command} {answers[command]} " for command in value.split("+")]
             self._show("".join(shown))
 
     def _clarify(self, value: str) -> None:
