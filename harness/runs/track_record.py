@@ -3,7 +3,8 @@
 A pair is distinguished if a gate of the earlier revision shows an anomaly of its promise that no
 gate of the later one shows. The table is a TOML file with a table `[[pair]]` for each: `name`,
 `before`, `after`, `promise`, and optionally `scenarios` (names or globs; else those that put the
-promise on trial). Revisions are read from a Git repository, and never written to.
+promise on trial). Revisions are read from a Git repository, and never written to. Where the earlier
+one shows no such anomaly, the later one is not run.
 """
 
 from __future__ import annotations
@@ -126,6 +127,8 @@ class Track:
         found: dict[str, dict[int, frozenset[str]]] = {pair.before: {}, pair.after: {}}
         errors = []
         for revision, by_seed in found.items():
+            if revision == pair.after and not any(found[pair.before].values()):
+                break  # nothing was seen before, so nothing can be gone
             try:
                 with self._checkout(revision) as folder:
                     for seed in self.seeds:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import UsageError
+from harness.runs import track_record
 from harness.runs.gate import Conclusion, Gate
 from harness.runs.track_record import Pair, Track, Tracked, read_pairs
 
@@ -61,12 +62,32 @@ def test_gates_run_on_the_files_of_each_revision(
         return Conclusion(gate.target, gate.seed, tmp_path, 0.0, [])
 
     monkeypatch.setattr(Gate, "run", run)
+    monkeypatch.setattr(track_record, "signatures_of", lambda *_: frozenset({"S2 a"}))
     track = Track(repository, "toy", [1, 2], 1.0, tmp_path, 1)
 
     (tracked,) = track.run([PAIR], say_nothing)
 
     assert seen == ["one", "one", "two", "two"]
     assert tracked.row()[3] == "no"
+
+
+def test_later_revision_is_not_run_in_vain(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the earlier one shows no anomaly of the promise, nothing can be gone."""
+    targets: list[str] = []
+
+    def run(gate: Gate, _progress: object) -> Conclusion:
+        targets.append(gate.target)
+        return Conclusion(gate.target, gate.seed, tmp_path, 0.0, [])
+
+    monkeypatch.setattr(Gate, "run", run)
+    track = Track(repository, "toy", [1], 1.0, tmp_path, 1)
+
+    (tracked,) = track.run([PAIR], say_nothing)
+
+    assert len(targets) == 1
+    assert not tracked.is_distinguished
 
 
 def test_unknown_revision_is_an_error_of_its_pair(repository: Path, tmp_path: Path) -> None:

@@ -79,3 +79,11 @@ def test_webui_server_ends_when_its_parent_is_killed(checkout: Path) -> None:
         parent.kill()
 
     assert psutil.wait_procs([server], LONG_S) == ([server], [])
+
+
+def test_routes_in_any_quotes_are_known(launch: WebuiLaunch) -> None:
+    """Older releases have them in single quotes; other texts stay as they are."""
+    server = launch.checkout / "server.py"
+    server.write_text("if path == '/api/session/delete': say('it is')", encoding="utf-8")
+
+    assert launch.source() == "if path == \"/api/session/delete\": say('it is')"

@@ -92,6 +92,15 @@ def test_approvals_wait_for_answers_in_turn(session: list[Any]) -> None:
     assert prompts.ask("another session", "a command", lambda: False) == "no user"
 
 
+def test_two_answers_come_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the questions, whatever their words are."""
+    monkeypatch.setattr(prompts, "ask", lambda *_: "once")
+
+    result = AIAgent(session_id="s").run_conversation("[both=z+a]")
+
+    assert result["final_response"] == "z once a once "
+
+
 def test_gateway_streams_each_step(gateway: TurnGateway) -> None:
     """A turn is one request, or a run with a stream of events."""
     text = text_of(*STEPS)
@@ -115,6 +124,21 @@ def test_gateway_waits_for_an_answer_or_a_stop(gateway: TurnGateway) -> None:
 
     assert "x once" in streams["approval"]
     assert "run.cancelled" in streams["stop"]
+
+
+def test_gateway_answers_late(gateway: TurnGateway) -> None:
+    """It has the request at once, and a run when its gate is open."""
+    answers: list[str] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(sent(gateway, "/v1/runs", {"input": "[late=g]"}))
+    )
+    asking.start()
+
+    assert came_true(lambda: bool(gateway.runs), TIMEOUT_S)
+    assert answers == []
+    gateway.opened.add("g")
+    asking.join(TIMEOUT_S)
+    assert [json.loads(answer)["run_id"] for answer in answers] == [*gateway.runs]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ _VIEWS: dict[str, tuple[str, tuple[Promise, ...]]] = {
     "fields": ("each field of a message", (promises.S14, promises.S2)),
     "called": ("each call of a tool, once", (promises.S14, promises.S2)),
     "context": ("a history for the agent that has the same", (promises.S14, promises.S6)),
+    "heard": ("a history for the agent that has it", (promises.S13, promises.S14)),
+    "elsewhere": ("the same sessions", (promises.H7, promises.S15)),
     "metadata": ("the same count without messages", (promises.S14, promises.S15)),
     "again": ("the same, read twice", (promises.S14, promises.S15)),
     **dict.fromkeys(
@@ -58,6 +60,7 @@ _VIEWS: dict[str, tuple[str, tuple[Promise, ...]]] = {
 }
 # The promise of a difference, by how it begins.
 _KINDS = (
+    ("lost to the agent", promises.S13),
     ("lost", promises.S2),
     ("surplus", promises.S6),
     ("it is not listed", promises.S11),

@@ -10,7 +10,7 @@ from harness.core.contract import Promise
 LISTS = {"ways": Asked("way", "name"), "way": Asked("fact", "name")}
 # What each view must show, and the promises about that; the first one is named.
 _VIEWS: dict[str, tuple[str, tuple[Promise, ...]]] = {
-    "answered": ("an answer", (promises.H2,)),
+    "answered": ("an answer, in time", (promises.H2, promises.H6)),
     "ends": ("one end, behind which the stream closes", (promises.T3, promises.C6)),
     "numbered": ("numbers without a gap", (promises.C1, promises.C2, promises.T5)),
     "own": ("its own session and run", (promises.C5, promises.T7)),
@@ -39,6 +39,9 @@ _VIEWS: dict[str, tuple[str, tuple[Promise, ...]]] = {
     "released": ("what there was before", (promises.H4, promises.C11)),
     "begun": ("a turn that goes on", (promises.H6, promises.T8)),
     "cursor": ("events, a snapshot or a refusal", (promises.C4, promises.H2)),
+    "learned": ("a word on the turn", (promises.C3, promises.C7)),
+    "alone": ("a message of its own", (promises.S14, promises.T4)),
+    "filed": ("its title in the database too", (promises.S14,)),
     "taken": ("an answer that reaches its turn", (promises.T9, promises.S2)),
 }
 # The promise of a difference, by how it begins.

@@ -135,20 +135,23 @@ class SessionDB:
             )
 
     def set_session_title(self, session_id: str, title: str) -> bool:
-        """Set the title."""
+        """Set the title. Raises ValueError where another session has it."""
         with self._write() as connection:
+            _refuse_taken(connection, session_id, title)
             connection.execute("UPDATE sessions SET title = ? WHERE id = ?", (title, session_id))
         return True
 
     def set_auto_title_if_empty(self, session_id: str, title: str) -> bool:
-        """Set the title of a session that has none."""
+        """Set the title of a session that has none. Raises ValueError where another has it."""
         statement = "UPDATE sessions SET title = ? WHERE id = ? AND title IS NULL"
         with self._write() as connection:
+            _refuse_taken(connection, session_id, title)
             return connection.execute(statement, (title, session_id)).rowcount > 0
 
     def get_next_title_in_lineage(self, title: str) -> str:
         """Another title, for one that is taken."""
-        return f"{title} #2"
+        taken = self._read("SELECT title FROM sessions WHERE title LIKE ?", f"{title}%")
+        return f"{title} #{1 + len(taken)}"
 
     def end_session(self, session_id: str, end_reason: str = "") -> None:
         """Mark the session as ended."""
@@ -207,6 +210,13 @@ class SessionDB:
             if self._conn is not None:
                 self._conn.close()
                 self._conn = None
+
+
+def _refuse_taken(connection: sqlite3.Connection, session_id: str, title: str) -> None:
+    """Refuse a title that another session has, as the real database does."""
+    find = "SELECT id FROM sessions WHERE title = ? AND id != ?"
+    if taken := connection.execute(find, (title, session_id)).fetchone():
+        raise ValueError(f"Title {title!r} is already in use by session {taken[0]}")
 
 
 def _default_db_path() -> Path:

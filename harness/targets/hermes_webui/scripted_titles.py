@@ -17,6 +17,7 @@ from harness.targets.hermes_webui import scripted_turns
 WORD = re.compile(r"w[a-z]+z\b")
 TITLE = "Title of the turn"
 TAKES_S = 0.3  # part of the script: the model is slower than the end of the turn
+ALIKE = "titled-alike"  # a conversation that has this word gets the same title as all of these
 GATED = re.compile(r"title-behind-(\w+)")
 
 
@@ -25,7 +26,11 @@ def call_llm(messages: Any = (), **_unused: Any) -> Any:
     time.sleep(TAKES_S)
     for name in GATED.findall(str(messages)):
         scripted_turns.meet_gate(name)
-    words = [word for message in messages for word in WORD.findall(str(message["content"]))]
+    words = (
+        [ALIKE]
+        if ALIKE in str(messages)
+        else [word for message in messages for word in WORD.findall(str(message["content"]))]
+    )
     message = SimpleNamespace(content=f"{TITLE} {words[0] if words else 'of no words'}")
     return SimpleNamespace(choices=[SimpleNamespace(message=message, finish_reason="stop")])
 

@@ -15,12 +15,15 @@
                                  more, or that only the agent keeps
     [parts=KIND]                 has its messages in parts from here on
     [limit=TEXT]                 replies with a text, because it has called too many tools
-    [usage=100:20]               has used these tokens, in and out
+    [usage=100:20]               has used these tokens more, in and out
+    [merged]                     has messages of users that follow each other as one, as the real
+                                 agent repairs them for its provider
     [steered]  [deaf]            waits for a message beside the turn, and shows it, or leaves it
     [gate=NAME]                  waits until the file NAME is in the agent's folder of processes
     [spawn=TEXT]                 starts a background process that prints this text
     [hold]                       waits until it is interrupted
     [forget=TEXT]                asks for an approval and does not wait, if a gateway does it
+    [late=NAME]                  begins only when this gate is open, if a gateway does it
     [cut]  [refuse=500]          ends in the middle, or with a status, if a gateway does it
 
 A message with one of these is followed by this module alone. A gateway follows the same steps. It
@@ -59,7 +62,7 @@ TOOLS = {
 GRANTS, FREED = ("once", "session", "always", "free"), "freed"
 _STEP = re.compile(
     r"\[(say|think|echo|call|run|edit|note|quiet|approve|free|both|clarify|raise|report|hint|blame|limit"
-    r"|usage|steered|deaf|hold|gate|spawn|parts|refuse|cut|forget)(?:=([^\[\]]*))?\]"
+    r"|usage|steered|deaf|hold|gate|spawn|parts|merged|late|refuse|cut|forget)(?:=([^\[\]]*))?\]"
 )
 
 _METHODS = {"note": "_end_shown"}
@@ -125,6 +128,17 @@ def in_parts(content: str, kind: str, calls: list[Message]) -> list[Message]:
     return [*texts, *uses]
 
 
+def merged(messages: list[Message]) -> list[Message]:
+    """The messages, where those of users that follow each other are one."""
+    rows: list[Message] = []
+    for message in messages:
+        if rows and message["role"] == rows[-1]["role"] == "user":
+            rows[-1] = {**rows[-1], "content": f"{rows[-1]['content']}\n\n{message['content']}"}
+        else:
+            rows.append(message)
+    return rows
+
+
 def freed_by(answer: str) -> str:
     """The same word for each answer that lets a freed turn go on."""
     return FREED if answer in GRANTS else answer
@@ -145,6 +159,7 @@ class ScriptedTurn:
         self._note = note
         self._said: list[Message] = []
         self._content = self._reasoning = self._parts_kind = ""
+        self._is_merged = False
         self._ended: dict[str, Any] = {}
 
     def follow(self, steps: list[Step], history: list[Message], text: str) -> dict[str, Any]:
@@ -165,7 +180,7 @@ class ScriptedTurn:
         reply = next((_text(m) for m in reversed(self._said) if m["role"] == "assistant"), "")
         return {
             "final_response": reply,
-            "messages": [*history, user, *self._said],
+            "messages": [*(merged if self._is_merged else list)([*history, user]), *self._said],
             "completed": is_whole,
             "interrupted": not is_whole,
             "api_calls": 1,
@@ -269,7 +284,7 @@ class ScriptedTurn:
         for thread in threads:
             thread.join()
         if not self._agent.is_stopped:
-            shown = [f"{command} {answer} " for command, answer in sorted(answers.items())]
+            shown = [f"{command} {answers[command]} " for command in value.split("+")]
             self._show("".join(shown))
 
     def _clarify(self, value: str) -> None:
@@ -299,6 +314,9 @@ class ScriptedTurn:
     def _parts(self, value: str) -> None:
         self._parts_kind = value
 
+    def _merged(self, _value: str) -> None:
+        self._is_merged = True
+
     def _gate(self, value: str) -> None:
         await_gate(value, lambda: bool(self._agent.is_stopped))
 
@@ -311,8 +329,11 @@ class ScriptedTurn:
 
     def _usage(self, value: str) -> None:
         tokens_in, tokens_out = map(int, value.split(":"))
-        self._agent.session_prompt_tokens = self._agent.session_input_tokens = tokens_in
-        self._agent.session_completion_tokens = self._agent.session_output_tokens = tokens_out
+        agent = self._agent  # whose counts are those of all its turns
+        tokens_in += getattr(agent, "session_prompt_tokens", 0)
+        tokens_out += getattr(agent, "session_completion_tokens", 0)
+        agent.session_prompt_tokens = agent.session_input_tokens = tokens_in
+        agent.session_completion_tokens = agent.session_output_tokens = tokens_out
 
     def _steered(self, _value: str) -> None:
         while not self._agent.steering and not self._agent.is_stopped:

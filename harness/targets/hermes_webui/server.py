@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from harness.targets.server.probe import probe_path
 from harness.worker import reach, server_probe
 
 POLL_S = 0.02
+ROUTE = re.compile(r"'(/api/[^'\"\s]*)'")
 # The server states these bounds in seconds and has no setting for them. The harness shortens them,
 # so that a scenario can pass them; a release that lacks one keeps its own.
 CONSTANTS = {
@@ -87,9 +89,13 @@ class WebuiLaunch:
         )
 
     def source(self) -> str:
-        """The text of the server's own modules, which names its routes, fields and settings."""
+        """The text of the server's own modules, which names its routes, fields and settings.
+
+        Older releases have their routes in single quotes, which are double ones here.
+        """
         files = [self.checkout / "server.py", *(self.checkout / "api").glob("*.py")]
-        return "".join(file.read_text(encoding="utf-8") for file in files)
+        text = "".join(file.read_text(encoding="utf-8") for file in files)
+        return ROUTE.sub(r'"\1"', text)
 
     def _environment(self, state: Path) -> dict[str, str]:
         home = state.parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+import urllib.request
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from harness.contract.agent_script import FAIL
+from harness.engine.http import Web
 from harness.processes.waiting import came_true
 from harness.targets.hermes_webui.gateway import Gateway
 from harness.targets.hermes_webui.scripted_agent import steps_of
@@ -32,6 +34,7 @@ STEPS, COMPACTS, PLAIN = "[steps=2]", "[compact]", "[plain]"
 LACKING, REPORTING, UNKEPT = "[lacking]", "[reporting]", "[unkept]"
 TWICE = "[twice]"
 OUTSIDE = "outside"
+UPLOAD, BOUNDARY = "/api/upload", "5704ed-boundary"
 GATEWAY_SHAPES = ("through a gateway", "failed in a gateway", "cancelled in a gateway")
 _NEEDS = (  # a route, and the shape, and the change or view, that need it
     ("session/duplicate", "copied", "copies"),
@@ -108,6 +111,7 @@ class WebuiShapesAdapter(ShapesAdapter):
             self.views = tuple(name for name in self.views if name not in ("tail", "paged"))
 
         self._gateway = Gateway()
+        self._uploaded: dict[str, bytes] = {}  # the content of a file, by session
 
     def close(self) -> None:
         """Kill the server, and close the gateway."""
@@ -262,10 +266,14 @@ class WebuiShapesAdapter(ShapesAdapter):
         self._talk(shape, 1)
 
     def _make_attached(self, shape: Shape) -> None:
-        """A message with a file."""
+        """A message with a file, which is uploaded where the server has a route for that."""
         self._talk(shape, 1)
         text, reply = self._text()
-        body = {"session_id": shape.id, "message": text, "attachments": ["notes.txt"]}
+        attached: Any = "notes.txt"
+        if f'"{UPLOAD}"' in self._source:
+            attached = upload(self._web, shape.id, "notes.txt", f"the notes of {text}".encode())
+            self._uploaded[shape.id] = f"the notes of {text}".encode()
+        body = {"session_id": shape.id, "message": text, "attachments": [attached]}
         self._read(str(self._web.post("/api/chat/start", **body)["stream_id"]))
         self._wait_idle(shape.id)
         self._add(shape, text, reply)
@@ -417,6 +425,15 @@ class WebuiShapesAdapter(ShapesAdapter):
         _, answer = self._web.ask("GET", f"/api/{room}/pending?session_id={shape.id}")
         return answer.get("pending") or {}
 
+    def _gone(self, shape: Shape, listed: Mapping[str, Any]) -> str:
+        """A file that came with a message is gone as well."""
+        problem = super()._gone(shape, listed)
+        content = self._uploaded.get(shape.id)
+        if problem or content is None:
+            return problem
+        left = [path for path in self._folder.rglob("*") if _has(path, content)]
+        return f"a file of it is left: {left[0].relative_to(self._folder)}" if left else ""
+
     # Views
 
     def _see_former(self, shape: Shape, _listed: Any) -> str:
@@ -485,3 +502,26 @@ class WebuiShapesAdapter(ShapesAdapter):
     def _search(self, word: str) -> set[str]:
         found = self._web.get(f"/api/sessions/search?q={quote(word)}&content=1&depth=50")
         return {row["session_id"] for row in found["sessions"]}
+
+
+def _has(path: Path, content: bytes) -> bool:
+    """Whether a file has this content, and nothing else."""
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+
+
+def upload(web: Web, session: str, name: str, content: bytes) -> Any:
+    """Upload a file as a page does; what the server says of it."""
+    fields = (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="session_id"\r\n\r\n{session}\r\n'
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+        "Content-Type: text/plain\r\n\r\n"
+    )
+    body = fields.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
+    url = f"http://{web.host}:{web.port}{UPLOAD}"
+    head = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    request = urllib.request.Request(url, body, head)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=web.timeout_s) as answer:
+        found = json.loads(answer.read())
+    names = ("filename", "path", "mime", "size", "is_image")
+    return {"name" if each == "filename" else each: found[each] for each in names if each in found}

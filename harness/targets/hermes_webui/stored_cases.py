@@ -348,6 +348,11 @@ def _contexts(talks: Talks) -> Iterator[Case]:
             context = _without("timestamp")(said)
             rows = said if rows_ else []
             yield Case(f"{name}{rows_}", said, said, rows, {"context_messages": context})
+    for name, rows_ in (("steps in mind alone", ""), ("steps in mind and rows", "all")):
+        said = talks.talk(script="[steps=1]")
+        in_mind = {"context_messages": _without("timestamp")(said)}
+        rows = said if rows_ else []
+        yield Case(name, _spoken(said), _spoken(said), rows, in_mind, is_continued=False)
     said = talks.talk()
     failed = {"role": "assistant", "content": "**Error:** none", "_error": True}
     marked = [*said[:-1], {**failed, "timestamp": said[-1]["timestamp"]}]
@@ -427,6 +432,14 @@ def _cut_off(talks: Talks) -> Iterator[Case]:
     ended = Case("cut off, its end noted", said, said[:-2], [], pending, heard_all=False)
     ended.journal, ended.has_ended = said[-2:], True
     yield ended
+    said = talks.talk()
+    in_mind = {"context_messages": _without("timestamp")(said[:-2])}
+    heard = Case("cut off, shown, with a context", said, said[:-2], said[:-2], _pending(said))
+    heard.fields |= in_mind
+    heard.journal = [said[-2], {**said[-1], "content": SHOWN}]
+    heard.said = [*said[:-2], *heard.journal]
+    heard.heard_all = False
+    yield heard
     said = talks.talk()
     late = Case("cut off, noted late", said[:-1], said[:-2], [], _pending(said), heard_all=False)
     late.journal, late.is_late = [said[-2], {**said[-1], "content": SHOWN}], True

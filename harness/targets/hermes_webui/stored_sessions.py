@@ -13,8 +13,10 @@ import sqlite3
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,14 @@ from harness.targets.hermes_webui.stored_cases import (
     cases,
     text_of,
 )
+from harness.targets.server.lifecycle import ServerAdapter
 from harness.targets.server.shapes import OK, Shape, difference, pairs, rows_of
 
 AGE_S = 86_400.0  # of the oldest message
 COLUMNS = ("role", "content", "timestamp", "tool_calls", "tool_call_id", "reasoning")
 NEWER = ("active", "compacted")  # columns that newer agents have
 SERVER = "the server"
+STRANGE = "état 状態 #1 100%?"
 LEFT_ALONE = ("auth", "password", "redact", "update", "show_", "onboarding", "sync", "key")
 OF_SOURCES = ("is_cli_session", "source_tag", "raw_source", "session_source")
 OF_CHATS = ("chat_id", "session_key")
@@ -54,7 +58,7 @@ WAYS = ("truncate", "undo", "truncate", "clear", "undo")  # to remove turns
 ENDS = {"done": "completed", "stream_end": "completed"}
 LAWS = (
     *("row", "short", "status", "usage", "download", "stored", "asked"),
-    *("managed", "exchanged", "recorded", "guarded", "imported again"),
+    *("managed", "exchanged", "recorded", "guarded", "imported again", "heard"),
 )
 IMPORTED = ("of cli", "of tui", "of api_server")
 
@@ -74,12 +78,13 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
     views = (
         *(view for view in WebuiAgreementAdapter.views if view not in ("former", "ordered")),
         *("fields", "called", "metadata", "again", "context"),
-        *("row", "short", "status", "usage", "download", "stored", "asked"),
+        *("row", "short", "status", "usage", "download", "stored", "asked", "heard"),
     )
 
     def __init__(self, folder: Path, launch: WebuiLaunch) -> None:
         """Boot nothing yet."""
         super().__init__(folder, launch)
+        self._launch = launch
         self._cases: dict[str, Case] = {}
         self._set: dict[str, Any] = {}  # settings, as they were set
         self._latest_copy = ""
@@ -187,9 +192,35 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
         kinds = self._shown_kinds()
         self._web.ask("POST", "/api/settings", dict.fromkeys(kinds, True))
         self._offered = {*self._listed()}
+        self._note("elsewhere", Shape(SERVER, ""), partial(self._unlisted_elsewhere, kinds))
         super()._change_all()
         self._web.ask("POST", "/api/settings", kinds)
         self._set_all()
+
+    def _unlisted_elsewhere(self, kinds: Iterable[str]) -> str:
+        """Which sessions of other programs a server lacks whose folder has a strange name."""
+        folder = self._folder / STRANGE
+        folder.mkdir()
+        place = self._folder / "state.db"
+        with (
+            closing(sqlite3.connect(place, 10.0)) as source,
+            closing(sqlite3.connect(folder / "state.db")) as copy,
+        ):
+            source.backup(copy)
+        server = ServerAdapter(folder, self._launch)
+        try:
+            web = replace(self._web, port=server.boot()["port"])
+            web.ask("POST", "/api/settings", dict.fromkeys(kinds, True))
+            listed = {row["session_id"] for row in web.get("/api/sessions")["sessions"]}
+        finally:
+            server.close()
+        others = {shape.id for shape in self._shapes.values() if self._is_of_others(shape)}
+        return _unlike("another list", others & self._offered, others & listed)
+
+    def _is_of_others(self, shape: Shape) -> bool:
+        """Whether only the database has the session."""
+        case = self._cases[shape.name]
+        return not shape.is_own and case.messages is None and not case.is_indexed
 
     def _look_at_all(self) -> None:
         super()._look_at_all()
@@ -694,10 +725,25 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
         shown = rows_of(self._found(shape)["messages"])
         if more := [row for row in said if row not in shown]:
             return f"the agent hears more: {more[:3]}"
+        known = {text.split()[0] for role, text in shown if role == "user"}
+        calls = _calls_of(json.loads(path.read_bytes()).get("context_messages") or ())
+        if more := [call for call in calls if call[1].rpartition("-")[0] in self._dropped(known)]:
+            return f"the agent hears calls of turns that were removed: {more[:3]}"
         lost = [row for row in shown if row not in said]
         if said and lost and shape.heard_all:
             return f"the agent hears less: {lost[:3]}"
         return ""
+
+    def _see_heard(self, shape: Shape, _listed: Any) -> str:
+        """What a kill has cut off, and is shown, is in what the file has for the agent."""
+        case = self._cases[shape.name]
+        path = self._folder_of_sessions / f"{shape.id}.json"
+        if case.journal is None or "context_messages" not in case.fields or not path.exists():
+            return ""
+        said = rows_of(json.loads(path.read_bytes()).get("context_messages") or ())
+        shown = rows_of(self._found(shape)["messages"])
+        lost = [row for row in rows_of(case.journal) if row in shown and row not in said]
+        return f"lost to the agent, and shown: {lost}" if said and lost else ""
 
     def _dropped(self, known: set[str]) -> set[str]:
         """The words of messages that were removed, and are not shown."""

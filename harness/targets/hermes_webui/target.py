@@ -42,7 +42,7 @@ from harness.targets.hermes_webui.scripted_agent import DATABASE, TITLES
 from harness.targets.hermes_webui.server import CONSTANTS, WebuiLaunch
 from harness.targets.hermes_webui.shapes import WebuiShapesAdapter
 from harness.targets.hermes_webui.stored_sessions import WebuiStoredAdapter
-from harness.targets.hermes_webui.turns_beside import WebuiTurnsBesideAdapter
+from harness.targets.hermes_webui.turns_behind import WebuiTurnsBehindAdapter
 from harness.targets.hermes_webui.upkeep import WebuiUpkeepAdapter
 from harness.targets.threads.lifecycle import LifecycleThreadsAdapter
 
@@ -58,7 +58,7 @@ _OVER_HTTP = {
     "disturbed": WebuiDisturbancesAdapter,
     "shapes": WebuiShapesAdapter,
     "stored": WebuiStoredAdapter,
-    "turns": WebuiTurnsBesideAdapter,
+    "turns": WebuiTurnsBehindAdapter,
     "memory": WebuiMemoryBoundariesAdapter,
     "measured": WebuiMeasuredAdapter,
 }

@@ -89,6 +89,9 @@ class TurnGateway:
         said = body["input"] if is_run else body["messages"][-1]["content"]
         run = Run(str(said), is_run=is_run)
         self.runs[run.id] = run
+        for gate in [value for verb, value in run.steps if verb == "late"]:
+            while gate not in self.opened and not self._closed.wait(POLL_S):
+                pass
         refused = next((int(value) for verb, value in run.steps if verb == "refuse"), 0)
         if refused:
             _answer(request, {"error": {"message": f"refused with {refused}"}}, refused)
