@@ -35,6 +35,7 @@ SESSIONS = st.sampled_from(NAMES)
 FAILURES = (
     *("disk full", "disk error", "no file", "no permission", "shutdown", "timeout", "connection"),
     *("bug", "wrong type", "wrong value", "memory"),
+    *("damaged file", "stale copy", "refused save", "busy lock"),  # of the session store
 )
 SIZES = (1, OUTPUT_CHARS_MAX - 1, OUTPUT_CHARS_MAX, OUTPUT_CHARS_MAX + 1, 20 * OUTPUT_CHARS_MAX)
 EXIT_CODES = (0, 1, 255, -9, None)

@@ -273,6 +273,17 @@ class WakeupsAdapter:
             "wrong value": ValueError("a mistake of the turn's code"),
             "bug": KeyError("a mistake of the turn's code"),
             "memory": MemoryError(),
+            **self._refusals(),
+        }
+
+    def _refusals(self) -> Mapping[str, Exception]:
+        """Errors of the session store about a session that exists, and may be saved later."""
+        sidecar, store = self._modules("sessions.sidecar"), self._modules("sessions.store")
+        return {
+            "damaged file": sidecar.SidecarDamagedError("s1.json cannot be read"),
+            "stale copy": store.StaleCopyError("s1: is at version 2, this was made from version 1"),
+            "refused save": store.SaveRefusedError("s1: would lose 2 messages during a turn"),
+            "busy lock": self._modules("storage.files").LockBusyError("s1 is locked"),
         }
 
     def _run(self, session: str, source: Any) -> None:
