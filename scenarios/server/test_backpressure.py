@@ -29,6 +29,10 @@ def _dropped(history: History) -> int:
     return sum(op.result["dropped"][0] for op in history.happened.of("stall"))
 
 
+def _resumed(history: History) -> int:
+    return sum(op.result["goes_on"] is not None for op in history.happened.of("stall"))
+
+
 def _refused(history: History) -> int:
     return sum(len(op.result["refused"]) for op in history.happened.of("fill"))
 
@@ -50,6 +54,7 @@ READERS = Scenario(
     checker=conforms(BackpressureModel()),
     expectations=(
         Expectation("a stalled reader was dropped", _dropped),
+        Expectation("a reader that had stalled read on", _resumed),
         Expectation("a stream above the limit was refused", _refused),
         Expectation("a silence was broken in time", _in_time),
     ),

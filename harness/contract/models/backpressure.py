@@ -91,6 +91,9 @@ def _stall(argument: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[D
         yield Defect(promises.C8, problem, expected, f"{buffered} buffered bytes")
     problem = "stalled readers were not dropped"
     yield from _field(promises.C8, result, "let_go", problem, expected=True)
+    if result.get("goes_on") is False:  # None where its pause may have been too long
+        problem = "a reader that had read on was dropped"
+        yield Defect(promises.C8, problem, "the stream of a reader that reads", "a closed stream")
     problem = "health reported another number of dropped streams"
     dropped = [argument["readers"]] * 2  # by each health endpoint
     for defect in _field(promises.C8, result, "dropped", problem, expected=dropped):

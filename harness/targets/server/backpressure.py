@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Self
 
-from harness.contract.agent_script import Tokens, sleep
+from harness.contract.agent_script import ASKED, Tokens, sleep
 from harness.core.sse import Frames
 from harness.engine.http import LOOPBACK, PATIENCE_S, NotReachedError, StatusError, Web
 from harness.processes.server import Launch
@@ -27,6 +27,11 @@ POLL_S = 0.02
 TINY_BYTES = 2048  # the receive buffer of a stalled reader
 SNAPSHOT = "session_snapshot"
 HELD = f"{Tokens(3).directive}{sleep(900)}"
+DEADLINE_S = 1.0  # for a reader that takes nothing
+PAUSES = 3  # tries to read on within half of that
+LARGE = f"{ASKED}" * 20 + f"{sleep(900)}"  # shows what its turn has attached
+LARGE_EVENTS = 40  # two for each call of a tool
+ATTACHED = [f"{number:1000}" for number in range(16)]
 QUICK_S = 0.3
 QUIET_S = 1.0  # without any stream, after which a server may have stopped its timers
 DEFAULTS = {"HERMES_WEBUI_STREAMS_MAX": "64"}
@@ -52,10 +57,14 @@ class BackpressureAdapter:
         self._server = ServerAdapter(folder, launch)
 
     def stall(self, readers: int, tokens: int) -> dict[str, Any]:
-        """Read a run by some clients that read nothing and one that reads all; wait for the end."""
-        web = self._booted(HERMES_WEBUI_SSE_WRITE_DEADLINE="1")
+        """Read a run by some clients that read nothing and one that reads all; wait for the end.
+
+        Another client stays that took nothing for a moment, which was no deadline long.
+        """
+        web = self._booted(HERMES_WEBUI_SSE_WRITE_DEADLINE=str(DEADLINE_S))
         sid = _new(web)
         with ExitStack() as stack:
+            paused = _paused(web, stack)
             run = _start(web, sid, f"{sleep(QUICK_S)}{Tokens(tokens).directive}")
             for _ in range(readers):
                 stack.enter_context(_stalled(web.port, f"/api/chat/stream?stream_id={run}"))
@@ -63,8 +72,9 @@ class BackpressureAdapter:
                 received = [(event.id, event.name) for event in events]
             health = web.get("/health")["containers"]
             answered = [web.ask("GET", path)[0] for path in ("/api/sessions", "/api/models")]
-            let_go = _came_true(lambda: not _taken(web))
+            let_go = _came_true(lambda: _taken(web) <= (paused is not None))
             return {
+                "goes_on": None if paused is None else not _has_closed(paused, 0.0),
                 "whole": is_whole(received),
                 "last": received[-1][1],
                 "answered": answered,
@@ -270,6 +280,37 @@ def _stalled(port: int, path: str) -> Iterator[None]:
     with _connected(port, path, TINY_BYTES) as client:
         client.recv(1)
         yield
+
+
+def _paused(web: Web, stack: ExitStack) -> socket.socket | None:
+    """A client that made its stream wait, and then read all; None if that was never quick."""
+    body = {"session_id": _new(web), "message": LARGE, "attachments": ATTACHED}
+    run = web.post("/api/chat/start", **body)["stream_id"]
+    last = f"id: {run}:{LARGE_EVENTS}\n".encode()
+    for _ in range(PAUSES):
+        with ExitStack() as own:
+            began_s = time.monotonic()
+            path = f"/api/chat/stream?stream_id={run}"
+            client = own.enter_context(_connected(web.port, path, TINY_BYTES))
+            if not _came_true(lambda: _containers(web)["sse_stalled"] > 0):
+                return None
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            is_whole = _read_until(client, last)
+            if is_whole and time.monotonic() - began_s < DEADLINE_S / 2:
+                stack.push(own.pop_all())
+                return client
+    return None
+
+
+def _read_until(client: socket.socket, mark: bytes) -> bool:
+    """Read until the mark comes; whether it did before the stream ended."""
+    read = b""
+    with suppress(OSError):
+        while data := client.recv(1 << 20):
+            read = read[-len(mark) :] + data
+            if mark in read:
+                return True
+    return False
 
 
 class _Lingering:
