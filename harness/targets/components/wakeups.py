@@ -138,6 +138,33 @@ class WakeupsAdapter:
             self._run(session, self._modules("turns.turns").Source.USER)
         return self._answer()
 
+    def join_run(self, session: str, fails: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002
+        """Begin a turn of the user that takes along what waits, or fail to begin it.
+
+        A busy session refuses the user, and a deleted one has no turn.
+        """
+        if session in self._deleted:
+            return self._answer()
+        if session in self._runs:
+            return self.begin_run(session)
+        return self._answer(lambda: self._join(session, fails=fails))
+
+    def _join(self, session: str, *, fails: bool) -> None:
+        """Do what a start does: register, claim, save or withdraw, and end the claim."""
+        run = self._registered(session, self._modules("turns.turns").Source.USER)
+        joined = self._wakeups.claim(session)
+        for event_id, text in joined:
+            how = "had" if (session, event_id) in self._had else "joined"
+            self._attempts.append([session, event_id, how, text])
+        if fails:
+            del self._runs[session]
+            self._wakeups.ended(run)
+        else:
+            self._had |= {(session, event_id) for event_id, _ in joined}
+            self._wakeups.started(run)
+        if joined:
+            self._wakeups.release(session, are_delivered=not fails)
+
     def end_run(self, session: str) -> dict[str, Any]:
         """End the session's run, if it has one."""
         run = self._runs.pop(session, None)
@@ -287,13 +314,16 @@ class WakeupsAdapter:
         }
 
     def _run(self, session: str, source: Any) -> None:
+        self._wakeups.started(self._registered(session, source))
+
+    def _registered(self, session: str, source: Any) -> Any:
         self._number += 1
         stream = f"stream-{self._number}"
         run = SimpleNamespace(
             session_id=session, stream_id=stream, source=source, is_attachable=True
         )
         self._runs[session] = run
-        self._wakeups.started(run)
+        return run
 
     def _answer(self, act: Callable[[], object] = lambda: None) -> dict[str, Any]:
         error = None

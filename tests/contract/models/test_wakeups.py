@@ -131,6 +131,31 @@ def refused_as_unknown(start: Any) -> Any:
     return start_or_unknown
 
 
+def more_joined_than_told(patch: pytest.MonkeyPatch) -> None:
+    claim = Wakeups.claim
+
+    def claim_all(self: Any, session: str) -> Any:
+        patch.setattr(wakeups, "NOTICES_MAX", 1000)
+        return claim(self, session)[:16]
+
+    patch.setattr(Wakeups, "claim", claim_all)
+
+
+def joined_backwards(patch: pytest.MonkeyPatch) -> None:
+    claim = Wakeups.claim
+    patch.setattr(Wakeups, "claim", lambda self, session: claim(self, session)[::-1])
+
+
+def joined_by_none(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Wakeups, "claim", lambda self, _: self._collect() or ())
+
+
+def failed_join_delivers(patch: pytest.MonkeyPatch) -> None:
+    release = Wakeups.release
+    delivered = {"are_delivered": True}
+    patch.setattr(Wakeups, "release", lambda self, sid, **_: release(self, sid, **delivered))
+
+
 def idle_is_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Wakeups, "drain", lambda self: self._next() and None)
 
@@ -144,7 +169,14 @@ TOYS: list[tuple[Patch, set[Promise]]] = [
     (index_wins, {promises.W6, promises.W7}),
     (failure_drops, {promises.W5, promises.W8}),
     (refusal_drops, {promises.W5}),
-    (idle_is_ignored, {promises.W2, promises.W3, promises.W4, promises.W8, promises.W9}),
+    (more_joined_than_told, {promises.W5}),
+    (joined_backwards, {promises.W3}),
+    (joined_by_none, {promises.W2, promises.W3, promises.W4, promises.W5}),
+    (failed_join_delivers, {promises.W5}),
+    (
+        idle_is_ignored,
+        {promises.W2, promises.W3, promises.W4, promises.W5, promises.W8, promises.W9},
+    ),
 ]
 
 
