@@ -91,6 +91,11 @@ def _stall(argument: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[D
         yield Defect(promises.C8, problem, expected, f"{buffered} buffered bytes")
     problem = "stalled readers were not dropped"
     yield from _field(promises.C8, result, "let_go", problem, expected=True)
+    beside = {"beside": result.get("beside", "refuses"), "live": result.get("live", True)}
+    problem = "another server on the folder took a live run for one of a dead server"
+    yield from _field(promises.S13, beside, "live", problem, expected=True)
+    problem = "another server on the folder served beside the first one"
+    yield from _field(promises.S13, beside, "beside", problem, expected="refuses")
     if result.get("goes_on") is False:  # None where its pause may have been too long
         problem = "a reader that had read on was dropped"
         yield Defect(promises.C8, problem, "the stream of a reader that reads", "a closed stream")

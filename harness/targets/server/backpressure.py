@@ -12,6 +12,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -20,7 +21,7 @@ from typing import Any, Self
 from harness.contract.agent_script import ASKED, Tokens, sleep
 from harness.core.sse import Frames
 from harness.engine.http import LOOPBACK, PATIENCE_S, NotReachedError, StatusError, Web
-from harness.processes.server import Launch
+from harness.processes.server import Launch, NotServingError, ServerProcess
 from harness.targets.server.lifecycle import ServerAdapter
 
 POLL_S = 0.02
@@ -55,16 +56,22 @@ class BackpressureAdapter:
     def __init__(self, folder: Path, launch: Launch) -> None:
         """Boot nothing yet."""
         self._server = ServerAdapter(folder, launch)
+        self._launch = launch
 
     def stall(self, readers: int, tokens: int) -> dict[str, Any]:
         """Read a run by some clients that read nothing and one that reads all; wait for the end.
 
-        Another client stays that took nothing for a moment, which was no deadline long.
+        Another client stays that took nothing for a moment, which was no deadline long. Meanwhile
+        another server is started on the same folder, in which a run is live.
         """
         web = self._booted(HERMES_WEBUI_SSE_WRITE_DEADLINE=str(DEADLINE_S))
         sid = _new(web)
         with ExitStack() as stack:
-            paused = _paused(web, stack)
+            large = _new(web)
+            begun = web.post(
+                "/api/chat/start", session_id=large, message=LARGE, attachments=ATTACHED
+            )
+            paused = _paused(web, begun["stream_id"], stack)
             run = _start(web, sid, f"{sleep(QUICK_S)}{Tokens(tokens).directive}")
             for _ in range(readers):
                 stack.enter_context(_stalled(web.port, f"/api/chat/stream?stream_id={run}"))
@@ -72,8 +79,12 @@ class BackpressureAdapter:
                 received = [(event.id, event.name) for event in events]
             health = web.get("/health")["containers"]
             answered = [web.ask("GET", path)[0] for path in ("/api/sessions", "/api/models")]
-            let_go = _came_true(lambda: _taken(web) <= (paused is not None))
+            with ThreadPoolExecutor(1) as pool:
+                beside = pool.submit(self._boot_beside)
+                let_go = _came_true(lambda: _taken(web) <= (paused is not None))
             return {
+                "beside": beside.result(),
+                "live": _is_untouched(web, large, begun["stream_id"]),
                 "goes_on": None if paused is None else not _has_closed(paused, 0.0),
                 "whole": is_whole(received),
                 "last": received[-1][1],
@@ -202,6 +213,15 @@ class BackpressureAdapter:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    def _boot_beside(self) -> str:
+        """Start another server on the folder, as a mistake of an operator does; what it does."""
+        try:
+            other = ServerProcess(self._launch, self._server.state)
+        except NotServingError:
+            return "refuses"
+        other.kill()
+        return "serves"
+
     def _booted(self, **settings: str) -> Web:
         self._server.kill()
         return Web(self._server.boot(**{**DEFAULTS, **settings})["port"])
@@ -282,10 +302,15 @@ def _stalled(port: int, path: str) -> Iterator[None]:
         yield
 
 
-def _paused(web: Web, stack: ExitStack) -> socket.socket | None:
+def _is_untouched(web: Web, sid: str, run: str) -> bool:
+    """Whether the session's first turn is under way, and was neither ended nor marked."""
+    session = web.get(f"/api/session?session_id={sid}")["session"]
+    is_pending = session["pending_user_message"] is not None and not session["messages"]
+    return bool(is_pending and session["active_stream_id"] == run)
+
+
+def _paused(web: Web, run: str, stack: ExitStack) -> socket.socket | None:
     """A client that made its stream wait, and then read all; None if that was never quick."""
-    body = {"session_id": _new(web), "message": LARGE, "attachments": ATTACHED}
-    run = web.post("/api/chat/start", **body)["stream_id"]
     last = f"id: {run}:{LARGE_EVENTS}\n".encode()
     for _ in range(PAUSES):
         with ExitStack() as own:

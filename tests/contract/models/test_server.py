@@ -417,6 +417,8 @@ SILENT = {
         (("stall", {"readers": 2}, {**STALLED, "dropped": [2, 0]}), promises.C8),
         (("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "last": "token"}), promises.C8),
         (("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "goes_on": None}), None),
+        (("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "live": False}), promises.S13),
+        (("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "beside": "serves"}), promises.S13),
         (("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "goes_on": False}), promises.C8),
         (
             ("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "kept_bytes": 1 << 24}),
