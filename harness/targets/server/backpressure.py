@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Self
 
 from harness.contract.agent_script import ASKED, Tokens, sleep
+from harness.core.errors import TargetLostError
 from harness.core.sse import Frames
 from harness.engine.http import LOOPBACK, PATIENCE_S, NotReachedError, StatusError, Web
 from harness.processes.server import Launch, NotServingError, ServerProcess
@@ -40,6 +42,7 @@ CROWD = 540  # connections, more than a server keeps beside its streams
 TALKS = 10  # of a stream that speaks each second
 SHORT_PATIENCE_S = 2.0  # for a request
 TRICKLE_S = 0.1
+FILES_MAX = 800  # open files, of which a server needs most for what is no stream
 HOST = "Host: localhost\r\n"
 LINGERING = {
     "silent": "",
@@ -194,15 +197,30 @@ class BackpressureAdapter:
             }
 
     def stop(self) -> dict[str, Any]:
-        """Terminate the server while three streams are open; whether each ended; the exit code."""
-        web = self._booted()
+        """Terminate the server while three streams are open; whether each ended; the exit code.
+
+        The system lets it open few files, and clients take every stream that it grants before.
+        """
+        web = self._booted(HERMES_WEBUI_STREAMS_MAX="10000", HARNESS_FILES_MAX=str(FILES_MAX))
         path = f"/api/session/stream?session_id={_new(web)}"
         paths = ("/api/sessions/gateway/stream", "/api/sessions/events", path)
         with ExitStack() as stack:
             streams = [stack.enter_context(_connected(web.port, stream)) for stream in paths]
             _came_true(lambda: _taken(web) == len(paths))
+            few_files = self._take_all(web, paths[-1], stack, len(paths))
             code = self._server.terminate()
-            return {"ended": [_has_ended(stream) for stream in streams], "code": code}
+            ended = [_has_ended(stream) for stream in streams]
+            return {"ended": ended, "code": code, "few_files": few_files}
+
+    def _take_all(self, web: Web, path: str, stack: ExitStack, taken: int) -> dict[str, Any]:
+        """Take streams until one is refused; its status, and what the server answers then."""
+        stated = web.get("/health")["accept_loop"]["streams_max"]
+        status = HTTPStatus.OK.value
+        while status == HTTPStatus.OK and taken < FILES_MAX:
+            status = _status(stack.enter_context(_connected(web.port, path)))
+            taken += status == HTTPStatus.OK
+        answered = [_answered(web, other) for other in ("/health", "/api/sessions", "/api/models")]
+        return {"refused": status, "answered": answered, "uncounted": taken - stated}
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -413,6 +431,23 @@ def _silence_s(stream: socket.socket) -> float:
                 return time.monotonic() - began_at
             began_at = time.monotonic()
     raise NotReachedError("the stream was closed")
+
+
+def _status(client: socket.socket) -> int:
+    """The status of a response; 0 if none came."""
+    head = b""
+    with suppress(OSError):
+        while b"\r\n" not in head and (data := client.recv(1 << 16)):
+            head += data
+    return int(head.split()[1]) if b"\r\n" in head else 0
+
+
+def _answered(web: Web, path: str) -> int:
+    """The status of an ordinary call; 0 if it is not answered."""
+    try:
+        return web.ask("GET", path)[0]
+    except (NotReachedError, TargetLostError):
+        return 0
 
 
 def _has_ended(stream: socket.socket) -> bool:
