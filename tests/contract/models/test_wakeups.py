@@ -131,7 +131,7 @@ def refused_as_unknown(start: Any) -> Any:
     return start_or_unknown
 
 
-def more_joined_than_told(patch: pytest.MonkeyPatch) -> None:
+def more_marked_than_joined(patch: pytest.MonkeyPatch) -> None:
     claim = Wakeups.claim
 
     def claim_all(self: Any, session: str) -> Any:
@@ -169,7 +169,7 @@ TOYS: list[tuple[Patch, set[Promise]]] = [
     (index_wins, {promises.W6, promises.W7}),
     (failure_drops, {promises.W5, promises.W8}),
     (refusal_drops, {promises.W5}),
-    (more_joined_than_told, {promises.W5}),
+    (more_marked_than_joined, {promises.W5}),
     (joined_backwards, {promises.W3}),
     (joined_by_none, {promises.W2, promises.W3, promises.W4, promises.W5}),
     (failed_join_delivers, {promises.W5}),
