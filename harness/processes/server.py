@@ -24,13 +24,16 @@ EXIT_PATIENCE_S = 30.0  # far more than the drain deadline
 DRAIN_S = "4"
 LOG_CHARS = 1000
 REFERENCE = """
-import json, os, runpy, signal, threading
+import json, os, resource, runpy, signal, threading
 
 def follow():
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGKILL)
 
 threading.Thread(target=follow, daemon=True).start()
+if "HARNESS_FILES_MAX" in os.environ:
+    limit = int(os.environ["HARNESS_FILES_MAX"])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 if "HARNESS_REACH" in os.environ:
     runpy.run_path(os.environ["HARNESS_REACH_CODE"])["start"]()
 if "HARNESS_PROBE" in os.environ:
@@ -68,7 +71,10 @@ class ReferenceLaunch:
     package_folder: Path
 
     def start(self, state: Path, settings: Mapping[str, str], log: int) -> Process:
-        """Start the server with the settings in its environment."""
+        """Start the server with the settings in its environment.
+
+        HARNESS_FILES_MAX among them limits the files that it may have open.
+        """
         command = [sys.executable, "-S", "-P", "-c", REFERENCE, "--state", str(state), "--port=0"]
         if "HERMES_WEBUI_HOST" in settings:
             command.append(f"--host={settings['HERMES_WEBUI_HOST']}")

@@ -29,6 +29,14 @@ def _dropped(history: History) -> int:
     return sum(op.result["dropped"][0] for op in history.happened.of("stall"))
 
 
+def _resumed(history: History) -> int:
+    return sum(op.result["goes_on"] is not None for op in history.happened.of("stall"))
+
+
+def _beside(history: History) -> int:
+    return sum("beside" in op.result for op in history.happened.of("stall"))
+
+
 def _refused(history: History) -> int:
     return sum(len(op.result["refused"]) for op in history.happened.of("fill"))
 
@@ -44,12 +52,14 @@ READERS = Scenario(
     ability="streams",
     promises=(
         *(promises.C3, promises.C6, promises.C8, promises.C9, promises.C10),
-        *(promises.H4, promises.H6, promises.H3),
+        *(promises.H4, promises.H6, promises.H3, promises.S13),
     ),
     workload=stall_and_fill,
     checker=conforms(BackpressureModel()),
     expectations=(
         Expectation("a stalled reader was dropped", _dropped),
+        Expectation("a reader that had stalled read on", _resumed),
+        Expectation("another server was started on the folder", _beside),
         Expectation("a stream above the limit was refused", _refused),
         Expectation("a silence was broken in time", _in_time),
     ),

@@ -15,6 +15,7 @@ from harness.contract.models.wakeups import (
     COMMAND_CHARS_MAX,
     HOLD_MAX_S,
     INDEX_MAX,
+    JOINED_MAX,
     MISSING,
     OUTPUT_CHARS_MAX,
     PATIENCE_S,
@@ -35,6 +36,7 @@ SESSIONS = st.sampled_from(NAMES)
 FAILURES = (
     *("disk full", "disk error", "no file", "no permission", "shutdown", "timeout", "connection"),
     *("bug", "wrong type", "wrong value", "memory"),
+    *("damaged file", "stale copy", "refused save", "busy lock"),  # of the session store
 )
 SIZES = (1, OUTPUT_CHARS_MAX - 1, OUTPUT_CHARS_MAX, OUTPUT_CHARS_MAX + 1, 20 * OUTPUT_CHARS_MAX)
 EXIT_CODES = (0, 1, 255, -9, None)
@@ -85,6 +87,10 @@ class WakeupsMachine(Machine):
     @rule(session=SESSIONS)
     def begin_run(self, session: str) -> None:
         self.ask("begin_run", session=session)
+
+    @rule(session=SESSIONS, fails=st.booleans())
+    def join_run(self, session: str, fails: bool) -> None:  # noqa: FBT001  drawn
+        self.ask("join_run", session=session, fails=fails)
 
     @rule(session=SESSIONS)
     def end_run(self, session: str) -> None:
@@ -218,6 +224,33 @@ def after_each_failure() -> Iterator[list[Call]]:
         yield [ended("p1"), ended("p2"), fail, DRAIN, RESTART, *[DRAIN, late] * times, END]
 
 
+def join(session: str = "s1", *, fails: bool = False) -> Call:
+    """A turn of the user that takes along what waits, or cannot begin."""
+    return "join_run", {"session": session, "fails": fails}
+
+
+def taken_along() -> Iterator[list[Call]]:
+    """Turns of the user around the number of reports that they take, refused, failed, unmarked."""
+    late: Call = ("advance", {"seconds": PATIENCE_S})
+    for count in (1, JOINED_MAX - 1, JOINED_MAX, JOINED_MAX + 1, 2 * JOINED_MAX + 1):
+        many = ended("p", count=count)
+        yield [many, join(), END, join(), END, join(), END, DRAIN]
+        yield [BEGIN, many, DRAIN, join(), END, END]
+        yield [many, join(fails=True), join(), RESTART, DRAIN, END]
+    other = ended("q1", session="s11")
+    yield [other, ended("p1"), ended("p1", match="x"), ended("p2"), join(), END, DRAIN]
+    yield [ended("p1"), ended("p2"), join(fails=True), DRAIN, END, END]
+    yield [ended("p1"), ended("p2"), DELETE, join(), DRAIN]
+    yield [ended("p1"), ended("p2"), join(), DELETE, DRAIN, ended("p3"), DRAIN]
+    yield [ended("p", count=3), DRAIN, BEGIN, END, join(), END, DRAIN]
+    fail: Call = ("fail_starts", {"kind": FAILURES[0], "times": 1})
+    yield [ended("p1"), ended("p2"), fail, DRAIN, join(), END, DRAIN]
+    for times, act in itertools.product((1, 2, 3), (END, RESTART)):
+        unmarkable: Call = ("fail_marks", {"times": times})
+        again = [act, late, late, join(), END, late]
+        yield [ended("p", count=3), unmarkable, join(), *again]
+
+
 def with_broken_registry() -> Iterator[list[Call]]:
     """Every break of the registry's contract, in every state of a session; then a restart."""
     yield [("open_broken", {"kind": kind}) for kind in MISSING[:3]]
@@ -246,7 +279,7 @@ def of_each_state() -> Iterator[list[Call]]:
 
 PROGRAMS = (
     *(at_every_size, without_owner, refused_users),
-    *(after_each_failure, with_broken_registry, of_each_state),
+    *(after_each_failure, taken_along, with_broken_registry, of_each_state),
 )
 
 
@@ -271,6 +304,10 @@ def _attempts(history: History, how: str) -> int:
 
 def _started(history: History) -> int:
     return _attempts(history, "started")
+
+
+def _joined(history: History) -> int:
+    return _attempts(history, "joined")
 
 
 def _deferred(history: History) -> int:
@@ -315,6 +352,7 @@ WAKEUPS = Scenario(
     expectations=(
         Expectation("a wakeup was started", _started, 100),
         Expectation("a wakeup waited for a run to leave", _deferred, 20),
+        Expectation("a wakeup was taken along by the user's turn", _joined, 20),
         Expectation("a completion was reported more than once", _repeated),
         Expectation("a broken registry was reported", _reported),
         Expectation("a start failed", _failed, 20),

@@ -15,6 +15,7 @@ OK, UNAVAILABLE = 200, 503
 STALL_CALLS, FILL_CALLS = 2, 4  # ordinary calls during each situation
 ABOVE = 3  # streams above the limit
 CROWD_CALLS = 2
+FEW_FILES = {"refused": UNAVAILABLE, "answered": [OK] * 3, "uncounted": 0}
 CONNECTIONS_MIN, CONNECTIONS_MAX = 256, 512  # connections that a server keeps beside its streams
 QUIET_STREAMS, OPEN_STREAMS = 4, 3
 BUFFERED_BYTES_MAX = 1 << 20  # for one session, whether a reader takes its events or not
@@ -91,6 +92,14 @@ def _stall(argument: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[D
         yield Defect(promises.C8, problem, expected, f"{buffered} buffered bytes")
     problem = "stalled readers were not dropped"
     yield from _field(promises.C8, result, "let_go", problem, expected=True)
+    beside = {"beside": result.get("beside", "refuses"), "live": result.get("live", True)}
+    problem = "another server on the folder took a live run for one of a dead server"
+    yield from _field(promises.S13, beside, "live", problem, expected=True)
+    problem = "another server on the folder served beside the first one"
+    yield from _field(promises.S13, beside, "beside", problem, expected="refuses")
+    if result.get("goes_on") is False:  # None where its pause may have been too long
+        problem = "a reader that had read on was dropped"
+        yield Defect(promises.C8, problem, "the stream of a reader that reads", "a closed stream")
     problem = "health reported another number of dropped streams"
     dropped = [argument["readers"]] * 2  # by each health endpoint
     for defect in _field(promises.C8, result, "dropped", problem, expected=dropped):
@@ -154,6 +163,12 @@ def _stop(_argument: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[D
     yield from _field(
         promises.H3, result, "code", "SIGTERM did not end the server cleanly", expected=0
     )
+    few_files = result.get("few_files", FEW_FILES)
+    problem = "a server that may open few files did not refuse streams in time"
+    for name in ("refused", "answered"):
+        yield from _field(promises.C10, few_files, name, problem, expected=FEW_FILES[name])
+    problem = "health reported another limit of streams than the one that held"
+    yield from _field(promises.H4, few_files, "uncounted", problem, expected=0)
     problem = "a stream did not end with its server"
     yield from _field(promises.H3, result, "ended", problem, expected=[True] * OPEN_STREAMS)
 

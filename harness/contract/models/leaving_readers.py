@@ -63,7 +63,7 @@ _PROBLEMS = {
     "begin": "the server did not serve its readers",
     "leave": "readers that had left were still served or counted: {endpoint}, {way}",
     "leave_stalled": "readers that took nothing were counted wrongly, or after they left: {way}",
-    "rest": "gauges were above their first values after every client had left",
+    "rest": "gauges were not back at their first values after every client had left",
     "idle": "the server without clients was not quiet",
 }
 

@@ -27,8 +27,10 @@ UNROUTED_MAX = 256  # reports without a session that are remembered
 INDEX_MAX = 4096
 COMMAND_CHARS_MAX = 1000
 OUTPUT_CHARS_MAX = 4000
+JOINED_MAX = 16  # reports that a user's turn takes along
 OWED_SHOWN = 40  # an answer names this many of the owed reports
 MISSING = ("no take", "no is_consumed", "no mark_consumed", "take gives text")
+JOINS = ("joined", "had")  # a user's turn takes a report along, that its session has perhaps
 SILENT = ("is_consumed answers text", "mark_consumed marks nothing")
 BROKEN_ERROR = "RegistryContractError"
 _ALPHABET = "0123456789 abc äß 漢字 🙂 "
@@ -159,6 +161,7 @@ class _Draft:
         self.attempted: set[str] = set()
         self.to_mark: list[tuple[str, str]] = []  # session and event of what was delivered
         self.dropped: list[str] = []
+        self.joining: str | None = None  # the session whose user's turn takes reports along
 
     def frozen(self) -> State:
         values = {item.name: getattr(self, item.name) for item in fields(State)}
@@ -189,7 +192,8 @@ class _Draft:
             self._expect_error(is_due=True)
             return
         ended = self._apply(operation.function, argument)
-        collects = operation.function in ("drain", "advance") or ended is not None
+        drains = operation.function in ("drain", "advance")
+        collects = drains or ended is not None or self.joining is not None
         is_reported = self.broken in MISSING or (
             self.broken == SILENT[0] and any(self._is_new(event) for event in self.published)
         )
@@ -199,8 +203,7 @@ class _Draft:
             self._collect()
         elif operation.function != "index":
             self._announced([])
-        if operation.function == "delete":
-            self._drop_keys(argument["session"])
+        self._finish_call(operation.function, argument)
         self._attempts(is_allowed=not (self.broken and (is_reported or not collects)))
         marked = any(how == "marked" for _, _, how, _ in operation.result["attempts"])
         self._expect_error(is_due=collects and (is_reported or bool(self.broken and marked)))
@@ -222,8 +225,8 @@ class _Draft:
                 self._complete(argument)
             case "index":
                 self._index(argument)
-            case "begin_run":
-                self._begin(session)
+            case "begin_run" | "join_run":
+                self._come(session, joins=function == "join_run")
             case "end_run" if session in self.runs:
                 return self._end(session)
             case "delete":
@@ -242,6 +245,13 @@ class _Draft:
             case "restart":
                 self._restart()
         return None
+
+    def _finish_call(self, function: str, argument: Mapping[str, Any]) -> None:
+        """Apply what a call does after the reports that came until then were collected."""
+        if function == "delete":
+            self._drop_keys(argument["session"])
+        if self.joining is not None:
+            self._join(self.joining, fails=argument["fails"])
 
     def _complete(self, argument: Mapping[str, Any]) -> None:
         count = argument.get("count", 1)
@@ -272,6 +282,13 @@ class _Draft:
         """A deleted session has no keys; what came while its run ended was still its own."""
         for key in [key for key, sid in self.index.items() if sid == session]:
             del self.index[key]
+
+    def _come(self, session: str, *, joins: bool) -> None:
+        """A user begins a turn, or is refused; one that takes reports along collects them first."""
+        if not joins or session in self.runs:
+            self._begin(session)
+        elif session not in self.deleted:
+            self.joining = session
 
     def _begin(self, session: str) -> None:
         source = self.runs.get(session)
@@ -364,8 +381,45 @@ class _Draft:
 
     # Attempts
 
+    def _join(self, session: str, *, fails: bool) -> None:
+        """A user's turn takes the first reports along, and marks them once it is saved."""
+        queue = self.queues.get(session, [])
+        attempts = self.operation.result["attempts"]
+        joined = [attempt for attempt in attempts if attempt[2] in JOINS]
+        self._compare_joined(session, queue[:JOINED_MAX], joined)
+        if fails:
+            return
+        self._begin(session)
+        for _, event, _, _ in joined:
+            self.delivered[event] = session
+            self.to_mark.append((session, event))
+        self.queues[session] = [
+            replace(e, is_delivered=e.is_delivered or (session, e.event) in self.to_mark)
+            for e in queue
+        ]
+
+    def _compare_joined(
+        self, session: str, due: Sequence[Waiting], joined: Sequence[Sequence[str]]
+    ) -> None:
+        expected = [
+            [session, e.event, "had" if e.is_delivered else "joined", e.prompt] for e in due
+        ]
+        if [*joined] == expected:
+            return
+        wanted, came = [e.event for e in due], [event for _, event, _, _ in joined]
+        others = {e.event for name, queue in self.queues.items() if name != session for e in queue}
+        missing = [e for e in due if e.event not in came]
+        broken, *also = missing[0].promises if missing else (promises.W1,)
+        if others & {*came}:
+            broken = promises.W6
+        elif came != wanted and sorted(came) == sorted(wanted):
+            broken = promises.W3
+        self.refuse(broken, f"took {came} along", f"a turn that takes {wanted} along", *also)
+
     def _attempts(self, *, is_allowed: bool) -> None:
         for session, event, how, message in self.operation.result["attempts"]:
+            if how in JOINS and self.joining is not None:
+                continue  # judged by `_join`
             if not is_allowed:
                 problem = f"went on although {self.broken or 'nothing was due'}"
                 self.refuse(promises.W8, problem, "no attempt, and an 'error'")
@@ -462,6 +516,8 @@ class _Draft:
             self.refuse(promises.W5, f"{how} {event}", expected)
         self.to_mark = self.to_mark[1:]
         if how == "unmarked":
+            if self.joining is not None:
+                self.to_mark.clear()  # those behind it are marked when it is
             self.unmarkable = max(0, self.unmarkable - 1)
             queue = self.queues.get(session, [])
             if queue:

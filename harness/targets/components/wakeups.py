@@ -138,6 +138,33 @@ class WakeupsAdapter:
             self._run(session, self._modules("turns.turns").Source.USER)
         return self._answer()
 
+    def join_run(self, session: str, fails: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002
+        """Begin a turn of the user that takes along what waits, or fail to begin it.
+
+        A busy session refuses the user, and a deleted one has no turn.
+        """
+        if session in self._deleted:
+            return self._answer()
+        if session in self._runs:
+            return self.begin_run(session)
+        return self._answer(lambda: self._join(session, fails=fails))
+
+    def _join(self, session: str, *, fails: bool) -> None:
+        """Do what a start does: register, claim, save or withdraw, and end the claim."""
+        run = self._registered(session, self._modules("turns.turns").Source.USER)
+        joined = self._wakeups.claim(session)
+        for event_id, text in joined:
+            how = "had" if (session, event_id) in self._had else "joined"
+            self._attempts.append([session, event_id, how, text])
+        if fails:
+            del self._runs[session]
+            self._wakeups.ended(run)
+        else:
+            self._had |= {(session, event_id) for event_id, _ in joined}
+            self._wakeups.started(run)
+        if joined:
+            self._wakeups.release(session, are_delivered=not fails)
+
     def end_run(self, session: str) -> dict[str, Any]:
         """End the session's run, if it has one."""
         run = self._runs.pop(session, None)
@@ -273,16 +300,30 @@ class WakeupsAdapter:
             "wrong value": ValueError("a mistake of the turn's code"),
             "bug": KeyError("a mistake of the turn's code"),
             "memory": MemoryError(),
+            **self._refusals(),
+        }
+
+    def _refusals(self) -> Mapping[str, Exception]:
+        """Errors of the session store about a session that exists, and may be saved later."""
+        sidecar, store = self._modules("sessions.sidecar"), self._modules("sessions.store")
+        return {
+            "damaged file": sidecar.SidecarDamagedError("s1.json cannot be read"),
+            "stale copy": store.StaleCopyError("s1: is at version 2, this was made from version 1"),
+            "refused save": store.SaveRefusedError("s1: would lose 2 messages during a turn"),
+            "busy lock": self._modules("storage.files").LockBusyError("s1 is locked"),
         }
 
     def _run(self, session: str, source: Any) -> None:
+        self._wakeups.started(self._registered(session, source))
+
+    def _registered(self, session: str, source: Any) -> Any:
         self._number += 1
         stream = f"stream-{self._number}"
         run = SimpleNamespace(
             session_id=session, stream_id=stream, source=source, is_attachable=True
         )
         self._runs[session] = run
-        self._wakeups.started(run)
+        return run
 
     def _answer(self, act: Callable[[], object] = lambda: None) -> dict[str, Any]:
         error = None

@@ -12,21 +12,29 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Self
 
-from harness.contract.agent_script import Tokens, sleep
+from harness.contract.agent_script import ASKED, Tokens, sleep
+from harness.core.errors import TargetLostError
 from harness.core.sse import Frames
 from harness.engine.http import LOOPBACK, PATIENCE_S, NotReachedError, StatusError, Web
-from harness.processes.server import Launch
+from harness.processes.server import Launch, NotServingError, ServerProcess
 from harness.targets.server.lifecycle import ServerAdapter
 
 POLL_S = 0.02
 TINY_BYTES = 2048  # the receive buffer of a stalled reader
 SNAPSHOT = "session_snapshot"
 HELD = f"{Tokens(3).directive}{sleep(900)}"
+DEADLINE_S = 1.0  # for a reader that takes nothing
+PAUSES = 3  # tries to read on within half of that
+LARGE = f"{ASKED}" * 20 + f"{sleep(900)}"  # shows what its turn has attached
+LARGE_EVENTS = 40  # two for each call of a tool
+ATTACHED = [f"{number:1000}" for number in range(16)]
 QUICK_S = 0.3
 QUIET_S = 1.0  # without any stream, after which a server may have stopped its timers
 DEFAULTS = {"HERMES_WEBUI_STREAMS_MAX": "64"}
@@ -34,6 +42,7 @@ CROWD = 540  # connections, more than a server keeps beside its streams
 TALKS = 10  # of a stream that speaks each second
 SHORT_PATIENCE_S = 2.0  # for a request
 TRICKLE_S = 0.1
+FILES_MAX = 800  # open files, of which a server needs most for what is no stream
 HOST = "Host: localhost\r\n"
 LINGERING = {
     "silent": "",
@@ -50,12 +59,22 @@ class BackpressureAdapter:
     def __init__(self, folder: Path, launch: Launch) -> None:
         """Boot nothing yet."""
         self._server = ServerAdapter(folder, launch)
+        self._launch = launch
 
     def stall(self, readers: int, tokens: int) -> dict[str, Any]:
-        """Read a run by some clients that read nothing and one that reads all; wait for the end."""
-        web = self._booted(HERMES_WEBUI_SSE_WRITE_DEADLINE="1")
+        """Read a run by some clients that read nothing and one that reads all; wait for the end.
+
+        Another client stays that took nothing for a moment, which was no deadline long. Meanwhile
+        another server is started on the same folder, in which a run is live.
+        """
+        web = self._booted(HERMES_WEBUI_SSE_WRITE_DEADLINE=str(DEADLINE_S))
         sid = _new(web)
         with ExitStack() as stack:
+            large = _new(web)
+            begun = web.post(
+                "/api/chat/start", session_id=large, message=LARGE, attachments=ATTACHED
+            )
+            paused = _paused(web, begun["stream_id"], stack)
             run = _start(web, sid, f"{sleep(QUICK_S)}{Tokens(tokens).directive}")
             for _ in range(readers):
                 stack.enter_context(_stalled(web.port, f"/api/chat/stream?stream_id={run}"))
@@ -63,8 +82,13 @@ class BackpressureAdapter:
                 received = [(event.id, event.name) for event in events]
             health = web.get("/health")["containers"]
             answered = [web.ask("GET", path)[0] for path in ("/api/sessions", "/api/models")]
-            let_go = _came_true(lambda: not _taken(web))
+            with ThreadPoolExecutor(1) as pool:
+                beside = pool.submit(self._boot_beside)
+                let_go = _came_true(lambda: _taken(web) <= (paused is not None))
             return {
+                "beside": beside.result(),
+                "live": _is_untouched(web, large, begun["stream_id"]),
+                "goes_on": None if paused is None else not _has_closed(paused, 0.0),
                 "whole": is_whole(received),
                 "last": received[-1][1],
                 "answered": answered,
@@ -173,15 +197,30 @@ class BackpressureAdapter:
             }
 
     def stop(self) -> dict[str, Any]:
-        """Terminate the server while three streams are open; whether each ended; the exit code."""
-        web = self._booted()
+        """Terminate the server while three streams are open; whether each ended; the exit code.
+
+        The system lets it open few files, and clients take every stream that it grants before.
+        """
+        web = self._booted(HERMES_WEBUI_STREAMS_MAX="10000", HARNESS_FILES_MAX=str(FILES_MAX))
         path = f"/api/session/stream?session_id={_new(web)}"
         paths = ("/api/sessions/gateway/stream", "/api/sessions/events", path)
         with ExitStack() as stack:
             streams = [stack.enter_context(_connected(web.port, stream)) for stream in paths]
             _came_true(lambda: _taken(web) == len(paths))
+            few_files = self._take_all(web, paths[-1], stack, len(paths))
             code = self._server.terminate()
-            return {"ended": [_has_ended(stream) for stream in streams], "code": code}
+            ended = [_has_ended(stream) for stream in streams]
+            return {"ended": ended, "code": code, "few_files": few_files}
+
+    def _take_all(self, web: Web, path: str, stack: ExitStack, taken: int) -> dict[str, Any]:
+        """Take streams until one is refused; its status, and what the server answers then."""
+        stated = web.get("/health")["accept_loop"]["streams_max"]
+        status = HTTPStatus.OK.value
+        while status == HTTPStatus.OK and taken < FILES_MAX:
+            status = _status(stack.enter_context(_connected(web.port, path)))
+            taken += status == HTTPStatus.OK
+        answered = [_answered(web, other) for other in ("/health", "/api/sessions", "/api/models")]
+        return {"refused": status, "answered": answered, "uncounted": taken - stated}
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -191,6 +230,15 @@ class BackpressureAdapter:
                 file = stack.enter_context(path.open("rb"))
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    def _boot_beside(self) -> str:
+        """Start another server on the folder, as a mistake of an operator does; what it does."""
+        try:
+            other = ServerProcess(self._launch, self._server.state)
+        except NotServingError:
+            return "refuses"
+        other.kill()
+        return "serves"
 
     def _booted(self, **settings: str) -> Web:
         self._server.kill()
@@ -272,6 +320,42 @@ def _stalled(port: int, path: str) -> Iterator[None]:
         yield
 
 
+def _is_untouched(web: Web, sid: str, run: str) -> bool:
+    """Whether the session's first turn is under way, and was neither ended nor marked."""
+    session = web.get(f"/api/session?session_id={sid}")["session"]
+    is_pending = session["pending_user_message"] is not None and not session["messages"]
+    return bool(is_pending and session["active_stream_id"] == run)
+
+
+def _paused(web: Web, run: str, stack: ExitStack) -> socket.socket | None:
+    """A client that made its stream wait, and then read all; None if that was never quick."""
+    last = f"id: {run}:{LARGE_EVENTS}\n".encode()
+    for _ in range(PAUSES):
+        with ExitStack() as own:
+            began_s = time.monotonic()
+            path = f"/api/chat/stream?stream_id={run}"
+            client = own.enter_context(_connected(web.port, path, TINY_BYTES))
+            if not _came_true(lambda: _containers(web)["sse_stalled"] > 0):
+                return None
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            is_whole = _read_until(client, last)
+            if is_whole and time.monotonic() - began_s < DEADLINE_S / 2:
+                stack.push(own.pop_all())
+                return client
+    return None
+
+
+def _read_until(client: socket.socket, mark: bytes) -> bool:
+    """Read until the mark comes; whether it did before the stream ended."""
+    read = b""
+    with suppress(OSError):
+        while data := client.recv(1 << 20):
+            read = read[-len(mark) :] + data
+            if mark in read:
+                return True
+    return False
+
+
 class _Lingering:
     """Clients that open a connection and then do not go on; some never finish their request."""
 
@@ -347,6 +431,23 @@ def _silence_s(stream: socket.socket) -> float:
                 return time.monotonic() - began_at
             began_at = time.monotonic()
     raise NotReachedError("the stream was closed")
+
+
+def _status(client: socket.socket) -> int:
+    """The status of a response; 0 if none came."""
+    head = b""
+    with suppress(OSError):
+        while b"\r\n" not in head and (data := client.recv(1 << 16)):
+            head += data
+    return int(head.split()[1]) if b"\r\n" in head else 0
+
+
+def _answered(web: Web, path: str) -> int:
+    """The status of an ordinary call; 0 if it is not answered."""
+    try:
+        return web.ask("GET", path)[0]
+    except (NotReachedError, TargetLostError):
+        return 0
 
 
 def _has_ended(stream: socket.socket) -> bool:

@@ -42,10 +42,10 @@ class Gauges:
         self._first = self._now()
 
     def left(self) -> dict[str, int]:
-        """Let all clients leave, and wait; what is above its first value, and by how much."""
+        """Let all clients leave, and wait; what is not back at its first value."""
         self._remove_sessions()
         ends_at, polls = time.monotonic() + REST_S, 0
-        while left := _above(self._first, self._now()):
+        while left := _off(self._first, self._now()):
             polls += 1
             if polls >= POLLS_MIN and time.monotonic() > ends_at:
                 break
@@ -87,13 +87,15 @@ class Gauges:
         return "files" if link.startswith("/") else "others"
 
 
-def _above(first: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+def _off(first: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+    """By how much gauges are above their first values, or below zero, which no size is."""
     over = {
         name: now.get(name, 0) - size - ALLOWED.get(name, 0)
         for name, size in first.items()
         if name not in IGNORED
     }
-    return {name: excess for name, excess in over.items() if excess > 0}
+    above = {name: excess for name, excess in over.items() if excess > 0}
+    return above | {name: size for name, size in now.items() if size < 0}
 
 
 def left_by(gauges: Gauges) -> dict[str, int]:

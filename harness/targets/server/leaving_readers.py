@@ -179,9 +179,9 @@ class LeavingReadersAdapter:
         return last
 
     def _left(self, first: Mapping[str, int], within_s: float = BACK_S) -> dict[str, int]:
-        """What is above its first value when the time is over: by how much."""
+        """What is not back at its first value when the time is over: by how much."""
         ends_at, polls = time.monotonic() + within_s, 0
-        while left := _above(first, self._gauges()):
+        while left := _off(first, self._gauges()):
             polls += 1
             if time.monotonic() > ends_at and polls >= self.back_polls:
                 break
@@ -211,12 +211,18 @@ def request(path: str) -> bytes:
 
 
 _OF_CLIENTS = ("streams", "sse", "channel", "connections", "calls", "active", "watcher", "run_w")
+_OF_THOSE_THAT_STAY = ("streams_taken",)  # below its first value is as wrong as above
 
 
-def _above(first: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+def _off(first: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+    """By how much gauges are above their first values, or what was given back twice below them."""
     allowed = {"threads": THREADS_MAX}
     over = {name: now.get(name, 0) - size - allowed.get(name, 0) for name, size in first.items()}
-    return {name: excess for name, excess in over.items() if excess > 0}
+    return {
+        name: excess
+        for name, excess in over.items()
+        if excess > 0 or (excess < 0 and name in _OF_THOSE_THAT_STAY)
+    }
 
 
 def _read_event(client: socket.socket) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.checkers.conformance import conforms
 from harness.contract import promises
-from harness.contract.models.backpressure import BackpressureModel
+from harness.contract.models.backpressure import FEW_FILES, BackpressureModel
 from harness.contract.models.bad_input import BadInputModel
 from harness.contract.models.catalog_over_http import CatalogOverHttpModel
 from harness.contract.models.notifications import NotificationsModel
@@ -400,6 +400,11 @@ def crowd(**changes: Any) -> dict[str, Any]:
     return {"crowd": {**FILLED["crowd"], **changes}}
 
 
+def few_files(**changes: Any) -> dict[str, Any]:
+    """A stop of a server that may open few files, with some facts changed."""
+    return {"ended": [True] * 3, "code": 0, "few_files": {**FEW_FILES, **changes}}
+
+
 SILENT = {
     "silences_s": [4.0] * 4,
     "locked": [503],
@@ -416,6 +421,10 @@ SILENT = {
         (("stall", {"readers": 2}, {**STALLED, "dropped": [1, 1]}), promises.C8),
         (("stall", {"readers": 2}, {**STALLED, "dropped": [2, 0]}), promises.C8),
         (("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "last": "token"}), promises.C8),
+        (("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "goes_on": None}), None),
+        (("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "live": False}), promises.S13),
+        (("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "beside": "serves"}), promises.S13),
+        (("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "goes_on": False}), promises.C8),
         (
             ("stall", {"readers": 2}, {**STALLED, "dropped": BOTH, "kept_bytes": 1 << 24}),
             promises.C8,
@@ -433,6 +442,10 @@ SILENT = {
         (("leave", {}, {"collected": True, "channels": 0, "heard": False}), promises.C9),
         (("stop", {}, {"ended": [True] * 3, "code": 0}), None),
         (("stop", {}, {"ended": [True] * 3, "code": None}), promises.H3),
+        (("stop", {}, {"ended": [True] * 3, "code": 0, "few_files": FEW_FILES}), None),
+        (("stop", {}, few_files(refused=0)), promises.C10),
+        (("stop", {}, few_files(answered=[200, 0, 200])), promises.C10),
+        (("stop", {}, few_files(uncounted=4)), promises.H4),
         (("stop", {}, {"ended": [True, False], "code": 0}), promises.H3),
         (("keep_silent", {}, SILENT), None),
         (("keep_silent", {}, {**SILENT, "silences_s": [4.0, 4.0, 4.0, 30.0]}), promises.C6),

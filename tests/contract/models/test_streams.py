@@ -167,6 +167,7 @@ STALLED: dict[str, Any] = {"left": {}, "ended": 3, "stalled": 3, "counted": 3}
     ("function", "argument", "result", "broken"),
     [
         ("leave", LEAVE, {"left": {"sse_streams": 3}, "ended": 3}, promises.C11),
+        ("leave", LEAVE, {"left": {"streams_taken": -3}, "ended": 3}, promises.C11),
         ("leave", LEAVE, {"left": {}, "ended": 2}, promises.C11),
         ("leave", LEAVE, {"left": {"fds": 3}, "ended": 3}, promises.H8),
         ("leave_stalled", STALL, {**STALLED, "left": {"sse_stalled": 3}}, promises.C11),

@@ -16,6 +16,8 @@ from harness.core.contract import Promise
 from harness.core.history import Operation, Outcome
 from harness.targets.components.wakeups import WakeupsAdapter
 from reference_impl.agents.processes import Event
+from reference_impl.sessions.session_files import UnknownSessionError
+from reference_impl.sessions.sidecar import SessionError
 from reference_impl.turns import wakeups
 from reference_impl.turns.turns import Source, TurnConflictError
 from scenarios.wakeups.test_model import PROGRAMS, quiet
@@ -104,6 +106,56 @@ def failure_drops(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Wakeups, "_deliver", deliver)
 
 
+def refusal_drops(patch: pytest.MonkeyPatch) -> None:
+    deliver = Wakeups._deliver
+
+    def drop_refused(self: Any, session: str, event: Event) -> Any:
+        start, self._start = self._start, refused_as_unknown(self._start)
+        try:
+            return deliver(self, session, event)
+        finally:
+            self._start = start
+
+    patch.setattr(Wakeups, "_deliver", drop_refused)
+
+
+def refused_as_unknown(start: Any) -> Any:
+    """Take every error of the session store for a session that does not exist."""
+
+    def start_or_unknown(*args: Any, **kwargs: Any) -> None:
+        try:
+            start(*args, **kwargs)
+        except SessionError as error:
+            raise UnknownSessionError from error
+
+    return start_or_unknown
+
+
+def more_marked_than_joined(patch: pytest.MonkeyPatch) -> None:
+    claim = Wakeups.claim
+
+    def claim_all(self: Any, session: str) -> Any:
+        patch.setattr(wakeups, "NOTICES_MAX", 1000)
+        return claim(self, session)[:16]
+
+    patch.setattr(Wakeups, "claim", claim_all)
+
+
+def joined_backwards(patch: pytest.MonkeyPatch) -> None:
+    claim = Wakeups.claim
+    patch.setattr(Wakeups, "claim", lambda self, session: claim(self, session)[::-1])
+
+
+def joined_by_none(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Wakeups, "claim", lambda self, _: self._collect() or ())
+
+
+def failed_join_delivers(patch: pytest.MonkeyPatch) -> None:
+    release = Wakeups.release
+    delivered = {"are_delivered": True}
+    patch.setattr(Wakeups, "release", lambda self, sid, **_: release(self, sid, **delivered))
+
+
 def idle_is_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Wakeups, "drain", lambda self: self._next() and None)
 
@@ -116,7 +168,15 @@ TOYS: list[tuple[Patch, set[Promise]]] = [
     (output_unbounded, {promises.W1, promises.W13}),
     (index_wins, {promises.W6, promises.W7}),
     (failure_drops, {promises.W5, promises.W8}),
-    (idle_is_ignored, {promises.W2, promises.W3, promises.W4, promises.W8, promises.W9}),
+    (refusal_drops, {promises.W5}),
+    (more_marked_than_joined, {promises.W5}),
+    (joined_backwards, {promises.W3}),
+    (joined_by_none, {promises.W2, promises.W3, promises.W4, promises.W5}),
+    (failed_join_delivers, {promises.W5}),
+    (
+        idle_is_ignored,
+        {promises.W2, promises.W3, promises.W4, promises.W5, promises.W8, promises.W9},
+    ),
 ]
 
 

@@ -56,7 +56,7 @@ def _left(operation: Operation, history: History) -> Anomaly | None:
         also = [promises.W9, *also]
     return Anomaly(
         promises.H8,
-        "after every client had left, gauges stayed above their first values",
+        "after every client had left, gauges were not back at their first values",
         history.operations,
         name=f"left {', '.join(sorted(left))}",
         also=tuple(also),
