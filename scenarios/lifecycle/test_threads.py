@@ -101,7 +101,9 @@ MEETINGS = Interleaving(
         program("a wait for a slow commit", (TURN_SLOW,), (COMMIT,), (TURN_A, COMMIT_WAITING)),
         program("a wait for one that hangs", (TURN_HANGS,), (COMMIT,), (TURN_A, COMMIT_WAITING)),
         program("a wait without a limit", (TURN_SLOW,), (COMMIT,), (TURN_A, COMMIT_AT_LENGTH)),
-        program("no time to wait", (TURN_SLOW,), (COMMIT,), (COMMIT_AT_ONCE, TURN_A, COMMIT_BRIEFLY)),
+        program(
+            "no time to wait", (TURN_SLOW,), (COMMIT,), (COMMIT_AT_ONCE, TURN_A, COMMIT_BRIEFLY)
+        ),
         program("two waits", (TURN_SLOW,), (COMMIT,), (COMMIT_WAITING,), (COMMIT_WAITING,)),
         program("another session", (TURN_SLOW, TURN_T), (COMMIT,), (COMMIT_T,), (COMMIT,)),
         program(

@@ -123,7 +123,10 @@ def test_waiting_within_bounds_is_accepted(calls: tuple[Operation, ...]) -> None
         (promises.L6, (turn((1, 2)), took((3, 4), 0, committed=True), *QUIET)),
         (promises.L5, (turn((1, 2)), provide((3, 6), took_s=30), timed((4, 8), 30, 0))),
         (promises.L5, (turn((1, 2)), provide((3, 6), took_s=30), timed((4, 8), 30, 1))),
-        (promises.L5, (turn((1, 2)), provide((3, 10)), timed((4, 8), 60, None), shutdown((20, 30)))),
+        (
+            promises.L5,
+            (turn((1, 2)), provide((3, 10)), timed((4, 8), 60, None), shutdown((20, 30))),
+        ),
     ],
 )
 def test_waiting_beyond_bounds_is_rejected(promise: Promise, calls: tuple[Operation, ...]) -> None:
