@@ -50,7 +50,10 @@ STORED = replace(
     name="server-stored-by-others",
     ability="stored",
     expectations=(Expectation("a session was seen through a route", _seen, STORED_VIEWS),),
-    promises=tuple(known for known in SHAPES.promises if known not in (promises.C3, promises.C5)),
+    promises=(
+        *(known for known in SHAPES.promises if known not in (promises.C3, promises.C5)),
+        promises.S16,
+    ),
 )
 
 

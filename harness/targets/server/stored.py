@@ -1,8 +1,9 @@
 """The *stored* ability: a server boots on files of sessions that it has not written itself.
 
 An earlier version, a kill or a full disk has left them: a file behind its backup, a turn without an
-end, an index that lacks a session or has one too many. What each session must show is known from
-the files. Nothing is changed afterwards; a kill and one more boot must show the same.
+end, an index that lacks a session or has one too many, files that cannot be read. What each session
+must show is known from the files, and so is what the server has to say of its recovery. Nothing is
+changed afterwards; a kill and one more boot must show the same.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.targets.server.answers import problem_of
 from harness.targets.server.shapes import Row, Shape, ShapesAdapter
 
 AGE_S = 86_400.0  # of the first session
 SAID_S = 3.0  # between two messages
 SHOWN = "what was shown of it"  # before a kill
 GHOST = "0" * 12  # the id of a session that has no file
+LOST = "10570000000e"  # the id of one whose files cannot be read
+RESTORED, SETTLED = ("behind its backup",), ("cut off", "cut off, shown")  # by a first boot
 Message = dict[str, Any]
 
 
@@ -50,8 +54,35 @@ class StoredFilesAdapter(ShapesAdapter):
                 index.append(fields)
         index.append({**index[0], "session_id": GHOST})
         _write(sessions / "_index.json", index)
+        for name in (f"{LOST}.json", f"{LOST}.json.bak"):
+            (sessions / name).write_text("{", encoding="utf-8")
         self._settle([name for name in self.shapes if name.startswith("cut off")])
         self._facts["the list, made: made"] = ""
+
+    def _look_at_all(self) -> None:
+        super()._look_at_all()
+        self._facts[f"the server, {self._kind}: recovered"] = problem_of(self._see_recovered)
+
+    def _see_recovered(self) -> str:
+        """Log, health and audit say what was scanned, restored and settled, and what is left."""
+        is_first = self._kind == "made"
+        expected = {
+            "scanned": len(self.shapes) + 1,
+            "restored": len(RESTORED) * is_first,
+            "settled": len(SETTLED) * is_first,
+        }
+        audit = self._web.get("/api/session/recovery/audit")
+        for where, found in (
+            ("log", self._server.recovery_logged()),
+            ("health", self._web.get("/health").get("recovery")),
+            ("audit", audit.get("recovery")),
+        ):
+            if found != expected:
+                return f"the {where} says another recovery: {found}, expected {expected}"
+        left = {item.get("session_id") for item in audit["items"]}
+        if (audit["status"], left) != ("needs_manual_review", {LOST}):
+            return f"the audit is {audit['status']} of {left}, expected {LOST} beyond repair"
+        return ""
 
     def _write(self, sessions: Path, shape: Shape, began: float) -> Message:
         """Write the files of a session, and note what it must show; its fields."""

@@ -35,6 +35,7 @@ FACTS = [
     ("the server, changed: set", "another value of a: 1", promises.S15),
     ("the server, mended: settings", "another value of a: 1", promises.S15),
     ("the server, mended: projects", "another value of a: 1", promises.S15),
+    ("the server, made: recovered", "the log says another recovery: {}", promises.S16),
     ("cut, changed: continued", "not answered: TimeoutError", promises.H2),
 ]
 
