@@ -172,7 +172,8 @@ class App:
             if not recent and not os.path.exists(self._at("state.db")):
                 return
             copies = {copy.id: copy for copy in self._opened_db().list_sessions()}
-            for sid in sorted(copies.keys() - rows.keys()):
+            # A session that cannot be read may have no row, and its copy may be all that is left.
+            for sid in sorted(copies.keys() - rows.keys() - self.store.files.live_ids()):
                 if copies[sid].source == SOURCE:
                     self._opened_db().delete_session(sid)
         except Exception:

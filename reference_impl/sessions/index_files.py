@@ -16,13 +16,14 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from reference_impl.sessions.session_files import checked_id
-from reference_impl.sessions.sidecar import SessionError, has_fields
+from reference_impl.sessions.sidecar import Metadata, SessionError, has_fields
 from reference_impl.storage import files
 
 Row = Mapping[str, Any]
 
 SHORT_BYTES = 1 << 16  # a list up to this size is replaced as quickly as a change is logged
 LOG_SHARE_MAX = 1 / 16  # of the list: so replacing costs little per save, for any length
+_EMPTY = Metadata(session_id="").row()
 
 
 class News(NamedTuple):
@@ -122,8 +123,8 @@ def _parsed(data: bytes) -> dict[str, Row]:
     if not isinstance(rows, list):
         raise SessionError(f"the index is a {type(rows).__name__}, not a list")
     parsed: dict[str, Row] = {}
-    for row in rows:
-        sid = _checked(row)["session_id"]
+    for row in map(_checked, rows):
+        sid = row["session_id"]
         if sid in parsed:
             raise SessionError(f"session {sid} is in the index twice")
         parsed[sid] = row
@@ -131,7 +132,8 @@ def _parsed(data: bytes) -> dict[str, Row]:
 
 
 def _checked(row: Any) -> Row:
+    """The row with all fields: an older program wrote fewer, and a damaged sidecar gives none."""
     if not isinstance(row, dict) or not has_fields(row, "version", "title", "updated_at"):
         raise SessionError(f"not a row of the index: {row!r:.80}")
     checked_id(row.get("session_id"))
-    return row
+    return row if row.keys() >= _EMPTY.keys() else {**_EMPTY, **row}

@@ -34,6 +34,8 @@ COMMIT = Call("commit", S)
 COMMIT_WAITING = Call("commit", {**S, "wait": True})
 COMMIT_BY_B = Call("commit", {**S, "agent": "b"})
 COMMIT_AT_LENGTH = Call("commit", {**S, "wait": True, "timeout": None})
+COMMIT_AT_ONCE = Call("commit", {**S, "wait": True, "timeout": 0})
+COMMIT_BRIEFLY = Call("commit", {**S, "wait": True, "timeout": 1})
 COMMIT_T = Call("commit", {**T, "wait": True})
 DISCARD = Call("discard", S)
 DIRTY = Call("dirty", S)
@@ -99,6 +101,9 @@ MEETINGS = Interleaving(
         program("a wait for a slow commit", (TURN_SLOW,), (COMMIT,), (TURN_A, COMMIT_WAITING)),
         program("a wait for one that hangs", (TURN_HANGS,), (COMMIT,), (TURN_A, COMMIT_WAITING)),
         program("a wait without a limit", (TURN_SLOW,), (COMMIT,), (TURN_A, COMMIT_AT_LENGTH)),
+        program(
+            "no time to wait", (TURN_SLOW,), (COMMIT,), (COMMIT_AT_ONCE, TURN_A, COMMIT_BRIEFLY)
+        ),
         program("two waits", (TURN_SLOW,), (COMMIT,), (COMMIT_WAITING,), (COMMIT_WAITING,)),
         program("another session", (TURN_SLOW, TURN_T), (COMMIT,), (COMMIT_T,), (COMMIT,)),
         program(

@@ -1,7 +1,8 @@
 """Scenario of a server with a memory provider: each boundary reaches it, and nothing else does.
 
 A session is left for a new one, cleared, deleted, or its agent is evicted by those of others; the
-provider refuses some sessions; at last the server is stopped with work that it cannot commit.
+provider refuses some sessions; at last the server is stopped with work that it cannot commit, and
+another one while an agent ignores its cancel.
 """
 
 from __future__ import annotations
@@ -12,8 +13,13 @@ from typing import Any
 
 from harness.checkers.conformance import Fold, conforms
 from harness.contract import promises
-from harness.contract.models.memory_boundaries import CACHE_MAX, MemoryBoundariesModel
-from harness.core.history import History
+from harness.contract.models.memory_boundaries import (
+    AMPLE_S,
+    CACHE_MAX,
+    TIGHT_S,
+    MemoryBoundariesModel,
+)
+from harness.core.history import History, Operation, Outcome
 from harness.engine.client import RecordingClient
 from harness.engine.context import Context, Workload
 from harness.engine.scenario import Expectation, Mode, Scenario
@@ -37,11 +43,12 @@ class Client:
         self._rng = rng
         self._numbers = itertools.count(1)
 
-    def ask(self, function: str, **argument: Any) -> None:
+    def ask(self, function: str, **argument: Any) -> Operation:
         """Call a function; raises BrokenError where the model refuses it, and may not go on."""
         operation = self._client.ask(function, argument)
         if self._fold.step(operation) and (self._fold.is_lost or not self._goes_on):
             raise BrokenError
+        return operation
 
     def new(self, previous: str | None = None) -> str:
         """Make a session; returns its name."""
@@ -97,16 +104,24 @@ class Client:
     def reopen(self, sessions: list[str]) -> None:
         """Boot anew, and continue sessions of the former server: their new turns are committed."""
         self.ask("provider", refuses=[])
-        self.ask("boot", cache_max=CACHE_MAX)
+        self.ask("boot", cache_max=CACHE_MAX, drain_s=TIGHT_S)
         self.leave(sessions[-1], "new")  # nothing is new since it was committed
         for way in self._rng.sample(("new", "clear", "delete"), 2):
             session = sessions.pop()
             self.ask("talk", session=session)
             self.look()
             self.leave(session, way)
+        if self.stop_beside_a_hang():  # as on a slow machine, so it gets more time
+            self.ask("boot", cache_max=CACHE_MAX, drain_s=AMPLE_S)
+            self.stop_beside_a_hang()
+
+    def stop_beside_a_hang(self) -> bool:
+        """Stop with work to commit while another agent hangs; returns whether some was left."""
         self.talk()
-        self.ask("stop")
+        self.ask("hang", session=self.new())
+        stop = self.ask("stop")
         self.look()
+        return stop.outcome is Outcome.OK and bool(stop.result["left"])
 
 
 class TurnsClient(Client):
@@ -212,6 +227,10 @@ def _left(history: History) -> int:
     return sum(len(op.result["left"]) for op in history.happened.of("stop"))
 
 
+def _hangs(history: History) -> int:
+    return len(history.happened.of("hang"))
+
+
 MEMORY_BOUNDARIES = Scenario(
     name="server-memory-boundaries",
     mode=Mode.HTTP,
@@ -222,6 +241,7 @@ MEMORY_BOUNDARIES = Scenario(
     expectations=(
         Expectation("the provider got a request", _requests, len(WAYS)),
         Expectation("a shutdown left a session uncommitted", _left),
+        Expectation("an agent ignored its cancel during a shutdown", _hangs),
     ),
     examples=1,
 )

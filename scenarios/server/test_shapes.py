@@ -53,6 +53,7 @@ STORED = replace(
     promises=(
         *(known for known in SHAPES.promises if known not in (promises.C3, promises.C5)),
         promises.H7,
+        promises.S16,
     ),
 )
 

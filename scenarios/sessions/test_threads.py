@@ -23,8 +23,13 @@ GONE = (MESSAGES, LISTED)
 COUNT_UP, COUNTED = Call("count_up"), Call("counted")
 QUIET = (MESSAGES, Call("active", S), LISTED)
 OTHER = {"session": "other"}
+COPIED_NEW, COPIES = Call("copied_new"), Call("copies")
+COPIED_APPEND = Call("copied_append", {"text": "t1"})
+PLANS, NOTES = (Call("copied_rename", {"title": title}) for title in ("plans", "notes"))
+COPIED_CLEAR, COPIED_DELETE = Call("copied_clear"), Call("copied_delete")
 SILENT = (
     *("append", "cleanup", "clear", "count_up", "delete", "leave_behind", "new", "save_copy"),
+    *("copied_append", "copied_clear", "copied_delete", "copied_new", "copied_rename"),
     *("start_run",),
 )
 
@@ -43,6 +48,17 @@ def program(name: str, first: tuple[Call, ...], *threads: tuple[Call, ...]) -> P
     """Concurrent threads on one session, and reads when all is quiet."""
     is_deleted = any(DELETE in thread for thread in threads)
     return Program(name, threads, promises.S1, first, GONE if is_deleted else QUIET)
+
+
+def copied(name: str, *threads: tuple[Call, ...]) -> Program:
+    """Concurrent changes of a session that a server also has in its database."""
+    return Program(name, threads, promises.S14, (COPIED_NEW, COPIED_APPEND), (COPIES,))
+
+
+def copied_changes_met(history: History) -> bool:
+    """Two changes of the session that is in the database overlapped."""
+    changes = [op for op in history if op.function.startswith("copied_")]
+    return any(one.meets(other) for one, other in itertools.combinations(changes, 2))
 
 
 def copy_was_refused(history: History) -> bool:
@@ -92,12 +108,16 @@ MEETINGS = Interleaving(
             (Call("new", OTHER), NEW),
             (Call("held"), MESSAGES, Call("active", S)),  # a read would bring it back
         ),
+        copied("two changes that are copied", (PLANS,), (NOTES,)),
+        copied("a removal that is copied", (COPIED_CLEAR,), (PLANS,)),
+        copied("a delete beside a copy", (COPIED_DELETE,), (PLANS,)),
     ),
     check=with_plain_answers(check_session_writes, promises.S10, accepted=(), silent=SILENT),
     meetings={
         "a stale copy was refused": copy_was_refused,
         "a cleanup met a start": cleanup_met_start,
         "a list was asked for during another": lists_met,
+        "a change met another one that is copied": copied_changes_met,
     },
 )
 
@@ -106,9 +126,9 @@ SESSIONS_THREADS = MEETINGS.scenario(
     ability="sessions_threads",
     promises=(
         *(promises.S1, promises.S2, promises.S6, promises.S7, promises.S9, promises.S10),
-        *(promises.S11, promises.S15, promises.A6),
+        *(promises.S11, promises.S14, promises.S15, promises.A6),
     ),
-    examples=600,
+    examples=660,
 )
 
 

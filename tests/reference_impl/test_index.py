@@ -227,3 +227,18 @@ def test_row_of_an_unreadable_sidecar_follows_later(tmp_path: Path) -> None:
         assert store.index.row("a") == heads(store)[0], faults.faulted_call
 
     assert acknowledged
+
+
+def test_older_row_of_an_unreadable_sidecar_is_whole(tmp_path: Path) -> None:
+    """A row that no sidecar replaces has every field, or a start that reads it would fail."""
+    SessionStore(tmp_path).new("s1")
+    (tmp_path / "s1.json").write_text("{")
+    older = {"session_id": "s1", "version": 1, "title": "a", "updated_at": 5.0, "message_count": 2}
+    (tmp_path / "_index.json").write_text(json.dumps([older]))
+    store = SessionStore(tmp_path)
+    fields = SessionStore(tmp_path / "other").new("s2").row()
+
+    (row,) = store.rows()
+
+    assert row == {**row, **older}
+    assert row.keys() == fields.keys()

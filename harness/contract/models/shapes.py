@@ -47,6 +47,8 @@ _VIEWS: dict[str, tuple[str, tuple[Promise, ...]]] = {
     "settings": ("each setting that was set", (promises.S15, promises.S14)),
     "insights": ("each session once", (promises.S14, promises.S11)),
     "projects": ("each project that was made", (promises.S15, promises.S14, promises.S6)),
+    "recovered": ("what recovery did, and what it could not do", (promises.S16,)),
+    "copied": ("what the files have, or what no file has any more", (promises.S14, promises.S2)),
     "no others": ("the sessions that were made", (promises.S11, promises.S6, promises.S14)),
     "continued": ("a turn that knows all messages", (promises.S14, promises.S2)),
     "cut short": ("a session without its last turn", (promises.S6, promises.S15)),

@@ -51,7 +51,6 @@ LEFT = {
 UPTIME, AGES = "uptime_seconds", ("oldest_run_age_seconds",)
 _ID = re.compile(r"[0-9a-f]{12}(?:[0-9a-f]{20})?")
 _NAME = re.compile(r"<[^<>]+>")
-_RECOVERED = re.compile(r"recovery: (\d+) sessions scanned, (\d+) restored, (\d+) settled")
 
 
 class EndpointsAdapter:
@@ -268,9 +267,7 @@ class EndpointsAdapter:
     def logged(self) -> dict[str, int]:
         """What the last start of the server logged of its recovery; empty for nothing."""
         self._begin()
-        found = _RECOVERED.findall(self._server.log())
-        names = ("scanned", "restored", "settled")
-        return dict(zip(names, map(int, found[-1]), strict=True)) if found else {}
+        return self._server.recovery_logged()
 
     # HTTP
 

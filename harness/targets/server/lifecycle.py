@@ -7,6 +7,7 @@ session files under the server's own ids, to settle calls whose reply was lost.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
@@ -18,6 +19,7 @@ from harness.targets.server.epilogue import Gauges, left_by
 
 UNTITLED = "Untitled"
 ABSENT_ID = "0" * 12  # the id of no session
+_RECOVERED = re.compile(r"recovery: (\d+) sessions scanned, (\d+) restored, (\d+) settled")
 
 
 def _with_row(data: bytes, **fields: Any) -> bytes:
@@ -87,6 +89,12 @@ class ServerAdapter:
     def log(self) -> str:
         """What all servers of this folder have logged."""
         return self.state.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+
+    def recovery_logged(self) -> dict[str, int]:
+        """What the last start logged of its recovery; empty for nothing."""
+        found = _RECOVERED.findall(self.log())
+        names = ("scanned", "restored", "settled")
+        return dict(zip(names, map(int, found[-1]), strict=True)) if found else {}
 
     def kept(self, session_id: str) -> dict[str, Any] | None:
         """The messages and the pending text in the session's sidecar; None if there is no file."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Condition, Event, Thread
 from typing import Any
 
-from harness.contract.agent_script import FAIL, ReplyEnd, Tokens, sleep
+from harness.contract.agent_script import FAIL, HANG, ReplyEnd, Tokens, sleep
 from harness.engine.http import LOOPBACK, Web
 from harness.processes.server import Launch
 from harness.targets.server.http import named
@@ -25,7 +25,7 @@ from harness.targets.server.lifecycle import ServerAdapter
 PATIENCE_S = 30.0
 LACKING_S = 4.0  # once a request did not come, so that others need not wait as long
 POLL_S = 0.005
-DRAIN_S = "20"
+DRAIN_S = 20.0
 HELD = f"{Tokens(1).directive}{sleep(900)}"
 _REQUEST = re.compile(r"/api/v1/sessions/([^/]+)/(commit|messages)")
 _LEFT = re.compile(r"stopped with uncommitted sessions: (.*)")
@@ -147,12 +147,12 @@ class MemoryBoundariesAdapter:
         self._sessions: dict[str, str] = {}
         self._logged = 0  # characters of the log that were read
 
-    def boot(self, cache_max: int) -> None:
-        """Boot the server, with that many agents in its cache."""
+    def boot(self, cache_max: int, drain_s: float = DRAIN_S) -> None:
+        """Boot the server, with that many agents in its cache, and so long for its shutdown."""
         self._server.boot(
             HERMES_MEMORY_URL=self._provider.url,
             HERMES_WEBUI_AGENT_CACHE_MAX=f"{cache_max}",
-            HERMES_WEBUI_DRAIN_DEADLINE=DRAIN_S,
+            HERMES_WEBUI_DRAIN_DEADLINE=f"{drain_s:g}",
         )
 
     def provider(self, refuses: list[str]) -> None:
@@ -170,6 +170,16 @@ class MemoryBoundariesAdapter:
         sid = self._sessions[session]
         self._web.post("/api/chat/start", session_id=sid, message=f"hello {Tokens(1).directive}")
         self._wait_until_idle(session)
+
+    def hang(self, session: str) -> None:
+        """Start a turn whose agent ignores its cancel, and wait until it is under way."""
+        sid = self._sessions[session]
+        message = f"hello {Tokens(1).directive}{HANG}"
+        self._wait_for_token(self._web.post("/api/chat/start", session_id=sid, message=message))
+
+    def _wait_for_token(self, begun: Mapping[str, Any]) -> None:
+        with self._web.stream(f"/api/chat/stream?stream_id={begun['stream_id']}") as events:
+            next(events)
 
     def _wait_until_idle(self, session: str) -> None:
         sid = self._sessions[session]
@@ -241,10 +251,8 @@ class MemoryTurnsAdapter(MemoryBoundariesAdapter):
         path, field = ("/api/btw", "question") if end == "aside" else ("/api/chat/start", "message")
         begun = self._web.post(path, **{"session_id": sid, field: f"{text} {script}"})
         if end == "cancel":
-            stream = begun["stream_id"]
-            with self._web.stream(f"/api/chat/stream?stream_id={stream}") as events:
-                next(events)  # it is under way
-            self._web.get(f"/api/chat/cancel?stream_id={stream}")
+            self._wait_for_token(begun)
+            self._web.get(f"/api/chat/cancel?stream_id={begun['stream_id']}")
         self._wait_until_idle(session)
 
     def turns(self, expected: int) -> list[list[str]]:

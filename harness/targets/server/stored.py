@@ -1,24 +1,32 @@
 """The *stored* ability: a server boots on files of sessions that it has not written itself.
 
 An earlier version, a kill or a full disk has left them: a file behind its backup, a turn without an
-end, an index that lacks a session or has one too many. What each session must show is known from
-the files. Nothing is changed afterwards; a kill and one more boot must show the same.
+end, an index that lacks a session or has one too many, files that cannot be read. What each session
+must show is known from the files, and so is what the server has to say of its recovery. Nothing is
+changed afterwards; a kill and one more boot must show the same.
 """
 
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from harness.targets.server.answers import problem_of
 from harness.targets.server.shapes import Row, Shape, ShapesAdapter
 
 AGE_S = 86_400.0  # of the first session
 SAID_S = 3.0  # between two messages
 SHOWN = "what was shown of it"  # before a kill
 GHOST = "0" * 12  # the id of a session that has no file
+# Ids of two sessions whose files cannot be read; the last one is in the index.
+LOST = ("10570000000e", "10570000000f")
+KNOWN = ("user", "what only state.db knows")  # of each of them
+RESTORED, SETTLED = ("behind its backup",), ("cut off", "cut off, shown")  # by a first boot
 Message = dict[str, Any]
 
 
@@ -48,10 +56,68 @@ class StoredFilesAdapter(ShapesAdapter):
                 index.append({**fields, "title": "older", "message_count": 1})
             elif name != "not in the index":
                 index.append(fields)
-        index.append({**index[0], "session_id": GHOST})
+        index += [{**index[0], "session_id": id_} for id_ in (GHOST, LOST[-1])]
         _write(sessions / "_index.json", index)
+        for name in (f"{id_}.json{kind}" for id_ in LOST for kind in ("", ".bak")):
+            (sessions / name).write_text("{", encoding="utf-8")
+        self._extra.add(LOST[-1])
         self._settle([name for name in self.shapes if name.startswith("cut off")])
         self._facts["the list, made: made"] = ""
+
+    def _look_at_all(self) -> None:
+        super()._look_at_all()
+        self._facts[f"the server, {self._kind}: recovered"] = problem_of(self._see_recovered)
+        if self._kind != "made":
+            self._facts[f"the server, {self._kind}: copied"] = problem_of(self._see_copied)
+
+    def _damage(self) -> None:
+        """Let state.db have older titles, and a message of each session whose files are lost."""
+        with closing(sqlite3.connect(self._server.state / "state.db")) as connection, connection:
+            connection.execute("UPDATE sessions SET title = 'older: ' || id")
+            for id_ in LOST:
+                connection.execute(
+                    "INSERT INTO sessions(id, source, started_at, message_count)"
+                    " VALUES (?, 'webui', ?, 1)",
+                    (id_, time.time()),
+                )
+                connection.execute(
+                    "INSERT INTO messages(session_id, timestamp, role, content)"
+                    " VALUES (?, ?, ?, ?)",
+                    (id_, time.time(), *KNOWN),
+                )
+
+    def _see_copied(self) -> str:
+        """A file that cannot be read neither removes its rows, nor keeps others from theirs."""
+        for id_ in LOST:
+            texts = self._server.database(id_)["database"]["texts"]
+            if texts != [[*KNOWN]]:
+                return f"lost: the rows of {id_}, whose files cannot be read: {texts}"
+        for shape in (self._shapes[name] for name in SETTLED):
+            title = self._server.database(shape.id)["database"]["title"]
+            if title != shape.title:
+                return f"another title of {shape.name}: {title}, expected {shape.title}"
+        return ""
+
+    def _see_recovered(self) -> str:
+        """Log, health and audit say what was scanned, restored and settled, and what is left."""
+        is_first = self._kind == "made"
+        expected = {
+            "scanned": len(self.shapes) + len(LOST),
+            "restored": len(RESTORED) * is_first,
+            "settled": len(SETTLED) * is_first,
+        }
+        audit = self._web.get("/api/session/recovery/audit")
+        for where, found in (
+            ("log", self._server.recovery_logged()),
+            ("health", self._web.get("/health").get("recovery")),
+            ("audit", audit.get("recovery")),
+        ):
+            if found != expected:
+                return f"the {where} says another recovery: {found}, expected {expected}"
+        left = {item.get("session_id") for item in audit["items"]}
+        if (audit["status"], left) != ("needs_manual_review", {*LOST}):
+            return f"the audit is {audit['status']} of {left}, expected {LOST} beyond repair"
+        return ""
 
     def _write(self, sessions: Path, shape: Shape, began: float) -> Message:
         """Write the files of a session, and note what it must show; its fields."""

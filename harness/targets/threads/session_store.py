@@ -2,6 +2,9 @@
 
 The store holds one idle session in memory; `held` names those that it holds. A second list has one
 row, in memory only: its schedules are short, so few of them meet every moment of a list being made.
+
+The `copied` calls change one session as a server does, which copies it into a state database. Store
+and database are in memory here, and each call of them is a moment of its own.
 """
 
 from __future__ import annotations
@@ -9,12 +12,14 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 _numbers = itertools.count()  # one folder for each schedule
+COPIED = "copied"  # the session of a server, and its first title
 
 
 class SessionsThreadsAdapter:
@@ -31,6 +36,7 @@ class SessionsThreadsAdapter:
             )
 
         self._opened, self._store = opened, opened()
+        self._modules = modules
         listed = modules("sessions.list").SessionList
         self._unknown = modules("sessions.session_files").UnknownSessionError
         self._list = listed(self._store.rows, lambda _: None)
@@ -114,5 +120,143 @@ class SessionsThreadsAdapter:
         stream: str | None = self._store.load(session).active_stream_id
         return stream
 
+    # A session and its copy in the state database
+
+    def copied_new(self) -> None:
+        """Create a session of a server, which copies it."""
+        self._copies = _Copies(self._modules)
+
+    def copied_rename(self, title: str) -> None:
+        """Rename the session."""
+        self._copies.change(lambda found: replace(found, title=title))
+
+    def copied_append(self, text: str) -> None:
+        """Append a message."""
+        self._copies.change(lambda found: found.appended({"role": "user", "content": text}))
+
+    def copied_clear(self) -> None:
+        """Remove the messages."""
+        self._copies.change(lambda found: found.cut(0))
+
+    def copied_delete(self) -> None:
+        """Delete the session."""
+        self._copies.delete()
+
+    def copies(self) -> dict[str, Any]:
+        """Title and texts of the session in its sidecar and in the database; None for none."""
+        return self._copies.content()
+
     def close(self) -> None:
         """Do nothing: the store holds no resource."""
+
+
+class _Copies:
+    """The part of a server that copies a session, between a store and a database in memory."""
+
+    def __init__(self, modules: Callable[[str], Any]) -> None:
+        app = modules("app")
+        self._lock = threading.Lock()
+        self._session = modules("sessions.sidecar").Session(session_id=COPIED, title=COPIED)
+        self._is_there = True
+        self._unknown = modules("sessions.session_files").UnknownSessionError
+        self._database = _Database(modules)
+        self._app = object.__new__(app.App)  # without its files
+        self._app.store = self
+        self._app._db = self._database  # noqa: SLF001 - in place of a file
+        self._app._sync_locks = [threading.Lock() for _ in range(app._SYNC_LOCKS)]  # noqa: SLF001
+        self._app.channels = SimpleNamespace(forget=_nothing, sessions_changed=_nothing)
+        self._app.runs = SimpleNamespace(remove_session=_nothing)
+        self._app.wakeups = SimpleNamespace(forget_session=_nothing)
+        agents = SimpleNamespace(evict=_nothing)
+        self._app.turns = SimpleNamespace(runs=tuple, end=lambda *_: True, agents=agents)
+
+    def change(self, act: Callable[[Any], Any]) -> None:
+        """Change the session, as a call of a client or the end of a turn does."""
+        with self._lock:
+            self._session = changed = act(self._found())
+        self._app.changed(changed, "changed")
+
+    def delete(self, session: str = "") -> bool:
+        """Delete the session: as a client, or with its name as the server in the store."""
+        if not session:
+            return bool(self._app.delete(COPIED))
+        with self._lock:
+            was_there, self._is_there = self._is_there, False
+            return was_there
+
+    def load(self, _session: str) -> Any:
+        """The session, as the server reads it from the store."""
+        with self._lock:
+            return self._found()
+
+    def _found(self) -> Any:
+        if not self._is_there:
+            raise self._unknown(COPIED)
+        return self._session
+
+    def content(self) -> dict[str, Any]:
+        """Title and texts of both copies; None for one that is not there."""
+        texts = [message["content"] for message in self._session.messages]
+        sidecar = [self._session.title, *texts] if self._is_there else None
+        return {"sidecar": sidecar, "database": self._database.content()}
+
+
+def _nothing(*_: Any) -> None:
+    """Do nothing."""
+
+
+class _Database:
+    """A state database in memory, with the calls that a server makes of it."""
+
+    def __init__(self, modules: Callable[[str], Any]) -> None:
+        self._module = modules("state_db.state_db")
+        self._lock = threading.Lock()
+        self._title: str | None = None
+        self._drafts: list[Any] | None = None  # None for no session
+
+    def content(self) -> list[str | None] | None:
+        """Title and texts of the session; None for none."""
+        if self._drafts is None:
+            return None
+        return [self._title, *(draft.content for draft in self._drafts)]
+
+    def create_session(self, _session: str, _source: str, **_: Any) -> None:
+        with self._lock:
+            if self._drafts is None:
+                self._title, self._drafts = None, []
+
+    def delete_session(self, _session: str) -> None:
+        with self._lock:
+            self._drafts = None
+
+    def get_session(self, _session: str) -> Any:
+        with self._lock:
+            if self._drafts is None:
+                return None
+            about = {"system_prompt": None, "ended_at": None, "end_reason": None}
+            return SimpleNamespace(title=self._title, usage=self._module.Usage(), **about)
+
+    def set_title(self, _session: str, title: str | None) -> None:
+        with self._lock:
+            self._title = title
+
+    def get_messages(self, _session: str) -> list[Any]:
+        with self._lock:
+            drafts = self._drafts or ()
+            return [SimpleNamespace(draft=lambda draft=draft: draft) for draft in drafts]
+
+    def append_message(self, _session: str, **draft: Any) -> None:
+        with self._lock:
+            self._known().append(self._module.Draft(**draft))
+
+    def replace_messages(self, _session: str, drafts: Iterable[Any]) -> None:
+        with self._lock:
+            self._known()[:] = drafts
+
+    def clear_messages(self, session: str) -> None:
+        self.replace_messages(session, ())
+
+    def _known(self) -> list[Any]:
+        if self._drafts is None:
+            raise self._module.SessionUnknownError(COPIED)
+        return self._drafts

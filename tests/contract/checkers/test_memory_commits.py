@@ -73,6 +73,11 @@ def took(span: Span, took_s: int, *, committed: bool = False, wait: bool = True)
     return op("commit", span, {"committed": committed, "took_s": took_s}, wait=wait)
 
 
+def timed(span: Span, took_s: int, timeout: int | None) -> Operation:
+    result = {"committed": False, "took_s": took_s}
+    return op("commit", span, result, wait=True, timeout=timeout)
+
+
 def shutdown(span: Span, took_s: int = 0) -> Operation:
     return Operation(0, "drain", None, OK, *span, {"took_s": took_s})
 
@@ -91,6 +96,9 @@ QUIET = (shutdown((20, 30)), provide((22, 25)))
         (turn((1, 2)), provide((3, 6), took_s=30), took((4, 8), 30)),
         (turn((1, 2)), provide((4, 6), took_s=90), took((3, 8), 90, committed=True)),
         (turn((1, 2)), provide((3, 10)), took((4, 8), 0, wait=False), shutdown((20, 30))),
+        (turn((1, 2)), provide((3, 10), took_s=30), timed((4, 8), 0, 0), shutdown((20, 30))),
+        (turn((1, 2)), provide((3, 10), took_s=30), timed((4, 8), 1, 1), shutdown((20, 30))),
+        (turn((1, 2)), provide((3, 6), took_s=90), timed((4, 8), 90, None)),
     ],
 )
 def test_waiting_within_bounds_is_accepted(calls: tuple[Operation, ...]) -> None:
@@ -113,6 +121,12 @@ def test_waiting_within_bounds_is_accepted(calls: tuple[Operation, ...]) -> None
         (promises.L5, (turn((1, 2)), provide((3, 6), took_s=30), took((4, 8), 60))),
         (promises.L5, (turn((1, 2)), provide((4, 6)), took((3, 8), 30, committed=True))),
         (promises.L6, (turn((1, 2)), took((3, 4), 0, committed=True), *QUIET)),
+        (promises.L5, (turn((1, 2)), provide((3, 6), took_s=30), timed((4, 8), 30, 0))),
+        (promises.L5, (turn((1, 2)), provide((3, 6), took_s=30), timed((4, 8), 30, 1))),
+        (
+            promises.L5,
+            (turn((1, 2)), provide((3, 10)), timed((4, 8), 60, None), shutdown((20, 30))),
+        ),
     ],
 )
 def test_waiting_beyond_bounds_is_rejected(promise: Promise, calls: tuple[Operation, ...]) -> None:

@@ -397,3 +397,39 @@ def test_a_session_with_a_run_leaves_memory() -> None:
 )
 def test_a_session_may_leave_memory(others: tuple[Operation, ...]) -> None:
     assert blamed(*others) != promises.A6
+
+
+# A session and its copy in the database -----------------------------------------------------------
+
+
+def copies(sidecar: list[str] | None, database: list[str] | None) -> Operation:
+    return op("copies", (9, 10), {"sidecar": sidecar, "database": database})
+
+
+COPIED_RENAME = op("copied_rename", (3, 4), title="plans")
+COPIED_DELETE = op("copied_delete", (5, 6))
+
+
+def test_copies_that_agree_are_accepted() -> None:
+    """A change of a deleted session is refused."""
+    assert blamed(COPIED_RENAME, copies(["plans", "t1"], ["plans", "t1"])) is None
+    assert blamed(COPIED_RENAME, COPIED_DELETE, copies(None, None)) is None
+    late = op("copied_rename", (7, 8), outcome=FAIL, title="notes")
+    assert blamed(COPIED_RENAME, COPIED_DELETE, late, copies(None, None)) is None
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        (COPIED_RENAME, copies(["plans"], ["notes"])),
+        (COPIED_RENAME, copies(["plans", "t1"], ["plans"])),
+        (COPIED_RENAME, copies(["plans"], None)),
+        (COPIED_RENAME, copies(None, None)),
+        (COPIED_RENAME, COPIED_DELETE, copies(None, ["plans"])),
+        (COPIED_RENAME, COPIED_DELETE, copies(["plans"], ["plans"])),
+        (COPIED_RENAME, op("copies", (9, 10), outcome=FAIL)),
+    ],
+)
+def test_copies_that_differ_are_rejected(calls: tuple[Operation, ...]) -> None:
+    """By title, by texts, or one is there and the other is not."""
+    assert blamed(*calls) == promises.S14

@@ -9,7 +9,7 @@ import pytest
 
 from harness.checkers.conformance import conforms
 from harness.contract import promises
-from harness.contract.models.memory_boundaries import MemoryBoundariesModel
+from harness.contract.models.memory_boundaries import TIGHT_S, MemoryBoundariesModel
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
 
@@ -21,6 +21,8 @@ OTHERS: tuple[Call, ...] = tuple(
 LEAVE: Call = ("new", {"session": "s4", "previous": "s1"}, None)
 CLEAR: Call = ("clear", {"session": "s1"}, None)
 DELETE: Call = ("delete", {"session": "s1"}, None)
+TIGHT: Call = ("boot", {"cache_max": 2, "drain_s": TIGHT_S}, None)
+HANG: Call = ("hang", {"session": "s5"}, None)
 ACCEPT: Call = ("provider", {"refuses": []}, None)
 REFUSE: Call = ("provider", {"refuses": ["s1"]}, None)
 REFUSE_COMMITS: Call = ("provider", {"refuses": ["s1"], "takes_turns": True}, None)
@@ -73,6 +75,11 @@ WRONG: tuple[tuple[Sequence[Call], Promise], ...] = (
     ((TALK, stopped("s1")), promises.L15),
     ((TALK, stopped(code=None)), promises.H3),
     ((TALK, stopped(), got()), promises.L15),
+    ((TALK, HANG, stopped("s1")), promises.L15),
+    ((TIGHT, TALK, stopped("s1")), promises.L15),
+    ((TIGHT, TALK, HANG, stopped("s5")), promises.L15),
+    ((TIGHT, TALK, HANG, stopped(), got()), promises.L15),
+    ((TIGHT, TALK, HANG, stopped("s1"), got("s1", "s1")), promises.L12),
     ((TALK, heard()), promises.L15),
     ((TALK, heard(FIRST, FIRST)), promises.L15),
     ((TALK, heard(("s2", "t1", "whole"))), promises.L15),
@@ -110,6 +117,9 @@ def wrong_stories() -> Iterator[tuple[MemoryBoundariesModel, Sequence[Operation]
         (REFUSE, TALK, LEAVE, got(), ACCEPT, ends("done"), heard(FIRST, NINTH)),
         (REFUSE, TALK, LEAVE, ("refused_turns", {"expected": 2}, 2), heard()),
         owned_by_two("s1", "s1"),
+        (TIGHT, TALK, HANG, stopped(), got("s1")),
+        (TIGHT, TALK, HANG, stopped("s1"), got()),
+        (TIGHT, TALK, HANG, stopped("s1"), got("s1")),
     ],
 )
 def test_right_requests_are_accepted(calls: Sequence[Call]) -> None:

@@ -35,6 +35,9 @@ FACTS = [
     ("the server, changed: set", "another value of a: 1", promises.S15),
     ("the server, mended: settings", "another value of a: 1", promises.S15),
     ("the server, mended: projects", "another value of a: 1", promises.S15),
+    ("the server, made: recovered", "the log says another recovery: {}", promises.S16),
+    ("the server, restarted: copied", "another title of cut off: older", promises.S14),
+    ("the server, restarted: copied", "lost: the rows of 1", promises.S2),
     ("cut, changed: continued", "not answered: TimeoutError", promises.H2),
 ]
 

@@ -10,6 +10,7 @@ while no thread can act: a program whose deadlines may pass early must not be ju
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from harness.contract import promises
@@ -185,7 +186,7 @@ def _too_long(history: History) -> Iterator[Anomaly]:
         others = [call for call in calls if call.meets(op) and call not in own]
         waited_s = sum(call.argument["took_s"] for call in others)
         own_s = [call.argument["took_s"] for call in own]
-        took_s, limit_s = op.result["took_s"], float(PATIENCE_S)
+        took_s, limit_s = op.result["took_s"], _limit_s(op)
         if op.function == "commit":
             limit_s = min(waited_s, limit_s) if _waits(op) is not None else 0
             limit_s += sum(own_s)
@@ -211,7 +212,7 @@ def _left_early(history: History) -> Iterator[Anomaly]:
     """
     for op in history:
         promise = _waits(op)
-        if promise is None or op.result["took_s"] >= PATIENCE_S or op.result.get("committed"):
+        if promise is None or op.result["took_s"] >= _limit_s(op) or op.result.get("committed"):
             continue
         for turn in _turns(history):
             if op.function == "commit" and not _same(turn, op, "session"):
@@ -232,9 +233,15 @@ def _left_early(history: History) -> Iterator[Anomaly]:
                     f"{op.call} ended in time, and left a turn of {turn.argument['agent']!r}",
                     (turn, *calls, op),
                     "left-early",
-                    expected=f"a commit of every turn completed before it, or {PATIENCE_S} s",
+                    expected=f"a commit of every turn completed before it, or {_limit_s(op):g} s",
                     observed=f"{op.answer} after {op.result['took_s']} s",
                 )
+
+
+def _limit_s(op: Operation) -> float:
+    """How long a waiting commit or a shutdown may last; it is asked for another time than usual."""
+    timeout_s = (op.argument or {}).get("timeout", PATIENCE_S)
+    return math.inf if timeout_s is None else float(timeout_s)
 
 
 def _before_last_pass(turn: Operation, drain: Operation, history: History) -> bool:

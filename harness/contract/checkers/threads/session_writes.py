@@ -4,7 +4,8 @@ For histories that end with a quiet `messages` and `active`. An acknowledged wri
 refused save is not; one of unknown outcome may be either. No text is written twice. A `clear` or
 `delete` removes what was written before it, and may remove what it meets. Each of LISTS counts the
 messages of the session as they were at some moment during the call, each `counted` those of the row
-in memory likewise, and a quiet `held` has each session that has a run.
+in memory likewise, and a quiet `held` has each session that has a run. A quiet `copies` has the
+same in the sidecar of a server's session and in its state database.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from harness.core.verdict import Anomaly, Verdict
 
 WRITES = ("append", "save_copy")
 REMOVALS = ("clear", "delete")
+DELETES = ("delete", "copied_delete")
 LISTS = ("listed", "listed_elsewhere")
-READS = ("messages", "active", "counted", "held", *LISTS)
+READS = ("messages", "active", "copies", "counted", "held", *LISTS)
 _REFUSED_BREAKS = {"new": promises.S11, "cleanup": promises.S7, "delete": promises.S6}
 
 
@@ -52,6 +54,8 @@ def _anomalies(history: History) -> Iterator[Anomaly]:
             yield from _wrong_mark(history, read)
         if read.function == "held":
             yield from _dropped(history, read)
+        if read.function == "copies":
+            yield from _unlike(history, read)
     yield from _needless_refusals(history)
 
 
@@ -110,7 +114,7 @@ def _needless_refusals(history: History) -> Iterator[Anomaly]:
         if op.outcome is not Outcome.FAIL or op.function in READS:
             continue
         others = [other for other in history.happened if other is not op]
-        is_gone = any(one.function == "delete" and not op.precedes(one) for one in others)
+        is_gone = any(one.function in DELETES and not op.precedes(one) for one in others)
         rivals = [one for one in others if one.meets(op) and one.function not in READS]
         if not is_gone and not (op.function == "save_copy" and rivals):
             yield Anomaly(
@@ -248,6 +252,24 @@ def _dropped(history: History, read: Operation) -> Iterator[Anomaly]:
                 expected=f"{session!r} among those in memory",
                 observed=read.answer,
             )
+
+
+def _unlike(history: History, read: Operation) -> Iterator[Anomaly]:
+    """Copies that differ, though every change was acknowledged (S14), or outlive a delete (S6)."""
+    changes = [op for op in history.happened if op.function.startswith("copied_")]
+    is_deleted = any(op.function == "copied_delete" for op in changes)
+    found = read.result if read.outcome is Outcome.OK else {}
+    if found and found["sidecar"] == found["database"] and is_deleted == (found["sidecar"] is None):
+        return
+    yield Anomaly(
+        promises.S14,
+        f"{read.call} differs between the sidecar and the database",
+        (*changes, read),
+        "unlike-copies",
+        expected="no session" if is_deleted else "the same title and texts",
+        observed=read.answer,
+        also=(promises.S6,) if is_deleted else (),
+    )
 
 
 def _wrong_mark(history: History, read: Operation) -> Iterator[Anomaly]:
