@@ -26,10 +26,10 @@ OTHER = {"session": "other"}
 COPIED_NEW, COPIES = Call("copied_new"), Call("copies")
 COPIED_APPEND = Call("copied_append", {"text": "t1"})
 PLANS, NOTES = (Call("copied_rename", {"title": title}) for title in ("plans", "notes"))
-COPIED_CLEAR, COPIED_DELETE = Call("copied_clear"), Call("copied_delete")
+COPIED_DELETE = Call("copied_delete")
 SILENT = (
     *("append", "cleanup", "clear", "count_up", "delete", "leave_behind", "new", "save_copy"),
-    *("copied_append", "copied_clear", "copied_delete", "copied_new", "copied_rename"),
+    *("copied_append", "copied_delete", "copied_new", "copied_rename"),
     *("start_run",),
 )
 
@@ -109,7 +109,6 @@ MEETINGS = Interleaving(
             (Call("held"), MESSAGES, Call("active", S)),  # a read would bring it back
         ),
         copied("two changes that are copied", (PLANS,), (NOTES,)),
-        copied("a removal that is copied", (COPIED_CLEAR,), (PLANS,)),
         copied("a delete beside a copy", (COPIED_DELETE,), (PLANS,)),
     ),
     check=with_plain_answers(check_session_writes, promises.S10, accepted=(), silent=SILENT),
@@ -128,7 +127,7 @@ SESSIONS_THREADS = MEETINGS.scenario(
         *(promises.S1, promises.S2, promises.S6, promises.S7, promises.S9, promises.S10),
         *(promises.S11, promises.S14, promises.S15, promises.A6),
     ),
-    examples=660,
+    examples=600,
 )
 
 

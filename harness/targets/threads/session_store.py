@@ -134,10 +134,6 @@ class SessionsThreadsAdapter:
         """Append a message."""
         self._copies.change(lambda found: found.appended({"role": "user", "content": text}))
 
-    def copied_clear(self) -> None:
-        """Remove the messages."""
-        self._copies.change(lambda found: found.cut(0))
-
     def copied_delete(self) -> None:
         """Delete the session."""
         self._copies.delete()
