@@ -32,7 +32,7 @@ from harness.runs.gate import Gate
     type=Duration(),
     default="120s",
     show_default=True,
-    help="Time for the scenarios; a busy machine may take half as long again.",
+    help="Time for the scenarios; a slow machine may take twice as long.",
 )
 @scenarios_option
 @scenario_option
@@ -101,7 +101,7 @@ def gate_command(  # noqa: PLR0913  one parameter an option
 
     A larger budget asks more, by the same code; the same seed and budget ask the same. The last
     lines say what was bought: operations, examples, schedules, pairs of consecutive calls, and with
-    --reach the blocks of the code on trial that ran. A busy machine may take half as long again;
+    --reach the blocks of the code on trial that ran. A slow or busy machine may take twice as long;
     what is not finished then is unknown, never valid. In each mode a known bug, the canary, must be
     detected, else the run is untrustworthy; REPORTS/canaries.json remembers that for a week.
 

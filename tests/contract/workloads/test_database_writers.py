@@ -17,9 +17,11 @@ from harness.contract.checkers.state_db.lock_discipline import check_lock_discip
 from harness.contract.workloads.database_writers import (
     ABILITY,
     OLD_VERSION,
+    PATIENCE_S,
     Round,
     SelfSignal,
     Step,
+    Writer,
     WriterPool,
     writer_pool,
 )
@@ -165,9 +167,17 @@ def test_close_kills_remaining_writers(tmp_path: Path) -> None:
     """A writer that waits without end is killed, and its log is kept."""
     with opened(tmp_path) as pool:
         writer = pool.fork([Round([CREATE, ("await", {"name": "never"})])])
-        pool.wait_for(writer, "create")
+        wait_until_begun(writer, "await")
     assert not psutil.pid_exists(writer.pid)
     assert [op.outcome for op in logged(tmp_path) if op.function == "await"] == [Outcome.INFO]
+
+
+def wait_until_begun(writer: Writer, function: str) -> None:
+    """Wait until the writer has logged that it calls the function."""
+    ends_at = time.monotonic() + PATIENCE_S
+    while function not in {operation.function for operation in writer.operations()}:
+        assert time.monotonic() < ends_at, f"{function} did not begin"
+        time.sleep(0.001)
 
 
 def test_hanging_writer_is_killed_and_recorded(
