@@ -221,7 +221,7 @@ class _Database:
             if self._drafts is None:
                 self._title, self._drafts = None, []
 
-    def delete_session(self, _session: str) -> None:
+    def delete_session(self, _session: str, _source: str | None = None) -> None:
         with self._lock:
             self._drafts = None
 
