@@ -74,11 +74,12 @@ HEAD = ("bug", "promise", "mode", "detected", "by another", "clean", "s to detec
     "sources, with the same effort, --tries and --brief.",
 )
 @click.option(
-    "--experience",
+    "--order-by",
+    "earlier",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="With --brief: a file that --record wrote. The scenarios that detected a bug there are "
-    "asked first.",
+    "asked first, and the others if these do not.",
 )
 @effort_option(1.0)
 @run_options()
@@ -92,7 +93,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     is_brief: bool,
     record: Path | None,
     resume: bool,
-    experience: Path | None,
+    earlier: Path | None,
     effort: float,
     options: RunOptions,
 ) -> int:
@@ -116,8 +117,8 @@ def prove_command(  # noqa: PLR0913  one parameter an option
     refuse_beside("clean_folder", ["effort"], "the effort is that of the gate")
     if resume and record is None:
         raise UsageError("--resume needs --record: it goes on with the results of that file")
-    if experience and not is_brief:
-        raise UsageError("--experience needs --brief: otherwise every scenario is asked anyway")
+    if earlier and not is_brief:
+        raise UsageError("--order-by needs --brief: otherwise every scenario is asked anyway")
     chosen = _of_modes(bugs, modes)
     names = shared([bug.name for bug in chosen], shard, "known bugs")
     every = sorted(bug.name for bug in chosen)
@@ -145,7 +146,7 @@ def prove_command(  # noqa: PLR0913  one parameter an option
         scenario_s=clean.seconds if clean else {},
         is_brief=is_brief,
         every=every,
-        detected_in=baselines.detecting_scenarios(experience) if experience else {},
+        detected_in=baselines.detecting_scenarios(earlier) if earlier else {},
         keep_result=_recorder(record, options.seed, conditions),
     )
     with progress() as step:

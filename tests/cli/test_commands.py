@@ -138,6 +138,8 @@ def write_failure(scenario_folder: Path) -> Path:
         (["mutate", "--survivors"], "--survivors needs --session"),
         (["gate", "--accept", "nope.toml"], "--accept nope.toml: cannot be read: No such file"),
         (["prove", "--resume"], "--resume needs --record"),
+        (["prove", "--order-by", "nowhere"], "--order-by needs --brief"),
+        (["prove", "--brief", "--order-by", "nowhere"], "nowhere: No such file"),
         (["load", "--worker", "h", "--users", "10"], "--worker cannot be combined with --users"),
         (["load", "--deadline", "-1"], "-1.0 is not in the range"),
         (["soak", "--days", "9", "--ops", "9"], "--days cannot be combined with --ops"),

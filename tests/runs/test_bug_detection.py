@@ -97,7 +97,7 @@ def test_known_verdicts_are_not_asked_again(
     assert worst[NAME] is Validity.UNKNOWN
 
 
-def test_experience_decides_what_is_asked_first(
+def test_an_earlier_proof_decides_what_is_asked_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All others are still asked, in the order of their time."""
@@ -117,8 +117,8 @@ def test_experience_decides_what_is_asked_first(
     detected = proof._judge(bug, tmp_path, clean, no_progress)
     file = tmp_path / "record.json"
     baselines.record_proof(file, 1, {}, [detected.to_json()])
-    experienced = replace(proof, detected_in=baselines.detecting_scenarios(file))
-    experienced._judge(bug, tmp_path, clean, no_progress)
+    ordered = replace(proof, detected_in=baselines.detecting_scenarios(file))
+    ordered._judge(bug, tmp_path, clean, no_progress)
 
     assert asked == [usual, [usual[-1], *usual[:-1]]]
 

@@ -17,6 +17,7 @@ from threading import Condition, Event, Thread
 from typing import Any
 
 from harness.contract.agent_script import FAIL, HANG, ReplyEnd, Tokens, sleep
+from harness.contract.models.memory_boundaries import AMPLE_S
 from harness.engine.http import LOOPBACK, Web
 from harness.processes.server import Launch
 from harness.targets.server.http import named
@@ -25,7 +26,6 @@ from harness.targets.server.lifecycle import ServerAdapter
 PATIENCE_S = 30.0
 LACKING_S = 4.0  # once a request did not come, so that others need not wait as long
 POLL_S = 0.005
-DRAIN_S = 20.0
 HELD = f"{Tokens(1).directive}{sleep(900)}"
 _REQUEST = re.compile(r"/api/v1/sessions/([^/]+)/(commit|messages)")
 _LEFT = re.compile(r"stopped with uncommitted sessions: (.*)")
@@ -147,7 +147,7 @@ class MemoryBoundariesAdapter:
         self._sessions: dict[str, str] = {}
         self._logged = 0  # characters of the log that were read
 
-    def boot(self, cache_max: int, drain_s: float = DRAIN_S) -> None:
+    def boot(self, cache_max: int, drain_s: float = AMPLE_S) -> None:
         """Boot the server, with that many agents in its cache, and so long for its shutdown."""
         self._server.boot(
             HERMES_MEMORY_URL=self._provider.url,
