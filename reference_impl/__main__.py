@@ -15,7 +15,8 @@ import sys
 from reference_impl.app import App
 from reference_impl.config import env_seconds
 from reference_impl.storage import files
-from reference_impl.web.api import LOOPBACK, Api
+from reference_impl.web.access import LOOPBACK
+from reference_impl.web.api import Api
 from reference_impl.web.server import DRAIN_S, Server
 
 log = logging.getLogger("reference_impl")

@@ -36,7 +36,10 @@ from reference_impl.state_db.sync import SOURCE, StateSync, end_of
 from reference_impl.storage.files import LockBusyError, StrPath, absolute
 from reference_impl.storage.json_log import Row
 from reference_impl.turns.journal import Replay, RunJournal, TurnJournal
-from reference_impl.turns.turns import ENDED, Run, Source, TurnListener, Turns
+from reference_impl.turns.listeners import TurnListener
+from reference_impl.turns.run import Run, Source
+from reference_impl.turns.session_changes import ENDED
+from reference_impl.turns.turns import Turns
 from reference_impl.turns.wakeups import Wakeups
 
 _SYNC_LOCKS = 64

@@ -12,6 +12,7 @@ import re
 import shlex
 import threading
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -101,7 +102,7 @@ class ScriptedError(Exception):
 
 
 _DIRECTIVE = re.compile(
-    r"\[(sleep|tokens|beat|think|tool|asked|process|kill|fail|linger|hang|exit)"
+    r"\[(sleep|tokens|beat|think|tool|asked|heard|process|kill|fail|linger|hang|exit)"
     r"(?:=([^\[\]]*))?\]"
 )
 _COST_USD = 0.25  # of a turn; a binary fraction, so that sums are exact
@@ -116,6 +117,7 @@ class ScriptedAgent:
         [think=2]                       writes 2 thoughts, which are not part of the reply
         [tool]                          calls a tool that reports the turn's session
         [asked]                         calls a tool that reports what the turn works with
+        [heard]                         writes a digest of each message of its history
         [process=0.5:exit=3:hello]      starts a background process that prints after that time;
                                         `watch=TEXT` before the output watches for a text;
                                         `lost=1` starts it from a thread without turn identity
@@ -162,6 +164,9 @@ class ScriptedAgent:
         for directive in _DIRECTIVE.finditer(message):
             if output.cancelled.is_set() and directive[1] != "hang":
                 return "".join(shown)
+            if directive[1] == "heard":
+                self._show(output, shown, _digest(history))
+                continue
             self._obey(directive[1], directive[2] or "", output, shown)
         self._show(output, shown, f"That was turn {_turns(history) + 1} of {self._session_id}.")
         return "".join(shown)
@@ -290,6 +295,17 @@ class ScriptedAgent:
     def close(self) -> None:
         """End every directive that hangs."""
         self._closed.set()
+
+
+def _digest(history: Sequence[Message]) -> str:
+    """The role, the first word and a sum of the words of each message."""
+    rows = []
+    for message in history:
+        words = str(message.get("content") or "").split()
+        first = re.sub(r"[^\w-]", "", words[0])[:20] if words else ""
+        total = zlib.crc32(" ".join(words).encode())
+        rows.append(f"{message.get('role')}/{first}/{total:08x}")
+    return f"heard({' '.join(rows)}) "
 
 
 def _turns(history: Sequence[Message]) -> int:

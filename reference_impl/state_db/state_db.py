@@ -35,25 +35,30 @@ No connection is open during a fork (`fork_guard`); both processes open their ow
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass, fields
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from reference_impl.sessions.titles import sanitized
-from reference_impl.state_db.errors import (
-    DatabaseFailedError,
-    SessionUnknownError,
-    TitleTakenError,
-)
+from reference_impl.state_db.changes import Changes
+from reference_impl.state_db.errors import DatabaseFailedError
 from reference_impl.state_db.read_pool import ReadPool
+from reference_impl.state_db.records import (
+    SELECT_MESSAGES,
+    SELECT_SESSIONS,
+    Draft,
+    Message,
+    Session,
+    Usage,
+    calls_of,
+    message_of,
+    session_of,
+)
 from reference_impl.state_db.wal import LIMIT_BYTES, UnsyncedWriteAheadLog, WriteAheadLog
 from reference_impl.state_db.write_queue import Act, WriteQueue
 from reference_impl.storage.files import StrPath
@@ -135,98 +140,10 @@ _SCHEMA = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What calls of models cost; `model` and `billing_mode` say whose tokens these are."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-    cost_usd: float = 0.0
-    model: str | None = None
-    billing_mode: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A session without its messages. Times are seconds of the epoch."""
-
-    id: str
-    source: str
-    title: str | None
-    system_prompt: str | None
-    started_at: float
-    ended_at: float | None
-    end_reason: str | None
-    message_count: int
-    tool_call_count: int
-    user_id: str | None
-    parent_session_id: str | None
-    model_config: Mapping[str, Any] | None
-    usage: Usage
-
-
-class Draft(NamedTuple):
-    """A message that is not stored yet."""
-
-    role: str
-    content: str | None
-    tool_calls: tuple[Any, ...] = ()
-    tool_call_id: str | None = None  # of the call that this message answers
-    tool_name: str | None = None
-    token_count: int | None = None
-    finish_reason: str | None = None
-    reasoning: str | None = None
-    reasoning_details: tuple[Any, ...] = ()
-
-
-class Message(NamedTuple):
-    """One stored message; `id` grows within the file. The time is seconds of the epoch."""
-
-    id: int
-    session: str
-    timestamp: float
-    role: str
-    content: str | None
-    tool_calls: tuple[Any, ...]
-    tool_call_id: str | None
-    tool_name: str | None
-    token_count: int | None
-    finish_reason: str | None
-    reasoning: str | None
-    reasoning_details: tuple[Any, ...]
-
-    def draft(self) -> Draft:
-        """What was stored."""
-        return Draft(*self[3:])
-
-
-_DRAFT = Draft._fields
-_USAGE = tuple(
-    "estimated_cost_usd" if field.name == "cost_usd" else field.name for field in fields(Usage)
-)
-_COUNTED, _NAMED = _USAGE[:6], _USAGE[6:]
-_SELECT_SESSIONS = (
-    "SELECT id, source, title, system_prompt, started_at, ended_at, end_reason,"  # noqa: S608  our own names
-    " message_count, tool_call_count, user_id, parent_session_id, model_config,"
-    f" {', '.join(_USAGE)} FROM sessions "
-)
-_SELECT_MESSAGES = f"SELECT id, session_id, timestamp, {', '.join(_DRAFT)} FROM messages "  # noqa: S608  likewise
-_INSERT_MESSAGE = (
-    f"INSERT INTO messages(session_id, timestamp, {', '.join(_DRAFT)})"  # noqa: S608  likewise
-    f" VALUES ({', '.join('?' * (2 + len(_DRAFT)))})"
-)
 _LATEST_OF_EACH = (
     "SELECT max(messages.id) FROM words JOIN messages ON messages.id = words.rowid"
     " WHERE words MATCH ? GROUP BY session_id"
 )
-_KEEP_NAMES = ", ".join(f"{name} = ifnull({name}, ?)" for name in _NAMED)
-_ADD_COUNTS = ", ".join(f"{name} = ifnull({name}, 0) + ?" for name in _COUNTED)
-_SET_COUNTS = ", ".join(f"{name} = ?" for name in _COUNTED)
-_ADD_USAGE = f"UPDATE sessions SET {_ADD_COUNTS}, {_KEEP_NAMES} WHERE id = ?"  # noqa: S608  likewise
-_SET_USAGE = f"UPDATE sessions SET {_SET_COUNTS}, {_KEEP_NAMES} WHERE id = ?"  # noqa: S608  likewise
 
 
 class StateDb:
@@ -267,57 +184,39 @@ class StateDb:
         if self._rows("PRAGMA user_version")[0][0] < _VERSION:
             self._write(_make_schema)
 
+    # Several changes at once ---------------------------------------------------------------------
+
+    def changes(self, session: str) -> Changes:
+        """Begin a set of changes of one session, to be written together."""
+        return Changes(session, self._path, self._clock)
+
+    def write(self, changes: Changes) -> Any:
+        """Make the changes in one transaction; gives what the last of them gives.
+
+        Raises what they name; then none was made.
+        """
+        return self._write(changes)
+
     # Sessions --------------------------------------------------------------------------------
 
-    def create_session(  # noqa: PLR0913 - the columns of a session
-        self,
-        session: str,
-        source: str,
-        *,
-        model: str | None = None,
-        model_config: Mapping[str, Any] | None = None,
-        system_prompt: str | None = None,
-        user_id: str | None = None,
-        parent_session_id: str | None = None,
-    ) -> None:
+    def create_session(self, session: str, source: str, **about: Any) -> None:
         """Ensure that the session exists; an existing one is not changed.
 
-        Raises SessionUnknownError if its parent does not exist.
+        `about` are further columns, as `Changes.create_session` names them. Raises
+        SessionUnknownError if its parent does not exist.
         """
-        config = None if model_config is None else json.dumps(model_config)
-        about = (model, config, system_prompt, user_id, parent_session_id)
-        row = (session, source, self._clock(), *about)
-
-        def act(connection: sqlite3.Connection) -> None:
-            if parent_session_id is not None:
-                find = "SELECT 1 FROM sessions WHERE id = ?"
-                if connection.execute(find, (parent_session_id,)).fetchone() is None:
-                    self._raise_unknown(parent_session_id)
-            connection.execute(
-                "INSERT INTO sessions(id, source, started_at, model, model_config, system_prompt,"
-                " user_id, parent_session_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT(id) DO NOTHING",
-                row,
-            )
-
-        self._write(act)
+        self.write(self.changes(session).create_session(source, **about))
 
     def end_session(self, session: str, reason: str, at: float | None = None) -> None:
         """Note when and why the session ended, by default now; the first end stays.
 
         Raises SessionUnknownError.
         """
-        self._update(
-            session,
-            "UPDATE sessions SET end_reason = iif(ended_at IS NULL, ?, end_reason),"
-            " ended_at = ifnull(ended_at, ?) WHERE id = ?",
-            (reason, self._clock() if at is None else at),
-        )
+        self.write(self.changes(session).end_session(reason, at))
 
     def reopen_session(self, session: str) -> None:
         """Let an ended session go on. Raises SessionUnknownError."""
-        reopen = "UPDATE sessions SET ended_at = NULL, end_reason = NULL WHERE id = ?"
-        self._update(session, reopen)
+        self.write(self.changes(session).reopen_session())
 
     def set_title(self, session: str, title: str | None) -> bool:
         """Set or remove the session's title; False if there is no such session.
@@ -325,45 +224,35 @@ class StateDb:
         It is stored on one line, without characters that nothing shows; if nothing is left, there
         is no title. Raises TitleTakenError if another session has that title.
         """
-        name = sanitized(title)
-
-        def act(connection: sqlite3.Connection) -> bool:
-            others = "SELECT id FROM sessions WHERE title = ? AND id <> ?"
-            taken = connection.execute(others, (name, session)).fetchone()
-            if taken is not None:
-                raise TitleTakenError(f"{self._path}: session {taken[0]} is called {name!r}")
-            set_title = "UPDATE sessions SET title = ? WHERE id = ?"
-            return connection.execute(set_title, (name, session)).rowcount > 0
-
-        return self._write(act)
+        return bool(self.write(self.changes(session).set_title(title)))
 
     def set_system_prompt(self, session: str, text: str) -> None:
         """Store the session's initial prompt. Raises SessionUnknownError."""
-        self._update(session, "UPDATE sessions SET system_prompt = ? WHERE id = ?", (text,))
+        self.write(self.changes(session).set_system_prompt(text))
 
     def add_tokens(self, session: str, usage: Usage) -> None:
         """Add the usage of one call; the first model and billing mode stay.
 
         Raises SessionUnknownError.
         """
-        self._update(session, _ADD_USAGE, astuple(usage))
+        self.write(self.changes(session).add_tokens(usage))
 
     def set_tokens(self, session: str, usage: Usage) -> None:
         """Store totals that the caller counted itself; the first model and billing mode stay.
 
         Raises SessionUnknownError.
         """
-        self._update(session, _SET_USAGE, astuple(usage))
+        self.write(self.changes(session).set_tokens(usage))
 
     def get_session(self, session: str) -> Session | None:
         """Find a session."""
-        rows = self._rows(_SELECT_SESSIONS + "WHERE id = ?", (session,))
-        return _session(rows[0]) if rows else None
+        rows = self._rows(SELECT_SESSIONS + "WHERE id = ?", (session,))
+        return session_of(rows[0]) if rows else None
 
     def list_sessions(self) -> list[Session]:
         """List all sessions, the latest start first."""
-        rows = self._rows(_SELECT_SESSIONS + "ORDER BY started_at DESC, id")
-        return [_session(row) for row in rows]
+        rows = self._rows(SELECT_SESSIONS + "ORDER BY started_at DESC, id")
+        return [session_of(row) for row in rows]
 
     def delete_session(self, session: str, source: str | None = None) -> bool:
         """Delete a session with its messages, of one source if it is given; False if there is none.
@@ -415,40 +304,16 @@ class StateDb:
 
         A mapping is one tool call. `details` are further fields of a Draft.
         """
-        draft = Draft(role, content, _calls(tool_calls), **details)
-        row = self._row(session, draft)
-
-        def act(connection: sqlite3.Connection) -> int:
-            counted = connection.execute(
-                "UPDATE sessions SET message_count = message_count + 1,"
-                " tool_call_count = tool_call_count + ? WHERE id = ?",
-                (len(draft.tool_calls), session),
-            )
-            self._check_known(counted, session)
-            return connection.execute(_INSERT_MESSAGE, row).lastrowid or 0
-
-        return self._write(act)
+        draft = Draft(role, content, calls_of(tool_calls), **details)
+        return int(self.write(self.changes(session).append_message(draft)))
 
     def replace_messages(self, session: str, drafts: Iterable[Draft]) -> None:
         """Replace all messages of the session. Raises SessionUnknownError."""
-        drafts = tuple(drafts)
-        rows = [self._row(session, draft) for draft in drafts]
-        tool_calls = sum(len(draft.tool_calls) for draft in drafts)
-
-        def act(connection: sqlite3.Connection) -> None:
-            counted = connection.execute(
-                "UPDATE sessions SET message_count = ?, tool_call_count = ? WHERE id = ?",
-                (len(rows), tool_calls, session),
-            )
-            self._check_known(counted, session)
-            connection.execute("DELETE FROM messages WHERE session_id = ?", (session,))
-            connection.executemany(_INSERT_MESSAGE, rows)
-
-        self._write(act)
+        self.write(self.changes(session).replace_messages(tuple(drafts)))
 
     def clear_messages(self, session: str) -> None:
         """Delete all messages of the session. Raises SessionUnknownError."""
-        self.replace_messages(session, ())
+        self.write(self.changes(session).clear_messages())
 
     def get_messages(self, session: str) -> list[Message]:
         """Read a session's messages in order; empty also if there is no such session."""
@@ -498,54 +363,12 @@ class StateDb:
         with _clear_errors(self._path):
             return self._writers.write(act, self._patience_s)
 
-    def _update(self, session: str, update: str, values: tuple[Any, ...] = ()) -> None:
-        def act(connection: sqlite3.Connection) -> None:
-            self._check_known(connection.execute(update, (*values, session)), session)
-
-        self._write(act)
-
-    def _check_known(self, cursor: sqlite3.Cursor, session: str) -> None:
-        if cursor.rowcount == 0:
-            self._raise_unknown(session)
-
-    def _raise_unknown(self, session: str) -> NoReturn:
-        raise SessionUnknownError(f"{self._path}: there is no session {session!r}")
-
-    def _row(self, session: str, draft: Draft) -> tuple[Any, ...]:
-        role, content, calls, *details, reasoning_details = draft
-        stored = (role, content, _json(calls), *details, _json(reasoning_details))
-        return (session, self._clock(), *stored)
-
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         with _clear_errors(self._path), self._readers.lend() as connection:
             return connection.execute(query, values).fetchall()
 
     def _messages(self, condition: str, values: tuple[Any, ...]) -> list[Message]:
-        return [_message(row) for row in self._rows(_SELECT_MESSAGES + condition, values)]
-
-
-def _session(row: tuple[Any, ...]) -> Session:
-    *columns, config = row[:12]
-    usage: tuple[Any, ...] = (*(count or 0 for count in row[12:18]), *row[18:])
-    model_config = None if config is None else json.loads(config)
-    values: tuple[Any, ...] = (*columns, model_config, Usage(*usage))
-    return Session(*values)
-
-
-def _message(row: tuple[Any, ...]) -> Message:
-    calls, details = row[5], row[-1]
-    parsed_calls = _calls(json.loads(calls)) if calls else ()
-    parsed_details = tuple(json.loads(details)) if details else ()
-    return Message._make((*row[:5], parsed_calls, *row[6:-1], parsed_details))
-
-
-def _json(values: tuple[Any, ...]) -> str | None:
-    return json.dumps(values) if values else None
-
-
-def _calls(calls: Sequence[Any] | Mapping[str, Any]) -> tuple[Any, ...]:
-    """The tool calls of a message; a single one may be given as a mapping."""
-    return (calls,) if isinstance(calls, Mapping) else tuple(calls)
+        return [message_of(row) for row in self._rows(SELECT_MESSAGES + condition, values)]
 
 
 @contextmanager

@@ -12,8 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from reference_impl.sessions.sidecar import UNTITLED, USAGE, Message, Session, usage_of
-from reference_impl.state_db.errors import SessionUnknownError, TitleTakenError
-from reference_impl.state_db.state_db import Draft, StateDb, Usage
+from reference_impl.sessions.titles import sanitized
+from reference_impl.state_db.changes import Changes
+from reference_impl.state_db.errors import TitleTakenError
+from reference_impl.state_db.records import Draft, Usage
+from reference_impl.state_db.records import Session as Row
+from reference_impl.state_db.state_db import StateDb
 
 SOURCE = "webui"
 _CUT_OFF = ("cancelled", "interrupted", "error")
@@ -26,51 +30,65 @@ class StateSync:
         self._db = db
 
     def __call__(self, session: Session) -> None:
-        """Raises as the state database does; the next call adds what is missing then."""
-        sid = session.session_id
-        prompt = _text_or_none(session.extra.get("system_prompt"))
-        self._db.create_session(sid, SOURCE, system_prompt=prompt)
-        self._sync_messages(sid, [_draft(message) for message in session.messages])
-        known = self._db.get_session(sid)
-        if known is None:
-            raise SessionUnknownError(f"session {sid} was deleted meanwhile")
-        title = None if session.title == UNTITLED else _text(session.title)
-        if known.title != title:
-            self._sync_title(sid, title)
-        if prompt is not None and known.system_prompt != prompt:
-            self._db.set_system_prompt(sid, prompt)
-        self._sync_usage(sid, known.usage, Usage(**usage_of(session)))
-        at, reason = end_of(session.extra)
-        if (at, reason) != (known.ended_at, known.end_reason):
-            if known.ended_at is not None:  # the database keeps the first end
-                self._db.reopen_session(sid)
-            if at is not None:
-                self._db.end_session(sid, str(reason), at)
+        """Write what is missing in one transaction, which needs one sync of the disk.
 
-    def _sync_messages(self, sid: str, wanted: list[Draft]) -> None:
+        Raises as the state database does; then nothing was written, and the next call does it.
+        """
+        try:
+            self._write(session, _title(session))
+        except TitleTakenError:  # titles are unique in the database, not in sidecars
+            self._write(session, None)  # a former title would be wrong
+
+    def _write(self, session: Session, title: str | None) -> None:
+        sid = session.session_id
+        known = self._db.get_session(sid)
+        changes = self._db.changes(sid)
+        prompt = _text_or_none(session.extra.get("system_prompt"))
+        if known is None:
+            changes.create_session(SOURCE, system_prompt=prompt)
+        elif prompt is not None and known.system_prompt != prompt:
+            changes.set_system_prompt(prompt)
+        self._add_messages(changes, sid, [_draft(message) for message in session.messages])
+        if title != (known.title if known is not None else None):
+            changes.set_title(title)
+        _add_usage(changes, known.usage if known is not None else Usage(), usage_of(session))
+        _add_end(changes, known, *end_of(session.extra))
+        if changes:
+            self._db.write(changes)
+
+    def _add_messages(self, changes: Changes, sid: str, wanted: list[Draft]) -> None:
         existing = [message.draft() for message in self._db.get_messages(sid)]
         is_beginning = len(existing) <= len(wanted)
         if is_beginning and all(map(_is_copy, existing, wanted)):
             for draft in wanted[len(existing) :]:
-                self._db.append_message(sid, **draft._asdict())
+                changes.append_message(draft)
         elif wanted:
-            self._db.replace_messages(sid, wanted)
+            changes.replace_messages(wanted)
         else:
-            self._db.clear_messages(sid)
+            changes.clear_messages()
 
-    def _sync_title(self, sid: str, title: str | None) -> None:
-        try:
-            self._db.set_title(sid, title)
-        except TitleTakenError:  # titles are unique in the database, not in sidecars
-            self._db.set_title(sid, None)  # a former title would be wrong
 
-    def _sync_usage(self, sid: str, known: Usage, wanted: Usage) -> None:
-        counts = {name: getattr(wanted, name) - getattr(known, name) for name in USAGE}
-        if all(count >= 0 for count in counts.values()):
-            if any(counts.values()):
-                self._db.add_tokens(sid, replace(wanted, **counts))
-        else:
-            self._db.set_tokens(sid, wanted)
+def _add_usage(changes: Changes, known: Usage, totals: Mapping[str, Any]) -> None:
+    wanted = Usage(**totals)
+    counts = {name: getattr(wanted, name) - getattr(known, name) for name in USAGE}
+    if any(count < 0 for count in counts.values()):
+        changes.set_tokens(wanted)
+    elif any(counts.values()):
+        changes.add_tokens(replace(wanted, **counts))
+
+
+def _add_end(changes: Changes, known: Row | None, at: float | None, reason: str | None) -> None:
+    former = (None, None) if known is None else (known.ended_at, known.end_reason)
+    if (at, reason) == former:
+        return
+    if known is not None and known.ended_at is not None:  # the database keeps the first end
+        changes.reopen_session()
+    if at is not None:
+        changes.end_session(str(reason), at)
+
+
+def _title(session: Session) -> str | None:
+    return None if session.title == UNTITLED else sanitized(_text(session.title))
 
 
 def end_of(about: Mapping[str, Any]) -> tuple[float | None, str | None]:

@@ -79,12 +79,13 @@ class DurableMap:
         if key in self._values:
             self.change({key: None})
 
-    def change(self, values: Mapping[str, Value | None]) -> None:
+    def change(self, values: Mapping[str, Value | None], *, sync: bool = True) -> None:
         """Set these values, and remove those that are None; durable when this returns.
 
-        Raises as `put` does.
+        Without `sync` it survives a kill, and a power loss only once a later change does. Raises
+        as `put` does.
         """
-        change = _Change(values, [_line(key, value) for key, value in values.items()])
+        change = _Change(values, [_line(key, value) for key, value in values.items()], sync)
         self._waiting.append(change)
         with self._lock:
             if not change.is_settled:
@@ -93,13 +94,16 @@ class DurableMap:
             raise OSError(*change.failure.args) from change.failure
 
     def _settle(self) -> None:
-        """Write all waiting changes, ours among them, with one sync. Under the lock."""
+        """Write all waiting changes, ours among them, with one sync at most. Under the lock."""
         changes = [self._waiting.popleft() for _ in range(len(self._waiting))]
         lines = [line for change in changes for line in change.lines]
         try:
             if self._log is None:
                 self._log = JsonLog(self._path)
-            self._log.append_durably(*lines)
+            if any(change.needs_sync for change in changes):
+                self._log.append_durably(*lines)
+            else:
+                self._log.append_encoded(*lines)
         except OSError as failure:
             _settle(changes, failure)
             return
@@ -146,6 +150,7 @@ class _Change:
 
     values: Mapping[str, Value | None]
     lines: list[bytes]
+    needs_sync: bool
     is_settled: bool = False
     failure: OSError | None = None
 

@@ -355,11 +355,12 @@ class TurnJournal:
 
     def submit(self, turn_id: str, session_id: str, stream_id: str, source: str) -> None:
         """Record a requested turn. This and the methods below may raise OSError."""
-        self._put(Turn(turn_id, session_id, stream_id, source, TurnEvent.SUBMITTED, self._clock()))
+        turn = Turn(turn_id, session_id, stream_id, source, TurnEvent.SUBMITTED, self._clock())
+        self._put(turn, sync=True)
 
-    def start(self, turn_id: str) -> None:
-        """Record that the agent is running."""
-        self._advance(turn_id, TurnEvent.STARTED)
+    def start(self, turn_id: str, *, sync: bool = True) -> None:
+        """Record that the agent is running; without `sync` a power loss may undo that."""
+        self._advance(turn_id, TurnEvent.STARTED, sync=sync)
 
     def complete(self, turn_id: str) -> None:
         """Record that the turn came to its end, and the session is saved."""
@@ -369,22 +370,26 @@ class TurnJournal:
         """Record that the turn came to no end of its own, and its output is saved."""
         self._advance(turn_id, TurnEvent.INTERRUPTED)
 
-    def _advance(self, turn_id: str, event: TurnEvent) -> None:
-        """Record the turn's state; an ended turn never changes."""
+    def _advance(self, turn_id: str, event: TurnEvent, *, sync: bool = False) -> None:
+        """Record the turn's state; an ended turn never changes.
+
+        An end needs no sync: a turn whose end is lost in a power loss ends again, in the same way,
+        by the session, which was saved before.
+        """
         with self._locks[zlib.crc32(turn_id.encode()) % _LOCKS]:
             turn = self.get(turn_id)
             if turn is None or turn.event in _ENDINGS:
                 return
-            self._put(replace(turn, event=event, at=self._clock()))
+            self._put(replace(turn, event=event, at=self._clock()), sync=sync)
 
-    def _put(self, turn: Turn) -> None:
+    def _put(self, turn: Turn, *, sync: bool) -> None:
         """Write the turn, and drop those that ended too long ago."""
         ending = [turn] if turn.event in _ENDINGS else []
         number = len(self._ended) + len(ending) - ENDED_TURNS_MAX
         surplus = [self._ended.popleft() for _ in range(number)]
         forgotten = dict.fromkeys(old.turn_id for old in surplus)
         try:
-            self._map.change({turn.turn_id: asdict(turn), **forgotten})
+            self._map.change({turn.turn_id: asdict(turn), **forgotten}, sync=sync)
         except BaseException:
             self._ended.extendleft(reversed(surplus))  # they are still in the map
             raise

@@ -27,13 +27,8 @@ from typing import Protocol
 
 from reference_impl.agents.processes import Event, Kind
 from reference_impl.sessions.session_files import InvalidSessionIdError, UnknownSessionError
-from reference_impl.turns.turns import (
-    AlreadyDeliveredError,
-    Run,
-    Source,
-    TurnConflictError,
-    TurnListener,
-)
+from reference_impl.turns.listeners import TurnListener
+from reference_impl.turns.run import AlreadyDeliveredError, Run, Source, TurnConflictError
 
 DRAIN_THREADS = 2
 RETRY_FIRST_S = 0.1

@@ -15,6 +15,7 @@ from typing import Any
 
 from reference_impl.web.http_parser import Answer, RefusedError, Request
 from reference_impl.web.server import Streaming, Wake
+from reference_impl.web.service import Service
 
 _INTEGER = re.compile(r"-?[0-9]{1,15}", re.ASCII)
 _PYTHON = {"string": str, "integer": int, "array": list, "object": dict}
@@ -82,7 +83,7 @@ class Kind(Enum):
 
 
 Args = Mapping[str, Any]
-Act = Callable[[Any, Args, Wake], Answer | Streaming]
+Act = Callable[[Service, Args, Wake], Answer | Streaming]
 
 
 @dataclass(frozen=True, slots=True)

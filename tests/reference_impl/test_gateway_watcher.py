@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from reference_impl.live.event_buffer import Subscription
 from reference_impl.live.gateway_watcher import GatewayWatcher, Shown, project
-from reference_impl.state_db.state_db import Draft, StateDb
+from reference_impl.state_db.records import Draft
+from reference_impl.state_db.state_db import StateDb
 
 SHOWN = ("cli", "telegram")
 HIDDEN = ("cron", "webui")

@@ -531,6 +531,31 @@ def test_turn_without_an_end_is_in_flight(count: int, steps: list[tuple[str, int
         turns.close()
 
 
+def test_submitted_turn_survives_a_power_loss(tmp_path: Path) -> None:
+    """S2: so does a start that must not be repeated (W1); other steps follow from the session."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with SimulatedDisk(folder) as disk:
+        turns = TurnJournal(folder / "turns")
+        turns.submit("t1", "s1", "r1", "process_wakeup")
+        turns.start("t1")
+        turns.submit("t2", "s2", "r2", "user")
+        turns.start("t2", sync=False)
+        turns.complete("t2")
+        images = list(disk.power_losses(Random(0), 20))
+        turns.close()
+
+    left = set()
+    for number, image in enumerate(images):
+        path = tmp_path / f"image{number}"
+        path.write_bytes(image.files["turns"])
+        found = TurnJournal(path)
+        left.add(tuple(str(turn.event) for turn in found.turns()))
+        found.close()
+    assert left <= {("started", state) for state in ("submitted", "started", "completed")}
+    assert ("started", "submitted") in left
+
+
 def test_refused_write_leaves_no_ended_turn_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -538,7 +563,7 @@ def test_refused_write_leaves_no_ended_turn_behind(
     monkeypatch.setattr(journal, "ENDED_TURNS_MAX", 2)
     turns = TurnJournal(tmp_path / "turns")
 
-    def refused(_: object) -> None:
+    def refused(_: object, **_options: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
     for number in range(4):

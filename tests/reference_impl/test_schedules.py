@@ -23,7 +23,8 @@ from reference_impl.memory.lifecycle import Lifecycle
 from reference_impl.sessions.sidecar import Message, Session
 from reference_impl.storage.json_log import Row
 from reference_impl.turns.journal import RunOverError, RunWriter, TurnJournal
-from reference_impl.turns.turns import Source, TurnConflictError, Turns
+from reference_impl.turns.run import Source, TurnConflictError
+from reference_impl.turns.turns import Turns
 from reference_impl.turns.wakeups import Wakeups
 from tests.reference_impl.test_wakeups import event
 
@@ -108,7 +109,7 @@ class FakeTurnJournal:
     """A fake turn journal, which is never opened again."""
 
     def __getattr__(self, _: str) -> Callable[..., None]:
-        return lambda *_: None
+        return lambda *_, **_options: None
 
 
 class OneWordAgent:

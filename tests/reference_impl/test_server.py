@@ -29,6 +29,7 @@ from reference_impl.web.api import ROUTES
 from reference_impl.web.http_parser import Request, answer
 from reference_impl.web.routes import Kind
 from reference_impl.web.server import Plan, Server, Streaming
+from tests.report.test_browser import LOW_CONTRAST, SCHEMES
 from tests.support.browser import Browser, chromium
 from tests.support.server_process import PATIENCE_S, Event, Response, ServerProcess, Sse, call
 
@@ -732,7 +733,7 @@ def say(browser: Browser, text: str, shown: str) -> None:
     """Send a message, and wait until a text of its turn is shown, and no turn is under way."""
     browser.run(f"document.getElementById('text').value = {text!r}")
     browser.run("document.getElementById('say').requestSubmit()")
-    browser.until(f"{is_shown(shown)} && document.getElementById('cancel').disabled")
+    browser.until(f"{is_shown(shown)} && !sending && document.getElementById('cancel').disabled")
     browser.until(IS_IDLE)
 
 
@@ -786,7 +787,7 @@ def test_browser_tabs_show_wakeups_through_a_kill(tmp_path: Path, browser: Brows
             browser.switch()
         server.start(sid, "after [tokens=2]")
         for _ in range(2):
-            browser.until(is_shown("turn 5"))
+            browser.until(f"{is_shown('turn 5')} && {is_shown('after')}")
             shown = browser.run("document.getElementById('talk').innerText")
             assert (shown.count("0 1 2"), shown.count("after")) == (2, 1)
             assert len(browser.run(NOTICES)) == 2
@@ -842,3 +843,96 @@ def test_browser_page_changes_sessions_on_a_phone(server: ServerProcess, browser
     press(browser, "new", f"location.hash.slice(1) !== {left!r}")
     browser.run("window.fetch = window.plain")
     assert browser.run(sent) == left
+
+
+@has_browser
+def test_browser_tabs_cancel_while_both_follow_a_run(tmp_path: Path, browser: Browser) -> None:
+    """The streams of two tabs leave one of a browser's six connections for requests."""
+    with ServerProcess(tmp_path) as server:
+        sid = server.new()
+        browser.open(f"{server.address}#{sid}")
+        browser.other_tab(f"{server.address}#{sid}")
+        for _ in range(2):
+            browser.until("document.getElementById('linked').innerText === 'live'")
+            browser.switch()
+        server.start(sid, "hold [tokens=3] [sleep=900]")
+        for _ in range(2):
+            browser.until(is_shown("0 1 2"))
+            browser.switch()
+        server.new()  # one tab is told by the other
+        for _ in range(2):
+            browser.until("document.querySelectorAll('#sessions li').length === 2")
+            browser.switch()
+        press(browser, "cancel", is_shown("cancelled"))
+        browser.switch()
+        browser.until(is_shown("cancelled"))
+
+
+@has_browser
+def test_browser_page_says_that_a_session_is_no_more(
+    server: ServerProcess, browser: Browser
+) -> None:
+    """A link to none, one that another client deletes, and a link that is followed in the page."""
+    is_left = "document.getElementById('say').hidden"
+    says = "document.getElementById('says').innerText"
+    sid, other = server.new(), server.new()
+    browser.open(f"{server.address}#absent")
+    browser.until(f"{is_left} && {says}.includes('absent')")
+    browser.run(f"location.hash = {sid!r}")
+    browser.until(f"document.title === {sid!r}")
+    browser.run(f"location.hash = {other!r}")
+    browser.until(f"document.title === {other!r} && {says} === ''")
+    server.post("/api/session/delete", {"session_id": other})
+    browser.until(f"{is_left} && {says}.includes({other!r})")
+
+
+@has_browser
+def test_browser_page_leaves_a_person_where_they_are(
+    server: ServerProcess, browser: Browser
+) -> None:
+    """Scrolled up, in the list by keyboard, in another session, or typing on."""
+    from_end = "((talk) => talk.scrollHeight - talk.clientHeight - talk.scrollTop)(window.talk)"
+    sid, other = server.new(), server.new()
+    browser.resize(390, 800)
+    browser.open(f"{server.address}#{sid}")
+    browser.until(f"document.title === {sid!r}")
+    say(browser, "long [tokens=900]", "turn 1")
+    browser.until(f"{from_end} < 2")
+    server.start(sid, "hold [beat=2000:0.01]")
+    browser.until(f"live?.innerText.includes('@') && {from_end} < 2")
+    browser.run("window.talk.scrollTop = 0")
+    browser.run(f"document.querySelector(`[data-session={other!r}]`).focus()")
+    browser.run("window.was = live.innerText.length")
+    listed = browser.run("listNumber")
+    server.post("/api/session/rename", {"session_id": other, "title": "plans"})
+    browser.until("document.getElementById('sessions').innerText.includes('plans')")
+    browser.until(f"live.innerText.length > window.was && listNumber > {listed}")
+    assert browser.run("window.talk.scrollTop") == 0
+    assert browser.run("document.activeElement.dataset.session") == other
+
+    browser.run("window.text.value = 'me too'; window.say.requestSubmit()")
+    browser.until("window.says.innerText.includes('active')")
+    press(browser, "cancel", is_shown("cancelled"))
+    browser.until(IS_IDLE)
+    browser.run("window.say.requestSubmit(); window.text.value = 'typed since'")
+    browser.run(f"choose({other!r})")
+    browser.until("document.title === 'plans'")
+    browser.until(IS_IDLE)
+    assert browser.run("[live, window.text.value, window.says.innerText]") == [
+        *(None, "typed since", "")
+    ]
+
+
+@has_browser
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_browser_page_has_contrast(server: ServerProcess, browser: Browser, scheme: str) -> None:
+    """Each text of a session with a wakeup and an error can be read, by day and by night."""
+    browser.resize(1280, 800)
+    sid = server.new()
+    browser.open(f"{server.address}#{sid}")
+    browser.run(f"document.documentElement.style.colorScheme = {scheme!r}")
+    browser.until(f"document.title === {sid!r}")
+    say(browser, "[tokens=2] [process=0.1:hello]", "turn 2")
+    browser.run("window.text.value = '[fail]'; window.say.requestSubmit()")
+    browser.until(is_shown("ScriptedError"))
+    assert browser.run(f"({LOW_CONTRAST.strip()})()") == []

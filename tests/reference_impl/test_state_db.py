@@ -18,6 +18,7 @@ import pytest
 
 from reference_impl.sessions.sidecar import Session
 from reference_impl.state_db import ticket_lock, write_queue
+from reference_impl.state_db.changes import Changes
 from reference_impl.state_db.errors import (
     ClosedError,
     DatabaseFailedError,
@@ -26,7 +27,8 @@ from reference_impl.state_db.errors import (
     SessionUnknownError,
     TitleTakenError,
 )
-from reference_impl.state_db.state_db import _ADDED, Draft, StateDb, Usage
+from reference_impl.state_db.records import Draft, Usage
+from reference_impl.state_db.state_db import _ADDED, StateDb
 from reference_impl.state_db.sync import StateSync
 from reference_impl.state_db.ticket_lock import TicketLock
 from reference_impl.state_db.wal import LIMIT_BYTES, Commit
@@ -880,3 +882,41 @@ def test_sync_copies_the_present_end_of_a_session(db: StateDb) -> None:
         found = db.get_session("s")
         assert found is not None
         assert (found.ended_at, found.end_reason) == (at if reason else None, reason)
+
+
+def test_sync_is_one_transaction(db: StateDb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S14: what a kill leaves is the session before the sync, or all of it."""
+    written: list[Changes] = []
+    write = StateDb.write
+
+    def counted(db: StateDb, changes: Changes) -> object:
+        written.append(changes)
+        return write(db, changes)
+
+    monkeypatch.setattr(StateDb, "write", counted)
+    messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+    session = Session(
+        session_id="new",
+        title="called",
+        messages=messages,
+        extra={"system_prompt": "be brief", "input_tokens": 3, "ended_at": 2.0},
+    )
+    sync = StateSync(db)
+    sync(session)
+    sync(session)
+
+    assert len(written) == 1
+    found = db.get_session("new")
+    assert found is not None
+    assert (found.title, found.system_prompt, found.ended_at) == ("called", "be brief", 2.0)
+    assert [message.content for message in db.get_messages("new")] == ["a", "b"]
+
+
+def test_failed_change_undoes_all_of_its_set(db: StateDb) -> None:
+    """D2: a title that is taken leaves no message of the same set behind."""
+    db.set_title("s", "taken")
+    db.create_session("t", "cli")
+    changes = db.changes("t").append_message(Draft("user", "lost")).set_title("taken")
+    with pytest.raises(TitleTakenError):
+        db.write(changes)
+    assert db.get_messages("t") == []

@@ -26,16 +26,16 @@ from reference_impl.sessions.sidecar import Message, Session
 from reference_impl.sessions.store import SaveRefusedError, SessionStore
 from reference_impl.state_db.state_db import StateDb
 from reference_impl.state_db.sync import StateSync
-from reference_impl.turns import turns
+from reference_impl.turns import ending
 from reference_impl.turns.journal import RUNS_MAX, RunOverError, RunWriter, TurnEvent
-from reference_impl.turns.turns import (
+from reference_impl.turns.listeners import TurnListener
+from reference_impl.turns.run import (
     AlreadyDeliveredError,
     Run,
     ShuttingDownError,
     Source,
     State,
     TurnConflictError,
-    TurnListener,
 )
 from tests.support.assembled_app import LONG_S, AssembledApp, Gate, RunRecorder, assembled_app, echo
 
@@ -100,9 +100,9 @@ def test_steps_after_a_turn_are_in_order(tmp_path: Path, monkeypatch: pytest.Mon
         spies: list[tuple[Any, str]] = [
             (app.store, "change"),
             (app.journal, "complete"),
-            (app.turns, "_decide"),
+            (app.turns._ending, "decide"),
             (app.lifecycle, "mark_turn_completed"),
-            (app.turns, "_sync_quietly"),
+            (app.turns._ending, "_sync"),
         ]
         app.recorder.until("ended", run)
         for component, name in spies:
@@ -117,7 +117,7 @@ def test_steps_after_a_turn_are_in_order(tmp_path: Path, monkeypatch: pytest.Mon
 
     assert order == [
         "change",  # the message is written to disk
-        *("change", "complete", "_decide", "mark_turn_completed", "_sync_quietly", "ended"),
+        *("change", "complete", "decide", "mark_turn_completed", "_sync", "ended"),
     ]
 
 
@@ -645,7 +645,7 @@ def test_cancelled_output_is_saved_when_cancel_returns(
         app.store.new("s1")
         run = app.turns.start("s1", "hello")
         run.concluded = Concluded()
-        save, conclude = app.store.change, app.turns._conclude
+        save, conclude = app.store.change, app.turns._ending.conclude
 
         def slow(*args: Any) -> Session:
             saving.wait()
@@ -657,7 +657,7 @@ def test_cancelled_output_is_saved_when_cancel_returns(
             conclude(*args)
 
         monkeypatch.setattr(app.store, "change", slow)
-        monkeypatch.setattr(app.turns, "_conclude", second)
+        monkeypatch.setattr(app.turns._ending, "conclude", second)
         app.turns.cancel(run.stream_id)
         marks = app.marks("s1")
         saving.open()
@@ -666,7 +666,7 @@ def test_cancelled_output_is_saved_when_cancel_returns(
         assert marks == [{"cancelled"}]
 
 
-MOMENTS = ["change", "complete", "_decide", "mark_turn_completed"]
+MOMENTS = ["change", "complete", "decide", "mark_turn_completed"]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -679,7 +679,7 @@ def test_cancel_during_the_ending_has_one_outcome(
         run = app.turns.start("s1", "hello")
         gate.reached()
         answers: list[bool] = []
-        components: list[Any] = [app.store, app.journal, app.turns, app.lifecycle]
+        components: list[Any] = [app.store, app.journal, app.turns._ending, app.lifecycle]
         component = next(each for each in components if hasattr(each, moment))
         real = getattr(component, moment)
 
@@ -1112,7 +1112,7 @@ def test_scripted_agent_stops_on_cancel_unless_hanging(scripted_app: ScriptedApp
     app.turns.cancel(run.stream_id)
     app.recorder.until("ended", run)
 
-    app.turns._unwind_bound_s = 0.01
+    app.turns._ending._unwind_bound_s = 0.01
     hanging = app.turns.start("s1", "[tokens=1] [hang]")
     app.recorder.until("token", hanging)
     app.turns.cancel(hanging.stream_id)
@@ -1173,4 +1173,4 @@ def test_sync_ignores_a_title_taken_elsewhere(tmp_path: Path) -> None:
 
 def test_unwind_bound_is_three_minutes() -> None:
     """T4: a run that never unwinds is busy for three minutes, unless configured otherwise."""
-    assert turns.UNWIND_BOUND_S == 180.0
+    assert ending.UNWIND_BOUND_S == 180.0

@@ -30,14 +30,9 @@ from reference_impl.sessions.session_files import UnknownSessionError
 from reference_impl.sessions.store import SessionStore
 from reference_impl.turns import wakeups
 from reference_impl.turns.journal import RunJournal, TurnJournal
-from reference_impl.turns.turns import (
-    AlreadyDeliveredError,
-    Run,
-    Source,
-    TurnConflictError,
-    TurnListener,
-    Turns,
-)
+from reference_impl.turns.listeners import TurnListener
+from reference_impl.turns.run import AlreadyDeliveredError, Run, Source, TurnConflictError
+from reference_impl.turns.turns import Turns
 from reference_impl.turns.wakeups import RegistryContractError, Wakeups, prompt
 from tests.support.assembled_app import LONG_S, Act, AssembledApp, Gate, assembled_app, echo
 
@@ -290,14 +285,14 @@ def test_completions_of_a_busy_session_follow_its_run() -> None:
         assembled.registry.publish(event(1), event(2))
         assembled.wakeups.drain()
         assert assembled.wakeup_ids("s1") == []
-        real = assembled.app.turns._sync_quietly
+        real = assembled.app.turns._ending._sync
 
         def in_teardown(session: Any) -> None:
             if not assembled.registry.marks and not assembled.registry.queue:
                 assembled.registry.publish(event(3))  # and no drain thread runs
             real(session)
 
-        assembled.app.turns._sync_quietly = in_teardown  # type: ignore[method-assign]
+        assembled.app.turns._ending._sync = in_teardown
         gate.open()
         assembled.until_quiet(3)
 

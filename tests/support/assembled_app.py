@@ -17,7 +17,9 @@ from reference_impl.sessions.sidecar import Message, Session
 from reference_impl.sessions.store import SessionStore
 from reference_impl.storage.json_log import Row
 from reference_impl.turns.journal import RunJournal, TurnJournal
-from reference_impl.turns.turns import Run, Source, TurnListener, Turns
+from reference_impl.turns.listeners import TurnListener
+from reference_impl.turns.run import Run, Source
+from reference_impl.turns.turns import Turns
 
 LONG_S = 20.0
 
