@@ -8,6 +8,7 @@ A message may hold directives, which the scripted agent of a target obeys in ord
     [think=2]                    shows 2 thoughts, which are no part of the reply
     [tool]                       calls a tool, which answers with the session of its turn
     [asked]                      calls a tool, which answers with what its turn works with
+    [heard]                      shows what its turn was handed: a digest of each message
     [process=0.5:exit=3:hello]   starts a background process that prints `hello` after 0.5 s;
                                  `watch=TEXT` before the output watches for a text;
                                  `lost=1` starts it from a thread that does not know its turn
@@ -28,7 +29,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 HELD_S = 100.0  # a sleep of at least this many seconds outlasts every scenario
@@ -37,7 +39,7 @@ MATCHED = "matched"  # the report of a watched line begins with this word
 PROMPT_START = "[IMPORTANT: Background process"
 
 _DIRECTIVE = re.compile(
-    r"\[(sleep|tokens|beat|think|tool|asked|process|kill|fail|linger|hang|exit)"
+    r"\[(sleep|tokens|beat|think|tool|asked|heard|process|kill|fail|linger|hang|exit)"
     r"(?:=([^\[\]]*))?\]"
 )
 _REPLY_END = re.compile(rf"{REPLY_END} (\d+) of (\S+)\.$")
@@ -46,6 +48,8 @@ _PROMPT = re.compile(r"\[IMPORTANT: Background process (\S+) (.*)", re.DOTALL)
 _COMMAND = re.compile(r"^Command: (.*?)\n(?=Output:\n)", re.DOTALL | re.MULTILINE)
 _OUTPUT = re.compile(r"Output:\n(.*)\]", re.DOTALL)
 _BRACKETS = str.maketrans("{}", "[]")
+_HEARD = re.compile(r"heard\(([^()]*)\)")
+_UNQUOTED = re.compile(r"[^\w-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,8 @@ class Directive:
         return f"[{self.verb}={self.value}]" if self.value else f"[{self.verb}]"
 
 
-TOOL, ASKED, KILL, FAIL, EXIT, HANG = (
-    Directive(verb) for verb in ("tool", "asked", "kill", "fail", "exit", "hang")
+TOOL, ASKED, HEARD, KILL, FAIL, EXIT, HANG = (
+    Directive(verb) for verb in ("tool", "asked", "heard", "kill", "fail", "exit", "hang")
 )
 
 
@@ -269,6 +273,38 @@ class ReplyEnd:
         """Read the end of a reply; None where the turn was not completed."""
         found = _REPLY_END.search(reply)
         return cls(int(found[1]), found[2]) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The messages that a turn was handed: of each its role, its first word, and a sum of its text.
+
+    White space tells nothing: a sum is that of the words with one space between two of them.
+    """
+
+    messages: tuple[tuple[str, str, str], ...]
+
+    def __str__(self) -> str:
+        return f"heard({' '.join('/'.join(message) for message in self.messages)})"
+
+    @classmethod
+    def of(cls, messages: Iterable[tuple[str, str]]) -> Heard:
+        """The digest of messages, each of which is a role and a text."""
+        found = []
+        for role, text in messages:
+            words = text.split()
+            first = _UNQUOTED.sub("", words[0])[:20] if words else ""
+            found.append((role, first, f"{zlib.crc32(' '.join(words).encode()):08x}"))
+        return cls(tuple(found))
+
+    @classmethod
+    def parse(cls, reply: str) -> Heard | None:
+        """Read the digest in a reply; None where there is none."""
+        found = _HEARD.search(reply)
+        if found is None:
+            return None
+        rows = (message.split("/") for message in found[1].split())
+        return cls(tuple((role, word, total) for role, word, total in rows))
 
 
 def beat_due_s(data: bytes) -> float | None:

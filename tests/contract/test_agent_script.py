@@ -12,10 +12,12 @@ from harness.contract.agent_script import (
     EXIT,
     FAIL,
     HANG,
+    HEARD,
     HELD_S,
     TOOL,
     Beat,
     Directive,
+    Heard,
     Process,
     ReplyEnd,
     Script,
@@ -49,7 +51,7 @@ PROCESSES = st.builds(Process, DELAYS_S, OUTPUTS, st.integers(0, 255), WATCHES)
 TOKENS = st.builds(Tokens, COUNTS, st.integers(0, 64))
 BEATS = st.builds(Beat, COUNTS, DELAYS_S)
 DIRECTIVES = st.one_of(
-    st.sampled_from([TOOL, FAIL, EXIT, HANG]),
+    st.sampled_from([TOOL, HEARD, FAIL, EXIT, HANG]),
     st.builds(sleep, DELAYS_S),
     *(st.builds(lambda built: built.directive, built) for built in (PROCESSES, TOKENS, BEATS)),
 )
@@ -207,3 +209,30 @@ def test_lost_output_is_announced_by_the_command(process: Process) -> None:
 @pytest.mark.parametrize("text", [None, "", "hello", "IMPORTANT: Background process p1 completed"])
 def test_other_messages_are_no_wakeups(text: str | None) -> None:
     assert WakeupPrompt.parse(text) is None
+
+
+@given(
+    messages=st.lists(
+        st.tuples(st.sampled_from(("user", "assistant", "call", "result")), st.text(max_size=20))
+    ),
+    shown=st.text(alphabet="ab 1", max_size=5),
+)
+def test_heard_parses_what_it_builds(messages: list[tuple[str, str]], shown: str) -> None:
+    """Whatever the messages say, their digest is found in a reply."""
+    heard = Heard.of(messages)
+    assert Heard.parse(f"{shown}{heard} {ReplyEnd(1, 's')}") == heard
+    assert len(heard.messages) == len(messages)
+
+
+def test_heard_tells_texts_apart_but_not_spaces() -> None:
+    """White space is no difference; a word is one."""
+    assert Heard.of([("user", "a  b\n")]) == Heard.of([("user", "a b")])
+    assert Heard.of([("user", "a b")]) != Heard.of([("user", "a c")])
+    assert Heard.parse("a reply without a digest") is None
+
+
+def test_agents_of_both_kinds_digest_alike() -> None:
+    """The reference's own digest is the one that the harness reads."""
+    rows = [("user", "größe says [tokens=1]"), ("assistant", "0 That was turn 1 of s.")]
+    history = [{"role": role, "content": text} for role, text in rows]
+    assert Heard.parse(reference._digest(history)) == Heard.of(rows)

@@ -133,6 +133,7 @@ def _of_a_tab(state: State, operation: Operation) -> tuple[State] | Refusal:
         return Refusal(
             promises.C3,
             f"{operation.call} of a tab failed",
+            also=(promises.C7,) if "StillOpenError" in operation.error else (),
             expected="an answer, or KeyError for a tab or session that was never made",
         )
     argument = operation.argument

@@ -177,6 +177,7 @@ def _of_session(state: State, operation: Operation) -> tuple[State, ...] | Refus
         return Refusal(
             promises.S2,
             f"{operation.call} failed although {name} exists",
+            also=(promises.C7,) if operation.function == "watch" else (),
             expected=f"an answer about {name}",
         )
     if operation.function == "delete":

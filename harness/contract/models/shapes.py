@@ -28,6 +28,7 @@ _VIEWS: dict[str, tuple[str, tuple[Promise, ...]]] = {
     "called": ("each call of a tool, once", (promises.S14, promises.S2)),
     "context": ("a history for the agent that has the same", (promises.S14, promises.S6)),
     "heard": ("a history for the agent that has it", (promises.S13, promises.S14)),
+    "reported": ("the error that was shown", (promises.S13, promises.S14)),
     "elsewhere": ("the same sessions", (promises.H7, promises.S15)),
     "metadata": ("the same count without messages", (promises.S14, promises.S15)),
     "again": ("the same, read twice", (promises.S14, promises.S15)),

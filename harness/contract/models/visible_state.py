@@ -148,7 +148,7 @@ def _promises(  # noqa: PLR0911 - one for each kind of difference
         return (promises.C7, promises.T4, promises.T3, promises.S15)
     for names, tested in _FIELDS.items():
         if any(name in found.path for name in names):
-            return tested
+            return (*tested, *_of_ends(state, subject_of(argument), found.path))
     if "messages" in found.path:
         return (*_of_messages(state, argument), promises.S15, *also)
     tested = _of_title(state, argument) if "title" in found.path else ()
@@ -187,16 +187,22 @@ def _of_title(state: State, argument: Mapping[str, Any]) -> tuple[Promise, ...]:
 def _of_messages(state: State, argument: Mapping[str, Any]) -> tuple[Promise, ...]:
     """The promises of messages that differ: of the last end of a run of that session."""
     session = state.find(subject_of(argument))
-    turns = {message.turn for message in session.messages} if session else set()
+    tried = (promises.S2, promises.S14, *_of_ends(state, subject_of(argument), "messages"))
+    return (promises.S6, *tried) if session is not None and session.shrinks else tried
+
+
+def _of_ends(state: State, name: str, path: str) -> tuple[Promise, ...]:
+    """The promises of what a turn that was cut short leaves, if the difference is in messages."""
+    session = state.find(name)
+    if session is None or not any(field in path for field in _OF_MESSAGES):
+        return ()
+    turns = {message.turn for message in session.messages}
     ends = {run.end for run in state.runs if run.turn in turns}
-    tried = [promises.S2, promises.S14]
-    if session is not None and session.shrinks:
-        tried.insert(0, promises.S6)
-    if "interrupted" in ends:
-        tried.append(promises.S13)
-    if "cancelled" in ends:
-        tried.append(promises.T4)
-    return tuple(tried)
+    kept = {"interrupted": promises.S13, "cancelled": promises.T4}
+    return tuple(promise for end, promise in kept.items() if end in ends)
+
+
+_OF_MESSAGES = ("messages", "tool_calls", "details", "copies")  # fields that show messages
 
 
 def _together(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
@@ -279,6 +285,8 @@ def _stored(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
         tested = (promises.D1, promises.S2)
     elif session is None:
         tested = (promises.S6, promises.S14)
+    else:
+        tested = (promises.S14, *_of_ends(state, name, found.path))
     if name in state.pruned:
         tested = (*tested, promises.D13)
     if session is None and any(file.startswith(RUN_JOURNAL) for file in operation.result["files"]):

@@ -26,7 +26,12 @@ import psutil
 from harness.contract.agent_script import WakeupPrompt
 from harness.contract.clients.event_stream import EventStream, StreamRequest
 from harness.contract.clients.message_format import translated
-from harness.core.errors import HarnessError, TargetLostError, TargetUnavailableError
+from harness.core.errors import (
+    HarnessError,
+    TargetLostError,
+    TargetUnavailableError,
+    UsageError,
+)
 from harness.core.history import Journal, Operation, Outcome
 from harness.engine.context import Context, Episode, Replay, Workload
 from harness.engine.http import LOOPBACK, NotReachedError, StatusError, Web
@@ -216,6 +221,17 @@ def join(locustfile: Path, master: str) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-load-")))
         child = _child([*joined, f"--master-port={port or MASTER_PORT}"], folder, "worker", stack)
         return child.wait()
+
+
+def require_free(address: str) -> None:
+    """Raise UsageError where nothing can listen at this HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("" if host == "*" else host, int(port)))
+    except OSError as error:
+        raise UsageError(f"--master {address}: cannot listen there: {error.strerror}") from error
 
 
 def _child(arguments: list[str], folder: Path, name: str, stack: ExitStack) -> Child:

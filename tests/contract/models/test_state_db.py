@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from harness.checkers.conformance import Fold, conforms
 from harness.contract import promises
-from harness.contract.models.state_db import State, StateDbModel
+from harness.contract.models.state_db import StateDbModel
+from harness.contract.models.state_db_values import State
 from harness.core.contract import Promise
 from harness.core.errors import UsageError
 from harness.core.history import History, Operation, Outcome

@@ -12,9 +12,10 @@ from harness.checkers.conformance import Fold, conforms
 from harness.contract import promises
 from harness.contract.checkers.server.back_to_zero import resting
 from harness.contract.models.answers import AtLeast, OneOf, Span, Text, difference
+from harness.contract.models.server import ServerModel
 from harness.contract.models.server_answers import JSON_HEADERS, STREAM_TYPE, predicted
 from harness.contract.models.server_values import COUNTED
-from harness.contract.models.visible_state import VisibleStateModel
+from harness.contract.models.visible_state import RUN_JOURNAL, VisibleStateModel
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
 
@@ -380,3 +381,41 @@ def test_fields_of_one_answer_agree() -> None:
 
     assert blamed(argument, body) is None
     assert blamed(argument, {**body, "containers": held}) == promises.H4
+
+
+@pytest.mark.parametrize(("tokens", "also"), [(1, None), (None, (promises.T4,))])
+def test_cut_short_reply_keeps_its_parts(
+    tokens: int | None, also: tuple[Promise, ...] | None
+) -> None:
+    """T4: on the disk, a cancelled reply has the number of its tokens too."""
+    texts = [["user", HELD], ["assistant", "0 "]]
+    copy = {"title": HELD, "count": 2, "texts": texts}
+    cancelled = answered({"ok": True, "cancelled": True, "stream_id": "<r1>"})
+    stored = {
+        "files": ["<s1>.json", f"{RUN_JOURNAL}<s1>/<r1>.jsonl"],
+        "index": [HELD, 2],
+        "copies": {"database": copy, "search": copy, "sidecar": copy},
+        "runs": {"<r1>": "0 "},
+        "tool_calls": {"count": 0, "calls": []},
+        "details": [[None, None, None], ["cancelled", None, tokens]],
+    }
+    calls = (
+        *(BOOT, NEW, START, read("/api/chat/stream")),
+        ("call", call("GET", "/api/chat/cancel", stream_id="<r1>"), cancelled),
+        ("conclude", {"session": "<s1>"}, True),
+        ("stored", {"session": "<s1>"}, stored),
+    )
+
+    anomalies = conforms(VisibleStateModel())(history(*calls)).anomalies
+
+    assert [anomaly.also for anomaly in anomalies] == ([] if also is None else [also])
+
+
+def test_late_greeting_names_its_promise() -> None:
+    """C7: a client that watches a session waits in vain for the count that it lacks."""
+    open_ = Operation(0, "watch", {"session": "s1"}, Outcome.FAIL, 4, 5, None, "StillOpenError: x")
+    made = Operation(0, "new", {"session": "s1"}, Outcome.OK, 2, 3, None, "")
+
+    (anomaly,) = conforms(ServerModel())(History((made, open_))).anomalies
+
+    assert (anomaly.promise, anomaly.also) == (promises.S2, (promises.C7,))

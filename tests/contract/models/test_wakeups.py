@@ -19,7 +19,7 @@ from reference_impl.agents.processes import Event
 from reference_impl.sessions.session_files import UnknownSessionError
 from reference_impl.sessions.sidecar import SessionError
 from reference_impl.turns import wakeups
-from reference_impl.turns.turns import Source, TurnConflictError
+from reference_impl.turns.run import Source, TurnConflictError
 from scenarios.wakeups.test_model import PROGRAMS, quiet
 
 Wakeups: Any = wakeups.Wakeups
