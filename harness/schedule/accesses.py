@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import collections
+import functools
 import gc
 import sys
 import threading
@@ -25,7 +26,7 @@ from typing import Any
 from harness.schedule.control import in_charge
 from harness.schedule.races import Races
 from harness.schedule.scheduler import Scheduler
-from harness.schedule.sites import HOOK, Site, Source
+from harness.schedule.sites import HOOK, MEMO, Site, Source
 from harness.schedule.tasks import LIBRARY
 
 SPINS = 20_000  # accesses of one site without a step, after which its loop gets a point
@@ -266,15 +267,30 @@ class Accesses:
             case "value":
                 container = _container_of_view(subject)
                 if _is_container(container):
-                    access(container, "", site, write=False)
-            case "global":
-                access(sys.modules[site.module], site.name, site, write=site.writes)
+                    access(container, "", site, write=site.writes)
+            case "named":
+                self._attribute(subject[0], replace(site, name=subject[1]))
             case _:
-                access(subject.__closure__[0], "", site, write=site.writes)
+                self._variable(subject, site)
+
+    def _variable(self, subject: Any, site: Site) -> None:
+        """Record a use of a variable, or of what a function keeps: a state, or a result."""
+        home = sys.modules[site.module]
+        match site.kind:
+            case "global":
+                self.races.access(home, site.name, site, write=site.writes)
+            case "closure":
+                self.races.access(subject.__closure__[0], "", site, write=site.writes)
+            case "call":
+                self._called(subject, site)
+            case _ if subject is True:  # a result of lru_cache
+                self.races.access(home, f"{site.function}()", site, write=True)
+            case _:
+                self.races.access(subject, site.name, site, write=True)
 
     def _attribute(self, subject: Any, site: Site) -> None:
         kind = type(subject)
-        is_write = site.writes and site.kind == "attribute"
+        is_write = site.writes and site.kind in {"attribute", "named"}
         if kind is ModuleType:
             if subject.__name__ in self.modules:
                 self.races.access(subject, site.name, site, write=is_write)
@@ -285,14 +301,25 @@ class Accesses:
             return
         if isinstance(subject, threading.local):
             return
+        if site.kind == "method":
+            self._called(getattr(subject, "__dict__", {}).get(site.name), site)
         for owner in () if is_write else _owners(subject, site.name):
             value = vars(owner)[site.name]
             if isinstance(value, MemberDescriptorType):
                 break  # a slot
+            if type(value) is functools.cached_property:
+                break  # no result yet: its function will write it
             if hasattr(type(value), "__get__"):
+                self._called(value, site)
                 return  # a method or a property, whose code has accesses of its own
             self.races.access(owner, site.name, site, write=False)
         self.races.access(subject, site.name, site, write=is_write)
+
+    def _called(self, function: Any, site: Site) -> None:
+        """Record that a result is looked up which `functools` keeps."""
+        if type(function) is MEMO:
+            home = sys.modules.get(function.__module__)
+            self.races.access(home, f"{function.__qualname__}()", site, write=False)
 
 
 def forget_functions() -> None:

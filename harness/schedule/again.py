@@ -19,7 +19,7 @@ from harness.schedule.strategies import Replay
 from harness.schedule.tasks import ESCAPED, NONDETERMINISTIC, LostError
 
 _PACKED = (
-    *("choices", "level", "modules", "timers", "points", "order", "stock"),
+    *("choices", "level", "modules", "timers", "points", "order", "stock", "adopted"),
     *("strategy", "schedule", "seed"),
 )
 _UNPACKED: dict[str, Any] = {
@@ -59,6 +59,7 @@ def again(body: Body, finding: Finding, *, rules: LockRules | None = None) -> Fi
         points=finding.points,
         order=finding.order,
         stock=finding.stock,
+        adopted=finding.adopted,
     )
     executor = Executor(body, setting)
     recorder = Recorder(executor.scheduler)

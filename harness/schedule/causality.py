@@ -71,6 +71,7 @@ def causality(
         points=finding.points,
         order=finding.order,
         stock=finding.stock,
+        adopted=finding.adopted,
     )
     executor = Executor(body, setting)
     length = len(finding.choices)

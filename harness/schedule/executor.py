@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from harness.core.errors import HarnessError, UsageError
-from harness.schedule.accesses import Accesses, forget_functions
+from harness.schedule.accesses import Accesses, forget_functions, modules_of
 from harness.schedule.asyncio_tasks.order import LoopOrder
 from harness.schedule.control import in_charge
 from harness.schedule.escapes import Audit, StallDetector
@@ -56,6 +56,7 @@ class Settings:
     points: tuple[str, ...] = ()  # accesses that are points, by `Site.key`
     order: LoopOrder = LoopOrder.DRIFT  # of the callbacks of event loops
     stock: bool = False  # whether lines and accesses are points only where CPython can switch
+    adopted: tuple[str, ...] = ()  # other modules whose locks are adopted, if they are loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Executor:
         self._tracer: Tracer | None = None
         self._audit: Audit | None = None
         self.accesses: Accesses | None = None
+        self.adopted: list[str] = []  # the modules whose existing locks are controlled
         if setting.level is Level.SYNC:
             self.accesses = Accesses(self.scheduler, setting.points, stock=setting.stock)
         else:
@@ -160,6 +162,12 @@ class Executor:
             self._audit = None
         return audit, execution
 
+    def adopt(self, names: Iterable[str]) -> bool:
+        """Control the locks that exist in these modules too; return whether there was one."""
+        new = [name for name in names if name not in self.adopted and name in sys.modules]
+        self.adopted += new
+        return bool(new and adopt(*(sys.modules[name] for name in self.adopted)))
+
     def _enter(self, task: Task) -> None:
         if task.number:
             task.worker.register(task.name)
@@ -187,7 +195,7 @@ class Executor:
         collecting = gc.isenabled()
         is_shared = are_patched()  # several searches in a row look for functions once
         with Patches():
-            adopt(*(sys.modules[name] for name in self.setting.modules))
+            self.adopt((*modules_of(self.body, self.setting.modules), *self.setting.adopted))
             gc.freeze()  # existing objects need no further collection
             gc.disable()
             try:

@@ -300,6 +300,9 @@ class _Search:
         if accesses is not None:
             accesses.follow(modules_of(executor.body, executor.setting.modules))
         audit, execution = executor.audit(_replay(()))
+        if not _is_escaped(execution) and executor.adopt(audit.modules):
+            # The locks of these modules are under control only from here on.
+            audit, execution = executor.audit(_replay(()))
         self.escapes += audit.found
         self._chance = tuple(audit.chance)
         self._finalizers = tuple(audit.finalizers)
@@ -356,7 +359,7 @@ class _Search:
         lanes = list(self._lanes)
         while lanes:
             for lane in tuple(lanes):
-                if self._schedules >= self._budget.schedules or _monotonic() >= end_s:
+                if self._is_spent(lane, end_s):
                     return
                 is_left = lane.strategy.begin()
                 if is_left:
@@ -377,6 +380,21 @@ class _Search:
                     return
                 if is_exhausted or not is_left:
                     lanes.remove(lane)
+
+    def _is_spent(self, lane: _Lane, end_s: float) -> bool:
+        """Whether the budget is spent; one schedule runs late, and proves nothing if it passes."""
+        if self._schedules >= self._budget.schedules:
+            return True
+        if _monotonic() < end_s:
+            return False
+        if not self._schedules:
+            lane.strategy.begin()
+            self._step(lane)
+            if self._finding is None:
+                self.escapes.append(
+                    f"the budget of {self._budget.seconds:g} s was over before the first schedule"
+                )
+        return True
 
     def _step(self, lane: _Lane) -> tuple[bool, bool]:
         """Execute one schedule of one strategy.
@@ -524,6 +542,7 @@ class _Search:
             stock=setting.stock,
             order=setting.order,
             out_of_turn=shown.out_of_turn,
+            adopted=tuple(self._executor.adopted),
         )
 
     def _report_chance(self, ending: Ending, alike: int, times: int) -> None:

@@ -50,6 +50,7 @@ class Finding:
     stock: bool = False
     order: LoopOrder = LoopOrder.DRIFT  # of the callbacks of event loops
     out_of_turn: int = 0  # callbacks that asyncio's queue would not have run next
+    adopted: tuple[str, ...] = ()  # the modules whose existing locks were controlled
 
     @property
     def signature(self) -> tuple[str, str, str]:
@@ -110,6 +111,7 @@ class Finding:
             "stock": self.stock,
             "order": str(self.order),
             "out_of_turn": self.out_of_turn,
+            "adopted": list(self.adopted),
         }
 
     @classmethod
@@ -125,6 +127,7 @@ class Finding:
                 "stacks": tuple((name, stack) for name, stack in data["stacks"]),
                 "points": tuple(data.get("points", ())),
                 "accesses": tuple(data.get("accesses", ())),
+                "adopted": tuple(data.get("adopted", ())),
                 "order": LoopOrder(data.get("order", LoopOrder.DRIFT)),
             }
         )

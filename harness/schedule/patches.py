@@ -265,6 +265,8 @@ class _Adoption:
             self.visit(value.items(), value.__setitem__, name)
         elif isinstance(value, list):
             self.visit(enumerate(value), value.__setitem__, name)
+        elif isinstance(value, functools.cached_property):  # which has a lock until 3.11
+            self.visit(vars(value).items(), partial(setattr, value), name)
         elif isinstance(value, type):
             if value.__module__ in self._homes - {"threading", "queue"}:
                 self.visit(vars(value).items(), partial(setattr, value), name)

@@ -31,11 +31,12 @@ def replay(  # noqa: PLR0913 - all but two have defaults
     points: Sequence[str] = (),
     order: LoopOrder | str = LoopOrder.DRIFT,
     stock: bool = False,
+    adopted: Sequence[str] = (),
 ) -> tuple[Execution, ...]:
     """Execute one schedule `times` times. Raises LostError if the body escapes control.
 
-    `timers`, `points`, `order` and `stock` are those of the finding: they say where there
-    is a choice.
+    `timers`, `points`, `order`, `stock` and `adopted` are those of the finding: they say where
+    there is a choice.
     """
     setting = Settings(
         Level(level),
@@ -45,6 +46,7 @@ def replay(  # noqa: PLR0913 - all but two have defaults
         points=tuple(points),
         order=LoopOrder(order),
         stock=stock,
+        adopted=tuple(adopted),
     )
     executor = Executor(body, setting)
 
@@ -98,6 +100,7 @@ def replay_finding(
         points=finding.points,
         order=finding.order,
         stock=finding.stock,
+        adopted=finding.adopted,
     )
 
 
@@ -112,7 +115,7 @@ def as_pytest(finding: Finding, body: str) -> str:
     slug = re.sub(r"\W+", "_", f"{finding.kind} in {name}").lower()
     keywords = f", level={str(finding.level)!r}" if finding.level is not Level.SYNC else ""
     keywords += f", order={str(finding.order)!r}" if finding.order is not LoopOrder.DRIFT else ""
-    for option in ("modules", "timers", "points", "stock"):
+    for option in ("modules", "timers", "points", "stock", "adopted"):
         value = getattr(finding, option)
         keywords += f", {option}={value!r}" if value else ""
     return f'''"""One schedule of {name}, under which it once failed.

@@ -348,6 +348,29 @@ class Scheduler:
             self.footprint.touch_anything()
         return self._choose(options, options[0])
 
+    def pick_or_later(self, options: list[Any], *, is_held: bool) -> Any:
+        """Let the chooser pick one of these due timers, or None: they come a little later.
+
+        That counts as an early deadline of those that were due with them, unless they are held
+        already. Recorded in every schedule, to replay it.
+        """
+        if not (self._timers_left or is_held) or self._ask is _in_turn:
+            return options[0] if len(options) == 1 else self.pick(options)
+        self.has_offered_time = True
+        if not self._is_early:
+            chosen = options[0] if len(options) == 1 else self.pick(options)
+            if len(options) == 1:
+                self.choices.append(chosen.number)
+            return chosen
+        chosen = self.pick([*options, self._passing])
+        if chosen is not self._passing:
+            return chosen
+        if not is_held:
+            self._timers_left -= 1
+        if self.observer is not None:
+            self.observer.observe(self.current, "late timer", None)
+        return None
+
     def advance(self, deadline_ns: int | None) -> None:
         """Let time pass to this deadline, or a little, for a program that is never idle."""
         now_ns = self.clock.now_ns + SPIN_NS if deadline_ns is None else deadline_ns

@@ -14,6 +14,7 @@ without a source file; variables of a function that another one shares, unless i
 from __future__ import annotations
 
 import ast
+import functools
 import linecache
 import symtable
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -25,6 +26,17 @@ from typing import Any
 from harness.schedule.trace import feasibility
 
 HOOK = "__harness_access__"  # a name that is not mangled in classes
+_GENERATOR = "_harness_generator"  # what identifies a generator: a list in a variable of its own
+_STEPPING = frozenset({"enumerate", "filter", "map", "zip"})  # step through their arguments
+_CHANGING = frozenset(  # functions of C that change their first argument
+    {
+        *("heapify", "heappop", "heappush", "heappushpop", "heapreplace"),
+        *("insort", "insort_left", "insort_right", "shuffle"),
+    }
+)
+NAMED = {"getattr": False, "hasattr": False, "setattr": True, "delattr": True}  # whether it writes
+MEMO = type(functools.lru_cache(len))
+_MEMO = frozenset({"cache", "lru_cache", "cached_property"})
 CHANGES = frozenset(  # the methods of containers that change them
     {
         *("add", "append", "appendleft", "clear", "difference_update", "discard", "extend"),
@@ -44,7 +56,7 @@ class Site:
     function: str
     line: int
     column: int
-    kind: str  # attribute, method, item, value, global, closure
+    kind: str  # attribute, named, method, item, value, global, closure, generator, memo, call
     name: str  # of the attribute, method or variable
     writes: bool
     text: str  # the access in the source
@@ -87,6 +99,14 @@ class Source:
         self._globals: set[str] = set()
         self._nonlocals: set[str] = set()
         self._read_tables(symtable.symtable(text, file, "exec"))
+        self._memos = {
+            *(
+                node.name
+                for node in ast.walk(ast.parse(text, file))
+                if isinstance(node, ast.FunctionDef) and _memo(node)
+            ),
+            *(name for name, value in vars(module).items() if type(value) is MEMO),
+        }
 
     def compiled(
         self, number: Callable[[Site], int], wanted: Collection[str] | None = None
@@ -110,6 +130,10 @@ class Source:
                 self._globals.add(symbol.get_name())
             elif symbol.is_nonlocal():
                 self._nonlocals.add(symbol.get_name())
+
+    def is_memo(self, name: str) -> bool:
+        """Whether a name may be that of a function whose results `functools` keeps."""
+        return name in self._memos
 
     def text(self, node: ast.expr) -> str:
         """The source of an expression, which is shortened where it has several lines."""
@@ -175,6 +199,7 @@ class _Rewriter(ast.NodeTransformer):
         self._functions: list[tuple[str, int]] = []
         self._tables: list[tuple[str, int]] = []
         self._temporaries = 0
+        self._generator = False  # whether the current function is one
 
     # -- scopes ----------------------------------------------------------------------------------
 
@@ -199,11 +224,10 @@ class _Rewriter(ast.NodeTransformer):
         self._functions.append((".".join(self._names), line))
         self._names.append("<locals>")
         self._tables.append((node.name, node.lineno))
-        body = []
-        for statement in node.body:
-            new = self.visit(statement)
-            body += new if isinstance(new, list) else [new]
-        node.body = body
+        outer, self._generator = self._generator, _is_generator(node)
+        first = self._begin(node)
+        node.body = first + [new for old in node.body for new in _listed(self.visit(old))]
+        self._generator = outer
         self._tables.pop()
         self._names.pop()
         self._functions.pop()
@@ -212,13 +236,65 @@ class _Rewriter(ast.NodeTransformer):
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 - a visitor's name
 
+    def _begin(self, node: Any) -> list[ast.stmt]:
+        """Return what comes first in a function that keeps a state of its own, or a result."""
+        new: list[ast.stmt] = []
+        if self._generator:
+            token = ast.Assign([ast.Name(_GENERATOR, ast.Store())], ast.List([], ast.Load()))
+            access = self._resumed(node)
+            new += [] if access is None else [token, ast.Expr(access)]
+            if self._wanted is not None and not new and self._wants_in(node):
+                new.append(token)
+        kind = _memo(node)
+        if kind:
+            owner = node.args.args[0].arg if kind == "cached_property" and node.args.args else ""
+            subject = ast.Name(owner, ast.Load()) if owner else ast.Constant(value=True)
+            text = f"the result of {node.name}"
+            access = self._hooked(
+                ast.copy_location(subject, node), node, "memo", node.name, text, writes=True
+            )
+            new += [ast.Expr(access)] if isinstance(access, ast.Call) else []
+        for statement in new:
+            for inner in ast.walk(statement):
+                if isinstance(inner, ast.expr | ast.stmt):
+                    inner.lineno = inner.end_lineno = node.lineno
+                    inner.col_offset = inner.end_col_offset = node.col_offset
+        return new
+
+    def _wants_in(self, node: Any) -> bool:
+        """Return whether a site after a `yield` of this generator is wanted."""
+        lines = {inner.lineno for inner in _own(node) if isinstance(inner, ast.Yield)}
+        return any(
+            key.endswith(":generator:write") and int(key.split(":")[1]) in lines
+            for key in self._wanted or ()
+        )
+
+    def _resumed(self, node: Any) -> ast.expr | None:
+        """Return the access to a generator's state where it begins or goes on, if wanted."""
+        text = f"the state of generator {self._names[-2] if self._names[-1:] else ''}"
+        token = ast.copy_location(ast.Name(id=_GENERATOR, ctx=ast.Load()), node)
+        access = self._hooked(token, node, "generator", "", text, writes=True)
+        return None if access is token else access
+
+    def visit_Yield(self, node: ast.Yield) -> Any:
+        """`yield x`: what comes next uses the generator's state."""
+        self.generic_visit(node)
+        access = self._resumed(node) if self._generator else None
+        if access is None:
+            return node
+        pair = ast.Tuple(elts=[node, access], ctx=ast.Load())
+        first = ast.Subscript(value=pair, slice=ast.Constant(value=0), ctx=ast.Load())
+        return ast.copy_location(first, node)
+
     def visit_Lambda(self, node: ast.Lambda) -> Any:
         """Rewrite the body."""
         self._names.append("<lambda>")
         self._functions.append((".".join(self._names), node.lineno))
         self._names.append("<locals>")
         self._tables.append(("lambda", node.lineno))
+        outer, self._generator = self._generator, False
         node.body = self.visit(node.body)
+        self._generator = outer
         self._tables.pop()
         self._names.pop()
         self._functions.pop()
@@ -269,13 +345,33 @@ class _Rewriter(ast.NodeTransformer):
         """`x.method(...)`: hook x; arguments that are containers may be read inside."""
         if isinstance(node.func, ast.Name) and node.func.id == "super":
             return node
+        text = self._source.text(node)
         if isinstance(node.func, ast.Attribute):
             node.func = self._attribute(node.func, "method")
         else:
-            node.func = self.visit(node.func)
-        node.args = [self._value(argument) for argument in node.args]
+            name = node.func.id if isinstance(node.func, ast.Name) else ""
+            func = node.func = self.visit(node.func)
+            if self._source.is_memo(name):
+                node.func = self._hooked(func, node, "call", name, text, writes=False)
+            if _is_named(node):
+                return self._named(node, text)
+        changes = _called_name(node) in _CHANGING
+        node.args = [
+            self._value(argument, writes=changes and not index)
+            for index, argument in enumerate(node.args)
+        ]
         for keyword in node.keywords:
             keyword.value = self._value(keyword.value)
+        return node
+
+    def _named(self, node: Any, text: str) -> Any:
+        """`getattr(x, name)` and its like: hook all of the arguments, when they are known."""
+        name = node.func.id
+        node.args = [self._value(argument) for argument in node.args]
+        given = ast.copy_location(ast.Tuple(elts=node.args, ctx=ast.Load()), node)
+        hooked = self._hooked(given, node, "named", "", text, writes=NAMED[name])
+        if hooked is not given:
+            node.args = [ast.copy_location(ast.Starred(value=hooked, ctx=ast.Load()), node)]
         return node
 
     def visit_Name(self, node: ast.Name) -> Any:
@@ -308,9 +404,12 @@ class _Rewriter(ast.NodeTransformer):
             text = self._source.text(node)
             new = self.visit(node)
             return self._hooked(new, node, "value", "", text, writes=False, loops=True)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in _STEPPING:
+            node.args = [self._looped(argument) for argument in node.args]
+            return node
         return self._value(node, loops=True)
 
-    def _value(self, node: Any, *, loops: bool = False) -> Any:
+    def _value(self, node: Any, *, loops: bool = False, writes: bool = False) -> Any:
         """Visit an expression whose value, if it is a container, is read as a whole here."""
         if isinstance(node, ast.Starred):
             node.value = self._value(node.value)
@@ -318,7 +417,7 @@ class _Rewriter(ast.NodeTransformer):
         if not isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
             return self.visit(node)
         text = self._source.text(node)
-        return self._hooked(self.visit(node), node, "value", "", text, writes=False, loops=loops)
+        return self._hooked(self.visit(node), node, "value", "", text, writes=writes, loops=loops)
 
     def visit_Compare(self, node: ast.Compare) -> Any:
         """`x in items`: the items are read."""
@@ -494,7 +593,12 @@ class _Rewriter(ast.NodeTransformer):
             name=name,
             writes=writes,
             text=text,
-            feasible=self._source.feasible(function, node, writes=writes and kind != "method"),
+            feasible=kind in {"generator", "memo"}
+            or self._source.feasible(
+                function,
+                node.func if kind == "named" else node,  # what is loaded in between is no access
+                writes=writes and kind not in {"method", "named", "value"},
+            ),
             loops=loops,
         )
         if self._wanted is not None and site.key not in self._wanted:
@@ -503,6 +607,53 @@ class _Rewriter(ast.NodeTransformer):
         number = ast.copy_location(ast.Constant(value=self._number(site)), node)
         call = ast.Call(func=hook, args=[subject, number], keywords=[])
         return ast.copy_location(call, node)
+
+
+def _own(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a function that are not those of an inner one."""
+    for inner in ast.iter_child_nodes(node):
+        yield inner
+        if not isinstance(
+            inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
+        ):
+            yield from _own(inner)
+
+
+def _is_generator(node: Any) -> bool:
+    return isinstance(node, ast.FunctionDef) and any(
+        isinstance(inner, ast.Yield) for statement in node.body for inner in _own_all(statement)
+    )
+
+
+def _own_all(statement: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return
+    yield from _own(statement)
+
+
+def _memo(node: Any) -> str:
+    """Return the decorator of a function that keeps its results: lru_cache, cached_property."""
+    for decorator in node.decorator_list:
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
+        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        if name in _MEMO:
+            return str(name)
+    return ""
+
+
+def _called_name(node: ast.Call) -> str:
+    """Return the last name of what is called."""
+    return str(getattr(node.func, "attr", getattr(node.func, "id", "")))
+
+
+def _is_named(node: ast.Call) -> bool:
+    return (
+        isinstance(node.func, ast.Name)
+        and node.func.id in NAMED
+        and len(node.args) > 1
+        and not node.keywords
+        and not any(isinstance(argument, ast.Starred) for argument in node.args)
+    )
 
 
 def _has_slice(node: ast.Subscript) -> bool:

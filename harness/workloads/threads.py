@@ -178,14 +178,19 @@ class Interleaving:
 
     def replay(self, context: Context, failed: History) -> None:
         """Run the failing schedule again, and record the finding if it fails again."""
-        finding = Finding.from_json(failed.notes["finding"])
+        try:
+            finding = Finding.from_json(failed.notes["finding"])
+            story = finding.story
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UsageError(f"expected a stored schedule; it is damaged: {reason}") from error
         with self._played(context, self._program(failed)) as played:
             (play,) = replay_finding(played.body, finding, rules=self.rules)
         ending = play.ending
         fails = ending is not None and ending.kind == finding.kind
         if finding.error and ending is not None:
             fails = fails and type(ending.error).__name__ == finding.error
-        notes = {"schedules": 1, "story": finding.story}
+        notes = {"schedules": 1, "story": story}
         played.write(finding if fails else None, played.failed, notes)
 
     def judge(self, history: History) -> Verdict:
@@ -213,7 +218,11 @@ class Interleaving:
 
     def _program(self, history: History) -> Program:
         wanted = history.notes["program"]
-        return next(program for program in self.programs if program.name == wanted)
+        for program in self.programs:
+            if program.name == wanted:
+                return program
+        known = ", ".join(program.name for program in self.programs)
+        raise UsageError(f"unknown program {wanted!r}; known: {known}")
 
     @contextmanager
     def _played(self, context: Context, program: Program) -> Iterator[_Played]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -198,6 +199,42 @@ def test_drift_lets_time_pass_while_ready() -> None:
     assert outcomes(main, order="fifo") == {3}
     assert outcomes(main, order="drift") == {1, 2, 3}
     assert outcomes(main, order="drift", budget=Budget(150, 20.0, timers=0)) == {3}
+
+
+async def _impatient(run: Run, *, stores_at_once: bool) -> None:  # noqa: ARG001
+    """Wait a second for an item that comes after a second: it must not be lost."""
+    queue: asyncio.Queue[str] = asyncio.Queue()
+    stored: list[str] = []
+
+    async def consume() -> None:
+        item = await queue.get()
+        if not stores_at_once:
+            await asyncio.sleep(0)
+        stored.append(item)
+
+    async def produce() -> None:
+        await asyncio.sleep(1)
+        queue.put_nowait("item")
+
+    producer = asyncio.create_task(produce())
+    await asyncio.sleep(0)  # the producer's timer is made first
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(consume(), 1)
+    await producer
+    assert stored or not queue.empty()
+
+
+def test_tied_timers_come_rounds_apart() -> None:
+    """Of two timers that tie the later one may find the loop busy with what the first one woke."""
+    found = search(partial(_impatient, stores_at_once=False))
+    assert found.finding is not None, found
+    body = body_of(partial(_impatient, stores_at_once=False))
+    assert reproduced(body, found.finding, times=5) == 5
+    clean = search(partial(_impatient, stores_at_once=True), budget=MORE)
+    assert clean.exhausted
+    assert clean.timers == 1
+    fifo = search(partial(_impatient, stores_at_once=False), budget=MORE, order="fifo")
+    assert fifo.exhausted  # there time stands still while the loop is busy
 
 
 def test_poll_for_time_is_no_livelock() -> None:

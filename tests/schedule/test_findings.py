@@ -280,7 +280,7 @@ def test_real_wait_makes_verdict_unknown() -> None:
 
     def body(run: Run) -> None:
         def hold() -> None:
-            with _NATIVE:
+            with _NATIVE[0]:
                 time.sleep(0.0)
 
         run.thread(hold)
@@ -292,21 +292,22 @@ def test_real_wait_makes_verdict_unknown() -> None:
     assert any("something real" in escape for escape in result.escapes)
 
 
-_NATIVE = threading.Lock()
+_NATIVE = (threading.Lock(),)  # a tuple cannot be changed
 
 
 def test_uncontended_native_lock_is_reported() -> None:
-    """No task waits for the lock, so no schedule hangs; the verdict is still unknown."""
+    """A lock that is held stays native; no schedule hangs, and the verdict is still unknown."""
+    vars(_module)["_HELD"] = threading.Lock()  # one that no other search has replaced
 
     def body(run: Run) -> None:
-        def hold() -> None:
-            _NATIVE.acquire()
-            _NATIVE.release()
+        def ask() -> None:
+            _HELD.acquire(blocking=False)  # type: ignore[name-defined]  # noqa: F821
 
-        run.thread(hold)
+        run.thread(ask)
         run.join()
 
-    result = explore(body, budget=Budget(schedules=10, seconds=20.0))
+    with _HELD:  # type: ignore[name-defined]  # noqa: F821
+        result = explore(body, budget=Budget(schedules=10, seconds=20.0))
     assert result.validity is Validity.UNKNOWN
     assert any("native lock" in escape for escape in result.escapes)
 
@@ -334,6 +335,97 @@ def test_adopted_lock_is_under_control() -> None:
 
 _ADOPTED = threading.Lock()
 _module = sys.modules[__name__]
+
+
+def test_existing_locks_of_the_body_are_controlled() -> None:
+    """Locks of an unnamed module, those of its classes too, are choices all the same."""
+
+    def body(run: Run) -> None:
+        run.thread(Guarded.there)
+        run.thread(Guarded.back)
+        run.join()
+
+    finding = found(body)
+    assert finding.kind == "deadlock"
+    assert "Guarded.first" in finding.message
+    assert "_SECOND" in finding.message
+    assert __name__ in finding.adopted
+    assert reproduced(body, Finding.from_json(finding.to_json()), times=5) == 5
+
+
+class Guarded:
+    """Two locks that exist before the search, in two orders."""
+
+    first = threading.Lock()
+
+    @classmethod
+    def there(cls) -> None:
+        """Take both."""
+        with cls.first, _SECOND:
+            pass
+
+    @classmethod
+    def back(cls) -> None:
+        """Take both in the other order."""
+        with _SECOND, cls.first:
+            pass
+
+
+_SECOND = threading.Lock()
+
+
+def test_existing_locks_of_called_modules_are_controlled(tmp_path: Path) -> None:
+    """The locks of a module of which code runs are controlled, and stay so in a replay."""
+    (tmp_path / "called_locks.py").write_text(CALLED, encoding="utf-8")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        import called_locks  # type: ignore[import-not-found]  # noqa: PLC0415
+    finally:
+        sys.path.remove(str(tmp_path))
+
+    def body(run: Run) -> None:
+        called_locks.total = 0
+        run.thread(called_locks.add)
+        run.thread(called_locks.add)
+        run.join()
+        assert called_locks.total == 2
+
+    finding = found(body)
+    assert "called_locks" in finding.adopted
+    called_locks.LOCK = native = threading.Lock()  # as in a process of its own
+    assert reproduced(body, finding, times=3) == 3
+    assert called_locks.LOCK is not native
+
+
+CALLED = """
+import threading
+LOCK = threading.Lock()
+total = 0
+def add():
+    global total
+    with LOCK:
+        before = total
+    with LOCK:
+        total = before + 1
+"""
+
+
+def test_search_without_time_runs_one_schedule() -> None:
+    """A program that takes all of the time to begin with is judged by one schedule at least."""
+
+    def body(run: Run) -> None:
+        lock = threading.Lock()
+        run.thread(lock.acquire)
+        run.thread(lock.acquire)
+        run.join()
+
+    result = explore(body, budget=Budget(seconds=0.0))
+    assert result.schedules == 1
+    assert result.finding is not None
+    assert result.finding.kind == "deadlock"
+    clean = explore(lambda run: run.thread(time.sleep, 1), budget=Budget(seconds=0.0))
+    assert clean.validity is Validity.UNKNOWN
+    assert "was over before the first schedule" in str(clean)
 
 
 def test_adopt_reaches_classes_containers_and_conditions() -> None:

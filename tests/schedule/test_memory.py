@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import heapq
+import sys
 import threading
 from collections import defaultdict
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pytest
@@ -362,6 +367,157 @@ def test_lock_that_stays_native_is_named() -> None:
     assert any("a native lock, made in" in escape for escape in result.escapes)
 
 
+class Kept:
+    """Results that are kept once made, by different means."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.made: list[int] = []
+        self.numbers = self._numbers()
+        self.name = "value"
+        self.heap = [1]
+
+        @functools.lru_cache
+        def table() -> int:
+            return self.make()
+
+        self.table = table
+
+    def make(self) -> int:
+        """Make a result."""
+        self.made.append(1)
+        return 1
+
+    def by_name(self) -> None:
+        """Make an attribute once, by its name."""
+        if not hasattr(self, "value"):
+            setattr(self, self.name, self.make())  # the name is computed, as in a mixin
+
+    def deleted_by_name(self) -> None:
+        """Take an attribute once, by its name."""
+        if getattr(self, "name", None):
+            delattr(self, "name")
+            self.make()
+
+    def cached(self) -> None:
+        """Make a result once, by lru_cache, which runs the function twice at the same time."""
+        table = self.table
+        table()
+
+    def cached_method(self) -> None:
+        """The same, as a method."""
+        self.loaded()
+
+    @functools.cache  # noqa: B019 - the object lives as long as the test
+    def loaded(self) -> int:
+        """Make a result once for each object."""
+        return self.make()
+
+    def cached_property(self) -> None:
+        """Make a result once, as a property."""
+        self.property_  # noqa: B018
+
+    @functools.cached_property
+    def property_(self) -> int:
+        """Make a result once."""
+        return self.make()
+
+    def _numbers(self) -> Iterator[int]:
+        number = 0
+        while True:
+            number += 1
+            yield number
+
+    def popped(self) -> None:
+        """Take the only item of a heap, which a function of C changes."""
+        if self.heap:
+            self.made.append(heapq.heappop(self.heap))
+
+    def numbered(self) -> None:
+        """Take a number from a generator, in which only one thread may be."""
+        self.made += [1] * (next(self.numbers) == 1)
+
+
+KEPT = [
+    *("by_name", "deleted_by_name", "cached", "cached_method", "cached_property"),
+    *("popped", "numbered"),
+]
+
+
+def kept(method: str, *, locked: bool) -> Body:
+    """Make a body in which two threads want a result that is made once."""
+
+    def body(run: Run) -> None:
+        result = Kept()
+
+        def use() -> None:
+            with result.lock if locked else nullcontext():
+                getattr(result, method)()
+
+        run.thread(use, name="a")
+        run.thread(use, name="b")
+        run.join()
+        assert len(result.made) == 1
+
+    return body
+
+
+@pytest.mark.parametrize("method", KEPT)
+def test_unlocked_result_is_made_twice(method: str) -> None:
+    """Accesses by name, results that functools keeps, and generators are followed too."""
+    result = explore(kept(method, locked=False), budget=AMPLE)
+    if method == "cached_property" and sys.version_info < (3, 12):
+        assert result.finding is None  # CPython takes a lock
+        assert result.validity is Validity.VALID
+        return
+    assert result.finding is not None, result
+    assert result.finding.feasible is (method != "popped")  # a test and a call: no switch between
+    assert reproduced(kept(method, locked=False), result.finding, times=5) == 5
+    if method == "numbered":
+        assert result.finding.message == "ValueError: generator already executing"
+
+
+@pytest.mark.parametrize("method", KEPT)
+def test_locked_result_is_exhausted(method: str) -> None:
+    result = explore(kept(method, locked=True), budget=AMPLE)
+    assert result.finding is None
+    assert result.exhausted
+    assert not result.escapes
+
+
+def test_generators_keep_their_values() -> None:
+    """What is sent, thrown and returned passes through the hooks unchanged."""
+
+    def talk() -> Generator[object, object, list[object]]:
+        heard: list[object] = []
+        try:
+            heard.append((yield "first"))
+            heard.append((yield "second"))
+        except KeyError as error:
+            yield error
+        return heard
+
+    def body(run: Run) -> None:
+        def listen() -> None:
+            words = talk()
+            assert next(words) == "first"
+            assert words.send(1) == "second"
+            with pytest.raises(StopIteration) as ended:
+                words.send(2)
+            assert ended.value.value == [1, 2]
+            words = talk()
+            next(words)
+            assert isinstance(words.throw(KeyError("x")), KeyError)
+
+        run.thread(listen)
+        run.thread(listen)
+        run.join()
+
+    result = explore(body, budget=Budget(schedules=40))
+    assert result.finding is None, result.story
+    assert result.accesses == ()
+
+
 class Table:
     """Rows that one thread adds and another one lists."""
 
@@ -378,6 +534,8 @@ class Table:
                 for name in self.rows:
                     names += [str(name)]
                 return names
+            case "enumerate":
+                return [f"{number}{name}" for number, name in enumerate(self.rows)]
             case "view":
                 return [f"{name}{row}" for name, row in self.rows.items()]
             case _:
@@ -397,7 +555,7 @@ def listing(how: str) -> Body:
 
 
 @pytest.mark.parametrize("stock", [False, True])
-@pytest.mark.parametrize("how", ["loop", "view"])
+@pytest.mark.parametrize("how", ["loop", "view", "enumerate"])
 def test_loop_over_changing_dict_is_found(how: str, stock: bool) -> None:  # noqa: FBT001
     """A dict changes its size between two steps of a loop, where a stock CPython switches too."""
     result = explore(listing(how), stock=stock)

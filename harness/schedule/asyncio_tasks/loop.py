@@ -186,6 +186,7 @@ class LoopState:
         return not (
             loop._ready  # noqa: SLF001 - the attributes of CPython
             or loop._scheduled  # noqa: SLF001
+            or self.timers.held
             or loop._asyncgens  # noqa: SLF001
             or loop._task_factory is not None  # noqa: SLF001
             or loop._debug  # noqa: SLF001

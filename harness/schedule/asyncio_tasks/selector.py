@@ -32,6 +32,9 @@ class Selector(selectors.PollSelector):
         state.thread = thread = run.current
         thread.strand = None
         scheduled = state.loop._scheduled  # noqa: SLF001 - the attribute of CPython
+        if state.timers.held:
+            state.timers.restore()
+            timeout = 0
         if timeout == 0 and not scheduled and state.rounds < ROUNDS:
             state.rounds += 1
             run.turn(state)
@@ -41,7 +44,8 @@ class Selector(selectors.PollSelector):
             run.footprint.touch(state, write=True)
         state.is_awake = False
         events = self._events() if self._fd_to_key else []  # type: ignore[attr-defined]
-        return state.timers.run_due(events) if len(scheduled) > 1 else events
+        is_tie = len(scheduled) > 1 or state.timers.held
+        return state.timers.run_due(events) if is_tie else events
 
     def _wait(self, timeout: float | None) -> None:
         """Wait for an event or the next timer; a busy loop only takes a turn."""

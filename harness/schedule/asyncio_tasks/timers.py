@@ -2,7 +2,9 @@
 
 Computing takes no time on the virtual clock, so timers tie that would not in reality. Two timers
 that were made at different instants and are due at the same one may come in either order. Two
-that were made at one instant keep the order in which they were made, as with a real clock.
+that were made at one instant keep the order in which they were made, as with a real clock. Of
+timers that tie the later ones may also come some rounds of the loop after the first, as they do in
+reality, where they are due microseconds apart: that is an early deadline as any other.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class Timers:
         self._state = state
         self._made: dict[int, tuple[Any, int, int]] = {}  # the timer, its number, the instant
         self._count = 0
+        self.held: list[Any] = []  # due, but a little later than the first of them
 
     def note(self, timer: Any) -> None:
         """Record that a timer was made."""
@@ -67,11 +70,12 @@ class Timers:
         scheduled = self._scheduled
         clock = self._clock
         ends_s = (clock.now_ns + clock.origin_ns) / 1e9 + RESOLUTION_S
+        held, self.held = self.held, []
         # The list is a heap: of two that are due one is the first, the other below it.
-        if not any(timer._when < ends_s for timer in scheduled[1:3]):  # noqa: SLF001
+        if not held and not any(timer._when < ends_s for timer in scheduled[1:3]):  # noqa: SLF001
             return events
         due = [t for t in scheduled if t._when < ends_s and not t._cancelled]  # noqa: SLF001
-        if len(due) < 2:  # noqa: PLR2004
+        if len(due) < 2 and not (held and due):  # noqa: PLR2004
             return events
         loop = self._state.loop
         loop._process_events(events)  # noqa: SLF001
@@ -81,21 +85,33 @@ class Timers:
             heapq.heapify(scheduled)
         waiting = [_Due(timer, *self._made.get(id(timer), _UNKNOWN)[1:]) for timer in due]
         waiting.sort(key=_Due.order)
+        is_busy = bool(held and loop._ready)  # noqa: SLF001
         while waiting:
-            chosen = self._next(waiting)
+            is_held = len(waiting) == len(due) and bool(held)  # none of them has come yet
+            chosen = self._next(waiting, is_busy=is_busy, is_held=is_held)
+            if chosen is None:
+                self.held = [due.timer for due in waiting]
+                break
+            is_busy = self._state.drifts
             waiting.remove(chosen)
             chosen.timer._scheduled = False  # noqa: SLF001
             deque.append(loop._ready, chosen.timer)  # noqa: SLF001
         return []
 
-    def _next(self, waiting: list[_Due]) -> _Due:
-        """Choose among the timers that no other one must precede."""
-        if len(waiting) == 1:
-            return waiting[0]
+    def restore(self) -> None:
+        """Give the loop the timers back that come later than others that were due with them."""
+        for timer in self.held:
+            heapq.heappush(self._scheduled, timer)
+
+    def _next(self, waiting: list[_Due], *, is_busy: bool, is_held: bool) -> _Due | None:
+        """Choose among the timers that no other one must precede; None if all come later."""
         free = [due for due in waiting if not any(other.precedes(due) for other in waiting)]
-        if len(free) == 1:
-            return free[0]
-        return self._state.run.pick(free)  # type: ignore[no-any-return]
+        run = self._state.run
+        if is_busy:
+            chosen: _Due | None = run.pick_or_later(free, is_held=is_held)
+        else:
+            chosen = free[0] if len(free) == 1 else run.pick(free)
+        return chosen
 
 
 class _Due(Strand):
