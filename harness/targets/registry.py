@@ -24,6 +24,8 @@ from harness.targets.planted import planted_target
 GROUP = "harness.targets"
 _SPEC = re.compile(r"(?P<name>[^@=]+)(?:(?:==|@)(?P<argument>.*))?", re.DOTALL)
 
+_OF_A_TARGET = ("abilities", "prepare", "open")
+
 _WITH_BUG = re.compile(r"(?P<name>[^@=+]+)\+(?P<bug>[a-z0-9-]+)")
 
 
@@ -43,6 +45,10 @@ def find_target(spec: str) -> Target:
     except TypeError as error:
         usage = getattr(kind, "usage", match["name"])
         raise UsageError(f"--target {spec!r}: say {usage} ({error})") from error
+    if lacking := [name for name in _OF_A_TARGET if not hasattr(target, name)]:
+        raise UsageError(
+            f"--target {spec!r}: expected a class of targets; what it makes has no {lacking[0]!r}"
+        )
     return target
 
 
@@ -78,10 +84,15 @@ def list_targets() -> list[dict[str, Any]]:
 
 def _imported(name: str) -> Callable[..., Target]:
     module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise UsageError(f"--target {name!r}: say module:Class")
     if str(os.getcwd()) not in sys.path:  # noqa: PTH109  as text, like all of sys.path
         sys.path.insert(0, os.getcwd())  # noqa: PTH109  see above
     try:
         found: Callable[..., Target] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"--target {name!r}: {error}") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"--target {name!r}: {module} cannot be imported: {reason}") from error
     return found

@@ -171,6 +171,53 @@ def test_bad_cursor_is_answered(
     assert adapter._answered_wrongly("/path") == problem
 
 
+@pytest.mark.parametrize(
+    ("heard", "problem"),
+    [
+        (["one", "two"], ""),
+        (["two"], "lost text: one"),
+        (["one", "one", "two"], "text twice, or in another order: one one two"),
+        ([turns_beside.SNAPSHOT, "one", "two"], "a snapshot: its cursor was good"),
+    ],
+)
+def test_good_cursor_goes_on_exactly(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, turn: Turn, heard: list[str], problem: str
+) -> None:
+    """With each event of the next turn, and no snapshot."""
+
+    def event(word: str) -> Event:
+        is_snapshot = word == turns_beside.SNAPSHOT
+        return Event("", word if is_snapshot else "token", {"text": f"{word} "})
+
+    monkeypatch.setattr(turns_beside, "LACKING_S", 0.0)
+    adapter._patience_s = 0.0
+    adapter._start = adapter._open_all = lambda _: None
+    adapter._turn = lambda kind, _: Turn(kind, "s", "text", [("say", "one "), ("say", "two ")])
+    adapter._follow = lambda turn, _: turn.events.extend(map(event, ["one", "two"]))
+    adapter._attend = lambda _, events: events.extend(map(event, heard))
+
+    assert adapter._lost_behind(turn, "/path") == problem
+
+
+def test_late_reader_reads_a_turns_rest(adapter: Any, turn: Turn) -> None:
+    """From behind its first event, if its events have ids."""
+    paths: list[str] = []
+
+    def read(path: str) -> tuple[list[Event], bool]:
+        paths.append(path)
+        return [], True
+
+    adapter._read = read
+    turn.events = [Event("", "token", {})]
+    adapter._join_late(turn)
+    assert turn.others == {}
+
+    turn.events = [Event("r:1", "token", {})]
+    adapter._join_late(turn)
+    assert turn.others == {"beside its title": []}
+    assert [path.partition("?")[2] for path in paths] == ["stream_id=r&after_event_id=r:1"]
+
+
 def test_gate_is_a_file(adapter: Any, tmp_path: Path) -> None:
     """Each gate of a turn is opened, for agents and for the gateway."""
     adapter._open_all(Turn("gated", "s", "", [("say", "a"), ("gate", "g")]))
@@ -196,3 +243,16 @@ def test_worker_is_held_until_it_may_begin(monkeypatch: pytest.MonkeyPatch) -> N
     for thread in threads:
         thread.join(HELD_S)
     assert begun == ["other", "s"]
+
+
+def test_what_another_reader_lacks_is_seen_once(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, turn: Turn
+) -> None:
+    """It is a finding of the way in which that read, and not of a restart behind it."""
+    turn.events = [Event(f"r:{number}", name, {}) for number, name in enumerate(("a", "title"))]
+    turn.others = {"beside its title": []}
+    replays = iter([turn.events, turn.events[1:]] * 2)
+    monkeypatch.setattr(adapter, "_read", lambda _: (next(replays), True))
+
+    assert adapter._replayed(turn) == "no replay: beside its title"
+    assert adapter._replayed(turn) == ""

@@ -51,6 +51,20 @@ def test_recovered_text_is_heard(adapter: Any) -> None:
     assert adapter._see_heard(shape, {}).startswith("lost to the agent, and shown")
 
 
+def test_error_behind_a_kill_is_reported(adapter: Any) -> None:
+    """By servers that write one, until a message is removed."""
+    case = CASES["cut off, its error noted"]
+    adapter._source, adapter._kind = '"terminal_session_persisted"', "made"
+    marked = {"role": "assistant", "content": f"**Error:** {case.error}", "_error": True}
+    shape = write(adapter, case.name, case.said, [*case.said, marked])
+    assert adapter._see_reported(shape, {}) == ""
+
+    write(adapter, case.name, case.said, case.said)
+    assert adapter._see_reported(shape, {}) == f"not reported: {case.error}"
+    adapter._kind = "changed"
+    assert adapter._see_reported(shape, {}) == ""
+
+
 def test_calls_of_removed_turns_are_heard(adapter: Any) -> None:
     """A cut removes them from what the agent has in mind, even where nothing shows them."""
     case = CASES["steps in mind alone"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from harness.contract.models.session_store import HELD_MAX
+from harness.contract.models.session_store_values import HELD_MAX
 from harness.core.errors import TargetLostError
 from harness.faults.read_faults import ReadFaults
 from harness.faults.simulated_disk import STRIKES, Image, SimulatedCrash, SimulatedDisk

@@ -35,11 +35,11 @@ class TurnsStruckAdapter:
         """`modules(name)` imports a module of the reference implementation."""
         self._folder = folder
         self._modules = modules
-        self._turns_module = modules("turns.turns")
-        self._uuid = self._turns_module.uuid
+        self._run_module = modules("turns.run")
+        self._uuid = self._run_module.uuid
         self._numbers = itertools.count(1)
         self._run = ""
-        self._turns_module.uuid = SimpleNamespace(uuid4=self._next_id)
+        self._run_module.uuid = SimpleNamespace(uuid4=self._next_id)
         self._shown: dict[str, list[str]] = {}
         with self._sound_disk():
             self._open()
@@ -59,7 +59,7 @@ class TurnsStruckAdapter:
         journal = self._modules("turns.journal")
         self._runs = journal.RunJournal(self._folder / "runs", clock=lambda: 0.0)
         self._journal = journal.TurnJournal(self._folder / "turns.jsonl", clock=lambda: 0.0)
-        self._turns = self._turns_module.Turns(
+        self._turns = self._modules("turns.turns").Turns(
             self._store,
             self._runs,
             self._journal,
@@ -67,7 +67,7 @@ class TurnsStruckAdapter:
             lambda _: _Agent(self._let_go),
             clock=lambda: 0.0,
         )
-        self._turns.listen(_listener(self._turns_module.TurnListener, self))
+        self._turns.listen(_listener(self._modules("turns.listeners").TurnListener, self))
         self._turns.recover()
 
     # Calls
@@ -80,13 +80,13 @@ class TurnsStruckAdapter:
     def _turn(self, run: str, script: str, *, wakeup: bool) -> dict[str, Any]:
         self._run = run
         self._let_go.clear()
-        source = self._turns_module.Source
+        source = self._run_module.Source
         named = {"wakeup_id": run} if wakeup else {}
         try:
             started = self._turns.start(
                 SESSION, f"{run} {script}", source.WAKEUP if wakeup else source.USER, **named
             )
-        except self._turns_module.AlreadyDeliveredError:
+        except self._run_module.AlreadyDeliveredError:
             return {"start": "again", "cancelled": None, "ended": True}
         cancelled = None
         if script == "cancel":
@@ -169,7 +169,7 @@ class TurnsStruckAdapter:
     def close(self) -> None:
         """Stop the host, and restore the module's ids."""
         self._close_files()
-        self._turns_module.uuid = self._uuid
+        self._run_module.uuid = self._uuid
 
     def _sound_disk(self) -> SimulatedDisk:
         """A disk without faults, whose syncs return at once."""

@@ -73,7 +73,7 @@ class WakeupsRestartsAdapter:
 
     def begin_run(self, session: str) -> None:
         """Begin a turn of the user."""
-        self._run(session, self._modules("turns.turns").Source.USER)
+        self._run(session, self._modules("turns.run").Source.USER)
 
     def end_run(self, session: str) -> None:
         """End the session's run, if it has one."""
@@ -179,7 +179,7 @@ class WakeupsRestartsAdapter:
                 registry.close()
 
     def _start(self, session_id: str, message: str, source: Any, *, wakeup_id: str) -> None:
-        turns = self._modules("turns.turns")
+        turns = self._modules("turns.run")
         assert wakeup_id in message, "the prompt names the process"
         if session_id in self._runs:
             raise turns.TurnConflictError(self._runs[session_id])

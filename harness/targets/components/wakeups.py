@@ -135,7 +135,7 @@ class WakeupsAdapter:
         if session in self._runs:
             self._wakeups.user_refused(self._runs[session])
         else:
-            self._run(session, self._modules("turns.turns").Source.USER)
+            self._run(session, self._modules("turns.run").Source.USER)
         return self._answer()
 
     def join_run(self, session: str, fails: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002
@@ -266,7 +266,7 @@ class WakeupsAdapter:
             raise OSError(errno.EIO, "the disk refuses the mark")
 
     def _start(self, session_id: str, message: str, source: Any, *, wakeup_id: str) -> None:
-        turns = self._modules("turns.turns")
+        turns = self._modules("turns.run")
         if session_id in self._runs:
             raise turns.TurnConflictError(self._runs[session_id])
 
@@ -291,7 +291,7 @@ class WakeupsAdapter:
         return {
             "disk full": OSError(errno.ENOSPC, "no space left"),
             "disk error": OSError(errno.EIO, "input/output error"),
-            "shutdown": self._modules("turns.turns").ShuttingDownError("shutting down"),
+            "shutdown": self._modules("turns.run").ShuttingDownError("shutting down"),
             "timeout": TimeoutError("the lock is busy"),
             "no file": FileNotFoundError(errno.ENOENT, "no such file"),
             "no permission": PermissionError(errno.EACCES, "permission denied"),

@@ -4,6 +4,7 @@
     [tokens=10]                     shows 10 tokens; `[tokens=10x4]`: on each of 4 threads
     [beat=25:0.04]                  shows 25 tokens, one every 0.04 s, each with its due time
     [tool]                          calls a tool, which returns the session key of the turn
+    [heard]                         shows a digest of each message of the history
     [process=0.5:exit=3:hello]      starts a background process that prints after 0.5 s
     [fail]  [exit]                  raises an error; raises SystemExit
     [linger=0.3]                    waits until it is interrupted, and 0.3 s more;
@@ -45,7 +46,7 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,6 +64,7 @@ MEMORY = "HERMES_MEMORY_URL"  # the variable that names the memory provider, if 
 TORN = "torn"  # the file of sessions whose agent found its database closed while it worked
 CHILD = re.compile(r"\[child=([0-9.]+)\]")
 STEPS = re.compile(r"\[steps=([0-9]+)\]")
+FOLDER = re.compile(r"\A\[Workspace(?:::v1)?: [^\]\n]*\]\n")  # before what a user has said
 COMPACTS, PRUNES, PLAIN = "[compact]", "[prune]", "[plain]"
 LACKING, REPORTING, UNKEPT = "[lacking]", "[reporting]", "[unkept]"
 TWICE = "[twice]"
@@ -344,6 +346,21 @@ def format_process_notification(event: dict[str, Any]) -> str:
     return str(prompt)
 
 
+def _said_in(messages: Sequence[Message]) -> Iterator[tuple[str, str]]:
+    """Roles and texts of messages, whose contents may have parts; calls and results by their id."""
+    for message in messages:
+        content = message.get("content") or ""
+        if isinstance(content, list):
+            parts = [part for part in content if isinstance(part, dict)]
+            content = "".join(str(part.get("text", "")) for part in parts)
+        if message.get("role") == "tool":
+            yield "result", str(message.get("tool_call_id"))
+        elif content or not message.get("tool_calls"):
+            yield str(message.get("role")), FOLDER.sub("", str(content))
+        for call in message.get("tool_calls") or ():
+            yield "call", str(call.get("id"))
+
+
 def _write_whole(path: Path, content: dict[str, Any]) -> None:
     """Write a file so that it exists as a whole or not at all."""
     new = path.with_suffix(".new")
@@ -386,6 +403,7 @@ class AIAgent:
         self.steering: list[str] = []  # messages beside the turn, which it has not taken
         self.steered = threading.Event()
         self.session_api_calls = 0
+        self._handed: list[Message] = []
         self._session_db = session_db
         self._last_error: str | None = None
         self._stop = threading.Event()
@@ -451,6 +469,7 @@ class AIAgent:
         shown: list[str] = []
         self.session_api_calls += 1
         history = self._shortened(history, text)
+        self._handed = history
         note = self._noting(text)
         if script := scripted_turns.steps_in(text):
             turn = scripted_turns.ScriptedTurn(self, get_current_session_key(), note)
@@ -537,8 +556,8 @@ class AIAgent:
                 self._show_many(shown, value)
             case "beat":
                 self._beat(shown, value)
-            case "tool":
-                self._call_tool()
+            case "tool" | "heard":
+                self._call_tool() if verb == "tool" else self._show_handed(shown)
             case "process":
                 process = agent_script.Process.parse(value)
                 process_registry.spawn(process.delay_s, process.output, process.exit_code)
@@ -550,6 +569,9 @@ class AIAgent:
                 raise ScriptedError("the message contains the directive [fail]")
             case "exit":
                 raise SystemExit(1)
+
+    def _show_handed(self, shown: list[str]) -> None:
+        self._show(shown, f"{agent_script.Heard.of(_said_in(self._handed))} ")
 
     def _linger(self, value: str) -> None:
         """Go on for a while after an interrupt; then raise an error, if the value asks for it."""

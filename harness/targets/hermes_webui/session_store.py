@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.contract.models.session_store import HELD_MAX
+from harness.contract.models.session_store_values import HELD_MAX
 from harness.faults.simulated_disk import Image
 from harness.targets.components.session_store import (
     HOSTILE_LENGTH,

@@ -89,6 +89,8 @@ class Case:
     is_continued: bool = True  # whether one more turn is
     record: Message = field(default_factory=dict)  # more of its row in the database
     is_indexed: bool = False  # whether the index gets its row although it has no file
+    is_claimed: bool = False  # whether a user of the server goes on with it, who did not begin it
+    error: str = ""  # which its run has shown as its end, and its file lacks
 
     @property
     def is_shown(self) -> bool:
@@ -216,6 +218,12 @@ def _alike(said: Messages) -> Messages:
     return changed
 
 
+def _mirrored(said: Messages) -> Messages:
+    """The rows were written at once, when all was over."""
+    at = said[-1]["timestamp"] + TURN_S
+    return [{**row, "timestamp": at + number / 1000} for number, row in enumerate(said)]
+
+
 def _doubled(said: Messages) -> Messages:
     """Each row is there twice, with one time."""
     return [row for row in said for _ in range(2)]
@@ -254,6 +262,11 @@ ROWS: Mapping[str, Callable[[Messages], Messages]] = {
     "with nulls": _nulls,
     "doubled": _doubled,
 }
+HANDED = (  # the rows, and what the agent has in mind
+    *(("late", "summarized"), ("behind", "summarized"), ("ahead", "summarized")),
+    *(("late", "all"), ("mirrored", "all"), ("ahead", "all, partly timed,")),
+    *(("behind", "half"), ("ahead", "half"), ("mirrored", "spoken"), ("ahead", "spoken")),
+)
 HAVE_STEPS = ("without steps", "numbered", "of whole seconds")
 
 
@@ -353,6 +366,7 @@ def _contexts(talks: Talks) -> Iterator[Case]:
         in_mind = {"context_messages": _without("timestamp")(said)}
         rows = said if rows_ else []
         yield Case(name, _spoken(said), _spoken(said), rows, in_mind, is_continued=False)
+    yield from _handed(talks)
     said = talks.talk()
     failed = {"role": "assistant", "content": "**Error:** none", "_error": True}
     marked = [*said[:-1], {**failed, "timestamp": said[-1]["timestamp"]}]
@@ -360,6 +374,45 @@ def _contexts(talks: Talks) -> Iterator[Case]:
     said = talks.talk()
     strange: Messages = [{"role": "assistant", "content": None}, {"role": "user", "content": ""}]
     yield Case("strange messages", said, [*said[:2], *strange, *said[2:]], [], heard_all=False)
+
+
+def _handed(talks: Talks) -> Iterator[Case]:
+    """Histories for the agent beside rows of the same messages, whose next turn says what it got.
+
+    It is the summary and the rest of them, all of them, the first half, or what was spoken; some
+    have times. The rows may have a turn more than the file. A session of another program that a
+    user of the server goes on with has all that its file shows.
+    """
+    rows_as: dict[str, Callable[[Messages], Messages]] = {
+        "late": _late,
+        "behind": _half,
+        "mirrored": _mirrored,
+        "ahead": _same,
+    }
+    for rows, name in HANDED:
+        steps = "[steps=1]" if name == "spoken" else ""
+        said = [*talks.talk(1), *talks.talk(TURNS - 2, steps), *talks.talk(1)]
+        file = said[:-2] if rows == "ahead" else said
+        mind = _half(file) if name == "half" else file
+        if name == "summarized":
+            mind = [{**SUMMARY, "timestamp": said[4]["timestamp"] - 1}, *file[4:]]
+        timed = mind[4:] if name.endswith("timed,") else []
+        mind = _spoken(mind) if name == "spoken" else mind
+        case = Case(f"{name} in mind, rows {rows}", said, file, rows_as[rows](said))
+        rest = mind[: len(mind) - len(timed)]
+        case.fields = {"context_messages": [*_without("timestamp")(rest), *timed]}
+        case.heard_all, case.is_forked = name in ("all", "all, partly timed,", "spoken"), False
+        case.views = ("whole", "continued")
+        yield case
+    for rows in ("absent", "whole"):
+        said = talks.talk()
+        claimed = Case(f"claimed of cli, half in mind, rows {rows}", said, said, ROWS[rows](said))
+        claimed.fields = {"is_cli_session": True, "source_tag": "cli", "session_source": "cli"}
+        claimed.fields["context_messages"] = _half(said)
+        claimed.source, claimed.is_claimed = "cli", True
+        claimed.views = ("whole", "continued")
+        claimed.is_listed = claimed.is_forked = False
+        yield claimed
 
 
 def _others(talks: Talks) -> Iterator[Case]:
@@ -392,6 +445,12 @@ def _chats(talks: Talks) -> Iterator[Case]:
         imported.source, imported.fields = "telegram", dict(OF_A_CHAT)
         imported.is_listed = imported.is_forked = False
         yield imported
+    said = _whole_seconds(talks.talk())  # which are numbers of another type in a column
+    behind = Case("chat, file behind, all of whole seconds", said, _half(said), said)
+    behind.source, behind.fields = "telegram", dict(OF_A_CHAT)
+    behind.is_listed = behind.is_forked = False
+    behind.views = ("whole", "metadata")
+    yield behind
 
 
 def _pending(said: Messages) -> Message:
@@ -432,6 +491,12 @@ def _cut_off(talks: Talks) -> Iterator[Case]:
     ended = Case("cut off, its end noted", said, said[:-2], [], pending, heard_all=False)
     ended.journal, ended.has_ended = said[-2:], True
     yield ended
+    said = talks.talk()
+    failed = Case("cut off, its error noted", said, said[:-2], [], _pending(said), heard_all=False)
+    failed.journal, failed.error = [said[-2], {**said[-1], "content": SHOWN}], "the provider failed"
+    failed.said = [*said[:-2], *failed.journal]
+    failed.views = ("whole", "reported", "idle")
+    yield failed
     said = talks.talk()
     in_mind = {"context_messages": _without("timestamp")(said[:-2])}
     heard = Case("cut off, shown, with a context", said, said[:-2], said[:-2], _pending(said))

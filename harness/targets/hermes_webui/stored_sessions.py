@@ -39,7 +39,7 @@ from harness.targets.hermes_webui.stored_cases import (
     text_of,
 )
 from harness.targets.server.lifecycle import ServerAdapter
-from harness.targets.server.shapes import OK, Shape, difference, pairs, rows_of
+from harness.targets.server.shapes import OK, Shape, difference, pairs, rows_of, said_in
 
 AGE_S = 86_400.0  # of the oldest message
 COLUMNS = ("role", "content", "timestamp", "tool_calls", "tool_call_id", "reasoning")
@@ -55,10 +55,10 @@ FRESH = ("made", "changed")  # rounds in which every view is asked for
 SEARCHED = ("file whole, rows whole", "file behind, rows late", "behind its backup", "pinned")
 SHOWN_KINDS = ("show_cli", "show_cron", "show_previous", "show_webhook", "show_kanban")
 WAYS = ("truncate", "undo", "truncate", "clear", "undo")  # to remove turns
-ENDS = {"done": "completed", "stream_end": "completed"}
+ENDS = {"done": "completed", "stream_end": "completed", "apperror": "errored"}
 LAWS = (
     *("row", "short", "status", "usage", "download", "stored", "asked"),
-    *("managed", "exchanged", "recorded", "guarded", "imported again", "heard"),
+    *("managed", "exchanged", "recorded", "guarded", "imported again", "heard", "reported"),
 )
 IMPORTED = ("of cli", "of tui", "of api_server")
 
@@ -79,6 +79,7 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
         *(view for view in WebuiAgreementAdapter.views if view not in ("former", "ordered")),
         *("fields", "called", "metadata", "again", "context"),
         *("row", "short", "status", "usage", "download", "stored", "asked", "heard"),
+        "reported",
     )
 
     def __init__(self, folder: Path, launch: WebuiLaunch) -> None:
@@ -350,6 +351,7 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
             ("context_status", {"session_id": id_}),
             *(("token", {"text": f"{word} "}) for word in shown["content"].split()),
             *([("done", {}), ("stream_end", {})] if case.has_ended else ()),
+            *([("apperror", _failure(id_, message, case.error))] if case.error else ()),
         ]
         lines = [
             {
@@ -426,8 +428,8 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
 
     def _try_continued(self, shape: Shape) -> str:
         """A session of another program may be one that is only shown."""
-        is_due = shape.is_own and self._cases[shape.name].is_continued
-        if not is_due:
+        case = self._cases[shape.name]
+        if not case.is_continued or not (shape.is_own or case.is_claimed):
             return ""
         problem, hears = super()._try_continued(shape), self._cases[shape.name].hears
         self._recorded.add(shape.name)
@@ -459,7 +461,7 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
 
     def _try_guarded(self, shape: Shape) -> str:
         """What another program's session refuses once, it refuses behind other requests too."""
-        if shape.is_own or shape.name in IMPORTED:
+        if shape.is_own or shape.name in IMPORTED or self._cases[shape.name].is_claimed:
             return ""
         body = {"session_id": shape.id, "message": self._text()[0]}
         status, _ = self._web.ask("POST", "/api/chat/start", body)
@@ -745,6 +747,14 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
         lost = [row for row in rows_of(case.journal) if row in shown and row not in said]
         return f"lost to the agent, and shown: {lost}" if said and lost else ""
 
+    def _see_reported(self, shape: Shape, _listed: Any) -> str:
+        """The error that a run has shown as its end is shown behind a kill as well."""
+        error = self._cases[shape.name].error
+        if self._kind not in ("made", "restarted") or not self._knows("terminal_session_persisted"):
+            return ""  # older releases write no message of it; a cut may remove it
+        texts = [said_in(message) for message in self._found(shape)["messages"]]
+        return "" if not error or any(error in text for text in texts) else f"not reported: {error}"
+
     def _dropped(self, known: set[str]) -> set[str]:
         """The words of messages that were removed, and are not shown."""
         return {word for shape in self._shapes.values() for word in shape.removed} - known
@@ -789,6 +799,17 @@ def _other(expected: Mapping[str, Any], observed: Mapping[str, Any]) -> str:
 def _unlike(problem: str, expected: set[str], observed: set[str]) -> str:
     lost, more = sorted(expected - observed), sorted(observed - expected)
     return f"{problem}: it lacks {lost[:3]}, and has {more[:3]}" if lost or more else ""
+
+
+def _failure(id_: str, message: Message, error: str) -> Message:
+    """What a run shows at its end of an error that no file has yet."""
+    marked = {"role": "assistant", "content": f"**Error:** {error}", "_error": True}
+    payload = {"message": error, "type": "error", "session_id": id_}
+    return {
+        **payload,
+        "terminal_session_persisted": False,
+        "session": {"session_id": id_, "messages": [message, marked]},
+    }
 
 
 def _run_of(id_: str) -> str:

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from harness.core.errors import TargetLostError
-from harness.engine.http import NotReachedError, StatusError, Web
+from harness.engine.http import Event, NotReachedError, StatusError, Web
 from harness.processes.waiting import came_true
 from harness.targets.hermes_webui import terminals
 from harness.targets.hermes_webui.scripted_goals import REACHED
 from harness.targets.hermes_webui.server import WebuiLaunch
 from harness.targets.hermes_webui.turns import WebuiTurnsAdapter
+from harness.targets.server.answers import problem_of
 from harness.targets.server.probe import ask_probe
 from harness.targets.server.turn_facts import (
     BEHIND,
@@ -29,9 +33,10 @@ from harness.targets.server.turn_facts import (
     foreign,
     shown_by,
     shown_in,
+    unlike,
     wrong_end,
 )
-from harness.targets.server.turns import LACKING_S, OK, Turn, reading
+from harness.targets.server.turns import LACKING_S, OK, PATIENCE_S, Turn, reading
 
 CHANGED = {
     "changed": "say gate say",
@@ -58,6 +63,7 @@ PATHS = {  # of ways that have a route
 BY_A_USER = (None, "", "webui")  # origins that a row need not name
 REFUSED = range(400, 500)
 PROFILE = "another"
+SNAPSHOT = "session_snapshot"
 COMMENTS = 2  # behind which nothing more comes at once
 RUN = "{run}"  # in a cursor, the run that the session has had
 CURSORS = {
@@ -281,12 +287,29 @@ class WebuiTurnsBesideAdapter(WebuiTurnsAdapter):
             slow.text = f"title-behind-{gate} {slow.text}"
             beside = self._turn(f"beside a slow title{name}", ["say", "call", "say"])
             beside.next_status = OK
-            with reading(partial(self._run_all, way, [slow], self._end)):
+            with (
+                reading(partial(self._run_all, way, [slow], self._end)),
+                ThreadPoolExecutor(1) as pool,
+            ):
                 try:
-                    came_true((self._spool / f"{gate}.met").exists, LACKING_S)
+                    if came_true((self._spool / f"{gate}.met").exists, LACKING_S):
+                        self._await_end(slow)
+                        pool.submit(self._join_late, slow)
                     self._run_all(way, [beside], self._begin_beside)
                 finally:
                     self._open(gate)
+
+    def _await_end(self, turn: Turn) -> None:
+        """Wait until its run is over, whose stream may have more to say."""
+        status = f"/api/chat/stream/status?stream_id={turn.run}"
+        came_true(lambda: any(event.name in ENDS for event in [*turn.events]), LACKING_S)
+        came_true(lambda: not self._web.get(status).get("active"), LACKING_S)
+
+    def _join_late(self, turn: Turn) -> None:
+        """Read the stream of a run that is over while a model looks for its title."""
+        if turn.events and turn.events[0].id:
+            path = f"/api/chat/stream?stream_id={turn.run}&after_event_id={turn.events[0].id}"
+            turn.others["beside its title"] = self._read(path)[0]
 
     def _moved_to(self, turn: Turn, profile: str) -> bool:
         """Let the turn be in a session of another profile, if this client may use that."""
@@ -411,6 +434,42 @@ class WebuiTurnsBesideAdapter(WebuiTurnsAdapter):
                 whole = path + quote(text, safe="")
                 problem = self._answered_wrongly(whole) and self._answered_wrongly(whole)
                 self._facts[f"{stream}, {way}, a cursor {name}: cursor"] = problem
+        if "its session" in paths and own.events and own.events[-1].id:
+            path = paths["its session"] + quote(own.events[-1].id, safe="")
+            problem = problem_of(partial(self._lost_behind, own, path))
+            self._facts[f"its session, {way}, its last event as cursor: again"] = problem
+
+    def _lost_behind(self, before: Turn, path: str) -> str:
+        """What a reader lacks of the next turn of a session, who has all of the one before it."""
+        turn = self._turn("behind a cursor", ["say", "gate", "say"])
+        turn.session, turn.next_status = before.session, OK
+        heard: list[Event] = []
+        with reading(partial(self._attend, path, heard)):
+            came_true(lambda: bool(heard), LACKING_S)
+            self._start(turn)
+            with reading(partial(self._follow, turn, f"/api/chat/stream?stream_id={turn.run}")):
+                try:
+                    self._await_first(turn)
+                    wanted = shown_by(turn.steps[:1])
+                    came_true(lambda: shown_in([*heard]) == wanted, LACKING_S)
+                finally:
+                    self._open_all(turn)
+        named = [event for event in heard if event.name]
+        if any(event.name == SNAPSHOT for event in named):
+            return "a snapshot: its cursor was good"
+        return unlike(shown_in(turn.events), shown_in(named))
+
+    def _attend(self, path: str, heard: list[Event]) -> None:
+        """Read a session's events to the end of a turn, with comments."""
+        web = replace(self._web, timeout_s=PATIENCE_S)
+        with (
+            suppress(OSError, HTTPException, StatusError, TargetLostError),
+            web.stream(path, comments=True) as events,
+        ):
+            for event in events:
+                heard.append(event)
+                if event.name in ENDS:
+                    return
 
     def _answered_wrongly(self, path: str) -> str:
         """What is wrong with the answer to a cursor; an event, an end and a refusal are right."""

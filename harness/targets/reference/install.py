@@ -127,12 +127,12 @@ class InstallAdapter:
 
     def _wakeup_listener(self) -> Any:
         """A listener that records which wakeups start."""
-        turns = module("turns.turns")
+        listeners, source = module("turns.listeners"), module("turns.run").Source
         wakeups = self._wakeups
 
-        class WakeupListener(turns.TurnListener):  # type: ignore[misc, name-defined]
+        class WakeupListener(listeners.TurnListener):  # type: ignore[misc, name-defined]
             def started(self, run: Any) -> None:
-                if run.source is turns.Source.WAKEUP:
+                if run.source is source.WAKEUP:
                     wakeups.append(run.wakeup_id)
                 wakeups.extend(wakeup_id for wakeup_id, _ in run.notices)
 
@@ -232,7 +232,7 @@ class InstallAdapter:
         id_ = self._ids[session]
         while True:
             self._await(lambda: id_ not in self._app.turns.live_sessions(), f"{session}'s turn")
-            with suppress(module("turns.turns").TurnConflictError):  # a wakeup started first
+            with suppress(module("turns.run").TurnConflictError):  # a wakeup started first
                 self._app.turns.start(id_, text)
                 return
 

@@ -83,6 +83,7 @@ from harness.targets.threads.session_store import SessionsThreadsAdapter
 from harness.targets.threads.state_db import StateDbThreadsAdapter
 from harness.targets.threads.turns import TurnsThreadsAdapter
 from harness.targets.threads.wakeups import WakeupsThreadsAdapter
+from harness.targets.threads.watcher_pace import WatcherPaceAdapter
 from harness.worker import holders, sql_faults, virtual_time, writers
 
 PACKAGE = "reference_impl"
@@ -196,6 +197,11 @@ def open_channels(folder: Path) -> Any:  # noqa: ARG001  (this ability keeps no 
 def open_watcher_threads(folder: Path) -> Any:
     """Open a watcher, for threads."""
     return WatcherThreadsAdapter(folder, _module)
+
+
+def open_watcher_pace(folder: Path) -> Any:
+    """Open a watcher on virtual time, with its database in `folder`."""
+    return WatcherPaceAdapter(folder, _module)
 
 
 def open_catalog_threads(folder: Path) -> Any:
@@ -411,6 +417,7 @@ _ADAPTERS = {
     "catalog_threads": open_catalog_threads,
     "memory_provider_threads": open_memory_provider_threads,
     "watcher_threads": open_watcher_threads,
+    "watcher_pace": open_watcher_pace,
     "wakeups_restarts": open_wakeups_restarts,
     "turns_struck": open_turns_struck,
     "durable_map": open_durable_map,

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.contract.agent_script import FAIL, ReplyEnd, Tokens, sleep
+from harness.contract.agent_script import FAIL, HEARD, Heard, ReplyEnd, Tokens, sleep
 from harness.core.errors import TargetLostError
 from harness.engine.http import StatusError, Web
 from harness.processes.server import Launch
@@ -37,7 +38,9 @@ ASIDE, WITH_ASIDES = (
     ("plain", "cut"),
 )  # changes, and shapes
 SUMMARY_START = "[CONTEXT COMPACTION"  # of a message that stands for older ones
+SUMMARIZED = Heard.of([("user", SUMMARY_START)]).messages[0][1]  # the first word of such a one
 FOLDER = re.compile(r"\A\[Workspace(?:::v1)?: [^\]\n]*\]\n")  # before what a user has said
+SPEAKERS = ("user", "assistant")
 Row = tuple[str, str]  # role and text
 
 
@@ -266,16 +269,21 @@ class ShapesAdapter:
     def _try_continued(self, shape: Shape) -> str:
         """One more turn, whose agent must see what the session shows."""
         users = sum(role == "user" for role, _ in shape.rows)
-        self._talk(shape, 1)
+        shown = self._messages(shape)
+        self._talk(shape, 1, f"{HEARD}")
+        replies = [text for role, text in self._raw(shape) if role == "assistant"]
+        heard = Heard.parse(replies[-1]) if replies else None
+        if heard is not None:
+            shape.rows[-1] = ("assistant", f"{shape.rows[-1][1]}{heard}")
         if problem := _adopted(shape, self._rows(shape)):
             return problem
-        replies = [text for role, text in self._raw(shape) if role == "assistant"]
         end = ReplyEnd.parse(replies[-1]) if replies else None
-        if end is None:
+        if end is None or heard is None:
             return "the reply of the next turn is not whole"
+        if problem := misheard(shown, heard, is_all=shape.heard_all):
+            return problem
         if shape.heard_all and end.turn != users + 1:
-            shown = users + 1
-            return f"the agent saw another conversation: {end.turn} of {shown} messages"
+            return f"the agent saw another conversation: {end.turn} of {users + 1} messages"
         return ""
 
     def _try_asked_aside(self, shape: Shape) -> str:
@@ -481,11 +489,15 @@ class ShapesAdapter:
         more = "".join(f"&{name}={value}" for name, value in query.items())
         return f"/api/session?session_id={shape.id}{more}"
 
+    def _messages(self, shape: Shape) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._web.get(self._path(shape))["session"]["messages"]
+        return found
+
     def _raw(self, shape: Shape) -> list[Row]:
-        return pairs(self._web.get(self._path(shape))["session"]["messages"])
+        return pairs(self._messages(shape))
 
     def _rows(self, shape: Shape) -> list[Row]:
-        return rows_of(self._web.get(self._path(shape))["session"]["messages"])
+        return rows_of(self._messages(shape))
 
     def _listed(self) -> dict[str, Any]:
         return {row["session_id"]: row for row in self._web.get("/api/sessions")["sessions"]}
@@ -502,7 +514,7 @@ def rows_of(messages: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 def _row(message: Mapping[str, Any]) -> Row | None:
     role, text = message["role"], said_in(message)
-    if role not in ("user", "assistant") or message.get("_error") or not text.strip():
+    if role not in SPEAKERS or message.get("_error") or not text.strip():
         return None
     if text.startswith(SUMMARY_START):
         return None
@@ -516,6 +528,47 @@ def said_in(message: Mapping[str, Any]) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return FOLDER.sub("", str(content))
+
+
+def misheard(shown: Iterable[Mapping[str, Any]], heard: Heard, *, is_all: bool) -> str:
+    """How the history that an agent was handed differs from what its session showed before.
+
+    Without `is_all` it may lack messages; it has none twice, none that is not shown, no other
+    order, and no result without its call.
+    """
+    wanted = Heard.of(_shown_by(shown)).messages
+    known = {*wanted}
+    said = [row for row in heard.messages if row[0] in SPEAKERS and row[1]]
+    said = [row for row in said if not row[1].startswith(SUMMARIZED)]
+    if more := [row for row in said if row not in known]:
+        return f"the agent heard more than is shown: {more[:3]}"
+    found = [row for row in heard.messages if row in known]
+    if more := [*(Counter(found) - Counter(wanted))]:
+        return f"the agent heard it twice: {more[:3]}"
+    lost = [row for row in wanted if row[0] in SPEAKERS and row not in said]
+    if is_all and lost:
+        return f"the agent heard less than is shown: {lost[:3]}"
+    rest = iter(wanted)
+    if wrong := [row for row in found if row not in rest]:
+        return f"the agent heard another order: {wrong[:3]}"
+    called: set[str] = set()
+    for role, _, id_ in heard.messages:
+        if role == "call":
+            called.add(id_)
+        elif role == "result" and id_ not in called:
+            return f"the agent heard a result without its call: {id_}"
+    return ""
+
+
+def _shown_by(messages: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    """What messages say, and calls of tools and their results by their ids."""
+    for message in messages:
+        if message["role"] == "tool":
+            yield "result", str(message.get("tool_call_id"))
+        elif _row(message) is not None:
+            yield message["role"], said_in(message)
+        for call in message.get("tool_calls") or ():
+            yield "call", str(call.get("id"))
 
 
 def _surplus(rows: Sequence[Mapping[str, Any]]) -> str:

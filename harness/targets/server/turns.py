@@ -441,7 +441,8 @@ class TurnsAdapter:
         numbered = [event for event in turn.events if number_of(event) is not None]
         if not numbered or len(numbered) != len(turn.events):
             return ""  # older releases do not number events
-        for name, events in turn.others.items():
+        others, turn.others = turn.others, {}  # they read before a restart
+        for name, events in others.items():
             if problem := _unlike_events(turn.events[1:], events):
                 return f"{problem}: {name}"
         for after in sorted({0, len(numbered) // 2, len(numbered) - 2}):

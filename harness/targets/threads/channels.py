@@ -33,9 +33,11 @@ class ChannelsThreadsAdapter:
         """Subscribe a reader to the session, as a client asks that has this number of messages."""
         store = SimpleNamespace(load_metadata_only=self._counted)
         app = SimpleNamespace(channels=self._channels, store=store)
-        api = self._modules("web.api").Api(app, "localhost", "")
+        service = self._modules("web.service").Service(app)
+        endpoints = self._modules("web.endpoints.streams")
         asked = {"session_id": session, "known_count": known}
-        self._readers[reader] = api.session_stream(asked, self._waker(reader)).subscription
+        streaming = endpoints.session_stream(service, asked, self._waker(reader))
+        self._readers[reader] = streaming.subscription
 
     def _counted(self, session: str) -> Any:
         with self._counts_lock:

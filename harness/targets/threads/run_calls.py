@@ -47,13 +47,13 @@ class RunCallsAdapter:
     def __init__(self, modules: Callable[[str], Any]) -> None:
         """`modules(name)` imports a module of the reference implementation."""
         self._errors = {
-            modules("turns.turns").ShuttingDownError: 503,
+            modules("turns.run").ShuttingDownError: 503,
             modules("sessions.session_files").UnknownSessionError: 404,
             modules("sessions.store").SaveRefusedError: 422,
         }
-        self._conflict = modules("turns.turns").TurnConflictError
-        self._module = modules("turns.turns")
-        self._module.uuid = _Ids()
+        self._conflict = modules("turns.run").TurnConflictError
+        self._run_module = modules("turns.run")
+        self._run_module.uuid = _Ids()
         self._store = Store(modules)
         self._runs = Runs(modules("turns.journal").RunWriter)
         self._journal = _turn_journal(modules("turns.journal"))
@@ -70,7 +70,7 @@ class RunCallsAdapter:
         self._turn_ids: dict[str, str] = {}  # of runs
         self._over: dict[str, threading.Event] = {}
         self._cancelling: dict[str, threading.Event] = {}
-        self._turns.listen(_listener(modules("turns.turns").TurnListener, self))
+        self._turns.listen(_listener(modules("turns.listeners").TurnListener, self))
 
     def watch(self, tick: Callable[[], int], see: See) -> None:
         """Report events to `see`, with times of the clock `tick`."""
@@ -190,7 +190,7 @@ class RunCallsAdapter:
 
     def close(self) -> None:
         """Let ids be drawn again."""
-        self._module.uuid = uuid
+        self._run_module.uuid = uuid
 
     # What happens inside
 
@@ -271,7 +271,7 @@ class _Map:
         self._values: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def change(self, values: Mapping[str, Any]) -> None:
+    def change(self, values: Mapping[str, Any], **_options: Any) -> None:
         with self._lock:
             for key, value in values.items():
                 self._values.pop(key, None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -205,7 +205,8 @@ class _Database:
     """A state database in memory, with the calls that a server makes of it."""
 
     def __init__(self, modules: Callable[[str], Any]) -> None:
-        self._module = modules("state_db.state_db")
+        self._usage = modules("state_db.state_db").Usage
+        self._unknown = modules("state_db.errors").SessionUnknownError
         self._lock = threading.Lock()
         self._title: str | None = None
         self._drafts: list[Any] | None = None  # None for no session
@@ -216,11 +217,6 @@ class _Database:
             return None
         return [self._title, *(draft.content for draft in self._drafts)]
 
-    def create_session(self, _session: str, _source: str, **_: Any) -> None:
-        with self._lock:
-            if self._drafts is None:
-                self._title, self._drafts = None, []
-
     def delete_session(self, _session: str, _source: str | None = None) -> None:
         with self._lock:
             self._drafts = None
@@ -230,29 +226,52 @@ class _Database:
             if self._drafts is None:
                 return None
             about = {"system_prompt": None, "ended_at": None, "end_reason": None}
-            return SimpleNamespace(title=self._title, usage=self._module.Usage(), **about)
-
-    def set_title(self, _session: str, title: str | None) -> None:
-        with self._lock:
-            self._title = title
+            return SimpleNamespace(title=self._title, usage=self._usage(), **about)
 
     def get_messages(self, _session: str) -> list[Any]:
         with self._lock:
             drafts = self._drafts or ()
             return [SimpleNamespace(draft=lambda draft=draft: draft) for draft in drafts]
 
-    def append_message(self, _session: str, **draft: Any) -> None:
+    def changes(self, _session: str) -> _Changes:
+        """Begin a set of changes."""
+        return _Changes()
+
+    def write(self, changes: _Changes) -> None:
+        """Make them all, or none."""
         with self._lock:
-            self._known().append(self._module.Draft(**draft))
+            if changes.creates and self._drafts is None:
+                self._title, self._drafts = None, []
+            if self._drafts is None:
+                raise self._unknown(COPIED)
+            for change in changes.drafts:
+                change(self._drafts)
+            if changes.titles:
+                self._title = changes.titles[-1]
 
-    def replace_messages(self, _session: str, drafts: Iterable[Any]) -> None:
-        with self._lock:
-            self._known()[:] = drafts
 
-    def clear_messages(self, session: str) -> None:
-        self.replace_messages(session, ())
+class _Changes:
+    """What a transaction is to change."""
 
-    def _known(self) -> list[Any]:
-        if self._drafts is None:
-            raise self._module.SessionUnknownError(COPIED)
-        return self._drafts
+    def __init__(self) -> None:
+        self.creates = False
+        self.titles: list[str | None] = []
+        self.drafts: list[Callable[[list[Any]], None]] = []
+
+    def create_session(self, _source: str, **_: Any) -> None:
+        self.creates = True
+
+    def set_title(self, title: str | None) -> None:
+        self.titles.append(title)
+
+    def append_message(self, draft: Any) -> None:
+        self.drafts.append(lambda drafts: drafts.append(draft))
+
+    def replace_messages(self, drafts: Sequence[Any]) -> None:
+        self.drafts.append(lambda old: old.__setitem__(slice(None), drafts))
+
+    def clear_messages(self) -> None:
+        self.replace_messages(())
+
+    def __bool__(self) -> bool:
+        return self.creates or bool(self.titles or self.drafts)

@@ -245,7 +245,7 @@ class _RunFile:
 class TurnJournal:
     """A turn journal that stores nothing."""
 
-    def submit(self, *_: Any) -> None:
+    def submit(self, *_: Any, **_options: Any) -> None:
         """Drop the row."""
 
     start = complete = interrupt = get = submit

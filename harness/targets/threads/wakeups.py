@@ -59,7 +59,7 @@ class WakeupsThreadsAdapter:
         """Begin a turn of the user; raises if the session is busy."""
         begun = self._tick()
         try:
-            self._run(session, self._modules("turns.turns").Source.USER)
+            self._run(session, self._modules("turns.run").Source.USER)
             self._take_along(session)
         except _BusyError as busy:
             self._wakeups.user_refused(busy.run)
@@ -133,7 +133,7 @@ class WakeupsThreadsAdapter:
 
     @property
     def _conflict(self) -> type[Exception]:
-        conflict: type[Exception] = self._modules("turns.turns").TurnConflictError
+        conflict: type[Exception] = self._modules("turns.run").TurnConflictError
         return conflict
 
     def _start(self, session_id: str, message: str, source: Any, *, wakeup_id: str) -> None:
