@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from harness.cli.options import OutputFile
 from harness.core.errors import UsageError
 from harness.core.verdict import Validity, merge
 from harness.report import ci, folder, machine_formats, summary
@@ -22,7 +23,7 @@ COMMENT = "comment.md"
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--comment",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help=f"File for the text of a comment; by default RUN/{COMMENT}.",
 )
 @click.option("--link", default="", help="Address of the page, which the comment names.")
@@ -50,15 +51,19 @@ def ci_command(*, run: Path, comment: Path | None, link: str, root: Path) -> int
 
     Exit codes: 0 when it is reported, whatever the conclusion.
     """  # noqa: D301  click needs the backslash
-    conclusion = conclusion_of(run)
-    names = [row["scenario"] for row in conclusion["scenarios"]]
-    texts = {name: _texts(run / name) for name in names}
-    for line in ci.workflow_commands(conclusion, texts, root):
+    with folder.whole(run):
+        conclusion = conclusion_of(run)
+        names = [row["scenario"] for row in conclusion["scenarios"]]
+        texts = {name: _texts(run / name) for name in names}
+        lines = list(ci.workflow_commands(conclusion, texts, root))
+        machine_formats.write(conclusion, run, root)
+        remark, step = ci.comment(conclusion, link), summary.markdown(conclusion)
+    for line in lines:
         click.echo(line)
     path = comment or run / COMMENT
-    folder.write_text(path, ci.comment(conclusion, link))
-    machine_formats.write(conclusion, run, root)
-    _append("GITHUB_STEP_SUMMARY", summary.markdown(conclusion))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text(path, remark)
+    _append("GITHUB_STEP_SUMMARY", step)
     outputs = {
         "conclusion": conclusion["conclusion"],
         "exit-code": conclusion["exit_code"],

@@ -9,6 +9,7 @@ import click
 
 from harness.cli.options import as_json
 from harness.cli.output import print_result, print_table, table
+from harness.report import folder
 from harness.runs.differences import Difference, compare, read_run
 
 
@@ -31,10 +32,11 @@ def diff_command(*, earlier: Path, later: Path, wants_json: bool) -> int:
     Exit codes: 1 for a new finding only; 2 where LATER did not try or judge something that EARLIER
     did, or came to no conclusion; else 0.
     """  # noqa: D301  click needs the backslash
-    difference = compare(read_run(earlier), read_run(later))
-    if wants_json:
-        click.echo(json.dumps(difference.to_json(), indent=2))
-    print_difference(difference)
+    with folder.whole(earlier, later):
+        difference = compare(read_run(earlier), read_run(later))
+        if wants_json:
+            click.echo(json.dumps(difference.to_json(), indent=2))
+        print_difference(difference)
     return difference.exit_code
 
 

@@ -9,6 +9,7 @@ import click
 
 from harness.cli.options import (
     Duration,
+    OutputFile,
     RunOptions,
     mode_option,
     promise_option,
@@ -68,12 +69,12 @@ from harness.runs.gate import Gate
 )
 @click.option(
     "--write-accepted",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="Write a file that accepts every finding of this gate, for --accept.",
 )
 @click.option(
     "--ledger",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="A file of failing seeds, as JSON lines: they are asked first, in a quarter of the budget "
     "on top of it, and those of this gate are added.",
 )
@@ -143,6 +144,7 @@ def gate_command(  # noqa: PLR0913  one parameter an option
     if write_accepted is not None:
         today = date.today()  # noqa: DTZ011  a day of this machine's calendar
         text = proposed(conclusion.records, accepted or (), conclusion.target, today)
+        write_accepted.parent.mkdir(parents=True, exist_ok=True)
         write_accepted.write_text(text, encoding="utf-8")
         print_text(f"accepted findings are proposed in {write_accepted}")
     return conclusion.exit_code

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import click
 
 from harness.cli.options import (
+    Address,
     Duration,
     Name,
     RunOptions,
@@ -16,7 +17,7 @@ from harness.cli.options import (
     users_option,
 )
 from harness.cli.output import print_conclusion, print_result, print_text, progress
-from harness.contract.workloads.load import MIXED, SHAPES, WAKEUPS, Load, join, mix_of
+from harness.contract.workloads.load import MIXED, SHAPES, WAKEUPS, Load, join, mix_of, require_free
 from harness.core.errors import UsageError
 from harness.core.extras import require_extras
 from harness.core.histogram import Histogram
@@ -59,8 +60,18 @@ WORKER_LACKS = (
     show_default=True,
     help="Generators on this machine; with --master, on others.",
 )
-@click.option("--master", metavar="HOST:PORT", default="", help="Wait here for the generators.")
-@click.option("--worker", metavar="HOST[:PORT]", help="Be a generator for the master at this host.")
+@click.option(
+    "--master",
+    type=Address(needs_port=True),
+    metavar="HOST:PORT",
+    help="Wait here for the generators.",
+)
+@click.option(
+    "--worker",
+    type=Address(needs_port=False),
+    metavar="HOST[:PORT]",
+    help="Be a generator for the master at this host.",
+)
 @click.option(
     "--deadline",
     type=click.FloatRange(0.1, 3600),
@@ -78,7 +89,7 @@ def load_command(  # noqa: PLR0913  one parameter an option
     think_s: float | None,
     kill_every_s: float | None,
     workers: int,
-    master: str,
+    master: str | None,
     worker: str | None,
     deadline: float,
     options: RunOptions,
@@ -105,6 +116,8 @@ def load_command(  # noqa: PLR0913  one parameter an option
             "--kill-every cannot be combined with --master: generators on other machines do not "
             "learn the address of a restarted target"
         )
+    if master:
+        require_free(master)
     mix, default_think_s = (WAKEUPS, 0.0) if shape == "storm" else (MIXED, THINK_S)
     load = Load(
         mix_of(users, mix),
@@ -115,7 +128,7 @@ def load_command(  # noqa: PLR0913  one parameter an option
         write_deadline_s=deadline,
         settings={"HERMES_WEBUI_SSE_WRITE_DEADLINE": f"{deadline:g}"},
         kill_every_s=kill_every_s,
-        master=master,
+        master=master or "",
     )
     print_text(f"load · target {target} · seed {options.seed} · {load.users} users, {shape}")
     load_run = LoadRun(target, options.seed, load, options.reports.resolve(), options.keep)

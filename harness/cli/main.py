@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import traceback
 from collections.abc import Sequence
 
@@ -28,7 +29,7 @@ from harness.cli.load import load_command
 from harness.cli.merge import merge_command
 from harness.cli.mutate import mutate_command
 from harness.cli.night import night_command
-from harness.cli.output import print_text
+from harness.cli.output import print_conclusion, print_text
 from harness.cli.profile import profile_command
 from harness.cli.prove import prove_command
 from harness.cli.reach import reach_command
@@ -39,6 +40,7 @@ from harness.cli.trends import trends_command
 from harness.core.errors import HarnessError, UsageError
 from harness.engine import supervision
 from harness.report import folder
+from harness.runs.gate import NotStoredError
 from harness.runs.interruption import what_is_known
 
 
@@ -122,6 +124,10 @@ def run_command(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911  one a
     except click.ClickException as error:
         print_text(f"harness: {error.format_message()}")
         return UsageError.exit_code
+    except NotStoredError as error:
+        print_conclusion(error.conclusion, wants_json="--json" in (arguments or sys.argv))
+        print_text(f"harness: {error}")
+        return error.exit_code
     except HarnessError as error:
         print_text(f"harness: {error}")
         return error.exit_code

@@ -11,6 +11,7 @@ import click
 
 from harness.cli.options import RunOptions, run_options
 from harness.cli.output import print_conclusion, print_result, print_table, table
+from harness.report import folder
 from harness.runs.merging import merge_gates, merge_proofs, read_parts
 from harness.runs.merging_counts import is_mutation, merge_audits, merge_mutants
 from harness.runs.mutation_session import Status
@@ -37,6 +38,11 @@ def merge_command(*, runs: tuple[Path, ...], options: RunOptions) -> int:
     Results go to a new folder REPORTS/runs/..., which REPORTS/runs/latest points to, with the files
     of one run; the folders of scenarios are copied into it.
     """  # noqa: D301  click needs the backslash
+    with folder.whole(*runs):
+        return _merge(runs, options)
+
+
+def _merge(runs: Sequence[Path], options: RunOptions) -> int:
     reports = options.reports.resolve()
     if runs[0].is_file():
         return _merge_audits(runs, wants_json=options.wants_json)

@@ -14,6 +14,7 @@ import click
 
 from harness.cli.options import (
     Duration,
+    OutputFile,
     RunOptions,
     checked,
     effort_option,
@@ -26,7 +27,7 @@ from harness.cli.output import print_result, print_table, print_text, progress, 
 from harness.core.errors import UsageError
 from harness.core.extras import require_extras
 from harness.mutation.mutants import find_mutants
-from harness.report import folder
+from harness.report import folder, page
 from harness.runs import baselines
 from harness.runs.mutation_score import MutationRun, MutationScore, diff, score, source_digest
 from harness.runs.mutation_session import RESULTS, MutationSession, Status, Stored
@@ -62,7 +63,7 @@ SESSION = "session.sqlite"
 @click.option(
     "--session",
     "session_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="File of the session, to go on with or to share; in the run folder by default.",
 )
 @shard_option
@@ -160,7 +161,7 @@ def mutate_command(  # noqa: PLR0913  one parameter an option
         ]
         baselines.record(record, options.seed, figures)
     folder.write_json(run / folder.VERDICT, document)
-    folder.retain(reports, options.keep)
+    page.retain(reports, options.keep)
     if options.wants_json:
         click.echo(json.dumps(document, indent=2))
     _show(results, shares, with_diff=survivors)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import Duration, RunOptions, checked, run_options
+from harness.cli.options import Duration, OutputFile, RunOptions, checked, run_options
 from harness.cli.output import print_result, print_text, shown_path
 from harness.core.errors import UsageError
 from harness.core.extras import require_extras
@@ -49,7 +49,7 @@ EARLIER_S = 1.0  # names of run folders have whole seconds
 )
 @click.option(
     "--history",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help=f"File with the figures of every night; by default REPORTS/{FILE}.",
 )
 @run_options("seed", "reports", "json")
@@ -81,7 +81,7 @@ def night_command(
         print_text(f"night · {target} · seed {night.seed} · {budget_s:,.0f} s")
     else:
         print_text(f"night · {night.target} · seed {night.seed} · goes on after a kill")
-    reports.mkdir(parents=True, exist_ok=True)
+    folder.make_reports(reports)
     night.run(print_text)
     return _sum_up(night, history or reports / FILE, options)
 

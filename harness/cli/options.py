@@ -24,6 +24,7 @@ from harness.targets.registry import find_target
 
 SEED_MAX = 1 << 31
 DURATION_MAX_S = 7 * 24 * 3600
+PORTS = range(1, 1 << 16)
 REFERENCE = "reference"
 WORKERS = 1 + (os.cpu_count() or 1)  # servers and their clients also wait for each other
 
@@ -78,6 +79,41 @@ class Share(click.ParamType[tuple[int, int]]):
         if not 1 <= number <= shares:
             self.fail(f"expected a share such as 2/4; got {value!r}", param, ctx)
         return number, shares
+
+
+class Address(click.ParamType[str]):
+    """A host and a port of it, written as HOST:PORT; without a port where one is usual."""
+
+    name = "address"
+
+    def __init__(self, *, needs_port: bool) -> None:
+        self._needs_port = needs_port
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The same text; fails for what is no address."""
+        match = re.fullmatch(r"[^\s:/]+(?::(\d{1,5}))?", str(value))
+        port = match[1] if match else None
+        if match is None or (port is None and self._needs_port) or int(port or 1) not in PORTS:
+            expected = "HOST:PORT" if self._needs_port else "HOST or HOST:PORT"
+            self.fail(f"expected {expected}, such as 10.0.0.5:5557; got {value!r}", param, ctx)
+        return str(value)
+
+
+class OutputFile(click.Path):
+    """A file that the command writes at its end; its folders are made then."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path; fails at once where no file can be written there."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if there != path and not there.is_dir():
+            self.fail(f"{path}: {there} is no folder", param, ctx)
+        if not os.access(there, os.W_OK):
+            self.fail(f"{path}: {there} cannot be written", param, ctx)
+        return path
 
 
 class Name(click.Choice[str]):
@@ -287,6 +323,6 @@ def effort_option(default: float) -> Decorator:
 
 record_option = click.option(
     "--record",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="Write the figures into this file too, with commit, seed and machine.",
 )

@@ -18,7 +18,7 @@ from harness.cli.output import print_result, print_table, print_text, progress, 
 from harness.core.errors import UsageError
 from harness.core.extras import require_extras
 from harness.core.verdict import Validity
-from harness.report import folder, soaking, trends
+from harness.report import page, soaking, trends
 from harness.runs import simulated_days
 from harness.runs.soak import SoakPlan, run_soak
 
@@ -99,7 +99,7 @@ def _simulate(target: str, days: int, reports: Path, options: RunOptions) -> int
 
 def _finish(document: object, run: Path, options: RunOptions) -> None:
     """Delete the oldest runs, and print the document where it is wanted."""
-    folder.retain(run.parents[1], options.keep)
+    page.retain(run.parents[1], options.keep)
     if options.wants_json:
         click.echo(json.dumps(document, indent=2))
 

@@ -11,7 +11,7 @@ from harness.cli.options import Duration, RunOptions, run_options, scenario_opti
 from harness.cli.output import print_table, print_text, progress, table
 from harness.core.errors import UsageError
 from harness.core.suggestions import unknown
-from harness.runs.track_record import HEAD, Track, read_pairs
+from harness.runs.track_record import HEAD, Track, read_pairs, require_repository
 
 
 @click.command("track")
@@ -66,6 +66,7 @@ def track_command(  # noqa: PLR0913  one parameter an option
     for name in names:
         if name not in known:
             raise UsageError(f"--pair: {unknown('pair', name, known)}")
+    require_repository(repository)
     pairs = [pair for name, pair in known.items() if not names or name in names]
     track = Track(
         repository,

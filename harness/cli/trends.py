@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import RunOptions, run_options
+from harness.cli.options import OutputFile, RunOptions, run_options
 from harness.cli.output import print_result, print_table, shown_path, table
+from harness.core.errors import UsageError
 from harness.core.extras import require_extras
 from harness.report import folder, page
 from harness.report.run_history import FILE
@@ -21,7 +22,7 @@ HEAD = ("", "series", "figure", "before", "after", "since", "p")
 @click.command("trends")
 @click.option(
     "--history",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help=f"File with the figures of every run; by default REPORTS/{FILE}.",
 )
 @run_options("reports", "json")
@@ -43,6 +44,8 @@ def trends_command(*, history: Path | None, options: RunOptions) -> int:
     require_extras("`harness trends`", "soak")
     reports = options.reports.resolve()
     path = history or reports / FILE
+    if not path.exists() and not (reports / "runs").is_dir():
+        raise UsageError(f"expected runs in {reports / 'runs'} or a history {path}; found neither")
     trends = update(reports, path)
     if reports.is_dir():
         folder.write_text(reports / page.INDEX, page.render_index(reports, path))

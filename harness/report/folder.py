@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,15 +29,24 @@ _held: list[IO[str]] = []  # the lock of the run that this process writes
 _created: list[Path] = []  # by this process, so that an interrupt can name the newest
 
 
+def make_reports(reports: Path) -> Path:
+    """Make the folder of the runs. Raises UsageError where that cannot be written."""
+    runs = reports / "runs"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{reports}: cannot write reports there: {error.strerror}") from error
+    return runs
+
+
 def create(reports: Path, kind: str, seed: int, plan: Mapping[str, Any]) -> Path:
     """Make a new run folder, with its plan, and point `latest` at it.
 
     Raises UsageError where the folder cannot be written.
     """
     stamp = time.strftime("%Y%m%dT%H%M%S")
+    runs = make_reports(reports)
     try:
-        runs = reports / "runs"
-        runs.mkdir(parents=True, exist_ok=True)
         folder = _unused(runs, f"{stamp}-{kind}-{seed}")
         write_json(folder / PLAN, {"what": kind, "seed": seed, **plan})
         _point(runs / LATEST, folder.name)
@@ -110,10 +119,18 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole; a lone surrogate is written as its escape."""
+    """Write a text file, whole; a lone surrogate is written as its escape.
+
+    Raises OSError that names the file.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -127,6 +144,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(f"{path}: damaged: expected a JSON object")
     return document
+
+
+@contextlib.contextmanager
+def whole(*runs: Path) -> Iterator[None]:
+    """Raise UsageError, naming the runs, where a document in them has another shape."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        named = " or ".join(map(str, runs))
+        raise UsageError(f"{named}: damaged: {type(error).__name__}: {error}") from error
 
 
 def _unused(runs: Path, name: str) -> Path:

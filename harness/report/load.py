@@ -6,6 +6,7 @@ several generators are merged as histograms, never as quantiles.
 
 from __future__ import annotations
 
+import base64
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from harness.report.page import template
 US_A_MS = 1000.0
 WIDTH, HEIGHT = 900.0, 150.0
 TICKS_MAX = 8
+LOG_TICKS_MIN = 3  # fewer powers of ten get 2 and 5 between them
+ALL_RUNS = {"../../index.html": "All runs"}
 NOTICE_NS = 3_000_000_000  # for a reader to notice that its server has ended
 Points = Sequence[tuple[float, float]]
 
@@ -330,6 +333,7 @@ class Chart:
                 {
                     "name": line.name,
                     "path": " ".join(f"{x(at_s)},{y(value)}" for at_s, value in line.points),
+                    "is_dot": len(line.points) == 1,
                 }
                 for line in self.lines
             ],
@@ -344,7 +348,10 @@ def _ticks(bottom: float, top: float, *, is_log: bool) -> list[float]:
     if not is_log:
         return _round_steps(top)
     powers = range(math.floor(math.log10(bottom)), math.ceil(math.log10(top)) + 1)
-    return [10.0**power for power in powers if bottom <= 10.0**power <= top]
+    every = [10.0**power * factor for power in powers for factor in (1, 2, 5)]
+    within = [value for value in every if bottom <= value <= top]
+    whole = [value for value in within if math.log10(value).is_integer()]
+    return whole if len(whole) >= LOG_TICKS_MIN else within
 
 
 def _round_steps(end: float) -> list[float]:
@@ -423,8 +430,17 @@ def distribution(seconds: Sequence[Second]) -> dict[str, Any]:
     }
 
 
-def page(account: Account, title: str, verdict: str) -> str:
-    """Render the figures as one HTML file without further files."""
+def page(
+    account: Account,
+    title: str,
+    verdict: str,
+    pages: Mapping[str, str] | None = None,
+    flame: bytes = b"",
+) -> str:
+    """Render the figures as one HTML file without further files.
+
+    `pages` are further ones of the run, by address; `flame` is a flame graph, which is embedded.
+    """
     ends_s = max(
         [1.0, *(second.at_s for second in account.seconds), *(at for at, _, _ in account.target)]
     )
@@ -432,6 +448,8 @@ def page(account: Account, title: str, verdict: str) -> str:
     return template("load.html").render(
         title=title,
         verdict=verdict,
+        pages={**(pages or {}), **ALL_RUNS},
+        flame=base64.b64encode(flame).decode(),
         waits=distribution(account.seconds),
         charts=[chart.drawn(ends_s) for chart in charts(account)],
         faults=[

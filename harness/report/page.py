@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -93,15 +94,30 @@ def render_index(reports: Path, history: Path | None = None) -> str:
     )
 
 
+def retain(reports: Path, keep: int) -> None:
+    """Delete the oldest runs, and write the index of those that are left.
+
+    The index is an extra: a run whose verdict is written stands without it.
+    """
+    folder.retain(reports, keep)
+    with suppress(OSError):
+        folder.write_text(reports / INDEX, render_index(reports))
+
+
 def _row(run: Path) -> dict[str, Any]:
     """What the index says of a run; one without a verdict was cut short.
 
     A damaged folder spoils no other run's row.
     """
     try:
-        plan, verdict = _plan(run), _read(run / folder.VERDICT)
+        with folder.whole(run):
+            return _row_of(run, _plan(run), _read(run / folder.VERDICT))
     except UsageError:
-        plan, verdict = {}, {"conclusion": "damaged"}
+        return _row_of(run, {}, {"conclusion": "damaged"})
+
+
+def _row_of(run: Path, plan: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of a run by its documents."""
     scenarios = verdict.get("scenarios", [])
     broken = sorted({a["promise"] for row in scenarios for a in row.get("anomalies", [])})
     return {

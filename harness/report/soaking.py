@@ -28,7 +28,7 @@ def text(document: Mapping[str, Any]) -> str:
     done = f"{totals['operations']:,} operations with {totals['sessions']:,} sessions"
     lines = [
         f"soak · {plan['target']} {how} · seed {plan['seed']}",
-        f"{done} in {totals['seconds']:,.0f} s · {totals['episodes']} episodes",
+        f"{done} in {totals['seconds']:,.0f} s · {totals['episodes']} lives of the host",
     ]
     if costs := document["costs"]:
         memory = f"{costs.get('rss_bytes', 0) / MIB:,.1f} MiB at the end"

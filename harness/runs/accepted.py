@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import UsageError
-from harness.core.toml_files import read_toml
+from harness.core.toml_files import read_tables
 from harness.core.verdict import Anomaly
 from harness.report.judgement import Record
 
@@ -71,12 +71,11 @@ class Sorted:
 
 def read_accepted(path: Path) -> list[Accepted]:
     """Read a file of accepted findings. Raises UsageError with the entry and what it lacks."""
-    entries = read_toml(path, f"--accept {path}").get("finding", [])
-    return [_accepted(path, number, entry) for number, entry in enumerate(entries, start=1)]
+    tables = read_tables(path, f"--accept {path}", "finding")
+    return [_accepted(where, entry) for where, entry in tables]
 
 
-def _accepted(path: Path, number: int, entry: Mapping[str, Any]) -> Accepted:
-    where = f"--accept {path}: finding {number}"
+def _accepted(where: str, entry: Mapping[str, Any]) -> Accepted:
     texts: dict[str, Any] = {name: entry.get(name) for name in FIELDS}
     for name, text in texts.items():
         if not isinstance(text, str) or not text:

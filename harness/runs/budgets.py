@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.core.errors import UsageError
 from harness.core.suggestions import unknown
-from harness.core.toml_files import read_toml
+from harness.core.toml_files import read_tables
 
 FIELDS = ("figure", "most", "reason")
 
@@ -79,23 +79,17 @@ class Judged:
 def read_budgets(path: Path, known: Iterable[str]) -> list[Budget]:
     """Read a file of budgets. Raises UsageError with the entry, and what is wrong with it."""
     where = f"--budgets {path}"
-    document = read_toml(path, where)
-    if strange := set(document) - {"budget"}:
-        raise UsageError(f"{where}: unknown key {min(strange)!r}; known: [[budget]]")
-    entries = document.get("budget")
-    if not isinstance(entries, list) or not entries:
-        raise UsageError(f"{where}: expected at least one [[budget]]; found none")
     names = list(known)
-    budgets = [_budget(f"{where}: budget {n}", e, names) for n, e in enumerate(entries, start=1)]
+    budgets = [_budget(at, entry, names) for at, entry in read_tables(path, where, "budget")]
+    if not budgets:
+        raise UsageError(f"{where}: expected at least one [[budget]]; found none")
     figures = [budget.figure for budget in budgets]
     if twice := [figure for figure in figures if figures.count(figure) > 1]:
         raise UsageError(f"{where}: figure {twice[0]!r} has more than one budget")
     return budgets
 
 
-def _budget(where: str, entry: object, known: Sequence[str]) -> Budget:
-    if not isinstance(entry, dict):
-        raise UsageError(f"{where}: {entry!r}; expected {', '.join(FIELDS)}")
+def _budget(where: str, entry: Mapping[str, Any], known: Sequence[str]) -> Budget:
     if strange := set(entry) - set(FIELDS):
         raise UsageError(f"{where}: unknown key {min(strange)!r}; known: {', '.join(FIELDS)}")
     figure, most, reason = (entry.get(name) for name in FIELDS)

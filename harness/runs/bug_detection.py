@@ -22,7 +22,7 @@ from harness.core.errors import HarnessError, UsageError
 from harness.core.verdict import Anomaly, Validity
 from harness.engine.suite import chosen_folders
 from harness.mutation.known_bugs import KnownBug, plant
-from harness.report import folder
+from harness.report import folder, page
 from harness.runs.gate import proven_unfinished, trials_of
 from harness.runs.pytest_run import Progress, Results, Session
 from harness.runs.reached import source_of
@@ -117,7 +117,7 @@ class DetectionRun:
         detections = [by_name[bug.name] for bug in self.bugs]
         document = {"bugs": [detection.to_json() for detection in detections]}
         folder.write_json(run / folder.VERDICT, document)
-        folder.retain(self.reports, self.keep)
+        page.retain(self.reports, self.keep)
         return run, detections
 
     def _seconds_at_most(self, bug: KnownBug) -> float:

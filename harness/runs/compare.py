@@ -25,7 +25,7 @@ import psutil
 
 from harness.core.errors import TargetUnavailableError, UsageError
 from harness.engine.supervision import Child
-from harness.report import folder
+from harness.report import folder, page
 from harness.report.origin import origin, origin_line
 from harness.runs import counts, server_host
 from harness.runs.budgets import Budget, Judged, judged_budgets
@@ -127,7 +127,7 @@ class Comparison:
         }
         folder.write_json(run / RESULT, result)
         folder.write_text(run / "summary.md", markdown(result))
-        folder.retain(self.reports, self.keep)
+        page.retain(self.reports, self.keep)
         return run, result
 
     def _measure(

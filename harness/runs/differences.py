@@ -148,15 +148,13 @@ def read_run(run: Path) -> StoredRun:
     plan = folder.read_json(run / folder.PLAN)
     conclusion = folder.read_json(run / folder.VERDICT) if (run / folder.VERDICT).exists() else {}
     name = run.resolve().name
-    try:
+    with folder.whole(run):
         if "bugs" in conclusion:
             return _proof(name, conclusion)
         records = _records(run, plan, conclusion)
         judged = {} if _measures(run) else figures_of(conclusion, records)
         figures = {**judged, **_more_figures(run, conclusion)}
         word = _word(run, conclusion)
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise UsageError(f"{run}: damaged: {type(error).__name__}: {error}") from error
     return stored(name, str(plan.get("target", "")), word, records, figures)
 
 

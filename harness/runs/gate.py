@@ -262,7 +262,7 @@ class Gate:
         if self.earlier is not None:
             conclusion = since(conclusion, self.earlier)
         store(conclusion)
-        folder.retain(self.reports, self.keep)
+        page.retain(self.reports, self.keep)
         return conclusion
 
     def _selection(self) -> str:
@@ -477,12 +477,31 @@ def since(conclusion: Conclusion, earlier: StoredRun) -> Conclusion:
     return replace(conclusion, findings=findings, since=compare(earlier, later))
 
 
+class NotStoredError(HarnessError):
+    """The files of a run could not be written; `conclusion` is what they would say."""
+
+    def __init__(self, conclusion: Conclusion, reason: OSError) -> None:
+        super().__init__(f"{conclusion.run}: the results could not be written: {reason}")
+        self.conclusion = conclusion
+        if conclusion.verdict.validity is Validity.INVALID:  # a proof stands
+            self.exit_code = Validity.INVALID.exit_code
+
+
 def store(conclusion: Conclusion) -> None:
-    """Write the run's verdict, summary and page, what programs read, and the index of all runs."""
+    """Write the run's verdict, summary and page, and what programs read.
+
+    Raises NotStoredError where that fails.
+    """
+    try:
+        _store(conclusion)
+    except OSError as error:
+        raise NotStoredError(conclusion, error) from error
+
+
+def _store(conclusion: Conclusion) -> None:
     run = conclusion.run
     folder.write_json(run / folder.VERDICT, conclusion.to_json())
     folder.write_text(run / "summary.md", summary.markdown(conclusion.to_json()))
     folder.write_text(run / "junit.xml", junit.render(conclusion.to_json()))
     folder.write_text(run / page.PAGE, page.render(conclusion.to_json(), run))
     machine_formats.write(conclusion.to_json(), run)
-    folder.write_text(run.parents[1] / page.INDEX, page.render_index(run.parents[1]))

@@ -17,7 +17,7 @@ from harness.core.errors import UsageError
 from harness.core.history import Operation
 from harness.engine import runner
 from harness.engine.suite import choose, find_suites
-from harness.report import folder, judgement
+from harness.report import folder, judgement, page
 from harness.report import load as report
 from harness.report.origin import setting
 from harness.runs.gate import Conclusion, conclude, store
@@ -26,6 +26,7 @@ from harness.targets.registry import find_target
 
 SCENARIO = "load-many-clients"
 PAGE = "load.html"
+PAGES = {"report.html": "Verdict and findings"}
 
 
 def locustfile() -> Path:
@@ -71,7 +72,7 @@ class LoadRun:
         conclusion = conclude(run, Results({SCENARIO: record}), {}, seconds)
         store(conclusion)
         add_report(run, conclusion)
-        folder.retain(self.reports, self.keep)
+        page.retain(self.reports, self.keep)
         return conclusion
 
 
@@ -86,4 +87,4 @@ def add_report(run: Path, conclusion: Conclusion) -> None:
     summary = (run / "summary.md").read_text(encoding="utf-8")
     folder.write_text(run / "summary.md", summary + report.markdown(figures))
     title = f"{conclusion.target} under load"
-    folder.write_text(run / PAGE, report.page(figures, title, conclusion.word))
+    folder.write_text(run / PAGE, report.page(figures, title, conclusion.word, PAGES))

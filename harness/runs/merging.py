@@ -19,12 +19,12 @@ from harness.core.errors import UsageError
 from harness.core.extent import Extent
 from harness.core.verdict import Validity, Verdict, merge
 from harness.engine import runner
-from harness.report import folder
+from harness.report import folder, page
 from harness.report import load as load_report
 from harness.report.judgement import Record
 from harness.runs.accepted import Accepted, Sorted
 from harness.runs.gate import REACH, Conclusion, store
-from harness.runs.load import PAGE, SCENARIO
+from harness.runs.load import PAGE, PAGES, SCENARIO
 from harness.runs.reached import Reached, blocks_in, excuses_for, hit, source_of
 from harness.targets.registry import find_target
 from harness.worker import reach as recorder
@@ -122,7 +122,7 @@ def merge_gates(parts: Sequence[Part], reports: Path, keep: int) -> Conclusion:
     store(conclusion)
     if SCENARIO in judged and all((p.folder / SCENARIO / runner.HISTORY).exists() for p in parts):
         _add_load_report(conclusion, parts)
-    folder.retain(reports, keep)
+    page.retain(reports, keep)
     return conclusion
 
 
@@ -136,7 +136,7 @@ def merge_proofs(parts: Sequence[Part], reports: Path, keep: int) -> dict[str, A
     run = folder.create(reports, "merge", parts[0].plan["seed"], _plan(parts, {}))
     document = {"bugs": [rows[name] for name in sorted(rows)], "missing": missing}
     folder.write_json(run / folder.VERDICT, document)
-    folder.retain(reports, keep)
+    page.retain(reports, keep)
     return {"run": str(run), **document}
 
 
@@ -289,7 +289,9 @@ def _add_load_report(conclusion: Conclusion, parts: Sequence[Part]) -> None:
     text = path.read_text(encoding="utf-8") + load_report.markdown(figures)
     folder.write_text(path, text)
     title = f"{conclusion.target} under {len(parts)} loads"
-    folder.write_text(conclusion.run / PAGE, load_report.page(figures, title, conclusion.word))
+    folder.write_text(
+        conclusion.run / PAGE, load_report.page(figures, title, conclusion.word, PAGES)
+    )
 
 
 def _added(left: dict[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:

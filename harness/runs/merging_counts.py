@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.core.errors import UsageError
 from harness.core.partition import WHOLE
-from harness.report import folder
+from harness.report import folder, page
 from harness.runs.mutation_score import MutationScore
 from harness.runs.mutation_session import RESULTS, Status
 
@@ -67,7 +67,7 @@ def merge_mutants(runs: Sequence[Path], reports: Path, keep: int) -> tuple[dict[
     plan = {"target": "mutants", "parts": [part.path.resolve().name for part in parts]}
     run = folder.create(reports, "merge", int(first["seed"]), plan)
     folder.write_json(run / folder.VERDICT, document)
-    folder.retain(reports, keep)
+    page.retain(reports, keep)
     return document, run
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness.core.errors import UsageError
 from harness.engine.supervision import Child
-from harness.report import folder
+from harness.report import folder, page
 
 FILE = "night.json"
 MUTANTS = "mutants.sqlite"
@@ -142,7 +142,7 @@ class Night:
             self.store()
             self._take(name, step, progress, say)
             self.store()
-            folder.retain(self.reports, KEPT)
+            page.retain(self.reports, KEPT)
 
     def _take(self, name: str, step: Step, progress: Progress, say: Callable[[str], None]) -> None:
         """Run a step in a process of its own, until it ends or is cut."""

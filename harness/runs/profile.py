@@ -31,7 +31,7 @@ from harness.engine.runner import HISTORY
 from harness.engine.target import Target
 from harness.processes import probe
 from harness.processes.tracing import counted_calls
-from harness.report import folder
+from harness.report import folder, page
 from harness.report import load as report
 from harness.report.origin import origin_line, setting
 from harness.runs import counts, server_host
@@ -108,7 +108,7 @@ class Profile:
         )
         folder.write_json(run / RESULT, result)
         folder.write_text(run / "summary.md", markdown(result))
-        folder.retain(self.reports, self.keep)
+        page.retain(self.reports, self.keep)
         return run, result
 
     def _count(self, progress: Callable[[str], None]) -> dict[str, tuple[float, float]]:
@@ -150,8 +150,9 @@ class Profile:
                     journal.record(operation)
         account = report.account(history.read(run / HISTORY)[0])
         seconds = [second for second in account.seconds if windows.has(second.ended_ns)]
-        title = f"{target.name}, profiled"
-        folder.write_text(run / PAGE, report.page(account, title, "latencies of all windows"))
+        flame = (run / FLAME).read_bytes() if (run / FLAME).exists() else b""
+        title = f"{target.name}, latencies of all windows"
+        folder.write_text(run / PAGE, report.page(account, title, "profile", flame=flame))
         return {
             "target": target.name,
             "users": load.users,

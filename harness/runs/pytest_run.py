@@ -25,6 +25,7 @@ LOG = "pytest.log"
 # An own settings file, so that those of the project in the current folder do not count.
 SETTINGS = "[pytest]\nconsole_output_style = classic\n"
 FOREIGN_VARIABLES = {"PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"}
+NO_REASON = "the reason could not be written; the disk may be full"
 TESTS_FAILED, INTERRUPTED = 1, 2  # exit codes of pytest; with several workers the first ends all
 
 
@@ -143,7 +144,7 @@ def collect(scenarios: Iterable[str], run: Path, exit_code: int | None) -> Resul
         if verdict.exists():
             results.records[name] = Record.from_json(folder.read_json(verdict))
         elif broken.exists():
-            results.broken[name] = broken.read_text(encoding="utf-8")
+            results.broken[name] = broken.read_text(encoding="utf-8") or NO_REASON
         else:
             results.unfinished.append(name)
     if exit_code is not None and (results.unfinished or exit_code not in (0, 1)):
@@ -155,7 +156,10 @@ def collect(scenarios: Iterable[str], run: Path, exit_code: int | None) -> Resul
 
 
 def _command(session: Session, run: Path) -> list[str]:
-    workers = ["-n", str(session.workers), "--dist", "worksteal"] if session.workers > 1 else []
+    # A worker without a scenario would import all the same; even a single one has a controller,
+    # which replaces it after a crash.
+    number = min(session.workers, max(1, len(session.scenarios)))
+    workers = ["-n", str(number), "--dist", "worksteal"] if session.workers > 1 else []
     chosen = [f"--harness-scenario={name}" for name in session.scenarios]
     files = {
         str(suite.files[name]): None

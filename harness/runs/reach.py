@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.engine.scenario import Scenario
 from harness.engine.suite import choose
 from harness.mutation.blocks import Block
-from harness.report import folder
+from harness.report import folder, page
 from harness.runs.gate import reason_to_skip
 from harness.runs.pytest_run import Progress, Session, run_session
 from harness.runs.reached import Reached, blocks_in, excuses_for, hit, source_of, top_of
@@ -62,7 +62,7 @@ class Reach:
         excuses = excuses_for(source, blocks)
         reached = Reached(blocks, dict(sorted(found.items())), validity, excuses)
         folder.write_json(run / folder.VERDICT, reached.to_json())
-        folder.retain(self.reports, self.keep)
+        page.retain(self.reports, self.keep)
         return run, reached
 
     def _measure(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import HarnessError, UsageError
-from harness.core.toml_files import read_toml
+from harness.core.toml_files import read_tables
 from harness.runs.gate import Conclusion, Gate
 from harness.runs.pytest_run import Progress
 
@@ -94,15 +94,26 @@ class Tracked:
 
 def read_pairs(path: Path) -> list[Pair]:
     """Read a table of pairs. Raises UsageError with the pair and what it lacks."""
-    entries = read_toml(path, str(path)).get("pair", [])
     pairs = []
-    for number, entry in enumerate(entries, start=1):
+    for where, entry in read_tables(path, str(path), "pair"):
         for name in FIELDS:
             if not isinstance(entry.get(name), str):
-                raise UsageError(f"{path}: pair {number}: {name} = {entry.get(name)!r}; not a text")
+                raise UsageError(f"{where}: {name} = {entry.get(name)!r}; not a text")
         texts = {name: entry[name] for name in FIELDS}
-        pairs.append(Pair(**texts, scenarios=tuple(entry.get("scenarios", ()))))
+        scenarios = entry.get("scenarios", [])
+        if not isinstance(scenarios, list) or not all(isinstance(s, str) for s in scenarios):
+            raise UsageError(f"{where}: scenarios = {scenarios!r}; expected a list of names")
+        pairs.append(Pair(**texts, scenarios=tuple(scenarios)))
+    if not pairs:
+        raise UsageError(f"{path}: expected at least one [[pair]]; found none")
     return pairs
+
+
+def require_repository(path: Path) -> None:
+    """Raise UsageError where the folder is no Git repository."""
+    command = ["git", "-C", str(path), "rev-parse", "--git-dir"]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:  # noqa: S603
+        raise UsageError(f"{path}: expected a Git repository; found none")
 
 
 @dataclass(frozen=True)

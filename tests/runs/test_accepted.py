@@ -83,6 +83,9 @@ def test_proposed_file_accepts_all_and_keeps_reasons(tmp_path: Path) -> None:
     [
         ("[[finding]]\ntarget = 'toy'\n", "promise"),
         ("[[finding]\n", "expected a TOML file"),
+        ("[[findings]]\n", "unknown key 'findings'"),
+        ("finding = 5\n", "expected tables"),
+        ("finding = ['x']\n", "expected a table"),
         (
             "[[finding]]\ntarget='t'\npromise='S2'\nsignature='s'\nreason='r'\nuntil='soon'\n",
             "until",

@@ -10,7 +10,7 @@ import pytest
 from harness.core.errors import UsageError
 from harness.runs import track_record
 from harness.runs.gate import Conclusion, Gate
-from harness.runs.track_record import Pair, Track, Tracked, read_pairs
+from harness.runs.track_record import Pair, Track, Tracked, read_pairs, require_repository
 
 PAIR = Pair("pair", "one", "two", "S2")
 
@@ -107,3 +107,31 @@ def test_pair_without_a_field_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="after"):
         read_pairs(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "at least one"),
+        ("pair = 5\n", "expected tables"),
+        ("pair = [5]\n", "pair 1: 5; expected a table"),
+        ("[[pairs]]\n", "unknown key 'pairs'"),
+        (
+            "[[pair]]\nname='a'\nbefore='b'\nafter='c'\npromise='S2'\nscenarios='x'\n",
+            "scenarios = 'x'; expected a list",
+        ),
+    ],
+)
+def test_malformed_table_names_what_is_wrong(tmp_path: Path, text: str, named: str) -> None:
+    """The entry and its key."""
+    path = tmp_path / "pairs.toml"
+    path.write_text(text, encoding="utf-8")
+
+    with pytest.raises(UsageError, match=named):
+        read_pairs(path)
+
+
+def test_folder_without_repository_is_refused(tmp_path: Path) -> None:
+    """Before any gate is asked."""
+    with pytest.raises(UsageError, match="expected a Git repository"):
+        require_repository(tmp_path)
