@@ -10,15 +10,15 @@ from hypothesis.stateful import initialize, precondition, rule
 
 from harness.checkers.conformance import Fold, conforms
 from harness.contract import promises
-from harness.contract.models.channels import (
+from harness.contract.models.channel_values import (
     GRACE_S,
     SNAPSHOT,
     STARTED,
     TERMINAL,
     TOKEN,
     TTL_S,
-    ChannelsModel,
 )
+from harness.contract.models.channels import ChannelsModel
 from harness.core.history import History, Operation
 from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Mode, Scenario

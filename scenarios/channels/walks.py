@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
-from harness.contract.models.channels import (
+from harness.contract.models.channel_values import (
     EARLY_MAX,
     FAILING,
     GRACE_S,

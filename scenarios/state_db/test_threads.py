@@ -113,7 +113,8 @@ HARD = (
         "patience ends as the lock is freed",
         (SHORT, CREATE, TAKE),
         (append("a"),),
-        (UNKNOWN, append("b")),
+        (append("b"),),
+        (UNKNOWN, append("c")),
         (free(SHORT_S),),
     ),
     hard(
