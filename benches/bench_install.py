@@ -27,7 +27,8 @@ from harness.processes.probe import cost_of
 from harness.processes.server import ReferenceLaunch, ServerProcess
 from reference_impl.sessions.sidecar import Message, Session
 from reference_impl.sessions.store import SessionStore
-from reference_impl.state_db.state_db import Draft, StateDb
+from reference_impl.state_db.records import Draft
+from reference_impl.state_db.state_db import StateDb
 
 VERSION = 1  # of the install; another one is made anew
 SEED = 20_260_101
