@@ -106,11 +106,15 @@ def nightly(session: nox.Session) -> None:
     """Judge for some hours, and sum up what was found: `nox -s nightly -- --budget 4h --seed 7`.
 
     Each step is bounded. After a kill the same command goes on with the step that was cut short;
-    results are in `reports/nightly`, and its newest 60 runs are retained.
+    results are in `reports/nightly`, and its newest 60 runs are retained. `install.jsonl` there has
+    what a large install costs.
     """
     install(session, "all")
-    reports = ("--reports", str(Path("reports", "nightly")))
-    session.run("harness", "night", *reports, *session.posargs, success_codes=[0, 1, 2])
+    reports = Path("reports", "nightly")
+    options = ("--reports", str(reports), *session.posargs)
+    session.run("harness", "night", *options, success_codes=[0, 1, 2])
+    with (reports / "install.jsonl").open("w", encoding="utf-8") as figures:
+        session.run("python", "benches/bench_install.py", stdout=figures)
 
 
 @nox.session
