@@ -859,7 +859,7 @@ def test_browser_tabs_cancel_while_both_follow_a_run(tmp_path: Path, browser: Br
         for _ in range(2):
             browser.until(is_shown("0 1 2"))
             browser.switch()
-        server.new()  # one tab is told by the other
+        server.new()  # one tab hears it from the other
         for _ in range(2):
             browser.until("document.querySelectorAll('#sessions li').length === 2")
             browser.switch()
@@ -869,9 +869,7 @@ def test_browser_tabs_cancel_while_both_follow_a_run(tmp_path: Path, browser: Br
 
 
 @has_browser
-def test_browser_page_says_that_a_session_is_no_more(
-    server: ServerProcess, browser: Browser
-) -> None:
+def test_browser_page_leaves_a_deleted_session(server: ServerProcess, browser: Browser) -> None:
     """A link to none, one that another client deletes, and a link that is followed in the page."""
     is_left = "document.getElementById('say').hidden"
     says = "document.getElementById('says').innerText"
