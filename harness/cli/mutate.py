@@ -28,12 +28,11 @@ from harness.core.errors import UsageError
 from harness.core.extras import require_extras
 from harness.mutation.mutants import find_mutants
 from harness.report import folder, page
-from harness.runs import baselines
+from harness.runs import baselines, mutation_session
 from harness.runs.mutation_score import MutationRun, MutationScore, diff, score, source_digest
 from harness.runs.mutation_session import RESULTS, MutationSession, Status, Stored
 
 AT_LEAST = 0.9
-SESSION = "session.sqlite"
 
 
 @click.command("mutate")
@@ -117,7 +116,7 @@ def mutate_command(  # noqa: PLR0913  one parameter an option
     reports = options.reports.resolve()
     plan = {"target": "mutants", "effort": effort, "sample": sample, "scenarios": []}
     run = folder.create(reports, "mutate", options.seed, plan)
-    session = MutationSession(session_file or run / SESSION, share=shard)
+    session = MutationSession(session_file or run / mutation_session.FILE, share=shard)
     mutants = find_mutants(files)
     Random(options.seed).shuffle(mutants)
     stored_plan = {

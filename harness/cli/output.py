@@ -100,7 +100,8 @@ def print_reached(reached: Reached, *, lists_missed: bool = False) -> None:
 
 def pointers(conclusion: Conclusion) -> list[str]:
     """Where to look: the page, and of the first finding the failure, its test and its replay."""
-    lines = [f"page: {shown_path(conclusion.run / PAGE)}"]
+    page = conclusion.run / PAGE
+    lines = [f"page: {shown_path(page)}"] if page.exists() else []  # a full disk may have none
     found = next((record for record in conclusion.records if record.reproduce), None)
     if found is None:
         return lines

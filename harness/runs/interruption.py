@@ -8,11 +8,12 @@ from harness.core.errors import HarnessError
 from harness.core.verdict import Validity
 from harness.report import folder
 from harness.report.judgement import headline
+from harness.runs import mutation_session
 from harness.runs.pytest_run import collect
 
 
 def what_is_known(run: Path) -> list[str]:
-    """How many scenarios finished, the findings so far, and how to judge the rest."""
+    """How many scenarios finished, the findings so far, and how to judge or continue them."""
     lines = []
     try:
         names = folder.read_json(run / folder.PLAN).get("scenarios", [])
@@ -24,4 +25,8 @@ def what_is_known(run: Path) -> list[str]:
         lines.append(f"{len(records)} of {len(names)} scenarios finished, {valid} of them valid")
     for record in records.values():
         lines += [f"{record.scenario}: {headline(a)}" for a in record.verdict.anomalies]
-    return [*lines, f"judge what was recorded: harness judge {run}"]
+    if any((run / name).is_dir() for name in names):
+        return [*lines, f"judge what was recorded: harness judge {run}"]
+    if (run / mutation_session.FILE).exists():
+        return [f"go on with its session: harness mutate --session {run / mutation_session.FILE}"]
+    return [*lines, f"the run's folder: {run}"]

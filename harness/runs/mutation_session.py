@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Line = tuple[str, int]  # a file below the source, and a line of it
+FILE = "session.sqlite"  # in the run folder, unless another one is named
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS plan (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS clean (

@@ -130,7 +130,8 @@ def test_unknown_program_names_the_known_ones() -> None:
 def test_full_disk_prints_the_verdict_it_has(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The proof stands, the path is named, and nothing half written is left."""
+    """The proof stands, the path is named, and nothing half written is left or pointed to."""
+    (run / page.PAGE).unlink()
     record = Record("a", "model", ("S2",), Verdict((LOST,)), 2, 5, "digest", 1.0)
     conclusion = Conclusion("reference", 1, run, 3.0, [record])
 
@@ -150,6 +151,7 @@ def test_full_disk_prints_the_verdict_it_has(
     printed = capsys.readouterr()
     assert "a message is lost" in printed.out
     assert "invalid · 3 s" in printed.out
+    assert "page:" not in printed.out  # it was not written
     assert f"No space left on device: '{run}/verdict.json'" in printed.err
     assert not list(run.glob(".verdict*"))
 

@@ -30,6 +30,7 @@ from harness.engine.runner import Judgement
 from harness.engine.suite import use_folders
 from harness.engine.target import AdapterInstance, Instance
 from harness.report import folder, judgement
+from harness.runs import mutation_session
 from harness.runs.mutation_session import MutationSession, Status, Stored
 from harness.runs.pytest_run import Progress, Results
 from harness.targets.reference.target import ReferenceTarget
@@ -294,6 +295,41 @@ def test_a_signal_names_what_is_known(
     assert "1 of 2 scenarios finished, 0 of them valid" in error
     assert f"{LIFECYCLE}: L12: committed at once" in error
     assert f"harness judge {tmp_path / 'runs'}" in error
+
+
+def test_interrupted_mutants_name_their_session(
+    printed: Printed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """There is nothing to judge in it; the same session goes on."""
+
+    def interrupt() -> list[dict[str, Any]]:
+        made = folder.create(tmp_path, "mutate", 7, {"scenarios": []})
+        MutationSession(made / mutation_session.FILE).close()
+        raise command.Interrupted(signal.SIGINT)
+
+    monkeypatch.setitem(LISTINGS, "bugs", interrupt)
+
+    assert run("list", "bugs") == 128 + signal.SIGINT
+    error = printed()[1]
+    assert f"harness mutate --session {tmp_path / 'runs'}" in error
+    assert "harness judge" not in error
+
+
+def test_interrupted_run_without_records_names_its_folder(
+    printed: Printed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A proof has its records in folders of its tries, and a gate may have none yet."""
+
+    def interrupt() -> list[dict[str, Any]]:
+        (folder.create(tmp_path, "prove", 7, {"scenarios": [LIFECYCLE]}) / "try").mkdir()
+        raise command.Interrupted(signal.SIGINT)
+
+    monkeypatch.setitem(LISTINGS, "bugs", interrupt)
+
+    assert run("list", "bugs") == 128 + signal.SIGINT
+    error = printed()[1]
+    assert f"the run's folder: {tmp_path / 'runs'}" in error
+    assert "harness judge" not in error
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -226,3 +226,17 @@ def test_goal_goes_on_until_it_is_reached(tmp_path: Path, monkeypatch: pytest.Mo
     assert [goals.state and goals.state.status, goals.status_line()[:4]] == ["done", "done"]
     goals.clear()
     assert scripted_goals.load_goal("s") is None
+
+
+@pytest.mark.parametrize("text", ["hello [tokens=1]", "hello [prune][tokens=1]", "hello [say=x]"])
+def test_agent_says_where_the_request_is(text: str) -> None:
+    """A server that does not know it adds the request once more behind a summary."""
+    history = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    agent = AIAgent(session_id="s")
+    result = agent.run_conversation(text, conversation_history=history)
+    turn = agent._current_turn_id
+
+    found = result["messages"][agent._persist_user_message_idx]
+    assert (found["role"], found["content"]) == ("user", text)
+    agent.run_conversation(text)
+    assert agent._current_turn_id not in ("", turn)

@@ -470,6 +470,9 @@ class AIAgent:
         self.session_api_calls += 1
         history = self._shortened(history, text)
         self._handed = history
+        # Where the user's message is in what this turn returns: servers read it by these names.
+        self._persist_user_message_idx: int | None = len(history)
+        self._current_turn_id = uuid.uuid4().hex
         note = self._noting(text)
         if script := scripted_turns.steps_in(text):
             turn = scripted_turns.ScriptedTurn(self, get_current_session_key(), note)
@@ -520,6 +523,10 @@ class AIAgent:
                 if not was_stopped:
                     self._report_torn()
 
+    def forget_request(self) -> None:
+        """No longer say where the user's message is, which was merged with another one."""
+        self._persist_user_message_idx = None
+
     def _shortened(self, history: list[Message], text: str) -> list[Message]:
         """The history, or a summary of it where the message asks for that."""
         if COMPACTS in text and history:
@@ -557,7 +564,7 @@ class AIAgent:
             case "beat":
                 self._beat(shown, value)
             case "tool" | "heard":
-                self._call_tool() if verb == "tool" else self._show_handed(shown)
+                self._tell(verb, shown)
             case "process":
                 process = agent_script.Process.parse(value)
                 process_registry.spawn(process.delay_s, process.output, process.exit_code)
@@ -570,8 +577,12 @@ class AIAgent:
             case "exit":
                 raise SystemExit(1)
 
-    def _show_handed(self, shown: list[str]) -> None:
-        self._show(shown, f"{agent_script.Heard.of(_said_in(self._handed))} ")
+    def _tell(self, verb: str, shown: list[str]) -> None:
+        """Say by a tool whose turn it is, or in the reply what history was handed."""
+        if verb == "tool":
+            self._call_tool()
+        else:
+            self._show(shown, f"{agent_script.Heard.of(_said_in(self._handed))} ")
 
     def _linger(self, value: str) -> None:
         """Go on for a while after an interrupt; then raise an error, if the value asks for it."""

@@ -177,6 +177,8 @@ class ScriptedTurn:
             agent.is_stopped = False
         if self._content or self._reasoning:
             self._end_message()
+        if self._is_merged:
+            agent.forget_request()
         reply = next((_text(m) for m in reversed(self._said) if m["role"] == "assistant"), "")
         return {
             "final_response": reply,
