@@ -79,9 +79,14 @@ def run(  # noqa: PLR0913  a run is scenario x target x seed, its cost, and a fo
     return judged
 
 
+def parts_with_histories(run: Path) -> list[Path]:
+    """The folders in a run, such as the tries of a proof, that can be judged each on its own."""
+    return sorted({path.parents[1] for path in run.glob(f"*/*/{HISTORY}")})
+
+
 def where_histories_are(run: Path) -> str:
     """What to name instead of a run without histories: a part of it, if that has some."""
-    parts = sorted({path.parents[1] for path in run.glob(f"*/*/{HISTORY}")})
+    parts = parts_with_histories(run)
     if not parts:
         return "Name a run folder, such as reports/runs/latest"
     return f"It has {len(parts)} parts with histories: name one of them, such as {parts[0]}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.core.errors import HarnessError
 from harness.core.verdict import Validity
+from harness.engine.runner import parts_with_histories
 from harness.report import folder
 from harness.report.judgement import headline
 from harness.runs import mutation_session
@@ -25,8 +26,9 @@ def what_is_known(run: Path) -> list[str]:
         lines.append(f"{len(records)} of {len(names)} scenarios finished, {valid} of them valid")
     for record in records.values():
         lines += [f"{record.scenario}: {headline(a)}" for a in record.verdict.anomalies]
-    if any((run / name).is_dir() for name in names):
-        return [*lines, f"judge what was recorded: harness judge {run}"]
+    recorded = [run] if any((run / name).is_dir() for name in names) else parts_with_histories(run)
+    if recorded:
+        return [*lines, f"judge what was recorded: harness judge {recorded[0]}"]
     if (run / mutation_session.FILE).exists():
         return [f"go on with its session: harness mutate --session {run / mutation_session.FILE}"]
     return [*lines, f"the run's folder: {run}"]

@@ -318,7 +318,7 @@ def test_interrupted_mutants_name_their_session(
 def test_interrupted_run_without_records_names_its_folder(
     printed: Printed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A proof has its records in folders of its tries, and a gate may have none yet."""
+    """A gate may have none yet, and a proof no operation in the folders of its tries."""
 
     def interrupt() -> list[dict[str, Any]]:
         (folder.create(tmp_path, "prove", 7, {"scenarios": [LIFECYCLE]}) / "try").mkdir()

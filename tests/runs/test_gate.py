@@ -345,12 +345,13 @@ def test_no_process_outlives_the_harness(
     assert process.returncode == code
     assert family
     assert out == b""
+    recorded = str(tmp_path / "runs" / "latest")
     if number is not signal.SIGKILL:
         lines = error.decode().splitlines()
         assert f"harness: interrupted by {signal.Signals(number).name}" in lines
-        assert lines[-1].startswith("judge what was recorded: harness judge ")
-    if arguments is GATE:
-        assert command.run_command(["judge", str(tmp_path / "runs" / "latest")]) == 2
+        advice, _, recorded = lines[-1].partition(": harness judge ")
+        assert advice == "judge what was recorded"
+    assert command.run_command(["judge", recorded]) == 2
 
 
 FULL_DISK = """
