@@ -15,12 +15,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
 from harness.core.contract import Contract, Promise, Unpredictable
 from harness.core.errors import UsageError
+from harness.core.installed import installed
 from harness.core.suggestions import unknown
 from harness.engine.scenario import Mode, Scenario
 
@@ -106,7 +106,7 @@ def find_suites() -> list[LoadedSuite]:
 
 def installed_folders() -> list[Path]:
     """The folders of the suites that entry points name."""
-    return [_folder_of(point.value) for point in sorted(entry_points(group=GROUP))]
+    return [_folder_of(point.value) for point in sorted(installed(GROUP))]
 
 
 @cache

@@ -13,10 +13,10 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Any
 
 from harness.core.errors import UsageError
+from harness.core.installed import installed
 from harness.core.suggestions import unknown
 from harness.engine.target import Target
 from harness.targets.planted import planted_target
@@ -56,7 +56,7 @@ def find_kind(name: str) -> Callable[..., Target]:
     """The class that makes targets of this name. Raises UsageError where it cannot be found."""
     if ":" in name:
         return _imported(name)
-    points = entry_points(group=GROUP)
+    points = installed(GROUP)
     if name not in points.names:
         raise UsageError(f"{unknown('target', name, list(points.names))}, or module:Class")
     kind: Callable[..., Target] = points[name].load()
@@ -66,7 +66,7 @@ def find_kind(name: str) -> Callable[..., Target]:
 def list_targets() -> list[dict[str, Any]]:
     """Every installed kind of target: how it is named, its abilities, what it is."""
     rows = []
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+    for point in sorted(installed(GROUP), key=lambda point: point.name):
         try:
             kind = point.load()
         except ImportError as error:
