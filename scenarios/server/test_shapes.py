@@ -52,8 +52,7 @@ STORED = replace(
     expectations=(Expectation("a session was seen through a route", _seen, STORED_VIEWS),),
     promises=(
         *(known for known in SHAPES.promises if known not in (promises.C3, promises.C5)),
-        promises.H7,
-        promises.S16,
+        *(promises.H6, promises.H7, promises.S7, promises.S16, promises.T9),
     ),
 )
 

@@ -41,7 +41,7 @@ TURN_WAYS = Scenario(
         *(promises.C7, promises.S2, promises.S13, promises.S14, promises.S15),
         *(promises.H2, promises.H4, promises.H6, promises.D13, promises.S9),
         *(promises.S11, promises.C11),
-        *(promises.W1, promises.W2, promises.W5),
+        *(promises.W1, promises.W2, promises.W5, promises.A1),
     ),
     workload=go,
     checker=conforms(TURN_FACTS),

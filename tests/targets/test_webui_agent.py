@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -290,3 +291,53 @@ def test_agent_may_return_no_reply() -> None:
     assert lacking["final_response"].startswith("0 ")
     assert reporting["failed"]
     assert silent["final_response"] == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        ("empty", []),
+        ("none", None),
+        ("absent", "lacking"),
+        ("only the turn", ["now", "0 "]),
+        ("only the reply", ["0 "]),
+        ("only the history", ["before", "then"]),
+        ("without its request", ["before", "then", "0 "]),
+        ("from its half", ["then", "now", "0 "]),
+        ("with marks", ["before", "then", "now", "0 "]),
+    ],
+)
+def test_agent_returns_another_conversation(kind: str, texts: Any) -> None:
+    """What it has shown is the same all the time."""
+    history = [{"role": "user", "content": "before"}, {"role": "assistant", "content": "then"}]
+    message = f"[tokens=1][plain][returns={kind}]"
+
+    result = AIAgent(session_id="s").run_conversation(message, conversation_history=history)
+
+    said = result.get("messages", "lacking")
+    found = [row["content"].replace(message, "now") for row in said] if said != texts else said
+    assert (found, result["final_response"]) == (texts, "0 ")
+
+
+def test_agent_notes_what_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each turn, if that is asked for: its agent, model, tools and folder."""
+    agent = AIAgent(session_id="s", model="m", enabled_toolsets=["web"])
+    monkeypatch.setenv(scripted.SPOOL, str(tmp_path))
+    agent.run_conversation("[tokens=1]")
+    monkeypatch.setenv(scripted.NOTES, "1")
+    for _ in range(2):
+        agent.run_conversation("[Workspace::v1: /a/b]\n[tokens=1]")
+
+    lines = (tmp_path / scripted.GIVEN).read_text(encoding="utf-8").splitlines()
+    first, second = map(json.loads, lines)
+
+    assert first == second
+    assert (first["model"], first["toolsets"], first["folder"]) == ("m", ["web"], "/a/b")
+
+
+def test_provider_has_another_key_each_time() -> None:
+    """All of one pool."""
+    first, second = (scripted.resolve_runtime_provider("p") for _ in range(2))
+
+    assert first["api_key"] != second["api_key"]
+    assert first["credential_pool"] is second["credential_pool"]

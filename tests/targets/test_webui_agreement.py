@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from harness.targets.hermes_webui.agreement import WebuiAgreementAdapter, unlike
+from harness.targets.hermes_webui.agreement import (
+    WebuiAgreementAdapter,
+    unlike,
+    unlike_rows,
+    unparted,
+)
 from harness.targets.server.shapes import Shape
 
 ROUTES = ("rename", "archive", "update", "pin", "toolsets", "move")
@@ -58,7 +63,7 @@ class Adapter(WebuiAgreementAdapter):
     """The laws, asked of that server."""
 
     def __init__(self, server: Server) -> None:
-        self.server, self._source, self._workspace = server, SOURCE, "/w"
+        self.server, self._source, self._workspace = server, SOURCE, Path("/w")
         self._sessions: dict[str, dict[str, Any]] = {}
         self._project_id = ""
 
@@ -136,3 +141,27 @@ def test_ways_to_say_nothing() -> None:
     assert unlike({"a": 0, "b": None, "_c": 1}, {"a": None, "b": "", "_c": 2}) == ""
     assert unlike({"source_tag": None}, {"source_tag": "webui"}) == ""
     assert unlike({"a": 0}, {"a": 3}) == "other a: ['0 and 3']"
+
+
+@pytest.mark.parametrize(
+    ("whole", "one", "other", "problem"),
+    [
+        ("ab", "a", "b", ""),
+        ("ab", "a", "", "in no part"),
+        ("ab", "ab", "b", "in both parts"),
+        ("a", "a", "b", ""),
+    ],
+)
+def test_parts_of_a_list_are_the_list(whole: str, one: str, other: str, problem: str) -> None:
+    """A part may have sessions that the whole list hides."""
+    rows: list[dict[str, Any]] = [{id_: {} for id_ in ids} for ids in (whole, one, other)]
+
+    assert unparted(*rows).partition(":")[0] == problem
+
+
+def test_row_of_a_filtered_list_agrees() -> None:
+    """With that of the whole list, where both have the session."""
+    whole = {"a": {"title": "t"}, "b": {"title": "u"}}
+
+    assert unlike_rows(whole, {"a": {"title": "t"}, "c": {"title": "of c"}}) == ""
+    assert unlike_rows(whole, {"b": {"title": "other"}}).startswith("other title")

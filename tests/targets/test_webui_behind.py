@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +12,8 @@ import pytest
 
 from harness.core.errors import TargetLostError
 from harness.engine.http import Event, StatusError
-from harness.targets.hermes_webui import turns_behind
-from harness.targets.hermes_webui.scripted_agent import AIAgent
+from harness.targets.hermes_webui import scripted_agent, scripted_prompts, turns_behind
+from harness.targets.hermes_webui.scripted_agent import GIVEN, AIAgent
 from harness.targets.hermes_webui.scripted_database import SessionDB
 from harness.targets.hermes_webui.scripted_titles import ALIKE, call_llm
 from harness.targets.hermes_webui.server import WebuiLaunch
@@ -178,3 +179,98 @@ def test_agent_merges_messages_of_users() -> None:
 
     contents = [message["content"] for message in result["messages"]]
     assert contents == ["a\n\nb\n\n[merged][say=c ]", "c "]
+
+
+@pytest.mark.parametrize("fault", ["", "another agent", "another effort"])
+def test_agent_that_is_made_anew_is_seen(
+    adapter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """A pool of keys changes the key of each turn, and no agent; the effort is as it was set."""
+    agents = "ab" if fault == "another agent" else "aa"
+    effort = None if fault == "another effort" else "high"
+    (tmp_path / "spool").mkdir()
+    notes = [{"session_id": "s", "agent": agent, "effort": effort} for agent in agents]
+    lines = "".join(f"{json.dumps(note)}\n" for note in notes)
+    (tmp_path / "spool" / GIVEN).write_text(lines, encoding="utf-8")
+    monkeypatch.setattr(WebuiTurnsBehindAdapter, "_web", SimpleNamespace(ask=lambda *_: (200, {})))
+    adapter._server.kill = lambda: None
+    adapter._server.boot = lambda **_: {"port": 1}
+    adapter._turn = lambda name, _: Turn(name, "s", "the text", [])
+    adapter._run_all = lambda *_: None
+
+    adapter._go_way("with keys that change")
+
+    found = [problem.partition(":")[0] for problem in adapter._facts.values() if problem]
+    assert found == [fault] * bool(fault)
+
+
+@pytest.mark.parametrize(("shown", "problem"), [(("one ", "two "), ""), (("one ",), "lost")])
+def test_second_reader_that_lacks_the_rest_is_seen(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, shown: tuple[str, ...], problem: str
+) -> None:
+    """It comes in the middle of a turn, and may be shown more than the rest."""
+    events = [Event(f"r:{at}", "token", {"text": text}) for at, text in enumerate(shown)]
+    stream = Stream(*events, Event("r:9", "stream_end", {}))
+    web = SimpleNamespace(stream=lambda *_, **__: stream)
+    monkeypatch.setattr(WebuiTurnsBehindAdapter, "_web", web)
+    monkeypatch.setattr(turns_behind, "replace", lambda kept, **_: kept)
+    turn = Turn("read by two", "s", "the text", [("say", "one "), ("say", "two ")], run="r")
+    for name in ("_start", "_follow", "_await_first", "_open_all"):
+        setattr(adapter, name, lambda *_: None)
+
+    adapter._read_by_two(turn)
+
+    assert bool(turn.problems["read too"]) == bool(problem)
+
+
+@pytest.mark.parametrize(("sent", "problem"), [('{"session_id": "s"}', ""), ("{}", "its session")])
+def test_gateway_that_lacks_the_session_is_seen(
+    adapter: Any, turn: Turn, sent: str, problem: str
+) -> None:
+    """In the head or the body of the request that has the turn."""
+    adapter._runs = lambda: [SimpleNamespace(text=turn.text, sent=sent)]
+
+    assert adapter._unnamed(turn).startswith(problem)
+    assert bool(adapter._unnamed(turn)) == bool(problem)
+
+
+@pytest.mark.parametrize(("choice", "second"), [("once", "once"), ("session", "free")])
+def test_agent_asks_again_unless_freed(choice: str, second: str) -> None:
+    """One answer is for one question; another one is for all that are alike."""
+    shown: list[str] = []
+    agent = AIAgent(session_id="s", stream_delta_callback=shown.append)
+    key = f"asked again, {choice}"
+
+    def answer(_question: dict[str, Any]) -> None:
+        scripted_prompts.resolve_gateway_approval(key, choice)
+
+    scripted_prompts.register_gateway_notify(key, answer)
+    token = scripted_agent.set_current_session_key(key)
+    try:
+        agent.run_conversation(f"[again={choice}]")
+    finally:
+        scripted_agent.reset_current_session_key(token)
+        scripted_prompts.unregister_gateway_notify(key)
+
+    assert shown == [f"{choice} {choice} ", f"{choice} {second} "]
+
+
+@pytest.mark.parametrize(
+    ("times", "problem"), [(2, ""), (1, "an answer for one question: it counts for the next")]
+)
+def test_answer_that_counts_twice_is_seen(adapter: Any, times: int, problem: str) -> None:
+    """Each question waits for an answer of its own, although both are alike."""
+    questions = [{"approval_id": f"q{number}", "command": "w"} for number in range(times)]
+    turn = Turn("asked again", "s", "the text", [("again", "w")], run="r")
+
+    def respond(_turn: Turn, _kind: str, id_: str, _answer: Any) -> bool:
+        is_right = bool(questions) and id_ == questions[0]["approval_id"]
+        del questions[: int(is_right)]
+        return is_right
+
+    adapter._asked = lambda *_: (questions[0], 1) if questions else (None, 0)
+    adapter._respond, adapter._patience_s = respond, 0.0
+    adapter._look_asked = adapter._stop = lambda *_: None
+
+    assert adapter._answer_each(turn, "approval", ["w", "w"], []) == (not problem)
+    assert turn.problems.get("taken", "") == problem

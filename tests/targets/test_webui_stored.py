@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import zipfile
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.core.errors import TargetLostError
 from harness.targets.hermes_webui import stored_sessions
 from harness.targets.hermes_webui.server import WebuiLaunch
-from harness.targets.hermes_webui.shapes import WebuiShapesAdapter, upload
+from harness.targets.hermes_webui.shapes import WebuiShapesAdapter, packed, ungiven, upload
 from harness.targets.hermes_webui.stored_cases import Talks, cases
 from harness.targets.hermes_webui.stored_sessions import WebuiStoredAdapter
 from harness.targets.server.shapes import Shape, ShapesAdapter
@@ -159,3 +162,135 @@ def test_upload_has_the_form_of_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert b'filename="notes.txt"' in parts[2]
     assert parts[3] == b"--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [("", ""), ("writes", "its file is written"), ("waits", "it waits")],
+)
+def test_read_beside_a_lock_changes_nothing(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, fault: str, problem: str
+) -> None:
+    """It is answered, too, while another has the lock of the session."""
+    name = "cut off, its reply, beside a lock"
+    shape = write(adapter, name, [], [])
+    asked: list[str] = []
+
+    def ask(_method: str, path: str) -> tuple[int, Any]:
+        asked.append(path)
+        if fault == "writes":
+            (adapter._folder_of_sessions / "a1.json").write_text("{}")
+        if fault == "waits":
+            raise TargetLostError("no answer")
+        return 200, {}
+
+    probe: list[str] = []
+    web = SimpleNamespace(ask=ask, get=lambda _: {})
+    monkeypatch.setattr(WebuiStoredAdapter, "_web", web)
+    monkeypatch.setattr(stored_sessions, "replace", lambda kept, **_: kept)
+    monkeypatch.setattr(stored_sessions, "ask_probe", lambda _, call, **__: probe.append(call))
+
+    adapter._read_locked()
+
+    assert (probe, bool(asked)) == (["hold", "release"], True)
+    assert adapter._see_beside_a_lock(shape, {}).partition(":")[0] == problem
+
+
+@pytest.mark.parametrize("place", ["state", "workspace"])
+def test_unpacked_file_goes_with_its_session(
+    adapter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Wherever the server has put it."""
+    monkeypatch.setattr(ShapesAdapter, "_gone", lambda *_: "")
+    adapter._folder, adapter._workspace = tmp_path / "state", tmp_path / "workspace"
+    shape = Shape("attached", "a1")
+    adapter._unpacked["a1"] = CONTENT
+    for name in ("state", "workspace"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    assert WebuiShapesAdapter._gone(adapter, shape, {}) == ""
+
+    (tmp_path / place / "packed.txt").write_bytes(CONTENT)
+
+    adapter._folder = tmp_path / "state"
+    assert WebuiShapesAdapter._gone(adapter, shape, {}) == "a file of it is left: packed.txt"
+
+
+def test_packed_file_is_in_its_archive() -> None:
+    """As a server unpacks it."""
+    with zipfile.ZipFile(BytesIO(packed("a.txt", CONTENT))) as archive:
+        assert archive.read("a.txt") == CONTENT
+
+
+def test_session_listed_beside_its_former_self_is_seen(adapter: Any) -> None:
+    """One of the two rows is enough, whichever it is."""
+    shape = Shape("compacted", "b2", former="a1")
+    adapter._rows, adapter._see_idle = lambda _: [], lambda *_: ""
+
+    listed: tuple[dict[str, Any], ...] = ({"a1": {}}, {"b2": {}}, {"a1": {}, "b2": {}})
+    found = [adapter._see_former(shape, rows) for rows in listed]
+
+    assert found[:2] == ["", ""]
+    assert found[2].startswith("it is listed twice")
+
+
+@pytest.mark.parametrize(
+    ("session", "problem"),
+    [
+        ({"model": "m", "enabled_toolsets": ["b", "a"], "workspace": "/w"}, ""),
+        ({"model": "another"}, "another model"),
+        ({"model": "of/a-provider"}, ""),
+        ({"enabled_toolsets": ["a"]}, "another toolsets"),
+        ({"enabled_toolsets": None}, ""),
+        ({"workspace": "/elsewhere"}, "another folder"),
+    ],
+)
+def test_turn_is_given_what_its_session_shows(session: dict[str, Any], problem: str) -> None:
+    """Its model, tools and folder, if a client could choose them."""
+    note = {"model": "m", "toolsets": ["a", "b"], "folder": "/w"}
+
+    assert ungiven(note, session).partition(":")[0] == problem
+
+
+@pytest.mark.parametrize(("parent", "problem"), [("a1", ""), (None, "another parent")])
+def test_session_that_lost_its_origin_is_seen(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, parent: Any, problem: str
+) -> None:
+    """Older releases do not show one."""
+    shown: dict[str, Any] = {"parent_session_id": parent}
+    web = SimpleNamespace(get=lambda _: {"session": shown})
+    monkeypatch.setattr(WebuiStoredAdapter, "_web", web)
+    adapter._links = {"b2": "a1"}
+    shape = Shape("compacted", "b2", former="a1")
+
+    assert adapter._see_linked(shape, {}).partition(":")[0] == problem
+    shown.clear()
+    assert adapter._see_linked(shape, {}) == ""
+
+
+@pytest.mark.parametrize("name", ["active_stream_id", "pending_user_source", "pending_started_at"])
+def test_idle_session_that_waits_is_seen(adapter: Any, name: str) -> None:
+    """By each field that tells of a message that waits, wherever it is shown."""
+    shape = Shape("plain", "a1")
+    for found, row in (({name: "x"}, {}), ({}, {name: "x"})):
+        adapter._sessions = {"a1": found}
+        adapter._kind = "restarted"
+        assert name in adapter._see_idle(shape, {"a1": row})
+    adapter._sessions = {"a1": {name: None}}
+    assert adapter._see_idle(shape, {}) == ""
+
+
+@pytest.mark.parametrize(("count", "problem"), [(2, ""), (1, "another message_count")])
+def test_page_that_counts_itself_is_seen(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, count: int, problem: str
+) -> None:
+    """All but the messages is the same with the last of them."""
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    page = {"messages": said[1:], "message_count": count, "_messages_offset": 1}
+    web = SimpleNamespace(get=lambda _: {"session": page})
+    monkeypatch.setattr(WebuiStoredAdapter, "_web", web)
+    adapter.page = 1
+    adapter._found = lambda _: {"messages": said, "message_count": 2, "_messages_offset": 0}
+
+    found = ShapesAdapter._see_tail(adapter, Shape("plain", "a1"), {})
+
+    assert found.partition(" with")[0] == problem

@@ -51,6 +51,7 @@ class State:
     turns: tuple[tuple[str, str], ...] = ()  # turns that the provider must get
     drain_s: float = AMPLE_S  # the deadline of a shutdown
     hangs: bool = False  # whether an agent ignores its cancel
+    way: str = ""  # the last call that could be a boundary
 
     def synchronised(self, session: str, *texts: str) -> State:
         """This state after turns of the session were sent, if the provider takes them."""
@@ -136,19 +137,21 @@ class MemoryBoundariesModel:
                 return (replace(state, refused=refused, takes_turns=takes_turns),)
             case "talk":
                 end = argument.get("end", "done")
-                return (state.talked(argument["session"], argument.get("text", ""), end),)
+                after = state.talked(argument["session"], argument.get("text", ""), end)
+                return (replace(after, way="a turn"),)
             case "boot":
                 return (replace(state, drain_s=argument.get("drain_s", AMPLE_S)),)
             case "hang":
                 return (replace(state.talked(argument["session"], "", "hang"), hangs=True),)
             case "new":
                 previous = argument["previous"] or ""
+                state = replace(state, way="a new session") if previous else state
                 return (state.at_boundary(previous).close(previous),)
             case "clear":
                 session = argument["session"]
-                return (state.evicted(session).close(session),)
+                return (replace(state.evicted(session).close(session), way="a clear"),)
             case "delete":
-                return (state.evicted(argument["session"]),)
+                return (replace(state.evicted(argument["session"]), way="a delete"),)
             case "stop":
                 return _stopped(state, operation)
             case "requests":
@@ -182,7 +185,7 @@ def _requested(state: State, operation: Operation) -> tuple[State] | Refusal:
     lacks_turns = not {*more} - unsent
     return Refusal(
         promises.L15 if is_less or lacks_turns else promises.L12,
-        f"{operation.call}: the provider got other requests than boundaries were reached",
+        f"{operation.call}: other requests than boundaries were reached, behind {state.way}",
         also=() if is_less else (promises.L6, promises.L7),
         expected=f"{sorted(state.owed)}",
         observed=f"{operation.result}",
@@ -239,4 +242,5 @@ def _after_stop(state: State, late: frozenset[str]) -> State:
         takes_turns=state.takes_turns,
         retried=retried,
         turns=after.turns,
+        way="a stop",
     )

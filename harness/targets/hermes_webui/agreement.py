@@ -18,11 +18,17 @@ from typing import Any
 from harness.targets.hermes_webui.scripted_database import TOKENS
 from harness.targets.hermes_webui.server import WebuiLaunch
 from harness.targets.hermes_webui.shapes import WebuiShapesAdapter
-from harness.targets.server.shapes import OK, Shape, rows_of
+from harness.targets.server.shapes import OF_MESSAGES, OK, Shape, rows_of
 
 NOT_FOUND, BROKEN = 404, 500
 NOTHING = "of-none"  # the id of no project, and the name of no file
 UNKNOWN = "ession not found"
+WINDOW = 2  # messages of its end
+FILTERS = (  # of the list
+    *("sidebar_source=webui", "sidebar_source=cli", "include_archived=1", "exclude_hidden=1"),
+    *("all_profiles=1", "archived_limit=1"),
+)
+PARTS = FILTERS[:2]  # each row of the whole list is in one of them
 WORDS = 3  # fields that a difference names
 TIMES = ("created_at", "updated_at", "last_message_at")  # other views tell of these
 ASKED = {"enabled_toolsets": "toolsets"}  # how a request names the field
@@ -30,7 +36,6 @@ ASKED_BY_PAGES = (  # of each session that is shown
     *("/api/list", "/api/approval/pending", "/api/clarify/pending"),
     *("/api/background/status", "/api/session/yolo", "/api/file", "/api/folder/download"),
 )
-OF_MESSAGES = ("messages", "tool_calls")
 UNSTATED = ("source_tag", "raw_source", "session_source", "source_label", "profile")
 INHERITED = (
     *("workspace", "model", "model_provider", "profile", "project_id", "personality"),
@@ -51,7 +56,6 @@ class WebuiAgreementAdapter(WebuiShapesAdapter):
     def __init__(self, folder: Path, launch: WebuiLaunch) -> None:
         """Boot nothing yet."""
         super().__init__(folder, launch)
-        self._workspace = str(launch.workspace)
         self._project_id = ""
         self._recorded: set[str] = set()  # sessions whose turns the database knows of
 
@@ -69,6 +73,22 @@ class WebuiAgreementAdapter(WebuiShapesAdapter):
 
     # Views
 
+    def _look_at_all(self) -> None:
+        super()._look_at_all()
+        known = [each for each in FILTERS if self._knows(each.partition("=")[0])]
+        whole = self._listed()
+        lists = {each: self._filtered(each) for each in known}
+        for each, rows in lists.items():
+            self._facts[f"the list by {each}, {self._kind}: filtered"] = unlike_rows(whole, rows)
+        if all(part in lists for part in PARTS):
+            problem = unparted(whole, *(lists[part] for part in PARTS))
+            self._facts[f"the list by its parts, {self._kind}: filtered"] = problem
+
+    def _filtered(self, query: str) -> dict[str, Any]:
+        """The rows of a filtered list, by session."""
+        rows = self._web.get(f"/api/sessions?{query}")["sessions"]
+        return {row["session_id"]: row for row in rows}
+
     def _see_row(self, shape: Shape, listed: Mapping[str, Any]) -> str:
         """What the row of the list tells is what the session tells; another view counts."""
         row = listed.get(shape.id)
@@ -77,6 +97,10 @@ class WebuiAgreementAdapter(WebuiShapesAdapter):
     def _see_short(self, shape: Shape, listed: Mapping[str, Any]) -> str:
         """So it is without its messages."""
         return self._answer(shape, listed, "?messages=0&")
+
+    def _see_window(self, shape: Shape, listed: Mapping[str, Any]) -> str:
+        """So it is with its last messages only."""
+        return self._answer(shape, listed, f"?msg_limit={WINDOW}&")
 
     def _see_status(self, shape: Shape, listed: Mapping[str, Any]) -> str:
         """So it is in its status."""
@@ -134,7 +158,7 @@ class WebuiAgreementAdapter(WebuiShapesAdapter):
         yield "rename", "title", f"{shape.name} anew"
         for value in (True, False):
             yield "archive", "archived", value
-        yield "update", "workspace", self._workspace
+        yield "update", "workspace", str(self._workspace)
         if '"/api/projects/create"' in self._source:
             yield "move", "project_id", self._project()
         if shape.is_own:
@@ -228,6 +252,25 @@ class WebuiAgreementAdapter(WebuiShapesAdapter):
             problem = f"other messages: {wrong}, {len(said[1])} of {len(said[0])}"
         self._web.ask("POST", "/api/session/delete", {"session_id": made})
         return problem
+
+
+def unlike_rows(whole: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
+    """What the row of a session in a filtered list has otherwise than in the whole one."""
+    for id_ in whole.keys() & rows.keys():
+        if problem := unlike(whole[id_], rows[id_]):
+            return problem
+    return ""
+
+
+def unparted(whole: Mapping[str, Any], one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Which sessions are in no part of the list, in both, or in a part only."""
+    for problem, ids in (
+        ("in both parts", one.keys() & other.keys()),
+        ("in no part", whole.keys() - one.keys() - other.keys()),
+    ):
+        if ids:
+            return f"{problem}: {sorted(ids)[:WORDS]}"
+    return ""
 
 
 def _unshown(place: str, values: Mapping[str, Any], row: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@
     [lacking]                       returns a conversation that lacks the reply
     [twice]                         returns a conversation that has the reply twice
     [reporting]                     returns an error, and a conversation that lacks the reply
+    [returns=empty]                 returns another conversation, one of `RETURNS`
     [unkept]                        writes no rows for this turn
     [hang]                          hangs, and ignores interrupts, until the server ends
 
@@ -29,7 +30,8 @@ wakeup.
 The server imports its agent by the names of certain modules. `place_agent` creates a folder with
 these modules: a copy of this file, one of the parser of directives, and one line for each name. It
 imports nothing else but the standard library. With a database, which a variable of the environment
-asks for, each message of a turn becomes a row, as soon as it is known.
+asks for, each message of a turn becomes a row, as soon as it is known. Another variable asks for a
+note of what each turn was given: a line of a file beside the processes' output.
 """
 
 from __future__ import annotations
@@ -68,6 +70,15 @@ FOLDER = re.compile(r"\A\[Workspace(?:::v1)?: [^\]\n]*\]\n")  # before what a us
 COMPACTS, PRUNES, PLAIN = "[compact]", "[prune]", "[plain]"
 LACKING, REPORTING, UNKEPT = "[lacking]", "[reporting]", "[unkept]"
 TWICE = "[twice]"
+RETURNING = re.compile(r"\[returns=([a-z ]+)\]")
+RETURNS = (  # instead of the whole conversation, by the words of the directive
+    *("empty", "none", "absent", "only the turn", "only the reply", "only the history"),
+    *("without its request", "in parts", "with marks", "from its half"),
+)
+NOTES = "HARNESS_AGENT_NOTES"  # the variable that asks for notes of what turns were given
+GIVEN = "given.jsonl"  # the file of these notes
+RUNTIME = "resolve_runtime_provider"
+CREDENTIALS = "HARNESS_AGENT_CREDENTIALS"  # the variable that asks for keys that change
 SUMMARY = {"role": "user", "content": "[CONTEXT COMPACTION] what was said before"}
 OF_CHILD = "_child"  # the end of the id of a child's session
 PROVIDER_S = 60.0
@@ -134,6 +145,8 @@ def sources() -> dict[str, str]:
     files["hermes_cli/goals.py"] = (
         f"{absent}from scripted_goals import {GOALS}, load_goal, save_goal\n"
     )
+    absent = f"import os\nif not os.environ.get({CREDENTIALS!r}):\n    raise ImportError\n"
+    files["hermes_cli/runtime_provider.py"] = f"{absent}from {name} import {RUNTIME}\n"
     # The server trusts an agent that has its skills' modules loaded to run turns side by side.
     files["run_agent.py"] += "import tools.skill_manager_tool\nimport tools.skills_tool\n"
     return files
@@ -193,6 +206,21 @@ def _skills_dir() -> Path:
 
 
 SKILLS_DIR = _SKILLS_DIR_AT_IMPORT = _skills_dir()
+
+
+# Credentials, which a pool of them changes with each request
+
+_pool = object()
+
+
+def resolve_runtime_provider(requested: str | None = None, **_unused: Any) -> dict[str, Any]:
+    """The runtime of the one provider, by the next key of its pool."""
+    return {
+        "provider": requested or "scripted",
+        "api_key": f"key-{uuid.uuid4().hex}",
+        "base_url": "http://127.0.0.1:9/v1",
+        "credential_pool": _pool,
+    }
 
 
 # Background processes
@@ -368,6 +396,28 @@ def _write_whole(path: Path, content: dict[str, Any]) -> None:
     new.replace(path)
 
 
+def change_conversation(result: dict[str, Any], kind: str, handed: int) -> None:
+    """Give the result another conversation, of which the first messages were handed to the turn."""
+    said: list[Message] = result["messages"]
+    parts = [{**row, "content": [{"type": "text", "text": row["content"]}]} for row in said]
+    marks = {"finish_reason": "stop", "timestamp": time.time()}
+    others: dict[str, list[Message] | None] = {
+        "empty": [],
+        "none": None,
+        "absent": None,
+        "only the turn": said[handed:],
+        "only the reply": said[-1:],
+        "only the history": said[:handed],
+        "without its request": [*said[:handed], *said[handed + 1 :]],
+        "in parts": parts,
+        "with marks": [{**row, "id": 1 + at, **marks} for at, row in enumerate(said)],
+        "from its half": said[handed // 2 :],
+    }
+    result["messages"] = others[kind]
+    if kind == "absent":
+        del result["messages"]
+
+
 # The agent
 
 
@@ -390,9 +440,18 @@ class AIAgent:
         tool_complete_callback: Callable[[str, str, Any, str], None] | None = None,
         interim_assistant_callback: Callable[..., None] | None = None,
         clarify_callback: Callable[[str, Any], str] | None = None,
+        model: str = "",
+        enabled_toolsets: Sequence[str] | None = None,
+        credential_pool: Any = None,
+        reasoning_config: Any = None,
         **_unused: Any,
     ) -> None:
         self.session_id = session_id
+        self.model = model
+        self._toolsets = enabled_toolsets
+        self._credential_pool = credential_pool
+        self.reasoning_config = reasoning_config
+        self._id = uuid.uuid4().hex
         self.stream_delta_callback = stream_delta_callback
         self.reasoning_callback = reasoning_callback
         self.tool_progress_callback = tool_progress_callback
@@ -470,6 +529,7 @@ class AIAgent:
         self.session_api_calls += 1
         history = self._shortened(history, text)
         self._handed = history
+        self._note_given(str(user_message), text)
         # Where the user's message is in what this turn returns: servers read it by these names.
         self._persist_user_message_idx: int | None = len(history)
         self._current_turn_id = uuid.uuid4().hex
@@ -504,13 +564,35 @@ class AIAgent:
             said.append({"role": "assistant", "content": reply})
         if TWICE in text:
             said.append({"role": "assistant", "content": reply})
-        return {
+        result = {
             "final_response": reply,
             "messages": said,
             "completed": is_whole,
             "interrupted": not is_whole,
             "api_calls": 1,
         }
+        if found := RETURNING.search(text):
+            change_conversation(result, found[1], len(history))
+        return result
+
+    def _note_given(self, message: str, text: str) -> None:
+        """Note what this turn was given, if that is asked for."""
+        if not os.environ.get(NOTES):
+            return
+        spool = Path(os.environ.get(SPOOL, "spool"))
+        spool.mkdir(parents=True, exist_ok=True)
+        folder = FOLDER.match(message)
+        given = {
+            "session_id": self.session_id,
+            "agent": self._id,
+            "model": self.model,
+            "toolsets": None if self._toolsets is None else [*self._toolsets],
+            "effort": (self.reasoning_config or {}).get("effort"),
+            "folder": folder[0].partition(": ")[2].rpartition("]")[0] if folder else None,
+            "text": text,
+        }
+        with (spool / GIVEN).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(given) + "\n")
 
     def _note_reply(
         self, shown: Sequence[str], note: Callable[..., None], *, was_stopped: bool

@@ -8,6 +8,7 @@
     [quiet=TEXT]                 replies with a text that it did not show before
     [approve=TEXT]               asks for an approval, and shows the answer
     [free=TEXT]                  the same, if it is answered by freeing the session of questions
+    [again=TEXT]                 asks for the same approval twice, and shows both answers
     [both=ONE+TWO]               asks for two at once, and shows both answers
     [clarify=TEXT]               asks a question, and shows the answer
     [raise=TEXT]  [report=TEXT]  raises an error with a text; ends with an error in its result
@@ -61,8 +62,9 @@ TOOLS = {
 }
 GRANTS, FREED = ("once", "session", "always", "free"), "freed"
 _STEP = re.compile(
-    r"\[(say|think|echo|call|run|edit|note|quiet|approve|free|both|clarify|raise|report|hint|blame|limit"
-    r"|usage|steered|deaf|hold|gate|spawn|parts|merged|late|refuse|cut|forget)(?:=([^\[\]]*))?\]"
+    r"\[(say|think|echo|call|run|edit|note|quiet|approve|again|free|both|clarify|raise|report|hint"
+    r"|blame|limit|usage|steered|deaf|hold|gate|spawn|parts|merged|late|refuse|cut|forget)"
+    r"(?:=([^\[\]]*))?\]"
 )
 
 _METHODS = {"note": "_end_shown"}
@@ -262,6 +264,10 @@ class ScriptedTurn:
         answer = self._asked(value)
         if not self._agent.is_stopped:
             self._show(f"{value} {answer} ")
+
+    def _again(self, value: str) -> None:
+        for _ in range(2):
+            self._approve(value)
 
     def _free(self, value: str) -> None:
         answer = self._asked(value)

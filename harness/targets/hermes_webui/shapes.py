@@ -6,8 +6,10 @@ import json
 import sqlite3
 import time
 import urllib.request
+import zipfile
 from collections.abc import Mapping
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +18,7 @@ from harness.contract.agent_script import FAIL
 from harness.engine.http import Web
 from harness.processes.waiting import came_true
 from harness.targets.hermes_webui.gateway import Gateway
-from harness.targets.hermes_webui.scripted_agent import steps_of
+from harness.targets.hermes_webui.scripted_agent import GIVEN, RETURNS, steps_of
 from harness.targets.hermes_webui.scripted_database import SCHEMA
 from harness.targets.hermes_webui.server import WebuiLaunch
 from harness.targets.server.shapes import (
@@ -34,11 +36,14 @@ STEPS, COMPACTS, PLAIN = "[steps=2]", "[compact]", "[plain]"
 LACKING, REPORTING, UNKEPT = "[lacking]", "[reporting]", "[unkept]"
 TWICE = "[twice]"
 OUTSIDE = "outside"
-UPLOAD, BOUNDARY = "/api/upload", "5704ed-boundary"
+UPLOAD, ARCHIVE, BOUNDARY = "/api/upload", "/api/upload/extract", "5704ed-boundary"
+RETURNING = "returning "  # the name of a shape whose agent returns another conversation
+ERRS = ("empty", "none", "absent", "only the history", "without its request")  # of these
 GATEWAY_SHAPES = ("through a gateway", "failed in a gateway", "cancelled in a gateway")
 _NEEDS = (  # a route, and the shape, and the change or view, that need it
     ("session/duplicate", "copied", "copies"),
     ("session/branch", "forked", "forks"),
+    ("session/branch", "forked and compacted", ""),
     ("session/import", "imported", ""),
     ("session/import_cli", "messaging", ""),
     ("session/export", "imported", "exported"),
@@ -82,6 +87,8 @@ class WebuiShapesAdapter(ShapesAdapter):
         *("pruned", "repeated", "silent", "lacking", "reporting", "returned twice"),
         *("attached", "marked", "struck behind steps"),
         *("failed behind steps", "cancelled behind steps", "compacted without rows"),
+        "forked and compacted",
+        *(f"{RETURNING}{kind}" for kind in RETURNS),
         *GATEWAY_SHAPES,
     )
     views = (
@@ -90,11 +97,17 @@ class WebuiShapesAdapter(ShapesAdapter):
         "exported",
         "ordered",
         "marked",
-        "former",
+        *("former", "linked"),
     )
     struck: Mapping[str, str] = {**ShapesAdapter.struck, "struck behind steps": STEPS}
-    erring = (*ShapesAdapter.erring, "silent", "lacking", "reporting")
-    changes = ("questions", "worked aside", "forks", "copies", *ShapesAdapter.changes)
+    erring = (
+        *(*ShapesAdapter.erring, "silent", "lacking", "reporting"),
+        *(f"{RETURNING}{kind}" for kind in ERRS),
+    )
+    changes = (
+        *("questions", "worked aside", "forks", "copies", *ShapesAdapter.changes[:-1]),
+        *("given", *ShapesAdapter.changes[-1:]),
+    )
 
     def __init__(self, folder: Path, launch: WebuiLaunch) -> None:
         """Boot nothing yet. Only routes that the checkout has are asked."""
@@ -110,8 +123,11 @@ class WebuiShapesAdapter(ShapesAdapter):
         if "msg_before" not in source:
             self.views = tuple(name for name in self.views if name not in ("tail", "paged"))
 
+        self._workspace = launch.workspace
         self._gateway = Gateway()
         self._uploaded: dict[str, bytes] = {}  # the content of a file, by session
+        self._links: dict[str, str] = {}  # what a session comes from, by its id
+        self._unpacked: dict[str, bytes] = {}  # the same, of a file in an archive
 
     def close(self) -> None:
         """Kill the server, and close the gateway."""
@@ -146,6 +162,19 @@ class WebuiShapesAdapter(ShapesAdapter):
         self._web.ask("POST", "/api/session/recovery/repair-safe", {})
 
     # Shapes
+
+    def _made(self, shape: Shape) -> str:
+        if shape.name.startswith(RETURNING):
+            self._make_returning(shape)
+            return ""
+        return super()._made(shape)
+
+    def _make_returning(self, shape: Shape) -> None:
+        """The agent returns another conversation than the one that it has shown."""
+        self._talk(shape, 2)
+        self._talk(shape, 1, f"[returns={shape.name.removeprefix(RETURNING)}]")
+        shape.heard_all = False
+        self._talk(shape, 1)
 
     def _make_through_a_gateway(self, shape: Shape) -> None:
         self._talk(shape, 3)
@@ -193,6 +222,14 @@ class WebuiShapesAdapter(ShapesAdapter):
         """The same, with an agent that writes no rows."""
         self._make_compacted(shape, UNKEPT)
 
+    def _make_forked_and_compacted(self, shape: Shape) -> None:
+        """A fork, whose agent goes on in a session of another id."""
+        self._talk(shape, 1)
+        origin = shape.id
+        shape.id = self._made_by("branch", shape)
+        self._links[shape.id] = origin
+        self._make_compacted(shape)
+
     def _make_compacted(self, shape: Shape, script: str = "") -> None:
         """The agent goes on in a session of another id, with a summary of what was said."""
         self._talk(shape, 2, script)
@@ -203,6 +240,8 @@ class WebuiShapesAdapter(ShapesAdapter):
         self._wait_idle(shape.id)
         session = done.get("session")
         shape.id = session["session_id"] if isinstance(session, dict) else shape.id
+        if shape.id != shape.former:
+            self._links[shape.id] = shape.former
         self._add(shape, text, reply)
         shape.heard_all = False
         self._talk(shape, 1)
@@ -273,6 +312,10 @@ class WebuiShapesAdapter(ShapesAdapter):
         if f'"{UPLOAD}"' in self._source:
             attached = upload(self._web, shape.id, "notes.txt", f"the notes of {text}".encode())
             self._uploaded[shape.id] = f"the notes of {text}".encode()
+        if f'"{ARCHIVE}"' in self._source:
+            self._unpacked[shape.id] = f"packed with {text}".encode()
+            archive = packed("packed.txt", self._unpacked[shape.id])
+            upload(self._web, shape.id, f"{shape.id}.zip", archive, ARCHIVE)
         body = {"session_id": shape.id, "message": text, "attachments": [attached]}
         self._read(str(self._web.post("/api/chat/start", **body)["stream_id"]))
         self._wait_idle(shape.id)
@@ -379,6 +422,13 @@ class WebuiShapesAdapter(ShapesAdapter):
         is_right = len(results) == 1 and str(results[0]["answer"]).startswith(reply)
         return "" if is_right else f"another result: expected {reply}; observed {results}"
 
+    def _try_given(self, shape: Shape) -> str:
+        """The last turn was given what its session shows as its settings."""
+        path = self._folder / "spool" / GIVEN
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        notes = [note for note in map(json.loads, lines) if note["session_id"] == shape.id]
+        return ungiven(notes[-1], self._web.get(self._path(shape))["session"]) if notes else ""
+
     def _try_forks(self, shape: Shape) -> str:
         """A fork has the first messages that the session shows."""
         keep = max(1, len(shape.rows) - 1)
@@ -428,22 +478,42 @@ class WebuiShapesAdapter(ShapesAdapter):
     def _gone(self, shape: Shape, listed: Mapping[str, Any]) -> str:
         """A file that came with a message is gone as well."""
         problem = super()._gone(shape, listed)
-        content = self._uploaded.get(shape.id)
-        if problem or content is None:
-            return problem
-        left = [path for path in self._folder.rglob("*") if _has(path, content)]
-        return f"a file of it is left: {left[0].relative_to(self._folder)}" if left else ""
+        for content in (self._uploaded.get(shape.id), self._unpacked.get(shape.id)):
+            if problem or content is None:
+                continue
+            folders = (self._folder, self._workspace)
+            left = [path for folder in folders for path in folder.rglob("*") if _has(path, content)]
+            for path in left:
+                is_below = path.is_relative_to(self._folder)
+                name = path.relative_to(self._folder) if is_below else path.name
+                problem = f"a file of it is left: {name}"
+                if not is_below:  # others use this folder too
+                    path.unlink(missing_ok=True)
+        return problem
 
     # Views
 
-    def _see_former(self, shape: Shape, _listed: Any) -> str:
+    def _see_former(self, shape: Shape, listed: Mapping[str, Any]) -> str:
         """What was said before a summary is still shown by the id that the session had then."""
         if not shape.former:
             return ""
+        if shape.former in listed and shape.id in listed:
+            return "it is listed twice: with its summary, and as it was before"
         former = Shape("", shape.former)
         rows = self._rows(former)
         problem = difference(shape.former_rows, rows[: len(shape.former_rows)])
         return problem or self._see_idle(former, {})
+
+    def _see_linked(self, shape: Shape, _listed: Any) -> str:
+        """A session names the one that it comes from, and so does what it was before."""
+        for id_ in (shape.id, shape.former):
+            if id_ not in self._links:
+                continue
+            found = self._web.get(f"/api/session?session_id={id_}&messages=0")["session"]
+            parent = found.get("parent_session_id", self._links[id_])
+            if parent != self._links[id_]:
+                return f"another parent: {parent}, not {self._links[id_]}"
+        return ""
 
     def _see_marked(self, shape: Shape, listed: Mapping[str, Any]) -> str:
         """The list and the session have each mark that was set."""
@@ -504,12 +574,37 @@ class WebuiShapesAdapter(ShapesAdapter):
         return {row["session_id"] for row in found["sessions"]}
 
 
+def ungiven(note: Mapping[str, Any], session: Mapping[str, Any]) -> str:
+    """Which setting of a session its turn was not given.
+
+    A model that names its provider too, and a list of tools that no client chose, may be resolved.
+    """
+    model, tools = str(session.get("model") or ""), session.get("enabled_toolsets")
+    wanted: dict[str, Any] = {
+        "model": None if "/" in model or model.startswith("@") else model or None
+    }
+    wanted |= {"toolsets": sorted(tools) if tools else None, "folder": session.get("workspace")}
+    given = {**note, "toolsets": sorted(note["toolsets"] or ())}
+    for name, value in wanted.items():
+        if value is not None and given[name] is not None and given[name] != value:
+            return f"another {name}: {given[name]}, not {value}"
+    return ""
+
+
 def _has(path: Path, content: bytes) -> bool:
     """Whether a file has this content, and nothing else."""
     return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
-def upload(web: Web, session: str, name: str, content: bytes) -> Any:
+def packed(name: str, content: bytes) -> bytes:
+    """An archive of one file."""
+    whole = BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr(name, content)
+    return whole.getvalue()
+
+
+def upload(web: Web, session: str, name: str, content: bytes, path: str = UPLOAD) -> Any:
     """Upload a file as a page does; what the server says of it."""
     fields = (
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="session_id"\r\n\r\n{session}\r\n'
@@ -517,7 +612,7 @@ def upload(web: Web, session: str, name: str, content: bytes) -> Any:
         "Content-Type: text/plain\r\n\r\n"
     )
     body = fields.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
-    url = f"http://{web.host}:{web.port}{UPLOAD}"
+    url = f"http://{web.host}:{web.port}{path}"
     head = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     request = urllib.request.Request(url, body, head)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -91,6 +91,7 @@ class Case:
     is_indexed: bool = False  # whether the index gets its row although it has no file
     is_claimed: bool = False  # whether a user of the server goes on with it, who did not begin it
     error: str = ""  # which its run has shown as its end, and its file lacks
+    is_locked: bool = False  # whether its first read comes while its lock is held
 
     @property
     def is_shown(self) -> bool:
@@ -273,8 +274,8 @@ HAVE_STEPS = ("without steps", "numbered", "of whole seconds")
 def cases(talks: Talks) -> Iterator[Case]:
     """All of them, each of which has a name of its own."""
     for kind in (
-        *(_pairs, _contents, _contexts, _chats, _cut_off, _relatives, _marked, _damaged),
-        *(_lost, _outdated, _long_tails),
+        *(_pairs, _contents, _contexts, _chats, _cut_off, _locked, _relatives, _marked),
+        *(_damaged, _lost, _outdated, _long_tails),
         _others,  # the newest, as servers list a number of these only
     ):
         yield from kind(talks)
@@ -516,6 +517,22 @@ def _cut_off(talks: Talks) -> Iterator[Case]:
     yield Case("behind its backup", said, said[:4], [], backup=said)
     said = talks.talk()
     yield Case("behind its backup, with rows", said, said[:4], said, backup=said)
+
+
+def _locked(talks: Talks) -> Iterator[Case]:
+    """The same, of sessions that another holds the lock of while they are read first."""
+    for rows, file, kept in (
+        *(("no row", 3, 0), ("its row", 3, 1), ("its reply", 3, len(TURN))),
+        *(("at its first", 0, 0), ("at its first, its row", 0, 1)),
+    ):
+        said = talks.talk(1 + file)
+        whole = said if kept == len(TURN) else said[:-1]
+        row = [*said[:-2], *said[-2:][:kept]] if kept else []
+        name = f"cut off, {rows}, beside a lock"
+        held = Case(name, whole, said[:-2], row, _pending(said), heard_all=False)
+        held.is_locked, held.is_forked = True, False
+        held.views = ("whole", "idle", "beside a lock", "context", "again")
+        yield held
 
 
 def _relatives(talks: Talks) -> Iterator[Case]:

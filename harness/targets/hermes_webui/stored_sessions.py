@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.contract.agent_script import ReplyEnd
+from harness.core.errors import TargetLostError
 from harness.targets.hermes_webui.agreement import (
     COPIED,
     INHERITED,
     WebuiAgreementAdapter,
     unlike,
 )
+from harness.targets.hermes_webui.routes import Routes
 from harness.targets.hermes_webui.scripted_database import SCHEMA
 from harness.targets.hermes_webui.server import WebuiLaunch
 from harness.targets.hermes_webui.stored_cases import (
@@ -39,12 +41,15 @@ from harness.targets.hermes_webui.stored_cases import (
     text_of,
 )
 from harness.targets.server.lifecycle import ServerAdapter
+from harness.targets.server.probe import ProbeError, ask_probe
 from harness.targets.server.shapes import OK, Shape, difference, pairs, rows_of, said_in
 
 AGE_S = 86_400.0  # of the oldest message
 COLUMNS = ("role", "content", "timestamp", "tool_calls", "tool_call_id", "reasoning")
 NEWER = ("active", "compacted")  # columns that newer agents have
 SERVER = "the server"
+LOCK, LOCKED_S = "_get_session_agent_lock", 3.0  # of a session, and for an answer beside it
+BOUNDED_S = 14.0  # longer than any bounded wait of a request
 STRANGE = "état 状態 #1 100%?"
 LEFT_ALONE = ("auth", "password", "redact", "update", "show_", "onboarding", "sync", "key")
 OF_SOURCES = ("is_cli_session", "source_tag", "raw_source", "session_source")
@@ -57,7 +62,7 @@ SHOWN_KINDS = ("show_cli", "show_cron", "show_previous", "show_webhook", "show_k
 WAYS = ("truncate", "undo", "truncate", "clear", "undo")  # to remove turns
 ENDS = {"done": "completed", "stream_end": "completed", "apperror": "errored"}
 LAWS = (
-    *("row", "short", "status", "usage", "download", "stored", "asked"),
+    *("row", "short", "window", "beside a lock", "status", "usage", "download", "stored", "asked"),
     *("managed", "exchanged", "recorded", "guarded", "imported again", "heard", "reported"),
 )
 IMPORTED = ("of cli", "of tui", "of api_server")
@@ -71,15 +76,19 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
     erring = ("cut off", "failed", "many turns", "alike", "strange")
     changes = (
         *("imported again", "guarded", "managed", "drafted", "forks", "copies", "exchanged"),
-        *("continued", "recorded", "cut short"),
+        *("continued", "given", "recorded", "cut short"),
     )
     kinds: tuple[str, ...] = ("made", "restarted", "changed", "mended", "deleted")
     page = 8
     views = (
-        *(view for view in WebuiAgreementAdapter.views if view not in ("former", "ordered")),
+        *(
+            view
+            for view in WebuiAgreementAdapter.views
+            if view not in ("former", "ordered", "linked")
+        ),
         *("fields", "called", "metadata", "again", "context"),
-        *("row", "short", "status", "usage", "download", "stored", "asked", "heard"),
-        "reported",
+        *("row", "short", "window", "status", "usage", "download", "stored", "asked", "heard"),
+        *("reported", "beside a lock"),
     )
 
     def __init__(self, folder: Path, launch: WebuiLaunch) -> None:
@@ -91,6 +100,8 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
         self._latest_copy = ""
         self._offered: set[str] = set()  # sessions that were listed before all changes
         self._first: dict[str, Messages] = {}  # sessions as they were read first
+        self._beside_locks: dict[str, str] = {}  # what reads met beside a held lock
+        self._has_waited = False  # whether a read was not answered beside one
         self._projects: dict[str, str] = {}  # titles by id, as they were set
 
     # Rounds
@@ -124,11 +135,50 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
                 paths = (status_of, self._path(shape, messages=0))
                 answers = [self._web.ask("GET", path) for path in paths]
                 self._first[name] = [each for status, each in answers if status == OK]
+        self._read_locked()
         for shape in self._shapes.values():  # a server repairs some of them as they are read
             self._web.ask("GET", self._path(shape))
         if self._knows("sync_to_insights"):
             self._web.post("/api/settings", sync_to_insights=True)
         self._facts[f"{SERVER}, made: made"] = ""
+
+    def _read_locked(self) -> None:
+        """Read sessions whose locks are held, as by a slow call: no read writes their files."""
+        self._web.get("/health")  # the probe is there with its server
+        for name, case in self._cases.items():
+            if not case.is_locked:
+                continue
+            id_ = self._shapes[name].id
+            path = self._folder_of_sessions / f"{id_}.json"
+            before, argument = path.read_bytes(), {"module": "api.config", "argument": [id_]}
+            try:
+                ask_probe(self._server.state, "hold", function=LOCK, **argument)
+            except ProbeError:  # older releases have no lock of a session
+                continue
+            try:
+                problem = self._waits_beside_a_lock(id_)
+            finally:
+                is_same = path.read_bytes() == before
+                ask_probe(self._server.state, "release")
+            written = "" if is_same else "its file is written: another has its lock"
+            self._beside_locks[name] = written or problem
+
+    def _waits_beside_a_lock(self, id_: str) -> str:
+        """Whether a read of the session is not answered in any bounded time, asked only once."""
+        for place in ("/status?", "?messages=0&", "?", "?msg_limit=2&"):
+            path = f"/api/session{place}session_id={id_}"
+            try:
+                replace(self._web, timeout_s=LOCKED_S).ask("GET", path)
+            except (TargetLostError, TimeoutError):
+                if self._has_waited:
+                    return ""
+                self._has_waited = True
+                try:
+                    replace(self._web, timeout_s=BOUNDED_S).ask("GET", path)
+                except (TargetLostError, TimeoutError):
+                    return "it waits: another has its lock"
+                return ""
+        return ""
 
     def _found(self, shape: Shape) -> dict[str, Any]:
         """The session, read while the index has what another process would leave there."""
@@ -282,7 +332,7 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
         fields = {
             "session_id": id_,
             "title": f"the title of {case.name}",
-            "workspace": self._workspace,
+            "workspace": str(self._workspace),
             "model": "scripted",
             "created_at": times[0],
             "updated_at": times[-1],
@@ -373,7 +423,7 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
         turn = {"version": 1, "session_id": id_, "turn_id": f"20260101T000000Z-{id_}"}
         turn |= {"stream_id": run}
         began = {"event": "submitted", "role": "user", "content": message["content"]}
-        began |= {"attachments": [], "workspace": self._workspace, "model": "scripted"}
+        began |= {"attachments": [], "workspace": str(self._workspace), "model": "scripted"}
         lines = [
             {**turn, **began, "created_at": at},
             {**turn, "event": "worker_started", "created_at": at + 0.01},
@@ -550,6 +600,8 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
                 self._set,
             )
         self._facts[f"{SERVER}, changed: doors"] = self._find_open_door()
+        routes = Routes(self._web, self._source, self._extra)
+        self._facts |= {f"{name}, changed: routed": it for name, it in routes.facts().items()}
         if '"/api/projects/create"' not in self._source:
             return
         for name in ("kept", "renamed", "removed"):
@@ -662,7 +714,7 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
         if problem or not wanted or not path.exists():
             return problem
         found = json.loads(path.read_bytes()).get("workspace")
-        return "" if found in (wanted, self._workspace) else f"another workspace: {found}"
+        return "" if found in (wanted, str(self._workspace)) else f"another workspace: {found}"
 
     def _answer(self, shape: Shape, listed: Mapping[str, Any], place: str) -> str:
         """Other rounds would tell the same."""
@@ -758,6 +810,10 @@ class WebuiStoredAdapter(WebuiAgreementAdapter):
     def _dropped(self, known: set[str]) -> set[str]:
         """The words of messages that were removed, and are not shown."""
         return {word for shape in self._shapes.values() for word in shape.removed} - known
+
+    def _see_beside_a_lock(self, shape: Shape, _listed: Any) -> str:
+        """A session was readable while another had its lock, and its file was left alone."""
+        return self._beside_locks.pop(shape.name, "")
 
     def _see_called(self, shape: Shape, _listed: Any) -> str:
         """Each call of a tool, and each result, is there once, between its message and reply."""

@@ -38,7 +38,7 @@ from harness.targets.hermes_webui.packages import (
     packages_folder,
     workspace_folder,
 )
-from harness.targets.hermes_webui.scripted_agent import DATABASE, TITLES
+from harness.targets.hermes_webui.scripted_agent import DATABASE, NOTES, TITLES
 from harness.targets.hermes_webui.server import CONSTANTS, WebuiLaunch
 from harness.targets.hermes_webui.shapes import WebuiShapesAdapter
 from harness.targets.hermes_webui.stored_sessions import WebuiStoredAdapter
@@ -64,15 +64,16 @@ _OVER_HTTP = {
 }
 _SMALL = {"HERMES_WEBUI_SESSIONS_MAX": "2", "HERMES_WEBUI_AGENT_CACHE_MAX": "2"}
 _DATABASE, _EVERY = {DATABASE: "1"}, {DATABASE: "all"}
+_NOTED = {**_EVERY, NOTES: "1"}
 # Settings and constants of the server, by ability.
 _SETTINGS = {
     "upkeep": {**_SMALL, **_DATABASE},
     "http": _DATABASE,
     "disturbed": _EVERY,
     "measured": _EVERY,
-    "shapes": _EVERY,
-    "stored": _EVERY,
-    "turns": {**_EVERY, TITLES: "1"},
+    "shapes": _NOTED,
+    "stored": _NOTED,
+    "turns": {**_NOTED, TITLES: "1"},
 }
 _CONSTANTS: dict[str, dict[str, Any]] = {
     "upkeep": {  # every cache is small; older releases have no setting for these two

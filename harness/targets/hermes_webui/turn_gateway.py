@@ -37,6 +37,7 @@ class Run:
     def __init__(self, text: str, *, is_run: bool) -> None:
         self.id = f"run_{uuid.uuid4().hex[:12]}"
         self.text, self.is_run = text, is_run
+        self.sent = ""  # its request, with the head of that
         self.steps: list[Step] = steps_in(text)
         self.answers: dict[str, str] = {}  # by the id of an approval
         self.answered = Event()
@@ -88,6 +89,7 @@ class TurnGateway:
         is_run = request.path == RUNS
         said = body["input"] if is_run else body["messages"][-1]["content"]
         run = Run(str(said), is_run=is_run)
+        run.sent = f"{request.headers}{json.dumps(body)}"
         self.runs[run.id] = run
         for gate in [value for verb, value in run.steps if verb == "late"]:
             while gate not in self.opened and not self._closed.wait(POLL_S):

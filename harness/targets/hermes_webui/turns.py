@@ -96,6 +96,7 @@ QUESTIONS = {
     "approval": "say approve gate say",
     "question": "say clarify gate say",
     "two approvals": "both gate say",
+    "asked again": "again gate say",
     "freed": "free free say",
 }
 FREED_S = 10.0
@@ -104,7 +105,7 @@ VALUES = {"usage": "120:30", "parts": "output"} | dict.fromkeys(
     ("hold", "cut", "steered", "deaf"), ""
 )
 GONE = ("approval left", "question left")  # a cancel comes instead of an answer
-ASKING = ("approve", "clarify", "both", "free")
+ASKING = ("approve", "clarify", "both", "again", "free")
 CHOICE, REPLY = "once", "certainly"
 WITHOUT_ROWS = " without rows"  # the agent's database has none of this turn
 
@@ -261,7 +262,7 @@ class WebuiTurnsAdapter(TurnsAdapter):
         heard: list[Any] = []
         is_over = threading.Event()
         verb, words = next(step for step in turn.steps if step[0] in ASKING)
-        asked = words.split("+")
+        asked = words.split("+") * (2 if verb == "again" else 1)
         before = turn.steps[: turn.steps.index((verb, words))]
         with reading(partial(self._hear, kind, turn.session, heard, is_over)):
             try:
@@ -289,9 +290,14 @@ class WebuiTurnsAdapter(TurnsAdapter):
 
     def _answer_each(self, turn: Turn, kind: str, asked: list[str], heard: list[Any]) -> bool:
         """Answer each question; whether all answers were taken, and the turn goes on."""
+        answered: set[str] = set()
         for number in range(len(asked)):
-            self._await_questions(turn, kind, len(asked) - number)
+            self._await_questions(turn, kind, len({*asked[number:]}), answered)
             question, _ = self._asked(kind, turn.session)
+            if not question and answered - {""} and asked[number] in asked[:number]:
+                turn.problems["taken"] = "an answer for one question: it counts for the next"
+                self._stop(turn)
+                return False
             question = question or self._asked_live(turn, kind)
             word = next((word for word in asked if word in str(question)), "")
             if not word:
@@ -307,6 +313,7 @@ class WebuiTurnsAdapter(TurnsAdapter):
                 self._free(turn)
                 return False
             id_ = str(question.get(f"{kind}_id") or "")
+            answered.add(id_)
             answer = {"choice": CHOICE} if kind == "approval" else {"response": REPLY}
             is_shown = bool(self._asked(kind, turn.session)[0])
             wrong = self._respond(turn, kind, "another", answer)
@@ -340,8 +347,15 @@ class WebuiTurnsAdapter(TurnsAdapter):
         if not came_true(lambda: any(event.name in ENDS for event in [*turn.events]), within_s):
             self._stop(turn)
 
-    def _await_questions(self, turn: Turn, kind: str, count: int) -> None:
-        if not came_true(lambda: self._asked(kind, turn.session)[1] == count, self._patience_s):
+    def _await_questions(self, turn: Turn, kind: str, count: int, answered: set[str]) -> None:
+        """Wait for this number of questions, of which the first was not answered yet."""
+
+        def is_asked() -> bool:
+            question, shown = self._asked(kind, turn.session)
+            id_ = str((question or {}).get(f"{kind}_id") or "")
+            return shown == count and (not id_ or id_ not in answered)
+
+        if not came_true(is_asked, self._patience_s):
             shown = self._asked(kind, turn.session)[1]
             turn.problems["asked"] = f"{shown} questions are shown: {count}"
             self._patience_s = LACKING_S

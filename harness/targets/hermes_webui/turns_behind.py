@@ -2,12 +2,14 @@
 
 Turns follow each other in one session: cancelled ones, whose messages the agent gets as one, and
 ones that use tokens, which are counted once. Two sessions get the same title of a model. A reader
-comes back who has missed a turn.
+comes back who has missed a turn; two readers share one. An agent stays with its session.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -19,22 +21,29 @@ from typing import Any
 from harness.core.errors import TargetLostError
 from harness.engine.http import StatusError
 from harness.processes.waiting import came_true
+from harness.targets.hermes_webui import lost_readers
+from harness.targets.hermes_webui.scripted_agent import CREDENTIALS, GIVEN
 from harness.targets.hermes_webui.scripted_titles import ALIKE
 from harness.targets.hermes_webui.server import WebuiLaunch
 from harness.targets.hermes_webui.turns import KINDS, PLAIN
 from harness.targets.hermes_webui.turns_beside import WebuiTurnsBesideAdapter
-from harness.targets.server.turn_facts import content_of
+from harness.targets.server.probe import ProbeError, ask_probe
+from harness.targets.server.turn_facts import ENDS, content_of, shown_by, shown_in, unlike
 from harness.targets.server.turns import LACKING_S, OK, Turn, reading
 
 TITLED_ALIKE = ("titled alike", "titled alike too")
-IN_A_ROW = "in a row"
+IN_A_ROW, BY_TWO, ROTATING = "in a row", "read by two", "with keys that change"
+LOST = "with lost readers"
+EFFORT, HIGH = "/api/reasoning", "high"
+RUNTIME = "runtime_provider"  # what a server asks for the key of a turn
 COUNTED = "counted"
 MORE = (80, 10)  # tokens that the turn behind a counted one uses, in and out
 SESSION_STREAM = "/api/session/stream"
 FIRST = "initial"  # the event that each reader gets, whatever has happened
 COMMENTS = 2  # behind which nothing more comes at once
 CANCELLED = 2  # turns in a row
-EARLY = "cancelled early"
+EARLY, LATE = "cancelled early", "cancelled at its end"
+LOCK = {"module": "api.config", "function": "_get_session_agent_lock"}  # of a session
 EARLY_S = 0.5  # for a server that cancels without its gateway
 
 
@@ -53,13 +62,77 @@ class WebuiTurnsBehindAdapter(WebuiTurnsBesideAdapter):
         """The ways that turns can go on this server, in their order."""
         ways = super().ways()
         at = ways.index("struck")
-        return [*ways[:at], IN_A_ROW, *ways[at:]]
+        ways[at:at] = [IN_A_ROW, BY_TWO, LOST, LATE]
+        return [*ways, ROTATING] if RUNTIME in self._source else ways
 
     def _go_way(self, name: str) -> None:
-        if name == IN_A_ROW:
-            self._go_in_a_row(name)
-        else:
-            super()._go_way(name)
+        match name:
+            case "in a row":
+                self._go_in_a_row(name)
+            case "read by two":
+                turn = self._turn(BY_TWO, ["say", "gate", "think", "call", "say"])
+                turn.next_status = OK
+                self._run_all(name, [turn], self._read_by_two)
+            case "cancelled at its end":
+                self._go_late(name)
+            case "with lost readers":
+                found = lost_readers.facts(self._web, self._server.state, self._source)
+                self._facts |= {f"{route}, {name}: released": it for route, it in found.items()}
+            case "with keys that change":
+                self._go_with_changing_keys(name)
+            case _:
+                super()._go_way(name)
+
+    # Two readers, and one agent
+
+    def _read_by_two(self, turn: Turn) -> None:
+        """Let another reader come in the middle of the turn: both are shown the rest of it."""
+        self._start(turn)
+        path, heard, is_there = f"/api/chat/stream?stream_id={turn.run}", [], threading.Event()
+
+        def read_too() -> None:
+            with (
+                suppress(StatusError, TimeoutError, TargetLostError),
+                replace(self._web, timeout_s=LACKING_S).stream(path, comments=True) as events,
+            ):
+                is_there.set()
+                for event in events:
+                    heard.append(event)
+                    if event.name in self._last:
+                        return
+
+        with reading(partial(self._follow, turn, path)):
+            try:
+                self._await_first(turn)
+                with reading(read_too):
+                    is_there.wait(LACKING_S)
+                    self._open_all(turn)
+            finally:
+                self._open_all(turn)
+        shown = shown_in([event for event in heard if event.name])
+        rest = unlike(shown_by(turn.steps[1:]), shown)
+        turn.problems["read too"] = rest and unlike(shown_by(turn.steps), shown)
+
+    def _go_with_changing_keys(self, way: str) -> None:
+        """Two turns of a session whose provider has a key of a pool for each of them."""
+        self._server.kill()
+        self._server.boot(**{CREDENTIALS: "1"})
+        knows_effort = self._web.ask("POST", EFFORT, {"effort": HIGH})[0] == OK
+        turns = [self._turn(name, ["say"]) for name in ("its first", "its second")]
+        turns[1].session = turns[0].session
+        for turn in turns:
+            turn.next_status = OK
+            self._run_all(way, [turn], self._end)
+        path = self._server.state.parent / "spool" / GIVEN
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        notes = [note for note in map(json.loads, lines) if note["session_id"] == turns[0].session]
+        agents = {note["agent"] for note in notes}
+        problem = f"another agent: {len(notes)} turns" if len(agents) > 1 else ""
+        self._facts[f"its second, {way}: one agent"] = problem
+        found = {note.get("effort") for note in notes}
+        if knows_effort and notes:
+            problem = "" if found == {HIGH} else f"another effort: {found}, not {HIGH}"
+            self._facts[f"its second, {way}: given"] = problem
 
     def _turn(self, kind: str, verbs: Any) -> Turn:
         turn = super()._turn(kind, verbs)
@@ -76,7 +149,17 @@ class WebuiTurnsBehindAdapter(WebuiTurnsBesideAdapter):
             looks["learned"] = partial(self._untold, turn)
         if turn.session in self._before:
             looks["alone"] = partial(self._together, turn)
+        looks["named"] = partial(self._unnamed, turn)
+        if turn.name == LATE:
+            looks["kept at its end"] = partial(self._lacks, turn)
         return looks
+
+    def _unnamed(self, turn: Turn) -> str:
+        """Whether a gateway did not learn whose turn it got."""
+        runs = [run for run in self._runs() if run.text == turn.text]
+        if not runs or turn.session in runs[0].sent:
+            return ""
+        return "its session is not named: a gateway has its turn"
 
     # Tokens
 
@@ -171,6 +254,36 @@ class WebuiTurnsBehindAdapter(WebuiTurnsBesideAdapter):
         super()._go_by_gateway(name)
         if name.endswith("cancelled"):
             self._run_all(name, [self._turn(EARLY, ["late", "hold"])], self._cancel_early)
+            self._go_late(name)
+
+    def _go_late(self, way: str) -> None:
+        turn = self._turn(LATE, ["say", "gate", "say"])
+        turn.ends, turn.next_status = ENDS, OK
+        self._run_all(way, [turn], self._cancel_late)
+
+    def _cancel_late(self, turn: Turn) -> None:
+        """Cancel the turn when it has shown all, and waits to be kept: another has the lock."""
+        state = self._server.state
+        self._start(turn)
+        with reading(partial(self._follow, turn, f"/api/chat/stream?stream_id={turn.run}")):
+            self._await_first(turn)
+            try:
+                with suppress(ProbeError):  # older releases have no lock of a session
+                    ask_probe(state, "hold", argument=[turn.session], **LOCK)
+                self._open_all(turn)
+                whole = shown_by(turn.steps)
+                came_true(lambda: shown_in([*turn.events]) == whole, LACKING_S)
+                with ThreadPoolExecutor(1) as pool:
+                    stopping = pool.submit(self._stop, turn)
+                    came_true(stopping.done, EARLY_S)
+                    ask_probe(state, "release")
+                    stopping.result()
+            finally:
+                ask_probe(state, "release")
+                self._open_all(turn)
+        shown = str(shown_in(turn.events))  # what was not shown may be lost
+        turn.steps = [step for step in turn.steps if step[1].strip() in shown]
+        came_true(lambda: not self._is_waiting(turn) and not self._lacks(turn), LACKING_S)
 
     def _cancel_early(self, turn: Turn) -> None:
         """Cancel the turn while the gateway has its request, and has not answered it."""

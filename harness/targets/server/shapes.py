@@ -31,6 +31,7 @@ POLL_S = 0.01
 SETTLED_S = 6.0  # at most, for what a server does behind an answer
 SHOWN_S = 5.0  # for the end of a stream, which other scenarios ask for
 OK, GONE, CONFLICT = 200, 404, 409
+WAITING = "pending_"  # how fields begin that tell of a message that waits for its turn
 TERMINAL = ("stream_end", "cancel", "apperror", "error")
 PAGE = 4  # messages of a page
 ASIDE, WITH_ASIDES = (
@@ -41,6 +42,7 @@ SUMMARY_START = "[CONTEXT COMPACTION"  # of a message that stands for older ones
 SUMMARIZED = Heard.of([("user", SUMMARY_START)]).messages[0][1]  # the first word of such a one
 FOLDER = re.compile(r"\A\[Workspace(?:::v1)?: [^\]\n]*\]\n")  # before what a user has said
 SPEAKERS = ("user", "assistant")
+OF_MESSAGES = ("messages", "tool_calls")  # fields of a session that its messages tell
 Row = tuple[str, str]  # role and text
 
 
@@ -189,7 +191,8 @@ class ShapesAdapter:
         )
         for shape in self._shapes.values():
             for view in self.views:
-                method: Callable[[Shape, Any], str] = getattr(self, f"_see_{view}")
+                name = f"_see_{view.replace(' ', '_')}"
+                method: Callable[[Shape, Any], str] = getattr(self, name)
                 self._note(view, shape, partial(method, shape, listed))
 
     def _look_for_deleted(self) -> None:
@@ -332,11 +335,15 @@ class ShapesAdapter:
         return _adopted(shape, rows_of(self._found(shape)["messages"]))
 
     def _see_tail(self, shape: Shape, _listed: Any) -> str:
-        """The last messages are the end of all messages."""
-        whole = pairs(self._found(shape)["messages"])
-        tail = pairs(self._web.get(self._path(shape, msg_limit=self.page))["session"]["messages"])
+        """The last messages are the end of all messages, and all else is the same with them."""
+        found = self._found(shape)
+        page = self._web.get(self._path(shape, msg_limit=self.page))["session"]
+        whole, tail = pairs(found["messages"]), pairs(page["messages"])
         if len(tail) < min(self.page, len(whole)) or tail != whole[len(whole) - len(tail) :]:
             return f"not the end: expected that of {whole[-4:]}; observed {tail}"
+        for name in sorted(found.keys() & page.keys() - {*OF_MESSAGES}):
+            if not name.startswith("_") and found[name] != page[name]:
+                return f"another {name} with its end: expected {found[name]}; observed {page[name]}"
         return ""
 
     def _see_listed(self, shape: Shape, listed: Mapping[str, Any]) -> str:
@@ -385,8 +392,9 @@ class ShapesAdapter:
     def _see_idle(self, shape: Shape, listed: Mapping[str, Any]) -> str:
         """No route shows a run, or a message that waits for one."""
         found = self._found(shape)
-        for name in ("active_stream_id", "pending_user_message"):
-            for place, row in (("session", found), ("list", listed.get(shape.id, {}))):
+        for place, row in (("session", found), ("list", listed.get(shape.id, {}))):
+            names = [name for name in row if name.startswith(WAITING)]
+            for name in ("active_stream_id", *sorted(names)):
                 if row.get(name):
                     return f"the {place} has {name}, although no turn runs"
         return ""
