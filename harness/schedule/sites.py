@@ -14,6 +14,7 @@ without a source file; variables of a function that another one shares, unless i
 from __future__ import annotations
 
 import ast
+import bisect
 import functools
 import linecache
 import symtable
@@ -80,6 +81,23 @@ class Site:
         return self.text
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The lines of one statement of a module, and whether it says how all others compile."""
+
+    first: int
+    last: int
+    is_future: bool
+
+    @classmethod
+    def of(cls, node: ast.stmt) -> _Part:
+        """The lines of a statement, with its decorators."""
+        decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+        first = min([node.lineno, *(decorator.lineno for decorator in decorators)])
+        is_future = isinstance(node, ast.ImportFrom) and node.module == "__future__"
+        return cls(first, node.end_lineno or node.lineno, is_future)
+
+
 class Source:
     """The parsed source of a module, which is compiled with hooks at all or some accesses."""
 
@@ -93,16 +111,18 @@ class Source:
         self._text = text
         original = compile(text, file, "exec", dont_inherit=True)
         self._codes = dict(_by_place(original))
-        self._lines = text.splitlines()
+        self._lines = text.split("\n")
         self._feasible: dict[tuple[str, int], Mapping[tuple[int, int, bool], bool]] = {}
         self._tables: dict[tuple[str, int], symtable.SymbolTable] = {}
         self._globals: set[str] = set()
         self._nonlocals: set[str] = set()
         self._read_tables(symtable.symtable(text, file, "exec"))
+        tree = ast.parse(text, file)
+        self._parts = [_Part.of(statement) for statement in tree.body]
         self._memos = {
             *(
                 node.name
-                for node in ast.walk(ast.parse(text, file))
+                for node in ast.walk(tree)
                 if isinstance(node, ast.FunctionDef) and _memo(node)
             ),
             *(name for name, value in vars(module).items() if type(value) is MEMO),
@@ -115,11 +135,22 @@ class Source:
 
         Returns the code of each function that has a hook, by its qualified name and first line.
         """
-        tree = ast.parse(self._text, self.file)
+        text = self._text if wanted is None else self._with_sites(wanted)
+        tree = ast.parse(text, self.file)
         _Rewriter(self, number, wanted).visit(tree)
         ast.fix_missing_locations(tree)
         code = compile(tree, self.file, "exec", dont_inherit=True)
         return {key: inner for key, inner in _by_place(code) if _has_hook(inner)}
+
+    def _with_sites(self, wanted: Collection[str]) -> str:
+        """The source with empty lines for what has none of these sites: a module may be large."""
+        sites = sorted({int(key.rsplit(":", 4)[1]) for key in wanted})
+        lines = [""] * len(self._lines)
+        for part in self._parts:
+            at = bisect.bisect_left(sites, part.first)
+            if part.is_future or (at < len(sites) and sites[at] <= part.last):
+                lines[part.first - 1 : part.last] = self._lines[part.first - 1 : part.last]
+        return "\n".join(lines)
 
     def _read_tables(self, table: symtable.SymbolTable) -> None:
         for inner in table.get_children():
