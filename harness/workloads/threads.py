@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,11 @@ class Interleaving:
     omits no schedule within its bound. Each program gets `schedules` schedules, or its share of
     `context.examples`. `modules` are those on trial: in one of `LINES_SHARE` schedules each of
     their lines is a point too, if the target has loaded them. Lines and unsynchronised accesses are
-    points only where a CPython with its global lock can switch. `timers` is the number of deadlines
-    in one schedule that pass early: none by default, because a checker of what a call may wait
+    points only where a CPython with its global lock can switch. A target whose `lacks(ability)`
+    names a function, or a `function.argument`, is not asked the programs that call it with that,
+    nor the meetings for which `needs` names such a function; one whose `cost(ability)` is N gets
+    one schedule in N. `timers` is the number of deadlines in one schedule that pass early: none by
+    default, because a checker of what a call may wait
     counts on a timeout that passes only when no other thread can act. Of each program at most
     `samples` histories without an anomaly are stored, first those with a meeting.
     """
@@ -106,6 +110,7 @@ class Interleaving:
     modules: Sequence[str] = ()
     timers: int = 0
     samples: int = 3
+    needs: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def scenario(
         self, name: str, *, ability: str, promises: Sequence[Promise], examples: int
@@ -125,19 +130,40 @@ class Interleaving:
 
     def explore(self, context: Context) -> None:
         """Explore the programs, one after the other."""
-        share = max(1, context.examples // len(self.programs))
+        lacks = _lacks(context)
+        asked = [program for program in self.programs if not lacks & _functions(program)]
+        share = max(1, context.examples // len(self.programs) // _cost(context))
+        if lacks:
+            self._write_unasked(context, asked, lacks)
         with Patches():  # once for all programs
-            self._explore(context, share)
+            self._explore(context, asked, share)
 
-    def _explore(self, context: Context, share: int) -> None:
+    def _write_unasked(
+        self, context: Context, asked: Sequence[Program], lacks: frozenset[str]
+    ) -> None:
+        """Write an episode that says what the target is not asked, and which meetings that ends."""
+        context.journal.episode(
+            program="",
+            finding=None,
+            schedules=0,
+            operations=0,
+            unasked=[program.name for program in self.programs if program not in asked],
+            excused=[
+                name for name, functions in self.needs.items() if not lacks.isdisjoint(functions)
+            ],
+        )
+
+    def _explore(self, context: Context, asked: Sequence[Program], share: int) -> None:
         points: dict[str, None] = {}  # accesses that raced in an earlier program
-        for program in self.programs:
+        explained: set[str] = set()  # how earlier programs failed
+        for program in asked:
             seed = context.rng(program.name).randrange(1 << 31)
             with self._played(context, program) as played:
                 results = self._results(played, self.schedules or share, seed, points)
                 points |= dict.fromkeys(results[0].points)
-                finding, failed, story = results[-1].finding, played.failed, ""
-                if finding is not None:
+                finding, failed = results[-1].finding, played.failed
+                story = finding.story if finding else ""
+                if finding and context.minimizes and self._is_new(played, finding, explained):
                     few = SAMPLED_STEPS // max(1, *(result.steps_max for result in results))
                     samples = max(SAMPLES_MIN, min(SAMPLES, few))
                     why = causality(
@@ -145,6 +171,14 @@ class Interleaving:
                     )
                     finding, story = why.finding, f"{why.finding.story}\n\n{why}\n"
             played.write(finding, failed, {**_extent(results), "story": story})
+
+    def _is_new(self, played: _Played, finding: Finding, explained: set[str]) -> bool:
+        """Whether no earlier program failed in this way, which takes long to explain."""
+        anomalies = self.check(played.failed).anomalies if played.failed.operations else ()
+        ways = {f"{finding.kind} {finding.error}", *(anomaly.signature for anomaly in anomalies)}
+        is_new = not ways <= explained
+        explained |= ways
+        return is_new
 
     def _results(
         self, played: _Played, schedules: int, seed: int, points: Collection[str]
@@ -212,7 +246,7 @@ class Interleaving:
 
         def count(history: History) -> int:
             happened: int = history.notes.get("meetings", {}).get(meeting, 0)
-            return happened
+            return happened + (meeting in history.notes.get("excused", ()))
 
         return Expectation(meeting, count)
 
@@ -234,6 +268,25 @@ class Interleaving:
             yield _Played(context, program, self, folder)
         finally:
             shutil.rmtree(parent, ignore_errors=True)
+
+
+def _lacks(context: Context) -> frozenset[str]:
+    """What the target does not offer of its ability."""
+    lacks = getattr(context.target, "lacks", None)
+    return frozenset() if lacks is None else frozenset(lacks(context.ability))
+
+
+def _cost(context: Context) -> int:
+    """How many schedules of the reference one of the target is worth in time."""
+    cost = getattr(context.target, "cost", None)
+    return 1 if cost is None else int(cost(context.ability))
+
+
+def _functions(program: Program) -> set[str]:
+    """The functions that a program calls, alone and with each of the arguments that they get."""
+    calls = [*program.first, *chain.from_iterable(program.threads), *program.last]
+    with_arguments = {f"{call.function}.{name}" for call in calls for name in call.argument or ()}
+    return with_arguments | {call.function for call in calls}
 
 
 def _extent(results: Sequence[Result]) -> dict[str, Any]:

@@ -208,6 +208,51 @@ def test_missing_meeting_makes_the_verdict_unknown(tmp_path: Path) -> None:
     assert explored(Store, tmp_path, alone).verdict.validity is Validity.UNKNOWN
 
 
+class OlderToy(Toy):
+    """A target that cannot append, and of which a schedule is worth ten."""
+
+    lacking = "append"
+
+    def lacks(self, ability: str) -> frozenset[str]:
+        """What it does not offer."""
+        return frozenset({self.lacking}) if ability == "toy" else frozenset()
+
+    def cost(self, ability: str) -> int:
+        """How many schedules one of it is worth."""
+        return 10 if ability == "toy" else 1
+
+
+@pytest.mark.parametrize("lacking", ["append", "append.text"])
+def test_what_a_target_lacks_is_not_asked(lacking: str, tmp_path: Path) -> None:
+    """Programs that need it are left out by name, and only a meeting that needs it is excused."""
+    reads = Program("reads", ((READ,),), promises.S1)
+    needing = replace(MEETINGS, programs=(*MEETINGS.programs, reads))
+    toy = OlderToy(Store)
+    toy.lacking = lacking
+
+    found = {}
+    for name, needs in (("needs", {"two appends met": (lacking,)}), ("needs nothing", {})):
+        folder = tmp_path / name
+        folder.mkdir()
+        asked = scenario(replace(needing, needs=needs))
+        found[name] = runner.run(asked, toy, seed=1, effort=1.0, folder=folder)
+    unasked, only = history.read(tmp_path / "needs" / runner.HISTORY)[:2]
+
+    assert unasked.notes["unasked"] == ["one after another", "two at once"]
+    assert (only.notes["program"], only.notes["schedules"]) == ("reads", 1)
+    assert found["needs"].verdict.is_valid
+    assert found["needs nothing"].verdict.validity is Validity.UNKNOWN
+
+
+def test_schedule_that_costs_more_is_asked_less(tmp_path: Path) -> None:
+    """The two programs get a tenth of their schedules."""
+    toy = OlderToy(Store)
+    toy.lacking = "nothing"
+    runner.run(scenario(), toy, seed=1, effort=1.0, folder=tmp_path)
+
+    assert [episode.notes["schedules"] for episode in explorations(tmp_path)] == [1, 6]
+
+
 def test_lost_update_is_found_and_judged_again(tmp_path: Path) -> None:
     """The stored history proves the lost update without the toy.
 
