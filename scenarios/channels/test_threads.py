@@ -294,6 +294,17 @@ MEETINGS = Interleaving(
         "a notice met a reader": met("heard", "notify"),
         "a client met the end of a turn": met("greet", "count"),
     },
+    needs={
+        "a reader met the end of its run": ("read_run",),
+        "a reader came after the end": ("read_run",),
+        "events met a relay": ("relay_run",),
+        "a reader met a run's start": ("read_events",),
+        "a reader met a shutdown": ("close_all",),
+        "a run began in a shutdown": ("close_all",),
+        "a reader met a deletion": ("forget",),
+        "an event met itself": ("read_run",),
+        "a client met the end of a turn": ("greet",),
+    },
 )
 
 CHANNELS_THREADS = MEETINGS.scenario(

@@ -118,6 +118,7 @@ MEETINGS = Interleaving(
         "a list was asked for during another": lists_met,
         "a change met another one that is copied": copied_changes_met,
     },
+    needs={"a change met another one that is copied": ("copied_new",)},
 )
 
 SESSIONS_THREADS = MEETINGS.scenario(

@@ -54,7 +54,7 @@ MEETINGS = Interleaving(
 
 JOURNAL_THREADS = MEETINGS.scenario(
     "journal-threads",
-    ability="journal",
+    ability="journal_threads",
     promises=(promises.T5, promises.C1),
     examples=400,
 )

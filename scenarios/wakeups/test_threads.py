@@ -104,6 +104,7 @@ DRAINED = replace(
         "a completion met an index": lambda history: _met(history, "complete", "index"),
         "a wakeup started": lambda history: bool(history.of("wake")),
     },
+    needs={"a completion met an index": ("complete.key",)},
 )
 
 # Every pair of calls, in each state of the session: idle, busy, woken, with a failing start.

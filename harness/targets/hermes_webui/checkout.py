@@ -48,6 +48,14 @@ def module(name: str) -> Any:
     return imported
 
 
+def forget() -> None:
+    """Drop the modules of the checkout, so that those of another one can be imported."""
+    for name in [name for name in sys.modules if name == "api" or name.startswith("api.")]:
+        del sys.modules[name]
+    for saved in (_containers, _scalars, _known):
+        saved.clear()
+
+
 def _save_globals(name: str, imported: ModuleType) -> None:
     for key, value in vars(imported).items():
         if key.startswith("__"):
@@ -67,11 +75,20 @@ def reset_globals() -> None:
         (container.extend if isinstance(container, list) else container.update)(content)
 
 
+def modules() -> list[ModuleType]:
+    """The modules that were imported."""
+    return [sys.modules[name] for name in sorted(_known)]
+
+
+def modules_with(key: str) -> list[ModuleType]:
+    """The modules that have a name."""
+    return [found for found in modules() if hasattr(found, key)]
+
+
 def bind(key: str, value: Any) -> None:
     """Bind a name to a value in every module that has it."""
-    for name in _known:
-        if hasattr(sys.modules[name], key):
-            setattr(sys.modules[name], key, value)
+    for found in modules_with(key):
+        setattr(found, key, value)
 
 
 class Request:

@@ -98,13 +98,15 @@ class WebuiSessionsAdapter(SessionsAdapter):
 
     def list(self) -> list[str]:
         """Ids, newest activity first."""
-        return [row["session_id"] for row in _rows(self._store, self._folder / INDEX)]
+        return [row["session_id"] for row in indexed_rows(self._store, self._folder / INDEX)]
 
     def row(self, session: str) -> dict[str, Any] | None:
         """The session's row in the list."""
         shown = ("title", "message_count", "updated_at")
         rows = [
-            row for row in _rows(self._store, self._folder / INDEX) if row["session_id"] == session
+            row
+            for row in indexed_rows(self._store, self._folder / INDEX)
+            if row["session_id"] == session
         ]
         return {key: rows[0][key] for key in shown} if rows else None
 
@@ -211,7 +213,7 @@ class WebuiSessionsAdapter(SessionsAdapter):
         return found
 
 
-def _rows(store: Any, index: Path) -> list[dict[str, Any]]:
+def indexed_rows(store: Any, index: Path) -> list[dict[str, Any]]:
     """The rows of all sessions, newest activity first."""
     listed = {row["session_id"]: row for row in store.all_sessions()}
     _await_index(store)

@@ -42,6 +42,7 @@ from harness.targets.hermes_webui.scripted_agent import DATABASE, NOTES, TITLES
 from harness.targets.hermes_webui.server import CONSTANTS, WebuiLaunch
 from harness.targets.hermes_webui.shapes import WebuiShapesAdapter
 from harness.targets.hermes_webui.stored_sessions import WebuiStoredAdapter
+from harness.targets.hermes_webui.threads import explored
 from harness.targets.hermes_webui.turns_behind import WebuiTurnsBehindAdapter
 from harness.targets.hermes_webui.upkeep import WebuiUpkeepAdapter
 from harness.targets.threads.lifecycle import LifecycleThreadsAdapter
@@ -115,7 +116,7 @@ class HermesWebuiTarget:
 
     usage = "hermes-webui@FOLDER"
     description = "a checkout: its server over HTTP, and some of its modules"
-    abilities = frozenset(_FILES)
+    abilities = frozenset({*_FILES, *explored.ABILITIES})
 
     def __init__(self, place: str | Path) -> None:
         """`place` is the top of the checkout."""
@@ -127,7 +128,7 @@ class HermesWebuiTarget:
         self._pools: dict[str, ProcessPool] = {}
         self._opened: Counter[str] = Counter()
         has = {ability for ability, file in _FILES.items() if (folder / file).is_file()}
-        self.abilities = frozenset(has)
+        self.abilities = frozenset(has | explored.offered(folder))
 
     @property
     def source(self) -> Path:
@@ -149,6 +150,8 @@ class HermesWebuiTarget:
             packages, bytecode = packages_folder(), bytecode_folder()
             for ability in self.abilities & set(ADAPTERS):
                 self._pools[ability] = pool_of(ability, self._folder, packages, bytecode)
+            threads = self.abilities & set(explored.ABILITIES)
+            explored.load(self._folder, threads, packages=packages, bytecode=bytecode)
         if self.abilities & set(_OVER_HTTP):
             folders = agent_folder(), bytecode, workspace_folder()
             self._launch = WebuiLaunch(self._folder, packages, *folders)
@@ -158,11 +161,23 @@ class HermesWebuiTarget:
         """Open a module, or a server that its first call boots, behind its adapter."""
         if ability in self._pools:
             return ModuleInstance(self._pools[ability], folder)
+        if ability in explored.ABILITIES:
+            return AdapterInstance(explored.open_adapter(ability, folder))
         if ability in _OVER_HTTP:
             assert self._launch is not None, "it was prepared"
             return AdapterInstance(_OVER_HTTP[ability](folder, self._launch_for(ability)))
         assert self._code is not None, "it was prepared"
         return AdapterInstance(_LIFECYCLES[ability](ModuleLifecycle(execute(self._code))))
+
+    def lacks(self, ability: str) -> frozenset[str]:
+        """The functions, or arguments of functions, that an ability does not have here."""
+        found = explored.ABILITIES.get(ability)
+        return frozenset() if found is None else frozenset(found.lacks)
+
+    def cost(self, ability: str) -> int:
+        """How many schedules of the reference one of this ability is worth in time."""
+        found = explored.ABILITIES.get(ability)
+        return 1 if found is None else found.cost
 
     def _launch_for(self, ability: str) -> WebuiLaunch:
         """How the next server of this ability is started."""

@@ -407,6 +407,7 @@ _ADAPTERS = {
     "catalog_sources": open_catalog_sources,
     "wakeups": open_wakeups,
     "journal": open_run_journal,
+    "journal_threads": open_run_journal,
     "run_journals": open_run_journals,
     "wakeups_threads": open_wakeups_threads,
     "turns_threads": open_turns_threads,
