@@ -41,6 +41,8 @@ _CONTAINERS = (
 _LOOPED = (dict, list, set, collections.deque, collections.defaultdict, collections.OrderedDict)
 _DICT: dict[Any, Any] = {}
 _VIEWS: tuple[type, ...] = (type(_DICT.keys()), type(_DICT.values()), type(_DICT.items()))
+_OF_OBJECTS = ("item", "value")  # accesses that only a change of the object itself can change
+_UNCHANGING = frozenset({bool, bytes, float, int, str, type(None)})
 _STEPS_ALL = 4  # the steps of a loop that are all points
 _are_containers: dict[type, bool] = {}
 _CONTAINER_MODULES = frozenset({"collections", "weakref", "_weakrefset", "_collections_abc"})
@@ -221,7 +223,8 @@ class Accesses:
             if run.footprint is not None:
                 run.footprint.touch_anything()
         if self._is_followed:
-            self._count(run, number, site)
+            if site.kind not in _OF_OBJECTS or type(subject) not in _UNCHANGING:
+                self._count(run, number, site)
             self._record(subject, site)
         if site.loops and (container := _looped_container(subject)) is not None:
             return Loop(subject, container, site, self._on_step)

@@ -16,7 +16,7 @@ import pytest
 
 from harness.core.verdict import Validity
 from harness.schedule import Budget, Finding, Result, Run, explore, replay, reproduced
-from harness.schedule.accesses import Loop
+from harness.schedule.accesses import SPINS, Loop
 from harness.schedule.program import Body
 from harness.schedule.sites import Site
 
@@ -609,3 +609,27 @@ def test_finalizers_in_use_are_named() -> None:
 
     assert "finalizers" not in str(explore(listing("list")))
     assert "Handle.__del__ at " in str(explore(body))
+
+
+def quotes_in(text: str) -> int:
+    """Step through a text by hand, as parsers do."""
+    found = at = 0
+    while at < len(text):
+        found += text[at] == '"'
+        at += 1
+    return found
+
+
+def test_scan_of_a_text_is_no_poll() -> None:
+    """No thread can change a text or a number, so a long loop over them gets no point."""
+    text = '"' * (2 * SPINS)
+
+    def body(run: Run) -> None:
+        run.thread(lambda: quotes_in(text), name="a")
+        run.thread(lambda: quotes_in(text), name="b")
+        run.join()
+
+    result = explore(body, budget=Budget(schedules=1, seconds=60.0))
+
+    assert result.escapes == ()
+    assert result.steps_max < SPINS
