@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import click
 
 from harness.cli.audit import audit_command
+from harness.cli.bisect import bisect_command
 from harness.cli.check import check_command
 from harness.cli.ci import ci_command
 from harness.cli.compare import compare_command
@@ -70,6 +71,7 @@ def cli() -> None:
     harness merge RUN...                        put the shards of a run together
     harness ci reports/runs/latest              report a gate to continuous integration
     harness track TABLE REPO                    compare revisions before and after a mend
+    harness bisect GOOD BAD REPO --promise ID   name the revision that broke a promise
     harness delay SOURCE COPY                   copy a target with pauses that meet races
     harness check FILE.toml                     try the file that declares a server
     harness list                                scenarios, promises, targets, bugs
@@ -88,6 +90,7 @@ for _command in (
     *(
         delay_command,
         track_command,
+        bisect_command,
         diff_command,
         digest_command,
         trends_command,

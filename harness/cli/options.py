@@ -295,6 +295,24 @@ mode_option = click.option(
 )
 
 
+def _seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
+    try:
+        seeds = [int(seed) for seed in value.split(",")]
+    except ValueError as error:
+        message = f"--seeds {value!r}: expected numbers, as in 1,2,3"
+        raise click.BadParameter(message, ctx, param) from error
+    if not all(0 <= seed <= SEED_MAX for seed in seeds):
+        raise click.BadParameter(f"--seeds {value!r}: expected 0 to {SEED_MAX}", ctx, param)
+    return list(dict.fromkeys(seeds))
+
+
+seeds_option = click.option(
+    "--seeds",
+    default="1,2,3",
+    show_default=True,
+    callback=_seeds,
+    help="The seeds of the gates of each revision.",
+)
 users_option = click.option(
     "--users",
     type=click.IntRange(10, 100_000),

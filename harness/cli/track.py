@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import Duration, RunOptions, run_options, scenario_option
+from harness.cli.options import Duration, RunOptions, run_options, scenario_option, seeds_option
 from harness.cli.output import print_table, print_text, progress, table
 from harness.core.errors import UsageError
 from harness.core.suggestions import unknown
-from harness.runs.track_record import HEAD, Track, read_pairs, require_repository
+from harness.runs.revisions import RevisionGates, require_repository
+from harness.runs.track_record import HEAD, Track, read_pairs
 
 
 @click.command("track")
@@ -23,9 +24,7 @@ from harness.runs.track_record import HEAD, Track, read_pairs, require_repositor
     show_default=True,
     help="The kind of target that a folder of the repository is: KIND@FOLDER.",
 )
-@click.option(
-    "--seeds", default="1,2,3", show_default=True, help="The seeds of the gates of each revision."
-)
+@seeds_option
 @click.option(
     "--budget", type=Duration(), default="120s", show_default=True, help="Time for each gate."
 )
@@ -37,7 +36,7 @@ def track_command(  # noqa: PLR0913  one parameter an option
     table_file: Path,
     repository: Path,
     kind: str,
-    seeds: str,
+    seeds: list[int],
     budget: float,
     names: tuple[str, ...],
     scenario: tuple[str, ...],
@@ -58,25 +57,14 @@ def track_command(  # noqa: PLR0913  one parameter an option
 
     Exit codes: 0 all pairs are distinguished, 1 one is not.
     """  # noqa: D301  click needs the backslash
-    try:
-        chosen_seeds = [int(seed) for seed in seeds.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(f"--seeds {seeds!r}: expected numbers, as in 1,2,3") from error
     known = {pair.name: pair for pair in read_pairs(table_file)}
     for name in names:
         if name not in known:
             raise UsageError(f"--pair: {unknown('pair', name, known)}")
     require_repository(repository)
     pairs = [pair for name, pair in known.items() if not names or name in names]
-    track = Track(
-        repository,
-        kind,
-        chosen_seeds,
-        budget,
-        options.reports.resolve(),
-        options.workers,
-        scenario,
-    )
+    gates = RevisionGates(repository, kind, budget, options.reports.resolve(), options.workers)
+    track = Track(gates, seeds, scenario)
     tracked = []
     with progress() as step:
         for result in track.run(pairs, step):

@@ -73,6 +73,20 @@ def hold(folder: Path) -> None:
         raise UsageError(f"{folder}: another process is writing this run") from error
 
 
+@contextlib.contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Hold a run folder in the block, although other runs are made and held in it in turn.
+
+    Raises UsageError where another process holds it.
+    """
+    hold(folder)
+    lock = _held.pop()
+    try:
+        yield
+    finally:
+        lock.close()
+
+
 def _is_held(folder: Path) -> bool:
     """Whether a process that lives writes into the run folder."""
     try:

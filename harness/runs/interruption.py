@@ -9,12 +9,15 @@ from harness.core.verdict import Validity
 from harness.engine.runner import parts_with_histories
 from harness.report import folder
 from harness.report.judgement import headline
-from harness.runs import mutation_session
+from harness.runs import bisect, mutation_session
 from harness.runs.pytest_run import collect
 
 
 def what_is_known(run: Path) -> list[str]:
     """How many scenarios finished, the findings so far, and how to judge or continue them."""
+    for search in (run, run.parent.parent):  # a gate of a revision lies in the run of its search
+        if (search / bisect.ANSWERS).exists():
+            return [f"go on with its answers: the same command with --resume {search}"]
     lines = []
     try:
         names = folder.read_json(run / folder.PLAN).get("scenarios", [])

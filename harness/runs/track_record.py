@@ -9,21 +9,17 @@ one shows no such anomaly, the later one is not run.
 
 from __future__ import annotations
 
-import subprocess
-import tarfile
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from harness.core.errors import HarnessError, UsageError
 from harness.core.toml_files import read_tables
-from harness.runs.gate import Conclusion, Gate
+from harness.runs.gate import Conclusion
 from harness.runs.pytest_run import Progress
+from harness.runs.revisions import RevisionGates
 
 HEAD = ("pair", "promise", "seen before by", "gone after", "seeds", "seconds")
 FIELDS = ("name", "before", "after", "promise")
@@ -109,23 +105,12 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def require_repository(path: Path) -> None:
-    """Raise UsageError where the folder is no Git repository."""
-    command = ["git", "-C", str(path), "rev-parse", "--git-dir"]
-    if subprocess.run(command, capture_output=True, check=False).returncode != 0:  # noqa: S603
-        raise UsageError(f"{path}: expected a Git repository; found none")
-
-
 @dataclass(frozen=True)
 class Track:
-    """The repository, the kind of target that its folders are, and how each gate runs."""
+    """The gates of revisions, their seeds, and the scenarios in place of those of each pair."""
 
-    repository: Path
-    kind: str
+    gates: RevisionGates
     seeds: Sequence[int]
-    budget_s: float
-    reports: Path
-    workers: int
     scenarios: tuple[str, ...] = ()
 
     def run(self, pairs: Sequence[Pair], progress: Progress) -> Iterator[Tracked]:
@@ -137,50 +122,21 @@ class Track:
         began = time.monotonic()
         found: dict[str, dict[int, frozenset[str]]] = {pair.before: {}, pair.after: {}}
         errors = []
+        chosen = self.scenarios or pair.scenarios
         for revision, by_seed in found.items():
             if revision == pair.after and not any(found[pair.before].values()):
                 break  # nothing was seen before, so nothing can be gone
             try:
-                with self._checkout(revision) as folder:
+                with self.gates.checkout(revision) as folder:
                     for seed in self.seeds:
                         progress(f"{pair.name}: {revision} at seed {seed}")
-                        conclusion = self._gate(pair, folder, seed)
+                        conclusion = self.gates.gate(folder, seed, pair.promise, chosen)
                         by_seed[seed] = signatures_of(conclusion, pair.promise)
                         errors += [f"{revision}: {text}" for text in conclusion.broken.values()]
             except HarnessError as error:
                 errors.append(f"{revision}: {error}")
         seconds = time.monotonic() - began
         return Tracked(pair, found[pair.before], found[pair.after], seconds, errors)
-
-    def _gate(self, pair: Pair, folder: Path, seed: int) -> Conclusion:
-        chosen = self.scenarios or pair.scenarios
-        return Gate(
-            f"{self.kind}@{folder}",
-            seed,
-            self.budget_s,
-            self.reports,
-            self.workers,
-            chosen,
-            promises=() if chosen else (pair.promise,),
-            asks_canaries=False,
-        ).run(_say_nothing)
-
-    @contextmanager
-    def _checkout(self, revision: str) -> Iterator[Path]:
-        """A folder with the files of a revision."""
-        command = ["git", "-C", str(self.repository), "archive", "--format=tar", revision]
-        archived = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
-        if archived.returncode != 0:
-            message = archived.stderr.decode(errors="replace").strip()
-            raise UsageError(f"{self.repository}: revision {revision!r}: {message}")
-        with tempfile.TemporaryDirectory(prefix="harness-track-") as folder:
-            with tarfile.open(fileobj=BytesIO(archived.stdout)) as archive:
-                archive.extractall(folder, filter="data")
-            yield Path(folder)
-
-
-def _say_nothing(step: str, *, finding: str = "") -> None:
-    """Drop the progress of one gate: a pair is one step."""
 
 
 def signatures_of(conclusion: Conclusion, promise: str) -> frozenset[str]:

@@ -10,7 +10,8 @@ import pytest
 from harness.core.errors import UsageError
 from harness.runs import track_record
 from harness.runs.gate import Conclusion, Gate
-from harness.runs.track_record import Pair, Track, Tracked, read_pairs, require_repository
+from harness.runs.revisions import RevisionGates, require_repository
+from harness.runs.track_record import Pair, Track, Tracked, read_pairs
 
 PAIR = Pair("pair", "one", "two", "S2")
 
@@ -63,7 +64,7 @@ def test_gates_run_on_the_files_of_each_revision(
 
     monkeypatch.setattr(Gate, "run", run)
     monkeypatch.setattr(track_record, "signatures_of", lambda *_: frozenset({"S2 a"}))
-    track = Track(repository, "toy", [1, 2], 1.0, tmp_path, 1)
+    track = Track(RevisionGates(repository, "toy", 1.0, tmp_path, 1), [1, 2])
 
     (tracked,) = track.run([PAIR], say_nothing)
 
@@ -82,7 +83,7 @@ def test_later_revision_is_not_run_in_vain(
         return Conclusion(gate.target, gate.seed, tmp_path, 0.0, [])
 
     monkeypatch.setattr(Gate, "run", run)
-    track = Track(repository, "toy", [1], 1.0, tmp_path, 1)
+    track = Track(RevisionGates(repository, "toy", 1.0, tmp_path, 1), [1])
 
     (tracked,) = track.run([PAIR], say_nothing)
 
@@ -92,7 +93,7 @@ def test_later_revision_is_not_run_in_vain(
 
 def test_unknown_revision_is_an_error_of_its_pair(repository: Path, tmp_path: Path) -> None:
     """It does not count as distinguished, and the revision is named."""
-    track = Track(repository, "toy", [1], 1.0, tmp_path, 1)
+    track = Track(RevisionGates(repository, "toy", 1.0, tmp_path, 1), [1])
 
     (tracked,) = track.run([Pair("p", "never", "there", "S2")], say_nothing)
 
