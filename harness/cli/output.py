@@ -131,6 +131,11 @@ def _print_findings(findings: Sorted | None, since: Difference | None) -> None:
         print_result(f"known: {known.signature} ({known.reason})")
     for mended in findings.mended:
         print_result(f"mended: {mended.signature}")
+    if findings.unseen:
+        print_result(
+            f"not seen: {len(findings.unseen)} further accepted findings, which scenarios show"
+            " that did not come to a verdict here"
+        )
     for anomaly in findings.new:
         print_result(f"NEW: {anomaly.signature}")
 

@@ -51,12 +51,15 @@ class Accepted:
 class Sorted:
     """The findings of a gate: known ones, new ones, and accepted ones that are gone.
 
-    A finding is gone if a scenario of its promise was finished, and did not show it.
+    A finding is gone if every scenario that puts its promise on trial on this target came to a
+    whole verdict, and none shows it. `unseen` are signatures of the other accepted ones that were
+    not seen, with the scenarios that did not.
     """
 
     known: Sequence[Accepted] = ()
     new: Sequence[Anomaly] = ()
     mended: Sequence[Accepted] = field(default_factory=tuple)
+    unseen: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Render as a JSON object."""
@@ -66,6 +69,7 @@ class Sorted:
             ],
             "new": [anomaly.signature for anomaly in self.new],
             "mended": [mended.signature for mended in self.mended],
+            "unseen": {name: list(scenarios) for name, scenarios in self.unseen.items()},
         }
 
 
@@ -98,17 +102,28 @@ def _date(where: str, name: str, value: Any) -> date | None:
 
 
 def sort(
-    records: Iterable[Record], accepted: Iterable[Accepted], target: str, today: date
+    records: Iterable[Record],
+    accepted: Iterable[Accepted],
+    target: str,
+    today: date,
+    trials: Mapping[str, Iterable[str]],
 ) -> Sorted:
-    """Tell known findings from new ones, and name those that are gone."""
+    """Tell known findings from new ones, and name those that are gone.
+
+    `trials` has, for each promise, the scenarios that put it on trial on this target, whether they
+    were asked or not.
+    """
     every = list(records)
     valid = [finding for finding in accepted if finding.applies(target, today)]
     anomalies = [anomaly for record in every for anomaly in record.verdict.anomalies]
     known = [finding for finding in valid if any(map(finding.is_of, anomalies))]
     new = [anomaly for anomaly in anomalies if not any(f.is_of(anomaly) for f in valid)]
-    asked = {promise for record in every for promise in record.promises}
-    mended = [f for f in valid if f not in known and f.promise in asked]
-    return Sorted(known, _one_each(new), mended)
+    whole = {r.scenario for r in every if not r.verdict.unknowns + r.verdict.unmet}
+    absent = [finding for finding in valid if finding not in known]
+    lacking = {f.promise: set(trials.get(f.promise, ())) - whole for f in absent}
+    mended = [f for f in absent if trials.get(f.promise) and not lacking[f.promise]]
+    unseen = {f.signature: sorted(lacking[f.promise]) for f in absent if f not in mended}
+    return Sorted(known, _one_each(new), mended, unseen)
 
 
 def _one_each(anomalies: Iterable[Anomaly]) -> list[Anomaly]:

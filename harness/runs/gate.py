@@ -257,7 +257,8 @@ class Gate:
             conclusion = replace(conclusion, reached=reached)
         if self.accepted is not None or self.earlier is not None:
             accepted = self.accepted or ()
-            findings = sort(conclusion.records, accepted, target.name, date.today())  # noqa: DTZ011
+            today, trials = date.today(), trials_on(target)  # noqa: DTZ011
+            findings = sort(conclusion.records, accepted, target.name, today, trials)
             conclusion = replace(conclusion, findings=findings)
         if self.earlier is not None:
             conclusion = since(conclusion, self.earlier)
@@ -313,10 +314,15 @@ class Gate:
     def _judge_unfinished(
         self, results: Results, scenarios: Mapping[str, Scenario], target: Target, run: Path
     ) -> None:
-        """Judge what was journalled before the budget ended: an anomaly in it counts."""
+        """Judge what was journalled before the budget ended: an anomaly in it counts.
+
+        Nothing else is known of the scenario, and its record says so.
+        """
         for name in [name for name in results.unfinished if (run / name / runner.HISTORY).exists()]:
             judged = runner.judge(scenarios[name], run / name, is_whole=False)
-            if judged.verdict.anomalies:
+            if (verdict := judged.verdict).anomalies:
+                unknowns = (*verdict.unknowns, "not finished within the budget")
+                judged = replace(judged, verdict=replace(verdict, unknowns=unknowns))
                 record = judgement.store(judged, target, self.seed, self.budget_s, run / name)
                 results.records[name] = record
                 results.unfinished.remove(name)
@@ -375,6 +381,15 @@ def reason_to_skip(scenario: Scenario, target: Target) -> str | None:
     if scenario.ability not in target.abilities:
         return UNABLE
     return missing_extra(scenario.extras)
+
+
+def trials_on(target: Target) -> dict[str, list[str]]:
+    """The names of all scenarios by the IDs of their promises, of those that the target can do."""
+    trials: dict[str, list[str]] = {}
+    for name, scenario in choose().items():
+        for promise in scenario.promises if scenario.ability in target.abilities else ():
+            trials.setdefault(promise.id, []).append(name)
+    return trials
 
 
 def declared(scenario: Scenario) -> dict[str, Any]:
@@ -465,7 +480,7 @@ def since(conclusion: Conclusion, earlier: StoredRun) -> Conclusion:
     name, records = conclusion.run.name, conclusion.records
     figures = figures_of(conclusion.to_json(), records)
     later = stored(name, conclusion.target, conclusion.word, records, figures)
-    sorted_ = conclusion.findings or sort(records, (), conclusion.target, date.max)
+    sorted_ = conclusion.findings or sort(records, (), conclusion.target, date.max, {})
     known = [anomaly for anomaly in sorted_.new if earlier.knows(anomaly)]
     reason = f"as in {earlier.name}"
     entries = [Accepted(conclusion.target, a.promise.id, a.signature, reason) for a in known]

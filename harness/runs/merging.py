@@ -8,7 +8,7 @@ merged run is unknown: a share whose run is missing is noticed.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -256,7 +256,9 @@ def _findings(parts: Sequence[Part], records: Sequence[Record]) -> Sorted | None
     rows = [findings for findings in sorted_ if findings is not None]
     new = {signature for row in rows for signature in row["new"]}
     reasons = {k["signature"]: k["reason"] for row in rows for k in row["known"]}
+    unseen = _unseen_in_all(rows, new | reasons.keys())
     gone = {signature for row in rows for signature in row["mended"]} - new - reasons.keys()
+    gone |= {signature for signature, scenarios in unseen.items() if not scenarios}
 
     def entry(signature: str, reason: str) -> Accepted:
         target, promise = parts[0].conclusion["target"], signature.partition(" ")[0]
@@ -267,7 +269,21 @@ def _findings(parts: Sequence[Part], records: Sequence[Record]) -> Sorted | None
         [entry(*known) for known in sorted(reasons.items()) if known[0] not in new],
         [anomalies[signature] for signature in anomalies if signature in new],
         [entry(signature, "") for signature in sorted(gone)],
+        {name: scenarios for name, scenarios in unseen.items() if name not in gone},
     )
+
+
+def _unseen_in_all(
+    rows: Sequence[Mapping[str, Any]], seen: Collection[str]
+) -> dict[str, list[str]]:
+    """Accepted findings that no part saw, with the scenarios that came to a verdict in none."""
+    unseen: dict[str, list[str]] = {}
+    for row in rows:
+        for signature, scenarios in row.get("unseen", {}).items():
+            if signature not in seen:
+                left = unseen.get(signature, scenarios)
+                unseen[signature] = [name for name in left if name in scenarios]
+    return unseen
 
 
 def _reached(parts: Sequence[Part]) -> Reached | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 from harness.contract import promises
 from harness.core.contract import Promise
 from harness.core.errors import UsageError
-from harness.core.verdict import Anomaly, Verdict
+from harness.core.verdict import Anomaly, ExpectationCount, Verdict
 from harness.report.judgement import Record
-from harness.runs.accepted import proposed, read_accepted, sort
+from harness.runs.accepted import Accepted, Sorted, proposed, read_accepted
+from harness.runs.accepted import sort as sort_by_trials
 
 TODAY = date(2026, 11, 28)
 TARGET = "toy@/some/folder"
@@ -23,8 +25,14 @@ def record(*anomalies: Anomaly, tried: tuple[Promise, ...] = (promises.S2, promi
     return Record("toy", "model", ids, Verdict(anomalies), 1, 1, "", 0.0, ())
 
 
+TRIALS = {"S2": ["toy", "other"], "S6": ["toy"]}
 LOST = Anomaly(promises.S2, "a message is lost")
 BACK = Anomaly(promises.S6, "a removed message is back")
+
+
+def sort(records: list[Record], accepted: list[Accepted], target: str, today: date) -> Sorted:
+    """Sort where `toy` and `other` put S2 on trial, and `toy` alone S6."""
+    return sort_by_trials(records, accepted, target, today, TRIALS)
 
 
 def accepted_file(folder: Path, *anomalies: Anomaly, more: str = "") -> Path:
@@ -53,7 +61,35 @@ def test_finding_of_an_unasked_promise_is_not_mended(tmp_path: Path) -> None:
     """Nothing is known about it."""
     accepted = read_accepted(accepted_file(tmp_path, LOST))
 
-    assert not sort([record(tried=(promises.S6,))], accepted, TARGET, TODAY).mended
+    findings = sort([record(tried=(promises.S6,))], accepted, TARGET, TODAY)
+
+    assert not findings.mended
+    assert findings.unseen == {LOST.signature: ["other"]}
+
+
+def test_finding_is_mended_by_all_scenarios_only(tmp_path: Path) -> None:
+    """Those of its promise on this target, each with a whole verdict."""
+    accepted = read_accepted(accepted_file(tmp_path, LOST))
+    toy, other = record(), replace(record(), scenario="other")
+    unmet = Verdict(expectations=(ExpectationCount("a restart", 0),))
+    unknown = Verdict(unknowns=("why",))
+
+    def mended(*records: Record) -> list[str]:
+        findings = sort(list(records), accepted, TARGET, TODAY)
+        return [finding.signature for finding in findings.mended]
+
+    assert mended(toy, other) == [LOST.signature]
+    assert not mended(toy)
+    assert not mended(other)
+    assert not mended(toy, replace(other, verdict=unmet))
+    assert not mended(toy, replace(other, verdict=unknown))
+
+
+def test_finding_of_a_promise_without_trials_is_not_mended(tmp_path: Path) -> None:
+    """No scenario can say that it is gone."""
+    accepted = read_accepted(accepted_file(tmp_path, Anomaly(promises.S9, "gone")))
+
+    assert not sort([record()], accepted, TARGET, TODAY).mended
 
 
 @pytest.mark.parametrize("more", ["until = 2026-11-27\n", "since = 2026-11-29\n"])

@@ -20,16 +20,19 @@ import pytest
 from harness.cli import main as command
 from harness.contract import promises
 from harness.core.errors import HarnessError, UsageError
+from harness.core.history import History
 from harness.core.verdict import VALID, Anomaly, Validity, Verdict
 from harness.engine import runner
-from harness.engine.scenario import Mode
+from harness.engine.runner import Judgement
+from harness.engine.scenario import Mode, Scenario
 from harness.mutation.known_bugs import KnownBug, find_bugs, plant
 from harness.report import folder
 from harness.report.judgement import Record
 from harness.runs import bug_detection, gate
+from harness.runs.accepted import Accepted
 from harness.runs.bug_detection import Detection, DetectionRun
 from harness.runs.gate import Conclusion, Gate
-from harness.runs.pytest_run import LOG, collect, no_progress
+from harness.runs.pytest_run import LOG, Results, collect, no_progress
 
 LIFECYCLE = "lifecycle-owners-and-failures"
 BY_PROCESSES = "state-db-fail-the-nth"
@@ -111,6 +114,36 @@ def test_a_missing_ability_skips_the_scenario(
 
 
 @pytest.mark.usefixtures("no_canary")
+def test_cut_scenario_shows_no_mended_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it showed before the end of the budget counts, and the rest of it is unknown."""
+    seen, gone = Anomaly(promises.L12, "committed"), Anomaly(promises.L12, "called twice")
+
+    def end_early(_session: object, run: Path, *_: object) -> Results:
+        (run / LIFECYCLE).mkdir()
+        (run / LIFECYCLE / runner.HISTORY).touch()
+        return Results(unfinished=[LIFECYCLE])
+
+    def judged(scenario: Scenario, *_: object, **__: object) -> Judgement:
+        return Judgement(scenario, Verdict((seen,)), 1, 1, "", (History((), {}),))
+
+    monkeypatch.setattr(gate, "run_session", end_early)
+    monkeypatch.setattr(runner, "judge", judged)
+    accepted = tuple(Accepted("*", "L12", a.signature, "its design") for a in (seen, gone))
+    cut = Gate(
+        *("reference", 1, 1.0, tmp_path, 1, (LIFECYCLE,)), asks_canaries=False, accepted=accepted
+    )
+
+    conclusion = cut.run(no_progress)
+
+    assert conclusion.word == "unknown"
+    assert conclusion.findings is not None
+    assert [finding.signature for finding in conclusion.findings.known] == [seen.signature]
+    assert conclusion.findings.mended == []
+    assert LIFECYCLE in conclusion.findings.unseen[gone.signature]
+
+
 def test_json_is_the_whole_standard_output(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,6 +125,19 @@ def test_new_finding_of_a_share_is_new(tmp_path: Path) -> None:
     assert whole.findings.mended == []
 
 
+def test_finding_is_mended_by_all_shares_together(tmp_path: Path) -> None:
+    """Each share asked some of the scenarios that put its promise on trial."""
+    unseen = [{"S2 a": ["b"], "S6 a": ["b", "c"]}, {"S2 a": ["a"], "S6 a": ["a", "c"]}]
+    sorts = [Sorted(unseen=rows) for rows in unseen]
+    one = a_run(tmp_path / "1", [record("a", Verdict())], findings=sorts[0])
+    two = a_run(tmp_path / "2", [record("b", Verdict())], findings=sorts[1])
+    whole = merged(tmp_path, one, two)
+
+    assert whole.findings is not None
+    assert [entry.signature for entry in whole.findings.mended] == ["S2 a"]
+    assert whole.findings.unseen == {"S6 a": ["c"]}
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
