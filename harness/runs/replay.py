@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ class NotReplayableError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A stored failure: its scenario, target and seed, the anomaly, and the episode's notes."""
+    """A stored failure: its scenario, target and seed, the anomaly, and the episode's notes.
+
+    Its `file` is None where it was read from a document.
+    """
 
     scenario: Scenario
     target: str
@@ -38,6 +41,12 @@ class Failure:
     anomaly: Anomaly
     notes: Mapping[str, Any]
     version: str
+    file: Path | None = None
+
+    @property
+    def where(self) -> str:
+        """How a message about it begins: with its file."""
+        return "" if self.file is None else f"{self.file}: "
 
     @property
     def history(self) -> History:
@@ -67,7 +76,7 @@ def read_failure(path: Path) -> Failure:
     file = path / folder.FAILURE if path.is_dir() else path
     document = folder.read_json(file)
     try:
-        return failure_of(document)
+        return replace(failure_of(document), file=file)
     except NotReplayableError as error:
         raise NotReplayableError(f"{file}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -101,7 +110,8 @@ def run(failure: Failure, target_name: str) -> ReplayResult:
     """Ask the failure's operations again, one after another, and judge the answers.
 
     Raises UsageError where the target lacks the ability, and NotReplayableError where the target or
-    the scenario does not know the operations, because another version stored them.
+    the scenario does not know the operations, because another version stored them; where the stored
+    operations cannot be asked, either names the file.
     """
     scenario = failure.scenario
     require_extras(f"scenario {scenario.name!r}", *scenario.extras)
@@ -118,14 +128,16 @@ def run(failure: Failure, target_name: str) -> ReplayResult:
                 episodes = history.read(path)
                 verdict = merge(scenario.checker(episode) for episode in episodes)
             except (UsageError, LookupError, TypeError, ValueError) as error:
-                if failure.version == harness_version():
-                    raise
-                reason = f"{type(error).__name__}: {error}"
-                raise _not_replayable(failure.version, reason) from error
+                if failure.version != harness_version():
+                    reason = f"{type(error).__name__}: {error}"
+                    raise _not_replayable(failure.version, reason, failure.where) from error
+                if isinstance(error, UsageError):
+                    raise UsageError(f"{failure.where}{error}") from error
+                raise
     unknown_arguments = next(_with_unknown_arguments(episodes), None)
     if failure.version != harness_version() and unknown_arguments is not None:
         reason = f"{unknown_arguments.function}: {unknown_arguments.error}"
-        raise _not_replayable(failure.version, reason)
+        raise _not_replayable(failure.version, reason, failure.where)
     return ReplayResult(episodes[-1], verdict)
 
 
@@ -138,8 +150,9 @@ def _with_unknown_arguments(episodes: Iterable[History]) -> Iterator[Operation]:
                 yield operation
 
 
-def _not_replayable(stored_by: str, reason: str) -> NotReplayableError:
+def _not_replayable(stored_by: str, reason: str, where: str = "") -> NotReplayableError:
     return NotReplayableError(
-        f"cannot be replayed by version {harness_version()}: {reason}. The failure was stored by "
-        f"version {stored_by}; replay it with that version, or run the scenario again with its seed"
+        f"{where}cannot be replayed by version {harness_version()}: {reason}. The failure was "
+        f"stored by version {stored_by}; replay it with that version, or run the scenario again "
+        "with its seed"
     )

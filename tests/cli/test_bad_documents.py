@@ -106,7 +106,7 @@ def test_wrong_shape_is_no_internal_error(
 def test_damaged_schedule_is_a_usage_error(
     notes: dict[str, Any], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A stored schedule that cannot be read names what is wrong with it."""
+    """A stored schedule that cannot be read names its file, and what is wrong with it."""
     place = tmp_path / LIFECYCLE_THREADS.name
     place.mkdir()
     judged = Judgement(LIFECYCLE_THREADS, Verdict((LOST,)), 1, 1, "digest", (History(),))
@@ -115,7 +115,8 @@ def test_damaged_schedule_is_a_usage_error(
     folder.write_json(place / folder.FAILURE, {**document, "notes": notes})
 
     assert command.run_command(["replay", str(place)]) == 254
-    assert f"it is damaged: {named}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{place / folder.FAILURE}: expected a stored schedule; it is damaged: {named}" in said
 
 
 def test_unknown_program_names_the_known_ones() -> None:
