@@ -7,12 +7,13 @@ operation only when no state explains it. The same fold judges a live test and a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, runtime_checkable
 
 from harness.core.checker import Checker
-from harness.core.history import History, Operation
+from harness.core.history import History, Operation, Outcome
 from harness.core.model import Model, Refusal, State
+from harness.core.state_rows import StateRow, state_rows
 from harness.core.verdict import Anomaly, Verdict
 
 
@@ -73,6 +74,7 @@ class Fold(Generic[State]):
             return None
         # In the first state every unknown operation happened, in order of invocation.
         first = refusals[0]
+        state = known_at(self.model, next(iter(self.states)), operation, first)
         self._adopt(operation)
         self.anomalies += 1
         accepted = [result for refusal in refusals for result in refusal.accepted]
@@ -86,6 +88,7 @@ class Fold(Generic[State]):
             expected=_expected(refusals),
             observed=first.observed or operation.answer,
             behind=self.anomalies - 1,
+            state=state,
         )
 
     def _evidence(self) -> tuple[Operation, ...]:
@@ -102,6 +105,18 @@ class Fold(Generic[State]):
         adopted = [after for state in self.states for after in self.model.adopt(state, operation)]
         self.states = dict.fromkeys(adopted)
         self.is_lost = not adopted
+
+
+def known_at(
+    model: Model[State], state: State, operation: Operation, refusal: Refusal
+) -> tuple[StateRow, ...]:
+    """What the model knows at a refused operation: its state before, and after what it expected."""
+    after = refusal.after
+    if after is None and refusal.accepted:
+        answered = replace(operation, outcome=Outcome.OK, result=refusal.accepted[0], error="")
+        step = model.step(state, answered)
+        after = step[0] if not isinstance(step, Refusal) and step else None
+    return state_rows(state, after, operation.argument)
 
 
 def _expected(refusals: Sequence[Refusal]) -> str:

@@ -24,6 +24,7 @@ from itertools import count
 from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
+from harness.checkers.conformance import known_at
 from harness.core.checker import Checker
 from harness.core.contract import Promise
 from harness.core.history import History, Operation, Outcome
@@ -275,7 +276,7 @@ def _anomaly(
 ) -> Anomaly:
     evidence = _proof(operations, search, model) or _overlap(search.stuck)
     last = evidence[-1]
-    refusals = _refusals(evidence, model)
+    states, refusals = _refusals(evidence, model)
     accepted = _accepted(refusals)
     return Anomaly(
         promise,
@@ -286,6 +287,7 @@ def _anomaly(
         also=_promises(refusals, promise),
         expected=" or ".join(map(repr, accepted)) or "a result that some order explains",
         observed=last.answer,
+        state=known_at(model, states[0], last, refusals[0]) if len(states) == 1 else (),
     )
 
 
@@ -389,17 +391,23 @@ def _overlap(stuck: Sequence[_Return]) -> tuple[Operation, ...]:
     return (*(op for op in ended if not op.precedes(last)), *others, last)
 
 
-def _refusals(evidence: Sequence[Operation], model: Model[Any]) -> list[Refusal]:
-    """Why each state refuses the last operation that the others can lead to; none if unknown."""
+def _refusals(
+    evidence: Sequence[Operation], model: Model[Any]
+) -> tuple[list[Hashable], list[Refusal]]:
+    """The states that the others can lead to, and why each refuses the last operation.
+
+    None where that is unknown.
+    """
     *others, last = evidence
     assert last.completed_ns is not None
     known = [_known(operation, last.completed_ns) for operation in others]
     search = _explore([*known, last], model, Budget(steps=500_000))
     if search.linearizable is not False or search.stuck[-1].calls[0].operation is not last:
-        return []
-    steps = [model.step(state, last) for state in search.stuck[-1].moves]
+        return [], []
+    states = [*search.stuck[-1].moves]
+    steps = [model.step(state, last) for state in states]
     refusals = [step for step in steps if isinstance(step, Refusal)]
-    return refusals if len(refusals) == len(steps) else []
+    return (states, refusals) if len(refusals) == len(steps) else ([], [])
 
 
 def _accepted(refusals: Sequence[Refusal]) -> tuple[Any, ...]:

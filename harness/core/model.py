@@ -25,7 +25,8 @@ class Refusal:
     allows in this state, and `observed` what the operation did (the conformance checker fills it
     in from the operation where the model leaves it empty). `accepted` lists the results that the
     promise would have allowed, where they can be listed; `also` names further promises that the
-    same outcome breaks.
+    same outcome breaks. `after` is the state behind the expected answer, where the model knows it
+    without a list of results.
     """
 
     promise: Promise
@@ -34,6 +35,7 @@ class Refusal:
     also: tuple[Promise, ...] = ()
     expected: str = ""
     observed: str = ""
+    after: Any = None
 
 
 class Model(Protocol[State]):

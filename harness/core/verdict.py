@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.core.contract import Promise
 from harness.core.history import Operation
+from harness.core.state_rows import StateRow
 
 
 class Validity(IntEnum):
@@ -55,7 +56,8 @@ class Anomaly:
     sentence of a further promise, `also` names it. `accepted` lists every result that the last
     operation of the evidence could have had under the promise, where the checker knows them: a
     stand-alone test asserts one of these. `behind` counts the anomalies of the same episode before
-    this one, which the checker met and went on from.
+    this one, which the checker met and went on from. Where a model judged, `state` says what it
+    knew: before the last operation, and after the answer that it expected.
     """
 
     promise: Promise
@@ -67,6 +69,7 @@ class Anomaly:
     expected: str = ""
     observed: str = ""
     behind: int = 0
+    state: tuple[StateRow, ...] = ()
 
     @property
     def signature(self) -> str:
@@ -94,6 +97,7 @@ class Anomaly:
             "signature": self.signature,
             "evidence": [operation.to_json() for operation in self.evidence],
             "accepted": list(self.accepted),
+            **({"state": [row.to_json() for row in self.state]} if self.state else {}),
         }
 
     @classmethod
@@ -109,6 +113,7 @@ class Anomaly:
             expected=data.get("expected", ""),
             observed=data.get("observed", ""),
             behind=data.get("behind", 0),
+            state=tuple(map(StateRow.from_json, data.get("state", ()))),
         )
 
 

@@ -22,6 +22,7 @@ from harness.report import folder, standalone, timeline, trace_events
 
 HEADLINE_CHARS_MAX = 160
 STEPS_FIRST, STEPS_LAST = 5, 35
+STATE_LINES_MAX, STATE_CHARS_MAX = 3, 100  # what a terminal shows of a model's state
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,14 @@ def anomaly_lines(anomaly: Anomaly) -> list[str]:
     lines.append(f"  {shortened(anomaly.message)}")
     lines += [f"  expected: {shortened(anomaly.expected)}"] if anomaly.expected else []
     lines += [f"  observed: {shortened(anomaly.observed)}"] if anomaly.observed else []
-    return lines
+    return lines + state_lines(anomaly)
+
+
+def state_lines(anomaly: Anomaly) -> list[str]:
+    """What a model knew, where that is short; the page and the failure file have it all."""
+    lines = [f"  state: {row}" for row in anomaly.state]
+    is_short = len(lines) <= STATE_LINES_MAX and all(len(line) <= STATE_CHARS_MAX for line in lines)
+    return lines if is_short else []
 
 
 def headline(anomaly: Anomaly) -> str:

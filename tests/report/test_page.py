@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from harness.contract import promises
 from harness.core.history import Operation, Outcome
+from harness.core.state_rows import StateRow
 from harness.core.verdict import Anomaly, ExpectationCount, Verdict
 from harness.report import folder, page
 from harness.report.judgement import Record
@@ -53,6 +55,26 @@ def test_page_groups_one_finding_of_two_scenarios(tmp_path: Path) -> None:
     assert "[1, 2]" in text
     for name in ("late", "other", "commit-every-turn"):
         assert name in text
+
+
+def test_page_shows_what_the_model_knows(tmp_path: Path) -> None:
+    """Before the operation and after the expected answer; what is the same, changed or unknown."""
+    run = folder.create(tmp_path, "gate", 7, {"target": "reference"})
+    state = (
+        StateRow("sessions[a].title", "'<old>'", "'new'"),
+        StateRow("clock", "4", "4"),
+        StateRow("runs", "()", None),
+    )
+    record = a_record("one", Verdict((replace(lost(1), state=state),)))
+
+    text = page.render(a_conclusion(record), run)
+
+    assert "<code>&#39;&lt;old&gt;&#39;</code>" in text
+    assert '<code>&#39;new&#39;</code> <b class="changed">changed</b>' in text
+    assert '<span class="soft">the same</span>' in text
+    assert '<span class="soft">unknown</span>' in text
+    plain = a_record("one", Verdict((lost(1),)))
+    assert "what the model knows" not in page.render(a_conclusion(plain), run)
 
 
 def test_page_is_whole_and_escapes_answers(tmp_path: Path) -> None:

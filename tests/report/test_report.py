@@ -24,6 +24,7 @@ from harness.contract import promises
 from harness.contract.promises import SESSION_SERVER
 from harness.core.errors import UsageError
 from harness.core.history import History, Operation, Outcome
+from harness.core.state_rows import StateRow
 from harness.core.verdict import VALID, Anomaly, ExpectationCount, Verdict
 from harness.engine.runner import Judgement
 from harness.engine.suite import choose
@@ -206,6 +207,19 @@ def test_a_summary_names_expected_and_observed() -> None:
         "  expectation not met: a kill",
         "  unknown: why",
     ]
+
+
+def test_summary_shows_a_short_state_only() -> None:
+    """The page and the failure file have a long one."""
+    short = replace(LOST, state=(StateRow("messages", "()", "('x')"), StateRow("clock", "3", "3")))
+    long = replace(LOST, state=(StateRow("messages", "x" * 100, None),))
+    many = replace(LOST, state=(StateRow("clock", "3", None),) * 4)
+
+    lines = a_record(Verdict((short,))).summary().splitlines()
+
+    assert lines[6:8] == ["  state: messages: () -> ('x')", "  state: clock: 3"]
+    for anomaly in (long, many):
+        assert "state:" not in a_record(Verdict((anomaly,))).summary()
 
 
 # The table

@@ -96,7 +96,8 @@ def _called(state: State, operation: Operation) -> tuple[State, ...] | Refusal:
     found = found or _disagreement(argument["path"], operation.result["body"])
     if found is None:
         return (narrowed(expected.state, operation.result["body"]),)
-    return refusal(operation, found, _promises(state, argument, expected, found, operation.result))
+    tested = _promises(state, argument, expected, found, operation.result)
+    return replace(refusal(operation, found, tested), after=expected.state)
 
 
 _AGREEING = {  # fields that say the same in one answer, by path of the request
