@@ -38,6 +38,13 @@ class Narrow(Protocol):
         ...
 
 
+@runtime_checkable
+class Silent(Protocol):
+    """A model whose state explains no refusal: it is only what is still to be asked, say."""
+
+    shows_state: bool
+
+
 @dataclass
 class Fold(Generic[State]):
     """A model's possible states after the operations so far.
@@ -111,6 +118,8 @@ def known_at(
     model: Model[State], state: State, operation: Operation, refusal: Refusal
 ) -> tuple[StateRow, ...]:
     """What the model knows at a refused operation: its state before, and after what it expected."""
+    if isinstance(model, Silent) and not model.shows_state:
+        return ()
     after = refusal.after
     if after is None and refusal.accepted:
         answered = replace(operation, outcome=Outcome.OK, result=refusal.accepted[0], error="")

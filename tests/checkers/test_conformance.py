@@ -66,6 +66,14 @@ def test_unknown_answer_shows_state_before_alone() -> None:
     assert refused(Tally("knows none"), add(0, 7)).state == (StateRow("state", "0", None),)
 
 
+def test_silent_model_shows_no_state() -> None:
+    """Its state is no reason for anything."""
+    silent = Tally()
+    silent.shows_state = False  # type: ignore[attr-defined]
+
+    assert refused(silent, add(0, 7)).state == ()
+
+
 def test_state_is_stored_with_its_anomaly() -> None:
     """A document without it, such as that of an earlier version, is read too."""
     anomaly = refused(Tally(), add(0, 7))

@@ -60,21 +60,19 @@ def test_page_groups_one_finding_of_two_scenarios(tmp_path: Path) -> None:
 def test_page_shows_what_the_model_knows(tmp_path: Path) -> None:
     """Before the operation and after the expected answer; what is the same, changed or unknown."""
     run = folder.create(tmp_path, "gate", 7, {"target": "reference"})
-    state = (
-        StateRow("sessions[a].title", "'<old>'", "'new'"),
-        StateRow("clock", "4", "4"),
-        StateRow("runs", "()", None),
-    )
-    record = a_record("one", Verdict((replace(lost(1), state=state),)))
+    rows = StateRow("sessions[a].title", "'<old>'", "'new'"), StateRow("clock", "4", "4")
 
-    text = page.render(a_conclusion(record), run)
+    def rendered(*state: StateRow) -> str:
+        record = a_record("one", Verdict((replace(lost(1), state=state),)))
+        return page.render(a_conclusion(record), run)
 
-    assert "<code>&#39;&lt;old&gt;&#39;</code>" in text
-    assert '<code>&#39;new&#39;</code> <b class="changed">changed</b>' in text
-    assert '<span class="soft">the same</span>' in text
-    assert '<span class="soft">unknown</span>' in text
-    plain = a_record("one", Verdict((lost(1),)))
-    assert "what the model knows" not in page.render(a_conclusion(plain), run)
+    whole, unknown = rendered(*rows), rendered(StateRow("runs", "()"))
+
+    assert "<code>&#39;&lt;old&gt;&#39;</code>" in whole
+    assert '<code>&#39;new&#39;</code> <b class="changed">changed</b>' in whole
+    assert 'class="soft">the same</td>' in whole
+    assert "the model's state before; after the expected answer it is unknown" in unknown
+    assert "the model's state" not in rendered()
 
 
 def test_page_is_whole_and_escapes_answers(tmp_path: Path) -> None:

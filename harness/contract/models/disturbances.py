@@ -27,6 +27,7 @@ class DisturbancesModel:
     """Each answer states facts about one situation; the state is what is still to be asked."""
 
     name = "disturbances"
+    shows_state = False
 
     def initial(self) -> Walks:
         """Nothing was named."""

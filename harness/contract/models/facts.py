@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from harness.contract import promises
 from harness.contract.models.walks import Asked, Walks, walked
@@ -32,6 +33,7 @@ class FactsModel:
     views: Mapping[str, tuple[str, tuple[Promise, ...]]]
     kinds: tuple[tuple[str, Promise], ...]
     struck: str | None = None
+    shows_state: ClassVar[bool] = False
 
     def initial(self) -> Walks:
         """Nothing was named."""

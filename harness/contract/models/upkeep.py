@@ -35,6 +35,7 @@ class UpkeepModel:
     """Each answer is a fact about a container, request, part or start that was named before."""
 
     name = "upkeep"
+    shows_state = False
 
     def initial(self) -> Walks:
         """Nothing was named."""
