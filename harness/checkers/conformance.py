@@ -81,7 +81,7 @@ class Fold(Generic[State]):
             return None
         # In the first state every unknown operation happened, in order of invocation.
         first = refusals[0]
-        state = known_at(self.model, next(iter(self.states)), operation, first)
+        known = known_at(self.model, next(iter(self.states)), operation, first)
         self._adopt(operation)
         self.anomalies += 1
         accepted = [result for refusal in refusals for result in refusal.accepted]
@@ -95,7 +95,7 @@ class Fold(Generic[State]):
             expected=_expected(refusals),
             observed=first.observed or operation.answer,
             behind=self.anomalies - 1,
-            state=state,
+            state=known,
         )
 
     def _evidence(self) -> tuple[Operation, ...]:

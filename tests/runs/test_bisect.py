@@ -392,3 +392,28 @@ def test_command_prints_revision_and_how_to_see_it(
         assert "one of 2 revisions broke S6; 1 of them cannot be judged" in first.out
         assert f"seen: {BACK.signature} (toy, seed 1)" in first.out
         assert "worktree add --detach" in first.out
+
+
+def test_merge_names_the_ends_of_its_branch(
+    repository: Build,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same command goes on there."""
+    more = [("side", "bad", "r0"), ("m", "bad", "r1 side"), ("r3", "bad", "m")]
+    place = repository("good", "good", more=more)
+    monkeypatch.setattr(ToyGates, "asked", [], raising=False)
+    monkeypatch.setattr("harness.cli.bisect.RevisionGates", ToyGates)
+    reports = ["--reports", str(tmp_path), "--seeds", "1"]
+
+    code = command.run_command(["bisect", "r0", "r3", str(place), "--promise", "S6", *reports])
+
+    said = capsys.readouterr().out
+    line, _ = line_of(place, "r0", "r3")
+    base, side = (sha[:9] for sha in line[2].parents)
+    assert code == 0
+    assert f"{line[2]} broke S6" in said
+    assert (
+        f"it is a merge; within its branch: harness bisect $(git merge-base {base} {side})" in said
+    )

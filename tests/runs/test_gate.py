@@ -126,7 +126,7 @@ def test_cut_scenario_shows_no_mended_finding(
         return Results(unfinished=[LIFECYCLE])
 
     def judged(scenario: Scenario, *_: object, **__: object) -> Judgement:
-        return Judgement(scenario, Verdict((seen,)), 1, 1, "", (History((), {}),))
+        return Judgement(scenario, Verdict((seen,)), 1, 1, "", (History(()),))
 
     monkeypatch.setattr(gate, "run_session", end_early)
     monkeypatch.setattr(runner, "judge", judged)
