@@ -128,6 +128,21 @@ def test_run_is_held_by_one_process(tmp_path: Path) -> None:
     folder.hold(run)
 
 
+def test_kept_run_survives_the_runs_in_its_block(tmp_path: Path) -> None:
+    """A search holds its folder while it makes the runs of its gates."""
+    run = folder.create(tmp_path, "bisect", 7, {})
+    with folder.kept(run):
+        folder.create(tmp_path, "gate", 7, {})
+        folder.create(tmp_path, "gate", 8, {})
+        folder.retain(tmp_path, 1)
+        assert run.exists()
+        with pytest.raises(UsageError, match="another process is writing this run"):
+            folder.hold(run)
+
+    folder.retain(tmp_path, 1)
+    assert not run.exists()
+
+
 @pytest.mark.parametrize("path", ["file", "file/below"])
 def test_unwritable_reports_are_a_usage_error(path: str, tmp_path: Path) -> None:
     """The error names the folder and the reason."""
