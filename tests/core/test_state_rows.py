@@ -64,7 +64,7 @@ def test_unknown_answer_leaves_no_state_after() -> None:
     assert {row.after for row in rows} == {None}
 
 
-def test_part_that_comes_or_goes_is_absent_before_or_after() -> None:
+def test_part_that_comes_or_goes_is_absent() -> None:
     """By the key that pairs have."""
     rows = state_rows(State(by_id=(("x", 1),)), State(by_id=(("y", 2),)), {})[:2]
 

@@ -85,7 +85,7 @@ def test_finding_is_mended_by_all_scenarios_only(tmp_path: Path) -> None:
     assert not mended(toy, replace(other, verdict=unknown))
 
 
-def test_finding_of_a_promise_without_trials_is_not_mended(tmp_path: Path) -> None:
+def test_finding_without_trials_is_not_mended(tmp_path: Path) -> None:
     """No scenario can say that it is gone."""
     accepted = read_accepted(accepted_file(tmp_path, Anomaly(promises.S9, "gone")))
 
