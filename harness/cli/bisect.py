@@ -19,7 +19,7 @@ from harness.cli.output import print_result, print_text, progress, shown_path
 from harness.engine.suite import choose
 from harness.report import folder
 from harness.runs.accepted import read_accepted
-from harness.runs.bisect import Bisection, Found, plan_of, read_answers
+from harness.runs.bisect import Bisection, Found, line_of, plan_of, read_answers
 from harness.runs.revisions import RevisionGates, require_repository
 from harness.targets.registry import find_kind
 
@@ -100,6 +100,7 @@ def bisect_command(  # noqa: PLR0913  one parameter an option
     """  # noqa: D301  click needs the backslash
     require_repository(repository)
     repository = repository.resolve()
+    line_of(repository, good, bad)  # wrong ends leave no run folder
     accepted = read_accepted(accept) if accept is not None else []
     gates = RevisionGates(repository, kind, budget, Path(), options.workers)
     plan = plan_of(gates, promise, scenario)

@@ -290,20 +290,24 @@ class Bisection:
 
     def _judge_ends(self, line: Sequence[Revision], progress: Progress, *, is_mend: bool) -> None:
         """Raise UsageError where the bad end shows nothing, or the good one shows it too."""
-        ends = (line[0], line[-1]) if is_mend else (line[-1], line[0])
-        bad, good = (self.judge(end, progress) for end in ends)
+        older, newer = line[0], line[-1]
         what = self.promise if not self.signature else f"{self.promise} {self.signature!r}"
-        for name, judged in (("BAD", bad), ("GOOD", good)):
-            if judged.word == SKIPPED:
-                raise UsageError(f"{name} cannot be judged: {judged.revision}: {judged.reason}")
+        bad = self._judge_end("BAD", older if is_mend else newer, progress)
         if bad.word != BAD:
             raise UsageError(f"BAD shows no anomaly of {what}: {bad.revision}")
+        good = self._judge_end("GOOD", newer if is_mend else older, progress)
         if good.word != GOOD:
             only = [signature for signature in bad.seen if signature not in good.seen]
             hint = f"; only BAD shows {_named(only)}: name it by --signature" if only else ""
             raise UsageError(
                 f"GOOD shows an anomaly of {what}: {good.revision}: {_named(good.seen)}{hint}"
             )
+
+    def _judge_end(self, name: str, end: Revision, progress: Progress) -> Judged:
+        judged = self.judge(end, progress)
+        if judged.word == SKIPPED:
+            raise UsageError(f"{name} cannot be judged: {end}: {judged.reason}")
+        return judged
 
     def commands(self, judged: Judged) -> list[str]:
         """What shows a bad revision's anomaly again: its files, and a gate of them."""
