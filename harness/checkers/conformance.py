@@ -7,6 +7,7 @@ operation only when no state explains it. The same fold judges a live test and a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, runtime_checkable
 
@@ -123,8 +124,9 @@ def known_at(
     after = refusal.after
     if after is None and refusal.accepted:
         answered = replace(operation, outcome=Outcome.OK, result=refusal.accepted[0], error="")
-        step = model.step(state, answered)
-        after = step[0] if not isinstance(step, Refusal) and step else None
+        with suppress(TypeError, LookupError, ValueError, AttributeError):  # of another operation
+            step = model.step(state, answered)
+            after = step[0] if not isinstance(step, Refusal) and step else None
     return state_rows(state, after, operation.argument)
 
 
