@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,7 @@ class ServerProcess:
             logged = log_path.read_text(encoding="utf-8", errors="replace")[-LOG_CHARS:]
             raise NotServingError(f"no port within {BOOT_PATIENCE_S:g} s; log: {logged}")
         self.port = port
+        self.listened_at = time.time()  # at the latest, and before any request
 
     @property
     def pid(self) -> int:

@@ -106,6 +106,18 @@ class WatcherMachine(Machine):
         self.ask("poll_beside", write=write)
         self.poll()
 
+    @precondition(lambda self: self.lengths)
+    @rule(session=SESSIONS, comes_back=st.sampled_from(["as it was", "written", "restored"]))
+    def poll_without_the_file(self, session: str, comes_back: str) -> None:
+        """The file is away for two polls; then it is there as before, written to, or another."""
+        self.poll()
+        self.ask("poll_without")
+        if comes_back == "written":
+            self.append(session)
+        elif comes_back == "restored":
+            self.restore(session)
+        self.poll()
+
     @rule()
     def look(self) -> None:
         self.ask("shown")
@@ -129,6 +141,10 @@ def _announced(history: History) -> int:
 
 def _written_meanwhile(history: History) -> int:
     return sum(bool(op.result and op.result["written"]) for op in history.of("poll_beside"))
+
+
+def _without_a_file(history: History) -> int:
+    return len(history.happened.of("poll_without"))
 
 
 def _failed(history: History) -> int:
@@ -163,6 +179,7 @@ WATCHER = Scenario(
         Expectation("a hidden session was written", _hidden),
         Expectation("messages were rewritten", _rewritten),
         Expectation("a session was written during a projection", _written_meanwhile),
+        Expectation("the database was away during a poll", _without_a_file),
     ),
     examples=64,
 )

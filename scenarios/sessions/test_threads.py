@@ -14,6 +14,7 @@ from harness.workloads.threads import Interleaving, Program
 
 S = {"session": "s"}
 NEW = Call("new", S)
+REOPEN = Call("reopen")
 STALE = Call("leave_behind", {**S, "stream": "old"})
 START = Call("start_run", {**S, "stream": "new"})
 CLEANUP = Call("cleanup", S)
@@ -29,6 +30,7 @@ PLANS, NOTES = (Call("copied_rename", {"title": title}) for title in ("plans", "
 COPIED_DELETE = Call("copied_delete")
 SILENT = (
     *("append", "cleanup", "clear", "count_up", "delete", "leave_behind", "new", "save_copy"),
+    "reopen",
     *("copied_append", "copied_delete", "copied_new", "copied_rename"),
     *("start_run",),
 )
@@ -72,6 +74,12 @@ def cleanup_met_start(history: History) -> bool:
     return any(op.meets(start) for op in history.of("cleanup") for start in starts)
 
 
+def first_read_met_write(history: History) -> bool:
+    """The first read of a host, which has nothing in memory, overlapped a write."""
+    reads = history.of("messages") if history.of("reopen") else ()
+    return any(op.meets(read) for op in history.of("append") for read in reads)
+
+
 def lists_met(history: History) -> bool:
     """A list was asked for while another one was made."""
     lists = [*history.of("listed"), *history.of("counted")]
@@ -98,6 +106,7 @@ MEETINGS = Interleaving(
             (NEW, Call("new", OTHER)),
             (Call("listed_elsewhere"), LISTED),
         ),
+        program("a first read and an append", (NEW, REOPEN), (MESSAGES,), (append("t1"), MESSAGES)),
         program("a clear and an append", (NEW, append("t0")), (CLEAR, MESSAGES), (append("t1"),)),
         program("a delete and a copy", (NEW, append("t0")), (DELETE, LISTED), (save("t1"),)),
         program("a delete and an append", (NEW,), (DELETE, MESSAGES), (append("t1"), MESSAGES)),
@@ -117,6 +126,7 @@ MEETINGS = Interleaving(
         "a cleanup met a start": cleanup_met_start,
         "a list was asked for during another": lists_met,
         "a change met another one that is copied": copied_changes_met,
+        "a write met the first read": first_read_met_write,
     },
     needs={"a change met another one that is copied": ("copied_new",)},
 )

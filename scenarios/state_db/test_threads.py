@@ -28,6 +28,7 @@ SESSIONS = ("s1", "s2")
 DRAWN = 200  # programs to choose from
 SCHEDULES = 8  # of each chosen program
 HARD_SCHEDULES = 16  # of each program in which something is in the way
+TURN_SCHEDULES = 2  # of the program of turns, in which one order is wrong
 LOG_SCHEDULES = 200  # of the program of logs in which a sync fails
 QUIET_SCHEDULES = 20  # of each program of logs in which none does
 EARLY_ENDS = 2  # of syncs, in a schedule of logs: another thread could still act
@@ -71,6 +72,9 @@ CHILD = {"session": "s3", "source": "cli", "about": {"parent_session_id": "s2"}}
 TAKE = Call("take_lock")
 READS = tuple(Call(function, S1) for function in ("get", "messages", "counters"))
 SHORT_S = 0.005  # a patience that ends while the lock is polled
+GRACE_S = 0.02  # a turn that stays where it is for twice that long is passed by
+BEHIND_S = 0.005  # how much later the second writer begins
+PASSED_S = 0.025  # when the lock is freed; a writer that passes the others by has tried it then
 HELD_S = 3.0  # how long a lock is held that stays for longer than a short patience
 SLOW_S = 0.004  # of a sync, as on a disk without a cache
 SYNCS_S = (SLOW_S, 3 * SLOW_S, SLOW_S)  # a long one, so that a later one can end before it
@@ -183,6 +187,23 @@ HARD = (
 )
 
 
+# A process that is stopped before its turn, and goes on, while the lock is taken. A handle that
+# passed it by waits for its own turn again: nothing else tries the lock but the one that waits.
+TURNS = (
+    hard(
+        "a stopped process goes on",
+        (
+            *(arrange(handles=2, grace_s=GRACE_S), CREATE),
+            *(Call("take_ticket"), append("first"), Call("free_ticket")),
+            Call("take_lock", {"yields": True}),
+        ),
+        (append("a", 1),),
+        (Call("wait", {"seconds": BEHIND_S}), append("b")),
+        (free(PASSED_S),),
+    ),
+)
+
+
 # Programs of logs that share their syncs ---------------------------------------------------------
 
 
@@ -261,10 +282,11 @@ MODULES = tuple(
 EVENTS = ("committed", "synced", "took", "wait")  # nothing may refuse them
 SILENT = (  # return nothing
     *("arrange", "arrange_logs", "close_handle", "close_log", "commit", "fail", "free_lock"),
+    *("take_ticket", "free_ticket"),
     *EVENTS,
 )
 ATOMIC = Interleaving(
-    programs=(*HARD, *SYNCS, *(drawn(number) for number in range(DRAWN))),
+    programs=(*HARD, *TURNS, *SYNCS, *(drawn(number) for number in range(DRAWN))),
     check=with_plain_answers(check_database_calls, promises.D8, accepted=EVENTS, silent=SILENT),
     meetings={
         "two writes of a session met": writes_met,
@@ -280,9 +302,10 @@ ATOMIC = Interleaving(
 
 def explore_some(context: Context) -> None:
     """Explore the hard programs, and as many of the drawn ones as there are examples."""
-    drawn_ones = ATOMIC.programs[len(HARD) + len(SYNCS) :]
+    drawn_ones = ATOMIC.programs[-DRAWN:]
     chosen = context.rng("programs").sample(drawn_ones, min(context.examples, DRAWN))
     replace(ATOMIC, programs=HARD, schedules=HARD_SCHEDULES).explore(context)
+    replace(ATOMIC, programs=TURNS, modules=(), schedules=TURN_SCHEDULES).explore(context)
     logs_alone = replace(ATOMIC, modules=(), timers=EARLY_ENDS)
     replace(logs_alone, programs=SYNCS[:1], schedules=LOG_SCHEDULES).explore(context)
     replace(logs_alone, programs=SYNCS[1:], schedules=QUIET_SCHEDULES).explore(context)
@@ -294,7 +317,7 @@ STATE_DB_THREADS = Scenario(
     mode=Mode.SCHEDULE,
     ability="state_db_threads",
     promises=(
-        *(promises.D1, promises.D2, promises.D3, promises.D5),
+        *(promises.D1, promises.D2, promises.D3, promises.D4, promises.D5),
         *(promises.D8, promises.D9, promises.D10, promises.D12),
     ),
     workload=explore_some,

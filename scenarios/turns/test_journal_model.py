@@ -32,6 +32,7 @@ ENDS = {
     "cancelled": ["cancel"],
     "error": ["apperror"],
 }
+TURNS_REMEMBERED = (1, 2, 5)
 ROOM_BYTES = 1024  # more than a small row needs
 CURSORS = ("", ":0", "r", "r:", "r:-1", "r:x", "r:1:2", "r:1 ", " r:1", "r:٣", "../s/r:0", "r:0\n")
 
@@ -126,6 +127,7 @@ def walk(context: Context) -> None:
     replay_at_limits(context)
     read_everything(context)
     end_lost_runs(context)
+    forget_turns(context)
 
 
 def retain(context: Context) -> None:
@@ -244,6 +246,17 @@ def end_lost_runs(context: Context) -> None:
             ask("files", {"session": "s"})
 
 
+def forget_turns(context: Context) -> None:
+    """End more turns than are remembered, beside open ones; the disk refuses some of the ends."""
+    rng = context.rng("turns")
+    ends = ("ended", "refused", "open")
+    for number, limit in enumerate(TURNS_REMEMBERED):
+        with context.episode() as episode:
+            drawn = [rng.choice(ends) for _ in range(2 * limit)]
+            turns = ["open", *drawn, *["ended"] * limit, ends[number % 2], "refused", "ended"]
+            episode.client.ask("turns", {"ends": turns, "limit": limit})
+
+
 def walk_and_explore(context: Context) -> None:
     """Walk through the bounds, then call in any order."""
     walk(context)
@@ -263,6 +276,10 @@ def _refused(name: str) -> Expectation:
     return Expectation(f"a row was refused: {name}", count)
 
 
+def _refused_ends(history: History) -> int:
+    return sum(op.argument["ends"].count("refused") for op in history.happened.of("turns"))
+
+
 def _failed_reads(history: History) -> int:
     return sum(op.outcome is Outcome.FAIL and bool(op.argument.get("at")) for op in history)
 
@@ -279,6 +296,7 @@ JOURNAL_MODEL = Scenario(
         _refused("RunOverError"),
         _refused("RunTooLargeError"),
         Expectation("a read failed", _failed_reads),
+        Expectation("the disk refused the end of a turn", _refused_ends, 3),
     ),
     examples=40,
 )

@@ -91,7 +91,7 @@ class GatewayWatcherModel:
         match operation.function:
             case "fail" if operation.outcome is Outcome.OK and operation.result is None:
                 return (replace(state, failing=bool(argument["how"])),)
-            case "poll" | "poll_beside":
+            case "poll" | "poll_beside" | "poll_without":
                 return _polled(state, operation)
             case "shown":
                 return _shown(state, operation)
@@ -203,11 +203,13 @@ def _poll(  # noqa: PLR0911  one answer a case
 
 
 def _polled(state: State, operation: Operation) -> tuple[State] | Refusal:
-    """Judge two polls, and those that another process meets with a write.
+    """Judge two polls, also without a database, and those that another process meets with a write.
 
     It writes during the first projection, if there is one. So the polls announce the list before
     the write or after it, and the next polls must know the write.
     """
+    if operation.function == "poll_without":
+        return _polled_without(state, operation)
     is_beside = operation.function == "poll_beside" and operation.outcome is Outcome.OK
     is_written = is_beside and operation.result["written"]
     if not is_written or not state.touched or state.failing:
@@ -227,6 +229,17 @@ def _polled(state: State, operation: Operation) -> tuple[State] | Refusal:
         f"{operation.call} announced neither the sessions before the write nor those after it",
         ({**result, "announced": rows, **({"facts": _facts(after)} if "facts" in result else {})},),
         expected=f"announced = {rows}",
+    )
+
+
+def _polled_without(state: State, operation: Operation) -> tuple[State] | Refusal:
+    """Judge two polls while the database is away: the last list stays, and nothing was seen."""
+    if operation.outcome is Outcome.OK and operation.result["announced"] is None:
+        return (state,)
+    return Refusal(
+        promises.G3,
+        f"{operation.call} announced a list, or raised, although the database was away",
+        expected="announced = None: the last good list stays",
     )
 
 

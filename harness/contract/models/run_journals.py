@@ -2,8 +2,9 @@
 
 Operations are those of the *run_journals* ability (`harness.targets`). A row's number is that of
 its line (T5). A session has at most `RUNS_MAX` runs on disk, of which the least recently written
-go first and a live one never goes; a row and a run have a largest size (T6). A cursor that does
-not name a row of the session's runs is refused by its own status (C4).
+go first and a live one never goes; a row and a run have a largest size (T6). Of turns the journal
+remembers those that are open, and a number of those that ended (T6). A cursor that does not name a
+row of the session's runs is refused by its own status (C4).
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class RunJournalsModel:
                 also=FAILED_BREAKS.get(operation.function, ()),
                 expected="the call returns",
             )
-        if operation.function in ("rows", "read", "files"):
+        if operation.function in ("rows", "read", "files", "turns"):
             return self._look(state, operation)
         if operation.function in ("emit", "finish"):
             return self._write(state, operation)
@@ -153,6 +154,8 @@ class RunJournalsModel:
 
     def _look(self, state: State, operation: Operation) -> tuple[State] | Refusal:
         argument = operation.argument
+        if operation.function == "turns":
+            return _expect(state, operation, _remembered(**argument), promises.T6)
         if operation.function == "files":
             session = argument["session"]
             return _expect(state, operation, _files(state, session), promises.T6)
@@ -298,6 +301,17 @@ def _replay(state: State, session: str, cursor: str) -> dict[str, Any]:
         if holds:
             return refused(status)
     return {"status": "ok", "seqs": list(range(seen + 1, len(run.rows) + 1))}
+
+
+def _remembered(ends: list[str], limit: int) -> dict[str, Any]:
+    """The turns that the journal of turns remembers: those that are open, and the last that ended.
+
+    An end that the disk refused at first is an end as any other: it displaces one turn, once.
+    """
+    ended = [number for number, end in enumerate(ends) if end != "open"]
+    left = set(range(len(ends))) - set(ended[: max(0, len(ended) - limit)])
+    turns, runs = (sorted(f"{name}{number}" for number in left) for name in "tr")
+    return {"remembered": turns, "streams": runs, "again": turns}
 
 
 def _expect(

@@ -2,10 +2,10 @@
 
 `poll` polls twice, as the contract allows, and returns what was announced and how often the list
 was projected; `poll_beside` does the same while the writer writes during the first projection, and
-says whether it wrote; `shown` returns the list that a new subscriber receives. The writer's clock
-is the number of its call, so that each time in a list is known. `facts` are the fields of the
-announced list in its order: id, source, title, why it ended, and the calls of its start, end and
-latest activity.
+says whether it wrote; `poll_without` does it while the file is away, and puts it back; `shown`
+returns the list that a new subscriber receives. The writer's clock is the number of its call, so
+that each time in a list is known. `facts` are the fields of the announced list in its order: id,
+source, title, why it ended, and the calls of its start, end and latest activity.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ class ProjectionError(Exception):
 class ScriptedWatcher(ABC):
     """A watcher whose projections fail, or meet a write of the other process, as the script says.
 
-    Each write is a function of the adapter. `_scripted` runs a projection.
+    Each write is a function of the adapter. `_scripted` runs a projection. The database is at
+    `path`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._projections = 0
         self._failure = ""
         self._meanwhile: dict[str, Any] | None = None
@@ -63,21 +65,34 @@ class ScriptedWatcher(ABC):
         written, self._meanwhile = self._meanwhile is None, None
         return {**polled, "written": written}
 
+    def poll_without(self) -> dict[str, Any]:
+        """Poll twice while the database is away, and put it back as it was."""
+        here = list(self._path.parent.glob(f"{self._path.name}*"))
+        away = self._path.with_name("away")
+        away.mkdir()
+        for file in here:
+            file.rename(away / file.name)
+        try:
+            return self.poll()
+        finally:
+            for file in here:
+                (away / file.name).replace(file)
+            away.rmdir()
+
 
 class WatcherAdapter(ScriptedWatcher):
     """One database, a writer with a connection of its own, and a watcher of it."""
 
     def __init__(self, folder: Path, modules: Callable[[str], Any]) -> None:
         """`modules(name)` imports a module of the reference implementation."""
-        super().__init__()
-        self._path = path = folder / "state.db"
+        super().__init__(folder / "state.db")
         self._calls = 0
         self._state_db = modules("state_db.state_db").StateDb
         self._writer = self._opened()
         self._draft = modules("state_db.state_db").Draft
         self._project = modules("live.gateway_watcher").project
         self._watcher = modules("live.gateway_watcher").GatewayWatcher(
-            path, project=self._projected
+            self._path, project=self._projected
         )
         self._subscription = self._watcher.subscribe(lambda: None)
 

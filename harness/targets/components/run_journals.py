@@ -1,6 +1,7 @@
 """The *run_journals* ability: the run journals of several sessions, over restarts and read faults.
 
-A run's file gets a time of its own after every change, so that their order is known.
+A run's file gets a time of its own after every change, so that their order is known. `turns` asks
+the journal of turns, which remembers those in flight and the last that ended.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.faults.read_faults import ReadFaults
+from harness.faults.simulated_disk import STRIKES, SimulatedDisk, no_fault
 
 Rows = list[dict[str, Any]]
 
@@ -147,6 +149,38 @@ class RunJournalsAdapter:
         """The runs of a session that have a file, and the number of runs that are open."""
         names = sorted(path.stem for path in (self._folder / session).glob("*"))
         return {"files": names, "open": self._journal.gauges()["run_writers"]}
+
+    def turns(self, ends: list[str], limit: int) -> dict[str, Any]:
+        """Make a turn for each end, of which `limit` ended ones are remembered; which ones are.
+
+        It stays *open*, or is *ended*; the disk refuses a *refused* end, and is asked once more.
+        *Again* are those that the next host remembers, *streams* the runs of a known session.
+        """
+        folder = self._folder.with_name("turns")
+        folder.mkdir(exist_ok=True)
+        at_first, self._module.ENDED_TURNS_MAX = self._module.ENDED_TURNS_MAX, limit
+        try:
+            with SimulatedDisk(folder, no_fault):  # whose syncs return at once
+                journal = self._module.TurnJournal(folder / "turns.jsonl", clock=lambda: 0.0)
+            for number, end in enumerate(ends):
+                with SimulatedDisk(folder, no_fault):
+                    journal.submit(f"t{number}", "s", f"r{number}", "user")
+                if end == "refused":
+                    with SimulatedDisk(folder, STRIKES["full once"](1)), suppress(OSError):
+                        journal.complete(f"t{number}")
+                if end != "open":
+                    with SimulatedDisk(folder, no_fault):
+                        journal.complete(f"t{number}")
+            remembered = sorted(turn.turn_id for turn in journal.turns())
+            runs = [f"r{number}" for number in range(len(ends))]
+            streams = [run for run in runs if journal.session_of(run) == "s"]
+            journal.close()
+            journal = self._module.TurnJournal(folder / "turns.jsonl", clock=lambda: 0.0)
+            again = sorted(turn.turn_id for turn in journal.turns())
+            journal.close()
+        finally:
+            self._module.ENDED_TURNS_MAX = at_first
+        return {"remembered": remembered, "streams": sorted(streams), "again": again}
 
     def close(self) -> None:
         """Close the files."""

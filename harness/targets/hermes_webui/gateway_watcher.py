@@ -57,16 +57,15 @@ class WebuiWatcherAdapter(ScriptedWatcher):
 
     def __init__(self, folder: Path) -> None:
         """Create the database, and start to watch it."""
-        super().__init__()
+        super().__init__(folder / "state.db")
         checkout.set_environment(folder)
         self._module: Any = checkout.module("gateway_watcher")
         checkout.reset_globals()
-        path = folder / "state.db"
-        self._writer = sqlite3.connect(path, isolation_level=None)
+        self._writer = sqlite3.connect(self._path, isolation_level=None)
         self._writer.executescript(SCHEMA)
         self._read = self._module.read_importable_agent_session_rows
         self._module.read_importable_agent_session_rows = self._projected
-        checkout.bind("_get_state_db_path", lambda *_: path)  # the only way in older releases
+        checkout.bind("_get_state_db_path", lambda *_: self._path)  # the only way in older releases
         takes_home = "hermes_home" in inspect.signature(self._module.GatewayWatcher).parameters
         self._watcher = self._module.GatewayWatcher(
             **({"hermes_home": folder} if takes_home else {})

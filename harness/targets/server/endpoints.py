@@ -49,6 +49,8 @@ LEFT = {
     "age": "UPDATE sessions SET started_at = started_at - 2 * 86400 WHERE id = ?",
 }
 UPTIME, AGES = "uptime_seconds", ("oldest_run_age_seconds",)
+STARTED_AT = "server_started_at"
+NO_CALL = -1  # where the time of a start lies that is later than the first moment of listening
 _ID = re.compile(r"[0-9a-f]{12}(?:[0-9a-f]{20})?")
 _NAME = re.compile(r"<[^<>]+>")
 
@@ -386,7 +388,8 @@ class EndpointsAdapter:
         if key == "requests_total":
             return value - self._sent
         if key in TIMES and isinstance(value, float | int):
-            return self._call_at(value)
+            is_late = key == STARTED_AT and value > self._server.listened_at
+            return NO_CALL if is_late else self._call_at(value)
         return value
 
     def _moments(self, answer: Mapping[str, Any]) -> dict[str, int]:
@@ -394,7 +397,7 @@ class EndpointsAdapter:
 
         An uptime dates the response itself, and every other age what began that long before it.
         """
-        started, uptime_s = answer.get("server_started_at"), answer.get(UPTIME)
+        started, uptime_s = answer.get(STARTED_AT), answer.get(UPTIME)
         if not isinstance(started, float) or not isinstance(uptime_s, float):
             return {}
         now = started + uptime_s

@@ -57,6 +57,12 @@ class ServerAdapter:
                 self._gauges = Gauges(self._server.port, self._server.pid, self.state)
         return {"port": self._server.port, "pid": self._server.pid}
 
+    @property
+    def listened_at(self) -> float:
+        """A time before the first request, at which the server listened."""
+        assert self._server is not None, "the server runs"
+        return self._server.listened_at
+
     def epilogue(self) -> dict[str, Any]:
         """Let all clients leave; what is above its first value after that."""
         if self._server is None or self._gauges is None:

@@ -49,6 +49,11 @@ class SessionsThreadsAdapter:
         """Create a session."""
         self._store.new(session)
 
+    def reopen(self) -> None:
+        """Start another host, which has no session in memory."""
+        self._store = self._opened()
+        self._list = self._modules("sessions.list").SessionList(self._store.rows, lambda _: None)
+
     def append(self, session: str, text: str) -> None:
         """Append a message, as the server does."""
         self._store.append(session, {"role": "user", "content": text})

@@ -47,6 +47,11 @@ class StateDbThreadsAdapter(StateDbAdapter):
         self._failing: list[str] = []  # beginnings of statements that fail, each once
         self._current = threading.local()  # the handle that this thread calls
         self._holder: Any = None
+        self._waiter: _Connection | None = None  # the first that tried to begin since `take_lock`
+        self._yields = False  # whether the lock is freed when another one tries, too
+        self._ticket: Any = None  # the ticket lock of a process that is stopped
+        self._queue = importlib.import_module("reference_impl.state_db.write_queue")
+        self._grace_s = self._queue.GRACE_S
         self._behind = ""  # how the statement begins behind which the lock is taken
         self._handles: dict[int, Any] = {}
         self._logs: dict[int, tuple[Any, threading.Lock]] = {}  # each with its connection's lock
@@ -89,9 +94,15 @@ class StateDbThreadsAdapter(StateDbAdapter):
         handles: int = 1,
         sync_s: float = 0.0,
         failing_syncs: Sequence[int] = (),
+        grace_s: float = 0.0,
     ) -> None:
-        """Open this number of handles; syncs take `sync_s`, and those of these numbers fail."""
+        """Open this number of handles; syncs take `sync_s`, and those of these numbers fail.
+
+        A ticket that does not move is looked at every `grace_s`, if it is not 0.
+        """
         self.patience_s, self._syncs_s = patience_s, (sync_s,)
+        if grace_s:
+            self._queue.GRACE_S = grace_s
         for number in range(handles):
             self._opened(number)
         self._failing_syncs, self._syncs = failing_syncs, 0
@@ -112,12 +123,13 @@ class StateDbThreadsAdapter(StateDbAdapter):
             for number in range(logs)
         }
 
-    def take_lock(self, behind: str = "") -> int:
+    def take_lock(self, behind: str = "", *, yields: bool = False) -> int:
         """Take the write lock, over a connection of another program; returns this process's id.
 
-        With `behind` not now, but as soon as the next statement that begins like this is over.
+        With `behind` not now, but as soon as the next statement that begins like this is over. If
+        it `yields`, it is freed when a second connection tries to begin, behind one that waits.
         """
-        self._behind = behind
+        self._behind, self._yields, self._waiter = behind, yields, None
         if not behind:
             self._take_lock()
         return os.getpid()
@@ -135,6 +147,18 @@ class StateDbThreadsAdapter(StateDbAdapter):
         if holder is not None:
             holder.execute("ROLLBACK")
             holder.close()
+
+    def take_ticket(self) -> None:
+        """Draw a ticket and get its turn, as a process that is then stopped has it."""
+        module = importlib.import_module("reference_impl.state_db.ticket_lock")
+        self._ticket = module.TicketLock(os.path.realpath(self.path))
+        self._ticket.acquire()
+
+    def free_ticket(self) -> None:
+        """Let the turn pass on, as a process that was stopped and goes on does."""
+        ticket, self._ticket = self._ticket, None
+        ticket.release()
+        ticket.close()
 
     def wait(self, seconds: float) -> None:
         """Let virtual time pass."""
@@ -222,6 +246,7 @@ class StateDbThreadsAdapter(StateDbAdapter):
     def close(self) -> None:
         """Close every handle."""
         self._close_handles()
+        self._queue.GRACE_S = self._grace_s
         _unobserve()
 
     def _close_handles(self) -> None:
@@ -233,6 +258,13 @@ class StateDbThreadsAdapter(StateDbAdapter):
         self._logs.clear()
 
     # What is observed ----------------------------------------------------------------------------
+
+    def try_to_begin(self, connection: _Connection) -> None:
+        """Free a lock that yields, if another connection waits for it already."""
+        if self._yields and self._holder is not None:
+            self._waiter = self._waiter or connection
+            if connection is not self._waiter:
+                self.free_lock()
 
     def strike(self, sql: str) -> None:
         """Raise if this statement is to fail."""
@@ -282,6 +314,8 @@ class _Connection:
         self._adapter.strike(sql)
         if sql.startswith(("BEGIN", "ROLLBACK")):
             self._texts = []
+        if sql.startswith("BEGIN"):
+            self._adapter.try_to_begin(self)
         self._add_texts(sql, parameters)
         if sql == "ROLLBACK":
             self._connection.execute(sql)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -132,3 +133,24 @@ def test_sound_history_is_valid(history: tuple[Operation, ...]) -> None:
 def test_wrong_history_is_refused(history: tuple[Operation, ...], promise: str) -> None:
     """Each wrong history breaks its promise."""
     assert promise in judged(*history)
+
+
+def turns(first: str, then: str) -> tuple[Operation, ...]:
+    """Thread 1 appends `a`, and thread 2 waits and appends `b`; the order of their commits."""
+    texts = [{"texts": [f"alpha {text}"], "synced": True} for text in (first, then)]
+    return (
+        CREATE,
+        op("free_ticket", None, (3, 4)),
+        op("append", message("a", 1), (10, 50)),
+        replace(op("wait", {"seconds": 0.1}, (11, 20)), process=2),
+        replace(op("append", message("b"), (21, 55)), process=2),
+        op("committed", texts[0], (30, 31)),
+        op("committed", texts[1], (40, 41)),
+        op("messages", S1, (60, 61), [["user", f"alpha {text}"] for text in (first, then)]),
+    )
+
+
+def test_overtaken_write_is_refused() -> None:
+    """A write behind a wait has a later ticket than one that began before the wait ended."""
+    assert judged(*turns("a", "b")) == set()
+    assert judged(*turns("b", "a")) == {"D4"}

@@ -269,6 +269,11 @@ def beside(announced: Any, projections: int, *, written: bool = True) -> Operati
     return op("poll_beside", result, write={"function": "append", "session": "s", "text": "t9"})
 
 
+def without(announced: Any = None) -> Operation:
+    """Two polls while the database is away."""
+    return op("poll_without", {"announced": announced, "projections": 0})
+
+
 def create(session: str = "s", source: str = "cli") -> Operation:
     return op("create", session=session, source=source)
 
@@ -306,6 +311,9 @@ RIGHT_WATCHERS: list[Story] = [
     [*SEEN, SAID, beside(row(3), 2), poll(), op("shown", row(3))],
     [*SEEN, beside(None, 0, written=False), poll()],
     [*SEEN, FAILS, SAID, beside(None, 2, written=False), WORKS, poll(row(2), 1)],
+    [*SEEN, without(), poll(), op("shown", row(1))],
+    [*SEEN, without(), SAID, poll(row(2), 1)],
+    [*SEEN, without(), op("restore", session="s"), poll([], 1)],
     [create(), polled(["s", "cli", None, None, 1, None, 1])],
     [create(), SAID, ENDED, polled(["s", "cli", None, "done", 1, 3, 2], messages=1, ended=True)],
 ]
@@ -331,6 +339,10 @@ WRONG_WATCHERS: list[tuple[Promise, Story]] = [
     (promises.G3, [*SEEN, FAILS, SAID, raised("poll")]),
     (promises.G3, [*SEEN, raised("shown")]),
     (promises.G1, [*SEEN, op("restore", session="s"), poll()]),
+    (promises.G3, [*SEEN, without([])]),
+    (promises.G3, [*SEEN, raised("poll_without")]),
+    (promises.G2, [*SEEN, without(), poll(row(1), 1)]),
+    (promises.G1, [*SEEN, without(), SAID, poll()]),
     (promises.G1, [*SEEN, SAID, beside(row(2), 1), poll()]),
     (promises.G1, [*SEEN, SAID, beside(row(1), 1)]),
     (promises.G2, [*SEEN, SAID, beside(row(2), 3)]),

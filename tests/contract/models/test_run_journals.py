@@ -43,6 +43,14 @@ def emit(*shown: Any, refused: str | None = None, text: str = "a") -> Operation:
     return op("emit", {"shown": list(shown), "refused": refused}, **R, event="token", text=text)
 
 
+def turns(*remembered: str, again: list[str] | None = None) -> Operation:
+    """One turn is open, and three end, of which one is remembered."""
+    ends = ["open", "ended", "refused", "ended"]
+    streams = [turn.replace("t", "r") for turn in remembered]
+    found = {"remembered": list(remembered), "streams": streams, "again": again or [*remembered]}
+    return op("turns", found, ends=ends, limit=1)
+
+
 def finish(*shown: Any) -> Operation:
     events = {"state": "done", "events": ["stream_end"]}
     return op("finish", {"shown": list(shown), "refused": None}, **R, **events)
@@ -75,6 +83,7 @@ FAILED_READ = replace(op("rows", None, **R, at=2), outcome=Outcome.FAIL, error="
 RIGHT: list[Story] = [
     [begin(), emit(row(1)), finish(END), rows(row(1), END, text="a"), emit(refused="RunOverError")],
     [begin(), finish(row(1, "stream_end", "stream_end", "done")), finish()],
+    [turns("t0", "t3"), turns("t0", "t3")],
     [begin(), emit(row(1)), read("r:0", "ok", 1), read("r:1", "ok"), read("x", "cursor_invalid")],
     [begin(), read("r:1", "cursor_event_missing"), read("R:0", "cursor_run_missing")],
     [begin(), emit(row(1)), op("spoil", {}, **R, row=1), rows(), read("r:0", "replay_malformed")],
@@ -101,6 +110,9 @@ WRONG: list[tuple[Promise, Story]] = [
     (promises.C4, [begin(), emit(row(1)), read("r:1", "cursor_event_missing")]),
     (promises.C4, [begin(), read("r:0", "ok", session="S")]),
     (promises.S6, [begin(), op("remove_session", {"files": ["r"], "open": 0}, session="s")]),
+    (promises.T6, [turns("t0", "t1", "t3")]),
+    (promises.T6, [turns("t0")]),
+    (promises.T6, [turns("t0", "t3", again=["t0", "t1", "t3"])]),
 ]
 
 

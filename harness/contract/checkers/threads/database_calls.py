@@ -28,11 +28,12 @@ INJECTED = "injected"  # in the text of an error that the harness caused
 
 _OTHERS = (  # no calls of the model
     *("arrange", "take_lock", "free_lock", "fail", "close_handle", "left_open", "wait"),
+    *("take_ticket", "free_ticket"),
     *("arrange_logs", "commit", "close_log", "took", "committed", "synced"),
 )
 _NO_REFUSAL = (
     *("arrange", "take_lock", "free_lock", "fail", "close_handle", "left_open"),
-    *("arrange_logs", "close_log"),
+    *("arrange_logs", "close_log", "take_ticket", "free_ticket"),
 )
 
 
@@ -40,7 +41,7 @@ def check_database_calls(history: History) -> Verdict:
     """Judge the answers, the refusals, the waits, the syncs and what stays open."""
     rules = first_of(
         *(_refused_arrangements, _refused_commits, _early_refusals, _too_long, _unnamed),
-        _left_open,
+        *(_left_open, _overtaken),
     )
     verdict = rules(history)
     if verdict.anomalies:
@@ -222,6 +223,32 @@ def _left_open(history: History) -> Iterator[Anomaly]:
                 expected="0",
                 observed=str(op.result),
             )
+
+
+def _overtaken(history: History) -> Iterator[Anomaly]:
+    """A write that was passed by a later one, when no stopped process had the turn any more (D4).
+
+    Virtual time passes only while no thread can act. So a write that began before another thread
+    ended a wait has its ticket, and that thread's next write draws a later one.
+    """
+    freed = history.happened.of("free_ticket")
+    appends = [op for op in history.happened.of("append") if freed and freed[-1].precedes(op)]
+    commits = history.of("committed")
+    turns = {text: at for at, commit in enumerate(commits) for text in _texts(commit)}
+    for later in appends:
+        waits = [wait for wait in history.of("wait") if wait.process == later.process]
+        for earlier in appends:
+            is_behind = any(_began(earlier, wait) and wait.precedes(later) for wait in waits)
+            texts = earlier.argument["text"], later.argument["text"]
+            if is_behind and turns.get(texts[0], 0) > turns.get(texts[1], 0):
+                yield Anomaly(
+                    promises.D4,
+                    f"{later.call} was committed before {earlier.call}, which waited longer",
+                    (earlier, later),
+                    "overtaken",
+                    expected=f"{texts[0]!r} is committed first",
+                    observed=f"{texts[1]!r} was",
+                )
 
 
 def _power_loss(history: History) -> Verdict:
