@@ -30,6 +30,7 @@ SCHEDULES = 8  # of each chosen program
 HARD_SCHEDULES = 16  # of each program in which something is in the way
 TURN_SCHEDULES = 2  # of the program of turns, in which one order is wrong
 LOG_SCHEDULES = 200  # of the program of logs in which a sync fails
+LATE_SCHEDULES = 4  # of the program of a late leader, whose times decide
 QUIET_SCHEDULES = 20  # of each program of logs in which none does
 EARLY_ENDS = 2  # of syncs, in a schedule of logs: another thread could still act
 
@@ -212,11 +213,14 @@ def commit(text: str, handle: int) -> Call:
     return Call("commit", {"text": f"alpha {text}", "handle": handle})
 
 
-def logs(name: str, failing: tuple[int, ...], *threads: tuple[Call, ...]) -> Program:
+def logs(
+    name: str, failing: tuple[int, ...], *threads: tuple[Call, ...], late: tuple[float, ...] = ()
+) -> Program:
     """Some logs that share slow syncs; after a failed sync each commits once more."""
-    calls = [call for calls in threads for call in calls]
+    calls = [call for calls in threads for call in calls if "handle" in call.argument]
     count = 1 + max(call.argument["handle"] for call in calls)
     how = {"logs": count, "syncs_s": list(SYNCS_S), "failing_syncs": list(failing)}
+    how |= {"late": list(late)} if late else {}
     closed = {call.argument["handle"] for call in calls if call.function == "close_log"}
     is_open = [number for number in range(count) if number not in closed]
     last = [commit(f"last {number}", number) for number in is_open] if failing else []
@@ -246,6 +250,20 @@ SYNCS = (
         (commit("c", 0),),
         (Call("close_log", {"handle": 0}), commit("d", 1)),
     ),
+)
+
+
+# A process is stopped before it locks the round that it is to lead. Meanwhile another one leads it,
+# and a third one begins the next. So the late one must not lead: it would say that the third's
+# round has not begun, and a commit beside that would be taken for covered by it.
+LATE = logs(
+    "a leader that comes late",
+    (),
+    (commit("a", 1),),
+    (Call("wait", {"seconds": SLOW_S / 40}), commit("b", 0)),
+    (Call("wait", {"seconds": SLOW_S * 1.05}), commit("c", 2)),
+    (Call("wait", {"seconds": SLOW_S * 1.75}), commit("d", 2)),
+    late=(1, SLOW_S * 1.5),
 )
 
 
@@ -286,7 +304,7 @@ SILENT = (  # return nothing
     *EVENTS,
 )
 ATOMIC = Interleaving(
-    programs=(*HARD, *TURNS, *SYNCS, *(drawn(number) for number in range(DRAWN))),
+    programs=(*HARD, *TURNS, *SYNCS, LATE, *(drawn(number) for number in range(DRAWN))),
     check=with_plain_answers(check_database_calls, promises.D8, accepted=EVENTS, silent=SILENT),
     meetings={
         "two writes of a session met": writes_met,
@@ -309,6 +327,7 @@ def explore_some(context: Context) -> None:
     logs_alone = replace(ATOMIC, modules=(), timers=EARLY_ENDS)
     replace(logs_alone, programs=SYNCS[:1], schedules=LOG_SCHEDULES).explore(context)
     replace(logs_alone, programs=SYNCS[1:], schedules=QUIET_SCHEDULES).explore(context)
+    replace(logs_alone, programs=(LATE,), schedules=LATE_SCHEDULES, timers=0).explore(context)
     replace(ATOMIC, programs=chosen, modules=()).explore(context)
 
 

@@ -12,9 +12,11 @@ tenth of the points of an append, so that a few schedules reach what takes three
 from __future__ import annotations
 
 import errno
+import fcntl
 import importlib
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -52,6 +54,9 @@ class StateDbThreadsAdapter(StateDbAdapter):
         self._ticket: Any = None  # the ticket lock of a process that is stopped
         self._queue = importlib.import_module("reference_impl.state_db.write_queue")
         self._grace_s = self._queue.GRACE_S
+        self._rounds = importlib.import_module("reference_impl.state_db.group_commit")
+        self._lock: Callable[..., Any] = self._rounds.fcntl
+        self._late: tuple[float, ...] = ()
         self._behind = ""  # how the statement begins behind which the lock is taken
         self._handles: dict[int, Any] = {}
         self._logs: dict[int, tuple[Any, threading.Lock]] = {}  # each with its connection's lock
@@ -108,12 +113,19 @@ class StateDbThreadsAdapter(StateDbAdapter):
         self._failing_syncs, self._syncs = failing_syncs, 0
 
     def arrange_logs(
-        self, logs: int, syncs_s: Sequence[float], failing_syncs: Sequence[int] = ()
+        self,
+        logs: int,
+        syncs_s: Sequence[float],
+        failing_syncs: Sequence[int] = (),
+        late: Sequence[float] = (),
     ) -> None:
         """Open this number of logs, each as another process would.
 
-        The first syncs take `syncs_s`, and later ones as long as the last of them.
+        The first syncs take `syncs_s`, and later ones as long as the last of them. `late` is a log
+        whose process is stopped, once, as it is about to lock a round, and for how long.
         """
+        self._late = tuple(late)
+        self._rounds.fcntl = self._lock_late
         module = importlib.import_module("reference_impl.state_db.wal")
         self._syncs_s, self._failing_syncs, self._syncs = syncs_s, failing_syncs, 0
         self._write_lock = threading.Lock()
@@ -203,6 +215,15 @@ class StateDbThreadsAdapter(StateDbAdapter):
             commit = log.note_commit()
         log.make_durable(commit)
 
+    def _lock_late(self, fd: int, command: int, record: bytes) -> Any:
+        """Lock a part of a file, as `fcntl` does; a process that is late waits before it."""
+        is_round = command == fcntl.F_OFD_SETLK and _kind(record) == fcntl.F_WRLCK
+        if is_round and self._late[:1] == (getattr(self._current, "handle", None),):
+            _, seconds = self._late
+            self._late = ()
+            time.sleep(seconds)
+        return self._lock(fd, command, record)
+
     def close_log(self, handle: int) -> None:
         """Close the files of a log, as when its connection closes."""
         log, connection_lock = self._logs[handle]
@@ -246,7 +267,7 @@ class StateDbThreadsAdapter(StateDbAdapter):
     def close(self) -> None:
         """Close every handle."""
         self._close_handles()
-        self._queue.GRACE_S = self._grace_s
+        self._queue.GRACE_S, self._rounds.fcntl = self._grace_s, self._lock
         _unobserve()
 
     def _close_handles(self) -> None:
@@ -341,6 +362,11 @@ class _Connection:
         if sql.startswith("INSERT"):
             texts = [value for value in parameters if isinstance(value, str)]
             self._texts += [text for text in texts if text.startswith(TEXT)]
+
+
+def _kind(record: bytes) -> int:
+    """Whether a record locks to read, to write, or unlocks: its first field."""
+    return int.from_bytes(record[:2], sys.byteorder)
 
 
 def _base(function: Callable[..., Any]) -> Callable[..., Any]:
