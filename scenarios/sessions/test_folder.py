@@ -61,6 +61,7 @@ DAMAGES = (
     *("empty", "cut head", "cut tail", "text", "list", "null", "other id", "no messages"),
     *("wrong version", "nul", "removed"),
 )
+COMPRESSED_DAMAGES = ("cut tail", "removed")  # of a session whose beginning is a summary
 TYPED_DAMAGES = ("text for version", "strange messages")  # JSON, and values of other types
 INDEX_DAMAGES = (
     *("missing", "empty", "cut", "object", "twice", "numbers", "no id", "nul"),
@@ -221,6 +222,7 @@ STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("truncate", {"keep": 1}),
     ("truncate", {"keep": 9}),
     ("undo", {}),
+    ("compress", {"keep_from": 1}),
     ("recover", {}),
     ("corrupt", {"kind": "cut head"}),
     ("corrupt", {"kind": "cut tail"}),
@@ -276,6 +278,16 @@ def walk_damage(ask: Asked, _: Random) -> None:
             ask.call("append", session=sid, messages=[ask.message()])
             ask.call("backup_count", session=sid)
         ask.look()
+        if kind in COMPRESSED_DAMAGES:
+            ask.filled("z")
+            ask.call("compress", session="z", keep_from=1)
+            if kind != "removed":
+                ask.call("append", session="z", messages=[ask.message()])
+            ask.call("restart")
+            ask.call("corrupt", session="z", kind=kind)
+            ask("recover")
+            ask.call("load", session="z")
+            ask.call("delete", session="z")
         if number % 3 == 2:
             ask("audit")
             ask("recover")
@@ -448,6 +460,7 @@ def _others(ask: Asked, sid: str, rng: Random) -> Iterator[tuple[str, dict[str, 
         yield "append", {"session": sid, "messages": messages}
     yield "truncate", {"session": sid, "keep": rng.randrange(-1, 5)}
     yield "shrink", {"session": sid, "keep": rng.randrange(4)}
+    yield "compress", {"session": sid, "keep_from": rng.randrange(4)}
     yield "save_copy", {"slot": "z", "add": [ask.message()], "keep": rng.choice((None, 0, 1))}
     yield "corrupt", {"session": sid, "kind": rng.choice(DAMAGES)}
     yield "corrupt_backup", {"session": sid, "kind": rng.choice(DAMAGES[:-1])}

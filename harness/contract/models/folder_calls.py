@@ -14,6 +14,7 @@ from harness.contract.models.folder_values import (
     KINDS,
     NO_NUMBER,
     REMOVED,
+    SUMMARY,
     TICK_S,
     RefusedError,
     Value,
@@ -196,6 +197,13 @@ class _Call:
             if not users:
                 raise RefusedError("SaveRefusedError")
             return cut_to(found, users[-1])
+
+        return self._change(session, act)
+
+    def compress(self, session: str, keep_from: int) -> Value:
+        def act(found: Value) -> Value:
+            left = found["messages"][keep_from:]
+            return counted({**cut_to(found, 0), "messages": [SUMMARY, *left]})
 
         return self._change(session, act)
 
@@ -459,7 +467,10 @@ class _Call:
             shorter = min(len(whole["messages"]), count)
             common = next((at for at, (old, new) in enumerate(pairs) if old != new), shorter)
             self._remove(whole, session["messages"])
-            self.world["bak"][sid] = {**whole, "truncation_watermark": common}
+            # A summary is in no older version, so its backup is the new one.
+            is_cut = session["messages"] == previous["messages"][:count]
+            kept = {**whole, "truncation_watermark": common}
+            self.world["bak"][sid] = kept if is_cut else session
             return session
         if shrinks:
             self.world["bak"][sid] = {**whole, "truncation_watermark": None}

@@ -18,6 +18,7 @@ TICK_S = 1e-6
 CAP = 2
 DAMAGED = "damaged"
 REMOVED = "removed"
+SUMMARY = {"role": "system", "content": "what was before"}  # that a compress leaves
 NO_NUMBER = "no number"  # in a backup: other programs write NaN, which is null then
 HEAD_STAYS = ("cut tail", "strange messages")  # damage behind the metadata
 FIELDS: Mapping[str, Any] = {

@@ -7,7 +7,8 @@ carry the time `at` which the clock shows. Each answers what the store returns, 
 - `open(cap)`, `restart`: both, or the called one, begin anew; `swap`;
 - `found`: as the first call of all, both begin in a folder that does not exist yet, with a `new`;
 - `new`, `append`, `change(fields)`, `maintain(fields)`, `rename`, `clear`, `truncate`, `undo`,
-  `shrink` (a plain save of fewer messages), `save_head`, `copy(slot)`, `save_copy(slot, add)`;
+  `compress(keep_from)`, `shrink` (a plain save of fewer messages), `save_head`, `copy(slot)`,
+  `save_copy(slot, add)`;
 - `delete`, `cleanup(live)`, `load`, `head`, `backup_count`, `recover`, `audit`;
 - `corrupt(kind)`, `corrupt_backup(kind)`, `damage_index(kind)`, `plant(name)`: the harness damages;
 - `busy(function, argument, lock)`: a write, while another process holds the lock of the index, or

@@ -19,7 +19,15 @@ from threading import Thread
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from harness.contract.models.folder_values import CAP, DAMAGED, FIELDS, NO_NUMBER, REMOVED, digest
+from harness.contract.models.folder_values import (
+    CAP,
+    DAMAGED,
+    FIELDS,
+    NO_NUMBER,
+    REMOVED,
+    SUMMARY,
+    digest,
+)
 from harness.core.errors import TargetLostError
 from harness.faults.simulated_disk import SimulatedDisk
 from harness.targets.components.session_store import LOSSES, SessionsAdapter, UnknownSessionError
@@ -273,6 +281,11 @@ class SessionFolderAdapter(SessionsAdapter):
     def undo(self, session: str) -> dict[str, Any]:  # type: ignore[override]
         """Remove the user's last message and those after it."""
         return _plain(self._store.undo(session))
+
+    def compress(self, session: str, keep_from: int) -> dict[str, Any]:
+        """Put a summary in the place of the messages before an index, as the user asked."""
+        compressed = self._store.change(session, lambda f: f.compressed(SUMMARY, keep_from))
+        return _plain(compressed)
 
     def delete(self, session: str) -> bool:  # type: ignore[override]
         """Remove the session."""

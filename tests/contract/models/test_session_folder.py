@@ -41,6 +41,15 @@ LOADED_IN_VAIN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("shrink", {"session": "s1", "keep": 0}),
 )
 
+COMPRESSED: tuple[tuple[str, dict[str, Any]], ...] = (
+    *CALLS[:4],
+    ("compress", {"session": "s1", "keep_from": 2}),
+    ("restart", {}),
+    ("corrupt", {"session": "s1", "kind": "removed"}),
+    ("recover", {}),
+    ("load", {"session": "s1"}),
+)
+
 Change = Callable[[str, Any], Any]
 
 
@@ -136,6 +145,12 @@ def with_doubled_message(seen: dict[str, Any]) -> None:
         session["messages"] += session["messages"][-1:]
 
 
+def with_nothing_of_a_summary(seen: dict[str, Any]) -> None:
+    session = seen["disk"].get("s1")
+    if session and session["version"] == 5:  # as recovery restored it
+        session["messages"] = []
+
+
 def with_ghost(seen: dict[str, Any]) -> None:
     if not seen["disk"].get("s1") and len(seen["rows"]) == 1:
         seen["rows"].append({**seen["rows"][0], "session_id": "s1", "updated_at": 1.0})
@@ -143,6 +158,16 @@ def with_ghost(seen: dict[str, Any]) -> None:
 
 def test_reference_conforms_to_the_folder_model(tmp_path: Path) -> None:
     assert judged(tmp_path) == set()
+
+
+def test_summary_is_restored_with_what_it_kept(tmp_path: Path) -> None:
+    """The backup of a compressed session is as new as itself, since no older one has a summary."""
+    folders = [tmp_path / name for name in ("right", "wrong")]
+    for folder in folders:
+        folder.mkdir()
+    assert judged(folders[0], calls=COMPRESSED) == set()
+    wrong = judged(folders[1], in_looks(with_nothing_of_a_summary), COMPRESSED)
+    assert wrong >= {"S2", "S5"}
 
 
 def test_missing_index_is_not_damaged(tmp_path: Path) -> None:
