@@ -28,7 +28,7 @@ SESSIONS = ("s1", "s2")
 DRAWN = 200  # programs to choose from
 SCHEDULES = 8  # of each chosen program
 HARD_SCHEDULES = 16  # of each program in which something is in the way
-TURN_SCHEDULES = 2  # of the program of turns, in which one order is wrong
+TURN_SCHEDULES = (6, 2)  # of the programs of turns; in one of four each line is a point
 LOG_SCHEDULES = 200  # of the program of logs in which a sync fails
 LATE_SCHEDULES = 4  # of the program of a late leader, whose times decide
 QUIET_SCHEDULES = 20  # of each program of logs in which none does
@@ -73,6 +73,7 @@ CHILD = {"session": "s3", "source": "cli", "about": {"parent_session_id": "s2"}}
 TAKE = Call("take_lock")
 READS = tuple(Call(function, S1) for function in ("get", "messages", "counters"))
 SHORT_S = 0.005  # a patience that ends while the lock is polled
+BETWEEN_S = 0.0055  # a patience that ends between two polls, where only callers try the lock
 GRACE_S = 0.02  # a turn that stays where it is for twice that long is passed by
 BEHIND_S = 0.005  # how much later the second writer begins
 PASSED_S = 0.025  # when the lock is freed; a writer that passes the others by has tried it then
@@ -188,9 +189,19 @@ HARD = (
 )
 
 
-# A process that is stopped before its turn, and goes on, while the lock is taken. A handle that
-# passed it by waits for its own turn again: nothing else tries the lock but the one that waits.
+# A patience ends while the write is in a batch that has begun. A process that is stopped before its
+# turn goes on, while the lock is taken: a handle that passed it by waits for its own turn again,
+# and nothing tries the lock but the one whose turn it is.
 TURNS = (
+    hard(
+        "patience ends as a batch is written",
+        (
+            *(arrange(patience_s=BETWEEN_S), CREATE, Call("take_lock", {"until_s": BETWEEN_S})),
+            Call("stall", {"statement": "INSERT INTO messages", "seconds": SHORT_S}),
+        ),
+        (append("a"),),
+        (append("b"),),
+    ),
     hard(
         "a stopped process goes on",
         (
@@ -300,7 +311,7 @@ MODULES = tuple(
 EVENTS = ("committed", "synced", "took", "wait")  # nothing may refuse them
 SILENT = (  # return nothing
     *("arrange", "arrange_logs", "close_handle", "close_log", "commit", "fail", "free_lock"),
-    *("take_ticket", "free_ticket"),
+    *("take_ticket", "free_ticket", "stall"),
     *EVENTS,
 )
 ATOMIC = Interleaving(
@@ -323,7 +334,8 @@ def explore_some(context: Context) -> None:
     drawn_ones = ATOMIC.programs[-DRAWN:]
     chosen = context.rng("programs").sample(drawn_ones, min(context.examples, DRAWN))
     replace(ATOMIC, programs=HARD, schedules=HARD_SCHEDULES).explore(context)
-    replace(ATOMIC, programs=TURNS, modules=(), schedules=TURN_SCHEDULES).explore(context)
+    for program, schedules in zip(TURNS, TURN_SCHEDULES, strict=True):
+        replace(ATOMIC, programs=(program,), schedules=schedules).explore(context)
     logs_alone = replace(ATOMIC, modules=(), timers=EARLY_ENDS)
     replace(logs_alone, programs=SYNCS[:1], schedules=LOG_SCHEDULES).explore(context)
     replace(logs_alone, programs=SYNCS[1:], schedules=QUIET_SCHEDULES).explore(context)

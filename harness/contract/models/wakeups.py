@@ -510,7 +510,12 @@ class _Draft:
             self._forget(event)
             return
         if not self.to_mark or self.to_mark[0][1] != event:
-            self.refuse(promises.W5, f"marked {event} undelivered", "no mark before delivery")
+            is_due = any(
+                event == waiting.event for queue in self.queues.values() for waiting in queue
+            )
+            never = (promises.W1,) if is_due else ()  # no turn ever tells of it now
+            problem = f"marked {event} undelivered"
+            self.refuse(promises.W5, problem, "no mark before delivery", *never)
         expected = "unmarked" if self.unmarkable and not self.broken else "marked"
         if how != expected:
             self.refuse(promises.W5, f"{how} {event}", expected)

@@ -50,11 +50,13 @@ class StateDbThreadsAdapter(StateDbAdapter):
         self._current = threading.local()  # the handle that this thread calls
         self._holder: Any = None
         self._waiter: _Connection | None = None  # the first that tried to begin since `take_lock`
+        self._until_s: float | None = None  # from when on a try in vain frees the lock
+        self._stalled = "", 0.0  # how the statement begins that takes long, and how long
         self._yields = False  # whether the lock is freed when another one tries, too
         self._ticket: Any = None  # the ticket lock of a process that is stopped
-        self._queue = importlib.import_module("reference_impl.state_db.write_queue")
+        self._queue: Any = importlib.import_module("reference_impl.state_db.write_queue")
         self._grace_s = self._queue.GRACE_S
-        self._rounds = importlib.import_module("reference_impl.state_db.group_commit")
+        self._rounds: Any = importlib.import_module("reference_impl.state_db.group_commit")
         self._lock: Callable[..., Any] = self._rounds.fcntl
         self._late: tuple[float, ...] = ()
         self._behind = ""  # how the statement begins behind which the lock is taken
@@ -135,13 +137,15 @@ class StateDbThreadsAdapter(StateDbAdapter):
             for number in range(logs)
         }
 
-    def take_lock(self, behind: str = "", *, yields: bool = False) -> int:
+    def take_lock(self, behind: str = "", *, yields: bool = False, until_s: float = 0.0) -> int:
         """Take the write lock, over a connection of another program; returns this process's id.
 
         With `behind` not now, but as soon as the next statement that begins like this is over. If
         it `yields`, it is freed when a second connection tries to begin, behind one that waits.
+        With `until_s` it is freed behind the first try in vain after that time.
         """
         self._behind, self._yields, self._waiter = behind, yields, None
+        self._until_s = time.monotonic() + until_s if until_s else None
         if not behind:
             self._take_lock()
         return os.getpid()
@@ -151,6 +155,10 @@ class StateDbThreadsAdapter(StateDbAdapter):
             self.path, isolation_level=None, check_same_thread=False, timeout=60.0
         )
         self._holder.execute("BEGIN IMMEDIATE")
+
+    def stall(self, statement: str, seconds: float) -> None:
+        """Let the next statement that begins like this take some virtual time."""
+        self._stalled = statement, seconds
 
     def free_lock(self, after_s: float = 0.0) -> None:
         """Free the write lock after some virtual time, if it was taken."""
@@ -287,8 +295,18 @@ class StateDbThreadsAdapter(StateDbAdapter):
             if connection is not self._waiter:
                 self.free_lock()
 
+    def try_in_vain(self) -> None:
+        """Free a lock whose time is over, behind a try that met it."""
+        if self._until_s is not None and time.monotonic() >= self._until_s:
+            self._until_s = None
+            self.free_lock()
+
     def strike(self, sql: str) -> None:
-        """Raise if this statement is to fail."""
+        """Raise if this statement is to fail, or take the time that it is to take."""
+        statement, seconds = self._stalled
+        if statement and sql.startswith(statement):
+            self._stalled = "", 0.0
+            time.sleep(seconds)
         for start in self._failing:
             if sql.startswith(start):
                 self._failing.remove(start)
@@ -336,7 +354,7 @@ class _Connection:
         if sql.startswith(("BEGIN", "ROLLBACK")):
             self._texts = []
         if sql.startswith("BEGIN"):
-            self._adapter.try_to_begin(self)
+            return self._begin(sql)
         self._add_texts(sql, parameters)
         if sql == "ROLLBACK":
             self._connection.execute(sql)
@@ -350,6 +368,14 @@ class _Connection:
             event = {"texts": self._texts, "synced": synchronous >= FULL}
             self._adapter.see("committed", event, begun)
         return cursor
+
+    def _begin(self, sql: str) -> Any:
+        self._adapter.try_to_begin(self)
+        try:
+            return self._connection.execute(sql)
+        except sqlite3.OperationalError:
+            self._adapter.try_in_vain()
+            raise
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
         """See `sqlite3.Connection.executemany`."""

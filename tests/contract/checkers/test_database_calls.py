@@ -104,6 +104,7 @@ def test_sound_history_is_valid(history: tuple[Operation, ...]) -> None:
     ("history", "promise"),
     [
         ((CREATE, SHORT, LOCK, NOT_IN_VAIN, took(0.5), LATE), "D2"),
+        ((CREATE, SHORT, LOCK, NOT_IN_VAIN, took(0.5), COMMITTED, SYNCED, EMPTY), "D2"),
         ((CREATE, APPEND, COMMITTED, SYNCED, EMPTY), "D1"),
         ((CREATE, SHORT, LOCK, NOT_IN_VAIN, took(0.4), EMPTY), "D3"),
         ((CREATE, SHORT, LOCK, NOT_IN_VAIN, took(9.0), EMPTY), "D5"),

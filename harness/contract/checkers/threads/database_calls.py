@@ -28,12 +28,12 @@ INJECTED = "injected"  # in the text of an error that the harness caused
 
 _OTHERS = (  # no calls of the model
     *("arrange", "take_lock", "free_lock", "fail", "close_handle", "left_open", "wait"),
-    *("take_ticket", "free_ticket"),
+    *("take_ticket", "free_ticket", "stall"),
     *("arrange_logs", "commit", "close_log", "took", "committed", "synced"),
 )
 _NO_REFUSAL = (
     *("arrange", "take_lock", "free_lock", "fail", "close_handle", "left_open"),
-    *("arrange_logs", "close_log", "take_ticket", "free_ticket"),
+    *("arrange_logs", "close_log", "take_ticket", "free_ticket", "stall"),
 )
 
 
@@ -41,7 +41,7 @@ def check_database_calls(history: History) -> Verdict:
     """Judge the answers, the refusals, the waits, the syncs and what stays open."""
     rules = first_of(
         *(_refused_arrangements, _refused_commits, _early_refusals, _too_long, _unnamed),
-        *(_left_open, _overtaken),
+        *(_left_open, _overtaken, _refused_in_vain),
     )
     verdict = rules(history)
     if verdict.anomalies:
@@ -197,6 +197,8 @@ def _unnamed(history: History) -> Iterator[Anomaly]:
     """A refusal that does not name the process that held the lock all the time (D5)."""
     frees = history.of("free_lock")
     for lock in history.happened.of("take_lock"):
+        if lock.argument and {"until_s", "yields"} & lock.argument.keys():
+            continue  # it is freed by itself
         for op in history.of("append"):
             if not (op.outcome is Outcome.FAIL and "Patience" in op.error and lock.precedes(op)):
                 continue
@@ -225,6 +227,22 @@ def _left_open(history: History) -> Iterator[Anomaly]:
             )
 
 
+def _refused_in_vain(history: History) -> Iterator[Anomaly]:
+    """A write that was refused for its patience, and was committed all the same (D2)."""
+    commits = {text: commit for commit in history.of("committed") for text in _texts(commit)}
+    for op in history.of("append"):
+        commit = commits.get(op.argument["text"])
+        if commit is not None and op.outcome is Outcome.FAIL and "Patience" in op.error:
+            yield Anomaly(
+                promises.D2,
+                f"{op.call} was refused, and was committed all the same",
+                (op, commit),
+                "refused-and-committed",
+                expected="no commit of a write that was refused",
+                observed=f"{op.error}, and a commit",
+            )
+
+
 def _overtaken(history: History) -> Iterator[Anomaly]:
     """A write that was passed by a later one, when no stopped process had the turn any more (D4).
 
@@ -240,7 +258,7 @@ def _overtaken(history: History) -> Iterator[Anomaly]:
         for earlier in appends:
             is_behind = any(_began(earlier, wait) and wait.precedes(later) for wait in waits)
             texts = earlier.argument["text"], later.argument["text"]
-            if is_behind and turns.get(texts[0], 0) > turns.get(texts[1], 0):
+            if is_behind and turns.keys() >= {*texts} and turns[texts[0]] > turns[texts[1]]:
                 yield Anomaly(
                     promises.D4,
                     f"{later.call} was committed before {earlier.call}, which waited longer",
