@@ -28,6 +28,7 @@ TURN_HANGS = Call("complete_turn", {**S, "agent": "hangs"})
 TURN_UNOWNED = Call("complete_turn", {**S, "agent": None})
 TURN_T = Call("complete_turn", {**T, "agent": "a"})
 TURN_SLOW_T = Call("complete_turn", {**T, "agent": "slow"})
+TURN_HANGS_T = Call("complete_turn", {**T, "agent": "hangs"})
 REPLACE = Call("register", {**S, "agent": "b"})
 UNREGISTER = Call("unregister", S)
 COMMIT = Call("commit", S)
@@ -79,6 +80,15 @@ def waited_long(function: str) -> Callable[[History], bool]:
     return met
 
 
+def two_hung(history: History) -> bool:
+    """A shutdown left before the providers of two sessions had returned."""
+    calls = [call for call in history.of("provide") if call.argument["agent"] == "hangs"]
+    return any(
+        sum(call.meets(drain) and not call.precedes(drain) for call in calls) > 1
+        for drain in history.of("drain")
+    )
+
+
 def commits_met(history: History) -> bool:
     """Two commits of the session overlapped."""
     commits = history.of("commit")
@@ -97,6 +107,7 @@ MEETINGS = Interleaving(
         program("an exit", (TURN_EXITS,), (COMMIT,), (COMMIT_WAITING,), (UNREGISTER,)),
         program("a shutdown beside a slow commit", (TURN_SLOW,), (COMMIT,), (TURN_A, DRAIN)),
         program("a shutdown that meets a hang", (TURN_HANGS, TURN_T), (COMMIT,), (DRAIN,)),
+        program("a shutdown that meets two", (TURN_HANGS, TURN_HANGS_T), (DRAIN,), (DIRTY,)),
         program("a failure beside a shutdown", (TURN_FLAKY, TURN_T), (COMMIT,), (TURN_B, DRAIN)),
         program("a wait for a slow commit", (TURN_SLOW,), (COMMIT,), (TURN_A, COMMIT_WAITING)),
         program("a wait for one that hangs", (TURN_HANGS,), (COMMIT,), (TURN_A, COMMIT_WAITING)),
@@ -125,6 +136,7 @@ MEETINGS = Interleaving(
         "a turn was completed during a commit": turn_during_commit,
         "two commits of a session met": commits_met,
         "a shutdown waited for a provider": waited_long("drain"),
+        "a shutdown met two providers that hang": two_hung,
         "a commit waited for a provider": waited_long("commit"),
     },
 )
