@@ -66,11 +66,17 @@ def programs() -> Iterator[list[Call]]:
         looked = [BOUNDED] if size == SIZES[-1] else []  # while the process goes on
         yield [spawn("p"), say("the end", size=size), *looked, finish(), take()]
     yield [spawn("p"), say("first"), say("漢字 🙂 äß"), finish(), take()]
+    for size in (4094, 4095):  # a character lies across what is read at once
+        yield [spawn("p"), say("漢字 🙂 äß", size=size), finish(), take()]
     yield [spawn("p"), ("kill", {"process": "p"}), take(), take(0)]
     yield [spawn("p", None), finish(), take()]
     keyed = (spawn("p", owner, key="a key", watches=["hit"]) for owner in ("s", None))
     yield from ([start, say("hit"), take(), finish(), take()] for start in keyed)
     yield [spawn("p", notify=False), finish()]
+    brief: Call = ("spawn_brief", {"process": "p", "session": "s", "exit_code": 3})
+    yield [brief, take(), take(0)]
+    other: Call = spawn("b", "S", beside="s")
+    yield [spawn("a", beside="S"), other, finish("a"), take(), finish("b"), take()]
     names = ("a", "b", "c")
     started = [spawn(name, session) for name, session in zip(names, ("s", "S", "s1"), strict=True)]
     for order in (("b", "a", "c"), ("c", "b", "a")):
@@ -112,6 +118,8 @@ def outlived(host_ends: Call) -> Iterator[list[Call]]:
     yield [spawn("p"), finish(), host_ends, take(), host_ends, take(0)]
     two = [spawn("a", "s"), spawn("b", "S"), say("of a", "a"), say("of b", "b")]
     yield [*two, host_ends, say("and a", "a"), finish("b"), take(), finish("a"), take()]
+    looked: Call = ("left", {"running": 2})  # by the next host, before they end
+    yield [*two[:2], host_ends, looked, finish("a"), take(), finish("b"), take()]
     late: Call = advance(WATCH_INTERVAL_S + SLACK_S)
     for notify in (True, False):
         watched = spawn("p", watches=["hit"], notify=notify)
@@ -143,7 +151,7 @@ def watches() -> Iterator[list[Call]]:
     for text in ("漢字 hit", "hit \N{SLIGHTLY SMILING FACE} äß", "\x00 hit"):
         pattern = text.split()[0]
         yield [spawn("p", watches=[pattern]), say(text), take(), finish(), take()]
-    for size in (OUTPUT_CHARS_MAX - 4, OUTPUT_CHARS_MAX - 3, 2 * OUTPUT_CHARS_MAX - 3):
+    for size in (4094, OUTPUT_CHARS_MAX - 4, OUTPUT_CHARS_MAX - 3, 2 * OUTPUT_CHARS_MAX - 3):
         yield [watched, say("hit", size=size), take(), finish(), take()]
     many = [call for _ in range(WATCH_EVENTS_MAX) for call in (say("hit"), take(), advance(late))]
     yield [watched, *many, say("hit"), take(0), finish(), take()]
@@ -186,6 +194,7 @@ PROCESSES = Scenario(
         promises.W12,
         promises.W13,
         promises.W14,
+        promises.T7,
         promises.H8,
     ),
     workload=walk,

@@ -30,6 +30,7 @@ UNCHANGED = (
     "bounded",
     "no_command",
 )  # calls that start and end nothing
+LOOKS = ("proof", "left", "bounded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class State:
     running: tuple[Running, ...] = ()
     due: tuple[tuple[tuple[str, Any], ...], ...] = ()
     proof: tuple[str, ...] = ()
+    is_later: bool = False  # whether a host has ended
 
 
 class ProcessesModel:
@@ -103,6 +105,11 @@ class ProcessesModel:
             return accepted
         return (_after(state, operation.function, argument, process),)
 
+    def adopt(self, state: State, operation: Operation) -> tuple[State, ...]:
+        """The same state after a look, which changes nothing; unknown after another call."""
+        is_look = operation.outcome is Outcome.OK and operation.function in LOOKS
+        return (state,) if is_look else ()
+
 
 def _answer(  # noqa: PLR0911 - one for each function
     state: State, operation: Operation
@@ -111,21 +118,23 @@ def _answer(  # noqa: PLR0911 - one for each function
     match operation.function:
         case "proof":
             events = [line.split()[:2] for line in state.proof]
-            is_lived = [line.split()[:2] for line in operation.result] == events
-            return list(state.proof), promises.W14 if is_lived else promises.W12
+            if [line.split()[:2] for line in operation.result] != events:
+                return list(state.proof), promises.W12
+            return list(state.proof), _broken_identity(state.proof, operation.result)
         case "left":
             kept = sum(process.is_kept for process in state.running)
             owed = len(state.due)
             gauges = {"running": len(state.running), "pending": owed, "queued": owed}
-            has_ended = operation.result["running"] < len(state.running)
-            promise = promises.W12 if has_ended else promises.W9
-            return {**gauges, "ledger": owed + kept, "files": kept}, promise
+            wanted = {**gauges, "ledger": owed + kept, "files": kept}
+            is_short = any(operation.result[name] < size for name, size in wanted.items())
+            return wanted, promises.W12 if is_short else promises.W9
         case "bounded":  # where a file cannot have holes, it may be as long as what was printed
             return None if operation.result is None else True, promises.W9
         case "refused":
-            has_leaked = operation.result["files"] != 0
-            wanted = {"errors": ["OSError"] * TRIES, "files": 0}
-            return wanted, promises.H8 if has_leaked else promises.W12
+            refusals = ["OSError"] * TRIES
+            is_refused = operation.result["errors"] == refusals
+            promise = promises.H8 if is_refused else promises.W12
+            return {"errors": refusals, "files": 0}, promise
         case "no_command" | "spawn_late":
             return "SpawnRefusedError", promises.W12
         case "kill":
@@ -142,23 +151,13 @@ def _equal(
 
 
 def _after(state: State, function: str, argument: Any, process: Running | None) -> State:
-    if function == "spawn":
-        started = Running(
-            argument["process"],
-            argument["session"],
-            argument.get("exit_code", 0),
-            tuple(argument.get("watches") or ()),
-            argument.get("notify", True),
-            key=argument.get("key", ""),
-        )
-        environment = _environment(started.owner, started.key)
-        proof = (*state.proof, f"{started.process} start {environment}")
-        return replace(state, running=(*state.running, started), proof=proof)
+    if function in ("spawn", "spawn_brief"):
+        return _started(state, argument, is_brief=function == "spawn_brief")
     if function == "advance":
         return replace(state, now_s=state.now_s + argument["seconds"])
     if function in ("restart", "kill_host", "spawn_late"):
         adopted = (replace(p, is_adopted=True) for p in state.running if p.is_kept)
-        return replace(state, running=tuple(adopted))
+        return replace(state, running=tuple(adopted), is_later=True)
     assert process is not None, function
     others = tuple(other for other in state.running if other != process)
     if function == "say":
@@ -177,6 +176,37 @@ def _after(state: State, function: str, argument: Any, process: Running | None) 
         suppressed=process.suppressed,
     )
     return replace(state, due=(*state.due, tuple(ended.items())))
+
+
+def _started(state: State, argument: Any, *, is_brief: bool) -> State:
+    """A process that runs, or one that has ended when its start is answered."""
+    process = Running(
+        argument["process"],
+        argument["session"],
+        argument.get("exit_code", 0),
+        tuple(argument.get("watches") or ()),
+        argument.get("notify", True),
+        key=argument.get("key", ""),
+    )
+    proof = (
+        *state.proof,
+        f"{process.process} start {_environment(process.owner, process.key)}",
+    )
+    if not is_brief:
+        return replace(state, running=(*state.running, process), proof=proof)
+    ended = tuple(process.event("completion", exit_code=process.exit_code).items())
+    proof = (*proof, f"{process.process} end")
+    return replace(state, proof=proof, due=(*state.due, ended))
+
+
+def _broken_identity(expected: tuple[str, ...], observed: list[str]) -> Promise:
+    """T7 if a process finds a session of another turn in its environment, else W14."""
+    known = {word.partition("=")[2] for line in expected for word in line.split(" ")[2:]}
+    for wanted, line in zip(expected, observed, strict=True):
+        found = {word.partition("=")[2] for word in line.split(" ")[2:]}
+        if (found & known) - {word.partition("=")[2] for word in wanted.split(" ")[2:]}:
+            return promises.T7
+    return promises.W14
 
 
 def _environment(owner: str | None, key: str) -> str:
@@ -220,7 +250,8 @@ def _taken(state: State, operation: Operation) -> tuple[State] | Refusal:
     adopted = {process.process for process in state.running if process.is_adopted}
     is_cut_off = any(due["process"] in adopted and due not in result for due in expected)
     also = (promises.W12,) if is_cut_off and promise != promises.W12 else ()
-    return replace(_wrong(promise, operation, f"{expected}"), also=also)
+    refusal = _wrong(promise, operation, f"{expected}", _difference(state, expected, result))
+    return replace(refusal, also=also)
 
 
 def _taken_some(state: State, operation: Operation) -> tuple[State] | Refusal:
@@ -239,7 +270,7 @@ def _taken_some(state: State, operation: Operation) -> tuple[State] | Refusal:
         due = [dict(event) for event in state.due]
         is_overtaken = len(came) == len(events) and all(event in due for event in came)
         broken = promises.W3 if is_overtaken else _broken(state, events, came)
-        return _wrong(broken, operation, f"{expected}")
+        return _wrong(broken, operation, f"{expected}", _difference(state, events, came))
     return replace(_wrong(promises.W5, operation, f"{expected}"), also=(promises.W1, promises.W4))
 
 
@@ -271,5 +302,21 @@ def _broken_by_number(
     return promises.W1 if more is result else promises.W12
 
 
-def _wrong(promise: Promise, operation: Operation, expected: str) -> Refusal:
-    return Refusal(promise, f"{operation.call} answered otherwise", expected=expected)
+def _difference(state: State, expected: list[dict[str, Any]], result: list[dict[str, Any]]) -> str:
+    """What is wrong with events, without values, so that each kind is a finding of its own."""
+    when = ", after a host has ended" if state.is_later else ""
+    for wanted, event in zip(expected, result, strict=False):
+        if (wanted["process"], wanted["kind"]) != (event["process"], event["kind"]):
+            return f"has events that are not those in order{when}"
+        names = [name for name, value in wanted.items() if event[name] != value]
+        if names:
+            return f"has a {wanted['kind']} with another {', '.join(names)}{when}"
+    if len(result) > len(expected):
+        return f"has a {result[len(expected)]['kind']} too many{when}"
+    return f"lacks a {expected[len(result)]['kind']}{when}"
+
+
+def _wrong(
+    promise: Promise, operation: Operation, expected: str, how: str = "answered otherwise"
+) -> Refusal:
+    return Refusal(promise, f"{operation.call} {how}", expected=expected)

@@ -41,8 +41,12 @@ class ProcessesAdapter:
         watches: list[str] | None = None,
         notify: bool = True,  # noqa: FBT001, FBT002  journalled by name
         key: str = "",
+        beside: str | None = None,
     ) -> None:
-        """Start a process in a turn of the session, or outside of turns; with a key of its own."""
+        """Start a process in a turn of the session, or outside of turns; with a key of its own.
+
+        With `beside` a turn of that session has begun after this one, and goes on.
+        """
         pipe, proof = self._folder / f"{process}.pipe", self._folder / "proof"
         os.mkfifo(pipe)
         word = shlex.quote(process)
@@ -55,12 +59,23 @@ class ProcessesAdapter:
             "notify_on_complete": notify,
             "watches": list(watches or ()),
             "session_key": key,
+            **({} if beside is None else {"beside": beside}),
         }
         given = {"command": command, "session": session, "options": options}
         self._ids[process] = str(self._host.call("spawn", given))
         self._commands[process] = command
         self._printed[process] = 0
         self._pipes[process] = os.open(pipe, os.O_WRONLY)  # waits for its reader
+
+    def spawn_brief(self, process: str, session: str, exit_code: int = 0) -> None:
+        """Start a process that ends before the call that starts it goes on."""
+        proof = shlex.quote(str(self._folder / "proof"))
+        word = shlex.quote(process)
+        command = f"echo {word} start {PROOF} >> {proof}; echo {word} end >> {proof}"
+        command = f"{command}; exit {exit_code}"
+        given = {"command": command, "session": session}
+        self._ids[process] = str(self._host.call("spawn_brief", given))
+        self._commands[process] = command
 
     def refused(self, process: str) -> dict[str, Any]:
         """Try to start a process while the disk refuses every sync, again and again.
@@ -94,8 +109,12 @@ class ProcessesAdapter:
         for mark in MARKS:
             self._print(process, mark)
             if heard:
-                given = {"process_id": self._ids[process], "size": self._printed[process]}
-                self._host.call("wait_until_read", given)
+                self._heard(process, mark)
+
+    def _heard(self, process: str, mark: bytes) -> None:  # noqa: ARG002  other hosts look for it
+        """Wait until the host has read all up to the mark."""
+        given = {"process_id": self._ids[process], "size": self._printed[process]}
+        self._host.call("wait_until_read", given)
 
     def _print(self, process: str, data: bytes) -> None:
         self._printed[process] += len(data)

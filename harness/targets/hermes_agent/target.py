@@ -2,24 +2,30 @@
 
 The harness never imports the package: it runs in processes of its own. Each version has a folder in
 the cache (HARNESS_CACHE, else the platform's cache folder). It is filled once, by the installer of
-this interpreter and without the package's dependencies, of which its database needs none.
+this interpreter and without the package's dependencies. Its database needs none of them; those of
+its other modules have a folder of their own. A version has the abilities whose files it contains.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
-import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from harness.core.errors import TargetUnavailableError, UsageError
-from harness.engine.target import Instance
+from harness.engine.target import AdapterInstance, Instance
 from harness.processes.pool import ProcessInstance, ProcessPool
-from harness.processes.repro_source import in_a_process, skip_without_version
+from harness.processes.repro_source import (
+    in_a_process,
+    skip_without_version,
+    through_the_harness,
+)
+from harness.targets.hermes_agent import process_host
+from harness.targets.hermes_agent.cache import cache_folder, installer
+from harness.targets.hermes_agent.packages import PROCESSES, packages_folder
+from harness.targets.hermes_agent.processes import AgentProcessesAdapter
 from harness.worker import sql_faults, writers
 
 PACKAGE = "hermes-agent"
@@ -30,6 +36,7 @@ WRITERS = Path(writers.__file__)
 PATIENCE_S = 600.0  # the timeout of a download over a slow line
 
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*[a-z0-9.+]*")
+_FILES = {"processes": "tools/process_registry.py"}  # the file that an ability needs
 _WRAPPERS = {"state_db": (), "state_db_crash": (FAULTS,), "state_db_crowd": (WRITERS,)}
 
 
@@ -38,7 +45,7 @@ class HermesAgentTarget:
 
     usage = f"{PACKAGE}==VERSION"
     description = "the released package, in a process of its own"
-    abilities = frozenset(_WRAPPERS)
+    abilities = frozenset(_WRAPPERS) | frozenset(_FILES)
 
     def __init__(self, version: str) -> None:
         """Raises UsageError where `version` is not a version."""
@@ -56,9 +63,21 @@ class HermesAgentTarget:
         }
 
     def prepare(self) -> None:
-        """Install the version into the cache. Raises TargetUnavailableError where that fails."""
-        if (self._folder / MODULE).is_file():
-            return
+        """Install the version, and what it imports. Raises TargetUnavailableError if that fails."""
+        if not (self._folder / MODULE).is_file():
+            self._fill_cache()
+        has = {ability for ability, file in _FILES.items() if (self._folder / file).is_file()}
+        self.abilities = frozenset(_WRAPPERS) | has
+        if "processes" in has:
+            self._pools["processes"] = self._hosts()
+
+    def _hosts(self) -> ProcessPool:
+        """Hosts of the process registry; their home is set as they open a folder."""
+        path = [str(self._folder), str(packages_folder(PROCESSES))]
+        environment = {"PYTHONPATH": os.pathsep.join(path), "PATH": os.defpath}
+        return ProcessPool([Path(process_host.__file__)], environment)
+
+    def _fill_cache(self) -> None:
         try:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self._folder.parent, prefix=".new-") as temporary:
@@ -94,43 +113,20 @@ class HermesAgentTarget:
         return {"PYTHONPATH": str(self._folder), "HOME": home, "HERMES_HOME": home}
 
     def open(self, ability: str, folder: Path) -> Instance:
-        """Open a fresh `SessionDB`, in a process of its own."""
+        """Open a fresh `SessionDB` or process registry, in a process of its own."""
+        if ability == "processes":
+            host = ProcessInstance(self._pools[ability], folder / "processes")
+            return AdapterInstance(AgentProcessesAdapter(folder, host))
         return ProcessInstance(self._pools[ability], folder)
 
     def standalone(self, ability: str) -> str:
         """The adapter's source; abilities with faults run it in a process of its own."""
+        if ability in _FILES:
+            return through_the_harness(repr(self.name), ability)
         adapter = ADAPTER.read_text(encoding="utf-8")
         wrappers = [file.read_text(encoding="utf-8") for file in _WRAPPERS[ability]]
         own = in_a_process(adapter, wrappers) if wrappers else adapter
         return skip_without_version(PACKAGE, self._version) + own
-
-
-def cache_folder() -> Path:
-    """The folder of installed versions."""
-    if folder := os.environ.get("HARNESS_CACHE"):
-        return Path(folder).expanduser().absolute()
-    home = Path.home()
-    match sys.platform:
-        case "win32":
-            base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-        case "darwin":
-            base = home / "Library" / "Caches"
-        case _:
-            base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return base / "hermes-harness"
-
-
-def installer(package: str) -> list[str]:
-    """The command that installs a package. Raises TargetUnavailableError where there is none."""
-    if importlib.util.find_spec("pip"):
-        quiet = ("--quiet", "--no-input", "--disable-pip-version-check", "--no-compile")
-        patience = ("--retries", "1", "--timeout", "30")
-        return [sys.executable, "-m", "pip", "install", "--no-deps", *quiet, *patience]
-    if uv := shutil.which("uv"):
-        return [uv, "pip", "install", "--quiet", "--no-deps", "--python", sys.executable]
-    raise TargetUnavailableError(
-        f"{package} needs an installer: neither the module pip nor the command uv was found"
-    )
 
 
 def _explain(name: str, installer_log: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.core.errors import TargetUnavailableError
-from harness.targets.hermes_agent.target import cache_folder, installer
+from harness.targets.hermes_agent.cache import cache_folder, installer
 from harness.targets.hermes_webui import scripted_agent as hermes_webui_agent
 
 YAML = "pyyaml==6.0.3"  # the only package that its start-up imports

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import importlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,12 +48,18 @@ class ProcessHost:
 
     def spawn(self, command: str, session: str | None, options: dict[str, Any]) -> str:
         """Start a process in a turn of the session, or outside of turns; returns its id."""
-        identity = importlib.import_module("reference_impl.agents.identity")
-        turn = contextlib.nullcontext()
-        if session is not None:
-            turn = identity.bound(identity.Identity(session, "stream"))
-        with turn:
+        beside = options.pop("beside", None)
+        with contextlib.ExitStack() as turns:
+            if session is not None:
+                turns.enter_context(_turn(session))
+            if beside is not None:
+                turns.enter_context(_turn_in_a_thread(beside))
             return str(self._registry.spawn(command, **options))
+
+    def spawn_brief(self, command: str, session: str) -> str:
+        """Start a process that ends before the call that starts it goes on."""
+        with _turn(session), _late_starts():
+            return str(self._registry.spawn(command))
 
     def refused(self, command: str) -> dict[str, Any]:
         """Try to start a process while the disk refuses every sync, again and again.
@@ -189,6 +196,49 @@ def _shown(event: Any) -> dict[str, Any]:
     names = ("process_id", "owner", "command", "exit_code", "output", "pattern", "suppressed")
     shown = {name: getattr(event, name) for name in names}
     return {"kind": str(event.kind), "key": event.session_key, **shown}
+
+
+def _turn(session: str) -> Any:
+    """A turn of that session, in this thread."""
+    identity = importlib.import_module("reference_impl.agents.identity")
+    return identity.bound(identity.Identity(session, "stream"))
+
+
+@contextlib.contextmanager
+def _turn_in_a_thread(session: str) -> Iterator[None]:
+    """A turn of that session in another thread, which has begun and goes on."""
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def turn() -> None:
+        with _turn(session):
+            has_begun.set()
+            may_end.wait(PATIENCE_S)
+
+    thread = threading.Thread(target=turn, daemon=True)
+    thread.start()
+    has_begun.wait(PATIENCE_S)
+    try:
+        yield
+    finally:
+        may_end.set()
+        thread.join(PATIENCE_S)
+
+
+@contextlib.contextmanager
+def _late_starts() -> Iterator[None]:
+    """A host so busy that a process has ended before the call that starts it goes on."""
+    start = os.posix_spawn
+
+    def started(*arguments: Any, **options: Any) -> int:
+        pid = start(*arguments, **options)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return pid
+
+    setattr(os, "posix_spawn", started)  # noqa: B010  the reference calls it by this name
+    try:
+        yield
+    finally:
+        setattr(os, "posix_spawn", start)  # noqa: B010
 
 
 def _has_holes(path: Path) -> bool:

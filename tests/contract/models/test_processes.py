@@ -18,6 +18,8 @@ SAID = ("say", {"process": "p", "text": "hit 1"}, None)
 SESSION = "HERMES_SESSION_CHAT_ID=s HERMES_SESSION_ID=s HERMES_SESSION_KEY=s"
 START = f"p start {SESSION} HERMES_SESSION_PLATFORM=webui"
 KILLED_HOST: tuple[str, dict[str, Any], None] = ("kill_host", {}, None)
+BRIEF = ("spawn_brief", {"process": "p", "session": "s", "exit_code": 0}, None)
+STRANGER = ("spawn", {"process": "q", "session": "t"}, None)
 FINISHED, OTHER_FINISHED = (("finish", {"process": name}, None) for name in "pq")
 
 
@@ -48,6 +50,12 @@ def tried(error: str = "OSError", files: int = 0) -> tuple[str, dict[str, Any], 
     return "refused", {"process": "p"}, {"errors": [error] * TRIES, "files": files}
 
 
+def left(running: int, ledger: int = 0, files: int = 0) -> tuple[str, dict[str, Any], Any]:
+    """What is held while some processes run."""
+    sizes = {"running": running, "pending": 0, "queued": 0, "ledger": ledger, "files": files}
+    return "left", {"running": running}, sizes
+
+
 UNMARKED = taken_some(event(), errors=1, owed=1, marks=False)
 KEYED = ("spawn", {"process": "p", "session": "s", "key": "k"}, None)
 KEYED_START = START.replace("KEY=s", "KEY=k")
@@ -76,6 +84,7 @@ def accused(*calls: tuple[str, dict[str, Any], Any]) -> Promise | None:
         (SPAWNED, SAID, SAID, taken(MATCH)),
         (SPAWNED, OTHER, FINISHED, OTHER_FINISHED, taken_some(event()), taken(event(process="q"))),
         (SPAWNED, FINISHED, UNMARKED, KILLED_HOST, taken(event())),
+        (BRIEF, ("proof", {}, [START, "p end"]), taken(event())),
         (KEYED, ("proof", {}, [KEYED_START]), FINISHED, taken(event(key="k"))),
         (SPAWNED, FINISHED, taken(event()), ("proof", {}, [START, "p end"])),
         (SPAWNED, SAID, taken(MATCH), KILLED_HOST, FINISHED, taken(ENDED)),
@@ -113,6 +122,10 @@ def test_right_registry_is_accepted(calls: tuple[tuple[str, dict[str, Any], Any]
             promises.W3,
         ),
         ((SPAWNED, FINISHED, taken_some(event(), errors=1, marks=False)), promises.W5),
+        ((BRIEF, taken()), promises.W12),
+        ((SPAWNED, STRANGER, ("proof", {}, [START, START.replace("p s", "q s")])), promises.T7),
+        ((SPAWNED, left(running=1)), promises.W12),
+        ((SPAWNED, left(running=1, ledger=1, files=2)), promises.W9),
         ((SPAWNED, FINISHED, UNMARKED, KILLED_HOST, taken()), promises.W12),
         ((KEYED, ("proof", {}, [START])), promises.W14),
         ((KEYED, FINISHED, taken(event())), promises.W12),
@@ -155,3 +168,42 @@ def test_line_lost_over_a_restart_breaks_both_promises() -> None:
     last = anomalies[-1]
     assert last is not None
     assert last.promises == {promises.W12, promises.W13}
+
+
+def test_wrong_look_hides_no_later_anomaly() -> None:
+    """Proof and sizes change nothing; each kind of wrong events has a signature of its own."""
+    fold = Fold(ProcessesModel())
+    calls = (SPAWNED, left(running=1), FINISHED, ("proof", {}, [START]), taken(event(exit_code=1)))
+    found = [
+        fold.step(Operation(0, function, argument, Outcome.OK, 0, 1, result))
+        for function, argument, result in calls
+    ]
+    assert [anomaly.signature for anomaly in found if anomaly] == [
+        "W12 left: left answered otherwise",
+        "W12 proof: proof answered otherwise",
+        "W12 take: take has a completion with another exit_code",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("calls", "kind"),
+    [
+        ((SPAWNED, FINISHED, taken()), "take lacks a completion"),
+        (
+            (SPAWNED, FINISHED, KILLED_HOST, taken()),
+            "take lacks a completion, after a host has ended",
+        ),
+        ((SPAWNED, taken(event())), "take has a completion too many"),
+        ((SPAWNED, OTHER, OTHER_FINISHED, taken(event())), "take has events that are not those"),
+    ],
+)
+def test_wrong_events_are_told_apart(
+    calls: tuple[tuple[str, dict[str, Any], Any], ...], kind: str
+) -> None:
+    fold = Fold(ProcessesModel())
+    *_, last = [
+        fold.step(Operation(0, function, argument, Outcome.OK, 0, 1, result))
+        for function, argument, result in calls
+    ]
+    assert last is not None
+    assert kind in last.signature
