@@ -34,6 +34,7 @@ from harness.cli.output import print_conclusion, print_text
 from harness.cli.profile import profile_command
 from harness.cli.prove import prove_command
 from harness.cli.reach import reach_command
+from harness.cli.releases import releases_command
 from harness.cli.replay import replay_command
 from harness.cli.soak import soak_command
 from harness.cli.track import track_command
@@ -65,6 +66,7 @@ def cli() -> None:
     harness soak --days 30                      the same over simulated days
     harness judge reports/runs/latest           judge stored histories again
     harness diff RUN reports/runs/latest        tell what changed between two runs
+    harness releases RUN...                     tell which target keeps which promise
     harness digest                              sum up the runs of a night
     harness night --budget 4h                   all of this for some hours, and one page
     harness trends                              tell which figures changed their level
@@ -92,6 +94,7 @@ for _command in (
         track_command,
         bisect_command,
         diff_command,
+        releases_command,
         digest_command,
         trends_command,
         night_command,

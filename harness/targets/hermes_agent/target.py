@@ -22,9 +22,11 @@ from harness.processes.repro_source import (
     skip_without_version,
     through_the_harness,
 )
-from harness.targets.hermes_agent import process_host
+from harness.targets.declared_http.adapter import DeclaredAdapter
+from harness.targets.declared_http.declaration import Declaration
+from harness.targets.hermes_agent import api_server, process_host
 from harness.targets.hermes_agent.cache import cache_folder, installer
-from harness.targets.hermes_agent.packages import PROCESSES, packages_folder
+from harness.targets.hermes_agent.packages import PROCESSES, SERVER, packages_folder
 from harness.targets.hermes_agent.processes import AgentProcessesAdapter
 from harness.worker import sql_faults, writers
 
@@ -45,7 +47,9 @@ class HermesAgentTarget:
 
     usage = f"{PACKAGE}==VERSION"
     description = "the released package, in a process of its own"
-    abilities = frozenset(_WRAPPERS) | frozenset(_FILES)
+    abilities = frozenset(
+        (*_WRAPPERS, *_FILES, *api_server.SESSIONS, *api_server.RUNS, *api_server.BOTH)
+    )
 
     def __init__(self, version: str) -> None:
         """Raises UsageError where `version` is not a version."""
@@ -57,6 +61,7 @@ class HermesAgentTarget:
         self.name = f"{PACKAGE}=={version}"
         self._version = version
         self._folder = cache_folder() / self.name
+        self._declarations: dict[str, Declaration] = {}
         self._pools = {
             ability: ProcessPool((ADAPTER, *wrappers), self._environment())
             for ability, wrappers in _WRAPPERS.items()
@@ -67,9 +72,14 @@ class HermesAgentTarget:
         if not (self._folder / MODULE).is_file():
             self._fill_cache()
         has = {ability for ability, file in _FILES.items() if (self._folder / file).is_file()}
+        has |= api_server.offered(self._folder)
         self.abilities = frozenset(_WRAPPERS) | has
         if "processes" in has:
             self._pools["processes"] = self._hosts()
+        self._declarations = {
+            ability: api_server.declaration(ability, self._folder, packages_folder(SERVER))
+            for ability in api_server.offered(self._folder)
+        }
 
     def _hosts(self) -> ProcessPool:
         """Hosts of the process registry; their home is set as they open a folder."""
@@ -113,7 +123,9 @@ class HermesAgentTarget:
         return {"PYTHONPATH": str(self._folder), "HOME": home, "HERMES_HOME": home}
 
     def open(self, ability: str, folder: Path) -> Instance:
-        """Open a fresh `SessionDB` or process registry, in a process of its own."""
+        """Open a fresh `SessionDB`, process registry or server, in a process of its own."""
+        if ability in self._declarations:
+            return AdapterInstance(DeclaredAdapter(folder, self._declarations[ability]))
         if ability == "processes":
             host = ProcessInstance(self._pools[ability], folder / "processes")
             return AdapterInstance(AgentProcessesAdapter(folder, host))
@@ -121,7 +133,7 @@ class HermesAgentTarget:
 
     def standalone(self, ability: str) -> str:
         """The adapter's source; abilities with faults run it in a process of its own."""
-        if ability in _FILES:
+        if ability in _FILES or ability in self._declarations:
             return through_the_harness(repr(self.name), ability)
         adapter = ADAPTER.read_text(encoding="utf-8")
         wrappers = [file.read_text(encoding="utf-8") for file in _WRAPPERS[ability]]
