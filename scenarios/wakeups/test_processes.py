@@ -174,10 +174,11 @@ def _events(kind: str) -> Any:
 
 
 def _outlived(history: History) -> int:
-    """Count the completions that were reported after a host was killed."""
-    if not history.happened.of("kill_host"):
-        return 0
-    return int(_events("completion")(history))
+    """Count the waits for events after a host was killed; the model says what must come."""
+    takes = [take for take in history.happened.of("take") if take.argument["count"]]
+    return sum(
+        any(kill.precedes(take) for kill in history.happened.of("kill_host")) for take in takes
+    )
 
 
 PROCESSES = Scenario(
@@ -202,7 +203,7 @@ PROCESSES = Scenario(
     expectations=(
         Expectation("a process was reported as completed", _events("completion"), 20),
         Expectation("a watched line was reported", _events("watch_match"), 20),
-        Expectation("a process outlived a killed host", _outlived, 10),
+        Expectation("the events of a killed host were awaited", _outlived, 10),
     ),
     examples=1,
 )

@@ -11,6 +11,12 @@ import pytest
 
 from harness.targets.hermes_agent import process_host
 from harness.targets.hermes_agent.process_host import OUTPUT_CHARS_MAX, REPORTS_MAX, ProcessHost
+from harness.targets.hermes_agent.processes import (
+    PATIENCE_S,
+    SHORT_PATIENCE_S,
+    AgentProcessesAdapter,
+    Patience,
+)
 
 NOTHING = {"notify_on_complete": True, "watches": [], "session_key": ""}
 MODULES = {
@@ -227,3 +233,52 @@ def test_brief_process_meets_a_late_promise(host: ProcessHost, is_late: bool) ->
 def test_start_that_the_tool_refuses_is_an_error(host: ProcessHost) -> None:
     assert host.no_command("empty") == "SpawnRefusedError"
     assert host.no_command("nul") == "none"
+
+
+class Host:
+    """Answers each function as it was set, and notes the arguments."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.asked: list[dict[str, Any]] = []
+
+    def call(self, function: str, argument: dict[str, Any]) -> Any:
+        self.asked.append(argument)
+        return self.answers.get(function)
+
+
+def adapter_of(folder: Path, host: Any) -> AgentProcessesAdapter:
+    """An adapter that knows one process, `p`."""
+    adapter = AgentProcessesAdapter(folder, host, Patience())
+    adapter._ids["p"] = "proc_1"
+    return adapter
+
+
+def test_events_name_the_session_of_their_key(tmp_path: Path) -> None:
+    """A key that the harness gave is shown, and one that is the session itself is not."""
+    event = {"process_id": "proc_1", "command": "", "kind": "completion"}
+    host = Host(take=[{**event, "key": "k"}, {**event, "key": "s"}, {**event, "key": "other"}])
+    adapter = adapter_of(tmp_path, host)
+    adapter._sessions |= {"k": "s", "s": "s"}
+    adapter._keys.add("k")
+    shown = [(event["owner"], event["key"]) for event in adapter.take(3)]
+    assert shown == [("s", "k"), ("s", ""), ("other", "")]
+    assert host.asked[-1] == {"count": 3, "running": 0}
+
+
+def test_proof_has_no_empty_variables(tmp_path: Path) -> None:
+    (tmp_path / "proof").write_text("p start A= B=1 C=\np end\n")
+    assert adapter_of(tmp_path, Host()).proof() == ["p start B=1", "p end"]
+
+
+def test_registry_that_reads_late_is_waited_for_once(tmp_path: Path) -> None:
+    """The patience comes back with the first text that is read."""
+    host = Host(wait_until_printed=False)
+    adapter = adapter_of(tmp_path, host)
+    for _ in range(2):
+        adapter._heard("p", b"x")
+    host.answers["wait_until_printed"] = True
+    for _ in range(2):
+        adapter._heard("p", b"x")
+    patiences = [argument["patience_s"] for argument in host.asked if "patience_s" in argument]
+    assert patiences == [PATIENCE_S, SHORT_PATIENCE_S, SHORT_PATIENCE_S, PATIENCE_S]

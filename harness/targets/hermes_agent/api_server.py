@@ -1,6 +1,6 @@
 """Declares the HTTP server of the released package, as a file declares anybody's server.
 
-Its sessions (from 0.17 on) take messages and keep them. Its runs are streams: each is a turn of an
+Its sessions (from 0.15 on) take messages and keep them. Its runs are streams: each is a turn of an
 agent, so a run that goes on stands for a session, and a message to it is a run that hands a text to
 the agent of the first.
 """
@@ -52,6 +52,7 @@ _EVENTS = Stream(
     replays=True,
     resume="none",
     terminal=ENDS,
+    readers=2,  # each waits for a second behind the first that left
 )
 
 

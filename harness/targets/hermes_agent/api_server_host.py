@@ -9,6 +9,7 @@ to it: `[to RUN] text` hands text to that run. `[slow] text` is a turn of half a
 """
 
 import asyncio
+import importlib
 import os
 import queue
 import re
@@ -70,10 +71,10 @@ class ScriptedAgent:
 def main(port: int, state: Path) -> None:
     """Serve until the process ends."""
     os.environ["HERMES_HOME"] = os.environ["HOME"] = str(state)
-    from gateway.config import PlatformConfig  # noqa: PLC0415  it reads its home when imported
-    from gateway.platforms.api_server import APIServerAdapter  # noqa: PLC0415
+    config: Any = importlib.import_module("gateway.config")  # it reads its home when imported
+    package: Any = importlib.import_module("gateway.platforms.api_server")
 
-    class Server(APIServerAdapter):  # type: ignore[misc, unused-ignore]  the package is no dependency
+    class Server(package.APIServerAdapter):  # type: ignore[misc]  the package is no dependency
         """The package's server; its agents are scripted."""
 
         def _create_agent(self, **given: Any) -> ScriptedAgent:
@@ -81,7 +82,7 @@ def main(port: int, state: Path) -> None:
 
     async def serve() -> None:
         extra = {"host": "127.0.0.1", "port": port, "key": os.environ["API_SERVER_KEY"]}
-        server = Server(PlatformConfig(enabled=True, extra=extra))
+        server = Server(config.PlatformConfig(enabled=True, extra=extra))
         if not await server.connect():
             raise SystemExit("the server refuses to start")
         await asyncio.Event().wait()

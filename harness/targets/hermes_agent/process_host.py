@@ -143,14 +143,15 @@ class ProcessHost:
             self._killed.add(process_id)
         return is_killed
 
-    def wait_until_printed(self, process_id: str, end: str) -> None:
+    def wait_until_printed(self, process_id: str, end: str, patience_s: float = PATIENCE_S) -> bool:
         """Wait until the registry has read all up to that end, if the process has a reader."""
 
         def is_read() -> bool:
             process = self._registry.get(process_id)
             return process is None or process.detached or process.output_buffer.endswith(end)
 
-        self._wait(is_read)
+        self._wait(is_read, patience_s)
+        return is_read()
 
     def bounded(self, process_id: str, most: int) -> bool:
         """Whether the output takes at most that many bytes."""
@@ -237,8 +238,8 @@ class ProcessHost:
             "files": len(kept),
         }
 
-    def _wait(self, is_so: Any) -> None:
-        ends_at_s = time.monotonic() + PATIENCE_S
+    def _wait(self, is_so: Any, patience_s: float = PATIENCE_S) -> None:
+        ends_at_s = time.monotonic() + patience_s
         while not is_so() and time.monotonic() < ends_at_s:
             time.sleep(POLL_S)
 

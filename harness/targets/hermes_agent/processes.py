@@ -6,20 +6,35 @@ its host restarts: a process of its own ends, and another one begins.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.processes.pool import ProcessInstance
 from harness.targets.components.processes import ProcessesAdapter
 
+PATIENCE_S, SHORT_PATIENCE_S = 10.0, 0.3
+
+
+@dataclass
+class Patience:
+    """How long the registry of a version is waited for to read what a process prints.
+
+    Some versions read only whole blocks, so what is printed is not there before the process ends.
+    What they miss by that is found without waiting for it each time.
+    """
+
+    seconds: float = PATIENCE_S
+
 
 class AgentProcessesAdapter(ProcessesAdapter):
     """Hosts of the package's registry, one after another."""
 
-    def __init__(self, folder: Path, host: ProcessInstance) -> None:
+    def __init__(self, folder: Path, host: ProcessInstance, patience: Patience) -> None:
         """`host` is a `ProcessHost` of this package in `folder`/processes."""
         (folder / "processes").mkdir(exist_ok=True)
         super().__init__(folder, host)
+        self._patience = patience
         self._sessions: dict[str, str | None] = {}  # by the key that the package knows
         self._keys: set[str] = set()
 
@@ -52,9 +67,10 @@ class AgentProcessesAdapter(ProcessesAdapter):
         """Do nothing: the package keeps no file of a process."""
 
     def _heard(self, process: str, mark: bytes) -> None:
-        self._host.call(
-            "wait_until_printed", {"process_id": self._ids[process], "end": mark.decode()}
-        )
+        given: dict[str, Any] = {"process_id": self._ids[process], "end": mark.decode()}
+        given["patience_s"] = self._patience.seconds
+        is_read = self._host.call("wait_until_printed", given)
+        self._patience.seconds = PATIENCE_S if is_read else SHORT_PATIENCE_S
 
     def take(self, count: int = 1) -> list[dict[str, Any]]:
         """Wait for that many events, and one more that must not come; they are consumed."""

@@ -27,7 +27,7 @@ from harness.targets.declared_http.declaration import Declaration
 from harness.targets.hermes_agent import api_server, process_host
 from harness.targets.hermes_agent.cache import cache_folder, installer
 from harness.targets.hermes_agent.packages import PROCESSES, SERVER, packages_folder
-from harness.targets.hermes_agent.processes import AgentProcessesAdapter
+from harness.targets.hermes_agent.processes import AgentProcessesAdapter, Patience
 from harness.worker import sql_faults, writers
 
 PACKAGE = "hermes-agent"
@@ -61,6 +61,7 @@ class HermesAgentTarget:
         self.name = f"{PACKAGE}=={version}"
         self._version = version
         self._folder = cache_folder() / self.name
+        self._patience = Patience()
         self._declarations: dict[str, Declaration] = {}
         self._pools = {
             ability: ProcessPool((ADAPTER, *wrappers), self._environment())
@@ -128,7 +129,7 @@ class HermesAgentTarget:
             return AdapterInstance(DeclaredAdapter(folder, self._declarations[ability]))
         if ability == "processes":
             host = ProcessInstance(self._pools[ability], folder / "processes")
-            return AdapterInstance(AgentProcessesAdapter(folder, host))
+            return AdapterInstance(AgentProcessesAdapter(folder, host, self._patience))
         return ProcessInstance(self._pools[ability], folder)
 
     def standalone(self, ability: str) -> str:

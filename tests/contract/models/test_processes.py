@@ -197,7 +197,7 @@ def test_wrong_look_hides_no_later_anomaly() -> None:
         ((SPAWNED, OTHER, OTHER_FINISHED, taken(event())), "take has events that are not those"),
     ],
 )
-def test_wrong_events_are_told_apart(
+def test_kinds_of_wrong_events_differ(
     calls: tuple[tuple[str, dict[str, Any], Any], ...], kind: str
 ) -> None:
     fold = Fold(ProcessesModel())
