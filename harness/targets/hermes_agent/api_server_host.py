@@ -74,7 +74,7 @@ def main(port: int, state: Path) -> None:
     config: Any = importlib.import_module("gateway.config")  # it reads its home when imported
     package: Any = importlib.import_module("gateway.platforms.api_server")
 
-    class Server(package.APIServerAdapter):  # type: ignore[misc]  the package is no dependency
+    class Server(package.APIServerAdapter):  # type: ignore[misc]
         """The package's server; its agents are scripted."""
 
         def _create_agent(self, **given: Any) -> ScriptedAgent:

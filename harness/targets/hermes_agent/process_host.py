@@ -138,7 +138,7 @@ class ProcessHost:
         answer = kill(
             process_id, **({"consume_output": False} if "consume_output" in known else {})
         )
-        is_killed = answer["status"] == "killed"
+        is_killed = bool(answer["status"] == "killed")
         if is_killed:
             self._killed.add(process_id)
         return is_killed
@@ -151,7 +151,7 @@ class ProcessHost:
             return process is None or process.detached or process.output_buffer.endswith(end)
 
         self._wait(is_read, patience_s)
-        return is_read()
+        return bool(is_read())
 
     def bounded(self, process_id: str, most: int) -> bool:
         """Whether the output takes at most that many bytes."""
@@ -341,7 +341,7 @@ def _identity(session: str, key: str) -> Iterator[None]:
         approval.reset_current_session_key(token)
 
 
-def _beside_another(session: str, other: str, act: Any) -> None:
+def _beside_another(session: str | None, other: str, act: Any) -> None:
     """Act in a turn while a turn of another session, begun after it, goes on."""
     may_begin, has_begun, may_end = threading.Event(), threading.Event(), threading.Event()
 

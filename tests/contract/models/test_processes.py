@@ -173,7 +173,9 @@ def test_line_lost_over_a_restart_breaks_both_promises() -> None:
 def test_wrong_look_hides_no_later_anomaly() -> None:
     """Proof and sizes change nothing; each kind of wrong events has a signature of its own."""
     fold = Fold(ProcessesModel())
-    calls = (SPAWNED, left(running=1), FINISHED, ("proof", {}, [START]), taken(event(exit_code=1)))
+    looked: tuple[str, dict[str, Any], Any] = ("proof", {}, [START])
+    calls: tuple[tuple[str, dict[str, Any], Any], ...]
+    calls = (SPAWNED, left(running=1), FINISHED, looked, taken(event(exit_code=1)))
     found = [
         fold.step(Operation(0, function, argument, Outcome.OK, 0, 1, result))
         for function, argument, result in calls
