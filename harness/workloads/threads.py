@@ -29,6 +29,7 @@ from harness.core.history import History
 from harness.core.verdict import Anomaly, Validity, Verdict
 from harness.engine.context import Context
 from harness.engine.scenario import Expectation, Mode, Scenario
+from harness.engine.target import Target
 from harness.schedule import (
     Budget,
     Call,
@@ -159,7 +160,8 @@ class Interleaving:
         for program in asked:
             seed = context.rng(program.name).randrange(1 << 31)
             with self._played(context, program) as played:
-                results = self._results(played, self.schedules or share, seed, points)
+                schedules = self.schedules or share
+                results = self._results(context.target, played, schedules, seed, points)
                 points |= dict.fromkeys(results[0].points)
                 finding, failed = results[-1].finding, played.failed
                 story = finding.story if finding else ""
@@ -181,7 +183,12 @@ class Interleaving:
         return is_new
 
     def _results(
-        self, played: _Played, schedules: int, seed: int, points: Collection[str]
+        self,
+        target: Target,
+        played: _Played,
+        schedules: int,
+        seed: int,
+        points: Collection[str],
     ) -> list[Result]:
         """Explore a program, and then at the lines of the modules on trial, until a finding."""
         by_line = max(1, schedules // LINES_SHARE) if self.modules else 0
@@ -196,7 +203,7 @@ class Interleaving:
             points=tuple(points),
             stock=True,
         )
-        loaded = [name for name in self.modules if name in sys.modules]
+        loaded = [name for name in self.modules if _is_on_trial(name, target)]
         if result.finding is not None or not loaded:
             return [result]
         lines = explore(
@@ -280,6 +287,14 @@ def _cost(context: Context) -> int:
     """How many schedules of the reference one of the target is worth in time."""
     cost = getattr(context.target, "cost", None)
     return 1 if cost is None else int(cost(context.ability))
+
+
+def _is_on_trial(module: str, target: Target) -> bool:
+    """Whether the module is loaded, and from the target's source where that is known."""
+    loaded, source = sys.modules.get(module), getattr(target, "source", None)
+    if loaded is None or source is None:
+        return loaded is not None
+    return Path(loaded.__file__ or "").is_relative_to(source)
 
 
 def _functions(program: Program) -> set[str]:

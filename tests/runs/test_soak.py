@@ -139,9 +139,12 @@ def test_growth_ends_the_soak_with_its_source(
 
     assert done.verdict.validity is Validity.INVALID
     assert done.totals.operations < OPERATIONS
-    slope = re.search(r"containers/lifecycle_entries \+([0-9.]+)", text)
+    slope = re.search(r"containers/lifecycle_entries \+([0-9.]+) \(at least \+([0-9.]+)\)", text)
     assert slope is not None
-    assert float(slope[1]) == pytest.approx(0.1, rel=0.2)  # one session in ten operations
+    estimated, at_least = map(float, slope.groups())
+    # One session in ten operations; how many samples there are depends on the machine.
+    assert estimated == pytest.approx(0.1, rel=0.5)
+    assert 0 < at_least <= estimated
     assert [row[0] for row in soaking.rows(done.to_json())] == ["containers/lifecycle_entries"]
     assert "allocated at lifecycle.py:92" in text
     assert "held by lifecycle.LIFECYCLE.sessions (+10 entries" in text

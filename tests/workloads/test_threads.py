@@ -415,3 +415,16 @@ def test_modules_on_trial_are_explored_by_line(tmp_path: Path) -> None:
     assert all(
         "line level, " in text and f"lines of {__name__} are points" in text for text in bought
     )
+
+
+@pytest.mark.parametrize(("source", "is_explored"), [(Path(__file__).parent, True), ("/x", False)])
+def test_modules_of_others_are_not_explored(
+    source: Path, *, is_explored: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target that says where its source is has no lines elsewhere, loaded as they may be."""
+    monkeypatch.setattr(Toy, "source", Path(source), raising=False)
+    judgement = explored(Store, tmp_path, replace(MEETINGS, modules=(__name__,)))
+    bought = [episode.notes["bought"] for episode in explorations(tmp_path)]
+
+    assert judgement.verdict.is_valid
+    assert all(("line level, " in text) is is_explored for text in bought)
