@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from random import Random
+from typing import TypeAlias
 
 import pytest
 
@@ -28,6 +31,9 @@ MODELS = [scenario for scenario in SCENARIOS if scenario.mode is Mode.MODEL]
 FILES = sorted((PROJECT / "scenarios").rglob("test_*.py"))
 CUTS = 30
 WORDS_MAX = 8
+DONE = "done"  # marks whole episodes
+
+Episodes: TypeAlias = Callable[[Scenario], list[History]]
 
 
 def of_name(scenario: Scenario) -> str:
@@ -123,16 +129,23 @@ def test_scenario_file_and_its_tests_have_docstrings(file: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def episodes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, list[History]]:
-    """A few episodes of the clean reference for each model scenario."""
-    found = {}
-    for scenario in MODELS:
-        folder = tmp_path_factory.mktemp(scenario.name)
-        few = replace(scenario, examples=4)
-        runner.run(few, ReferenceTarget(), seed=1, effort=1.0, folder=folder)
-        stored = history.read(folder / runner.HISTORY)
-        found[scenario.name] = [episode for episode in stored if len(episode)]
-    return found
+def episodes(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Episodes:
+    """A few episodes of the clean reference for a model scenario, made once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    @cache
+    def made(scenario: Scenario) -> list[History]:
+        folder = shared / scenario.name
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / DONE).exists():
+                few = replace(scenario, examples=4)
+                runner.run(few, ReferenceTarget(), seed=1, effort=1.0, folder=folder)
+                (folder / DONE).touch()
+        return [episode for episode in history.read(folder / runner.HISTORY) if len(episode)]
+
+    return made
 
 
 def judged(scenario: Scenario, operations: tuple[Operation, ...], folder: Path) -> Verdict:
@@ -165,12 +178,12 @@ def assert_no_anomaly(
 
 @pytest.mark.parametrize("scenario", MODELS, ids=of_name)
 def test_run_cut_short_is_never_invalid(
-    scenario: Scenario, episodes: Mapping[str, list[History]], tmp_path: Path
+    scenario: Scenario, episodes: Episodes, tmp_path: Path
 ) -> None:
     """A clean target is not blamed for what was not called when the harness was killed."""
     rng = Random(1)
     for _ in range(CUTS):
-        operations = rng.choice(episodes[scenario.name]).operations
+        operations = rng.choice(episodes(scenario)).operations
         *before, last = operations[: rng.randint(1, len(operations))]
         lost = replace(last, outcome=Outcome.INFO, completed_ns=None, result=None, error="")
 
@@ -181,11 +194,9 @@ def test_run_cut_short_is_never_invalid(
 
 
 @pytest.mark.parametrize("scenario", MODELS, ids=of_name)
-def test_run_of_one_call_is_unknown(
-    scenario: Scenario, episodes: Mapping[str, list[History]], tmp_path: Path
-) -> None:
+def test_run_of_one_call_is_unknown(scenario: Scenario, episodes: Episodes, tmp_path: Path) -> None:
     """One call meets no expectation of several, so at least one of them is named as unmet."""
-    verdict = judged(scenario, episodes[scenario.name][0].operations[:1], tmp_path)
+    verdict = judged(scenario, episodes(scenario)[0].operations[:1], tmp_path)
 
     assert verdict.validity is Validity.UNKNOWN
     assert verdict.unmet
@@ -199,13 +210,13 @@ def test_run_of_one_call_is_unknown(
 def test_unexpected_refusal_is_judged_by_its_evidence(
     scenario: Scenario,
     outcome: Outcome,
-    episodes: Mapping[str, list[History]],
+    episodes: Episodes,
     tmp_path: Path,
 ) -> None:
     """One call fails with an unforeseen error: an anomaly begins with it, or comes later."""
     rng = Random(1)
     for _ in range(CUTS):
-        operations = list(rng.choice(episodes[scenario.name]).operations)
+        operations = list(rng.choice(episodes(scenario)).operations)
         at = rng.randrange(len(operations))
         operations[at] = replace(
             operations[at], outcome=outcome, result=None, error="ValueError: unforeseen"
@@ -224,10 +235,10 @@ def test_unexpected_refusal_is_judged_by_its_evidence(
 
 @pytest.mark.parametrize("scenario", MODELS, ids=of_name)
 def test_refusals_of_a_clean_run_are_noticed(
-    scenario: Scenario, episodes: Mapping[str, list[History]], tmp_path: Path
+    scenario: Scenario, episodes: Episodes, tmp_path: Path
 ) -> None:
     """A target that refuses every call with an unforeseen error is never valid."""
-    operations = episodes[scenario.name][0].operations
+    operations = episodes(scenario)[0].operations
     refused = tuple(
         replace(op, outcome=Outcome.FAIL, result=None, error="ValueError: unforeseen")
         for op in operations
