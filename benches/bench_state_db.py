@@ -37,8 +37,8 @@ from ecdf import draw
 from state_db_arms import ARMS, ROOT, Synchronous
 
 from harness.core.errors import TargetUnavailableError
-from harness.targets.hermes_agent.cache import cache_folder
 from harness.targets.hermes_agent.target import HermesAgentTarget
+from harness.targets.package_cache import cache_folder
 
 RELEASED = "0.19.0"
 WORKER = Path(__file__).with_name("state_db_worker.py")

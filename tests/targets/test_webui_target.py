@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import TargetUnavailableError
-from harness.targets.hermes_webui import packages
+from harness.targets import package_cache
 from harness.targets.hermes_webui.target import HermesWebuiTarget
 from harness.targets.registry import find_target
 
@@ -25,7 +25,7 @@ def test_missing_package_is_named(
     """The failed installation leaves nothing in the cache."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     fails = [sys.executable, "-c", "raise OSError"]
-    monkeypatch.setattr(packages, "installer", lambda _: fails)
+    monkeypatch.setattr(package_cache, "installer", lambda _: fails)
 
     with pytest.raises(TargetUnavailableError, match=r"pyyaml.*cannot be installed"):
         HermesWebuiTarget(checkout).prepare()

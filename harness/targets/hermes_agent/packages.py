@@ -1,18 +1,14 @@
 """Caches packages that modules of hermes-agent import, each set in a folder of its own.
 
 They are pinned and installed without their dependencies, so that every machine has the same ones.
-The first process that needs a set installs it, as a whole or not at all.
 """
 
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import tempfile
 from pathlib import Path
 
-from harness.core.errors import TargetUnavailableError
-from harness.targets.hermes_agent.cache import cache_folder, installer
+from harness.targets.package_cache import cache_folder, cached, install
 
 PATIENCE_S = 300.0
 # What the process registry and the terminal tool import.
@@ -36,39 +32,4 @@ def packages_folder(packages: tuple[str, ...]) -> Path:
     """
     name = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
     folder = cache_folder() / f"hermes-agent-packages-{name}"
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as temporary:
-            _install(packages, Path(temporary) / "made")
-            _rename(Path(temporary) / "made", folder)
-    except OSError as error:
-        raise TargetUnavailableError(
-            f"{folder} cannot be written: {error}; HARNESS_CACHE names another folder"
-        ) from error
-    return folder
-
-
-def _rename(made: Path, folder: Path) -> None:
-    try:
-        made.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was faster
-            raise
-
-
-def _install(packages: tuple[str, ...], folder: Path) -> None:
-    what = f"hermes-agent needs {', '.join(packages)}, which"
-    command = [*installer("hermes-agent"), "--target", str(folder), *packages]
-    try:
-        installed = subprocess.run(  # noqa: S603  the command is a constant
-            command, capture_output=True, text=True, check=False, timeout=PATIENCE_S
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TargetUnavailableError(
-            f"{what} were not installed within {PATIENCE_S:g} s"
-        ) from error
-    if installed.returncode != 0 or not folder.is_dir():
-        *_, last = ["the installer printed no error", *installed.stderr.strip().splitlines()]
-        raise TargetUnavailableError(f"{what} cannot be installed: {last.strip()}")
+    return cached(folder, lambda made: install(packages, made, "hermes-agent", PATIENCE_S))

@@ -25,9 +25,9 @@ from harness.processes.repro_source import (
 from harness.targets.declared_http.adapter import DeclaredAdapter
 from harness.targets.declared_http.declaration import Declaration
 from harness.targets.hermes_agent import api_server, process_host
-from harness.targets.hermes_agent.cache import cache_folder, installer
 from harness.targets.hermes_agent.packages import PROCESSES, SERVER, packages_folder
 from harness.targets.hermes_agent.processes import AgentProcessesAdapter, Patience
+from harness.targets.package_cache import cache_folder, installer
 from harness.worker import sql_faults, writers
 
 PACKAGE = "hermes-agent"

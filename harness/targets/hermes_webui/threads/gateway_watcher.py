@@ -7,8 +7,6 @@ here. Looks fail as in the reference: in the function that reads the rows, or in
 from __future__ import annotations
 
 import inspect
-import itertools
-import os
 import queue
 import sqlite3
 import threading
@@ -20,7 +18,7 @@ from typing import Any
 from harness.targets.hermes_webui import checkout
 from harness.targets.hermes_webui.gateway_watcher import SCHEMA
 from harness.targets.hermes_webui.threads import modules
-from harness.targets.threads.watcher_pace import GARBAGE, POLL_S, ProjectionError
+from harness.targets.threads.watcher_pace import POLL_S, DatabaseAway
 
 SESSION = "s1"
 MESSAGES = 5  # a session of fewer may be hidden
@@ -28,7 +26,6 @@ READ = "read_importable_agent_session_rows"
 PATIENCE_S = 12 * POLL_S  # of virtual time, in which the watcher sleeps ten times a second
 # A look takes the fingerprint before the rows, so the next one may find the same change again.
 SEEN_TWICE_S = 1.1 * POLL_S
-_numbers = itertools.count()  # one file for each schedule
 
 
 def _watcher_of(path: Path) -> Any:
@@ -75,22 +72,15 @@ class WebuiWatcherThreadsAdapter:
         self._watcher.stop()
 
 
-class WebuiWatcherPaceAdapter:
+class WebuiWatcherPaceAdapter(DatabaseAway):
     """A watcher at work, one reader of it, and another program that writes in a session."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         modules.reset()
-        self._path = folder / f"{next(_numbers)}.db"
-        self._aside = self._path.with_suffix(".aside")
         watcher = checkout.module("gateway_watcher")
-        self._read = modules.replace(watcher, READ, self._projected)
+        self._read = modules.replace(watcher, READ, self._look)
         self._watcher = _watcher_of(self._path)
-        self._changed = threading.Condition()
-        self._how = ""
-        self._title = 0
-        self._since_s = 0.0
-        self._announced: list[tuple[float, str | None]] = []
-        self.projections = 0
         self._subscribed = self._watcher.subscribe()
 
     def start(self) -> None:
@@ -135,45 +125,16 @@ class WebuiWatcherPaceAdapter:
             (SESSION, time.time()),
         )
 
-    def break_off(self, how: str) -> None:
-        """Let each look fail: `raises`, `none` (of the projection), `damaged`, `missing`."""
-        self._how = how
-        if how in ("damaged", "missing"):
-            os.replace(self._path, self._aside)  # noqa: PTH105  as other programs do it
-        if how == "damaged":
-            self._path.write_bytes(GARBAGE)
-
-    def heal(self) -> None:
-        """Let looks succeed again."""
-        if self._how in ("damaged", "missing"):
-            os.replace(self._aside, self._path)  # noqa: PTH105  as other programs do it
-        self._how = ""
-        self._since_s = time.monotonic()
-
-    def wait(self, seconds: float) -> dict[str, int]:
-        """Let time pass; the numbers of announcements and of projections meanwhile."""
-        before = len(self._announced), self.projections
-        time.sleep(seconds)
-        announcements = len(self._announced) - before[0]
-        return {"announcements": announcements, "projections": self.projections - before[1]}
-
-    def announced(self) -> float | None:
-        """How long a reader waits for the last title, since it can be read; None if none comes."""
-        title = f"{self._title}"
-        with self._changed:
-            is_there = self._changed.wait_for(
-                lambda: bool(self._announced) and self._announced[-1][1] == title, PATIENCE_S
-            )
-        waited_s = round(self._announced[-1][0] - self._since_s, 3) if is_there else None
+    def announced(self, patience_s: float = PATIENCE_S) -> float | None:
+        """As in the reference; time passes then until the same change cannot come again."""
+        waited_s = super().announced(patience_s)
         time.sleep(SEEN_TWICE_S)
         return waited_s
 
-    def _projected(self, *given: Any, **named: Any) -> Any:
-        if self._how not in ("damaged", "missing"):  # there is nothing that could be projected
-            self.projections += 1
-        if self._how == "raises":
-            raise ProjectionError("the projection is scripted to fail")
-        return None if self._how == "none" else self._read(*given, **named)
+    def _look(self, *given: Any, **named: Any) -> Any:
+        if self._how in ("damaged", "missing"):  # there is nothing that could be projected
+            return self._read(*given, **named)
+        return self._projected(lambda: self._read(*given, **named))
 
     def _take(self) -> None:
         while (event := self._subscribed.get()) is not None:
